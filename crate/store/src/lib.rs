@@ -1,1 +1,103 @@
+//! Ordered bytes to bytes, committed in atomic batches; knows nothing of Matrix.
+//!
+//! Three stores implement [`Store`]: [`MemoryStore`], `RedbStore` (native) and `IndexedDbStore` (wasm32).
+//! One conformance suite (`conformance`, with the feature `test-stores`) runs on all of them.
+//!
+//! Reads see every batch that was committed *or submitted* before them: a batch is visible from the moment `commit` is called, and durable when the
+//! future that `commit` returned ends. Whoever acknowledges something to the outside awaits [`Store::barrier`] first, so that nothing that could still
+//! be lost is ever shown. When a commit fails, every batch submitted after it fails with it, reads go back to what is durable, and
+//! [`Store::generation`] grows by one: whatever was derived from the lost batches is refused and must be dropped.
 
+mod batch;
+mod memory;
+
+pub use batch::{Batch, Op};
+pub use bytes::Bytes;
+pub use memory::MemoryStore;
+
+use std::{future::Future, ops::Range, pin::Pin};
+
+/// A future that lives on the engine's one thread.
+pub type LocalBoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + 'a>>;
+
+/// Which way a [`Store::scan`] walks its range.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Direction {
+    /// From the smallest key up.
+    Forward,
+    /// From the largest key down.
+    Backward,
+}
+
+/// Why the store could not do what was asked.
+#[derive(Clone, Debug, thiserror::Error, PartialEq, Eq)]
+pub enum StoreError {
+    /// The origin's storage quota or the disk is full; nothing of the batch was written.
+    #[error("storage is full")]
+    QuotaExceeded,
+    /// Another engine has taken over the database; this one must not write any more.
+    #[error("another engine has taken over this database")]
+    Fenced,
+    /// The batch stood on another one that could not be written; what was read for it is no longer true.
+    #[error("an earlier write failed, and this one was built on it")]
+    RolledBack,
+    /// The database was written by a newer version and is left untouched.
+    #[error("the database has format {found}; this version understands up to {supported}")]
+    NewerFormat {
+        /// The format on disk.
+        found: u32,
+        /// The newest format this build understands.
+        supported: u32,
+    },
+    /// The store was closed, or the browser asked for the database to be released.
+    #[error("the store is closed")]
+    Closed,
+    /// Anything else the platform said.
+    #[error("storage failed: {0}")]
+    Platform(String),
+}
+
+/// What a store holds and has done, for `status()` and for tests that count.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Stats {
+    /// Keys asked for by `get_many`, plus entries returned by `scan`.
+    pub keys_read: u64,
+    /// Durable transactions written.
+    pub commits: u64,
+    /// Bytes of keys and values handed to `commit`.
+    pub bytes_committed: u64,
+    /// Bytes this store takes on disk, as far as it knows.
+    pub bytes_stored: u64,
+    /// Bytes of caches and memtables in memory.
+    pub bytes_cached: u64,
+    /// Sorted runs (0 where the store has none).
+    pub runs: u32,
+}
+
+/// An ordered map from bytes to bytes with atomic, durable batches.
+pub trait Store {
+    /// The values of `keys`, in their order.
+    fn get_many<'a>(&'a self, keys: &'a [Vec<u8>]) -> LocalBoxFuture<'a, Result<Vec<Option<Bytes>>, StoreError>>;
+
+    /// At most `limit` entries of `range`, in the order of `direction`.
+    fn scan(&self, range: Range<Vec<u8>>, direction: Direction, limit: usize) -> LocalBoxFuture<'_, Result<Vec<(Bytes, Bytes)>, StoreError>>;
+
+    /// Makes `batch` visible to reads at once and durable when the future ends; batches become durable in the order of the calls, and those that wait
+    /// together share one transaction. Nothing needs to poll the future for the write to happen.
+    ///
+    /// # Errors
+    /// [`StoreError::RolledBack`] when the batch's generation is older than the store's, or an earlier batch failed; else why the write failed.
+    fn commit(&self, batch: Batch) -> LocalBoxFuture<'static, Result<(), StoreError>>;
+
+    /// Ends when everything submitted before the call is durable, or says why it will never be.
+    fn barrier(&self) -> LocalBoxFuture<'static, Result<(), StoreError>>;
+
+    /// How often reads went back to what is durable because a write failed.
+    fn generation(&self) -> u64;
+
+    /// What this store holds and has done.
+    fn stats(&self) -> Stats;
+
+    /// Finishes what was submitted, then releases the database; later calls answer [`StoreError::Closed`].
+    fn close(&self) -> LocalBoxFuture<'_, Result<(), StoreError>>;
+}
