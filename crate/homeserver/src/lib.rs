@@ -1,1 +1,26 @@
+//! A Matrix homeserver without sockets, clock, threads or randomness of its own: it takes HTTP requests and a [`Store`], and gives responses.
+//!
+//! A request flows `router` -> `client` -> `room` or `sync` -> `tables` -> the store. Start reading at [`Homeserver::handle`], then `room::append`.
 
+pub mod config;
+pub mod error;
+mod homeserver;
+pub mod host;
+pub mod identity;
+mod locks;
+mod position;
+mod router;
+pub mod tables;
+
+mod client;
+mod notify;
+pub mod room;
+mod users;
+
+pub use config::{Config, Registration};
+pub use ephapse_store::Store;
+pub use error::Error;
+pub use homeserver::{Homeserver, OpenError, Status};
+pub use host::Host;
+pub use http::{Request, Response};
+pub use router::Entrance;

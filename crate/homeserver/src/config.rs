@@ -1,0 +1,54 @@
+//! What an operator or a page decides about its server.
+
+use ruma::{OwnedServerName, RoomVersionId};
+use std::time::Duration;
+
+/// Who may register an account.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Registration {
+    /// Nobody.
+    Closed,
+    /// Whoever has this token (`m.login.registration_token`).
+    Token(String),
+    /// Everybody (`m.login.dummy`).
+    Open,
+}
+
+/// The settings of one homeserver.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// The name to be known by; `None`: the `k51…` name that follows from the node's key. Fixed when the database is made.
+    pub server_name: Option<OwnedServerName>,
+    /// Who may register.
+    pub registration: Registration,
+    /// The version of rooms created without one.
+    pub default_room_version: RoomVersionId,
+    /// How long a `/sync` is held at most, whatever the client asks.
+    pub longest_sync: Duration,
+    /// Whether clients that ask too often are answered 429.
+    pub rate_limits: bool,
+    /// Whether presence is kept.
+    pub presence: bool,
+    /// The base URL in `/.well-known/matrix/client`.
+    pub public_url: Option<String>,
+    /// Where a user asks for help when storage is full: a URI, in `admin_contact`.
+    pub admin_contact: String,
+    /// Bytes a request body may have.
+    pub largest_body: usize,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            server_name: None,
+            registration: Registration::Closed,
+            default_room_version: RoomVersionId::V12,
+            longest_sync: Duration::from_secs(25),
+            rate_limits: true,
+            presence: true,
+            public_url: None,
+            admin_contact: "https://github.com/ephapse/ephapse#storage-is-full".to_owned(),
+            largest_body: 8 << 20,
+        }
+    }
+}

@@ -1,0 +1,153 @@
+//! The one place where what went wrong becomes an errcode and an HTTP status.
+
+use ephapse_store::StoreError;
+use ruma::api::{
+    OutgoingResponseExt,
+    client::uiaa::{UiaaInfo, UiaaResponse},
+    error::{Error as MatrixError, ErrorBody, ErrorKind, LimitExceededErrorData, RetryAfter, StandardErrorBody, UnknownTokenErrorData},
+};
+use std::{fmt, time::Duration};
+
+use http::StatusCode;
+
+/// Why a request is not answered 200.
+#[derive(Debug)]
+pub enum Error {
+    /// An error of the specification.
+    Matrix(Box<MatrixError>),
+    /// The client has to authenticate this request (401 with the stages).
+    Interactive(Box<UiaaInfo>),
+    /// The store could not do its part.
+    Store(StoreError),
+    /// An invariant of ours is broken; the text is for the log.
+    Internal(String),
+}
+
+/// What a handler answers.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+impl Error {
+    /// An error of the specification.
+    pub fn new(status: StatusCode, kind: ErrorKind, message: impl Into<String>) -> Self {
+        Self::Matrix(Box::new(MatrixError::new(status, ErrorBody::Standard(StandardErrorBody::new(kind, message.into())))))
+    }
+
+    /// 403 M_FORBIDDEN.
+    pub fn forbidden(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::FORBIDDEN, ErrorKind::Forbidden, message)
+    }
+
+    /// 404 M_NOT_FOUND.
+    pub fn not_found(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::NOT_FOUND, ErrorKind::NotFound, message)
+    }
+
+    /// 400 M_INVALID_PARAM.
+    pub fn invalid_param(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, ErrorKind::InvalidParam, message)
+    }
+
+    /// 400 M_MISSING_PARAM.
+    pub fn missing_param(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, ErrorKind::MissingParam, message)
+    }
+
+    /// 400 M_BAD_JSON.
+    pub fn bad_json(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, ErrorKind::BadJson, message)
+    }
+
+    /// 413 M_TOO_LARGE.
+    pub fn too_large(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::PAYLOAD_TOO_LARGE, ErrorKind::TooLarge, message)
+    }
+
+    /// 404 M_UNRECOGNIZED: no such endpoint here.
+    pub fn unrecognized() -> Self {
+        Self::new(StatusCode::NOT_FOUND, ErrorKind::Unrecognized, "this server has no such endpoint")
+    }
+
+    /// 405 M_UNRECOGNIZED: the endpoint has no such method.
+    pub fn wrong_method() -> Self {
+        Self::new(StatusCode::METHOD_NOT_ALLOWED, ErrorKind::Unrecognized, "this endpoint has no such method")
+    }
+
+    /// 401 M_MISSING_TOKEN.
+    pub fn missing_token() -> Self {
+        Self::new(StatusCode::UNAUTHORIZED, ErrorKind::MissingToken, "an access token is needed")
+    }
+
+    /// 401 M_UNKNOWN_TOKEN.
+    pub fn unknown_token() -> Self {
+        Self::new(StatusCode::UNAUTHORIZED, ErrorKind::UnknownToken(UnknownTokenErrorData::new()), "the access token is not known: log in again")
+    }
+
+    /// 429 M_LIMIT_EXCEEDED.
+    pub fn limit_exceeded(retry_after: Duration) -> Self {
+        let mut data = LimitExceededErrorData::new();
+        data.retry_after = Some(RetryAfter::Delay(retry_after));
+        Self::new(StatusCode::TOO_MANY_REQUESTS, ErrorKind::LimitExceeded(data), "too many requests")
+    }
+
+    /// The answer; `admin_contact` is who helps when storage is full.
+    pub(crate) fn into_response(self, admin_contact: &str) -> http::Response<Vec<u8>> {
+        let answer = match self {
+            Self::Matrix(error) => error.try_into_http_response(),
+            Self::Interactive(info) => UiaaResponse::AuthResponse(*info).try_into_http_response(),
+            Self::Store(error) => store_error(error, admin_contact).try_into_http_response(),
+            Self::Internal(text) => {
+                tracing::error!("{text}");
+                unknown("the server made a mistake").try_into_http_response()
+            }
+        };
+        answer.unwrap_or_else(|error| {
+            tracing::error!("an error cannot be written: {error}");
+            let mut response = http::Response::new(br#"{"errcode":"M_UNKNOWN","error":"the server made a mistake"}"#.to_vec());
+            *response.status_mut() = StatusCode::INTERNAL_SERVER_ERROR;
+            response
+        })
+    }
+}
+
+fn unknown(message: &str) -> MatrixError {
+    MatrixError::new(StatusCode::INTERNAL_SERVER_ERROR, ErrorBody::Standard(StandardErrorBody::new(ErrorKind::Unknown, message.to_owned())))
+}
+
+fn store_error(error: StoreError, admin_contact: &str) -> MatrixError {
+    use ruma::api::error::ResourceLimitExceededErrorData;
+    match error {
+        StoreError::QuotaExceeded => {
+            let kind = ErrorKind::ResourceLimitExceeded(ResourceLimitExceededErrorData::new(admin_contact.to_owned()));
+            let message = "this server's storage is full: forget rooms that are not needed, or give the site more room";
+            MatrixError::new(StatusCode::FORBIDDEN, ErrorBody::Standard(StandardErrorBody::new(kind, message.to_owned())))
+        }
+        StoreError::Fenced | StoreError::Closed | StoreError::RolledBack => {
+            tracing::warn!("{error}");
+            let body = StandardErrorBody::new(ErrorKind::Unknown, "the server is restarting: try again".to_owned());
+            MatrixError::new(StatusCode::SERVICE_UNAVAILABLE, ErrorBody::Standard(body))
+        }
+        StoreError::NewerFormat { .. } | StoreError::Platform(_) => {
+            tracing::error!("{error}");
+            unknown("the server's storage failed")
+        }
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Matrix(error) => error.fmt(f),
+            Self::Interactive(_) => f.write_str("this request needs user-interactive authentication"),
+            Self::Store(error) => error.fmt(f),
+            Self::Internal(text) => f.write_str(text),
+        }
+    }
+}
+
+impl std::error::Error for Error {}
+
+impl From<StoreError> for Error {
+    fn from(error: StoreError) -> Self {
+        Self::Store(error)
+    }
+}

@@ -1,0 +1,262 @@
+//! The server itself: what it stands on, how it opens, how a request goes in and an answer comes out.
+
+use crate::{
+    config::Config,
+    error::{Error, Result},
+    host::Host,
+    identity::{Identity, IdentityError},
+    locks::{LockKey, Locks},
+    notify::Notify,
+    position::{Position, Positions, Token},
+    room::Rooms,
+    router::{Entrance, Router},
+    tables::{self, Change, FORMAT},
+    users::Users,
+};
+use async_lock::MutexGuardArc;
+use bytes::Bytes;
+use ephapse_store::{Batch, Store, StoreError};
+use futures_util::FutureExt;
+use http::{HeaderValue, Method, Request, Response, header};
+use ruma::ServerName;
+use std::{cell::Cell, panic::AssertUnwindSafe, rc::Rc};
+
+/// How often a request that only reads is tried again when what it had read was lost by a failed write.
+const READ_ATTEMPTS: usize = 3;
+
+/// A Matrix homeserver.
+pub struct Homeserver {
+    store: Rc<dyn Store>,
+    pub(crate) host: Rc<dyn Host>,
+    pub(crate) config: Config,
+    pub(crate) identity: Identity,
+    pub(crate) positions: Positions,
+    pub(crate) locks: Locks,
+    pub(crate) notify: Notify,
+    pub(crate) users: Users,
+    pub(crate) rooms: Rooms,
+    router: Router,
+    /// The generation that the caches belong to.
+    generation: Cell<u64>,
+    panics: Cell<u64>,
+}
+
+/// Why a server does not open.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// The store failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The node has no identity, or another one.
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
+}
+
+/// What the owner of a node can see of it.
+#[derive(Clone, Debug, serde::Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Status {
+    /// The server name.
+    pub server_name: String,
+    /// The newest position.
+    pub position: i64,
+    /// Bytes in storage.
+    pub bytes_stored: u64,
+    /// Bytes of the store's caches.
+    pub bytes_cached: u64,
+    /// Sorted runs of the store.
+    pub runs: u32,
+    /// Transactions written since the start.
+    pub commits: u64,
+    /// Keys read since the start.
+    pub keys_read: u64,
+    /// Long polls that wait.
+    pub waiting: usize,
+    /// Requests that panicked since the start.
+    pub panics: u64,
+}
+
+impl Homeserver {
+    /// Opens the server that lives in `store`, or makes one there.
+    pub async fn open(store: Rc<dyn Store>, host: Rc<dyn Host>, config: Config) -> Result<Rc<Self>, OpenError> {
+        match tables::STORED_FORMAT.get(&*store, &()).await? {
+            Some(found) if found > FORMAT => return Err(StoreError::NewerFormat { found, supported: FORMAT }.into()),
+            Some(_) => {}
+            None => {
+                let mut batch = Batch::new();
+                tables::STORED_FORMAT.put(&mut batch, &(), &FORMAT);
+                store.commit(batch).await?;
+            }
+        }
+        let identity = Identity::open(&*store, &*host, config.server_name.as_deref()).await?;
+        let newest = tables::NEWEST_POSITION.get(&*store, &()).await?.unwrap_or_default();
+        let users = Users::new(Users::newest_stored(&*store).await?);
+        let rooms = Rooms::new(Rooms::newest_stored(&*store).await?);
+        Ok(Rc::new(Self {
+            generation: Cell::new(store.generation()),
+            store,
+            host,
+            config,
+            identity,
+            positions: Positions::starting_after(newest),
+            locks: Locks::default(),
+            notify: Notify::default(),
+            users,
+            rooms,
+            router: Router::new(),
+            panics: Cell::new(0),
+        }))
+    }
+
+    /// Answers one request. The answer leaves only when everything it could have seen or done is durable.
+    pub async fn handle(self: &Rc<Self>, entrance: Entrance, request: Request<Bytes>) -> Response<Bytes> {
+        let mut response = if request.method() == Method::OPTIONS {
+            Response::new(Vec::new())
+        } else {
+            match self.answer(entrance, request).await {
+                Ok(response) => response,
+                Err(error) => error.into_response(&self.config.admin_contact),
+            }
+        };
+        // "Servers MUST expect that clients will approach them with OPTIONS requests", and all responses carry these (Client-Server API, Web browser clients).
+        let headers = response.headers_mut();
+        headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, HeaderValue::from_static("*"));
+        headers.insert(header::ACCESS_CONTROL_ALLOW_METHODS, HeaderValue::from_static("GET, POST, PUT, DELETE, OPTIONS"));
+        headers.insert(header::ACCESS_CONTROL_ALLOW_HEADERS, HeaderValue::from_static("X-Requested-With, Content-Type, Authorization"));
+        response.map(Bytes::from)
+    }
+
+    async fn answer(self: &Rc<Self>, entrance: Entrance, request: Request<Bytes>) -> Result<Response<Vec<u8>>> {
+        if entrance == Entrance::Peer {
+            return Err(Error::unrecognized());
+        }
+        if request.body().len() > self.config.largest_body {
+            return Err(Error::too_large(format!("the body may have {} bytes at most", self.config.largest_body)));
+        }
+        let reads_only = request.method() == Method::GET || request.method() == Method::HEAD;
+        let attempts = if reads_only { READ_ATTEMPTS } else { 1 };
+        for attempt in 1.. {
+            self.drop_what_was_lost().await?;
+            let answer = self.run(request.clone()).await;
+            match self.store.barrier().await {
+                Ok(()) => return answer,
+                // A handler that failed by itself says it better than the barrier.
+                Err(_) if answer.is_err() && attempt >= attempts => return answer,
+                Err(error) if attempt >= attempts => return Err(error.into()),
+                Err(_) => {}
+            }
+        }
+        unreachable!("the loop ends at the last attempt")
+    }
+
+    /// A panic costs one request: it is answered 500, and everything in memory is read anew from disk.
+    async fn run(self: &Rc<Self>, request: Request<Bytes>) -> Result<Response<Vec<u8>>> {
+        let handled = AssertUnwindSafe(self.router.handle(self.clone(), request)).catch_unwind().await;
+        match handled {
+            Ok(answer) => answer,
+            Err(_) => {
+                self.panics.set(self.panics.get() + 1);
+                self.reload().await?;
+                Err(Error::Internal("a handler panicked; its request was answered 500".to_owned()))
+            }
+        }
+    }
+
+    /// When a write failed since the last request, whatever memory holds of it goes.
+    async fn drop_what_was_lost(&self) -> Result<()> {
+        if self.generation.get() != self.store.generation() {
+            self.generation.set(self.store.generation());
+            self.reload().await?;
+        }
+        Ok(())
+    }
+
+    async fn reload(&self) -> Result<()> {
+        self.users.reset(Users::newest_stored(&*self.store).await?);
+        self.rooms.reset(Rooms::newest_stored(&*self.store).await?);
+        let stored = tables::NEWEST_POSITION.get(&*self.store, &()).await?.unwrap_or_default();
+        // Never backwards: a position that was given must not be given again with another meaning.
+        self.positions.reset(stored.max(self.positions.newest()));
+        Ok(())
+    }
+
+    /// Writes `batch` with the changes that it makes visible, and wakes who waits for them. No await may lie between taking the changes' positions
+    /// and this call. The future ends when the batch is durable; whoever only answers a request need not wait for it, since no answer leaves before.
+    pub(crate) fn commit(
+        &self,
+        mut batch: Batch,
+        changes: Vec<(Position, Change)>,
+    ) -> ephapse_store::LocalBoxFuture<'static, Result<(), StoreError>> {
+        if let Some((newest, _)) = changes.last() {
+            tables::NEWEST_POSITION.put(&mut batch, &(), newest);
+        }
+        for (position, change) in &changes {
+            tables::CHANGES.put(&mut batch, position, change);
+        }
+        let written = self.store.commit(batch);
+        let changes: Vec<Change> = changes.into_iter().map(|(_, change)| change).collect();
+        self.notify.changed(&changes);
+        written
+    }
+
+    /// Answers every held sync, holds none from now on, and ends when everything is durable and the database released.
+    pub async fn shutdown(&self) -> Result<(), StoreError> {
+        self.notify.close();
+        self.store.close().await
+    }
+
+    /// What the owner of the node can see of it.
+    pub fn status(&self) -> Status {
+        let stats = self.store.stats();
+        Status {
+            server_name: self.server_name().to_string(),
+            position: self.positions.newest().0,
+            bytes_stored: stats.bytes_stored,
+            bytes_cached: stats.bytes_cached,
+            runs: stats.runs,
+            commits: stats.commits,
+            keys_read: stats.keys_read,
+            waiting: self.notify.waiting(),
+            panics: self.panics.get(),
+        }
+    }
+
+    /// The name of this server.
+    pub fn server_name(&self) -> &ServerName {
+        &self.identity.server_name
+    }
+
+    /// Every implemented method and path, in ruma's spelling.
+    pub fn endpoints(&self) -> &[(Method, &'static str)] {
+        self.router.listed()
+    }
+
+    pub(crate) fn store(&self) -> &dyn Store {
+        &*self.store
+    }
+
+    /// Waits for a lock.
+    pub(crate) async fn lock(&self, key: LockKey) -> MutexGuardArc<()> {
+        self.locks.lock(key).await
+    }
+
+    /// The token of a position.
+    pub(crate) fn token(&self, position: Position) -> String {
+        Token { position, instance: self.identity.instance }.to_string()
+    }
+
+    /// The position of a token that a client sent; malformed: 400 M_INVALID_PARAM. `None`: of another instance or from the future, so that the client
+    /// has to begin anew.
+    pub(crate) fn position_of(&self, token: &str) -> Result<Option<Position>> {
+        let token: Token = token.parse().map_err(|_| Error::invalid_param("the token is none of this server's"))?;
+        Ok((token.instance == self.identity.instance && token.position <= self.positions.newest()).then_some(token.position))
+    }
+
+    /// Random letters and digits: ids, tokens.
+    pub(crate) fn random_string(&self, length: usize) -> String {
+        const LETTERS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789ab";
+        let mut bytes = vec![0; length];
+        self.host.random(&mut bytes);
+        bytes.iter().map(|byte| char::from(LETTERS[usize::from(byte & 63)])).collect()
+    }
+}

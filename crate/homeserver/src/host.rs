@@ -1,0 +1,27 @@
+//! What the host lends the homeserver: time, randomness, timers and tasks.
+
+use ephapse_store::LocalBoxFuture;
+use std::time::Duration;
+
+/// The world outside: the browser's service worker, a native process, or a simulation with a clock and dice of its own.
+pub trait Host {
+    /// Milliseconds since the Unix epoch.
+    fn now(&self) -> u64;
+
+    /// Fills `bytes` with unpredictable ones.
+    fn random(&self, bytes: &mut [u8]);
+
+    /// Ends after `duration`.
+    fn sleep(&self, duration: Duration) -> LocalBoxFuture<'static, ()>;
+
+    /// Runs `task` beside everything else on the engine's one thread.
+    fn spawn(&self, task: LocalBoxFuture<'static, ()>);
+
+    /// Lets the host answer what else is waiting, then goes on at once.
+    fn yield_now(&self) -> LocalBoxFuture<'static, ()>;
+
+    /// Runs work that computes for tens of milliseconds, such as hashing a password: on another thread where there are threads.
+    fn compute(&self, work: Box<dyn FnOnce() -> Vec<u8> + Send>) -> LocalBoxFuture<'static, Vec<u8>> {
+        Box::pin(async move { work() })
+    }
+}

@@ -1,0 +1,127 @@
+//! Who this node is: its ed25519 key, the server name that follows from it, and its instance id.
+//!
+//! The name of a node without a domain is its libp2p peer id as a CIDv1 in base36 (`k51…`), so that anyone can derive the key from the name offline.
+
+use crate::{
+    host::Host,
+    tables::{self, StoredIdentity},
+};
+use ephapse_store::{Batch, Store, StoreError};
+use ruma::{OwnedServerName, ServerName, signatures::Ed25519KeyPair};
+
+/// CIDv1, libp2p-key, identity multihash of 36 bytes, then the protobuf `{type: ed25519, data: 32 bytes}`.
+const CID_PREFIX: [u8; 8] = [0x01, 0x72, 0x00, 0x24, 0x08, 0x01, 0x12, 0x20];
+
+/// The key id of a node's one key, which is never rotated.
+pub const KEY_VERSION: &str = "0";
+
+/// Why a node has no identity.
+#[derive(Debug, thiserror::Error)]
+pub enum IdentityError {
+    /// The store failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The stored key is no ed25519 key.
+    #[error("the stored signing key cannot be read: {0}")]
+    Key(String),
+    /// The database belongs to a server of another name.
+    #[error("this database belongs to {stored}, not {asked}: use another data directory, or leave the name out")]
+    OtherName {
+        /// The name the database was made with.
+        stored: OwnedServerName,
+        /// The name asked for now.
+        asked: OwnedServerName,
+    },
+}
+
+/// A node's name, key and instance.
+pub struct Identity {
+    /// The Matrix server name.
+    pub server_name: OwnedServerName,
+    /// The signing key.
+    pub key_pair: Ed25519KeyPair,
+    /// Tells this database from every other one, also of the same name.
+    pub instance: u32,
+}
+
+impl Identity {
+    /// Reads the node's identity, or makes one on the first start (durable when this returns).
+    pub async fn open(store: &dyn Store, host: &dyn Host, asked: Option<&ServerName>) -> Result<Self, IdentityError> {
+        let stored = match tables::IDENTITY.get(store, &()).await? {
+            Some(stored) => stored,
+            None => Self::create(store, host, asked).await?,
+        };
+        if let Some(asked) = asked
+            && stored.server_name != asked
+        {
+            return Err(IdentityError::OtherName { stored: stored.server_name, asked: asked.to_owned() });
+        }
+        let key_pair = key_pair(&stored.seed)?;
+        Ok(Self { server_name: stored.server_name, key_pair, instance: stored.instance })
+    }
+
+    async fn create(store: &dyn Store, host: &dyn Host, asked: Option<&ServerName>) -> Result<StoredIdentity, IdentityError> {
+        let mut seed = [0; 32];
+        host.random(&mut seed);
+        let mut instance = [0; 4];
+        host.random(&mut instance);
+        let server_name = match asked {
+            Some(name) => name.to_owned(),
+            None => name_of_key(&ed25519_dalek::SigningKey::from_bytes(&seed).verifying_key()),
+        };
+        let stored = StoredIdentity { seed, server_name, instance: u32::from_be_bytes(instance) };
+        let mut batch = Batch::new();
+        tables::IDENTITY.put(&mut batch, &(), &stored);
+        store.commit(batch).await?;
+        Ok(stored)
+    }
+
+    /// The id of the signing key, `ed25519:0`.
+    pub fn key_id(&self) -> String {
+        format!("ed25519:{}", self.key_pair.version())
+    }
+}
+
+fn key_pair(seed: &[u8; 32]) -> Result<Ed25519KeyPair, IdentityError> {
+    use ed25519_dalek::pkcs8::EncodePrivateKey;
+    let der = ed25519_dalek::SigningKey::from_bytes(seed).to_pkcs8_der().map_err(|error| IdentityError::Key(error.to_string()))?;
+    Ed25519KeyPair::from_der(der.as_bytes(), KEY_VERSION.to_owned()).map_err(|error| IdentityError::Key(error.to_string()))
+}
+
+/// The `k51…` name of a key.
+pub fn name_of_key(key: &ed25519_dalek::VerifyingKey) -> OwnedServerName {
+    let cid = [&CID_PREFIX[..], key.as_bytes()].concat();
+    let name = multibase::encode(multibase::Base::Base36Lower, cid);
+    OwnedServerName::try_from(name).expect("base36 letters are a DNS label")
+}
+
+/// The key that a `k51…` name (or a name below a gateway, by its first label) stands for; `None` for ordinary names and for any but the canonical form.
+pub fn key_of_name(name: &ServerName) -> Option<ed25519_dalek::VerifyingKey> {
+    let label = name.host().split('.').next()?;
+    if !label.starts_with("k51") {
+        return None;
+    }
+    let (_, cid) = multibase::decode(label).ok()?;
+    let bytes: [u8; 32] = cid.strip_prefix(&CID_PREFIX)?.try_into().ok()?;
+    let key = ed25519_dalek::VerifyingKey::from_bytes(&bytes).ok()?;
+    (name_of_key(&key).as_str() == label).then_some(key)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_gives_its_key_back_and_only_in_canonical_form() {
+        let key = ed25519_dalek::SigningKey::from_bytes(&[7; 32]).verifying_key();
+        let name = name_of_key(&key);
+        assert!(name.as_str().starts_with("k51qzi5uqu5d"), "{name}");
+        assert_eq!(name.as_str().len(), 62);
+        assert_eq!(key_of_name(&name), Some(key));
+        let below_gateway = OwnedServerName::try_from(format!("{name}.gateway.example")).expect("a name");
+        assert_eq!(key_of_name(&below_gateway), Some(key));
+        let upper = OwnedServerName::try_from(name.as_str().replace("qzi", "QZI")).expect("a name");
+        assert_eq!(key_of_name(&upper), None);
+        assert_eq!(key_of_name(ruma::server_name!("matrix.org")), None);
+    }
+}

@@ -1,0 +1,50 @@
+//! Keyed asynchronous locks: what must not interleave (writers of one room, equal requests, a user's keys) takes the lock of its name.
+
+use async_lock::{Mutex, MutexGuardArc};
+use std::{
+    cell::RefCell,
+    collections::HashMap,
+    sync::{Arc, Weak},
+};
+
+/// What a lock guards.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum LockKey {
+    /// A room's head: build, authorize, append.
+    Room(u32),
+    /// A room alias.
+    Alias(String),
+    /// An account being made or changed.
+    Account(String),
+    /// One user's devices and keys.
+    Keys(String),
+    /// One request of a client that must happen once: user, device, method and path.
+    Transaction(String),
+}
+
+/// Locks by key; a lock nobody holds or waits for takes no memory after the next clean-up.
+#[derive(Default)]
+pub struct Locks {
+    map: RefCell<HashMap<LockKey, Weak<Mutex<()>>>>,
+}
+
+impl Locks {
+    /// Waits for the lock of `key`; it is free again when the guard is dropped.
+    pub async fn lock(&self, key: LockKey) -> MutexGuardArc<()> {
+        let mutex = self.mutex(key);
+        mutex.lock_arc().await
+    }
+
+    fn mutex(&self, key: LockKey) -> Arc<Mutex<()>> {
+        let mut map = self.map.borrow_mut();
+        if map.len() > 256 && map.len().is_power_of_two() {
+            map.retain(|_, lock| lock.strong_count() > 0);
+        }
+        if let Some(lock) = map.get(&key).and_then(Weak::upgrade) {
+            return lock;
+        }
+        let lock = Arc::new(Mutex::new(()));
+        map.insert(key, Arc::downgrade(&lock));
+        lock
+    }
+}

@@ -1,0 +1,110 @@
+//! The one position counter, and the tokens that clients see of it.
+//!
+//! A position is given to everything a client can see, in the order in which it becomes visible. Positions of a room's events that were fetched from
+//! before its start are negative. A token is a position and the node's instance id, `s<position>_<instance>`, and means the same after any restart.
+
+use serde::{Deserialize, Serialize};
+use std::{cell::Cell, fmt, str::FromStr};
+
+/// A place in the order of everything that happens on this server.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Position(pub i64);
+
+impl Position {
+    /// Before everything.
+    pub const MIN: Self = Self(i64::MIN);
+    /// After everything.
+    pub const MAX: Self = Self(i64::MAX);
+
+    /// The position right after this one.
+    pub fn next(self) -> Self {
+        Self(self.0.saturating_add(1))
+    }
+}
+
+impl fmt::Display for Position {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// Counts positions; the newest one given is stored with every batch that uses one.
+#[derive(Debug, Default)]
+pub struct Positions {
+    newest: Cell<i64>,
+}
+
+impl Positions {
+    /// Goes on behind `newest`, the last position that is stored.
+    pub fn starting_after(newest: Position) -> Self {
+        Self { newest: Cell::new(newest.0) }
+    }
+
+    /// The next position. No await may lie between this and the `commit` of the batch that uses it.
+    pub fn next(&self) -> Position {
+        self.newest.set(self.newest.get() + 1);
+        Position(self.newest.get())
+    }
+
+    /// The newest position given.
+    pub fn newest(&self) -> Position {
+        Position(self.newest.get())
+    }
+
+    /// Goes back to what is stored, after a commit failed.
+    pub fn reset(&self, newest: Position) {
+        self.newest.set(newest.0);
+    }
+}
+
+/// A position as clients hold it: in `since`, `from`, `prev_batch`, `next_batch`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Token {
+    /// Everything up to and including this position has been seen.
+    pub position: Position,
+    /// The instance that gave the token.
+    pub instance: u32,
+}
+
+/// The string is not a token of this server.
+#[derive(Clone, Copy, Debug, thiserror::Error)]
+#[error("not a token of this server")]
+pub struct NotAToken;
+
+impl fmt::Display for Token {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "s{}_{:08x}", self.position, self.instance)
+    }
+}
+
+impl FromStr for Token {
+    type Err = NotAToken;
+
+    fn from_str(text: &str) -> Result<Self, NotAToken> {
+        let (position, instance) = text.strip_prefix('s').and_then(|rest| rest.split_once('_')).ok_or(NotAToken)?;
+        if instance.len() != 8 {
+            return Err(NotAToken);
+        }
+        let token = Self {
+            position: Position(position.parse().map_err(|_| NotAToken)?),
+            instance: u32::from_str_radix(instance, 16).map_err(|_| NotAToken)?,
+        };
+        // One spelling for each token: no leading zeros, plus signs or capitals.
+        if token.to_string() == text { Ok(token) } else { Err(NotAToken) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tokens_have_one_spelling() {
+        let token = Token { position: Position(-5), instance: 0xab };
+        assert_eq!(token.to_string(), "s-5_000000ab");
+        assert_eq!(token.to_string().parse::<Token>().ok(), Some(token));
+        for wrong in ["", "s", "5", "s5", "s5_", "s05_000000ab", "s+5_000000ab", "s5_000000AB", "s5_0000000ab", "s99999999999999999999_000000ab"] {
+            assert!(wrong.parse::<Token>().is_err(), "{wrong}");
+        }
+    }
+}

@@ -1,0 +1,235 @@
+//! The table endpoint -> handler, and what every request goes through before its handler: method, access token, parsing.
+//!
+//! Paths, methods and request types are ruma's; [`Router::new`] reads as the table of contents of what is implemented.
+
+use crate::{
+    client,
+    error::{Error, Result},
+    homeserver::Homeserver,
+    tables::{self, Session},
+};
+use bytes::Bytes;
+use futures_util::future::LocalBoxFuture;
+use http::{Method, Request, Response};
+use ruma::api::{
+    IncomingRequest, IncomingRequestExt, Metadata, OutgoingResponseExt,
+    error::{DeserializationError, ErrorKind, FromHttpRequestError},
+    path_builder::PathBuilder,
+};
+use sha2::{Digest, Sha256};
+use std::{borrow::Cow, collections::HashMap, future::Future, rc::Rc};
+
+/// Which door a request came through: pages reach client paths only, peers reach federation and key paths only.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Entrance {
+    /// A page of the node's own origin, or a client on a TCP port.
+    Client,
+    /// Another server.
+    Peer,
+}
+
+/// A request without (or with optional) authentication.
+pub struct Call {
+    /// The server.
+    pub hs: Rc<Homeserver>,
+    /// Who asks, where a valid access token came along.
+    pub session: Option<Session>,
+    /// The request as it came: for what ruma's types leave out.
+    pub raw: RawRequest,
+}
+
+/// A request of a logged-in user.
+pub struct UserCall {
+    /// The server.
+    pub hs: Rc<Homeserver>,
+    /// Who asks, from which device.
+    pub session: Session,
+    /// The request as it came.
+    pub raw: RawRequest,
+}
+
+/// The parts of a request that handlers look at beside ruma's type.
+#[derive(Clone)]
+pub struct RawRequest {
+    /// The method.
+    pub method: Method,
+    /// The path as sent.
+    pub path: String,
+    /// The body.
+    pub body: Bytes,
+    /// The store's generation when the request came: batches that stand on its reads carry it.
+    pub generation: u64,
+}
+
+type Handler = Rc<dyn Fn(Rc<Homeserver>, Request<Bytes>, Vec<String>, u64) -> LocalBoxFuture<'static, Result<Response<Vec<u8>>>>>;
+
+/// Finds the handler of a path and method.
+pub struct Router {
+    paths: matchit::Router<HashMap<Method, Handler>>,
+    /// Every path with its methods, to compare with the specification.
+    listed: Vec<(Method, &'static str)>,
+}
+
+impl Router {
+    /// Everything that is implemented.
+    pub fn new() -> Self {
+        let mut table = Table::default();
+        client::routes(&mut table);
+        table.build()
+    }
+
+    /// Every implemented method and path.
+    pub fn listed(&self) -> &[(Method, &'static str)] {
+        &self.listed
+    }
+
+    /// Answers `request`; errors are the caller's to write.
+    pub async fn handle(&self, hs: Rc<Homeserver>, request: Request<Bytes>) -> Result<Response<Vec<u8>>> {
+        let generation = hs.store().generation();
+        let path = request.uri().path().to_owned();
+        let found = self.paths.at(&path).map_err(|_| Error::unrecognized())?;
+        let method = if request.method() == Method::HEAD { &Method::GET } else { request.method() };
+        let handler = found.value.get(method).ok_or_else(Error::wrong_method)?.clone();
+        let arguments = found.params.iter().map(|(_, value)| decode(value)).collect::<Result<Vec<_>>>()?;
+        handler(hs, request, arguments, generation).await
+    }
+}
+
+fn decode(segment: &str) -> Result<String> {
+    percent_encoding::percent_decode_str(segment).decode_utf8().map(Cow::into_owned).map_err(|_| Error::invalid_param("the path is not UTF-8"))
+}
+
+/// Handlers being gathered, by path.
+#[derive(Default)]
+pub struct Table {
+    paths: HashMap<&'static str, HashMap<Method, Handler>>,
+    listed: Vec<(Method, &'static str)>,
+}
+
+impl Table {
+    /// An endpoint that everybody may call; a valid access token is passed on.
+    pub fn public<R, F, A>(&mut self, handler: F) -> &mut Self
+    where
+        R: IncomingRequest + 'static,
+        F: Fn(Call, R) -> A + Clone + 'static,
+        A: Future<Output = Result<R::OutgoingResponse>> + 'static,
+    {
+        self.add::<R>(Rc::new(move |hs, request, arguments, generation| {
+            let handler = handler.clone();
+            Box::pin(async move {
+                let session = match access_token(&request) {
+                    Some(token) => session_of(&hs, &token).await?,
+                    None => None,
+                };
+                let parsed = parse::<R>(&request, &arguments)?;
+                answer::<R>(handler(Call { hs, session, raw: raw(request, generation) }, parsed).await?)
+            })
+        }))
+    }
+
+    /// An endpoint for logged-in users.
+    pub fn user<R, F, A>(&mut self, handler: F) -> &mut Self
+    where
+        R: IncomingRequest + 'static,
+        F: Fn(UserCall, R) -> A + Clone + 'static,
+        A: Future<Output = Result<R::OutgoingResponse>> + 'static,
+    {
+        self.add::<R>(Rc::new(move |hs, request, arguments, generation| {
+            let handler = handler.clone();
+            Box::pin(async move {
+                let token = access_token(&request).ok_or_else(Error::missing_token)?;
+                let session = session_of(&hs, &token).await?.ok_or_else(Error::unknown_token)?;
+                let parsed = parse::<R>(&request, &arguments)?;
+                answer::<R>(handler(UserCall { hs, session, raw: raw(request, generation) }, parsed).await?)
+            })
+        }))
+    }
+
+    fn add<R: Metadata>(&mut self, handler: Handler) -> &mut Self {
+        for path in R::PATH_BUILDER.all_paths() {
+            self.at(R::METHOD, path, handler.clone());
+            // The state key may be left out, with or without the slash before it.
+            if let Some(short) = path.strip_suffix("/{state_key}") {
+                self.at(R::METHOD, short, handler.clone());
+            }
+        }
+        self
+    }
+
+    fn at(&mut self, method: Method, path: &'static str, handler: Handler) {
+        self.paths.entry(path).or_default().insert(method.clone(), handler);
+        self.listed.push((method, path));
+    }
+
+    fn build(self) -> Router {
+        let mut paths = matchit::Router::new();
+        // Paths that differ only in the names of their parameters are one path with several methods.
+        let mut merged: HashMap<String, (&'static str, HashMap<Method, Handler>)> = HashMap::new();
+        for (path, methods) in self.paths {
+            let shape = path.split('/').map(|part| if part.starts_with('{') { "{}" } else { part }).collect::<Vec<_>>().join("/");
+            merged.entry(shape).or_insert_with(|| (path, HashMap::new())).1.extend(methods);
+        }
+        for (path, methods) in merged.into_values() {
+            if path.ends_with("/state/{event_type}") {
+                paths.insert(format!("{path}/"), methods.clone()).expect("paths do not conflict");
+            }
+            paths.insert(path, methods).expect("paths do not conflict");
+        }
+        Router { paths, listed: self.listed }
+    }
+}
+
+fn raw(request: Request<Bytes>, generation: u64) -> RawRequest {
+    let (parts, body) = request.into_parts();
+    RawRequest { method: parts.method, path: parts.uri.path().to_owned(), body, generation }
+}
+
+/// The access token of a request, from its header or, as clients before v1.11 do, its query.
+fn access_token(request: &Request<Bytes>) -> Option<String> {
+    let header = request.headers().get(http::header::AUTHORIZATION).and_then(|value| value.to_str().ok());
+    if let Some(token) = header.and_then(|value| value.split_once(' ')).filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer")) {
+        return Some(token.1.trim().to_owned());
+    }
+    let query = request.uri().query()?;
+    form_urlencoded::parse(query.as_bytes()).find(|(name, _)| name == "access_token").map(|(_, token)| token.into_owned())
+}
+
+/// What an access token is kept as.
+pub fn token_hash(token: &str) -> [u8; 32] {
+    Sha256::digest(token.as_bytes()).into()
+}
+
+async fn session_of(hs: &Homeserver, token: &str) -> Result<Option<Session>> {
+    Ok(tables::ACCESS_TOKENS.get(hs.store(), &token_hash(token)).await?)
+}
+
+fn parse<R: IncomingRequest>(request: &Request<Bytes>, arguments: &[String]) -> Result<R> {
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let mut borrowed = Request::builder().method(request.method()).uri(request.uri());
+    if let Some(headers) = borrowed.headers_mut() {
+        headers.clone_from(request.headers());
+    }
+    // An absent body is an empty object: some clients send none where every field is optional.
+    let body: &[u8] = if request.body().is_empty() && request.method() != Method::GET { b"{}" } else { request.body() };
+    let borrowed = borrowed.body(body).map_err(|error| Error::invalid_param(error.to_string()))?;
+    R::try_from_http_request(borrowed, &arguments).map_err(|error| parse_error(error, body))
+}
+
+fn parse_error(error: FromHttpRequestError, body: &[u8]) -> Error {
+    match error {
+        FromHttpRequestError::Deserialization(DeserializationError::Json(error)) => match serde_json::from_slice::<serde::de::IgnoredAny>(body) {
+            Err(_) => Error::new(http::StatusCode::BAD_REQUEST, ErrorKind::NotJson, format!("the body is not JSON: {error}")),
+            Ok(_) if error.to_string().contains("missing field") => Error::new(http::StatusCode::BAD_REQUEST, ErrorKind::BadJson, error.to_string()),
+            Ok(_) => Error::bad_json(error.to_string()),
+        },
+        FromHttpRequestError::Deserialization(DeserializationError::Query(error)) if error.to_string().contains("missing field") => {
+            Error::missing_param(error.to_string())
+        }
+        FromHttpRequestError::MethodMismatch { .. } => Error::wrong_method(),
+        other => Error::invalid_param(other.to_string()),
+    }
+}
+
+fn answer<R: IncomingRequest>(response: R::OutgoingResponse) -> Result<Response<Vec<u8>>> {
+    response.try_into_http_response().map_err(|error| Error::Internal(format!("a response cannot be written: {error}")))
+}

@@ -1,0 +1,81 @@
+//! Every table: its prefix, key and value. The one place that says what is on disk.
+//!
+//! Rooms and users are interned to small integers (`RoomSn`, `UserSn`), so that keys are short and neighbours in time are neighbours on disk.
+//! A prefix is never used again for another meaning; [`FORMAT`] grows when the meaning of what is stored changes.
+
+mod key;
+mod table;
+mod values;
+
+pub use key::KeyPart;
+pub use table::Table;
+pub use values::*;
+
+use crate::position::Position;
+use ruma::{OwnedDeviceId, OwnedEventId, OwnedRoomAliasId, OwnedRoomId, OwnedUserId};
+
+/// A room's number on this server.
+pub type RoomSn = u32;
+/// A user's number on this server.
+pub type UserSn = u32;
+
+/// The format of what the tables hold.
+pub const FORMAT: u32 = 1;
+
+/// The format the tables were written in.
+pub const STORED_FORMAT: Table<(), u32> = Table::new(0x00, "format");
+/// The node's key, name and instance.
+pub const IDENTITY: Table<(), StoredIdentity> = Table::new(0x01, "identity");
+/// The newest position given; in every batch that gives one.
+pub const NEWEST_POSITION: Table<(), Position> = Table::new(0x02, "newest position");
+/// What changed at a position: incremental sync reads from here.
+pub const CHANGES: Table<Position, Change> = Table::new(0x03, "changes");
+
+/// Room ids to numbers.
+pub const ROOM_SNS: Table<OwnedRoomId, RoomSn> = Table::new(0x10, "room numbers");
+/// Rooms by number.
+pub const ROOMS: Table<RoomSn, Room> = Table::new(0x11, "rooms");
+/// User ids to numbers.
+pub const USER_SNS: Table<OwnedUserId, UserSn> = Table::new(0x12, "user numbers");
+/// Users by number.
+pub const USERS: Table<UserSn, OwnedUserId> = Table::new(0x13, "users");
+
+/// Extremities, state, newest positions and counts of a room: what a send reads and writes.
+pub const ROOM_HEADS: Table<RoomSn, RoomHead> = Table::new(0x20, "room heads");
+/// Events in the order of their arrival.
+pub const EVENTS: Table<(RoomSn, Position), EventRecord> = Table::new(0x21, "events");
+/// Where an event is.
+pub const EVENT_IDS: Table<OwnedEventId, (RoomSn, Position)> = Table::new(0x22, "event ids");
+/// The nodes of the rooms' state trees, by the hash of their content.
+pub const STATE_NODES: Table<(RoomSn, [u8; 16]), RawBytes> = Table::new(0x23, "state nodes");
+/// Children of an event, by the parent's id: `(room, parent, child)`.
+pub const RELATIONS: Table<(RoomSn, OwnedEventId, Position), Relation> = Table::new(0x24, "relations");
+/// A user's rooms.
+pub const MEMBERSHIPS: Table<(UserSn, RoomSn), Membership> = Table::new(0x25, "memberships");
+/// A room's members in its current state, by membership (`MembershipKind as u8`).
+pub const MEMBERS: Table<(RoomSn, u8, UserSn), Position> = Table::new(0x26, "members");
+/// Aliases of this server.
+pub const ALIASES: Table<OwnedRoomAliasId, Alias> = Table::new(0x27, "aliases");
+/// A room's aliases on this server.
+pub const ROOM_ALIASES: Table<(RoomSn, OwnedRoomAliasId), ()> = Table::new(0x28, "room aliases");
+/// The newest receipt of each kind and thread: `(room, kind and thread, user)`.
+pub const RECEIPTS: Table<(RoomSn, String, UserSn), StoredReceipt> = Table::new(0x29, "receipts");
+
+/// Accounts of this server.
+pub const ACCOUNTS: Table<UserSn, Account> = Table::new(0x40, "accounts");
+/// Devices, with their display data.
+pub const DEVICES: Table<(UserSn, OwnedDeviceId), Device> = Table::new(0x41, "devices");
+/// Sessions by the SHA-256 of their access token.
+pub const ACCESS_TOKENS: Table<[u8; 32], Session> = Table::new(0x42, "access tokens");
+/// Profile fields of local users.
+pub const PROFILES: Table<(UserSn, String), Json> = Table::new(0x43, "profiles");
+/// Account data: `(user, room or 0, type)`.
+pub const ACCOUNT_DATA: Table<(UserSn, RoomSn, String), AccountData> = Table::new(0x44, "account data");
+/// Uploaded filters.
+pub const FILTERS: Table<(UserSn, String), Json> = Table::new(0x45, "filters");
+/// Requests that were answered, by user, device, method and path with its transaction id.
+pub const TRANSACTIONS: Table<(UserSn, OwnedDeviceId, String), Transaction> = Table::new(0x46, "transactions");
+/// When requests were answered, so that old ones can be dropped: `(time in ms, user, device, request)`.
+pub const TRANSACTIONS_BY_TIME: Table<(u64, UserSn, OwnedDeviceId, String), ()> = Table::new(0x47, "transactions by time");
+/// User-interactive sessions under way, by their id.
+pub const INTERACTIVE_SESSIONS: Table<String, InteractiveSession> = Table::new(0x48, "user-interactive sessions");

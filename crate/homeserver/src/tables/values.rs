@@ -1,0 +1,290 @@
+//! The values that tables hold.
+
+use crate::position::Position;
+use ruma::{OwnedDeviceId, OwnedEventId, OwnedRoomId, OwnedServerName, OwnedUserId, RoomVersionId};
+use serde::{Deserialize, Serialize};
+
+use super::{RoomSn, UserSn};
+
+/// A piece of JSON, kept as the text it was given in.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Json(pub String);
+
+/// Bytes that have an encoding of their own.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RawBytes(#[serde(with = "serde_bytes")] pub Vec<u8>);
+
+/// A node's key, name and instance.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct StoredIdentity {
+    /// The ed25519 seed.
+    pub seed: [u8; 32],
+    /// The server name, fixed when the database was made.
+    pub server_name: OwnedServerName,
+    /// Tells this database from every other one.
+    pub instance: u32,
+}
+
+/// Something that a client may see.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Change {
+    /// An event entered a room's timeline at this position.
+    Event {
+        /// The room.
+        room: RoomSn,
+        /// The user whose membership it sets, when it is an `m.room.member` event.
+        member: Option<UserSn>,
+    },
+    /// A receipt.
+    Receipt {
+        /// The room.
+        room: RoomSn,
+        /// Whose receipt.
+        user: UserSn,
+        /// Shown to that user only.
+        private: bool,
+    },
+    /// Who types changed; who does is in memory only.
+    Typing {
+        /// The room.
+        room: RoomSn,
+    },
+    /// Account data, of a room or of the account (room 0); push rules and tags too.
+    AccountData {
+        /// Whose.
+        user: UserSn,
+        /// The room, or 0.
+        room: RoomSn,
+        /// The type.
+        kind: String,
+    },
+    /// A user's devices or cross-signing keys changed.
+    DeviceList {
+        /// Whose.
+        user: UserSn,
+    },
+    /// Messages wait for a device.
+    ToDevice {
+        /// Whose.
+        user: UserSn,
+        /// The device.
+        device: OwnedDeviceId,
+    },
+    /// Presence changed.
+    Presence {
+        /// Whose.
+        user: UserSn,
+    },
+    /// A room was forgotten by a user: it is gone from that user's syncs.
+    Forgotten {
+        /// By whom.
+        user: UserSn,
+        /// The room.
+        room: RoomSn,
+    },
+    /// The state of a room changed without an event at its end: a fork was resolved.
+    StateReset {
+        /// The room.
+        room: RoomSn,
+    },
+}
+
+/// What never changes about a room.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Room {
+    /// The room's id.
+    pub id: OwnedRoomId,
+    /// Its version.
+    pub version: RoomVersionId,
+}
+
+/// A forward extremity: an event that no other event refers to yet.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Extremity {
+    /// Its id.
+    pub event_id: OwnedEventId,
+    /// Where it is.
+    pub position: Position,
+    /// Its depth.
+    pub depth: u64,
+    /// The root of the state after it.
+    pub state: [u8; 16],
+}
+
+/// What a send reads and writes of a room.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RoomHead {
+    /// The forward extremities.
+    pub extremities: Vec<Extremity>,
+    /// The root of the current state.
+    pub state: [u8; 16],
+    /// The newest event.
+    pub newest: Position,
+    /// The oldest event: below 1 when earlier ones were fetched.
+    pub oldest: Position,
+    /// The newest event that changed the current state.
+    pub newest_state: Position,
+    /// Where current events are that authorize most others.
+    pub create: Option<Position>,
+    /// The current power levels.
+    pub power_levels: Option<Position>,
+    /// The current join rules.
+    pub join_rules: Option<Position>,
+    /// The current history visibility.
+    pub history_visibility: Option<Position>,
+    /// How many members have joined.
+    pub joined: u32,
+    /// How many are invited.
+    pub invited: u32,
+}
+
+/// An event and what this server knows of it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EventRecord {
+    /// The PDU as canonical JSON.
+    pub pdu: RawBytes,
+    /// Its id.
+    pub event_id: OwnedEventId,
+    /// Why the auth rules rejected it, if they did.
+    pub rejected: Option<String>,
+    /// Whether it failed against the current state when it arrived: kept, but shown to nobody.
+    pub soft_failed: bool,
+    /// The root of the state before it.
+    pub state_before: [u8; 16],
+    /// The root of the state after it, when it differs.
+    pub state_after: Option<[u8; 16]>,
+    /// The device and transaction id it was sent with.
+    pub transaction: Option<(OwnedDeviceId, String)>,
+    /// The state event that it replaced.
+    pub replaces: Option<Position>,
+    /// The redaction that took its content away.
+    pub redacted_by: Option<Position>,
+}
+
+/// A child of an event.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Relation {
+    /// `m.annotation`, `m.thread`, `m.replace`, `m.reference`, ...
+    pub rel_type: String,
+    /// The child's event type.
+    pub event_type: String,
+    /// Who sent the child.
+    pub sender: UserSn,
+}
+
+/// A membership, as the byte that keys hold.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[repr(u8)]
+pub enum MembershipKind {
+    /// `join`
+    Join = 1,
+    /// `invite`
+    Invite = 2,
+    /// `knock`
+    Knock = 3,
+    /// `leave`
+    Leave = 4,
+    /// `ban`
+    Ban = 5,
+}
+
+/// One user's part in one room.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Membership {
+    /// What it is now.
+    pub kind: MembershipKind,
+    /// The member event.
+    pub position: Position,
+    /// The first and the last time the user was joined: which part of the history can be theirs.
+    pub last_left: Option<Position>,
+    /// Whether the user has ever been joined.
+    pub ever_joined: bool,
+    /// Whether the user has forgotten the room.
+    pub forgotten: bool,
+}
+
+/// Where an alias leads.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Alias {
+    /// The room.
+    pub room: RoomSn,
+    /// Who made it.
+    pub creator: UserSn,
+}
+
+/// A receipt.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StoredReceipt {
+    /// The event read up to.
+    pub event_id: OwnedEventId,
+    /// Where that event is.
+    pub event: Position,
+    /// When, in ms.
+    pub ts: u64,
+    /// The position of the receipt itself.
+    pub position: Position,
+}
+
+/// An account.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Account {
+    /// The argon2id hash in PHC form; none for an account that cannot log in by password.
+    pub password: Option<String>,
+    /// Whether the account has been deactivated for good.
+    pub deactivated: bool,
+    /// When it was made, in ms.
+    pub created: u64,
+}
+
+/// A device.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Device {
+    /// What its owner calls it.
+    pub display_name: Option<String>,
+    /// When it was last seen, in ms; at most once an hour.
+    pub last_seen: u64,
+    /// The hash of its access token.
+    pub token: [u8; 32],
+}
+
+/// Whose an access token is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Session {
+    /// The user.
+    pub user: UserSn,
+    /// The user's id.
+    pub user_id: OwnedUserId,
+    /// The device.
+    pub device: OwnedDeviceId,
+}
+
+/// Account data of one type.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AccountData {
+    /// The content.
+    pub content: Json,
+    /// When it was set.
+    pub position: Position,
+}
+
+/// What a request with a transaction id was answered.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Transaction {
+    /// The event it made, if it made one.
+    pub event_id: Option<OwnedEventId>,
+    /// When, in ms.
+    pub ts: u64,
+}
+
+/// A user-interactive session: bound to the request that began it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InteractiveSession {
+    /// Method and path, and the SHA-256 of the body without `auth`.
+    pub request: String,
+    /// Whose, when the request was authenticated.
+    pub user: Option<UserSn>,
+    /// Stages done.
+    pub completed: Vec<String>,
+    /// When it began, in ms.
+    pub created: u64,
+}

@@ -1,0 +1,97 @@
+//! User ids and their numbers.
+
+use crate::{
+    error::Result,
+    homeserver::Homeserver,
+    tables::{self, UserSn},
+};
+use ephapse_store::{Batch, Direction};
+use ruma::{OwnedUserId, UserId};
+use std::{
+    cell::{Cell, RefCell},
+    num::NonZeroUsize,
+};
+
+/// Numbers lately used, both ways.
+pub struct Users {
+    by_id: RefCell<hashlink::LruCache<OwnedUserId, UserSn>>,
+    by_sn: RefCell<hashlink::LruCache<UserSn, OwnedUserId>>,
+    newest: Cell<UserSn>,
+}
+
+const CACHED: NonZeroUsize = NonZeroUsize::new(4096).expect("not zero");
+
+impl Users {
+    pub(crate) fn new(newest: UserSn) -> Self {
+        Self {
+            by_id: RefCell::new(hashlink::LruCache::new(CACHED.get())),
+            by_sn: RefCell::new(hashlink::LruCache::new(CACHED.get())),
+            newest: Cell::new(newest),
+        }
+    }
+
+    /// The newest number that is stored.
+    pub(crate) async fn newest_stored(store: &dyn ephapse_store::Store) -> Result<UserSn, ephapse_store::StoreError> {
+        Ok(tables::USERS.scan(store, &(), Direction::Backward, 1).await?.first().map_or(0, |(sn, _)| *sn))
+    }
+
+    pub(crate) fn reset(&self, newest: UserSn) {
+        self.by_id.borrow_mut().clear();
+        self.by_sn.borrow_mut().clear();
+        self.newest.set(newest);
+    }
+
+    fn remember(&self, id: &UserId, sn: UserSn) {
+        self.by_id.borrow_mut().insert(id.to_owned(), sn);
+        self.by_sn.borrow_mut().insert(sn, id.to_owned());
+    }
+}
+
+impl Homeserver {
+    /// The number of a user this server has heard of.
+    pub async fn find_user(&self, id: &UserId) -> Result<Option<UserSn>> {
+        if let Some(sn) = self.users.by_id.borrow_mut().get(id) {
+            return Ok(Some(*sn));
+        }
+        let found = tables::USER_SNS.get(self.store(), &id.to_owned()).await?;
+        if let Some(sn) = found {
+            self.users.remember(id, sn);
+        }
+        Ok(found)
+    }
+
+    /// The number of a user, given now if the user was not known. The number is written before whatever its receiver writes with it.
+    pub async fn intern_user(&self, id: &UserId) -> Result<UserSn> {
+        if let Some(sn) = self.find_user(id).await? {
+            return Ok(sn);
+        }
+        // Nothing awaits between the look-up below and the commit, so a user gets one number.
+        if let Some(sn) = self.users.by_id.borrow_mut().get(id) {
+            return Ok(*sn);
+        }
+        let sn = self.users.newest.get() + 1;
+        self.users.newest.set(sn);
+        self.users.remember(id, sn);
+        let mut batch = Batch::new();
+        tables::USER_SNS.put(&mut batch, &id.to_owned(), &sn);
+        tables::USERS.put(&mut batch, &sn, &id.to_owned());
+        // Batches are written in order: what uses the number comes after it, and fails with it.
+        drop(self.store().commit(batch));
+        Ok(sn)
+    }
+
+    /// The id behind a number.
+    pub async fn user_id(&self, sn: UserSn) -> Result<OwnedUserId> {
+        if let Some(id) = self.users.by_sn.borrow_mut().get(&sn) {
+            return Ok(id.clone());
+        }
+        let id = tables::USERS.get(self.store(), &sn).await?.ok_or_else(|| crate::Error::Internal(format!("user number {sn} leads nowhere")))?;
+        self.users.remember(&id, sn);
+        Ok(id)
+    }
+
+    /// Whether a user belongs to this server.
+    pub fn is_local(&self, id: &UserId) -> bool {
+        id.server_name() == self.server_name()
+    }
+}

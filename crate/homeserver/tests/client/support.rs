@@ -1,0 +1,214 @@
+//! A server for one test: a fake clock that jumps to the next timer whenever nothing else can run, seeded dice, and requests in one line.
+
+use bytes::Bytes;
+use ephapse_homeserver::{Config, Entrance, Homeserver, Host, Registration, Store};
+use ephapse_store::{LocalBoxFuture, MemoryStore};
+use futures_channel::oneshot;
+use futures_executor::LocalPool;
+use futures_util::task::LocalSpawnExt;
+use serde_json::Value;
+use std::{
+    cell::{Cell, RefCell},
+    future::Future,
+    rc::Rc,
+    time::Duration,
+};
+
+type Task = LocalBoxFuture<'static, ()>;
+
+/// Time and dice of a test.
+pub struct TestHost {
+    now: Cell<u64>,
+    dice: Cell<u64>,
+    timers: RefCell<Vec<(u64, oneshot::Sender<()>)>>,
+    spawned: RefCell<Vec<Task>>,
+}
+
+impl TestHost {
+    pub fn new(seed: u64) -> Rc<Self> {
+        Rc::new(Self { now: Cell::new(1_700_000_000_000), dice: Cell::new(seed), timers: RefCell::default(), spawned: RefCell::default() })
+    }
+
+    /// Lets time pass.
+    pub fn advance(&self, duration: Duration) {
+        self.now.set(self.now.get() + duration.as_millis() as u64);
+    }
+
+    fn next_timer(&self) -> bool {
+        let mut timers = self.timers.borrow_mut();
+        timers.retain(|(_, timer)| !timer.is_canceled());
+        let Some(first) = (0..timers.len()).min_by_key(|index| timers[*index].0) else { return false };
+        let (deadline, timer) = timers.swap_remove(first);
+        self.now.set(self.now.get().max(deadline));
+        timer.send(()).ok();
+        true
+    }
+}
+
+impl Host for TestHost {
+    fn now(&self) -> u64 {
+        self.now.get()
+    }
+
+    /// SplitMix64.
+    fn random(&self, bytes: &mut [u8]) {
+        for byte in bytes {
+            self.dice.set(self.dice.get().wrapping_add(0x9e37_79b9_7f4a_7c15));
+            let mut z = self.dice.get();
+            z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+            z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+            *byte = (z ^ (z >> 31)) as u8;
+        }
+    }
+
+    fn sleep(&self, duration: Duration) -> LocalBoxFuture<'static, ()> {
+        let (sender, receiver) = oneshot::channel();
+        self.timers.borrow_mut().push((self.now.get() + duration.as_millis() as u64, sender));
+        Box::pin(async move {
+            receiver.await.ok();
+        })
+    }
+
+    fn spawn(&self, task: LocalBoxFuture<'static, ()>) {
+        self.spawned.borrow_mut().push(task);
+    }
+
+    fn yield_now(&self) -> LocalBoxFuture<'static, ()> {
+        Box::pin(async {})
+    }
+}
+
+/// A server and what a test needs around it.
+pub struct TestServer {
+    pub hs: Rc<Homeserver>,
+    pub host: Rc<TestHost>,
+    pub store: Rc<dyn Store>,
+    pool: RefCell<LocalPool>,
+}
+
+/// An answer.
+#[derive(Debug)]
+pub struct Answer {
+    pub status: u16,
+    pub body: Value,
+    pub headers: http::HeaderMap,
+}
+
+impl Answer {
+    /// The body of a 200; anything else fails the test.
+    #[track_caller]
+    pub fn ok(self) -> Value {
+        assert_eq!(self.status, 200, "{}", self.body);
+        self.body
+    }
+
+    /// Asserts status and errcode.
+    #[track_caller]
+    pub fn fails(self, status: u16, errcode: &str) -> Value {
+        assert_eq!((self.status, self.body["errcode"].as_str()), (status, Some(errcode)), "{}", self.body);
+        self.body
+    }
+}
+
+/// A logged-in user.
+#[derive(Clone, Debug)]
+pub struct TestUser {
+    pub id: String,
+    pub token: String,
+    pub device: String,
+}
+
+impl TestServer {
+    /// A new server named `test.example` where everybody may register.
+    pub fn new() -> Self {
+        Self::with(Rc::new(MemoryStore::new()), config())
+    }
+
+    /// A server on a store that may hold something already.
+    pub fn with(store: Rc<dyn Store>, config: Config) -> Self {
+        let host = TestHost::new(1);
+        let mut pool = LocalPool::new();
+        let hs = pool.run_until(Homeserver::open(store.clone(), host.clone(), config)).expect("the server opens");
+        Self { hs, host, store, pool: RefCell::new(pool) }
+    }
+
+    /// The same store after a restart: everything in memory is gone.
+    pub fn restart(self) -> Self {
+        Self::with(self.store.clone(), config())
+    }
+
+    /// Runs a future and everything the server spawned, letting time jump whenever nothing else can run.
+    #[track_caller]
+    pub fn run<T: 'static>(&self, future: impl Future<Output = T> + 'static) -> T {
+        let mut pool = self.pool.borrow_mut();
+        let result = Rc::new(RefCell::new(None));
+        let slot = result.clone();
+        pool.spawner().spawn_local(async move { *slot.borrow_mut() = Some(future.await) }).expect("the pool runs");
+        loop {
+            for task in self.host.spawned.take() {
+                pool.spawner().spawn_local(task).expect("the pool runs");
+            }
+            pool.run_until_stalled();
+            if let Some(done) = result.borrow_mut().take() {
+                return done;
+            }
+            assert!(!self.host.spawned.borrow().is_empty() || self.host.next_timer(), "nothing can run, and nothing is waited for");
+        }
+    }
+
+    /// The future of an answer, to run several requests at once.
+    pub fn start(&self, method: &str, path: &str, token: Option<&str>, body: Option<Value>) -> impl Future<Output = Answer> + 'static {
+        let mut request = http::Request::builder().method(method).uri(path);
+        if let Some(token) = token {
+            request = request.header("authorization", format!("Bearer {token}"));
+        }
+        let body = body.map_or_else(Bytes::new, |body| body.to_string().into());
+        let request = request.body(body).expect("a request");
+        let hs = self.hs.clone();
+        async move {
+            let response = hs.handle(Entrance::Client, request).await;
+            let (parts, body) = response.into_parts();
+            Answer { status: parts.status.as_u16(), body: serde_json::from_slice(&body).unwrap_or(Value::Null), headers: parts.headers }
+        }
+    }
+
+    /// One request, answered.
+    #[track_caller]
+    pub fn request(&self, method: &str, path: &str, token: Option<&str>, body: Option<Value>) -> Answer {
+        self.run(self.start(method, path, token, body))
+    }
+
+    /// `GET` as `user`.
+    #[track_caller]
+    pub fn get(&self, user: &TestUser, path: &str) -> Answer {
+        self.request("GET", path, Some(&user.token), None)
+    }
+
+    /// `PUT` as `user`.
+    #[track_caller]
+    pub fn put(&self, user: &TestUser, path: &str, body: Value) -> Answer {
+        self.request("PUT", path, Some(&user.token), Some(body))
+    }
+
+    /// `POST` as `user`.
+    #[track_caller]
+    pub fn post(&self, user: &TestUser, path: &str, body: Value) -> Answer {
+        self.request("POST", path, Some(&user.token), Some(body))
+    }
+
+    /// `DELETE` as `user`.
+    #[track_caller]
+    pub fn delete(&self, user: &TestUser, path: &str) -> Answer {
+        self.request("DELETE", path, Some(&user.token), None)
+    }
+}
+
+/// The settings of test servers.
+pub fn config() -> Config {
+    Config {
+        server_name: Some("test.example".try_into().expect("a name")),
+        registration: Registration::Open,
+        rate_limits: false,
+        ..Config::default()
+    }
+}
