@@ -1,0 +1,427 @@
+//! A PDU: an event as servers exchange, sign and store it (rooms/v1.md to v12.md "Event format",
+//! server-server-api.md "Signing Events" and "Checks performed on receipt of a PDU", steps 1 to 3).
+//!
+//! A [`ReceivedPdu`] is what a remote server says; once its signatures are verified it becomes a
+//! [`Pdu`]. A [`Pdu`] keeps its canonical JSON and the fields the rules read. `unsigned` is no
+//! part of it. Local events are written by `room::new_pdu`.
+
+use bytes::Bytes;
+use ruma::{
+    CanonicalJsonObject, CanonicalJsonValue, EventId, MilliSecondsSinceUnixEpoch, OwnedEventId, OwnedRoomId, OwnedServerName, OwnedUserId, RoomId,
+    UserId,
+    canonical_json::{CanonicalJsonFieldError, redact},
+    events::{StateEventType, TimelineEventType},
+    room_version_rules::{EventIdFormatVersion, EventsReferenceFormatVersion, RoomVersionRules},
+    serde::{Base64, base64::Standard},
+    signatures::{JsonError, PublicKeyMap, VerificationError, Verified, reference_hash, required_server_signatures_to_verify_event, verify_event},
+    state_res::Event,
+};
+use serde::{
+    Deserialize, Deserializer, Serialize,
+    de::{self, IgnoredAny, SeqAccess, Visitor},
+};
+use serde_json::value::RawValue;
+use std::{collections::BTreeSet, fmt};
+
+/// The largest PDU in bytes of canonical JSON, signatures included (client-server-api "Size limits").
+pub const MAX_PDU_BYTES: usize = 65_536;
+/// The longest `sender`, `room_id`, `type`, `state_key` and `event_id`, in bytes.
+pub const MAX_ID_BYTES: usize = 255;
+/// The most `prev_events` a PDU may have.
+pub const MAX_PREV_EVENTS: usize = 20;
+/// The most `auth_events` a PDU may have.
+pub const MAX_AUTH_EVENTS: usize = 10;
+
+/// What a state event is the value of: its `type` and `state_key`.
+pub type StateKey = (StateEventType, String);
+
+/// Why bytes are not a PDU of a room.
+#[derive(Debug, thiserror::Error)]
+pub enum PduError {
+    /// Not JSON, or JSON that has no canonical form (floats, integers past 2^53).
+    #[error("the event is not canonical JSON: {0}")]
+    Json(#[from] serde_json::Error),
+    /// Over [`MAX_PDU_BYTES`], or a field over [`MAX_ID_BYTES`].
+    #[error("{0} is too large")]
+    TooLarge(&'static str),
+    /// A field is missing or is not what the room version says.
+    #[error("invalid event: {0}")]
+    Format(String),
+    /// A signature is missing or wrong, or its key is not among those given.
+    #[error("the event's signatures do not verify: {0}")]
+    Signature(#[from] VerificationError),
+}
+
+impl From<JsonError> for PduError {
+    fn from(error: JsonError) -> Self {
+        match error {
+            JsonError::PduTooLarge => Self::TooLarge("event"),
+            error => Self::Format(error.to_string()),
+        }
+    }
+}
+
+impl From<CanonicalJsonFieldError> for PduError {
+    fn from(error: CanonicalJsonFieldError) -> Self {
+        Self::Format(error.to_string())
+    }
+}
+
+/// An entry of `prev_events` or `auth_events`. Room versions 1 and 2 write the hash beside the id.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EventReference {
+    /// The event referred to.
+    pub event_id: OwnedEventId,
+    /// Its reference hash in unpadded base64, used by room versions 1 and 2 only.
+    pub sha256: Option<String>,
+}
+
+/// An event of a room: its canonical JSON without `unsigned`, and its fields.
+#[derive(Clone, Debug)]
+pub struct Pdu {
+    /// Since v3 the reference hash; before, a name its server gave it.
+    pub event_id: OwnedEventId,
+    /// Since v12 made of the create event's id, also for the create event itself.
+    pub room_id: OwnedRoomId,
+    /// Who sent it.
+    pub sender: OwnedUserId,
+    /// The event's type.
+    pub event_type: TimelineEventType,
+    /// Present on state events only.
+    pub state_key: Option<String>,
+    /// The content as canonical JSON.
+    pub content: Box<RawValue>,
+    /// Its parents in the room's graph.
+    pub prev_events: Vec<OwnedEventId>,
+    /// The state events that allow it.
+    pub auth_events: Vec<OwnedEventId>,
+    /// One more than its deepest parent, as its server says.
+    pub depth: u64,
+    /// When its server says it was sent.
+    pub origin_server_ts: MilliSecondsSinceUnixEpoch,
+    /// The event it redacts: top level before v11, in the content since.
+    pub redacts: Option<OwnedEventId>,
+    /// Whether it failed an auth check on receipt. Not in the JSON: stored beside it.
+    pub rejected: bool,
+    /// The whole as canonical JSON.
+    pub json: Bytes,
+    /// A create event since v12: its JSON has no `room_id`.
+    pub(super) gives_room_id: bool,
+}
+
+impl Pdu {
+    /// Reads an event that this server stored before; nothing is checked again.
+    pub fn from_stored(event_id: OwnedEventId, json: Bytes, rejected: bool) -> Result<Self, PduError> {
+        let fields: Fields = serde_json::from_slice(&json)?;
+        fields.into_pdu(event_id, json, rejected)
+    }
+
+    /// Its place in the room state, when it is a state event.
+    pub fn key(&self) -> Option<StateKey> {
+        let state_key = self.state_key.clone()?;
+        Some((self.event_type.to_string().into(), state_key))
+    }
+
+    /// The event as the spec's redaction algorithm leaves it. The id stays the same.
+    pub fn redacted(&self, rules: &RoomVersionRules) -> Result<Self, PduError> {
+        let object: CanonicalJsonObject = serde_json::from_slice(&self.json)?;
+        let object = redact(object, &rules.redaction, None)?;
+        let json = serde_json::to_vec(&object)?;
+        Self::from_stored(self.event_id.clone(), json.into(), self.rejected)
+    }
+
+    /// How another event names this one in `prev_events` and `auth_events`.
+    pub fn reference(&self, rules: &RoomVersionRules) -> Result<EventReference, PduError> {
+        let sha256 = match rules.events_reference_format {
+            EventsReferenceFormatVersion::V1 => {
+                let object: CanonicalJsonObject = serde_json::from_slice(&self.json)?;
+                Some(reference_hash(&object, rules)?)
+            }
+            _ => None,
+        };
+        Ok(EventReference { event_id: self.event_id.clone(), sha256 })
+    }
+
+    /// Whether this is the room's create event.
+    pub fn is_create(&self) -> bool {
+        self.event_type == TimelineEventType::RoomCreate && self.state_key.as_deref() == Some("")
+    }
+}
+
+impl Event for Pdu {
+    type Id = OwnedEventId;
+
+    fn event_id(&self) -> &OwnedEventId {
+        &self.event_id
+    }
+
+    /// Since v12 the create event has none: its id is what the room's id is made of.
+    fn room_id(&self) -> Option<&RoomId> {
+        (!self.gives_room_id).then_some(&*self.room_id)
+    }
+
+    fn sender(&self) -> &UserId {
+        &self.sender
+    }
+
+    fn origin_server_ts(&self) -> MilliSecondsSinceUnixEpoch {
+        self.origin_server_ts
+    }
+
+    fn event_type(&self) -> &TimelineEventType {
+        &self.event_type
+    }
+
+    fn content(&self) -> &RawValue {
+        &self.content
+    }
+
+    fn state_key(&self) -> Option<&str> {
+        self.state_key.as_deref()
+    }
+
+    fn prev_events(&self) -> Box<dyn DoubleEndedIterator<Item = &OwnedEventId> + '_> {
+        Box::new(self.prev_events.iter())
+    }
+
+    fn auth_events(&self) -> Box<dyn DoubleEndedIterator<Item = &OwnedEventId> + '_> {
+        Box::new(self.auth_events.iter())
+    }
+
+    fn redacts(&self) -> Option<&OwnedEventId> {
+        self.redacts.as_ref()
+    }
+
+    fn rejected(&self) -> bool {
+        self.rejected
+    }
+}
+
+/// An event from another server: well formed, its signatures not verified yet.
+#[derive(Clone, Debug)]
+pub struct ReceivedPdu {
+    object: CanonicalJsonObject,
+    pdu: Pdu,
+}
+
+impl ReceivedPdu {
+    /// Reads an event and checks its format and sizes for the room version (receipt check 1).
+    pub fn parse(json: &[u8], rules: &RoomVersionRules) -> Result<Self, PduError> {
+        // Past any whitespace and `unsigned` that a real event carries, so that reading is bounded.
+        if json.len() > 4 * MAX_PDU_BYTES {
+            return Err(PduError::TooLarge("event"));
+        }
+        let mut object: CanonicalJsonObject = serde_json::from_slice(json)?;
+        object.remove("unsigned");
+        let json = serde_json::to_vec(&object)?;
+        check_format(&object, json.len(), rules)?;
+        let event_id = event_id_of(&object, rules)?;
+        let fields: Fields = serde_json::from_slice(&json)?;
+        let pdu = fields.into_pdu(event_id, json.into(), false)?;
+        Ok(Self { object, pdu })
+    }
+
+    /// What it says, unverified: enough to find the room and the signing keys.
+    pub fn unverified(&self) -> &Pdu {
+        &self.pdu
+    }
+
+    /// The servers whose signing keys [`ReceivedPdu::verify`] needs.
+    pub fn signing_servers(&self, rules: &RoomVersionRules) -> Result<BTreeSet<OwnedServerName>, PduError> {
+        Ok(required_server_signatures_to_verify_event(&self.object, &rules.signatures)?)
+    }
+
+    /// The ids of the keys that `server` signed it with.
+    pub fn key_ids(&self, server: &ruma::ServerName) -> Vec<String> {
+        let keys = self.object.get("signatures").and_then(CanonicalJsonValue::as_object);
+        let keys = keys.and_then(|s| s.get(server.as_str())).and_then(CanonicalJsonValue::as_object);
+        keys.map(|keys| keys.keys().cloned().collect()).unwrap_or_default()
+    }
+
+    /// Verifies signatures and content hash (receipt checks 2 and 3). With a wrong hash the
+    /// redacted event is what is true, and is what this returns.
+    pub fn verify(self, keys: &PublicKeyMap, rules: &RoomVersionRules) -> Result<Pdu, PduError> {
+        match verify_event(keys, &self.object, rules)? {
+            Verified::All => Ok(self.pdu),
+            Verified::Signatures => self.pdu.redacted(rules),
+        }
+    }
+}
+
+/// The fields the rules read, as they stand in the JSON.
+#[derive(Deserialize)]
+struct Fields {
+    room_id: Option<OwnedRoomId>,
+    sender: OwnedUserId,
+    #[serde(rename = "type")]
+    event_type: TimelineEventType,
+    state_key: Option<String>,
+    content: Box<RawValue>,
+    prev_events: Vec<Reference>,
+    auth_events: Vec<Reference>,
+    depth: u64,
+    origin_server_ts: MilliSecondsSinceUnixEpoch,
+    redacts: Option<serde_json::Value>,
+}
+
+/// An entry of `prev_events` in either form.
+struct Reference(OwnedEventId);
+
+impl<'de> Deserialize<'de> for Reference {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(ReferenceVisitor)
+    }
+}
+
+struct ReferenceVisitor;
+
+impl<'de> Visitor<'de> for ReferenceVisitor {
+    type Value = Reference;
+
+    fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("an event id, or an event id and its hashes")
+    }
+
+    fn visit_str<E: de::Error>(self, id: &str) -> Result<Reference, E> {
+        OwnedEventId::try_from(id).map(Reference).map_err(E::custom)
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut pair: A) -> Result<Reference, A::Error> {
+        let id = pair.next_element()?.ok_or_else(|| de::Error::invalid_length(0, &self))?;
+        while pair.next_element::<IgnoredAny>()?.is_some() {}
+        Ok(Reference(id))
+    }
+}
+
+#[derive(Deserialize)]
+struct RedactionContent {
+    redacts: Option<OwnedEventId>,
+}
+
+impl Fields {
+    fn into_pdu(self, event_id: OwnedEventId, json: Bytes, rejected: bool) -> Result<Pdu, PduError> {
+        let gives_room_id = self.room_id.is_none();
+        let room_id = match self.room_id {
+            Some(room_id) => room_id,
+            None => room_id_of_create(&event_id)?,
+        };
+        let redacts = redacts_of(&self.event_type, self.redacts, &self.content);
+        Ok(Pdu {
+            event_id,
+            room_id,
+            sender: self.sender,
+            event_type: self.event_type,
+            state_key: self.state_key,
+            content: self.content,
+            prev_events: self.prev_events.into_iter().map(|r| r.0).collect(),
+            auth_events: self.auth_events.into_iter().map(|r| r.0).collect(),
+            depth: self.depth,
+            origin_server_ts: self.origin_server_ts,
+            redacts,
+            rejected,
+            json,
+            gives_room_id,
+        })
+    }
+}
+
+/// A malformed `redacts` redacts nothing: it is no reason to refuse the event.
+fn redacts_of(event_type: &TimelineEventType, top_level: Option<serde_json::Value>, content: &RawValue) -> Option<OwnedEventId> {
+    if *event_type != TimelineEventType::RoomRedaction {
+        return None;
+    }
+    let top_level = top_level.and_then(|id| serde_json::from_value(id).ok());
+    top_level.or_else(|| serde_json::from_str::<RedactionContent>(content.get()).ok()?.redacts)
+}
+
+/// Since v12: the room's id is the create event's id with another sigil.
+pub fn room_id_of_create(create: &EventId) -> Result<OwnedRoomId, PduError> {
+    let hash = create.as_str().trim_start_matches('$');
+    OwnedRoomId::try_from(format!("!{hash}")).map_err(|error| PduError::Format(format!("room id of the create event: {error}")))
+}
+
+fn event_id_of(object: &CanonicalJsonObject, rules: &RoomVersionRules) -> Result<OwnedEventId, PduError> {
+    let id = match rules.event_id_format {
+        EventIdFormatVersion::V1 => string(object, "event_id")?.ok_or_else(|| PduError::Format("`event_id` is missing".to_owned()))?.to_owned(),
+        _ => format!("${}", reference_hash(object, rules)?),
+    };
+    OwnedEventId::try_from(id).map_err(|error| PduError::Format(format!("`event_id`: {error}")))
+}
+
+/// The sizes and types that every PDU of the room version has.
+fn check_format(object: &CanonicalJsonObject, size: usize, rules: &RoomVersionRules) -> Result<(), PduError> {
+    if size > MAX_PDU_BYTES {
+        return Err(PduError::TooLarge("event"));
+    }
+    let required = |field| match string(object, field) {
+        Ok(None) => Err(PduError::Format(format!("`{field}` is missing"))),
+        other => other,
+    };
+    let event_type = required("type")?;
+    required("sender")?;
+    string(object, "state_key")?;
+    let is_create = event_type == Some("m.room.create");
+    if !is_create || rules.event_format.require_room_create_room_id {
+        required("room_id")?;
+    } else if object.contains_key("room_id") {
+        return Err(PduError::Format("a create event has no `room_id` in this version".to_owned()));
+    }
+    if rules.event_format.require_event_id {
+        required("event_id")?;
+    }
+    check_references(object, "prev_events", MAX_PREV_EVENTS, rules)?;
+    check_references(object, "auth_events", MAX_AUTH_EVENTS, rules)?;
+    if !matches!(object.get("content"), Some(CanonicalJsonValue::Object(_))) {
+        return Err(PduError::Format("`content` is not an object".to_owned()));
+    }
+    if !matches!(object.get("depth"), Some(CanonicalJsonValue::Integer(depth)) if i64::from(*depth) >= 0) {
+        return Err(PduError::Format("`depth` is not a positive integer".to_owned()));
+    }
+    if rules.event_format.allow_room_create_in_auth_events || is_create {
+        return Ok(());
+    }
+    // Since v12: the create event is implied by the room's id.
+    let create = required("room_id")?.unwrap_or_default().replacen('!', "$", 1);
+    match object.get("auth_events") {
+        Some(CanonicalJsonValue::Array(ids)) if ids.iter().any(|id| id.as_str() == Some(&create)) => {
+            Err(PduError::Format("`auth_events` names the create event".to_owned()))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn string<'a>(object: &'a CanonicalJsonObject, field: &'static str) -> Result<Option<&'a str>, PduError> {
+    match object.get(field) {
+        None => Ok(None),
+        Some(CanonicalJsonValue::String(value)) if value.len() > MAX_ID_BYTES => Err(PduError::TooLarge(field)),
+        Some(CanonicalJsonValue::String(value)) => Ok(Some(value)),
+        Some(_) => Err(PduError::Format(format!("`{field}` is not a string"))),
+    }
+}
+
+fn check_references(object: &CanonicalJsonObject, field: &'static str, limit: usize, rules: &RoomVersionRules) -> Result<(), PduError> {
+    let Some(CanonicalJsonValue::Array(entries)) = object.get(field) else {
+        return Err(PduError::Format(format!("`{field}` is not an array")));
+    };
+    if entries.len() > limit {
+        return Err(PduError::TooLarge(field));
+    }
+    let with_hash = rules.events_reference_format == EventsReferenceFormatVersion::V1;
+    let fits = |entry: &CanonicalJsonValue| match entry {
+        CanonicalJsonValue::String(_) => !with_hash,
+        CanonicalJsonValue::Array(_) => with_hash,
+        _ => false,
+    };
+    if entries.iter().all(fits) {
+        return Ok(());
+    }
+    Err(PduError::Format(format!("`{field}` has an entry of another room version")))
+}
+
+/// Unpadded base64 with the standard alphabet, as hashes and signatures are written.
+pub(super) fn unpadded(bytes: &[u8]) -> String {
+    Base64::<Standard, _>::new(bytes).encode()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,237 @@
+//! What this server signs, another verifies, in every room version; what is malformed or forged does not
+//! pass; a changed content leaves the redacted event.
+
+#![allow(clippy::unwrap_used)]
+
+use super::*;
+use crate::room::sign::NewPdu;
+use ed25519_dalek::pkcs8::EncodePrivateKey;
+use ruma::{
+    RoomVersionId,
+    canonical_json::to_canonical_value,
+    owned_server_name,
+    serde::Base64,
+    signatures::{Ed25519KeyPair, hash_and_sign_event},
+};
+use serde_json::{Value, json};
+
+fn versions() -> Vec<RoomVersionRules> {
+    (1..=12).map(|v| RoomVersionId::try_from(v.to_string()).unwrap().rules().unwrap()).collect()
+}
+
+fn key_of_seed(seed: u8) -> Ed25519KeyPair {
+    let der = ed25519_dalek::SigningKey::from_bytes(&[seed; 32]).to_pkcs8_der().expect("a key");
+    Ed25519KeyPair::from_der(der.as_bytes(), "1".to_owned()).expect("a key")
+}
+
+fn key() -> Ed25519KeyPair {
+    key_of_seed(1)
+}
+
+fn keys(key: &Ed25519KeyPair) -> PublicKeyMap {
+    let public = Base64::new(key.public_key().to_vec());
+    [("one.example".to_owned(), [("ed25519:1".to_owned(), public)].into())].into()
+}
+
+fn reference(name: &str, rules: &RoomVersionRules) -> EventReference {
+    let event_id = match rules.event_id_format {
+        EventIdFormatVersion::V1 => format!("${name}:one.example"),
+        _ => format!("${name}"),
+    };
+    EventReference { event_id: event_id.try_into().unwrap(), sha256: Some("aGFzaA".to_owned()) }
+}
+
+fn new_pdu(event_type: &str, content: Value, rules: &RoomVersionRules) -> NewPdu {
+    let CanonicalJsonValue::Object(content) = to_canonical_value(content).unwrap() else { panic!("content is an object") };
+    NewPdu {
+        room_id: Some("!room:one.example".try_into().unwrap()),
+        sender: "@a:one.example".try_into().unwrap(),
+        event_type: event_type.into(),
+        state_key: None,
+        content,
+        prev_events: vec![reference("p1", rules), reference("p2", rules)],
+        auth_events: vec![reference("a1", rules)],
+        depth: 7,
+        origin_server_ts: MilliSecondsSinceUnixEpoch(1_700_000_000_000u64.try_into().unwrap()),
+        redacts: None,
+        event_localpart: "e1".to_owned(),
+    }
+}
+
+fn samples(rules: &RoomVersionRules) -> Vec<NewPdu> {
+    let message = json!({ "body": "a \"quote\" \u{7} \u{1f600} \\ /", "n": [1, {}, null, true] });
+    let mut create = new_pdu("m.room.create", json!({ "creator": "@a:one.example" }), rules);
+    create.state_key = Some(String::new());
+    create.prev_events.clear();
+    create.auth_events.clear();
+    if !rules.event_format.require_room_create_room_id {
+        create.room_id = None;
+    }
+    let third_party = json!({ "membership": "join", "displayname": "A", "third_party_invite":
+        { "display_name": "a", "signed": { "token": "t" } } });
+    let mut member = new_pdu("m.room.member", third_party, rules);
+    member.state_key = Some("@a:one.example".to_owned());
+    let mut redaction = new_pdu("m.room.redaction", json!({ "reason": "spam" }), rules);
+    redaction.redacts = Some(reference("bad", rules).event_id);
+    vec![new_pdu("m.room.message", message, rules), create, member, redaction]
+}
+
+fn sign(new: NewPdu, key: &Ed25519KeyPair, rules: &RoomVersionRules) -> Pdu {
+    new.sign(&owned_server_name!("one.example"), key, rules).unwrap()
+}
+
+/// The same event written by ruma, field by field.
+fn written_by_ruma(pdu: &Pdu, key: &Ed25519KeyPair, rules: &RoomVersionRules) -> Vec<u8> {
+    let mut object: CanonicalJsonObject = serde_json::from_slice(&pdu.json).unwrap();
+    object.remove("hashes");
+    object.remove("signatures");
+    hash_and_sign_event("one.example", key, &mut object, &rules.redaction).unwrap();
+    serde_json::to_vec(&object).unwrap()
+}
+
+#[test]
+fn signed_here_is_what_ruma_signs_and_verifies_elsewhere() {
+    let key = key();
+    for rules in versions() {
+        for new in samples(&rules) {
+            let pdu = sign(new, &key, &rules);
+            let ours = std::str::from_utf8(&pdu.json).unwrap();
+            let rumas = written_by_ruma(&pdu, &key, &rules);
+            assert_eq!(ours, std::str::from_utf8(&rumas).unwrap());
+
+            let received = ReceivedPdu::parse(&pdu.json, &rules).unwrap();
+            assert!(received.signing_servers(&rules).unwrap().iter().all(|s| s == "one.example"));
+            assert_eq!(received.key_ids("one.example".try_into().unwrap()), ["ed25519:1"]);
+            let verified = received.verify(&keys(&key), &rules).unwrap();
+            let stored = Pdu::from_stored(pdu.event_id.clone(), pdu.json.clone(), false).unwrap();
+            assert_eq!(format!("{pdu:?}"), format!("{verified:?}"));
+            assert_eq!(format!("{pdu:?}"), format!("{stored:?}"));
+        }
+    }
+}
+
+#[test]
+fn a_content_that_was_changed_on_the_way_is_redacted() {
+    let key = key();
+    for rules in versions() {
+        let pdu = sign(samples(&rules).remove(0), &key, &rules);
+        let mut changed: Value = serde_json::from_slice(&pdu.json).unwrap();
+        changed["content"]["body"] = "forged".into();
+        changed["unsigned"] = json!({ "age": 1 });
+        let received = ReceivedPdu::parse(changed.to_string().as_bytes(), &rules).unwrap();
+        let verified = received.verify(&keys(&key), &rules).unwrap();
+        assert_eq!(verified.event_id, pdu.event_id);
+        assert_eq!(verified.content.get(), "{}");
+        assert_eq!(verified.json, pdu.redacted(&rules).unwrap().json);
+    }
+}
+
+#[test]
+fn a_signature_that_is_wrong_or_missing_is_an_error() {
+    let (right, wrong) = (key(), key_of_seed(2));
+    for rules in versions() {
+        let pdu = sign(samples(&rules).remove(0), &right, &rules);
+        let received = ReceivedPdu::parse(&pdu.json, &rules).unwrap();
+        let refused = |keys: PublicKeyMap| matches!(received.clone().verify(&keys, &rules), Err(PduError::Signature(_)));
+        assert!(refused(keys(&wrong)));
+        assert!(refused(PublicKeyMap::new()));
+        // The sender is part of what is signed.
+        let mut changed: Value = serde_json::from_slice(&pdu.json).unwrap();
+        changed["sender"] = "@b:one.example".into();
+        let received = ReceivedPdu::parse(changed.to_string().as_bytes(), &rules).unwrap();
+        assert!(received.verify(&keys(&right), &rules).is_err());
+    }
+}
+
+#[test]
+fn a_redaction_keeps_the_id_and_names_its_target_in_every_version() {
+    let key = key();
+    for rules in versions() {
+        for new in samples(&rules) {
+            let pdu = sign(new, &key, &rules);
+            let redacted = pdu.redacted(&rules).unwrap();
+            let parsed = ReceivedPdu::parse(&redacted.json, &rules).unwrap();
+            assert_eq!(parsed.unverified().event_id, pdu.event_id);
+        }
+        let redaction = sign(samples(&rules).remove(3), &key, &rules);
+        assert_eq!(redaction.redacts, Some(reference("bad", &rules).event_id));
+    }
+}
+
+#[test]
+fn since_v12_the_create_event_names_the_room() {
+    let key = key();
+    for (version, rules) in (1..).zip(versions()) {
+        let create = sign(samples(&rules).remove(1), &key, &rules);
+        assert_eq!(Event::room_id(&create).is_none(), version >= 12);
+        assert_eq!(create.room_id.as_str()[1..] == create.event_id.as_str()[1..], version >= 12, "v{version}");
+    }
+}
+
+#[test]
+fn v1_and_v2_name_an_event_with_its_reference_hash() {
+    let key = key();
+    for (version, rules) in (1..).zip(versions()) {
+        let pdu = sign(samples(&rules).remove(0), &key, &rules);
+        assert_eq!(pdu.reference(&rules).unwrap().sha256.is_some(), version <= 2);
+    }
+}
+
+#[test]
+fn what_has_not_the_format_is_refused() {
+    let key = key();
+    for rules in versions() {
+        let pdu = sign(samples(&rules).remove(0), &key, &rules);
+        let good: Value = serde_json::from_slice(&pdu.json).unwrap();
+        let other_version = if rules.event_id_format == EventIdFormatVersion::V1 {
+            json!(["$x:one.example"])
+        } else {
+            json!([["$x:one.example", { "sha256": "aGFzaA" }]])
+        };
+        for (field, value) in [
+            ("type", json!(null)),
+            ("type", json!("x".repeat(256))),
+            ("sender", json!("nobody")),
+            ("sender", json!(format!("@{}:one.example", "a".repeat(250)))),
+            ("room_id", json!(7)),
+            ("state_key", json!(null)),
+            ("state_key", json!("k".repeat(256))),
+            ("content", json!("text")),
+            ("content", json!({ "price": 1.5 })),
+            ("content", json!({ "count": 9_007_199_254_740_992_u64 })),
+            ("content", json!({ "body": "x".repeat(65_536) })),
+            ("depth", json!(-1)),
+            ("depth", json!("1")),
+            ("prev_events", json!({})),
+            ("prev_events", json!([1])),
+            ("prev_events", other_version),
+            ("prev_events", Value::from(vec![good["prev_events"][0].clone(); 21])),
+            ("auth_events", Value::from(vec![good["prev_events"][0].clone(); 11])),
+            ("origin_server_ts", json!("now")),
+        ] {
+            let mut bad = good.clone();
+            bad[field] = value.clone();
+            let parsed = ReceivedPdu::parse(bad.to_string().as_bytes(), &rules);
+            assert!(parsed.is_err(), "{field}: {value}");
+        }
+        for bad in ["", "[]", "{}", "null", "{\"type\":", "\u{0}"] {
+            assert!(ReceivedPdu::parse(bad.as_bytes(), &rules).is_err());
+        }
+    }
+}
+
+#[test]
+fn an_event_may_have_65536_bytes_and_no_more() {
+    let key = key();
+    for rules in versions() {
+        let size = |body: usize| {
+            let new = new_pdu("m.room.message", json!({ "body": "x".repeat(body) }), &rules);
+            new.sign(&owned_server_name!("one.example"), &key, &rules)
+        };
+        let around = size(0).unwrap().json.len();
+        let largest = size(MAX_PDU_BYTES - around).unwrap();
+        assert_eq!(largest.json.len(), MAX_PDU_BYTES);
+        assert!(ReceivedPdu::parse(&largest.json, &rules).unwrap().verify(&keys(&key), &rules).is_ok());
+        assert!(matches!(size(MAX_PDU_BYTES - around + 1), Err(PduError::TooLarge("event"))));
+    }
+}
