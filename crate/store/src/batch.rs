@@ -19,6 +19,7 @@ pub enum Op {
 pub struct Batch {
     ops: Vec<Op>,
     generation: Option<u64>,
+    frees_space: bool,
 }
 
 impl Batch {
@@ -29,7 +30,7 @@ impl Batch {
 
     /// An empty batch that stands on what was read since the store's generation was `generation`.
     pub fn since(generation: u64) -> Self {
-        Self { ops: Vec::new(), generation: Some(generation) }
+        Self { generation: Some(generation), ..Self::default() }
     }
 
     /// Sets `key` to `value`.
@@ -47,6 +48,11 @@ impl Batch {
         self.ops.push(Op::DeleteRange(range.start.into()..range.end.into()));
     }
 
+    /// Adds one change.
+    pub fn push(&mut self, op: Op) {
+        self.ops.push(op);
+    }
+
     /// Adds all changes of `other` behind these.
     pub fn append(&mut self, other: Batch) {
         self.ops.extend(other.ops);
@@ -54,6 +60,18 @@ impl Batch {
             (Some(a), Some(b)) => Some(a.min(b)),
             (a, b) => a.or(b),
         };
+        self.frees_space |= other.frees_space;
+    }
+
+    /// Says that this batch makes room: where storage is full, it is written into the space kept back for such work. One that does not make room uses that
+    /// space up, so only for deleting what is large, and for what must be recorded with it.
+    pub fn set_frees_space(&mut self) {
+        self.frees_space = true;
+    }
+
+    /// Whether this batch makes room.
+    pub fn frees_space(&self) -> bool {
+        self.frees_space
     }
 
     /// The changes, in order.

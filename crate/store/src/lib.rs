@@ -9,11 +9,26 @@
 //! [`Store::generation`] grows by one: whatever was derived from the lost batches is refused and must be dropped.
 
 mod batch;
+mod faults;
 mod memory;
+
+#[cfg(any(test, feature = "test-stores"))]
+pub mod conformance;
+#[cfg(any(test, feature = "test-stores"))]
+pub mod unreliable;
+
+mod codec;
+mod layer;
+mod merge;
+#[cfg(not(target_arch = "wasm32"))]
+mod native;
 
 pub use batch::{Batch, Op};
 pub use bytes::Bytes;
+pub use faults::{CrashPoint, Fault, Faults};
 pub use memory::MemoryStore;
+#[cfg(not(target_arch = "wasm32"))]
+pub use native::{RedbOptions, RedbStore};
 
 use std::{future::Future, ops::Range, pin::Pin};
 

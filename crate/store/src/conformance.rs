@@ -1,0 +1,325 @@
+//! What every store must do, checked against a `BTreeMap`; the same suite runs on memory, redb, and IndexedDB in a browser.
+//!
+//! A [`Script`] is a list of steps made from small numbers: a property test gives them natively, a seed gives them where there is no property-test
+//! library. Each check panics with the script's step and, for a seed, the seed.
+
+use crate::{Batch, Bytes, CrashPoint, Direction, Fault, Faults, LocalBoxFuture, Op, Store, StoreError};
+use std::{
+    cell::Cell,
+    collections::{BTreeMap, BTreeSet},
+    ops::Range,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU32, Ordering},
+    },
+};
+
+/// A place where a store keeps its data, opened again and again.
+pub trait Ground {
+    /// The store under test.
+    type Store: Store;
+
+    /// Opens the store on whatever the last one left.
+    fn open(&self, faults: Faults) -> LocalBoxFuture<'_, Result<Self::Store, StoreError>>;
+}
+
+/// One step of a script: what to do and three numbers that choose how.
+pub type Raw = [u16; 4];
+
+/// A list of steps and where it came from.
+#[derive(Clone, Debug)]
+pub struct Script {
+    steps: Vec<Step>,
+    origin: String,
+}
+
+#[derive(Clone, Debug)]
+enum Step {
+    /// Commits a batch and waits for it.
+    Commit(Batch),
+    /// Submits a batch and goes on.
+    Submit(Batch),
+    /// Waits until all is durable.
+    Barrier,
+    Get(Vec<Vec<u8>>),
+    Scan(Range<Vec<u8>>, Direction, usize),
+    Reopen,
+}
+
+type Model = BTreeMap<Bytes, Bytes>;
+
+/// Keys that share prefixes, end in each other's beginnings, and sometimes are empty, long or extreme.
+fn key(number: u16) -> Vec<u8> {
+    match number % 61 {
+        0 => Vec::new(),
+        1 => vec![0],
+        2 => vec![0xff; 3],
+        3 => vec![b'k'; 300],
+        n if n < 20 => format!("room/{}/{}", n % 3, number / 61 % 23).into_bytes(),
+        n if n < 40 => vec![b'r', (number % 256) as u8],
+        n => format!("event/{:04}", n * 7 + number / 61 % 5).into_bytes(),
+    }
+}
+
+fn value(number: u16) -> Vec<u8> {
+    let length = match number % 29 {
+        0 => 0,
+        1 => 5_000 + usize::from(number % 7_000),
+        2 => 40_000,
+        3 if number % 5 == 0 => 90_000,
+        n => usize::from(n) * 4,
+    };
+    (0..length).map(|at| (at as u16).wrapping_mul(31).wrapping_add(number) as u8).collect()
+}
+
+fn range(a: u16, b: u16) -> Range<Vec<u8>> {
+    let (a, b) = (key(a), key(b));
+    if a <= b { a..b } else { b..a }
+}
+
+fn batch([_, a, b, c]: Raw) -> Batch {
+    let mut batch = Batch::new();
+    let mut number = u32::from(a) << 16 | u32::from(b);
+    for _ in 0..=c % 5 {
+        // A linear congruential step: neighbouring numbers of a shrunk case still give short, different operations.
+        number = number.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        let (x, y) = ((number >> 16) as u16, number as u16);
+        match number >> 8 & 15 {
+            0..10 => batch.put(key(x), value(y)),
+            10..14 => batch.delete(key(x)),
+            14 => batch.delete_range(range(x, x.wrapping_add(y % 40))),
+            _ => batch.delete_range(range(x, y)),
+        }
+    }
+    batch
+}
+
+impl Script {
+    /// The script that these numbers stand for.
+    pub fn new(raw: &[Raw]) -> Self {
+        Self { steps: raw.iter().map(|raw| Step::new(*raw)).collect(), origin: format!("{} given steps", raw.len()) }
+    }
+
+    /// A script of `length` steps drawn from `seed`.
+    pub fn from_seed(seed: u64, length: usize) -> Self {
+        let mut state = seed.wrapping_mul(2).wrapping_add(0x9e37_79b9_7f4a_7c15) | 1;
+        let mut draw = || {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            [state as u16, (state >> 16) as u16, (state >> 32) as u16, (state >> 48) as u16]
+        };
+        let raw: Vec<Raw> = (0..length).map(|_| draw()).collect();
+        Self { origin: format!("seed {seed}, {length} steps"), ..Self::new(&raw) }
+    }
+
+    fn batches(&self) -> Vec<Batch> {
+        self.steps
+            .iter()
+            .filter_map(|step| match step {
+                Step::Commit(batch) | Step::Submit(batch) => Some(batch.clone()),
+                _ => None,
+            })
+            .collect()
+    }
+}
+
+impl Step {
+    fn new(raw @ [kind, a, b, c]: Raw) -> Self {
+        let direction = if c % 2 == 0 { Direction::Forward } else { Direction::Backward };
+        match kind % 20 {
+            0..6 => Self::Commit(batch(raw)),
+            6..11 => Self::Submit(batch(raw)),
+            11 => Self::Barrier,
+            12..15 => Self::Get((0..=c % 9).map(|n| key(a.wrapping_add(n.wrapping_mul(b)))).collect()),
+            15..18 => Self::Scan(range(a, b), direction, usize::from(c % 50)),
+            18 => Self::Scan(Vec::new()..vec![0xff; 4], direction, 10_000),
+            _ => Self::Reopen,
+        }
+    }
+}
+
+/// What `batch` does to a map.
+pub fn apply(model: &mut BTreeMap<Bytes, Bytes>, batch: &Batch) {
+    for op in batch.ops() {
+        match op {
+            Op::Put(key, value) => drop(model.insert(key.clone(), value.clone())),
+            Op::Delete(key) => drop(model.remove(key)),
+            Op::DeleteRange(range) => model.retain(|key, _| !range.contains(key)),
+        }
+    }
+}
+
+/// Everything in `store`.
+pub async fn dump(store: &impl Store) -> Result<BTreeMap<Bytes, Bytes>, StoreError> {
+    // In pieces, so that a store's way of going on from a key is used too.
+    let (mut all, mut start) = (Model::new(), Vec::new());
+    loop {
+        let piece = store.scan(start..vec![0xff; 5], Direction::Forward, 7).await?;
+        let Some((last, _)) = piece.last() else { return Ok(all) };
+        start = [last.as_ref(), &[0]].concat();
+        all.extend(piece);
+    }
+}
+
+/// Runs `script` and compares every answer with the model.
+pub async fn behaves_like_a_map(ground: &impl Ground, script: &Script) {
+    let origin = &script.origin;
+    let mut store = ground.open(Faults::default()).await.expect("the store opens");
+    let mut model = dump(&store).await.expect("a readable store");
+    let mut waiting = Vec::new();
+    for (at, step) in script.steps.iter().enumerate() {
+        let place = || format!("{origin}, step {at}");
+        match step {
+            Step::Commit(batch) => {
+                apply(&mut model, batch);
+                store.commit(batch.clone()).await.unwrap_or_else(|error| panic!("{}: {error}", place()));
+            }
+            Step::Submit(batch) => {
+                apply(&mut model, batch);
+                waiting.push(store.commit(batch.clone()));
+            }
+            Step::Barrier => store.barrier().await.unwrap_or_else(|error| panic!("{}: {error}", place())),
+            Step::Get(keys) => {
+                let wanted: Vec<_> = keys.iter().map(|key| model.get(key.as_slice()).cloned()).collect();
+                assert_eq!(store.get_many(keys).await, Ok(wanted), "{}: get_many({keys:?})", place());
+            }
+            Step::Scan(range, direction, limit) => {
+                let wanted = scan_model(&model, range, *direction, *limit);
+                let found = store.scan(range.clone(), *direction, *limit).await;
+                assert_eq!(found, Ok(wanted), "{}: scan({range:?}, {direction:?}, {limit})", place());
+            }
+            Step::Reopen => {
+                store.close().await.unwrap_or_else(|error| panic!("{}: {error}", place()));
+                assert_eq!(store.get_many(&[vec![1]]).await, Err(StoreError::Closed), "{}: a closed store answers", place());
+                drop(store);
+                for commit in waiting.drain(..) {
+                    assert_eq!(commit.await, Ok(()), "{}: what was submitted before close", place());
+                }
+                store = ground.open(Faults::default()).await.unwrap_or_else(|error| panic!("{}: {error}", place()));
+            }
+        }
+    }
+    store.barrier().await.expect("all written");
+    assert_eq!(dump(&store).await, Ok(model), "{origin}: at the end");
+    store.close().await.expect("closes");
+}
+
+fn scan_model(model: &Model, range: &Range<Vec<u8>>, direction: Direction, limit: usize) -> Vec<(Bytes, Bytes)> {
+    let inside = model.iter().filter(|(key, _)| range.start.as_slice() <= key.as_ref() && key.as_ref() < range.end.as_slice());
+    let inside = inside.map(|(key, value)| (key.clone(), value.clone()));
+    match direction {
+        Direction::Forward => inside.take(limit).collect(),
+        Direction::Backward => inside.rev().take(limit).collect(),
+    }
+}
+
+/// Runs the batches of `script` once for each crash point on their way, crashes there, opens again, and checks that what is there is the result of a
+/// prefix of the batches that holds every acknowledged one. Returns the points that were hit.
+///
+/// `fresh` makes an empty ground for each run.
+pub async fn survives_crashes<G: Ground>(fresh: impl AsyncFn() -> G, script: &Script, together: usize) -> BTreeSet<CrashPoint> {
+    let (batches, mut hit) = (script.batches(), BTreeSet::new());
+    for nth in 0.. {
+        let ground = fresh().await;
+        let (faults, crashed) = crash_at_nth(nth);
+        let acknowledged = Cell::new(0);
+        let mut submitted = 0;
+        if let Ok(store) = ground.open(faults).await {
+            for group in batches.chunks(together.max(1)) {
+                let waiting: Vec<_> = group.iter().map(|batch| store.commit(batch.clone())).collect();
+                submitted += group.len();
+                for commit in waiting {
+                    if commit.await.is_ok() {
+                        acknowledged.set(acknowledged.get() + 1);
+                    }
+                }
+                if crashed.lock().is_ok_and(|point| point.is_some()) {
+                    break;
+                }
+            }
+            if crashed.lock().is_ok_and(|point| point.is_none()) {
+                store.close().await.expect("closes");
+            }
+        }
+        let point = crashed.lock().ok().and_then(|point| *point);
+        let store = ground.open(Faults::default()).await.expect("opens after a crash");
+        let found = dump(&store).await.expect("readable after a crash");
+        let fits = prefixes(&batches[..submitted]).skip(acknowledged.get()).any(|model| model == found);
+        assert!(
+            fits,
+            "{}: crash {nth} at {point:?}, {} of {submitted} acknowledged: no prefix of the batches gives this",
+            script.origin,
+            acknowledged.get()
+        );
+        store.close().await.expect("closes");
+        match point {
+            Some(point) => hit.insert(point),
+            None => return hit,
+        };
+    }
+    hit
+}
+
+fn crash_at_nth(nth: u32) -> (Faults, Arc<Mutex<Option<CrashPoint>>>) {
+    let (crashed, seen) = (Arc::new(Mutex::new(None)), AtomicU32::new(0));
+    let told = crashed.clone();
+    let faults = Faults::new(move |point| {
+        let mut told = told.lock().ok()?;
+        if told.is_some() {
+            return Some(Fault::Crash);
+        }
+        (seen.fetch_add(1, Ordering::SeqCst) == nth).then(|| {
+            *told = Some(point);
+            Fault::Crash
+        })
+    });
+    (faults, crashed)
+}
+
+/// The map after no batch, after the first, after the first two, and so on.
+fn prefixes(batches: &[Batch]) -> impl Iterator<Item = Model> {
+    let mut model = Model::new();
+    std::iter::once(Model::new()).chain(batches.iter().map(move |batch| {
+        apply(&mut model, batch);
+        model.clone()
+    }))
+}
+
+/// Lets every write fail in turn and checks that the batch, and all submitted behind it, are refused whole and that reads go back to what is durable.
+pub async fn rolls_back_failed_writes<G: Ground>(fresh: impl AsyncFn() -> G, script: &Script) {
+    let batches = script.batches();
+    for (nth, point) in (0..batches.len() as u32).flat_map(|nth| [(nth, CrashPoint::BeforePut), (nth, CrashPoint::BetweenPutAndCommit)]) {
+        let ground = fresh().await;
+        let seen = AtomicU32::new(0);
+        let store = ground.open(fail_at(point, nth, seen)).await.expect("opens");
+        let place = format!("{}: write {nth} fails at {point:?}", script.origin);
+        let mut model = Model::new();
+        for batch in &batches {
+            let generation = store.generation();
+            let mut with_it = batch.clone();
+            with_it.append(Batch::since(generation));
+            let (mine, behind) = (store.commit(with_it), store.commit(Batch::since(generation)));
+            match mine.await {
+                Ok(()) => apply(&mut model, batch),
+                Err(error) => {
+                    assert_eq!(error, StoreError::QuotaExceeded, "{place}");
+                    assert_eq!(store.generation(), generation + 1, "{place}");
+                    assert!(behind.await.is_err() || batch.is_empty(), "{place}: a batch behind it was not refused");
+                    let mut late = Batch::since(generation);
+                    late.put("late", "late");
+                    assert_eq!(store.commit(late).await, Err(StoreError::RolledBack), "{place}");
+                }
+            }
+            assert_eq!(dump(&store).await.as_ref(), Ok(&model), "{place}");
+        }
+        store.close().await.expect("closes");
+        let store = ground.open(Faults::default()).await.expect("opens again");
+        assert_eq!(dump(&store).await, Ok(model), "{place}, opened again");
+        store.close().await.expect("closes");
+    }
+}
+
+fn fail_at(point: CrashPoint, nth: u32, seen: AtomicU32) -> Faults {
+    Faults::new(move |met| (met == point && seen.fetch_add(1, Ordering::SeqCst) == nth).then_some(Fault::Fail(StoreError::QuotaExceeded)))
+}

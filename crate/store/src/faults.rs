@@ -1,0 +1,58 @@
+//! Named points at which a test can stop a store as a crash would, or make its writes fail.
+
+use crate::StoreError;
+use std::{fmt, sync::Arc};
+
+/// A place in a store's work where a crash is worth trying.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum CrashPoint {
+    /// The group of waiting batches is encoded, nothing of it is written.
+    BeforePut,
+    /// The group is written but not yet committed (IndexedDB) or synced (native).
+    BetweenPutAndCommit,
+    /// The group is durable, nobody has been told.
+    BetweenCommitAndAnswer,
+    /// A full memtable is written below the log, the log still holds it.
+    Flushing,
+    /// Sorted runs are merged, their inputs are still there.
+    MergingRuns,
+    /// An older format is converted, the new version is not yet recorded.
+    Migrating,
+}
+
+/// What a test lets happen at a [`CrashPoint`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// The store stops at once and for good, as if the process had ended here.
+    Crash,
+    /// The platform refuses the write with this error; after the write it is too late, and nothing happens.
+    Fail(StoreError),
+}
+
+type Hook = dyn Fn(CrashPoint) -> Option<Fault> + Send + Sync;
+
+/// A hook called at every [`CrashPoint`]; the default has none and costs one comparison.
+#[derive(Clone, Default)]
+pub struct Faults(Option<Arc<Hook>>);
+
+impl Faults {
+    /// Calls `hook` at every point.
+    pub fn new(hook: impl Fn(CrashPoint) -> Option<Fault> + Send + Sync + 'static) -> Self {
+        Self(Some(Arc::new(hook)))
+    }
+
+    pub(crate) fn at(&self, point: CrashPoint) -> Option<Fault> {
+        self.0.as_ref().and_then(|hook| hook(point))
+    }
+
+    /// Whether the store must stop here.
+    pub(crate) fn crash_at(&self, point: CrashPoint) -> bool {
+        self.at(point) == Some(Fault::Crash)
+    }
+}
+
+impl fmt::Debug for Faults {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(if self.0.is_some() { "Faults(hook)" } else { "Faults(none)" })
+    }
+}

@@ -1,0 +1,204 @@
+//! A layer: changes kept sorted in memory above what is stored below.
+//!
+//! A layer holds points (a value, or "deleted") and disjoint ranges that hide everything below the layer. Points always win over the ranges of their
+//! own layer, because a range delete removes the points it meets when it is applied. A stack of layers is read from the newest to the oldest.
+
+use crate::{Batch, Bytes, Direction, Op};
+use std::{
+    collections::BTreeMap,
+    ops::{Bound, Range},
+};
+
+/// What a layer knows about a key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Known {
+    /// The layer holds this value.
+    Value(Bytes),
+    /// The layer deletes the key.
+    Deleted,
+    /// Only what lies below can tell.
+    Below,
+}
+
+/// What an entry takes in memory beyond its bytes: two `Bytes` and its share of a tree node.
+const ENTRY_OVERHEAD: usize = 96;
+
+/// Sorted changes that hide what lies below them.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Layer {
+    points: BTreeMap<Bytes, Option<Bytes>>,
+    hidden: Ranges,
+    bytes: usize,
+}
+
+impl Layer {
+    /// A layer of all changes of `batches`, in order.
+    pub(crate) fn replay<'a>(batches: impl IntoIterator<Item = &'a Batch>) -> Self {
+        let mut layer = Self::default();
+        batches.into_iter().for_each(|batch| layer.apply(batch));
+        layer
+    }
+
+    pub(crate) fn apply(&mut self, batch: &Batch) {
+        for op in batch.ops() {
+            match op {
+                Op::Put(key, value) => self.set(key.clone(), Some(value.clone())),
+                Op::Delete(key) => self.set(key.clone(), None),
+                Op::DeleteRange(range) => self.hide(range.clone()),
+            }
+        }
+    }
+
+    pub(crate) fn set(&mut self, key: Bytes, value: Option<Bytes>) {
+        let added = key.len() + value.as_ref().map_or(0, Bytes::len) + ENTRY_OVERHEAD;
+        let key_len = key.len();
+        self.bytes += added;
+        if let Some(old) = self.points.insert(key, value) {
+            self.bytes -= key_len + old.map_or(0, |v| v.len()) + ENTRY_OVERHEAD;
+        }
+    }
+
+    pub(crate) fn hide(&mut self, range: Range<Bytes>) {
+        if range.start >= range.end {
+            return;
+        }
+        let doomed: Vec<Bytes> = self.points.range(range.clone()).map(|(key, _)| key.clone()).collect();
+        for key in doomed {
+            if let Some(old) = self.points.remove(&key) {
+                self.bytes -= key.len() + old.map_or(0, |v| v.len()) + ENTRY_OVERHEAD;
+            }
+        }
+        self.bytes += range.start.len() + range.end.len() + ENTRY_OVERHEAD;
+        self.hidden.insert(range);
+    }
+
+    pub(crate) fn get(&self, key: &[u8]) -> Known {
+        match self.points.get(key) {
+            Some(Some(value)) => Known::Value(value.clone()),
+            Some(None) => Known::Deleted,
+            None if self.hidden.contains(key) => Known::Deleted,
+            None => Known::Below,
+        }
+    }
+
+    /// The points of `range`, deletions included.
+    pub(crate) fn points(&self, range: &Range<Vec<u8>>, direction: Direction) -> Box<dyn Iterator<Item = (Bytes, Option<Bytes>)> + '_> {
+        if range.start >= range.end {
+            return Box::new(std::iter::empty());
+        }
+        let bounds = (Bound::Included(range.start.as_slice()), Bound::Excluded(range.end.as_slice()));
+        let points = self.points.range::<[u8], _>(bounds).map(|(key, value)| (key.clone(), value.clone()));
+        match direction {
+            Direction::Forward => Box::new(points),
+            Direction::Backward => Box::new(points.rev()),
+        }
+    }
+
+    /// Every point, in order.
+    pub(crate) fn all_points(&self) -> impl Iterator<Item = (&Bytes, &Option<Bytes>)> {
+        self.points.iter()
+    }
+
+    /// The ranges that hide what lies below.
+    pub(crate) fn hidden(&self) -> &Ranges {
+        &self.hidden
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.points.is_empty() && self.hidden.is_empty()
+    }
+
+    /// Roughly what the layer takes in memory.
+    pub(crate) fn bytes(&self) -> usize {
+        self.bytes
+    }
+}
+
+/// Disjoint, sorted key ranges.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Ranges(BTreeMap<Bytes, Bytes>);
+
+impl Ranges {
+    /// Adds a range, joining those it touches.
+    pub(crate) fn insert(&mut self, range: Range<Bytes>) {
+        if range.start >= range.end {
+            return;
+        }
+        let (mut start, mut end) = (range.start, range.end);
+        if let Some((s, e)) = self.0.range::<Bytes, _>(..=&start).next_back().map(|(s, e)| (s.clone(), e.clone()))
+            && e >= start
+        {
+            start = s;
+            end = end.max(e);
+        }
+        while let Some((s, e)) = self.0.range::<Bytes, _>(&start..=&end).next().map(|(s, e)| (s.clone(), e.clone())) {
+            self.0.remove(&s);
+            end = end.max(e);
+        }
+        self.0.insert(start, end);
+    }
+
+    pub(crate) fn contains(&self, key: &[u8]) -> bool {
+        self.around(key).is_some()
+    }
+
+    /// The range that holds `key`.
+    pub(crate) fn around(&self, key: &[u8]) -> Option<(&Bytes, &Bytes)> {
+        self.0.range::<[u8], _>((Bound::Unbounded, Bound::Included(key))).next_back().filter(|(_, end)| end.as_ref() > key)
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (&Bytes, &Bytes)> {
+        self.0.iter()
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn b(text: &'static str) -> Bytes {
+        Bytes::from_static(text.as_bytes())
+    }
+
+    fn ranges(of: &[(&'static str, &'static str)]) -> Ranges {
+        let mut ranges = Ranges::default();
+        of.iter().for_each(|(s, e)| ranges.insert(b(s)..b(e)));
+        ranges
+    }
+
+    #[test]
+    fn ranges_that_touch_become_one() {
+        for (given, wanted) in [
+            (vec![("a", "c"), ("e", "g")], vec![("a", "c"), ("e", "g")]),
+            (vec![("a", "c"), ("e", "g"), ("c", "e")], vec![("a", "g")]),
+            (vec![("b", "c"), ("d", "e"), ("a", "z")], vec![("a", "z")]),
+            (vec![("a", "z"), ("b", "c")], vec![("a", "z")]),
+            (vec![("b", "d"), ("a", "b")], vec![("a", "d")]),
+            (vec![("c", "c"), ("d", "b")], vec![]),
+        ] {
+            let got = ranges(&given);
+            assert_eq!(
+                got.iter().map(|(s, e)| (s.clone(), e.clone())).collect::<Vec<_>>(),
+                wanted.iter().map(|(s, e)| (b(s), b(e))).collect::<Vec<_>>(),
+                "{given:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_put_after_a_range_delete_is_seen_and_one_before_is_not() {
+        let mut batch = Batch::new();
+        batch.put("b1", "old");
+        batch.delete_range(b"b".to_vec()..b"c".to_vec());
+        batch.put("b2", "new");
+        let layer = Layer::replay([&batch]);
+        assert_eq!(layer.get(b"b1"), Known::Deleted);
+        assert_eq!(layer.get(b"b2"), Known::Value(b("new")));
+        assert_eq!(layer.get(b"b3"), Known::Deleted);
+        assert_eq!(layer.get(b"c"), Known::Below);
+    }
+}

@@ -1,0 +1,84 @@
+//! The store's directory: who holds it, which format it has, and how often it was opened.
+
+use crate::{CrashPoint, Faults, StoreError};
+use std::{
+    fs::{self, File, OpenOptions, TryLockError},
+    io::{self, Write},
+    path::{Path, PathBuf},
+};
+
+/// The newest format this build understands.
+pub(super) const FORMAT: u32 = 1;
+
+/// `MIGRATIONS[n]` turns format `n + 1` into format `n + 2`; each must be repeatable, because a crash may end it before the new version is recorded.
+const MIGRATIONS: [fn(&Path) -> io::Result<()>; FORMAT as usize - 1] = [];
+
+/// A locked directory of a known format.
+#[derive(Debug)]
+pub(super) struct Directory {
+    pub(super) path: PathBuf,
+    /// Counts the times this directory was opened.
+    pub(super) epoch: u64,
+    _lock: File,
+}
+
+impl Directory {
+    /// Takes the directory, making it if it is not there; a newer format is refused before anything is changed.
+    pub(super) fn open(path: &Path, faults: &Faults) -> Result<Self, StoreError> {
+        fs::create_dir_all(path).map_err(platform)?;
+        let lock = OpenOptions::new().create(true).truncate(false).write(true).open(path.join("lock")).map_err(platform)?;
+        lock.try_lock().map_err(|error| match error {
+            TryLockError::WouldBlock => StoreError::Platform(format!("{} is in use by another process", path.display())),
+            TryLockError::Error(error) => platform(error),
+        })?;
+        let (format, epoch) = read_format(path)?.unwrap_or((FORMAT, 0));
+        if format > FORMAT {
+            return Err(StoreError::NewerFormat { found: format, supported: FORMAT });
+        }
+        for migrate in &MIGRATIONS[format.saturating_sub(1) as usize..] {
+            migrate(path).map_err(platform)?;
+            if faults.crash_at(CrashPoint::Migrating) {
+                return Err(StoreError::Closed);
+            }
+        }
+        write_format(path, FORMAT, epoch + 1).map_err(platform)?;
+        Ok(Self { path: path.to_owned(), epoch: epoch + 1, _lock: lock })
+    }
+}
+
+fn read_format(path: &Path) -> Result<Option<(u32, u64)>, StoreError> {
+    let text = match fs::read_to_string(path.join("format")) {
+        Ok(text) => text,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(platform(error)),
+    };
+    let field = |name: &str| text.lines().find_map(|line| line.strip_prefix(name)?.trim().parse::<u64>().ok());
+    match (field("format ").and_then(|format| u32::try_from(format).ok()), field("epoch ")) {
+        (Some(format), Some(epoch)) if format > 0 => Ok(Some((format, epoch))),
+        // A newer version may have added or dropped lines; it still has to say which format it is.
+        (Some(format), None) if format > FORMAT => Ok(Some((format, 0))),
+        _ => Err(StoreError::Platform(format!("{} does not hold an ephapse store: its `format` file is unreadable", path.display()))),
+    }
+}
+
+fn write_format(path: &Path, format: u32, epoch: u64) -> io::Result<()> {
+    let new = path.join("format.new");
+    let mut file = File::create(&new)?;
+    write!(file, "ephapse store\nformat {format}\nepoch {epoch}\n")?;
+    file.sync_all()?;
+    fs::rename(&new, path.join("format"))?;
+    sync_directory(path)
+}
+
+/// Makes the names in a directory durable.
+pub(super) fn sync_directory(path: &Path) -> io::Result<()> {
+    File::open(path)?.sync_all()
+}
+
+/// What the platform said, in the store's words.
+pub(super) fn platform(error: io::Error) -> StoreError {
+    match error.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge => StoreError::QuotaExceeded,
+        _ => StoreError::Platform(error.to_string()),
+    }
+}

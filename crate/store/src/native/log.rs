@@ -1,0 +1,252 @@
+//! The log: two files written in turn, each record synced before anyone is told.
+//!
+//! A record is `length u32 | crc32 u32 | number u64 | payload`, little endian; the checksum covers number and payload. Numbers grow by one. A file is
+//! overwritten from its start once everything in it is in redb, so what follows the last record may be an older one: its number is too small. The files
+//! are filled with zeros ahead of the records, because a sync that only overwrites has no file size or extents to write.
+
+use super::directory::{platform, sync_directory};
+use crate::{Bytes, StoreError};
+use bytes::Buf;
+use std::{
+    fs::{File, OpenOptions},
+    io::{self, Read},
+    os::unix::fs::FileExt,
+    path::Path,
+};
+
+const HEADER: usize = 16;
+/// How far ahead of the records a file is filled with zeros.
+const FILL: usize = 1 << 20;
+/// A file longer than this is cut back when it is written from the start again.
+const KEEP: u64 = 32 << 20;
+
+/// A record as it was read back.
+#[derive(Debug)]
+pub(super) struct Record {
+    pub(super) number: u64,
+    pub(super) payload: Bytes,
+}
+
+#[derive(Debug)]
+struct LogFile {
+    file: File,
+    /// Where the next record goes.
+    end: u64,
+    /// How much of the file has been written once.
+    filled: u64,
+}
+
+/// The two log files and where the next record goes.
+#[derive(Debug)]
+pub(super) struct Log {
+    files: [LogFile; 2],
+    current: usize,
+    next_number: u64,
+}
+
+/// What the log files held when they were opened.
+#[derive(Debug)]
+pub(super) struct Recovered {
+    /// Records of the file that is full, to be moved to redb.
+    pub(super) full: Vec<Record>,
+    /// Records of the file that is written on.
+    pub(super) current: Vec<Record>,
+}
+
+impl Log {
+    /// Opens or makes the files and reads every record after `applied`.
+    pub(super) fn open(directory: &Path, applied: u64) -> Result<(Self, Recovered), StoreError> {
+        let (first, first_records) = LogFile::open(&directory.join("log.0"), applied)?;
+        let (second, second_records) = LogFile::open(&directory.join("log.1"), applied)?;
+        sync_directory(directory).map_err(platform)?;
+        let start = |records: &[Record]| records.first().map_or(u64::MAX, |record| record.number);
+        let swapped = start(&second_records) < start(&first_records);
+        let (older, newer) = if swapped { (second_records, first_records) } else { (first_records, second_records) };
+        let mut expected = applied + 1;
+        for record in older.iter().chain(&newer) {
+            if record.number != expected {
+                return Err(StoreError::Platform(format!("the log is damaged: record {expected} is missing")));
+            }
+            expected += 1;
+        }
+        let (current, recovered) = match (older.is_empty(), newer.is_empty()) {
+            (false, false) => (usize::from(!swapped), Recovered { full: older, current: newer }),
+            _ => (usize::from(swapped), Recovered { full: newer, current: older }),
+        };
+        let mut log = Self { files: [first, second], current, next_number: expected };
+        if recovered.current.is_empty() {
+            log.files[current].end = 0;
+        }
+        Ok((log, recovered))
+    }
+
+    /// Bytes of records in the file that is written on.
+    pub(super) fn len(&self) -> u64 {
+        self.files[self.current].end
+    }
+
+    /// Bytes of both files on disk.
+    pub(super) fn bytes_stored(&self) -> u64 {
+        self.files.iter().map(|file| file.filled.max(file.end)).sum()
+    }
+
+    /// Writes a record, not yet synced; `record` starts with [`Log::header_space`].
+    pub(super) fn write(&mut self, mut record: Vec<u8>) -> Result<(), StoreError> {
+        let number = self.next_number;
+        let length = u32::try_from(record.len() - HEADER).map_err(|_| StoreError::Platform("a batch of more than 4 GiB".into()))?;
+        record[8..HEADER].copy_from_slice(&number.to_le_bytes());
+        let sum = crc32fast::hash(&record[8..]);
+        record[..4].copy_from_slice(&length.to_le_bytes());
+        record[4..8].copy_from_slice(&sum.to_le_bytes());
+        self.files[self.current].write(&record).map_err(platform)
+    }
+
+    /// Makes what was written durable and returns its number.
+    pub(super) fn sync(&mut self, length: usize) -> Result<u64, StoreError> {
+        let file = &mut self.files[self.current];
+        file.file.sync_data().map_err(platform)?;
+        file.end += length as u64;
+        self.next_number += 1;
+        Ok(self.next_number - 1)
+    }
+
+    /// The number of the last durable record.
+    pub(super) fn last_number(&self) -> u64 {
+        self.next_number - 1
+    }
+
+    /// After a failed write: makes sure that what may have reached the disk is never read back.
+    pub(super) fn erase(&mut self) -> io::Result<()> {
+        let file = &self.files[self.current];
+        file.file.write_all_at(&[0; HEADER], file.end)?;
+        file.file.sync_data()
+    }
+
+    /// Goes on in the other file, whose records are all in redb.
+    pub(super) fn switch(&mut self) {
+        self.current = 1 - self.current;
+        let file = &mut self.files[self.current];
+        file.end = 0;
+        if file.filled > KEEP && file.file.set_len(KEEP).is_ok() {
+            file.filled = KEEP;
+        }
+    }
+
+    /// The bytes that [`Log::write`] fills in.
+    pub(super) fn header_space() -> Vec<u8> {
+        vec![0; HEADER]
+    }
+}
+
+impl LogFile {
+    fn open(path: &Path, applied: u64) -> Result<(Self, Vec<Record>), StoreError> {
+        let mut file = OpenOptions::new().create(true).truncate(false).read(true).write(true).open(path).map_err(platform)?;
+        let mut content = Vec::new();
+        file.read_to_end(&mut content).map_err(platform)?;
+        let filled = content.len() as u64;
+        let mut rest = Bytes::from(content);
+        let mut records: Vec<Record> = Vec::new();
+        let mut end = 0;
+        while let Some(record) = read_record(&mut rest, records.last().map(|record| record.number + 1)) {
+            end += (HEADER + record.payload.len()) as u64;
+            records.push(record);
+        }
+        records.retain(|record| record.number > applied);
+        Ok((Self { file, end, filled }, records))
+    }
+
+    fn write(&mut self, record: &[u8]) -> io::Result<()> {
+        let needed = self.end + record.len() as u64;
+        if needed > self.filled && record.len() < FILL {
+            self.file.write_all_at(&vec![0; FILL], self.filled)?;
+            self.file.sync_all()?;
+            self.filled += FILL as u64;
+        }
+        self.file.write_all_at(record, self.end)?;
+        self.filled = self.filled.max(needed);
+        Ok(())
+    }
+}
+
+fn read_record(rest: &mut Bytes, expected: Option<u64>) -> Option<Record> {
+    if rest.len() < HEADER {
+        return None;
+    }
+    let mut header = rest.slice(..HEADER);
+    let length = header.get_u32_le() as usize;
+    let sum = header.get_u32_le();
+    let number = header.get_u64_le();
+    let whole = length != 0 && rest.len() - HEADER >= length && expected.is_none_or(|expected| expected == number);
+    if !whole || crc32fast::hash(&rest[8..HEADER + length]) != sum {
+        return None;
+    }
+    let payload = rest.split_to(HEADER + length).split_off(HEADER);
+    Some(Record { number, payload })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tempfile::tempdir;
+
+    fn append(log: &mut Log, payload: &[u8]) -> u64 {
+        let mut record = Log::header_space();
+        record.extend_from_slice(payload);
+        let length = record.len();
+        log.write(record).expect("room on disk");
+        log.sync(length).expect("a working disk")
+    }
+
+    fn payloads(records: &[Record]) -> Vec<&[u8]> {
+        records.iter().map(|record| record.payload.as_ref()).collect()
+    }
+
+    #[test]
+    fn a_record_torn_in_the_middle_is_not_read_back_and_its_number_is_used_again() {
+        let directory = tempdir().expect("a directory");
+        let (mut log, _) = Log::open(directory.path(), 0).expect("opens");
+        append(&mut log, b"one");
+        append(&mut log, b"two");
+        let end = log.len();
+        log.files[0].file.write_all_at(b"x", end - 1).expect("writes");
+        drop(log);
+        let (mut log, recovered) = Log::open(directory.path(), 0).expect("opens");
+        assert_eq!(payloads(&recovered.current), [b"one"]);
+        assert_eq!(append(&mut log, b"new"), 2);
+        drop(log);
+        let (_, recovered) = Log::open(directory.path(), 0).expect("opens");
+        assert_eq!(payloads(&recovered.current), [b"one", b"new"]);
+    }
+
+    #[test]
+    fn files_are_written_in_turn_and_read_back_in_order() {
+        let directory = tempdir().expect("a directory");
+        let (mut log, _) = Log::open(directory.path(), 0).expect("opens");
+        for round in 0..5u64 {
+            append(&mut log, b"a");
+            append(&mut log, b"b");
+            log.switch();
+            append(&mut log, b"c");
+            drop(log);
+            let (reopened, recovered) = Log::open(directory.path(), round * 3).expect("opens");
+            assert_eq!((payloads(&recovered.full), payloads(&recovered.current)), (vec![&b"a"[..], b"b"], vec![&b"c"[..]]), "round {round}");
+            let (again, recovered) = Log::open(directory.path(), round * 3 + 2).expect("opens");
+            assert_eq!((payloads(&recovered.full), payloads(&recovered.current)), (vec![], vec![&b"c"[..]]), "round {round}");
+            drop(again);
+            log = reopened;
+            log.switch();
+        }
+    }
+
+    #[test]
+    fn a_missing_record_is_an_error_and_not_a_silent_loss() {
+        let directory = tempdir().expect("a directory");
+        let (mut log, _) = Log::open(directory.path(), 0).expect("opens");
+        append(&mut log, b"one");
+        log.switch();
+        append(&mut log, b"two");
+        drop(log);
+        std::fs::write(directory.path().join("log.0"), b"").expect("writes");
+        assert!(matches!(Log::open(directory.path(), 0), Err(StoreError::Platform(_))));
+    }
+}

@@ -1,0 +1,13 @@
+//! The native store: a synced log in front of redb.
+//!
+//! One redb commit of a few kilobytes rewrites a path of pages per key and takes several times as long as appending to a log and syncing it, and it
+//! grows with the tree. So a batch is durable when its log record is (`log`); redb takes over some megabytes at a time, on a thread of its own
+//! (`redb`), and until then a layer in memory answers for them.
+
+mod directory;
+mod log;
+mod redb;
+#[cfg(test)]
+mod tests;
+
+pub use redb::{RedbOptions, RedbStore};

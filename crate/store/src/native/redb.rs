@@ -1,0 +1,559 @@
+//! [`RedbStore`]: what the engine's thread sees, and the two threads behind it.
+//!
+//! The *log thread* takes every batch that waits, writes them as one record and syncs it; the *table thread* moves a full log file into redb. All three
+//! share one [`State`] behind a mutex that is held only for work in memory, and by reads: those run on the engine's thread alone, so they delay nobody.
+
+use super::{
+    directory::Directory,
+    log::{Log, Record},
+};
+use crate::{
+    Batch, Bytes, CrashPoint, Direction, Fault, Faults, LocalBoxFuture, Stats, Store, StoreError,
+    codec::{decode_batches, encode_batch},
+    layer::{Known, Layer},
+    merge::{Source, merge},
+};
+use futures_channel::oneshot;
+use redb::{Database, ReadableDatabase, TableDefinition};
+use std::{
+    cell::Cell,
+    future::ready,
+    ops::Range,
+    path::{Path, PathBuf},
+    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock, atomic::AtomicU64, atomic::Ordering},
+    thread::JoinHandle,
+    time::Duration,
+};
+
+const ENTRIES: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("entries");
+const PROGRESS: TableDefinition<'_, &str, u64> = TableDefinition::new("progress");
+/// The number of the last log record that is in the tables.
+const APPLIED: &str = "applied";
+
+/// What can be chosen when a store is opened.
+#[derive(Clone, Debug)]
+pub struct RedbOptions {
+    /// Bytes of log after which redb takes over.
+    pub log_bytes: u64,
+    /// Bytes of pages that redb keeps in memory.
+    pub cache_bytes: usize,
+    /// Where a test lets the store crash.
+    pub faults: Faults,
+}
+
+impl Default for RedbOptions {
+    fn default() -> Self {
+        Self { log_bytes: 4 << 20, cache_bytes: 64 << 20, faults: Faults::default() }
+    }
+}
+
+/// A store in a directory of its own, for native hosts.
+pub struct RedbStore {
+    shared: Arc<Shared>,
+    threads: Vec<JoinHandle<()>>,
+    ended: Cell<Option<oneshot::Receiver<()>>>,
+    keys_read: Cell<u64>,
+}
+
+struct Shared {
+    state: Mutex<State>,
+    /// The log thread waits here for batches and for room.
+    work: Condvar,
+    /// The table thread waits here for a full log file.
+    full: Condvar,
+    tables: RwLock<Option<Database>>,
+    directory: Mutex<Option<Directory>>,
+    path: PathBuf,
+    options: RedbOptions,
+    log_stored: AtomicU64,
+}
+
+type Answer = oneshot::Sender<Result<(), StoreError>>;
+
+struct Waiting {
+    batch: Batch,
+    answer: Answer,
+}
+
+/// A layer whose log file is full.
+struct Full {
+    layer: Arc<Layer>,
+    /// The last record of the file, once that is durable.
+    through: Option<u64>,
+}
+
+#[derive(Default)]
+struct State {
+    /// Everything since the last full layer, durable or not.
+    active: Layer,
+    /// The durable batches of `active`.
+    durable: Vec<Batch>,
+    full: Option<Full>,
+    waiting: Vec<Waiting>,
+    writing: bool,
+    generation: u64,
+    closing: bool,
+    /// A test ended the store's life.
+    crashed: bool,
+    /// Why nothing can be written any more.
+    dead: Option<StoreError>,
+    /// Why redb could not take over a full log file the last time.
+    table_error: Option<StoreError>,
+    commits: u64,
+    bytes_committed: u64,
+}
+
+impl RedbStore {
+    /// Opens the store in `directory`, making it if it is not there.
+    ///
+    /// # Errors
+    /// [`StoreError::NewerFormat`], with nothing changed; [`StoreError::Platform`] when another process holds it or the disk fails.
+    pub fn open(directory: impl AsRef<Path>) -> Result<Self, StoreError> {
+        Self::open_with(directory, RedbOptions::default())
+    }
+
+    /// [`RedbStore::open`] with options.
+    ///
+    /// # Errors
+    /// As [`RedbStore::open`].
+    pub fn open_with(directory: impl AsRef<Path>, options: RedbOptions) -> Result<Self, StoreError> {
+        let directory = Directory::open(directory.as_ref(), &options.faults)?;
+        let path = directory.path.clone();
+        let tables = open_tables(&path, options.cache_bytes)?;
+        let (log, recovered) = Log::open(&path, applied(&tables)?)?;
+        let durable = replay(&recovered.current)?;
+        let full = match recovered.full.last() {
+            Some(last) => Some(Full { layer: Arc::new(Layer::replay(&replay(&recovered.full)?)), through: Some(last.number) }),
+            None => None,
+        };
+        let state = State { active: Layer::replay(&durable), durable, full, ..State::default() };
+        let shared = Arc::new(Shared {
+            state: Mutex::new(state),
+            work: Condvar::new(),
+            full: Condvar::new(),
+            tables: RwLock::new(Some(tables)),
+            directory: Mutex::new(Some(directory)),
+            path,
+            options,
+            log_stored: AtomicU64::new(log.bytes_stored()),
+        });
+        let (tell, ended) = oneshot::channel();
+        let threads = vec![
+            spawn("store-log", &shared, move |shared| {
+                shared.run_log(log);
+            })?,
+            spawn("store-tables", &shared, move |shared| {
+                shared.run_tables();
+                let _ = tell.send(());
+            })?,
+        ];
+        Ok(Self { shared, threads, ended: Cell::new(Some(ended)), keys_read: Cell::new(0) })
+    }
+
+    /// How often this directory was opened, this time included.
+    pub fn epoch(&self) -> u64 {
+        lock(&self.shared.directory).as_ref().map_or(0, |directory| directory.epoch)
+    }
+
+    fn get(&self, keys: &[Vec<u8>]) -> Result<Vec<Option<Bytes>>, StoreError> {
+        self.keys_read.set(self.keys_read.get() + keys.len() as u64);
+        let state = self.shared.open_state()?;
+        let known: Vec<Known> = keys.iter().map(|key| state.known(key)).collect();
+        if !known.contains(&Known::Below) {
+            return Ok(known.into_iter().map(Known::value).collect());
+        }
+        let tables = self.shared.tables.read().unwrap_or_else(PoisonError::into_inner);
+        let table = entries(tables.as_ref())?;
+        let stored = |key: &[u8]| Ok(table.get(key).map_err(failed)?.map(|value| Bytes::copy_from_slice(value.value())));
+        known
+            .into_iter()
+            .zip(keys)
+            .map(|(known, key)| match known {
+                Known::Below => stored(key),
+                known => Ok(known.value()),
+            })
+            .collect()
+    }
+
+    fn entries_of(&self, range: &Range<Vec<u8>>, direction: Direction, limit: usize) -> Result<Vec<(Bytes, Bytes)>, StoreError> {
+        let state = self.shared.open_state()?;
+        if range.start >= range.end {
+            return Ok(Vec::new());
+        }
+        let mut sources: Vec<Source<'_>> =
+            state.layers().map(|layer| Source::new(layer.points(range, direction).map(Ok), Some(layer.hidden()))).collect();
+        let tables = self.shared.tables.read().unwrap_or_else(PoisonError::into_inner);
+        let table = entries(tables.as_ref())?;
+        let stored = table.range::<&[u8]>(range.start.as_slice()..range.end.as_slice()).map_err(failed)?;
+        let stored: Box<dyn Iterator<Item = _>> = match direction {
+            Direction::Forward => Box::new(stored),
+            Direction::Backward => Box::new(stored.rev()),
+        };
+        sources.push(Source::new(
+            stored.map(|entry| {
+                let (key, value) = entry.map_err(failed)?;
+                Ok((Bytes::copy_from_slice(key.value()), Some(Bytes::copy_from_slice(value.value()))))
+            }),
+            None,
+        ));
+        let found = merge(sources, direction, limit)?;
+        self.keys_read.set(self.keys_read.get() + found.len() as u64);
+        Ok(found)
+    }
+
+    fn submit(&self, batch: Batch) -> Result<oneshot::Receiver<Result<(), StoreError>>, StoreError> {
+        let mut state = self.shared.open_state()?;
+        if batch.generation().is_some_and(|generation| generation < state.generation) {
+            return Err(StoreError::RolledBack);
+        }
+        if let Some(error) = &state.dead {
+            return Err(error.clone());
+        }
+        state.bytes_committed += batch.bytes() as u64;
+        state.active.apply(&batch);
+        let (answer, answered) = oneshot::channel();
+        state.waiting.push(Waiting { batch, answer });
+        drop(state);
+        self.shared.work.notify_one();
+        Ok(answered)
+    }
+}
+
+impl State {
+    fn layers(&self) -> impl Iterator<Item = &Layer> {
+        std::iter::once(&self.active).chain(self.full.as_ref().map(|full| &*full.layer))
+    }
+
+    fn known(&self, key: &[u8]) -> Known {
+        self.layers().map(|layer| layer.get(key)).find(|known| *known != Known::Below).unwrap_or(Known::Below)
+    }
+
+    /// Takes reads back to what is durable and returns those whose batches are lost.
+    fn roll_back(&mut self) -> Vec<Waiting> {
+        if self.full.as_ref().is_some_and(|full| full.through.is_none()) {
+            self.full = None;
+        }
+        self.active = Layer::replay(&self.durable);
+        self.generation += 1;
+        std::mem::take(&mut self.waiting)
+    }
+}
+
+impl Shared {
+    fn state(&self) -> MutexGuard<'_, State> {
+        lock(&self.state)
+    }
+
+    fn open_state(&self) -> Result<MutexGuard<'_, State>, StoreError> {
+        let state = self.state();
+        if state.closing { Err(StoreError::Closed) } else { Ok(state) }
+    }
+
+    fn run_log(&self, mut log: Log) {
+        while let Some(group) = self.next_group(&log) {
+            let Some(result) = self.write_group(&mut log, &group) else { break };
+            self.log_stored.store(log.bytes_stored(), Ordering::Relaxed);
+            let lost = self.finish_group(&mut log, &group, &result);
+            for waiting in group {
+                let _ = waiting.answer.send(result.clone().map(drop));
+            }
+            for waiting in lost {
+                let _ = waiting.answer.send(Err(StoreError::RolledBack));
+            }
+        }
+        // Also after a crash on purpose: whoever still waits is told that the store is gone.
+        let mut state = self.state();
+        state.closing = true;
+        state.waiting.clear();
+        self.full.notify_all();
+    }
+
+    /// Everything that waits, or nothing when the store closes.
+    fn next_group(&self, log: &Log) -> Option<Vec<Waiting>> {
+        let mut state = self.state();
+        loop {
+            let crowded = log.len() > self.crowded_at() && state.full.is_some() && state.table_error.is_none();
+            match state.waiting.is_empty() {
+                _ if state.crashed => return None,
+                true if state.closing => return None,
+                false if state.closing || !crowded => break,
+                _ => state = self.work.wait(state).unwrap_or_else(PoisonError::into_inner),
+            }
+        }
+        state.writing = true;
+        let group = std::mem::take(&mut state.waiting);
+        let bytes: usize = group.iter().map(|waiting| waiting.batch.bytes()).sum();
+        if log.len() + bytes as u64 > self.options.log_bytes && state.full.is_none() {
+            // Now, because at this moment the layer holds exactly this log file and this group.
+            state.full = Some(Full { layer: Arc::new(std::mem::take(&mut state.active)), through: None });
+        }
+        Some(group)
+    }
+
+    /// Writes and syncs one record; nothing when a test lets the store crash.
+    fn write_group(&self, log: &mut Log, group: &[Waiting]) -> Option<Result<u64, StoreError>> {
+        let mut record = Log::header_space();
+        let header = record.len();
+        for waiting in group.iter().filter(|waiting| !waiting.batch.is_empty()) {
+            encode_batch(&mut record, &waiting.batch);
+        }
+        let faults = &self.options.faults;
+        if record.len() == header {
+            return Some(Ok(0));
+        }
+        let length = record.len();
+        let result = match faults.at(CrashPoint::BeforePut) {
+            Some(Fault::Crash) => return None,
+            Some(Fault::Fail(error)) => Err(error),
+            None => self.table_room(log).and_then(|()| log.write(record)),
+        };
+        let result = match faults.at(CrashPoint::BetweenPutAndCommit) {
+            Some(Fault::Crash) => return None,
+            Some(Fault::Fail(error)) => Err(error),
+            None => result,
+        };
+        let result = result.and_then(|()| log.sync(length));
+        if faults.crash_at(CrashPoint::BetweenCommitAndAnswer) {
+            return None;
+        }
+        Some(result)
+    }
+
+    /// Where a log file that redb cannot take over stops growing.
+    fn crowded_at(&self) -> u64 {
+        self.options.log_bytes.saturating_mul(8)
+    }
+
+    /// Refuses to let the log grow without end when redb cannot take it over.
+    fn table_room(&self, log: &Log) -> Result<(), StoreError> {
+        match &self.state().table_error {
+            Some(error) if log.len() > self.crowded_at() => Err(error.clone()),
+            _ => Ok(()),
+        }
+    }
+
+    fn finish_group(&self, log: &mut Log, group: &[Waiting], result: &Result<u64, StoreError>) -> Vec<Waiting> {
+        // Outside the lock: it syncs. A record that may have been written must not come back after its batch was refused.
+        let erased = if result.is_err() { log.erase() } else { Ok(()) };
+        let mut state = self.state();
+        state.writing = false;
+        match result {
+            Ok(number) => {
+                state.commits += u64::from(*number > 0);
+                match &mut state.full {
+                    Some(full) if full.through.is_none() => {
+                        full.through = Some(if *number > 0 { *number } else { log.last_number() });
+                        state.durable.clear();
+                        log.switch();
+                        self.full.notify_one();
+                    }
+                    _ => state.durable.extend(group.iter().map(|waiting| waiting.batch.clone())),
+                }
+                Vec::new()
+            }
+            Err(error) => {
+                if erased.is_err() {
+                    state.dead = Some(error.clone());
+                }
+                state.roll_back()
+            }
+        }
+    }
+
+    fn run_tables(&self) {
+        while let Some((layer, through)) = self.next_full() {
+            let result = self.move_to_tables(&layer, through);
+            if self.options.faults.crash_at(CrashPoint::Flushing) {
+                self.state().crashed = true;
+                self.work.notify_all();
+                return;
+            }
+            if result.is_err() {
+                self.reopen_tables();
+            }
+            let mut state = self.state();
+            state.table_error = result.err();
+            if state.table_error.is_none() {
+                state.full = None;
+            } else {
+                tracing::warn!(error = ?state.table_error, "redb could not take over the log; trying again");
+                drop(self.full.wait_timeout(state, Duration::from_secs(1)));
+            }
+            self.work.notify_all();
+        }
+    }
+
+    fn next_full(&self) -> Option<(Arc<Layer>, u64)> {
+        let mut state = self.state();
+        loop {
+            if state.closing {
+                return None;
+            }
+            if let Some(Full { layer, through: Some(through) }) = &state.full {
+                return Some((layer.clone(), *through));
+            }
+            state = self.full.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    fn move_to_tables(&self, layer: &Layer, through: u64) -> Result<(), StoreError> {
+        let tables = self.tables.read().unwrap_or_else(PoisonError::into_inner);
+        let mut transaction = tables.as_ref().ok_or(StoreError::Closed)?.begin_write().map_err(failed)?;
+        // Else a crash makes the next open walk the whole file.
+        transaction.set_quick_repair(true);
+        {
+            let mut table = transaction.open_table(ENTRIES).map_err(failed)?;
+            for (start, end) in layer.hidden().iter() {
+                table.retain_in::<&[u8], _>(start.as_ref()..end.as_ref(), |_, _| false).map_err(failed)?;
+            }
+            for (key, value) in layer.all_points() {
+                match value {
+                    Some(value) => table.insert(key.as_ref(), value.as_ref()).map_err(failed)?,
+                    None => table.remove(key.as_ref()).map_err(failed)?,
+                };
+            }
+            transaction.open_table(PROGRESS).map_err(failed)?.insert(APPLIED, through).map_err(failed)?;
+        }
+        transaction.commit().map_err(failed)
+    }
+
+    /// After an I/O error redb refuses everything until it is opened again.
+    fn reopen_tables(&self) {
+        let mut tables = self.tables.write().unwrap_or_else(PoisonError::into_inner);
+        *tables = None;
+        match open_tables(&self.path, self.options.cache_bytes) {
+            Ok(opened) => *tables = Some(opened),
+            Err(error) => tracing::error!(%error, "redb could not be opened again"),
+        }
+    }
+}
+
+impl Store for RedbStore {
+    fn get_many<'a>(&'a self, keys: &'a [Vec<u8>]) -> LocalBoxFuture<'a, Result<Vec<Option<Bytes>>, StoreError>> {
+        Box::pin(ready(self.get(keys)))
+    }
+
+    fn scan(&self, range: Range<Vec<u8>>, direction: Direction, limit: usize) -> LocalBoxFuture<'_, Result<Vec<(Bytes, Bytes)>, StoreError>> {
+        Box::pin(ready(self.entries_of(&range, direction, limit)))
+    }
+
+    fn commit(&self, batch: Batch) -> LocalBoxFuture<'static, Result<(), StoreError>> {
+        let submitted = self.submit(batch);
+        Box::pin(async { submitted?.await.unwrap_or(Err(StoreError::Closed)) })
+    }
+
+    fn barrier(&self) -> LocalBoxFuture<'static, Result<(), StoreError>> {
+        let idle = self.shared.open_state().map(|state| state.waiting.is_empty() && !state.writing);
+        match idle {
+            Ok(true) => Box::pin(ready(Ok(()))),
+            Ok(false) => self.commit(Batch::new()),
+            Err(error) => Box::pin(ready(Err(error))),
+        }
+    }
+
+    fn generation(&self) -> u64 {
+        self.shared.state().generation
+    }
+
+    fn stats(&self) -> Stats {
+        let state = self.shared.state();
+        let tables = std::fs::metadata(self.shared.path.join(TABLES_FILE)).map_or(0, |metadata| metadata.len());
+        Stats {
+            keys_read: self.keys_read.get(),
+            commits: state.commits,
+            bytes_committed: state.bytes_committed,
+            bytes_stored: tables + self.shared.log_stored.load(Ordering::Relaxed),
+            bytes_cached: state.layers().map(|layer| layer.bytes() as u64).sum(),
+            runs: 0,
+        }
+    }
+
+    fn close(&self) -> LocalBoxFuture<'_, Result<(), StoreError>> {
+        self.shared.begin_close();
+        let ended = self.ended.take();
+        Box::pin(async move {
+            if let Some(ended) = ended {
+                let _ = ended.await;
+            }
+            self.shared.release();
+            Ok(())
+        })
+    }
+}
+
+impl Shared {
+    fn begin_close(&self) {
+        self.state().closing = true;
+        self.work.notify_all();
+        self.full.notify_all();
+    }
+
+    fn release(&self) {
+        *self.tables.write().unwrap_or_else(PoisonError::into_inner) = None;
+        *lock(&self.directory) = None;
+    }
+}
+
+impl Drop for RedbStore {
+    fn drop(&mut self) {
+        self.shared.begin_close();
+        for thread in self.threads.drain(..) {
+            let _ = thread.join();
+        }
+        self.shared.release();
+    }
+}
+
+impl Known {
+    fn value(self) -> Option<Bytes> {
+        match self {
+            Self::Value(value) => Some(value),
+            Self::Deleted | Self::Below => None,
+        }
+    }
+}
+
+const TABLES_FILE: &str = "tables.redb";
+
+fn open_tables(directory: &Path, cache_bytes: usize) -> Result<Database, StoreError> {
+    let tables = Database::builder().set_cache_size(cache_bytes).create(directory.join(TABLES_FILE)).map_err(failed)?;
+    let mut transaction = tables.begin_write().map_err(failed)?;
+    transaction.set_quick_repair(true);
+    transaction.open_table(ENTRIES).map_err(failed)?;
+    transaction.open_table(PROGRESS).map_err(failed)?;
+    transaction.commit().map_err(failed)?;
+    Ok(tables)
+}
+
+fn applied(tables: &Database) -> Result<u64, StoreError> {
+    let progress = tables.begin_read().map_err(failed)?.open_table(PROGRESS).map_err(failed)?;
+    Ok(progress.get(APPLIED).map_err(failed)?.map_or(0, |number| number.value()))
+}
+
+fn entries(tables: Option<&Database>) -> Result<redb::ReadOnlyTable<&'static [u8], &'static [u8]>, StoreError> {
+    tables.ok_or(StoreError::Closed)?.begin_read().map_err(failed)?.open_table(ENTRIES).map_err(failed)
+}
+
+fn replay(records: &[Record]) -> Result<Vec<Batch>, StoreError> {
+    let mut batches = Vec::new();
+    for record in records {
+        batches.extend(decode_batches(record.payload.clone())?);
+    }
+    Ok(batches)
+}
+
+fn spawn(name: &str, shared: &Arc<Shared>, run: impl FnOnce(Arc<Shared>) + Send + 'static) -> Result<JoinHandle<()>, StoreError> {
+    let shared = shared.clone();
+    std::thread::Builder::new().name(name.into()).spawn(move || run(shared)).map_err(super::directory::platform)
+}
+
+fn failed(error: impl Into<redb::Error>) -> StoreError {
+    match error.into() {
+        redb::Error::Io(error) => super::directory::platform(error),
+        error => StoreError::Platform(error.to_string()),
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

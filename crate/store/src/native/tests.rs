@@ -1,0 +1,151 @@
+//! The conformance suite on redb, and what only a directory can show.
+
+use super::{RedbOptions, RedbStore};
+use crate::{
+    Batch, CrashPoint, Fault, Faults, LocalBoxFuture, Store, StoreError,
+    conformance::{self, Ground, Script},
+};
+use futures_executor::block_on;
+use proptest::prelude::*;
+use std::{collections::BTreeSet, fs, future::ready, time::Instant};
+use tempfile::{TempDir, tempdir};
+
+struct OnDisk {
+    directory: TempDir,
+    log_bytes: u64,
+}
+
+impl OnDisk {
+    /// Small log files, so that short scripts reach the tables.
+    fn new() -> Self {
+        Self { directory: tempdir().expect("a directory"), log_bytes: 3_000 }
+    }
+}
+
+impl Ground for OnDisk {
+    type Store = RedbStore;
+
+    fn open(&self, faults: Faults) -> LocalBoxFuture<'_, Result<RedbStore, StoreError>> {
+        let options = RedbOptions { log_bytes: self.log_bytes, cache_bytes: 1 << 20, faults };
+        Box::pin(ready(RedbStore::open_with(self.directory.path(), options)))
+    }
+}
+
+fn raw(length: std::ops::Range<usize>) -> impl Strategy<Value = Vec<conformance::Raw>> {
+    prop::collection::vec(any::<conformance::Raw>(), length)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 48, ..ProptestConfig::default() })]
+
+    #[test]
+    fn behaves_like_a_map(raw in raw(1..60)) {
+        block_on(conformance::behaves_like_a_map(&OnDisk::new(), &Script::new(&raw)));
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 4, max_shrink_iters: 64, ..ProptestConfig::default() })]
+
+    #[test]
+    fn a_crash_anywhere_leaves_a_prefix_with_everything_acknowledged(raw in raw(8..24), together in 1..4usize) {
+        block_on(conformance::survives_crashes(async || OnDisk::new(), &Script::new(&raw), together));
+    }
+
+    #[test]
+    fn a_failed_write_takes_everything_behind_it_along(raw in raw(4..12)) {
+        block_on(conformance::rolls_back_failed_writes(async || OnDisk::new(), &Script::new(&raw)));
+    }
+}
+
+#[test]
+fn every_crash_point_is_hit() {
+    let hit = block_on(conformance::survives_crashes(async || OnDisk::new(), &Script::from_seed(7, 40), 2));
+    let wanted = BTreeSet::from([CrashPoint::BeforePut, CrashPoint::BetweenPutAndCommit, CrashPoint::BetweenCommitAndAnswer, CrashPoint::Flushing]);
+    println!("crashed at {hit:?}");
+    assert_eq!(hit, wanted);
+}
+
+#[test]
+fn a_newer_format_is_refused_and_nothing_is_changed() {
+    let ground = OnDisk::new();
+    let path = ground.directory.path().join("format");
+    fs::write(&path, "ephapse store\nformat 9\nshards 3\n").expect("writes");
+    let listing = || fs::read_dir(ground.directory.path()).expect("reads").map(|entry| entry.expect("reads").file_name()).collect::<BTreeSet<_>>();
+    let opened = RedbStore::open(ground.directory.path()).err();
+    assert_eq!(opened, Some(StoreError::NewerFormat { found: 9, supported: 1 }));
+    assert_eq!(fs::read_to_string(&path).expect("reads"), "ephapse store\nformat 9\nshards 3\n");
+    assert_eq!(listing(), BTreeSet::from(["format".into(), "lock".into()]));
+}
+
+#[test]
+fn a_directory_has_one_owner_and_counts_its_openings() {
+    let ground = OnDisk::new();
+    let first = RedbStore::open(ground.directory.path()).expect("opens");
+    assert_eq!(first.epoch(), 1);
+    assert!(matches!(RedbStore::open(ground.directory.path()), Err(StoreError::Platform(_))));
+    block_on(first.close()).expect("closes");
+    assert_eq!(RedbStore::open(ground.directory.path()).expect("opens").epoch(), 2);
+}
+
+#[test]
+fn batches_that_wait_together_share_a_sync() {
+    let ground = OnDisk { log_bytes: 8 << 20, ..OnDisk::new() };
+    let store = RedbStore::open(ground.directory.path()).expect("opens");
+    let waiting: Vec<_> = (0..500u32)
+        .map(|n| {
+            let mut batch = Batch::new();
+            batch.put(n.to_be_bytes().to_vec(), vec![1; 200]);
+            store.commit(batch)
+        })
+        .collect();
+    waiting.into_iter().for_each(|commit| block_on(commit).expect("commits"));
+    assert!(store.stats().commits < 250, "{} commits", store.stats().commits);
+}
+
+/// A batch that was refused because its sync failed must not be there after the next start, although its bytes were written.
+#[test]
+fn what_was_refused_does_not_come_back() {
+    let ground = OnDisk::new();
+    let faults = Faults::new(|point| (point == CrashPoint::BetweenPutAndCommit).then(|| Fault::Fail(StoreError::Platform("bad sector".into()))));
+    let store = block_on(ground.open(faults)).expect("opens");
+    let mut batch = Batch::new();
+    batch.put("key", "value");
+    assert!(block_on(store.commit(batch)).is_err());
+    drop(store);
+    let store = block_on(ground.open(Faults::default())).expect("opens");
+    assert_eq!(block_on(store.get_many(&[b"key".to_vec()])), Ok(vec![None]));
+}
+
+/// Prints what a durable commit costs; run with `--ignored --nocapture`.
+#[test]
+#[ignore = "a measurement"]
+fn sequential_commits() {
+    let directory = tempdir().expect("a directory");
+    let store = RedbStore::open(directory.path()).expect("opens");
+    let mut seed = 1u64;
+    let mut times = Vec::new();
+    for at in 0..12_000u64 {
+        let mut batch = Batch::new();
+        for table in 0..8u8 {
+            seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            let place = if table < 3 { seed } else { at };
+            let key = [&[table][..], &place.to_be_bytes()].concat();
+            batch.put(key, vec![7; if table == 3 { 1500 } else { 200 }]);
+        }
+        let start = Instant::now();
+        block_on(store.commit(batch)).expect("commits");
+        times.push(start.elapsed().as_micros());
+    }
+    for part in [0..300, 5_000..5_300, 11_700..12_000] {
+        let mut some = times[part.clone()].to_vec();
+        some.sort_unstable();
+        println!("{part:?}: p50 {} us, p99 {} us, max {} us", some[150], some[297], some[299]);
+    }
+    println!("mean of all {} us, max {} us", times.iter().sum::<u128>() / times.len() as u128, times.iter().max().expect("some"));
+    drop(store);
+    let start = Instant::now();
+    let store = RedbStore::open(directory.path()).expect("opens");
+    println!("opened again in {:?}", start.elapsed());
+    drop(store);
+}

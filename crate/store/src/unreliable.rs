@@ -1,0 +1,243 @@
+//! A store for tests of what stands on it: it is slow, fails, runs out of room or crashes when told to, and tells what was read.
+
+use crate::{Batch, Bytes, Direction, LocalBoxFuture, MemoryStore, Stats, Store, StoreError, conformance::apply};
+use futures_channel::oneshot;
+use std::{
+    cell::RefCell,
+    collections::{BTreeMap, VecDeque},
+    future::ready,
+    ops::Range,
+    rc::Rc,
+};
+
+type Model = BTreeMap<Bytes, Bytes>;
+
+struct Waiting {
+    batch: Batch,
+    answer: oneshot::Sender<Result<(), StoreError>>,
+}
+
+#[derive(Default)]
+struct Inner {
+    durable: Model,
+    /// What reads see: `durable` and everything that waits.
+    visible: Model,
+    waiting: VecDeque<Waiting>,
+    held: bool,
+    fail_next: VecDeque<StoreError>,
+    quota: Option<usize>,
+    crash_in: Option<u32>,
+    crashed: bool,
+    generation: u64,
+    stats: Stats,
+    reads: Vec<Vec<u8>>,
+}
+
+/// A `BTreeMap` that misbehaves on request; clones are handles on the same store.
+#[derive(Clone, Default)]
+pub struct UnreliableStore {
+    inner: Rc<RefCell<Inner>>,
+}
+
+impl UnreliableStore {
+    /// An empty store that behaves until told otherwise.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// From now on batches wait, visible but not durable, until [`Self::release`].
+    pub fn hold(&self) {
+        self.inner.borrow_mut().held = true;
+    }
+
+    /// Writes the oldest `count` batches that wait; the rest goes on waiting.
+    pub fn release(&self, count: usize) {
+        for _ in 0..count {
+            self.write_next();
+        }
+    }
+
+    /// Writes everything that waits, and from now on at once.
+    pub fn release_all(&self) {
+        self.inner.borrow_mut().held = false;
+        self.settle();
+    }
+
+    /// How many batches wait.
+    pub fn waiting(&self) -> usize {
+        self.inner.borrow().waiting.len()
+    }
+
+    /// Lets the next write fail with `error`; called several times, the next ones.
+    pub fn fail_next(&self, error: StoreError) {
+        self.inner.borrow_mut().fail_next.push_back(error);
+    }
+
+    /// Refuses writes after which the entries would take more than `bytes`, unless the batch frees space; none lifts the limit.
+    pub fn set_quota(&self, bytes: Option<usize>) {
+        self.inner.borrow_mut().quota = bytes;
+    }
+
+    /// Crashes instead of the `nth` write from now (0 is the next): nobody is answered, and nothing works until [`Self::restart`].
+    pub fn crash_at_write(&self, nth: u32) {
+        self.inner.borrow_mut().crash_in = Some(nth);
+    }
+
+    /// Whether the crash has happened.
+    pub fn crashed(&self) -> bool {
+        self.inner.borrow().crashed
+    }
+
+    /// A store with what was durable, as after the process ended and started again.
+    pub fn restart(&self) -> Self {
+        let durable = self.inner.borrow().durable.clone();
+        Self { inner: Rc::new(RefCell::new(Inner { visible: durable.clone(), durable, ..Inner::default() })) }
+    }
+
+    /// Every key asked for and every key returned by a scan since the last call.
+    pub fn take_reads(&self) -> Vec<Vec<u8>> {
+        std::mem::take(&mut self.inner.borrow_mut().reads)
+    }
+
+    fn settle(&self) {
+        while !self.inner.borrow().held && !self.inner.borrow().waiting.is_empty() {
+            self.write_next();
+        }
+    }
+
+    fn write_next(&self) {
+        let answers = {
+            let inner = &mut *self.inner.borrow_mut();
+            let Some(next) = inner.waiting.pop_front() else { return };
+            inner.write(next)
+        };
+        for (answer, result) in answers {
+            let _ = answer.send(result);
+        }
+    }
+}
+
+type Answers = Vec<(oneshot::Sender<Result<(), StoreError>>, Result<(), StoreError>)>;
+
+impl Inner {
+    fn write(&mut self, next: Waiting) -> Answers {
+        match &mut self.crash_in {
+            Some(0) => {
+                self.crashed = true;
+                self.waiting.clear();
+                return Vec::new();
+            }
+            Some(left) => *left -= 1,
+            None => {}
+        }
+        match self.try_write(&next.batch) {
+            Ok(()) => vec![(next.answer, Ok(()))],
+            Err(error) => {
+                self.visible = self.durable.clone();
+                self.generation += 1;
+                let behind = self.waiting.drain(..).map(|waiting| (waiting.answer, Err(StoreError::RolledBack)));
+                std::iter::once((next.answer, Err(error))).chain(behind).collect()
+            }
+        }
+    }
+
+    fn try_write(&mut self, batch: &Batch) -> Result<(), StoreError> {
+        if batch.is_empty() {
+            return Ok(());
+        }
+        if let Some(error) = self.fail_next.pop_front() {
+            return Err(error);
+        }
+        let mut after = self.durable.clone();
+        apply(&mut after, batch);
+        let bytes: usize = after.iter().map(|(key, value)| key.len() + value.len()).sum();
+        if self.quota.is_some_and(|quota| bytes > quota) && !batch.frees_space() {
+            return Err(StoreError::QuotaExceeded);
+        }
+        self.durable = after;
+        self.stats.commits += 1;
+        Ok(())
+    }
+
+    fn check(&self) -> Result<(), StoreError> {
+        if self.crashed { Err(StoreError::Closed) } else { Ok(()) }
+    }
+}
+
+impl Store for UnreliableStore {
+    fn get_many<'a>(&'a self, keys: &'a [Vec<u8>]) -> LocalBoxFuture<'a, Result<Vec<Option<Bytes>>, StoreError>> {
+        let inner = &mut *self.inner.borrow_mut();
+        inner.stats.keys_read += keys.len() as u64;
+        inner.reads.extend(keys.iter().cloned());
+        Box::pin(ready(inner.check().map(|()| keys.iter().map(|key| inner.visible.get(key.as_slice()).cloned()).collect())))
+    }
+
+    fn scan(&self, range: Range<Vec<u8>>, direction: Direction, limit: usize) -> LocalBoxFuture<'_, Result<Vec<(Bytes, Bytes)>, StoreError>> {
+        let inner = &mut *self.inner.borrow_mut();
+        let found = inner.check().map(|()| {
+            if range.start >= range.end {
+                return Vec::new();
+            }
+            let entries = inner.visible.range(Bytes::from(range.start)..Bytes::from(range.end)).map(|(key, value)| (key.clone(), value.clone()));
+            match direction {
+                Direction::Forward => entries.take(limit).collect::<Vec<_>>(),
+                Direction::Backward => entries.rev().take(limit).collect(),
+            }
+        });
+        for (key, _) in found.iter().flatten() {
+            inner.reads.push(key.to_vec());
+            inner.stats.keys_read += 1;
+        }
+        Box::pin(ready(found))
+    }
+
+    fn commit(&self, batch: Batch) -> LocalBoxFuture<'static, Result<(), StoreError>> {
+        let (answer, answered) = oneshot::channel();
+        {
+            let inner = &mut *self.inner.borrow_mut();
+            if let Err(error) = inner.check() {
+                return Box::pin(ready(Err(error)));
+            }
+            if batch.generation().is_some_and(|generation| generation < inner.generation) {
+                return Box::pin(ready(Err(StoreError::RolledBack)));
+            }
+            inner.stats.bytes_committed += batch.bytes() as u64;
+            apply(&mut inner.visible, &batch);
+            inner.waiting.push_back(Waiting { batch, answer });
+        }
+        self.settle();
+        Box::pin(async { answered.await.unwrap_or(Err(StoreError::Closed)) })
+    }
+
+    fn barrier(&self) -> LocalBoxFuture<'static, Result<(), StoreError>> {
+        self.commit(Batch::new())
+    }
+
+    fn generation(&self) -> u64 {
+        self.inner.borrow().generation
+    }
+
+    fn stats(&self) -> Stats {
+        let inner = self.inner.borrow();
+        let bytes = inner.durable.iter().map(|(key, value)| (key.len() + value.len()) as u64).sum();
+        Stats { bytes_stored: bytes, bytes_cached: bytes, ..inner.stats.clone() }
+    }
+
+    fn close(&self) -> LocalBoxFuture<'_, Result<(), StoreError>> {
+        self.release_all();
+        self.inner.borrow_mut().crashed = true;
+        Box::pin(ready(Ok(())))
+    }
+}
+
+/// A ground of [`MemoryStore`]s: nothing is kept, so only scripts that never reopen fit it.
+#[derive(Default)]
+pub struct MemoryGround;
+
+impl crate::conformance::Ground for MemoryGround {
+    type Store = MemoryStore;
+
+    fn open(&self, _: crate::Faults) -> LocalBoxFuture<'_, Result<MemoryStore, StoreError>> {
+        Box::pin(ready(Ok(MemoryStore::new())))
+    }
+}
