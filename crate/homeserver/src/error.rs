@@ -126,7 +126,7 @@ fn store_error(error: StoreError, admin_contact: &str) -> MatrixError {
             let body = StandardErrorBody::new(ErrorKind::Unknown, "the server is restarting: try again".to_owned());
             MatrixError::new(StatusCode::SERVICE_UNAVAILABLE, ErrorBody::Standard(body))
         }
-        StoreError::NewerFormat { .. } | StoreError::Platform(_) => {
+        StoreError::NewerFormat { .. } | StoreError::InUse | StoreError::Platform(_) => {
             tracing::error!("{error}");
             unknown("the server's storage failed")
         }

@@ -199,6 +199,11 @@ impl Homeserver {
         written
     }
 
+    /// Whether long polls may wait for something to happen; `false` also answers those that wait. For a host that is about to hand over to another.
+    pub fn set_holding(&self, holding: bool) {
+        if holding { self.notify.reopen() } else { self.notify.close() }
+    }
+
     /// Answers every held sync, holds none from now on, and ends when everything is durable and the database released.
     pub async fn shutdown(&self) -> Result<(), StoreError> {
         self.notify.close();

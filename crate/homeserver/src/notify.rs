@@ -52,6 +52,11 @@ impl Notify {
         }
     }
 
+    /// Lets wait again, after [`Self::close`].
+    pub fn reopen(&self) {
+        self.closed.set(false);
+    }
+
     /// Whether the server is about to stop.
     pub fn is_closed(&self) -> bool {
         self.closed.get()

@@ -1,1 +1,27 @@
-fn main() {}
+//! The native binary `ephapse`. `ephapse serve` is the homeserver on TCP ports; everything Matrix is in `ephapse_homeserver`.
+
+mod options;
+mod serve;
+
+use clap::Parser;
+use options::{Command, Options};
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let Command::Serve(options) = Options::parse().command;
+    let filter = match tracing_subscriber::EnvFilter::try_new(&options.log) {
+        Ok(filter) => filter,
+        Err(error) => {
+            eprintln!("ephapse: --log {}: {error}; for example: info, or info,ephapse_homeserver=debug", options.log);
+            return ExitCode::from(2);
+        }
+    };
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    match serve::serve(options) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("ephapse: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}

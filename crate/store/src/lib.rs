@@ -64,6 +64,9 @@ pub enum StoreError {
         /// The newest format this build understands.
         supported: u32,
     },
+    /// Another process holds the database.
+    #[error("the database is in use by another process")]
+    InUse,
     /// The store was closed, or the browser asked for the database to be released.
     #[error("the store is closed")]
     Closed,

@@ -28,7 +28,7 @@ impl Directory {
         fs::create_dir_all(path).map_err(platform)?;
         let lock = OpenOptions::new().create(true).truncate(false).write(true).open(path.join("lock")).map_err(platform)?;
         lock.try_lock().map_err(|error| match error {
-            TryLockError::WouldBlock => StoreError::Platform(format!("{} is in use by another process", path.display())),
+            TryLockError::WouldBlock => StoreError::InUse,
             TryLockError::Error(error) => platform(error),
         })?;
         let (format, epoch) = read_format(path)?.unwrap_or((FORMAT, 0));

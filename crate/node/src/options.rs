@@ -1,0 +1,189 @@
+//! The command line: every option is a flag and an environment variable of the same meaning.
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use ephapse_homeserver::{Config, Registration};
+use ruma::{OwnedServerName, RoomVersionId, room_version_rules::RoomVersionRules};
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
+
+/// A Matrix homeserver.
+#[derive(Parser)]
+#[command(name = "ephapse", version, about)]
+pub struct Options {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What the binary does.
+#[derive(Subcommand)]
+pub enum Command {
+    /// Runs the homeserver until SIGINT or SIGTERM
+    Serve(Serve),
+}
+
+/// The options of `ephapse serve`.
+#[derive(Args)]
+pub struct Serve {
+    /// The Matrix server name, such as example.org; without it, the k51... name that follows from the node's own key
+    #[arg(long, env = "HS_SERVER_NAME", value_parser = server_name)]
+    pub server_name: Option<OwnedServerName>,
+
+    /// The directory that everything is kept in; made if it is missing
+    #[arg(long, env = "HS_DATA_DIR", default_value = "ephapse-data", value_name = "DIRECTORY")]
+    pub data_dir: PathBuf,
+
+    /// ip:port for plain HTTP [default: 127.0.0.1:8008, unless --listen-tls is given]
+    #[arg(long, env = "HS_HTTP_BIND", value_name = "IP:PORT")]
+    pub listen: Option<SocketAddr>,
+
+    /// ip:port for HTTPS
+    #[arg(long, env = "HS_HTTPS_BIND", value_name = "IP:PORT", requires_all = ["tls_cert", "tls_key"])]
+    pub listen_tls: Option<SocketAddr>,
+
+    /// The certificate chain of --listen-tls, PEM
+    #[arg(long, env = "HS_TLS_CERT", value_name = "FILE")]
+    pub tls_cert: Option<PathBuf>,
+
+    /// The key of --tls-cert, PEM, as PKCS#1 or PKCS#8
+    #[arg(long, env = "HS_TLS_KEY", value_name = "FILE")]
+    pub tls_key: Option<PathBuf>,
+
+    /// The URL by which clients reach this server from outside; told to them in /.well-known/matrix/client
+    #[arg(long, env = "HS_PUBLIC_BASEURL", value_name = "URL", value_parser = public_url)]
+    pub public_url: Option<String>,
+
+    /// Who may register an account
+    #[arg(long, env = "HS_REGISTRATION", value_enum, default_value_t = RegistrationKind::Closed)]
+    pub registration: RegistrationKind,
+
+    /// What has to be known to register with --registration token
+    #[arg(long, env = "HS_REGISTRATION_TOKEN", value_name = "TOKEN", required_if_eq("registration", "token"))]
+    pub registration_token: Option<String>,
+
+    /// The version of rooms that are created without one
+    #[arg(long, env = "HS_DEFAULT_ROOM_VERSION", value_name = "VERSION", default_value = "12", value_parser = room_version)]
+    pub default_room_version: RoomVersionId,
+
+    /// Whether clients that ask too often are answered 429
+    #[arg(long, env = "HS_RATE_LIMITS", value_enum, default_value_t = Switch::On)]
+    pub rate_limits: Switch,
+
+    /// Whether presence is kept
+    #[arg(long, env = "HS_PRESENCE", value_enum, default_value_t = Switch::On)]
+    pub presence: Switch,
+
+    /// What is logged to standard error: off, error, warn, info, debug, trace, or one of these per module
+    #[arg(long, env = "HS_LOG", value_name = "FILTER", default_value = "info")]
+    pub log: String,
+}
+
+/// Who may register.
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum RegistrationKind {
+    /// Nobody
+    Closed,
+    /// Whoever knows --registration-token
+    Token,
+    /// Everybody
+    Open,
+}
+
+/// On or off.
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Switch {
+    /// Yes
+    On,
+    /// No
+    Off,
+}
+
+/// The longest that a `/sync` is held: practically what the client asks for.
+const LONGEST_SYNC: Duration = Duration::from_secs(24 * 60 * 60);
+
+impl Serve {
+    /// The address for plain HTTP, if there is to be one.
+    pub fn plain_address(&self) -> Option<SocketAddr> {
+        let default = || self.listen_tls.is_none().then(|| SocketAddr::from(([127, 0, 0, 1], 8008)));
+        self.listen.or_else(default)
+    }
+
+    /// What these options mean to the homeserver.
+    pub fn config(&self) -> Config {
+        Config {
+            server_name: self.server_name.clone(),
+            registration: match (self.registration, &self.registration_token) {
+                (RegistrationKind::Open, _) => Registration::Open,
+                (RegistrationKind::Token, Some(token)) => Registration::Token(token.clone()),
+                // clap asks for the token before it comes to this.
+                (RegistrationKind::Closed, _) | (RegistrationKind::Token, None) => Registration::Closed,
+            },
+            default_room_version: self.default_room_version.clone(),
+            longest_sync: LONGEST_SYNC,
+            rate_limits: self.rate_limits == Switch::On,
+            presence: self.presence == Switch::On,
+            public_url: self.public_url.clone(),
+            ..Config::default()
+        }
+    }
+}
+
+fn server_name(text: &str) -> Result<OwnedServerName, String> {
+    OwnedServerName::try_from(text).map_err(|_| "a server name is a host, or host:port, as in example.org or localhost:8448".to_owned())
+}
+
+fn room_version(text: &str) -> Result<RoomVersionId, String> {
+    let version = RoomVersionId::try_from(text).map_err(|error| error.to_string())?;
+    match version.rules() {
+        Some(RoomVersionRules { .. }) => Ok(version),
+        None => Err("this server knows room versions 1 to 12".to_owned()),
+    }
+}
+
+fn public_url(text: &str) -> Result<String, String> {
+    match text.parse::<http::Uri>() {
+        Ok(url) if matches!(url.scheme_str(), Some("https" | "http")) && url.host().is_some_and(|host| !host.is_empty()) => {
+            Ok(text.trim_end_matches('/').to_owned())
+        }
+        _ => Err("a base URL begins with https:// or http://, as in https://matrix.example.org".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    fn serve(arguments: &[&str]) -> Result<Serve, String> {
+        let Command::Serve(serve) = Options::try_parse_from(["ephapse", "serve"].iter().chain(arguments)).map_err(|error| error.to_string())?.command;
+        Ok(serve)
+    }
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Options::command().debug_assert();
+    }
+
+    #[test]
+    fn registration_is_closed_unless_said_otherwise_and_a_token_has_a_value() {
+        assert_eq!(serve(&[]).expect("defaults are complete").config().registration, Registration::Closed);
+        assert!(serve(&["--registration", "token"]).is_err_and(|error| error.contains("--registration-token")));
+        let token = serve(&["--registration", "token", "--registration-token", "abc"]).expect("complete");
+        assert_eq!(token.config().registration, Registration::Token("abc".to_owned()));
+    }
+
+    #[test]
+    fn plain_http_is_the_default_and_tls_replaces_it() {
+        assert_eq!(serve(&[]).expect("valid").plain_address(), Some(([127, 0, 0, 1], 8008).into()));
+        assert!(serve(&["--listen-tls", "127.0.0.1:8448"]).is_err_and(|error| error.contains("--tls-cert")));
+        let tls = serve(&["--listen-tls", "127.0.0.1:8448", "--tls-cert", "c.pem", "--tls-key", "k.pem"]).expect("valid");
+        assert_eq!(tls.plain_address(), None);
+    }
+
+    #[test]
+    fn wrong_values_are_refused_with_an_example() {
+        assert!(serve(&["--server-name", "no spaces"]).is_err_and(|error| error.contains("example.org")));
+        assert!(serve(&["--default-room-version", "99"]).is_err_and(|error| error.contains("1 to 12")));
+        assert!(serve(&["--public-url", "matrix.example.org"]).is_err_and(|error| error.contains("https://")));
+        assert_eq!(serve(&["--public-url", "https://m.example/"]).expect("valid").public_url.as_deref(), Some("https://m.example"));
+    }
+}

@@ -1,0 +1,41 @@
+//! What a native process lends the homeserver.
+
+use ephapse_homeserver::Host;
+use ephapse_store::LocalBoxFuture;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+/// The system's clock and randomness, tokio's timers and tasks, and its threads for what computes.
+pub struct NativeHost;
+
+impl Host for NativeHost {
+    fn now(&self) -> u64 {
+        // A clock before 1970 is a broken one; 0 then says as much as any other value.
+        SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
+    }
+
+    fn random(&self, bytes: &mut [u8]) {
+        getrandom::fill(bytes).expect("the operating system has randomness: a server without it could only make guessable keys");
+    }
+
+    fn sleep(&self, duration: Duration) -> LocalBoxFuture<'static, ()> {
+        Box::pin(tokio::time::sleep(duration))
+    }
+
+    fn spawn(&self, task: LocalBoxFuture<'static, ()>) {
+        tokio::task::spawn_local(task);
+    }
+
+    fn yield_now(&self) -> LocalBoxFuture<'static, ()> {
+        Box::pin(tokio::task::yield_now())
+    }
+
+    fn compute(&self, work: Box<dyn FnOnce() -> Vec<u8> + Send>) -> LocalBoxFuture<'static, Vec<u8>> {
+        Box::pin(async move {
+            match tokio::task::spawn_blocking(work).await {
+                Ok(result) => result,
+                // The request's own panic handling takes it from here.
+                Err(error) => std::panic::resume_unwind(Box::new(error.to_string())),
+            }
+        })
+    }
+}

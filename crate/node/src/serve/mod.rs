@@ -1,0 +1,178 @@
+//! `ephapse serve`: opens the ports and the database, answers until SIGINT or SIGTERM, and leaves with everything durable.
+//!
+//! No endpoint lives here: every request goes to `Homeserver::handle`.
+
+mod connection;
+mod host;
+mod tls;
+
+use crate::options;
+use connection::Connections;
+use ephapse_homeserver::{Homeserver, OpenError};
+use ephapse_store::{RedbStore, StoreError};
+use host::NativeHost;
+use std::{
+    fs, io,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    rc::Rc,
+    time::Duration,
+};
+use tls::TlsError;
+use tokio::{
+    net::TcpListener,
+    signal::unix::{Signal, SignalKind, signal},
+    task::LocalSet,
+};
+
+/// How long requests may take to end after the signal; with the store's part, the process leaves within two seconds.
+const GRACE: Duration = Duration::from_millis(1_200);
+
+/// How long the store may take to make everything durable after that.
+const STORE_GRACE: Duration = Duration::from_millis(700);
+
+/// Why `serve` does not start, or did not end well; the text says what to do next.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    /// The runtime or its signals.
+    #[error("the operating system refused: {0}")]
+    System(#[source] io::Error),
+    /// Another process has the port.
+    #[error("{0} is in use by another process: stop that one, or choose another port")]
+    PortInUse(SocketAddr),
+    /// The address cannot be listened on.
+    #[error("cannot listen on {address}: {source}; give an address of this machine and a port that this user may open")]
+    Listen {
+        /// The address.
+        address: SocketAddr,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The certificate or its key.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+    /// The data directory cannot be made or written.
+    #[error("{} cannot be written: {source}; choose another directory with --data-dir, or let this user write there", .directory.display())]
+    DataDirectory {
+        /// The directory.
+        directory: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// Written by a newer version.
+    #[error("{} was written by a newer version of ephapse (format {found}, this one knows up to {supported}): use that version; nothing was changed", .directory.display())]
+    NewerDatabase {
+        /// The directory.
+        directory: PathBuf,
+        /// The format on disk.
+        found: u32,
+        /// The newest format this build understands.
+        supported: u32,
+    },
+    /// Another process has the database.
+    #[error("{} is in use by another process: stop that one, or choose another directory with --data-dir", .0.display())]
+    DatabaseInUse(PathBuf),
+    /// The database does not open.
+    #[error("the database in {} does not open: {reason}", .directory.display())]
+    Database {
+        /// The directory.
+        directory: PathBuf,
+        /// What the store or the server said.
+        reason: String,
+    },
+    /// The store failed or took too long while leaving.
+    #[error("the database was not closed in order: {0}; what was acknowledged is on disk")]
+    Close(String),
+}
+
+/// Runs the server until a signal ends it.
+pub fn serve(options: options::Serve) -> Result<(), ServeError> {
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().max_blocking_threads(threads).build().map_err(ServeError::System)?;
+    let served = LocalSet::new().block_on(&runtime, run(options));
+    // A password hash that nobody waits for any more must not keep the process.
+    runtime.shutdown_background();
+    served
+}
+
+async fn run(options: options::Serve) -> Result<(), ServeError> {
+    let mut signals = Signals::new().map_err(ServeError::System)?;
+    let acceptor = tls::acceptor(&options)?;
+    let plain = listen(options.plain_address()).await?;
+    let tls = listen(options.listen_tls).await?;
+    let homeserver = open(&options).await?;
+
+    let connections = Connections::new(homeserver.clone(), options.config().largest_body);
+    if let Some((listener, address)) = plain {
+        ready(&homeserver, "http", address);
+        connections.accept(listener, None);
+    }
+    if let Some((listener, address)) = tls {
+        ready(&homeserver, "https", address);
+        connections.accept(listener, acceptor);
+    }
+
+    signals.wait().await;
+    tracing::info!("leaving");
+    homeserver.set_holding(false);
+    connections.close(GRACE).await;
+    match tokio::time::timeout(STORE_GRACE, homeserver.shutdown()).await {
+        Ok(Ok(())) => Ok(()),
+        Ok(Err(error)) => Err(ServeError::Close(error.to_string())),
+        Err(_) => Err(ServeError::Close("it took too long".to_owned())),
+    }
+}
+
+fn ready(homeserver: &Homeserver, scheme: &str, address: SocketAddr) {
+    println!("{} listens on {scheme}://{address}", homeserver.server_name());
+}
+
+async fn listen(address: Option<SocketAddr>) -> Result<Option<(TcpListener, SocketAddr)>, ServeError> {
+    let Some(address) = address else { return Ok(None) };
+    let refused = |source: io::Error| match source.kind() {
+        io::ErrorKind::AddrInUse => ServeError::PortInUse(address),
+        _ => ServeError::Listen { address, source },
+    };
+    let listener = TcpListener::bind(address).await.map_err(refused)?;
+    let local = listener.local_addr().map_err(refused)?;
+    Ok(Some((listener, local)))
+}
+
+async fn open(options: &options::Serve) -> Result<Rc<Homeserver>, ServeError> {
+    let directory = &options.data_dir;
+    let unwritable = |source| ServeError::DataDirectory { directory: directory.clone(), source };
+    fs::create_dir_all(directory).map_err(unwritable)?;
+    let probe = directory.join("writable");
+    fs::write(&probe, "").and_then(|()| fs::remove_file(&probe)).map_err(unwritable)?;
+    let store = RedbStore::open(directory).map_err(|error| database_error(directory, error.into()))?;
+    let store: Rc<dyn ephapse_store::Store> = Rc::new(store);
+    Homeserver::open(store, Rc::new(NativeHost), options.config()).await.map_err(|error| database_error(directory, error))
+}
+
+fn database_error(directory: &Path, error: OpenError) -> ServeError {
+    let directory = directory.to_owned();
+    match error {
+        OpenError::Store(StoreError::NewerFormat { found, supported }) => ServeError::NewerDatabase { directory, found, supported },
+        OpenError::Store(StoreError::InUse) => ServeError::DatabaseInUse(directory),
+        other => ServeError::Database { directory, reason: other.to_string() },
+    }
+}
+
+/// The two signals that end the process.
+struct Signals {
+    interrupt: Signal,
+    terminate: Signal,
+}
+
+impl Signals {
+    fn new() -> io::Result<Self> {
+        Ok(Self { interrupt: signal(SignalKind::interrupt())?, terminate: signal(SignalKind::terminate())? })
+    }
+
+    async fn wait(&mut self) {
+        tokio::select! {
+            _ = self.interrupt.recv() => {}
+            _ = self.terminate.recv() => {}
+        }
+    }
+}
