@@ -95,3 +95,10 @@ impl Homeserver {
         id.server_name() == self.server_name()
     }
 }
+
+impl Homeserver {
+    /// The number of a user lately seen.
+    pub(crate) fn cached_user(&self, id: &UserId) -> Option<UserSn> {
+        self.users.by_id.borrow_mut().get(id).copied()
+    }
+}

@@ -1,15 +1,33 @@
 //! Rooms: the only writer of events. Build, receive, authorize, resolve, append.
 //!
-//! `pdu`, `sign` and `state_tree` are plain functions of events and state: they read no store and know no time.
+//! `pdu`, `sign` and `state_tree` are plain functions of events and state: they read no store and know no time. `read` brings what they need into
+//! memory, `write` turns a decision into one batch, `build` makes local events, `receive` checks remote ones, and both enter by `append`.
 
+mod append;
+mod build;
+mod client_event;
+mod event;
 mod pdu;
+mod read;
+mod receive;
+mod resolution;
 mod rooms;
 mod sign;
 pub mod state_tree;
+mod timeline;
+mod visibility;
+mod write;
 
+pub(crate) use self::append::membership_of;
 pub use self::{
+    build::Draft,
+    client_event::Format,
+    event::Event,
     pdu::{EventReference, MAX_AUTH_EVENTS, MAX_ID_BYTES, MAX_PDU_BYTES, MAX_PREV_EVENTS, Pdu, PduError, ReceivedPdu, StateKey, room_id_of_create},
-    rooms::Rooms,
+    rooms::{RoomInfo, Rooms},
     sign::NewPdu,
     state_tree::{Node, NodeId},
+    timeline::Page,
+    visibility::{Viewer, is_visible},
+    write::{Need, Stop, Write},
 };

@@ -82,6 +82,8 @@ pub enum Change {
         /// The room.
         room: RoomSn,
     },
+    /// An event took this position that nobody is shown.
+    Hidden,
     /// The state of a room changed without an event at its end: a fork was resolved.
     StateReset {
         /// The room.

@@ -1,0 +1,346 @@
+//! The one way into a room: local and received events alike become part of it here (server-server-api, "Checks performed on receipt of a PDU", and
+//! Client-Server API, "Room event format").
+
+use super::{
+    event::Event,
+    pdu::{Pdu, StateKey},
+    state_tree::{self, Difference, Node, NodeId},
+    write::{Need, Stop, Write},
+};
+use crate::{
+    error::Error,
+    position::Position,
+    tables::{self, Change, Extremity, Membership, MembershipKind, Relation},
+};
+use ruma::{
+    EventId, OwnedDeviceId, OwnedUserId, UserId,
+    events::{StateEventType, TimelineEventType},
+    state_res::events::{RoomCreateEvent, RoomPowerLevelsEvent},
+};
+use serde::Deserialize;
+use std::{collections::HashMap, rc::Rc, sync::Arc};
+
+/// More forward extremities than this make every send and resolution slower: the oldest are dropped.
+const MAX_EXTREMITIES: usize = 20;
+
+/// What is known of an event beside what it says.
+#[derive(Debug, Default)]
+pub struct Verdict {
+    /// Why the auth rules reject it.
+    pub rejected: Option<String>,
+    /// Whether it passes before its own state, but not in the current one.
+    pub soft_failed: bool,
+    /// The device and transaction id it was sent with.
+    pub transaction: Option<(OwnedDeviceId, String)>,
+}
+
+/// The part of a content that relates it to another event.
+#[derive(Deserialize)]
+struct Relating {
+    #[serde(rename = "m.relates_to")]
+    relates_to: Option<RelatesTo>,
+}
+
+#[derive(Deserialize)]
+struct RelatesTo {
+    rel_type: Option<String>,
+    event_id: Option<String>,
+}
+
+/// How a redaction is listed among what relates to an event: it may arrive before the event does.
+pub(super) const REDACTION: &str = "m.redaction";
+
+impl Write<'_> {
+    /// Adds an event whose parents' state resolves to `before`.
+    pub(super) fn append(&mut self, pdu: Pdu, before: NodeId, verdict: Verdict) -> Result<Rc<Event>, Stop> {
+        let position = self.next_position();
+        let key = pdu.key().filter(|_| verdict.rejected.is_none());
+        let mut after = before;
+        let mut replaces = None;
+        if let Some(key) = &key {
+            replaces = self.state_get(before, std::slice::from_ref(key))?[0];
+            let update = state_tree::update(before, [(key.clone(), Some(position))], &|id| self.node(id))?;
+            self.add_nodes(update.new_nodes);
+            after = update.root;
+        }
+        let event = Rc::new(Event {
+            room: self.room.sn,
+            position,
+            pdu: Arc::new(pdu),
+            rejected: verdict.rejected,
+            soft_failed: verdict.soft_failed,
+            state_before: before,
+            state_after: after,
+            transaction: verdict.transaction,
+            replaces,
+            redacted_by: None,
+        });
+        let member = match &key {
+            Some((StateEventType::RoomMember, user)) => UserId::parse(user).ok().map(|user| self.user_sn(&user)).transpose()?,
+            _ => None,
+        };
+        self.put_event(event.clone());
+        if event.is_shown() {
+            self.change(Change::Event { room: self.room.sn, member });
+            self.head.newest = position;
+        } else {
+            // It takes a place in the order, but there is nothing to see.
+            self.change(Change::Hidden);
+        }
+        self.relate(&event)?;
+        if event.is_shown() {
+            let state = self.extend(&event)?;
+            self.set_state(&event, state)?;
+            self.redact_target(&event)?;
+        }
+        Ok(event)
+    }
+
+    /// Makes the event a forward extremity in place of its parents, and answers the room's state then.
+    fn extend(&mut self, event: &Event) -> Result<NodeId, Stop> {
+        let pdu = &event.pdu;
+        self.head.extremities.retain(|extremity| !pdu.prev_events.contains(&extremity.event_id));
+        self.head.extremities.push(Extremity {
+            event_id: pdu.event_id.clone(),
+            position: event.position,
+            depth: pdu.depth,
+            state: event.state_after.0,
+        });
+        if self.head.extremities.len() > MAX_EXTREMITIES {
+            self.head.extremities.remove(0);
+        }
+        let states: Vec<NodeId> = self.head.extremities.iter().map(|extremity| NodeId(extremity.state)).collect();
+        self.resolve(&states)
+    }
+
+    /// Makes `after` the current state: memberships, counts and the head's short cuts follow what differs.
+    fn set_state(&mut self, event: &Event, after: NodeId) -> Result<(), Stop> {
+        let before = self.state();
+        if before == after {
+            return Ok(());
+        }
+        let differences = state_tree::diff(before, after, &|id| self.node(id))?;
+        self.head.state = after.0;
+        self.head.newest_state = event.position;
+        let mut own = None;
+        if let Some(key) = event.pdu.key() {
+            own = Some(key);
+        }
+        let mut reset = false;
+        for difference in &differences {
+            reset |= own.as_ref() != Some(&difference.key);
+            self.follow(difference)?;
+        }
+        if reset {
+            self.change(Change::StateReset { room: self.room.sn });
+        }
+        Ok(())
+    }
+
+    fn follow(&mut self, difference: &Difference) -> Result<(), Stop> {
+        let after = difference.after;
+        let (kind, state_key) = &difference.key;
+        match kind {
+            StateEventType::RoomMember => return self.follow_member(state_key, after),
+            _ if !state_key.is_empty() => {}
+            StateEventType::RoomCreate => self.head.create = after,
+            StateEventType::RoomPowerLevels => self.head.power_levels = after,
+            StateEventType::RoomJoinRules => self.head.join_rules = after,
+            StateEventType::RoomHistoryVisibility => self.head.history_visibility = after,
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn follow_member(&mut self, state_key: &str, after: Option<Position>) -> Result<(), Stop> {
+        let Ok(user) = OwnedUserId::try_from(state_key) else { return Ok(()) };
+        let sn = self.user_sn(&user)?;
+        let old = self.member(sn)?;
+        let (kind, position) = match after {
+            Some(position) => (membership_of(&*self.event(position)?), position),
+            None => (MembershipKind::Leave, self.head.newest),
+        };
+        let before = old.as_ref().map(|old| old.kind);
+        let joined = kind == MembershipKind::Join;
+        if before == Some(MembershipKind::Join) && !joined {
+            self.head.joined = self.head.joined.saturating_sub(1);
+        } else if before != Some(MembershipKind::Join) && joined {
+            self.head.joined += 1;
+        }
+        if before == Some(MembershipKind::Invite) && kind != MembershipKind::Invite {
+            self.head.invited = self.head.invited.saturating_sub(1);
+        } else if before != Some(MembershipKind::Invite) && kind == MembershipKind::Invite {
+            self.head.invited += 1;
+        }
+        let left = (before == Some(MembershipKind::Join) && !joined).then_some(position);
+        let member = Membership {
+            kind,
+            position,
+            last_left: left.or(old.as_ref().and_then(|old| old.last_left)),
+            ever_joined: joined || old.as_ref().is_some_and(|old| old.ever_joined),
+            // Forgetting ends when the user is asked in or comes back.
+            forgotten: old.as_ref().is_some_and(|old| old.forgotten) && matches!(kind, MembershipKind::Leave | MembershipKind::Ban),
+        };
+        self.set_member(sn, before, member);
+        Ok(())
+    }
+
+    /// Lists the event under the one it relates to.
+    fn relate(&mut self, event: &Event) -> Result<(), Stop> {
+        let pdu = &event.pdu;
+        let (parent, rel_type) = if let Some(target) = &pdu.redacts {
+            (target.clone(), REDACTION.to_owned())
+        } else {
+            // Most contents relate to nothing: look before parsing.
+            if !pdu.content.get().contains("m.relates_to") {
+                return Ok(());
+            }
+            let Ok(Relating { relates_to: Some(RelatesTo { rel_type: Some(rel_type), event_id: Some(parent) }) }) =
+                serde_json::from_str(pdu.content.get())
+            else {
+                return Ok(());
+            };
+            let Ok(parent) = ruma::OwnedEventId::try_from(parent) else { return Ok(()) };
+            (parent, rel_type)
+        };
+        let sender = self.user_sn(&pdu.sender)?;
+        let relation = Relation { rel_type, event_type: pdu.event_type.to_string(), sender };
+        tables::RELATIONS.put(&mut self.batch, &(self.room.sn, parent, event.position), &relation);
+        Ok(())
+    }
+
+    /// A redaction takes the content of its target away, if its sender may.
+    fn redact_target(&mut self, redaction: &Rc<Event>) -> Result<(), Stop> {
+        let Some(target) = &redaction.pdu.redacts else { return Ok(()) };
+        let Some(target) = self.event_by_id(target)? else { return Ok(()) };
+        self.redact(&target, redaction)
+    }
+
+    /// Redactions that arrived before their target.
+    pub(super) fn redact_if_asked_before(&mut self, event: &Rc<Event>) -> Result<(), Stop> {
+        let asked: Vec<Position> = self
+            .relations(&event.pdu.event_id)?
+            .iter()
+            .filter(|(_, relation)| relation.rel_type == REDACTION)
+            .map(|(position, _)| *position)
+            .collect();
+        for position in asked {
+            let redaction = self.event(position)?;
+            if redaction.is_shown() && redaction.pdu.redacts.as_deref() == Some(&event.pdu.event_id) {
+                self.redact(event, &redaction)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn redact(&mut self, target: &Rc<Event>, redaction: &Rc<Event>) -> Result<(), Stop> {
+        if target.redacted_by.is_some() || target.pdu.is_create() || !self.may_redact(target, redaction)? {
+            return Ok(());
+        }
+        let redacted = target.pdu.redacted(&self.room.rules).map_err(|error| Error::Internal(format!("an event cannot be redacted: {error}")))?;
+        let event = Event { pdu: Arc::new(redacted), redacted_by: Some(redaction.position), ..Event::clone(target) };
+        self.put_event(Rc::new(event));
+        Ok(())
+    }
+
+    /// "The power level of the redaction's sender is at least the redact level, or the domains of both senders are the same" (rooms/v3, "Handling redactions").
+    fn may_redact(&self, target: &Event, redaction: &Event) -> Result<bool, Stop> {
+        let rules = &self.room.rules;
+        // v1 and v2: the auth rules have decided on the redaction itself.
+        if rules.authorization.special_case_room_redaction || redaction.pdu.sender.server_name() == target.pdu.sender.server_name() {
+            return Ok(true);
+        }
+        let (own, needed) = self.power(redaction.state_before, &redaction.pdu.sender)?;
+        Ok(own >= needed)
+    }
+
+    /// A user's power level in a state, and what redacting others' events takes.
+    pub(super) fn power(&self, state: NodeId, user: &UserId) -> Result<(i64, i64), Stop> {
+        use ruma::{events::room::power_levels::UserPowerLevel, state_res::events::RoomPowerLevelsIntField};
+        let rules = &self.room.rules.authorization;
+        let keys: [StateKey; 2] = [(StateEventType::RoomCreate, String::new()), (StateEventType::RoomPowerLevels, String::new())];
+        let found = self.state_get(state, &keys)?;
+        let event = |position: Option<Position>| position.map(|position| self.event(position).map(|event| event.pdu.clone())).transpose();
+        let malformed = |reason: String| Stop::Refused(Error::forbidden(reason));
+        let Some(create) = event(found[0])? else { return Ok((0, 0)) };
+        let creators = RoomCreateEvent::new(create).creators(rules).map_err(malformed)?;
+        let Some(levels) = event(found[1])?.map(RoomPowerLevelsEvent::new) else {
+            return Ok((if creators.contains(user) { 100 } else { 0 }, 50));
+        };
+        let own = if rules.explicitly_privilege_room_creators && creators.contains(user) {
+            UserPowerLevel::Infinite
+        } else {
+            UserPowerLevel::Int(levels.user_power_level(user, rules).map_err(malformed)?)
+        };
+        let own = match own {
+            UserPowerLevel::Int(level) => i64::from(level),
+            _ => i64::MAX,
+        };
+        let needed = levels.get_as_int_or_default(RoomPowerLevelsIntField::Redact, rules).map_err(malformed)?;
+        Ok((own, i64::from(needed)))
+    }
+
+    /// The auth rules over the events that an event names (state-independent), with its reason when they fail.
+    pub(super) fn check_by_auth_events(&self, pdu: &Pdu) -> Result<Result<(), String>, Stop> {
+        let missing = std::cell::RefCell::new(Vec::new());
+        let fetch = |id: &EventId| match self.event_by_id(id) {
+            Ok(event) => event.map(|event| event.pdu.clone()),
+            Err(need) => {
+                missing.borrow_mut().push(need);
+                None
+            }
+        };
+        let verdict = ruma::state_res::check_state_independent_auth_rules(&self.room.rules.authorization, pdu, fetch);
+        unless_missing(missing.into_inner(), verdict)
+    }
+
+    /// The auth rules in a state, with the reason when they fail.
+    pub(super) fn check_in_state(&self, pdu: &Pdu, state: NodeId) -> Result<Result<(), String>, Stop> {
+        self.check_in_nodes(pdu, state, &HashMap::new())
+    }
+
+    /// The auth rules in a state some of whose nodes exist only for this question.
+    pub(super) fn check_in_nodes(&self, pdu: &Pdu, state: NodeId, more: &HashMap<NodeId, Rc<Node>>) -> Result<Result<(), String>, Stop> {
+        let missing = std::cell::RefCell::new(Vec::new());
+        let fetch = |kind: &StateEventType, state_key: &str| {
+            let nodes = |id: NodeId| more.get(&id).cloned().or_else(|| self.node(id));
+            let found = state_tree::get(state, &[(kind.clone(), state_key.to_owned())], &nodes);
+            match found.map(|found| found[0].map(|position| self.event(position))) {
+                Ok(None) => None,
+                Ok(Some(Ok(event))) => Some(event.pdu.clone()),
+                Ok(Some(Err(need))) => {
+                    missing.borrow_mut().push(need);
+                    None
+                }
+                Err(state_tree::Missing(ids)) => {
+                    missing.borrow_mut().extend(ids.into_iter().map(Need::Node));
+                    None
+                }
+            }
+        };
+        let verdict = ruma::state_res::check_state_dependent_auth_rules(&self.room.rules.authorization, pdu, fetch);
+        unless_missing(missing.into_inner(), verdict)
+    }
+}
+
+/// A verdict counts only when nothing was missing: what a rule does not find it leaves out without saying so.
+fn unless_missing(missing: Vec<Need>, verdict: Result<(), String>) -> Result<Result<(), String>, Stop> {
+    if missing.is_empty() { Ok(verdict) } else { Err(Stop::Missing(missing)) }
+}
+
+/// What a member event makes of its user.
+pub(crate) fn membership_of(event: &Event) -> MembershipKind {
+    #[derive(Deserialize)]
+    struct Content<'a> {
+        membership: &'a str,
+    }
+    let content: Option<Content<'_>> = serde_json::from_str(event.pdu.content.get()).ok();
+    debug_assert_eq!(event.pdu.event_type, TimelineEventType::RoomMember);
+    match content.map(|content| content.membership) {
+        Some("join") => MembershipKind::Join,
+        Some("invite") => MembershipKind::Invite,
+        Some("knock") => MembershipKind::Knock,
+        Some("ban") => MembershipKind::Ban,
+        _ => MembershipKind::Leave,
+    }
+}

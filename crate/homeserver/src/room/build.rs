@@ -1,0 +1,122 @@
+//! Local events: from what a client wants to say to a signed PDU that the auth rules allow.
+
+use super::{
+    append::Verdict,
+    event::Event,
+    pdu::{MAX_PREV_EVENTS, PduError},
+    sign::NewPdu,
+    state_tree::NodeId,
+    write::{Stop, Write},
+};
+use crate::error::Error;
+use ruma::{
+    CanonicalJsonObject, MilliSecondsSinceUnixEpoch, OwnedDeviceId, OwnedEventId, OwnedUserId, UInt,
+    events::{StateEventType, TimelineEventType},
+    state_res::auth_types_for_event,
+};
+use serde_json::value::RawValue;
+use std::rc::Rc;
+
+/// The deepest an event can say it is (canonical JSON has no larger integers).
+const MAX_DEPTH: u64 = (1 << 53) - 1;
+
+/// What a local user wants to say in a room.
+#[derive(Clone, Debug)]
+pub struct Draft {
+    /// Who.
+    pub sender: OwnedUserId,
+    /// The event's type.
+    pub event_type: TimelineEventType,
+    /// Makes it a state event.
+    pub state_key: Option<String>,
+    /// The content.
+    pub content: CanonicalJsonObject,
+    /// What an `m.room.redaction` redacts.
+    pub redacts: Option<OwnedEventId>,
+    /// The device and transaction id it came with.
+    pub transaction: Option<(OwnedDeviceId, String)>,
+}
+
+impl Draft {
+    /// A message-like event.
+    pub fn message(sender: OwnedUserId, event_type: TimelineEventType, content: CanonicalJsonObject) -> Self {
+        Self { sender, event_type, state_key: None, content, redacts: None, transaction: None }
+    }
+
+    /// A state event.
+    pub fn state(sender: OwnedUserId, event_type: StateEventType, state_key: impl Into<String>, content: CanonicalJsonObject) -> Self {
+        Self { state_key: Some(state_key.into()), ..Self::message(sender, event_type.into(), content) }
+    }
+}
+
+impl Write<'_> {
+    /// Builds, hashes, signs and authorizes an event at the end of the room, and appends it.
+    ///
+    /// # Errors
+    /// 403 M_FORBIDDEN with the rule's reason when the auth rules refuse it; 413 M_TOO_LARGE.
+    pub fn send(&mut self, draft: Draft) -> Result<Rc<Event>, Stop> {
+        let before = self.state_at_end()?;
+        let pdu = self.build(draft.clone(), before)?;
+        if let Err(reason) = self.check_by_auth_events(&pdu)? {
+            return Err(Error::forbidden(reason).into());
+        }
+        if let Err(reason) = self.check_in_state(&pdu, before)? {
+            return Err(Error::forbidden(reason).into());
+        }
+        self.append(pdu, before, Verdict { transaction: draft.transaction, ..Verdict::default() })
+    }
+
+    /// The state that an event sees which is built on the end of the room.
+    fn state_at_end(&mut self) -> Result<NodeId, Stop> {
+        Ok(self.state())
+    }
+
+    fn build(&self, draft: Draft, before: NodeId) -> Result<super::pdu::Pdu, Stop> {
+        let rules = &self.room.rules;
+        let is_create = draft.event_type == TimelineEventType::RoomCreate;
+        let mut prev_events = Vec::new();
+        let mut depth = 0;
+        for extremity in self.head.extremities.iter().rev().take(MAX_PREV_EVENTS) {
+            depth = depth.max(extremity.depth);
+            prev_events.push(self.event(extremity.position)?.pdu.reference(rules).map_err(refused)?);
+        }
+        let mut auth_events = Vec::new();
+        for position in self.auth_positions(&draft, before)? {
+            auth_events.push(self.event(position)?.pdu.reference(rules).map_err(refused)?);
+        }
+        let without_id = is_create && rules.authorization.room_create_event_id_as_room_id;
+        let new = NewPdu {
+            room_id: (!without_id).then(|| self.room.id.clone()),
+            sender: draft.sender,
+            event_type: draft.event_type,
+            state_key: draft.state_key,
+            content: draft.content,
+            prev_events,
+            auth_events,
+            depth: (depth + 1).min(MAX_DEPTH),
+            origin_server_ts: MilliSecondsSinceUnixEpoch(UInt::new_saturating(self.hs.host.now())),
+            redacts: draft.redacts,
+            event_localpart: format!("{}-{:08x}", self.next_position(), self.hs.identity.instance),
+        };
+        Ok(new.sign(self.hs.server_name(), &self.hs.identity.key_pair, rules).map_err(refused)?)
+    }
+
+    /// Where the state events stand that authorize an event ("Auth events selection").
+    fn auth_positions(&self, draft: &Draft, before: NodeId) -> Result<Vec<crate::position::Position>, Stop> {
+        // Only a membership's content says which events it needs.
+        let content = match draft.event_type {
+            TimelineEventType::RoomMember => serde_json::value::to_raw_value(&draft.content).map_err(|error| Error::bad_json(error.to_string()))?,
+            _ => RawValue::from_string("{}".to_owned()).expect("an empty object is JSON"),
+        };
+        let keys = auth_types_for_event(&draft.event_type, &draft.sender, draft.state_key.as_deref(), &content, &self.room.rules.authorization)
+            .map_err(Error::bad_json)?;
+        Ok(self.state_get(before, &keys)?.into_iter().flatten().collect())
+    }
+}
+
+fn refused(error: PduError) -> Error {
+    match error {
+        PduError::TooLarge(what) => Error::too_large(format!("{what} is too large")),
+        error => Error::bad_json(error.to_string()),
+    }
+}

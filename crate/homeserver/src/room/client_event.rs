@@ -1,0 +1,148 @@
+//! Events as clients see them (Client-Server API, "Room event format"): without what only servers need, with `unsigned`.
+
+use super::{event::Event, rooms::RoomInfo};
+use crate::{
+    error::{Error, Result},
+    homeserver::Homeserver,
+    position::Position,
+    tables::Session,
+};
+use ruma::{
+    EventId, RoomId, UserId,
+    events::{AnyStrippedStateEvent, TimelineEventType},
+    serde::Raw,
+};
+use serde::Serialize;
+use serde_json::value::RawValue;
+use std::{borrow::Cow, collections::HashMap, rc::Rc};
+
+#[derive(Serialize)]
+struct ClientEvent<'a> {
+    content: Cow<'a, RawValue>,
+    event_id: &'a EventId,
+    origin_server_ts: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    redacts: Option<&'a EventId>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    room_id: Option<&'a RoomId>,
+    sender: &'a UserId,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    state_key: Option<&'a str>,
+    #[serde(rename = "type")]
+    event_type: String,
+    unsigned: Unsigned<'a>,
+}
+
+#[derive(Serialize)]
+struct Unsigned<'a> {
+    age: i64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    prev_content: Option<&'a RawValue>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    prev_sender: Option<&'a UserId>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    replaces_state: Option<&'a EventId>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    redacted_because: Option<Box<RawValue>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    transaction_id: Option<&'a str>,
+}
+
+/// How events are written for one request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Format {
+    /// With `room_id`.
+    Whole,
+    /// Without `room_id`: inside a room of a sync.
+    InRoom,
+}
+
+impl Homeserver {
+    /// Events as the session's device sees them.
+    pub async fn client_events<T>(&self, room: &RoomInfo, events: &[Rc<Event>], session: &Session, format: Format) -> Result<Vec<Raw<T>>> {
+        let mut positions: Vec<Position> = events.iter().flat_map(|event| event.replaces.into_iter().chain(event.redacted_by)).collect();
+        positions.sort_unstable();
+        positions.dedup();
+        let others = self.events_at(room.sn, &positions).await?;
+        let others: HashMap<Position, Rc<Event>> = others.into_iter().flatten().map(|event| (event.position, event)).collect();
+        events.iter().map(|event| self.write_event(room, event, &others, session, format).map(Raw::from_json)).collect()
+    }
+
+    /// One event as the session's device sees it.
+    pub async fn client_event<T>(&self, room: &RoomInfo, event: &Rc<Event>, session: &Session) -> Result<Raw<T>> {
+        let mut written = self.client_events(room, std::slice::from_ref(event), session, Format::Whole).await?;
+        written.pop().ok_or_else(|| Error::Internal("one event in, none out".to_owned()))
+    }
+
+    fn write_event(
+        &self,
+        room: &RoomInfo,
+        event: &Event,
+        others: &HashMap<Position, Rc<Event>>,
+        session: &Session,
+        format: Format,
+    ) -> Result<Box<RawValue>> {
+        let pdu = &event.pdu;
+        let replaced = event.replaces.and_then(|position| others.get(&position));
+        let redacted_because = match event.redacted_by.and_then(|position| others.get(&position)) {
+            Some(redaction) => Some(self.write_event(room, redaction, &HashMap::new(), session, Format::Whole)?),
+            None => None,
+        };
+        let own = pdu.sender == session.user_id;
+        let transaction = event.transaction.as_ref().filter(|(device, _)| own && *device == session.device);
+        let written = ClientEvent {
+            content: content(event)?,
+            event_id: &pdu.event_id,
+            origin_server_ts: pdu.origin_server_ts.0.into(),
+            // Both places, whatever the version: old clients look in one, new ones in the other.
+            redacts: pdu.redacts.as_deref(),
+            room_id: (format == Format::Whole).then_some(&*room.id),
+            sender: &pdu.sender,
+            state_key: pdu.state_key.as_deref(),
+            event_type: pdu.event_type.to_string(),
+            unsigned: Unsigned {
+                age: self.host.now() as i64 - u64::from(pdu.origin_server_ts.0) as i64,
+                prev_content: replaced.map(|event| &*event.pdu.content),
+                prev_sender: replaced.map(|event| &*event.pdu.sender),
+                replaces_state: replaced.map(|event| &*event.pdu.event_id),
+                redacted_because,
+                transaction_id: transaction.map(|(_, id)| id.as_str()),
+            },
+        };
+        serde_json::value::to_raw_value(&written).map_err(|error| Error::Internal(format!("an event cannot be written: {error}")))
+    }
+
+    /// A state event as it is shown to somebody who is not in the room.
+    pub fn stripped_event(event: &Event) -> Result<Raw<AnyStrippedStateEvent>> {
+        #[derive(Serialize)]
+        struct Stripped<'a> {
+            content: &'a RawValue,
+            sender: &'a UserId,
+            state_key: &'a str,
+            #[serde(rename = "type")]
+            event_type: String,
+        }
+        let pdu = &event.pdu;
+        let stripped = Stripped {
+            content: &pdu.content,
+            sender: &pdu.sender,
+            state_key: pdu.state_key.as_deref().unwrap_or_default(),
+            event_type: pdu.event_type.to_string(),
+        };
+        serde_json::value::to_raw_value(&stripped)
+            .map(Raw::from_json)
+            .map_err(|error| Error::Internal(format!("an event cannot be written: {error}")))
+    }
+}
+
+/// The content; a redaction's names its target, also in versions where that stands beside it.
+fn content(event: &Event) -> Result<Cow<'_, RawValue>> {
+    let pdu = &event.pdu;
+    let Some(redacts) = pdu.redacts.as_ref().filter(|_| pdu.event_type == TimelineEventType::RoomRedaction && event.redacted_by.is_none()) else {
+        return Ok(Cow::Borrowed(&pdu.content));
+    };
+    let broken = |error: serde_json::Error| Error::Internal(format!("a stored content cannot be read: {error}"));
+    let mut content: serde_json::Map<String, serde_json::Value> = serde_json::from_str(pdu.content.get()).map_err(broken)?;
+    content.insert("redacts".to_owned(), redacts.as_str().into());
+    serde_json::value::to_raw_value(&content).map(Cow::Owned).map_err(broken)
+}

@@ -1,0 +1,81 @@
+//! An event of a room as this server holds it: the PDU, where it stands, and what is known of it.
+
+use super::{
+    pdu::{Pdu, PduError},
+    state_tree::NodeId,
+};
+use crate::{
+    position::Position,
+    tables::{EventRecord, RawBytes, RoomSn},
+};
+use ruma::OwnedDeviceId;
+use std::sync::Arc;
+
+/// A stored event.
+#[derive(Clone, Debug)]
+pub struct Event {
+    /// The room's number.
+    pub room: RoomSn,
+    /// Where it stands.
+    pub position: Position,
+    /// The event itself; redacted, if it was.
+    pub pdu: Arc<Pdu>,
+    /// Why the auth rules rejected it, if they did.
+    pub rejected: Option<String>,
+    /// Whether it failed against the current state when it arrived.
+    pub soft_failed: bool,
+    /// The state before it.
+    pub state_before: NodeId,
+    /// The state after it.
+    pub state_after: NodeId,
+    /// The device and transaction id it was sent with.
+    pub transaction: Option<(OwnedDeviceId, String)>,
+    /// The state event that it replaced.
+    pub replaces: Option<Position>,
+    /// The redaction that took its content away.
+    pub redacted_by: Option<Position>,
+}
+
+impl Event {
+    /// Reads what a table holds.
+    pub fn from_record(room: RoomSn, position: Position, record: EventRecord) -> Result<Self, PduError> {
+        let state_before = NodeId(record.state_before);
+        Ok(Self {
+            room,
+            position,
+            pdu: Arc::new(Pdu::from_stored(record.event_id, record.pdu.0.into(), record.rejected.is_some())?),
+            rejected: record.rejected,
+            soft_failed: record.soft_failed,
+            state_before,
+            state_after: record.state_after.map_or(state_before, NodeId),
+            transaction: record.transaction,
+            replaces: record.replaces,
+            redacted_by: record.redacted_by,
+        })
+    }
+
+    /// What the table holds of it.
+    pub fn to_record(&self) -> EventRecord {
+        EventRecord {
+            pdu: RawBytes(self.pdu.json.to_vec()),
+            event_id: self.pdu.event_id.clone(),
+            rejected: self.rejected.clone(),
+            soft_failed: self.soft_failed,
+            state_before: self.state_before.0,
+            state_after: (self.state_after != self.state_before).then_some(self.state_after.0),
+            transaction: self.transaction.clone(),
+            replaces: self.replaces,
+            redacted_by: self.redacted_by,
+        }
+    }
+
+    /// Whether clients may be shown it at all.
+    pub fn is_shown(&self) -> bool {
+        self.rejected.is_none() && !self.soft_failed
+    }
+
+    /// Bytes it takes in memory, roughly.
+    pub fn weight(&self) -> usize {
+        512 + 2 * self.pdu.json.len()
+    }
+}

@@ -1,0 +1,157 @@
+//! Reads of rooms: from memory where it has them, else from the store, as many at once as are known to be needed.
+
+use super::{
+    event::Event,
+    pdu::StateKey,
+    rooms::RoomInfo,
+    state_tree::{self, Missing, Node, NodeId, Part},
+};
+use crate::{
+    error::{Error, Result},
+    homeserver::Homeserver,
+    position::Position,
+    tables::{self, RoomHead, RoomSn},
+};
+use ruma::{EventId, RoomId};
+use std::{collections::HashMap, rc::Rc};
+
+impl Homeserver {
+    /// The room of an id, if this server knows it.
+    pub async fn room(&self, id: &RoomId) -> Result<Option<Rc<RoomInfo>>> {
+        if let Some(info) = self.rooms.by_id.borrow_mut().get(id) {
+            return Ok(Some(info.clone()));
+        }
+        let Some(sn) = tables::ROOM_SNS.get(self.store(), &id.to_owned()).await? else { return Ok(None) };
+        self.room_by_sn(sn).await.map(Some)
+    }
+
+    /// The room of a number.
+    pub async fn room_by_sn(&self, sn: RoomSn) -> Result<Rc<RoomInfo>> {
+        if let Some(info) = self.rooms.by_sn.borrow_mut().get(&sn) {
+            return Ok(info.clone());
+        }
+        let room = tables::ROOMS.get(self.store(), &sn).await?.ok_or_else(|| Error::Internal(format!("room number {sn} leads nowhere")))?;
+        let rules = room.version.rules().ok_or_else(|| Error::Internal(format!("room {} has version {}", room.id, room.version)))?;
+        let info = Rc::new(RoomInfo { sn, id: room.id, version: room.version, rules });
+        self.rooms.remember(&info);
+        Ok(info)
+    }
+
+    /// The head of a room.
+    pub async fn room_head(&self, sn: RoomSn) -> Result<Rc<RoomHead>> {
+        if let Some(head) = self.rooms.heads.borrow_mut().get(&sn) {
+            return Ok(head.clone());
+        }
+        let head = tables::ROOM_HEADS.get(self.store(), &sn).await?.ok_or_else(|| Error::Internal(format!("room number {sn} has no head")))?;
+        let head = Rc::new(head);
+        // Another reader or a writer may have put a newer one there meanwhile.
+        Ok(self.rooms.heads.borrow_mut().entry(sn).or_insert(head).clone())
+    }
+
+    /// The events at `positions`, in their order; none where nothing stands.
+    pub async fn events_at(&self, room: RoomSn, positions: &[Position]) -> Result<Vec<Option<Rc<Event>>>> {
+        let mut found: Vec<Option<Rc<Event>>> = {
+            let mut cache = self.rooms.events.borrow_mut();
+            positions.iter().map(|position| cache.get(&(room, *position))).collect()
+        };
+        let missing: Vec<usize> = (0..positions.len()).filter(|index| found[*index].is_none()).collect();
+        if missing.is_empty() {
+            return Ok(found);
+        }
+        let keys: Vec<_> = missing.iter().map(|index| (room, positions[*index])).collect();
+        let records = tables::EVENTS.get_many(self.store(), &keys).await?;
+        for (index, record) in missing.into_iter().zip(records) {
+            if let Some(record) = record {
+                found[index] = Some(self.decode_event(room, positions[index], record)?);
+            }
+        }
+        Ok(found)
+    }
+
+    /// The event at a position that must be there.
+    pub async fn event_at(&self, room: RoomSn, position: Position) -> Result<Rc<Event>> {
+        let found = self.events_at(room, &[position]).await?;
+        found.into_iter().next().flatten().ok_or_else(|| Error::Internal(format!("room number {room} has nothing at {position}")))
+    }
+
+    /// An event that was read from the table; kept in memory unless memory has a newer one.
+    pub(crate) fn decode_event(&self, room: RoomSn, position: Position, record: tables::EventRecord) -> Result<Rc<Event>> {
+        if let Some(event) = self.rooms.events.borrow_mut().get(&(room, position)) {
+            return Ok(event);
+        }
+        let event = Event::from_record(room, position, record).map_err(|error| Error::Internal(format!("a stored event cannot be read: {error}")))?;
+        let event = Rc::new(event);
+        self.rooms.events.borrow_mut().insert((room, position), event.clone(), event.weight());
+        Ok(event)
+    }
+
+    /// Where an event stands.
+    pub async fn find_event(&self, id: &EventId) -> Result<Option<(RoomSn, Position)>> {
+        if let Some(place) = self.rooms.ids.borrow_mut().get(id) {
+            return Ok(Some(*place));
+        }
+        let place = tables::EVENT_IDS.get(self.store(), &id.to_owned()).await?;
+        if let Some(place) = place {
+            self.rooms.ids.borrow_mut().insert(id.to_owned(), place);
+        }
+        Ok(place)
+    }
+
+    /// An event of a room by its id.
+    pub async fn event_by_id(&self, room: RoomSn, id: &EventId) -> Result<Option<Rc<Event>>> {
+        match self.find_event(id).await? {
+            Some((found, position)) if found == room => self.event_at(room, position).await.map(Some),
+            _ => Ok(None),
+        }
+    }
+
+    /// What holds each of `keys` in a state.
+    pub async fn state_get(&self, room: RoomSn, root: NodeId, keys: &[StateKey]) -> Result<Vec<Option<Position>>> {
+        self.with_nodes(room, |nodes| state_tree::get(root, keys, nodes)).await
+    }
+
+    /// The event that holds `key` in a state.
+    pub async fn state_event(&self, room: RoomSn, root: NodeId, key: StateKey) -> Result<Option<Rc<Event>>> {
+        match self.state_get(room, root, &[key]).await?.first().copied().flatten() {
+            Some(position) => self.event_at(room, position).await.map(Some),
+            None => Ok(None),
+        }
+    }
+
+    /// Every entry of a part of a state, in no particular order.
+    pub async fn state_entries(&self, room: RoomSn, root: NodeId, part: Part) -> Result<Vec<(StateKey, Position)>> {
+        self.with_nodes(room, |nodes| state_tree::entries(root, part, nodes)).await
+    }
+
+    /// Where two states differ.
+    pub async fn state_diff(&self, room: RoomSn, before: NodeId, after: NodeId) -> Result<Vec<state_tree::Difference>> {
+        self.with_nodes(room, |nodes| state_tree::diff(before, after, nodes)).await
+    }
+
+    /// Asks a question of the tree, again with more nodes as long as some are missing; each time it gets further down.
+    async fn with_nodes<T>(&self, room: RoomSn, ask: impl Fn(state_tree::Nodes<'_>) -> Result<T, Missing>) -> Result<T> {
+        let mut loaded = HashMap::new();
+        loop {
+            let nodes = |id: NodeId| loaded.get(&id).cloned().or_else(|| self.rooms.nodes.borrow_mut().get(&(room, id)));
+            match ask(&nodes) {
+                Ok(answer) => return Ok(answer),
+                Err(Missing(ids)) => loaded.extend(self.load_nodes(room, &ids).await?),
+            }
+        }
+    }
+
+    /// Nodes from the store.
+    pub(super) async fn load_nodes(&self, room: RoomSn, ids: &[NodeId]) -> Result<Vec<(NodeId, Rc<Node>)>> {
+        let keys: Vec<_> = ids.iter().map(|id| (room, id.0)).collect();
+        let values = tables::STATE_NODES.get_many(self.store(), &keys).await?;
+        let mut nodes = Vec::with_capacity(ids.len());
+        for (id, value) in ids.iter().zip(values) {
+            let bytes = value.ok_or_else(|| Error::Internal(format!("state node {id:?} of room number {room} is missing")))?.0;
+            let node = Node::decode(&bytes).map_err(|error| Error::Internal(format!("state node {id:?} cannot be read: {error}")))?;
+            let node = Rc::new(node);
+            self.rooms.nodes.borrow_mut().insert((room, *id), node.clone(), 64 + 2 * bytes.len());
+            nodes.push((*id, node));
+        }
+        Ok(nodes)
+    }
+}

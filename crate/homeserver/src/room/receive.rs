@@ -1,0 +1,76 @@
+//! Events of other servers: the checks on receipt of a PDU, in the order of the specification (server-server-api, "Checks performed on receipt of a PDU").
+
+use super::{
+    append::Verdict,
+    event::Event,
+    pdu::Pdu,
+    state_tree::NodeId,
+    write::{Stop, Write},
+};
+use crate::error::Error;
+use std::rc::Rc;
+
+impl Write<'_> {
+    /// Takes in an event whose format, signatures and hash have been checked (steps 1 to 3), and whose parents and auth events are here.
+    /// One that is here already stays as it is.
+    ///
+    /// # Errors
+    /// 404 M_NOT_FOUND when a parent or auth event is not here: they must be fetched first.
+    pub fn receive(&mut self, pdu: Pdu) -> Result<Rc<Event>, Stop> {
+        if let Some(known) = self.event_by_id(&pdu.event_id)? {
+            return Ok(known);
+        }
+        for id in pdu.auth_events.iter().chain(&pdu.prev_events) {
+            if self.event_by_id(id)?.is_none() {
+                return Err(Error::not_found(format!("{id}, on which {} stands, is not here", pdu.event_id)).into());
+            }
+        }
+        let before = self.state_after_all(&pdu)?;
+        let mut verdict = Verdict::default();
+        // 4. "Passes authorization rules based on the event's auth events, otherwise it is rejected."
+        if let Err(reason) = self.check_by_auth_events(&pdu)? {
+            verdict.rejected = Some(reason);
+        } else if let Err(reason) = self.check_in_auth_events(&pdu)? {
+            verdict.rejected = Some(reason);
+        // 5. "Passes authorization rules based on the state before the event, otherwise it is rejected."
+        } else if let Err(reason) = self.check_in_state(&pdu, before)? {
+            verdict.rejected = Some(reason);
+        // 6. "Passes authorization rules based on the current state of the room, otherwise it is soft failed."
+        } else if self.check_in_state(&pdu, self.state())?.is_err() {
+            verdict.soft_failed = true;
+        }
+        let pdu = Pdu { rejected: verdict.rejected.is_some(), ..pdu };
+        let event = self.append(pdu, before, verdict)?;
+        self.redact_if_asked_before(&event)?;
+        Ok(event)
+    }
+
+    /// The state before an event: what its parents' states resolve to.
+    fn state_after_all(&mut self, pdu: &Pdu) -> Result<NodeId, Stop> {
+        let mut states = Vec::with_capacity(pdu.prev_events.len());
+        for id in &pdu.prev_events {
+            let parent = self.event_by_id(id)?.ok_or_else(|| Error::not_found(format!("{id} is not here")))?;
+            states.push(parent.state_after);
+        }
+        self.resolve(&states)
+    }
+
+    /// The rules in the state that the event's own auth events make.
+    fn check_in_auth_events(&mut self, pdu: &Pdu) -> Result<Result<(), String>, Stop> {
+        let mut entries = Vec::new();
+        for id in &pdu.auth_events {
+            let event = self.event_by_id(id)?.ok_or_else(|| Error::not_found(format!("{id} is not here")))?;
+            entries.extend(event.pdu.key().map(|key| (key, Some(event.position))));
+        }
+        // Since v12 the create event is no auth event, but implied by the room's id.
+        if let Some(create) = self.head.create
+            && self.room.rules.authorization.room_create_event_id_as_room_id
+        {
+            entries.push(((ruma::events::StateEventType::RoomCreate, String::new()), Some(create)));
+        }
+        let update = super::state_tree::update(NodeId::EMPTY, entries, &|id| self.node(id))?;
+        // Made for this look only: the nodes are dropped again.
+        let nodes: std::collections::HashMap<_, _> = update.new_nodes.into_iter().collect();
+        self.check_in_nodes(pdu, update.root, &nodes)
+    }
+}

@@ -1,0 +1,86 @@
+//! Pages of a room's timeline, as one user sees it.
+//!
+//! A boundary `p` lies between the positions `p` and `p + 1`: reading back from it starts with the event at `p`, reading on with the first after it.
+
+use super::{event::Event, rooms::RoomInfo, visibility::Viewer};
+use crate::{
+    error::Result,
+    homeserver::Homeserver,
+    position::Position,
+    tables::{self, RoomSn},
+};
+use ephapse_store::Direction;
+use std::{ops::Range, rc::Rc};
+
+/// How many events are read for one page at most, seen or not: whoever sees few of many gets a short page and the token to go on.
+const READ_AT_MOST: usize = 2000;
+
+/// A part of a timeline.
+pub struct Page {
+    /// What the user sees, in the direction of reading.
+    pub events: Vec<Rc<Event>>,
+    /// The boundary behind the last event that was looked at.
+    pub end: Position,
+    /// Whether there may be more behind it.
+    pub more: bool,
+}
+
+impl Homeserver {
+    /// Events between two boundaries, seen or not: at most `limit`, in the direction of reading.
+    pub async fn events_between(&self, room: RoomSn, boundaries: Range<Position>, direction: Direction, limit: usize) -> Result<Vec<Rc<Event>>> {
+        if boundaries.start >= boundaries.end {
+            return Ok(Vec::new());
+        }
+        let range = tables::EVENTS.key(&(room, boundaries.start.next()))..tables::EVENTS.key(&(room, boundaries.end.next()));
+        let entries = tables::EVENTS.scan_range(self.store(), range, direction, limit).await?;
+        entries.into_iter().map(|((_, position), record)| self.decode_event(room, position, record)).collect()
+    }
+
+    /// What a user sees of a room between two boundaries, of which `wanted` says yes: at most `limit` events.
+    pub async fn page(
+        &self,
+        room: &RoomInfo,
+        viewer: &mut Viewer,
+        boundaries: Range<Position>,
+        direction: Direction,
+        limit: usize,
+        wanted: impl Fn(&Event) -> bool,
+    ) -> Result<Page> {
+        let mut rest = boundaries;
+        let mut page = Page { events: Vec::new(), end: if direction == Direction::Forward { rest.start } else { rest.end }, more: true };
+        let mut read = 0;
+        while page.more && page.events.len() < limit && read < READ_AT_MOST {
+            let chunk = (limit - page.events.len()).clamp(16, 256);
+            let events = self.events_between(room.sn, rest.clone(), direction, chunk).await?;
+            read += events.len();
+            page.more = events.len() == chunk;
+            if let Some(last) = events.last() {
+                match direction {
+                    Direction::Forward => rest.start = last.position,
+                    Direction::Backward => rest.end = Position(last.position.0 - 1),
+                }
+            }
+            page.end = if direction == Direction::Forward { rest.start } else { rest.end };
+            for event in viewer.visible(self, events).await? {
+                if !wanted(&event) {
+                    continue;
+                }
+                if page.events.len() == limit {
+                    // The chunk held more than was asked for: the page ends behind the last event on it.
+                    page.more = true;
+                    page.end = behind(page.events.last().map_or(event.position, |last| last.position), direction);
+                    break;
+                }
+                page.events.push(event);
+            }
+        }
+        Ok(page)
+    }
+}
+
+fn behind(position: Position, direction: Direction) -> Position {
+    match direction {
+        Direction::Forward => position,
+        Direction::Backward => Position(position.0 - 1),
+    }
+}

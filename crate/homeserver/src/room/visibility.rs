@@ -1,0 +1,115 @@
+//! History visibility, judged at the event by one function, everywhere (Client-Server API, "Room History Visibility").
+
+use super::{event::Event, pdu::StateKey, rooms::RoomInfo, state_tree::NodeId};
+use crate::{
+    error::Result,
+    homeserver::Homeserver,
+    position::Position,
+    tables::{self, Membership, MembershipKind, UserSn},
+};
+use ruma::{
+    OwnedUserId,
+    events::{StateEventType, TimelineEventType, room::history_visibility::HistoryVisibility},
+};
+use serde::Deserialize;
+use std::{
+    collections::{HashMap, HashSet},
+    rc::Rc,
+};
+
+/// Whether a user sees an event, from the history visibility at it, the user's membership at it, and whether the user was joined at any point after it.
+pub fn is_visible(visibility: &HistoryVisibility, membership: Option<MembershipKind>, joined_after: bool) -> bool {
+    match (visibility, membership) {
+        (HistoryVisibility::WorldReadable, _) | (_, Some(MembershipKind::Join)) => true,
+        (HistoryVisibility::Invited, Some(MembershipKind::Invite)) => true,
+        (HistoryVisibility::Joined | HistoryVisibility::Invited, _) => false,
+        // "shared" is the default, also for values nobody knows.
+        _ => joined_after,
+    }
+}
+
+/// What visibility depends on in one state.
+#[derive(Clone, Debug)]
+struct AtState {
+    visibility: HistoryVisibility,
+    membership: Option<MembershipKind>,
+}
+
+/// One user's eyes on one room.
+pub struct Viewer {
+    room: Rc<RoomInfo>,
+    user: Option<OwnedUserId>,
+    /// The user's part in the room now.
+    pub membership: Option<Membership>,
+    states: HashMap<NodeId, AtState>,
+}
+
+impl Viewer {
+    /// The eyes of a user of this server.
+    pub async fn new(hs: &Homeserver, room: &Rc<RoomInfo>, user: UserSn) -> Result<Self> {
+        let membership = tables::MEMBERSHIPS.get(hs.store(), &(user, room.sn)).await?;
+        Ok(Self { room: room.clone(), user: Some(hs.user_id(user).await?), membership, states: HashMap::new() })
+    }
+
+    /// Those of `events` that the user sees, in their order.
+    pub async fn visible(&mut self, hs: &Homeserver, events: Vec<Rc<Event>>) -> Result<Vec<Rc<Event>>> {
+        self.read_states(hs, &events).await?;
+        Ok(events.into_iter().filter(|event| self.judge(event)).collect())
+    }
+
+    /// Whether the user sees an event.
+    pub async fn sees(&mut self, hs: &Homeserver, event: &Rc<Event>) -> Result<bool> {
+        Ok(!self.visible(hs, vec![event.clone()]).await?.is_empty())
+    }
+
+    fn judge(&self, event: &Event) -> bool {
+        event.is_shown()
+            && self
+                .states_of(event)
+                .iter()
+                .filter_map(|state| self.states.get(state))
+                .any(|at| is_visible(&at.visibility, at.membership, self.joined_after(event.position)))
+    }
+
+    fn joined_after(&self, position: Position) -> bool {
+        self.membership
+            .as_ref()
+            .is_some_and(|membership| membership.kind == MembershipKind::Join || membership.last_left.is_some_and(|left| left > position))
+    }
+
+    /// The state before it; a change of the visibility or of the user's own membership is judged on both sides, and the kinder one counts.
+    fn states_of(&self, event: &Event) -> Vec<NodeId> {
+        let own =
+            event.pdu.event_type == TimelineEventType::RoomMember && event.pdu.state_key.as_deref() == self.user.as_deref().map(|user| user.as_str());
+        if own || event.pdu.event_type == TimelineEventType::RoomHistoryVisibility {
+            vec![event.state_before, event.state_after]
+        } else {
+            vec![event.state_before]
+        }
+    }
+
+    async fn read_states(&mut self, hs: &Homeserver, events: &[Rc<Event>]) -> Result<()> {
+        let states: HashSet<NodeId> =
+            events.iter().flat_map(|event| self.states_of(event)).filter(|state| !self.states.contains_key(state)).collect();
+        for state in states {
+            let mut keys: Vec<StateKey> = vec![(StateEventType::RoomHistoryVisibility, String::new())];
+            keys.extend(self.user.as_ref().map(|user| (StateEventType::RoomMember, user.to_string())));
+            let found = hs.state_get(self.room.sn, state, &keys).await?;
+            let positions: Vec<Position> = found.iter().flatten().copied().collect();
+            let events = hs.events_at(self.room.sn, &positions).await?;
+            let at = |position: Option<Position>| events.iter().flatten().find(|event| Some(event.position) == position);
+            let visibility = found.first().and_then(|position| at(*position)).map_or(HistoryVisibility::Shared, |event| visibility_of(event));
+            let membership = found.get(1).and_then(|position| at(*position)).map(|event| super::append::membership_of(event));
+            self.states.insert(state, AtState { visibility, membership });
+        }
+        Ok(())
+    }
+}
+
+fn visibility_of(event: &Event) -> HistoryVisibility {
+    #[derive(Deserialize)]
+    struct Content {
+        history_visibility: HistoryVisibility,
+    }
+    serde_json::from_str::<Content>(event.pdu.content.get()).map_or(HistoryVisibility::Shared, |content| content.history_visibility)
+}

@@ -1,0 +1,359 @@
+//! Gather, decide, commit: how every change of a room is made.
+//!
+//! Whoever changes a room gives [`Homeserver::write_room`] a plain function over a [`Write`]. It decides on what is in memory; where that is not enough
+//! it stops with what it [`Need`]s, the needs are read from the store, and it runs again from the start. When it ends, everything it staged becomes one
+//! batch. The room's lock is held from the first read to the moment the batch is submitted, so nothing it decided on can change under it.
+
+use super::{
+    event::Event,
+    rooms::RoomInfo,
+    state_tree::{self, Missing, Node, NodeId},
+};
+use crate::{
+    error::{Error, Result},
+    homeserver::Homeserver,
+    locks::LockKey,
+    position::Position,
+    tables::{self, Change, Membership, MembershipKind, Relation, RoomHead, UserSn},
+};
+use ephapse_store::{Batch, Direction};
+use ruma::{EventId, OwnedEventId, OwnedUserId, UserId};
+use std::{
+    cell::RefCell,
+    collections::{BTreeMap, HashMap},
+    rc::Rc,
+};
+
+/// How often a decision is begun anew with more in memory. Each time reads a level of a tree or a generation of an auth chain.
+const ROUNDS: usize = 4096;
+/// How many events a long auth chain may bring in ahead of being asked for.
+const READ_AHEAD: usize = 256;
+
+/// Something that must be in memory before a decision can be made.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Need {
+    /// A node of the room's state tree.
+    Node(NodeId),
+    /// The event at a position.
+    Event(Position),
+    /// An event by its id, and what stands in its auth chain.
+    EventId(OwnedEventId),
+    /// The number of a user.
+    User(OwnedUserId),
+    /// A user's membership in this room.
+    Member(UserSn),
+    /// Events that refer to this one and came before it.
+    Relations(OwnedEventId),
+}
+
+/// Why a decision was not made.
+#[derive(Debug)]
+pub enum Stop {
+    /// More has to be read first.
+    Missing(Vec<Need>),
+    /// It was, and the answer is no.
+    Refused(Error),
+}
+
+impl From<Error> for Stop {
+    fn from(error: Error) -> Self {
+        Self::Refused(error)
+    }
+}
+
+impl From<Missing> for Stop {
+    fn from(Missing(ids): Missing) -> Self {
+        Self::Missing(ids.into_iter().map(Need::Node).collect())
+    }
+}
+
+impl From<Need> for Stop {
+    fn from(need: Need) -> Self {
+        Self::Missing(vec![need])
+    }
+}
+
+/// What was read for one decision, so that it cannot be evicted while the decision is made.
+#[derive(Default)]
+struct Known {
+    nodes: HashMap<NodeId, Rc<Node>>,
+    events: HashMap<Position, Rc<Event>>,
+    ids: HashMap<OwnedEventId, Option<Position>>,
+    users: HashMap<OwnedUserId, UserSn>,
+    members: HashMap<UserSn, Option<Membership>>,
+    relations: HashMap<OwnedEventId, Vec<(Position, Relation)>>,
+}
+
+/// A room as one decision sees it, and what the decision stages.
+pub struct Write<'a> {
+    pub(super) hs: &'a Homeserver,
+    /// The room.
+    pub room: Rc<RoomInfo>,
+    known: &'a Known,
+    /// The head as the decision leaves it.
+    pub(super) head: RoomHead,
+    /// What else is written with the events.
+    pub batch: Batch,
+    changes: Vec<(Position, Change)>,
+    base: Position,
+    /// Events staged or changed, by position.
+    events: BTreeMap<Position, Rc<Event>>,
+    ids: HashMap<OwnedEventId, Position>,
+    nodes: RefCell<HashMap<NodeId, Rc<Node>>>,
+    members: HashMap<UserSn, Membership>,
+}
+
+impl Homeserver {
+    /// Decides and writes a change of a room; the change is durable when this returns.
+    ///
+    /// # Errors
+    /// Whatever `decide` refuses with, or why the write failed.
+    pub async fn write_room<T>(&self, room: &Rc<RoomInfo>, generation: u64, decide: impl FnMut(&mut Write<'_>) -> Result<T, Stop>) -> Result<T> {
+        let guard = self.lock(LockKey::Room(room.sn)).await;
+        let head = self.room_head(room.sn).await?;
+        let (answer, written) = self.decide(room, RoomHead::clone(&head), generation, decide).await?;
+        drop(guard);
+        written.await?;
+        Ok(answer)
+    }
+
+    /// Decides and writes the first events of a room that nobody else knows of yet.
+    pub(super) async fn write_new_room<T>(
+        &self,
+        room: &Rc<RoomInfo>,
+        generation: u64,
+        decide: impl FnMut(&mut Write<'_>) -> Result<T, Stop>,
+    ) -> Result<T> {
+        let (answer, written) = self.decide(room, RoomHead::default(), generation, decide).await?;
+        self.rooms.remember(room);
+        written.await?;
+        Ok(answer)
+    }
+
+    async fn decide<T>(
+        &self,
+        room: &Rc<RoomInfo>,
+        head: RoomHead,
+        generation: u64,
+        mut decide: impl FnMut(&mut Write<'_>) -> Result<T, Stop>,
+    ) -> Result<(T, ephapse_store::LocalBoxFuture<'static, Result<(), ephapse_store::StoreError>>)> {
+        let mut known = Known::default();
+        for _ in 0..ROUNDS {
+            let mut write = Write {
+                hs: self,
+                room: room.clone(),
+                known: &known,
+                head: head.clone(),
+                batch: Batch::since(generation),
+                changes: Vec::new(),
+                base: self.positions.newest(),
+                events: BTreeMap::new(),
+                ids: HashMap::new(),
+                nodes: RefCell::default(),
+                members: HashMap::new(),
+            };
+            match decide(&mut write) {
+                Ok(answer) => return Ok((answer, write.submit(&head))),
+                Err(Stop::Refused(error)) => return Err(error),
+                Err(Stop::Missing(needs)) => self.read_needs(room, &mut known, needs).await?,
+            }
+        }
+        Err(Error::Internal(format!("a decision in {} needs more reads than {ROUNDS} rounds", room.id)))
+    }
+
+    async fn read_needs(&self, room: &RoomInfo, known: &mut Known, needs: Vec<Need>) -> Result<()> {
+        let mut nodes = Vec::new();
+        let mut positions = Vec::new();
+        let mut ids = Vec::new();
+        for need in needs {
+            match need {
+                Need::Node(id) => nodes.push(id),
+                Need::Event(position) => positions.push(position),
+                Need::EventId(id) => ids.push(id),
+                Need::User(id) => {
+                    let sn = self.intern_user(&id).await?;
+                    known.users.insert(id, sn);
+                }
+                Need::Member(user) => {
+                    let member = tables::MEMBERSHIPS.get(self.store(), &(user, room.sn)).await?;
+                    known.members.insert(user, member);
+                }
+                Need::Relations(id) => {
+                    let found = tables::RELATIONS.scan(self.store(), &(room.sn, id.clone()), Direction::Forward, READ_AHEAD).await?;
+                    known.relations.insert(id, found.into_iter().map(|((_, _, position), relation)| (position, relation)).collect());
+                }
+            }
+        }
+        if !nodes.is_empty() {
+            known.nodes.extend(self.load_nodes(room.sn, &nodes).await?);
+        }
+        if !positions.is_empty() {
+            let events = self.events_at(room.sn, &positions).await?;
+            for (position, event) in positions.into_iter().zip(events) {
+                let event = event.ok_or_else(|| Error::Internal(format!("{} has nothing at {position}", room.id)))?;
+                known.events.insert(position, event);
+            }
+        }
+        if !ids.is_empty() {
+            self.read_events_by_id(room, known, ids).await?;
+        }
+        Ok(())
+    }
+
+    /// Reads events, and ahead into their auth chains, since who asks for one mostly walks on.
+    async fn read_events_by_id(&self, room: &RoomInfo, known: &mut Known, mut ids: Vec<OwnedEventId>) -> Result<()> {
+        let mut read = 0;
+        while !ids.is_empty() {
+            let mut positions = Vec::new();
+            for id in std::mem::take(&mut ids) {
+                let place = self.find_event(&id).await?.filter(|(sn, _)| *sn == room.sn).map(|(_, position)| position);
+                known.ids.insert(id, place);
+                positions.extend(place.filter(|position| !known.events.contains_key(position)));
+            }
+            read += positions.len();
+            let events = self.events_at(room.sn, &positions).await?;
+            for event in events.into_iter().flatten() {
+                if read < READ_AHEAD {
+                    ids.extend(event.pdu.auth_events.iter().filter(|id| !known.ids.contains_key(*id)).cloned());
+                }
+                known.events.insert(event.position, event);
+            }
+            ids.sort_unstable();
+            ids.dedup();
+        }
+        Ok(())
+    }
+}
+
+impl Write<'_> {
+    /// The head as it is now, staged changes included.
+    pub fn head(&self) -> &RoomHead {
+        &self.head
+    }
+
+    /// The root of the current state.
+    pub fn state(&self) -> NodeId {
+        NodeId(self.head.state)
+    }
+
+    /// A node: staged, read for this decision, or in the cache.
+    pub(super) fn node(&self, id: NodeId) -> Option<Rc<Node>> {
+        if let Some(node) = self.nodes.borrow().get(&id).or_else(|| self.known.nodes.get(&id)) {
+            return Some(node.clone());
+        }
+        self.hs.rooms.nodes.borrow_mut().get(&(self.room.sn, id))
+    }
+
+    /// The event at a position that must be there.
+    pub fn event(&self, position: Position) -> Result<Rc<Event>, Need> {
+        if let Some(event) = self.events.get(&position).or_else(|| self.known.events.get(&position)) {
+            return Ok(event.clone());
+        }
+        self.hs.rooms.events.borrow_mut().get(&(self.room.sn, position)).ok_or(Need::Event(position))
+    }
+
+    /// An event of this room by its id; `None` when this server does not have it.
+    pub fn event_by_id(&self, id: &EventId) -> Result<Option<Rc<Event>>, Need> {
+        let cached = self.hs.rooms.ids.borrow_mut().get(id).filter(|(sn, _)| *sn == self.room.sn).map(|(_, position)| *position);
+        match self.ids.get(id).copied().or(cached).map(Some).or_else(|| self.known.ids.get(id).copied()) {
+            Some(Some(position)) => self.event(position).map(Some),
+            Some(None) => Ok(None),
+            None => Err(Need::EventId(id.to_owned())),
+        }
+    }
+
+    /// The number of a user.
+    pub fn user_sn(&self, id: &UserId) -> Result<UserSn, Need> {
+        self.known.users.get(id).copied().or_else(|| self.hs.cached_user(id)).ok_or_else(|| Need::User(id.to_owned()))
+    }
+
+    /// A user's membership as it is now, staged changes included.
+    pub fn member(&self, user: UserSn) -> Result<Option<Membership>, Need> {
+        match self.members.get(&user) {
+            Some(member) => Ok(Some(member.clone())),
+            None => self.known.members.get(&user).cloned().ok_or(Need::Member(user)),
+        }
+    }
+
+    /// Changes a user's part in the room and the index by membership.
+    pub(super) fn set_member(&mut self, user: UserSn, before: Option<MembershipKind>, member: Membership) {
+        if let Some(kind) = before {
+            tables::MEMBERS.delete(&mut self.batch, &(self.room.sn, kind as u8, user));
+        }
+        tables::MEMBERS.put(&mut self.batch, &(self.room.sn, member.kind as u8, user), &member.position);
+        tables::MEMBERSHIPS.put(&mut self.batch, &(user, self.room.sn), &member);
+        self.members.insert(user, member);
+    }
+
+    /// What refers to an event that has only now arrived.
+    pub(super) fn relations(&self, id: &EventId) -> Result<&[(Position, Relation)], Need> {
+        self.known.relations.get(id).map(Vec::as_slice).ok_or_else(|| Need::Relations(id.to_owned()))
+    }
+
+    /// What holds each of `keys` in a state.
+    pub fn state_get(&self, root: NodeId, keys: &[super::pdu::StateKey]) -> Result<Vec<Option<Position>>, Stop> {
+        Ok(state_tree::get(root, keys, &|id| self.node(id))?)
+    }
+
+    /// The position of the next event or change.
+    pub(super) fn next_position(&self) -> Position {
+        Position(self.base.0 + 1 + self.changes.len() as i64)
+    }
+
+    /// Adds something clients can see, at [`Self::next_position`].
+    pub fn change(&mut self, change: Change) -> Position {
+        let position = self.next_position();
+        self.changes.push((position, change));
+        position
+    }
+
+    pub(super) fn add_nodes(&self, nodes: Vec<(NodeId, Rc<Node>)>) {
+        self.nodes.borrow_mut().extend(nodes);
+    }
+
+    /// Puts an event where it stands: a new one, or a changed one in place of what stood there.
+    pub(super) fn put_event(&mut self, event: Rc<Event>) {
+        self.ids.insert(event.pdu.event_id.clone(), event.position);
+        self.events.insert(event.position, event);
+    }
+
+    /// Everything staged as one batch, handed to the store; memory follows.
+    fn submit(mut self, before: &RoomHead) -> ephapse_store::LocalBoxFuture<'static, Result<(), ephapse_store::StoreError>> {
+        let sn = self.room.sn;
+        for (position, event) in &self.events {
+            tables::EVENTS.put(&mut self.batch, &(sn, *position), &event.to_record());
+            if *position > self.base {
+                tables::EVENT_IDS.put(&mut self.batch, &event.pdu.event_id, &(sn, *position));
+            }
+        }
+        if self.head != *before {
+            tables::ROOM_HEADS.put(&mut self.batch, &sn, &self.head);
+        }
+        let nodes = self.nodes.take();
+        let mut weights = HashMap::with_capacity(nodes.len());
+        for (id, node) in &nodes {
+            let bytes = node.encode();
+            weights.insert(*id, 64 + 2 * bytes.len());
+            tables::STATE_NODES.put(&mut self.batch, &(sn, id.0), &tables::RawBytes(bytes));
+        }
+        for _ in &self.changes {
+            self.hs.positions.next();
+        }
+        let generation = self.batch.generation();
+        let written = self.hs.commit(self.batch, self.changes);
+        // A batch that was refused at once leaves nothing behind.
+        if generation.is_none_or(|generation| generation == self.hs.store().generation()) {
+            let rooms = &self.hs.rooms;
+            rooms.heads.borrow_mut().insert(sn, Rc::new(self.head));
+            for (position, event) in self.events {
+                rooms.ids.borrow_mut().insert(event.pdu.event_id.clone(), (sn, position));
+                let weight = event.weight();
+                rooms.events.borrow_mut().insert((sn, position), event, weight);
+            }
+            for (id, node) in nodes {
+                rooms.nodes.borrow_mut().insert((sn, id), node, weights[&id]);
+            }
+        }
+        written
+    }
+}
