@@ -1,1 +1,14 @@
+//! The homeserver for a service worker: converts between JavaScript's requests, options and events and the core's, and decides nothing.
+//!
+//! `browser` is what JavaScript sees, and the only part that needs a browser; `convert` and `log` are plain functions.
 
+#[cfg(target_arch = "wasm32")]
+mod browser;
+mod convert;
+mod log;
+
+#[cfg(not(target_arch = "wasm32"))]
+pub use {
+    convert::{Headers, header_pairs, request},
+    log::Console,
+};

@@ -1,0 +1,219 @@
+//! What the service worker calls: `open` a database, `Engine::handle` a request; and the host that the browser is.
+//!
+//! A panic ends the whole instance, since it may leave anything half done: the worker is told at once, no task of this instance runs any more, and the
+//! worker makes a new instance from disk.
+
+use crate::{
+    convert::{self, Headers},
+    log::Console,
+};
+use bytes::Bytes;
+use ephapse_homeserver::{Config, Entrance, Homeserver, Host, OpenError, Registration};
+use ephapse_store::{LocalBoxFuture, MemoryStore, Store, StoreError};
+use http::Response;
+use js_sys::{Object, Promise, Reflect, Uint8Array};
+use serde::Serialize;
+use std::{
+    cell::{Cell, RefCell},
+    future::Future,
+    panic,
+    pin::Pin,
+    rc::Rc,
+    task::{Context, Poll},
+    time::Duration,
+};
+use tracing::Level;
+use wasm_bindgen::prelude::*;
+use wasm_bindgen_futures::{JsFuture, spawn_local};
+
+#[wasm_bindgen]
+extern "C" {
+    /// What the worker lends.
+    #[derive(Clone)]
+    pub type Worker;
+    #[wasm_bindgen(method)]
+    fn sleep(this: &Worker, milliseconds: f64) -> Promise;
+    #[wasm_bindgen(method, js_name = yieldNow)]
+    fn yield_now(this: &Worker) -> Promise;
+    #[wasm_bindgen(method)]
+    fn panicked(this: &Worker, call: u32, message: &str);
+    #[wasm_bindgen(method)]
+    fn log(this: &Worker, level: &str, line: &str);
+}
+
+thread_local! {
+    static WORKER: RefCell<Option<Worker>> = const { RefCell::new(None) };
+    static PANICKED: Cell<bool> = const { Cell::new(false) };
+    static CURRENT_CALL: Cell<u32> = const { Cell::new(0) };
+}
+
+/// The number of the call whose turn it is or, after a trap, was; 0: a background task.
+#[wasm_bindgen]
+pub fn current_call() -> u32 {
+    CURRENT_CALL.get()
+}
+
+/// Why the database does not open, for `instance.ts`.
+#[derive(Serialize)]
+struct OpenFailure {
+    kind: &'static str,
+    message: String,
+}
+
+impl From<OpenError> for OpenFailure {
+    fn from(error: OpenError) -> Self {
+        let kind = match &error {
+            OpenError::Store(StoreError::NewerFormat { .. }) => "newer-format",
+            OpenError::Store(StoreError::QuotaExceeded) => "quota",
+            OpenError::Store(StoreError::Fenced) => "fenced",
+            _ => "failed",
+        };
+        Self { kind, message: error.to_string() }
+    }
+}
+
+/// A running homeserver.
+#[wasm_bindgen]
+pub struct Engine {
+    homeserver: Rc<Homeserver>,
+}
+
+/// Opens the server in the database of that name, or makes one.
+#[wasm_bindgen]
+pub async fn open(database: String, public_url: String, worker: Worker) -> Result<Engine, JsValue> {
+    WORKER.set(Some(worker.clone()));
+    panic::set_hook(Box::new(|info| {
+        PANICKED.set(true);
+        WORKER.with_borrow(|worker| worker.iter().for_each(|worker| worker.panicked(CURRENT_CALL.get(), &info.to_string())));
+    }));
+    // The second instance of a worker has its own statics, so this is always the first.
+    let _ = tracing::subscriber::set_global_default(Console(log_line));
+    let opened = Turns { call: 0, task: Box::pin(open_homeserver(database, public_url, worker)) }.await;
+    opened.map(|homeserver| Engine { homeserver }).map_err(|error| to_js(&OpenFailure::from(error)))
+}
+
+async fn open_homeserver(_database: String, public_url: String, worker: Worker) -> Result<Rc<Homeserver>, OpenError> {
+    let store: Rc<dyn Store> = Rc::new(MemoryStore::new());
+    let config = Config { registration: Registration::Open, public_url: Some(public_url), rate_limits: false, ..Config::default() };
+    Homeserver::open(store, Rc::new(Browser { worker }), config).await
+}
+
+#[wasm_bindgen]
+impl Engine {
+    /// Answers one request with `{ status, headers, body }`. `call` is a number that [`current_call`] and the panic hook speak of.
+    pub async fn handle(&self, call: u32, method: String, path_and_query: String, headers: Headers, body: Vec<u8>) -> JsValue {
+        let homeserver = self.homeserver.clone();
+        let task = Box::pin(async move {
+            match convert::request(&method, &path_and_query, headers, body) {
+                Ok(request) => homeserver.handle(Entrance::Client, request).await,
+                Err(status) => {
+                    let mut response = Response::new(Bytes::new());
+                    *response.status_mut() = status;
+                    response
+                }
+            }
+        });
+        response_to_js(&Turns { call, task }.await)
+    }
+
+    /// The server's name.
+    #[wasm_bindgen(js_name = serverName)]
+    pub fn server_name(&self) -> String {
+        self.homeserver.server_name().to_string()
+    }
+
+    /// What the server tells of itself.
+    pub fn status(&self) -> JsValue {
+        to_js(&self.homeserver.status())
+    }
+
+    /// Whether long polls may wait; `false` also answers those that do.
+    #[wasm_bindgen(js_name = setHolding)]
+    pub fn set_holding(&self, holding: bool) {
+        self.homeserver.set_holding(holding);
+    }
+
+    /// Answers what is held, finishes what is being written, and closes the database.
+    pub async fn shutdown(&self) -> Result<(), JsValue> {
+        let homeserver = self.homeserver.clone();
+        let task = Box::pin(async move { homeserver.shutdown().await });
+        Turns { call: 0, task }.await.map_err(|error| JsError::new(&error.to_string()).into())
+    }
+}
+
+/// A task that marks whose turn it is, and whose turns end with the instance.
+struct Turns<T> {
+    call: u32,
+    task: LocalBoxFuture<'static, T>,
+}
+
+impl<T> Future for Turns<T> {
+    type Output = T;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<T> {
+        if PANICKED.get() {
+            return Poll::Pending;
+        }
+        let before = CURRENT_CALL.replace(self.call);
+        let polled = self.task.as_mut().poll(context);
+        CURRENT_CALL.set(before);
+        polled
+    }
+}
+
+struct Browser {
+    worker: Worker,
+}
+
+impl Host for Browser {
+    fn now(&self) -> u64 {
+        js_sys::Date::now() as u64
+    }
+
+    fn random(&self, bytes: &mut [u8]) {
+        getrandom::fill(bytes).expect("every browser with service workers has crypto.getRandomValues");
+    }
+
+    fn sleep(&self, duration: Duration) -> LocalBoxFuture<'static, ()> {
+        finished(self.worker.sleep(duration.as_secs_f64() * 1000.0))
+    }
+
+    fn spawn(&self, task: LocalBoxFuture<'static, ()>) {
+        spawn_local(Turns { call: 0, task });
+    }
+
+    fn yield_now(&self) -> LocalBoxFuture<'static, ()> {
+        finished(self.worker.yield_now())
+    }
+}
+
+fn finished(promise: Promise) -> LocalBoxFuture<'static, ()> {
+    Box::pin(async move {
+        JsFuture::from(promise).await.expect("the worker's timers do not reject");
+    })
+}
+
+fn log_line(level: Level, line: &str) {
+    let level = match level {
+        Level::ERROR => "error",
+        Level::WARN => "warn",
+        _ => "info",
+    };
+    WORKER.with_borrow(|worker| worker.iter().for_each(|worker| worker.log(level, line)));
+}
+
+fn to_js<T: Serialize>(value: &T) -> JsValue {
+    // Maps as objects, numbers as numbers: what JSON would make of it.
+    value.serialize(&serde_wasm_bindgen::Serializer::json_compatible()).expect("plain data has a JavaScript form")
+}
+
+fn response_to_js(response: &Response<Bytes>) -> JsValue {
+    let object = Object::new();
+    let set = |name: &str, value: &JsValue| {
+        Reflect::set(&object, &name.into(), value).expect("a plain object takes properties");
+    };
+    set("status", &response.status().as_u16().into());
+    set("headers", &to_js(&convert::header_pairs(response.headers())));
+    set("body", &Uint8Array::from(&response.body()[..]));
+    object.into()
+}

@@ -1,0 +1,30 @@
+// `npm run build`: everything into dist/, and the native server into target/release/ephapse. `--web` leaves the native server out.
+
+import { path, run, main } from './lib/run.mjs';
+import { setup } from './lib/tools.mjs';
+
+/** Builds what a site serves: the wasm, the worker, the page's API, the demo. */
+export async function web() {
+  const bindgen = await setup();
+  const { wasm, sizeLine, wasmFile } = await import('./lib/wasm.mjs');
+  const bundle = await import('./lib/bundle.mjs');
+  await wasm(bindgen);
+  await bundle.worker();
+  await bundle.page();
+  await bundle.demo();
+  for (const file of [wasmFile, path('dist', 'ephapse-worker.js'), path('dist', 'index.js')]) {
+    console.log(`${await sizeLine(file)}  ${file.slice(path('').length)}`);
+  }
+}
+
+/** Builds the native server. */
+export async function native() {
+  await run('cargo', ['build', '--release', '-p', 'ephapse-node']);
+}
+
+if (process.argv[1] === path('scripts', 'build.mjs')) {
+  await main(async () => {
+    await web();
+    if (!process.argv.includes('--web')) await native();
+  });
+}

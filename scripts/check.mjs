@@ -1,0 +1,30 @@
+// `npm run check`: what a commit must pass, fast things first: formatting, lints (wasm32 before native), types, and the quick tests.
+// `--no-tests` leaves the tests to `npm test`.
+
+import { main, path, run } from './lib/run.mjs';
+import { npmPackages, rustToolchain } from './lib/tools.mjs';
+
+const node = (program, ...args) => run('node', [path('node_modules', ...program), ...args]);
+const tsc = (project) => node(['typescript', 'bin', 'tsc'], '-p', project);
+
+const steps = [
+  ['formatting', () => run('cargo', ['fmt', '--all', '--check'])],
+  ['clippy, wasm32', () => run('cargo', ['clippy', '-p', 'ephapse-wasm', '--target', 'wasm32-unknown-unknown', '--', '-D', 'warnings'])],
+  ['clippy, native', () => run('cargo', ['clippy', '--workspace', '--all-targets', '--', '-D', 'warnings'])],
+  ['types', async () => { for (const project of ['worker/service', 'worker/page', 'www']) await tsc(project); }],
+  ['eslint', () => node(['eslint', 'bin', 'eslint.js'], '.')],
+];
+
+await main(async () => {
+  await npmPackages();
+  await rustToolchain();
+  if (!process.argv.includes('--no-tests')) {
+    const { unitTests } = await import('./lib/suites.mjs');
+    steps.push(['quick tests', async () => { await run('cargo', ['test', '--workspace', '--lib', '--quiet']); await unitTests(); }]);
+  }
+  for (const [name, step] of steps) {
+    const started = performance.now();
+    await step();
+    console.log(`${name}: ${((performance.now() - started) / 1000).toFixed(1)} s`);
+  }
+});

@@ -1,0 +1,54 @@
+// The test suites. Each returns how many tests passed and failed, as the suite's own program counted them.
+
+import { mkdir, readdir, rm } from 'node:fs/promises';
+import { build } from 'esbuild';
+import { path, run } from './run.mjs';
+import { chromium } from './tools.mjs';
+
+/** Every Rust test of the workspace, natively. */
+export async function rustTests() {
+  const { code, output } = await run('cargo', ['test', '--workspace', '--no-fail-fast'], { tee: true, mayFail: true });
+  return cargoCounts(code, output);
+}
+
+/** The worker's TypeScript, in Node. */
+export async function unitTests() {
+  const out = path('.cache', 'tests');
+  await rm(out, { recursive: true, force: true });
+  await mkdir(out, { recursive: true });
+  const names = await testFiles('worker');
+  await build({ entryPoints: names, outdir: out, outExtension: { '.js': '.mjs' }, bundle: true, platform: 'node', format: 'esm', target: 'node20' });
+  return nodeTests(await testFiles('../.cache/tests'));
+}
+
+/** The built package and the demo, in Chromium. */
+export async function browserTests() {
+  return nodeTests(await testFiles('browser'), { CHROMIUM: await chromium() });
+}
+
+async function testFiles(directory) {
+  const entries = await readdir(path('tests', directory));
+  return entries.filter((name) => name.endsWith('.test.mjs')).sort().map((name) => path('tests', directory, name));
+}
+
+async function nodeTests(files, env = {}) {
+  const { code, output } = await run('node', ['--test', '--test-concurrency=1', '--test-reporter=spec', ...files], { tee: true, mayFail: true, env });
+  const count = (name) => Number(new RegExp(`^ℹ ${name} (\\d+)$`, 'm').exec(output)?.[1] ?? 0);
+  return honest(code, { passed: count('pass'), failed: count('fail') + count('cancelled') });
+}
+
+function cargoCounts(code, output) {
+  let passed = 0;
+  let failed = 0;
+  for (const [, ok, bad] of output.matchAll(/^test result: \S+ (\d+) passed; (\d+) failed/gm)) {
+    passed += Number(ok);
+    failed += Number(bad);
+  }
+  return honest(code, { passed, failed });
+}
+
+// A suite that ended badly without a failed test (it did not compile, it crashed) has failed as a whole; so has one that ran nothing.
+function honest(code, { passed, failed }) {
+  const broken = (code !== 0 && failed === 0) || passed + failed === 0;
+  return { passed, failed: broken ? failed + 1 : failed };
+}

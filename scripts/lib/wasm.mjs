@@ -1,0 +1,55 @@
+// From Rust to `dist/ephapse.wasm` and the glue that the worker is bundled with, as wasm-pack.toml says.
+
+import { createHash } from 'node:crypto';
+import { existsSync } from 'node:fs';
+import { mkdir, readFile, writeFile } from 'node:fs/promises';
+import { brotliCompressSync, constants } from 'node:zlib';
+import { parse } from 'smol-toml';
+import { path, run, withPath } from './run.mjs';
+
+/** Where the glue lies that `wasm()` leaves behind. */
+export const glueFile = path('.cache', 'wasm', 'glue.js');
+/** The optimised module. */
+export const wasmFile = path('dist', 'ephapse.wasm');
+
+/** Builds the module. `bindgen` is the directory of the wasm-bindgen program, empty when it is on the PATH. */
+export async function wasm(bindgen) {
+  const settings = await readFile(path('wasm-pack.toml'), 'utf8');
+  const { cargo, 'wasm-bindgen': bind, 'wasm-opt': opt } = parse(settings);
+  await run('cargo', ['build', '-p', cargo.package, '--lib', '--target', cargo.target, '--profile', cargo.profile]);
+
+  const library = cargo.package.replaceAll('-', '_');
+  const compiled = path('target', cargo.target, cargo.profile, `${library}.wasm`);
+  const stamp = createHash('sha256').update(await readFile(compiled)).update(settings).digest('hex');
+  const stampFile = path('.cache', 'wasm', 'stamp');
+  const current = existsSync(stampFile) && existsSync(glueFile) && existsSync(wasmFile) && (await readFile(stampFile, 'utf8')) === stamp;
+  if (current) return;
+
+  await mkdir(path('.cache', 'wasm'), { recursive: true });
+  await mkdir(path('dist'), { recursive: true });
+  const out = path('.cache', 'wasm', 'out');
+  const env = bindgen ? withPath(bindgen) : {};
+  await run('wasm-bindgen', [compiled, '--target', bind.target, '--out-dir', out, '--out-name', 'ephapse', ...bind.flags], { env });
+  await run('node', [path('node_modules', 'binaryen', 'bin', 'wasm-opt'), `${out}/ephapse_bg.wasm`, '-o', wasmFile, ...opt.flags]);
+  await writeFile(glueFile, glueModule(await readFile(`${out}/ephapse.js`, 'utf8')));
+  await writeFile(stampFile, stamp);
+}
+
+// The no-modules glue keeps its instance in a closure that is made once. After a panic a new instance needs a new closure, so it becomes a function.
+function glueModule(glue) {
+  return `export function createGlue() {\n${glue}\nreturn wasm_bindgen;\n}\n`;
+}
+
+/** What the worker must know of the module it is built for. */
+export async function wasmFacts() {
+  const bytes = await readFile(wasmFile);
+  return { bytes: bytes.length, sha256: createHash('sha256').update(bytes).digest('hex') };
+}
+
+/** One line about a file's size, raw and as a server with brotli sends it. */
+export async function sizeLine(file) {
+  const bytes = await readFile(file);
+  const packed = brotliCompressSync(bytes, { params: { [constants.BROTLI_PARAM_QUALITY]: 11, [constants.BROTLI_PARAM_SIZE_HINT]: bytes.length } });
+  const kilobytes = (n) => `${(n / 1024).toFixed(0).padStart(6)} KiB`;
+  return `${kilobytes(bytes.length)}  ${kilobytes(packed.length)} brotli`;
+}

@@ -1,0 +1,35 @@
+// `npm test`: builds for wasm32 first, then runs every suite and prints what each took. Names of suites as arguments run only those.
+
+import { web } from './build.mjs';
+import { main } from './lib/run.mjs';
+
+await main(async () => {
+  const took = [];
+  const timed = async (name, work) => {
+    const started = performance.now();
+    const result = await work();
+    took.push([name, (performance.now() - started) / 1000, result]);
+    return result;
+  };
+
+  await timed('build (wasm32, worker, page)', web);
+  const { browserTests, rustTests, unitTests } = await import('./lib/suites.mjs');
+  const suites = { rust: rustTests, unit: unitTests, browser: browserTests };
+  const wanted = process.argv.slice(2);
+  let passed = 0;
+  let failed = 0;
+  for (const [name, suite] of Object.entries(suites)) {
+    if (wanted.length > 0 && !wanted.includes(name)) continue;
+    console.log(`\n== ${name}`);
+    const counts = await timed(name, suite);
+    passed += counts.passed;
+    failed += counts.failed;
+  }
+
+  console.log('');
+  for (const [name, seconds, counts] of took) {
+    console.log(`${name.padEnd(30)} ${seconds.toFixed(1).padStart(7)} s${counts ? `  ${counts.passed} passed, ${counts.failed} failed` : ''}`);
+  }
+  console.log(`\n${passed} passed, ${failed} failed`);
+  if (failed > 0) process.exitCode = 1;
+});

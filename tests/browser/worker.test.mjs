@@ -1,0 +1,165 @@
+// The service worker as a page meets it: first visit, cold restart, hard reload, update, offline.
+
+import assert from 'node:assert/strict';
+import { readFile } from 'node:fs/promises';
+import { afterEach, before, beforeEach, test } from 'node:test';
+import { serve } from '../../scripts/lib/serve.mjs';
+import { path } from '../../scripts/lib/run.mjs';
+import { hardReload, launch, stopWorkers } from './browser.mjs';
+
+const html = '<!doctype html><title>a page</title>';
+const files = {};
+let site;
+let browser;
+let page;
+
+before(async () => {
+  for (const name of ['index.js', 'ephapse-worker.js', 'ephapse.wasm']) files[name] = await readFile(path('dist', name));
+});
+
+beforeEach(async () => {
+  const types = { js: 'text/javascript', wasm: 'application/wasm' };
+  site = await serve(path('dist'), {
+    override: (pathname) => {
+      if (pathname.endsWith('/')) return { body: html, type: 'text/html' };
+      const body = files[pathname.slice(1)];
+      return body && { body, type: types[pathname.split('.').pop()] };
+    },
+  });
+  browser = await launch();
+  page = await browser.context.newPage();
+  await page.goto(`${site.url}/`);
+});
+
+afterEach(async () => {
+  await browser.close();
+  await site.close();
+  files['ephapse-worker.js'] = await readFile(path('dist', 'ephapse-worker.js'));
+});
+
+
+/** Runs `start()` in a page and leaves the server in `globalThis.server`. */
+const start = (target = page, options = {}) =>
+  target.evaluate(async (given) => {
+    const { start } = await import('/index.js');
+    const stages = [];
+    globalThis.news = [];
+    globalThis.server = await start({ ...given, onProgress: ({ stage, loaded, total }) => stages.push(`${stage} ${loaded === total ? 'done' : 'on'}`) });
+    for (const event of ['update', 'restart', 'error']) globalThis.server.on(event, (detail) => globalThis.news.push({ event, ...detail }));
+    return { stages: [...new Set(stages)], baseUrl: globalThis.server.baseUrl, serverName: globalThis.server.serverName };
+  }, options);
+
+const versions = (target = page) =>
+  target.evaluate(async () => {
+    const response = await fetch('/_matrix/client/versions');
+    return { status: response.status, body: await response.json() };
+  });
+
+test('a first visit downloads, compiles and opens, and then the server answers', async () => {
+  const { stages, baseUrl, serverName } = await start();
+  assert.deepEqual(stages.filter((stage) => stage.endsWith('done')), ['download done', 'compile done', 'open done']);
+  assert.equal(baseUrl, site.url);
+  assert.match(serverName, /^k51[0-9a-z]{59}$/);
+  const { status, body } = await versions();
+  assert.equal(status, 200);
+  assert.ok(body.versions.includes('v1.1'));
+  assert.equal(site.requests.some((pathname) => pathname.startsWith('/_matrix/')), false, 'nothing of it goes over the network');
+});
+
+test('status tells what a page shows of its server', async () => {
+  const { serverName } = await start();
+  const status = await page.evaluate(() => globalThis.server.status());
+  assert.equal(status.serverName, serverName);
+  assert.equal(status.wasmBytes, files['ephapse.wasm'].length);
+  assert.ok(status.memoryBytes > 0 && status.storageQuota > 0);
+});
+
+test('a worker that was ended starts again with the next request, without the network', async () => {
+  await start();
+  await stopWorkers(page);
+  await site.close();
+  assert.equal((await versions()).status, 200);
+});
+
+test('a page that was loaded past the worker is put under its control', async () => {
+  await start();
+  await hardReload(page);
+  assert.equal(await page.evaluate(() => navigator.serviceWorker.controller), null, 'the test would show nothing otherwise');
+  await start();
+  assert.equal((await versions()).status, 200);
+  assert.equal(site.requests.some((pathname) => pathname.startsWith('/_matrix/')), false);
+});
+
+test('a new version takes over while the old one is in use, and pages of both go on', async () => {
+  await start();
+  const second = await browser.context.newPage();
+  await second.goto(`${site.url}/`);
+  await start(second);
+  files['ephapse-worker.js'] = Buffer.concat([files['ephapse-worker.js'], Buffer.from('\n// a newer build')]);
+  // Requests without a pause, so that the old version always has something to do; and one by one with the global fetch, as a client that thinks between.
+  await page.evaluate(() => {
+    globalThis.failures = [];
+    globalThis.asking = true;
+    globalThis.asked = (async () => {
+      while (globalThis.asking) {
+        const { status } = await globalThis.server.fetch('/_matrix/client/versions').catch((error) => ({ status: String(error) }));
+        if (status !== 200) globalThis.failures.push(status);
+      }
+    })();
+  });
+  await second.evaluate(() => {
+    globalThis.failures = [];
+    globalThis.thinking = setInterval(async () => {
+      const { status } = await fetch('/_matrix/client/versions').catch((error) => ({ status: String(error) }));
+      if (status !== 200) globalThis.failures.push(status);
+    }, 200);
+  });
+  await second.evaluate(async () => { await (await navigator.serviceWorker.getRegistration()).update(); });
+  await page.waitForFunction(() => globalThis.news.some(({ event }) => event === 'update'), undefined, { timeout: 20_000 });
+  const failures = await page.evaluate(async () => {
+    globalThis.asking = false;
+    await globalThis.asked;
+    return globalThis.failures;
+  });
+  assert.deepEqual([...failures, ...(await second.evaluate(() => globalThis.failures))], []);
+  for (const each of [page, second]) assert.equal((await versions(each)).status, 200);
+});
+
+test('a server of a directory answers under its path', async () => {
+  await page.goto(`${site.url}/app/`);
+  await assert.rejects(() => start(page, { scope: '/other/', workerUrl: '/ephapse-worker.js' }), /lies outside the server's scope/);
+  const { baseUrl } = await start(page, { scope: '/app/', workerUrl: '/ephapse-worker.js' });
+  assert.equal(baseUrl, `${site.url}/app`);
+  const status = await page.evaluate(async () => (await fetch('/app/_matrix/client/versions')).status);
+  assert.equal(status, 200);
+});
+
+test('what goes wrong is said with the next step', async () => {
+  await assert.rejects(() => start(page, { workerUrl: '/missing.js' }), /could not be installed.*Check that it is served as JavaScript/);
+  await assert.rejects(() => start(page, { workerUrl: 'https://elsewhere.example/ephapse-worker.js' }), /own origin/);
+  const right = files['ephapse.wasm'];
+  try {
+    files['ephapse.wasm'] = Buffer.from('not the module');
+    await assert.rejects(() => start(), /ephapse\.wasm/);
+  } finally {
+    files['ephapse.wasm'] = right;
+  }
+  await start();
+});
+
+test('media is not given to frames, scripts or pages', async () => {
+  await start();
+  const script = await page.evaluate(
+    () =>
+      new Promise((resolve) => {
+        const element = document.createElement('script');
+        element.src = '/_matrix/client/v1/media/download/a/b';
+        element.onerror = () => resolve('refused');
+        element.onload = () => resolve('run');
+        document.head.append(element);
+      }),
+  );
+  assert.equal(script, 'refused');
+  const response = await page.goto(`${site.url}/_matrix/client/v1/media/download/a/b`);
+  assert.equal(response.status(), 403);
+});

@@ -1,0 +1,114 @@
+// What the package offers besides `start()`: its options, the running server, its events and its errors.
+
+/** What keeps the server from starting or going on. */
+export type EphapseErrorCode =
+  /** The browser has no service workers. */
+  | 'no-service-worker'
+  /** The page was loaded over plain HTTP from another machine. */
+  | 'insecure-context'
+  /** The browser offers no service workers or storage in private windows. */
+  | 'private-mode'
+  /** The site may not store anything here, or nothing more. */
+  | 'storage-blocked'
+  /** The database was written by a newer version; it was not changed. */
+  | 'newer-database'
+  /** The page lies outside the part of the site that the service worker serves. */
+  | 'out-of-scope'
+  /** The worker's script could not be installed. */
+  | 'worker-failed'
+  /** `ephapse.wasm` could not be loaded. */
+  | 'download-failed'
+  /** The server itself could not start. */
+  | 'server-failed';
+
+/** An error whose message says what happened and what to do next. */
+export class EphapseError extends Error {
+  override readonly name = 'EphapseError';
+  /** For programs. */
+  readonly code: EphapseErrorCode;
+  /** For people: what to do now; the last part of `message`. */
+  readonly nextStep: string;
+
+  constructor(code: EphapseErrorCode, message: string, nextStep: string) {
+    super(`${message} ${nextStep}`);
+    this.code = code;
+    this.nextStep = nextStep;
+  }
+}
+
+/** How far the start has come. */
+export interface Progress {
+  /** `download`: the module comes over the network (first visit and updates only); `compile`: it is compiled; `open`: the database is opened. */
+  stage: 'download' | 'compile' | 'open';
+  /** Bytes loaded in stage `download`; else 0, then 1 when the stage is over. */
+  loaded: number;
+  /** What `loaded` is going to be. */
+  total: number;
+}
+
+/** Options of `start`; none is needed where `ephapse-worker.js` and `ephapse.wasm` lie beside `index.js` at or above the page's own path. */
+export interface StartOptions {
+  /** Where `ephapse-worker.js` is; `ephapse.wasm` lies beside it. Must be of the page's own origin. Default: beside this script. */
+  workerUrl?: string | URL;
+  /**
+   * The part of the site that the server serves, a path that ends in `/`; the page must lie in it. Every scope has a server of its own. Default: the
+   * directory of the worker. A wider one needs the HTTP header `Service-Worker-Allowed` on the worker's script.
+   */
+  scope?: string;
+  /** Called while the server starts. */
+  onProgress?: (progress: Progress) => void;
+}
+
+/** What a server holds and does, as of one moment. */
+export interface Status {
+  /** The server's name: what follows the colon in user ids. */
+  serverName: string;
+  /** The version of the package that runs. */
+  version: string;
+  /** Size of `ephapse.wasm`, uncompressed. */
+  wasmBytes: number;
+  /** Memory of the WebAssembly instance. */
+  memoryBytes: number;
+  /** Bytes that the whole origin stores, as the browser estimates it. */
+  storageUsed: number;
+  /** Bytes that the origin may store, as the browser estimates it. */
+  storageQuota: number;
+  /** How often the engine was rebuilt from its database since the worker started. */
+  rebuilds: number;
+  /** What else the server tells of itself; may change from version to version. */
+  [detail: string]: unknown;
+}
+
+/** What can be listened to with `on`. */
+export interface Events {
+  /** A newer version of the worker took over; this page goes on working with it. */
+  update: { version: string };
+  /** The server started anew from its database, after an error of its own. Nothing acknowledged is lost. */
+  restart: { reason: string };
+  /** The server cannot run; it is tried again at the next request. */
+  error: EphapseError;
+}
+
+/** A running server, as one page holds it. */
+export interface Server {
+  /** The homeserver's base URL, for any Matrix client in this page. No `/` at its end. */
+  readonly baseUrl: string;
+  /** The server's name: what follows the colon in user ids. */
+  readonly serverName: string;
+  /**
+   * As `globalThis.fetch`, for requests to the server: when the browser ends the worker under a request that may be repeated (GET, HEAD, PUT, DELETE,
+   * OPTIONS), it is repeated; a page that the worker does not control is put under its control first; and when a new version of the worker waits, the page
+   * is silent for a moment in which the browser can switch. Hand it to clients that take one (`fetchFn` in matrix-js-sdk). With the global `fetch`, clients
+   * see such a request fail and repeat it in their own way, and one that never pauses can put off an update for five minutes.
+   */
+  readonly fetch: typeof globalThis.fetch;
+  /** What the server holds and does now. */
+  status(): Promise<Status>;
+  /**
+   * This page needs the server no longer. It stops keeping the worker alive, and with the last page the server closes its database. Rejects nothing that
+   * is under way, and a later request starts the server again.
+   */
+  stop(): Promise<void>;
+  /** Calls `listener` at every `event` until the returned function is called. */
+  on<E extends keyof Events>(event: E, listener: (detail: Events[E]) => void): () => void;
+}

@@ -1,0 +1,39 @@
+// A fetch for the server's own URLs that outlives the worker: browsers end workers when they like.
+
+import { type Control } from './control.ts';
+
+const repeatable = new Set(['GET', 'HEAD', 'PUT', 'DELETE', 'OPTIONS']);
+const pauses = [0, 100, 400, 1_600];
+
+/** A moment in which this page asks for nothing. */
+export class Pause {
+  #over: Promise<void> = Promise.resolve();
+
+  /** Lets requests wait for so many milliseconds from now. */
+  begin(milliseconds: number): void {
+    this.#over = new Promise((resolve) => setTimeout(resolve, milliseconds));
+  }
+
+  /** Ends with the pause. */
+  over(): Promise<void> {
+    return this.#over;
+  }
+}
+
+/** `fetch`, in a page that is controlled, repeated where the method allows it. */
+export function retryingFetch(control: Control, pause: Pause): typeof globalThis.fetch {
+  return async (input, init) => {
+    const request = new Request(input, init);
+    for (let attempt = 0; ; attempt += 1) {
+      await pause.over();
+      await control.controlled();
+      try {
+        return await fetch(request.clone());
+      } catch (error) {
+        const wait = pauses[attempt];
+        if (wait === undefined || !repeatable.has(request.method) || request.signal.aborted) throw error;
+        await new Promise((resolve) => setTimeout(resolve, wait));
+      }
+    }
+  };
+}

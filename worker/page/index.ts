@@ -1,0 +1,124 @@
+// The page's side of the package: `start()` makes a homeserver run in the site's service worker and says where it answers.
+
+import { type Booted, type News, channelName, isOurs } from '../shared/protocol.ts';
+import { EphapseError, type Events, type Server, type StartOptions, type Status } from './api.ts';
+import { ask, askTo } from './ask.ts';
+import { type Control, takeControl } from './control.ts';
+import { Pause, retryingFetch } from './fetch.ts';
+import { keepAlive } from './keep-alive.ts';
+import { checkEnvironment, register } from './register.ts';
+
+export * from './api.ts';
+
+/**
+ * A browser switches to a new version of the worker in a moment in which the old one has nothing to do. Chromium needs 10 to 50 ms of that, which a
+ * client that asks again at once never gives it; so at a hand-over each page is silent for a moment.
+ */
+const handoverPause = 300;
+
+/**
+ * Starts the homeserver of this site, or finds it running, and resolves when it answers.
+ *
+ * ```js
+ * const server = await start({ onProgress: ({ stage, loaded, total }) => bar(stage, loaded / total) });
+ * const client = createClient({ baseUrl: server.baseUrl, fetchFn: server.fetch });
+ * ```
+ *
+ * @throws {EphapseError} whose message tells the user what to do next.
+ */
+export async function start(options: StartOptions = {}): Promise<Server> {
+  await checkEnvironment();
+  const workerUrl = new URL(options.workerUrl ?? 'ephapse-worker.js', options.workerUrl === undefined ? import.meta.url : document.baseURI);
+  const scope = new URL(options.scope ?? './', options.scope === undefined ? workerUrl : document.baseURI).href;
+
+  const channel = new BroadcastChannel(channelName(scope));
+  const listeners = new Listeners();
+  const pause = new Pause();
+  channel.addEventListener('message', ({ data }: MessageEvent<unknown>) => {
+    if (!isOurs(data)) return;
+    const news = data as News;
+    switch (news.news) {
+      case 'progress':
+        options.onProgress?.({ stage: news.stage, loaded: news.loaded, total: news.total });
+        break;
+      case 'restarted':
+        listeners.tell('restart', { reason: news.reason });
+        break;
+      case 'activated':
+        if (listeners.started) listeners.tell('update', { version: news.version });
+        break;
+      case 'failed':
+        if (listeners.started) listeners.tell('error', new EphapseError(news.failure.code, news.failure.message, news.failure.nextStep));
+        break;
+      case 'handover':
+        pause.begin(handoverPause);
+    }
+  });
+
+  try {
+    const registration = await register(workerUrl, scope);
+    const control = await takeControl(registration, workerUrl);
+    const { serverName } = await ask<Booted>(control, 'boot');
+    listeners.started = true;
+    const home = new URL(scope);
+    return new PageServer(home.href.replace(/\/$/, ''), serverName, control, pause, channel, listeners);
+  } catch (error) {
+    channel.close();
+    throw error;
+  }
+}
+
+class PageServer implements Server {
+  readonly baseUrl: string;
+  readonly serverName: string;
+  readonly fetch: typeof globalThis.fetch;
+  readonly #control: Control;
+  readonly #channel: BroadcastChannel;
+  readonly #listeners: Listeners;
+  readonly #letGo: () => void;
+
+  constructor(baseUrl: string, serverName: string, control: Control, pause: Pause, channel: BroadcastChannel, listeners: Listeners) {
+    this.baseUrl = baseUrl;
+    this.serverName = serverName;
+    this.#control = control;
+    this.#channel = channel;
+    this.#listeners = listeners;
+    this.fetch = retryingFetch(control, pause);
+    this.#letGo = keepAlive(`${baseUrl}/_matrix/client/versions`, () => this.fetch(`${baseUrl}/_matrix/client/versions`));
+  }
+
+  status(): Promise<Status> {
+    return ask<Status>(this.#control, 'status');
+  }
+
+  async stop(): Promise<void> {
+    this.#letGo();
+    this.#channel.close();
+    this.#listeners.clear();
+    const worker = this.#control.worker();
+    if (worker) await askTo(worker, 'stop');
+  }
+
+  on<E extends keyof Events>(event: E, listener: (detail: Events[E]) => void): () => void {
+    return this.#listeners.add(event, listener);
+  }
+}
+
+class Listeners {
+  started = false;
+  readonly #listeners = new Map<keyof Events, Set<(detail: never) => void>>();
+
+  add<E extends keyof Events>(event: E, listener: (detail: Events[E]) => void): () => void {
+    const listeners = this.#listeners.get(event) ?? new Set();
+    this.#listeners.set(event, listeners.add(listener));
+    return () => { listeners.delete(listener); };
+  }
+
+  tell<E extends keyof Events>(event: E, detail: Events[E]): void {
+    for (const listener of this.#listeners.get(event) ?? []) (listener as (detail: Events[E]) => void)(detail);
+  }
+
+  clear(): void {
+    this.#listeners.clear();
+  }
+}

@@ -1,0 +1,98 @@
+// Whether this browser can run the server at all, and the registration of its worker. What fails here says what the user can do.
+
+import { type ErrorCode } from '../shared/protocol.ts';
+import { EphapseError } from './api.ts';
+
+/** Throws when something that the server needs is missing. */
+export async function checkEnvironment(): Promise<void> {
+  if (!isSecureContext) {
+    throw new EphapseError('insecure-context', 'A homeserver in the browser needs a secure page.', 'Open this page over https:// (or on this machine as http://localhost).');
+  }
+  if (!('serviceWorker' in navigator)) {
+    // Firefox hides service workers in private windows (bug 1320796).
+    throw isFirefox()
+      ? new EphapseError('private-mode', 'Firefox offers no service workers in this window.', 'Open this page in a window that is not private, and allow the site to store data.')
+      : new EphapseError('no-service-worker', 'This browser has no service workers.', 'Use a current version of Chrome, Edge, Firefox or Safari.');
+  }
+  if (!('locks' in navigator) || !('caches' in globalThis)) {
+    throw new EphapseError('no-service-worker', 'This browser lacks what the server needs (Web Locks, Cache Storage).', 'Use a current version of Chrome, Edge, Firefox or Safari.');
+  }
+  await checkStorage();
+}
+
+async function checkStorage(): Promise<void> {
+  try {
+    const databases = globalThis.indexedDB;
+    await new Promise<void>((resolve, reject) => {
+      const request = databases.open('ephapse storage check');
+      request.onerror = () => { reject(request.error ?? new Error('unknown')); };
+      request.onsuccess = () => {
+        request.result.close();
+        databases.deleteDatabase('ephapse storage check');
+        resolve();
+      };
+    });
+  } catch (error) {
+    throw storageFailure(error);
+  }
+}
+
+/** Registers the worker and waits for a version that is active. */
+export async function register(workerUrl: URL, scope: string): Promise<ServiceWorkerRegistration> {
+  if (workerUrl.origin !== location.origin) {
+    throw new EphapseError('worker-failed', `The worker's script ${workerUrl.href} is of another origin.`, 'Serve ephapse-worker.js and ephapse.wasm from the page\'s own origin and pass `workerUrl`.');
+  }
+  if (!location.href.startsWith(scope)) {
+    throw new EphapseError(
+      'out-of-scope',
+      `This page (${location.pathname}) lies outside the server's scope (${new URL(scope).pathname}).`,
+      'Put ephapse-worker.js at or above the page\'s directory, or pass a wider `scope` and send the header Service-Worker-Allowed with the script.',
+    );
+  }
+  let registration: ServiceWorkerRegistration;
+  try {
+    registration = await navigator.serviceWorker.register(workerUrl, { scope, updateViaCache: 'none' });
+  } catch (error) {
+    if (error instanceof DOMException && error.name === 'SecurityError' && !/scope|script|mime/i.test(error.message)) throw storageFailure(error);
+    throw new EphapseError(
+      'worker-failed',
+      `The worker's script ${workerUrl.href} could not be installed: ${messageOf(error)}.`,
+      'Check that it is served as JavaScript, with the header Service-Worker-Allowed where the scope is above its directory.',
+    );
+  }
+  await firstActive(registration);
+  return registration;
+}
+
+function firstActive(registration: ServiceWorkerRegistration): Promise<void> {
+  return new Promise((resolve, reject) => {
+    const watch = (worker: ServiceWorker | null): void => {
+      const look = (): void => {
+        if (registration.active) resolve();
+        else if (worker?.state === 'redundant') {
+          reject(new EphapseError('worker-failed', 'The worker could not be installed.', 'Check that ephapse.wasm lies beside ephapse-worker.js, and that the site may store data, then reload.'));
+        }
+      };
+      worker?.addEventListener('statechange', look);
+      look();
+    };
+    watch(registration.installing ?? registration.waiting ?? registration.active);
+  });
+}
+
+function storageFailure(error: unknown): Error {
+  const why = messageOf(error);
+  const code: ErrorCode = isFirefox() ? 'private-mode' : 'storage-blocked';
+  if (error instanceof DOMException && error.name === 'QuotaExceededError') {
+    return new EphapseError('storage-blocked', `The site cannot store anything (${why}).`, 'Free some disk space, then reload.');
+  }
+  return new EphapseError(code, `The browser does not let this site store data (${why}).`, 'Allow cookies and site data for this site, and open it in a window that is not private.');
+}
+
+function isFirefox(): boolean {
+  return CSS.supports('-moz-appearance', 'none');
+}
+
+function messageOf(error: unknown): string {
+  return error instanceof Error ? error.message : String(error);
+}

@@ -1,0 +1,52 @@
+// The build puts wasm-bindgen's glue under this name, and a few facts about the build into constants.
+
+declare const EPHAPSE_VERSION: string;
+declare const EPHAPSE_WASM_SHA256: string;
+declare const EPHAPSE_WASM_BYTES: number;
+
+declare module 'ephapse:glue' {
+  /** What the engine asks of the worker. */
+  export interface Host {
+    /** Ends after so many milliseconds. */
+    sleep(milliseconds: number): Promise<void>;
+    /** Lets waiting events be handled, then goes on. */
+    yieldNow(): Promise<void>;
+    /** Called from the panic hook; `call` is the number of the call whose turn it was, 0 when it was a background task. */
+    panicked(call: number, message: string): void;
+    /** A line for the console. */
+    log(level: 'error' | 'warn' | 'info', line: string): void;
+  }
+
+  /** A response as the engine gives it. */
+  export interface RawResponse {
+    status: number;
+    headers: [string, string][];
+    body: Uint8Array<ArrayBuffer>;
+  }
+
+  /** Why the engine does not open. */
+  export interface OpenFailure {
+    kind: 'newer-format' | 'quota' | 'fenced' | 'failed';
+    message: string;
+  }
+
+  export interface Engine {
+    handle(call: number, method: string, pathAndQuery: string, headers: string[], body: Uint8Array): Promise<RawResponse>;
+    serverName(): string;
+    status(): Record<string, unknown>;
+    /** Whether requests such as `/sync` may wait for something to happen; `false` also answers those that wait. */
+    setHolding(holding: boolean): void;
+    shutdown(): Promise<void>;
+  }
+
+  export interface Glue {
+    (options: { module_or_path: WebAssembly.Module }): Promise<{ memory: WebAssembly.Memory }>;
+    /** Rejects with an `OpenFailure`. */
+    open(database: string, publicUrl: string, host: Host): Promise<Engine>;
+    /** The number of the call whose turn it is or, after a trap, was. */
+    current_call(): number;
+  }
+
+  /** Every call makes an independent instance. */
+  export function createGlue(): Glue;
+}

@@ -1,0 +1,163 @@
+// One instance of the engine. A panic leaves its memory in an unknown state, so the instance is dead from then on: whoever waits for it learns that.
+
+import { createGlue, type Engine, type OpenFailure, type RawResponse } from 'ephapse:glue';
+import { sleep, yieldNow } from './host.ts';
+import { Failed } from './failed.ts';
+
+/** A request as the engine takes it. */
+export interface Call {
+  method: string;
+  path: string;
+  headers: string[];
+  body: Uint8Array;
+}
+
+/** Rejects the calls of an instance that died; `culprit` is the one during which it happened. */
+export class Died extends Error {
+  readonly culprit: boolean;
+
+  constructor(reason: string, culprit: boolean) {
+    super(reason);
+    this.culprit = culprit;
+  }
+}
+
+interface Waiting {
+  reject: (error: Died) => void;
+}
+
+/** One instance, open on its database. */
+export class Instance {
+  readonly #engine: Engine;
+  readonly #memory: WebAssembly.Memory;
+  readonly #life: Life;
+
+  private constructor(engine: Engine, memory: WebAssembly.Memory, life: Life) {
+    this.#engine = engine;
+    this.#memory = memory;
+    this.#life = life;
+  }
+
+  /** Opens the database; `onDeath` is called once, when the instance dies. */
+  static async open(module: WebAssembly.Module, database: string, publicUrl: string, onDeath: (reason: string) => void): Promise<Instance> {
+    const glue = createGlue();
+    const life = new Life(() => glue.current_call(), onDeath);
+    const { memory } = await glue({ module_or_path: module });
+    const host = {
+      sleep,
+      yieldNow,
+      panicked: (call: number, message: string) => { life.end(message, call); },
+      log: (level: 'error' | 'warn' | 'info', line: string) => { console[level](`ephapse: ${line}`); },
+    };
+    const engine = await life.during(0, () => glue.open(database, publicUrl, host).catch((error: unknown) => { throw openFailure(error); }));
+    return new Instance(engine, memory, life);
+  }
+
+  /** Whether it died. */
+  get dead(): boolean {
+    return this.#life.over;
+  }
+
+  /** The server's name. */
+  get serverName(): string {
+    return this.#engine.serverName();
+  }
+
+  /** Answers one request; rejects with `Died`. */
+  handle({ method, path, headers, body }: Call): Promise<RawResponse> {
+    const call = this.#life.nextCall();
+    return this.#life.during(call, () => this.#engine.handle(call, method, path, headers, body));
+  }
+
+  /** What the engine says of itself, and how much memory it has. */
+  status(): Record<string, unknown> {
+    return { ...this.#engine.status(), memoryBytes: this.#memory.buffer.byteLength };
+  }
+
+  /** See `Engine.setHolding`. */
+  setHolding(holding: boolean): void {
+    if (!this.dead) this.#engine.setHolding(holding);
+  }
+
+  /** Finishes what is being written and closes the database. */
+  async shutdown(): Promise<void> {
+    if (!this.dead) await this.#life.during(0, () => this.#engine.shutdown());
+  }
+
+  /** A trap in a background task reaches nobody but the worker's error events. */
+  trapped(error: WebAssembly.RuntimeError): void {
+    this.#life.trapped(error);
+  }
+}
+
+/** Ends once, and tells everybody who waits. */
+class Life {
+  over = false;
+  readonly #waiting = new Map<number, Set<Waiting>>();
+  readonly #currentCall: () => number;
+  readonly #onDeath: (reason: string) => void;
+  #calls = 0;
+
+  constructor(currentCall: () => number, onDeath: (reason: string) => void) {
+    this.#currentCall = currentCall;
+    this.#onDeath = onDeath;
+  }
+
+  nextCall(): number {
+    this.#calls += 1;
+    return this.#calls;
+  }
+
+  /** `work`, unless the instance dies first. */
+  during<T>(call: number, work: () => Promise<T>): Promise<T> {
+    return new Promise<T>((resolve, reject) => {
+      if (this.over) {
+        reject(new Died('the engine has stopped', false));
+        return;
+      }
+      const waiting: Waiting = { reject };
+      const others = this.#waiting.get(call) ?? new Set();
+      this.#waiting.set(call, others.add(waiting));
+      const settle = (): void => {
+        others.delete(waiting);
+        if (others.size === 0) this.#waiting.delete(call);
+      };
+      try {
+        work().then(resolve, reject).finally(settle);
+      } catch (error) {
+        // The first steps of a call run inside this one, and so does their trap.
+        if (error instanceof WebAssembly.RuntimeError) this.trapped(error);
+        else { settle(); reject(error instanceof Error ? error : new Error(String(error))); }
+      }
+    });
+  }
+
+  trapped(error: WebAssembly.RuntimeError): void {
+    this.end(error.message, this.#currentCall());
+  }
+
+  end(reason: string, call: number): void {
+    if (this.over) return;
+    this.over = true;
+    console.error(`ephapse: the engine stopped: ${reason}`);
+    const waiting = [...this.#waiting];
+    this.#waiting.clear();
+    for (const [number, calls] of waiting) {
+      for (const { reject } of calls) reject(new Died(reason, number === call || number === 0));
+    }
+    this.#onDeath(reason);
+  }
+}
+
+function openFailure(error: unknown): Error {
+  if (typeof error !== 'object' || error === null || !('kind' in error)) return error instanceof Error ? error : new Error(String(error));
+  const { kind, message } = error as OpenFailure;
+  switch (kind) {
+    case 'newer-format':
+      return new Failed({ code: 'newer-database', message, nextStep: 'Nothing was changed. Reload all tabs of this site to load the newer version that wrote it.' });
+    case 'quota':
+      return new Failed({ code: 'storage-blocked', message, nextStep: 'Free some disk space or allow this site to store more, then reload.' });
+    default:
+      return new Failed({ code: 'server-failed', message, nextStep: 'Reload the page. If it happens again, report it with this message.' });
+  }
+}

@@ -1,0 +1,158 @@
+// Keeps one engine running: under the scope's lock, rebuilt from disk after a panic, stopped for a newer version.
+
+import { type RawResponse } from 'ephapse:glue';
+import { type News, type Stage, channelName, mark } from '../shared/protocol.ts';
+import { failureOf } from './failed.ts';
+import { sleep } from './host.ts';
+import { type Call, Died, Instance } from './instance.ts';
+import { loadModule } from './module.ts';
+
+/** While a hand-over is under way, answers that clients ask for again at once leave together, this often: between them nothing is pending. */
+const handoverTick = 100;
+/** A hand-over that does not come about ends after this long. */
+const handoverPatience = 30_000;
+/** After a failed start the next one waits this long, so that a client's retries cost little. */
+const restartPause = 1_000;
+
+type Tell = (news: News) => void;
+
+/** The homeserver of one scope, as the worker sees it. */
+export class Server {
+  readonly #scope: string;
+  readonly #tell: Tell;
+  #starting: Promise<Instance> | undefined;
+  #instance: Instance | undefined;
+  #module: Promise<WebAssembly.Module> | undefined;
+  #release: (() => void) | undefined;
+  #handingOver: ReturnType<typeof setTimeout> | undefined;
+  #failedAt = -restartPause;
+  #rebuilds = 0;
+
+  constructor(scope: string, tell: Tell) {
+    this.#scope = scope;
+    this.#tell = tell;
+  }
+
+  /** The running instance; starts one where none runs. */
+  running(): Promise<Instance> {
+    this.#starting ??= this.#start().catch((error: unknown) => {
+      this.#starting = undefined;
+      this.#failedAt = performance.now();
+      this.#tell({ [mark]: 1, news: 'failed', failure: failureOf(error) });
+      throw error;
+    });
+    return this.#starting;
+  }
+
+  /** Answers a request. One that was under way when an engine died is done again where that does no harm, unless it was the cause. */
+  async handle(call: Call): Promise<RawResponse> {
+    for (let attempt = 0; ; attempt += 1) {
+      try {
+        const response = await (await this.running()).handle(call);
+        if (this.#handingOver !== undefined && isLongPoll(call)) await nextTick();
+        return response;
+      } catch (error) {
+        if (!(error instanceof Died)) throw error;
+        if (error.culprit || call.method === 'POST' || attempt === 3) throw error;
+      }
+    }
+  }
+
+  /** What the engine says of itself, and what the worker knows beside it. */
+  async status(): Promise<Record<string, unknown>> {
+    const instance = await this.running();
+    const { usage, quota } = await navigator.storage.estimate();
+    return {
+      ...instance.status(),
+      version: EPHAPSE_VERSION,
+      wasmBytes: EPHAPSE_WASM_BYTES,
+      storageUsed: usage ?? 0,
+      storageQuota: quota ?? 0,
+      rebuilds: this.#rebuilds,
+    };
+  }
+
+  /** A new version waits: hold nothing, so that the browser finds a moment to switch. */
+  handOver(): void {
+    clearTimeout(this.#handingOver);
+    this.#handingOver = setTimeout(() => {
+      this.#handingOver = undefined;
+      this.#instance?.setHolding(true);
+    }, handoverPatience);
+    this.#instance?.setHolding(false);
+  }
+
+  /** Finishes what is being written, closes the database and lets the next one have it. */
+  async stop(): Promise<void> {
+    const starting = this.#starting;
+    if (!starting) return;
+    try {
+      await (await starting).shutdown();
+    } finally {
+      this.#starting = undefined;
+      this.#instance = undefined;
+      this.#release?.();
+      this.#release = undefined;
+    }
+  }
+
+  /** An error that no promise carried: a trap in one of the engine's background tasks. */
+  trapped(error: unknown): void {
+    if (error instanceof WebAssembly.RuntimeError) this.#instance?.trapped(error);
+  }
+
+  async #start(): Promise<Instance> {
+    const pause = this.#failedAt + restartPause - performance.now();
+    if (pause > 0) await sleep(pause);
+    const module = await this.#loadModule();
+    await this.#lock();
+    this.#progress('open', 0, 1);
+    const home = new URL(this.#scope);
+    const publicUrl = home.href.replace(/\/$/, '');
+    const instance = await Instance.open(module, `ephapse ${home.pathname}`, publicUrl, (reason) => { this.#died(reason); });
+    this.#progress('open', 1, 1);
+    this.#instance = instance;
+    if (this.#handingOver !== undefined) instance.setHolding(false);
+    return instance;
+  }
+
+  #loadModule(): Promise<WebAssembly.Module> {
+    this.#module ??= loadModule(this.#scope, this.#progress).catch((error: unknown) => {
+      this.#module = undefined;
+      throw error;
+    });
+    return this.#module;
+  }
+
+  /** Ends when this worker holds the scope's lock; the browser takes it back when the worker ends. */
+  async #lock(): Promise<void> {
+    if (this.#release) return;
+    await new Promise<void>((locked, refused) => {
+      navigator.locks
+        .request(channelName(this.#scope), () => {
+          locked();
+          return new Promise<void>((release) => { this.#release = release; });
+        })
+        .catch(refused);
+    });
+  }
+
+  #died(reason: string): void {
+    this.#starting = undefined;
+    this.#instance = undefined;
+    this.#rebuilds += 1;
+    this.#tell({ [mark]: 1, news: 'restarted', reason });
+  }
+
+  readonly #progress = (stage: Stage, loaded: number, total: number): void => {
+    this.#tell({ [mark]: 1, news: 'progress', stage, loaded, total });
+  };
+}
+
+function isLongPoll({ method, path }: Call): boolean {
+  return method === 'GET' && /\/(sync|events)\b/.test(path);
+}
+
+function nextTick(): Promise<void> {
+  return sleep(handoverTick - (Date.now() % handoverTick));
+}

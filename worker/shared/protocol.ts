@@ -1,0 +1,66 @@
+// What pages and the service worker say to each other. Pages of an older or newer version may be on the other end: fields are only ever added,
+// and what is not understood is left alone.
+
+/** Marks our messages among others. */
+export const mark = 'ephapse';
+
+/** What keeps a server from starting or going on. */
+export type ErrorCode =
+  | 'no-service-worker'
+  | 'insecure-context'
+  | 'private-mode'
+  | 'storage-blocked'
+  | 'newer-database'
+  | 'out-of-scope'
+  | 'worker-failed'
+  | 'download-failed'
+  | 'server-failed';
+
+/** An error on its way from the worker to a page. */
+export interface Failure {
+  code: ErrorCode;
+  message: string;
+  nextStep: string;
+}
+
+/** The steps to a running server, in their order. */
+export type Stage = 'download' | 'compile' | 'open';
+
+/** Asked of the worker, with a port for the one answer. */
+export type Question =
+  /** Start the server if it does not run. */
+  | { [mark]: 1; ask: 'boot' }
+  /** What the server holds and does. */
+  | { [mark]: 1; ask: 'status' }
+  /** Control the pages in scope that nobody controls. */
+  | { [mark]: 1; ask: 'claim' }
+  /** This page no longer needs the server. */
+  | { [mark]: 1; ask: 'stop' };
+
+/** The answer to a question. */
+export type Answer<T = unknown> = { ok: true; value: T } | { ok: false; failure: Failure };
+
+/** What the answer to `boot` holds. */
+export interface Booted {
+  serverName: string;
+  version: string;
+}
+
+/** Told to everybody on the scope's broadcast channel. */
+export type News =
+  | { [mark]: 1; news: 'progress'; stage: Stage; loaded: number; total: number }
+  /** A new version waits: whoever runs holds no requests any more, so that the browser can switch. */
+  | { [mark]: 1; news: 'handover'; version: string }
+  /** A new version is active: whoever still runs finishes its writes and lets go of the database. */
+  | { [mark]: 1; news: 'activated'; version: string }
+  /** The server starts anew from its database. */
+  | { [mark]: 1; news: 'restarted'; reason: string }
+  | { [mark]: 1; news: 'failed'; failure: Failure };
+
+/** The name of the broadcast channel, and of the lock that the running server holds, for one scope. */
+export const channelName = (scope: string): string => `${mark} ${scope}`;
+
+/** Whether a message is one of ours. */
+export function isOurs(data: unknown): data is { [mark]: 1 } {
+  return typeof data === 'object' && data !== null && mark in data;
+}
