@@ -1,6 +1,7 @@
 //! The server itself: what it stands on, how it opens, how a request goes in and an answer comes out.
 
 use crate::{
+    client::{RateLimits, Seen},
     config::Config,
     error::{Error, Result},
     host::Host,
@@ -35,6 +36,8 @@ pub struct Homeserver {
     pub(crate) notify: Notify,
     pub(crate) users: Users,
     pub(crate) rooms: Rooms,
+    pub(crate) rate_limits: RateLimits,
+    pub(crate) seen: Seen,
     router: Router,
     /// The generation that the caches belong to.
     generation: Cell<u64>,
@@ -103,6 +106,8 @@ impl Homeserver {
             notify: Notify::default(),
             users,
             rooms,
+            rate_limits: RateLimits::default(),
+            seen: Seen::default(),
             router: Router::new(),
             panics: Cell::new(0),
         }))
@@ -137,8 +142,14 @@ impl Homeserver {
         let attempts = if reads_only { READ_ATTEMPTS } else { 1 };
         for attempt in 1.. {
             self.drop_what_was_lost().await?;
+            let generation = self.generation.get();
             let answer = self.run(request.clone()).await;
-            match self.store.barrier().await {
+            let durable = match self.store.barrier().await {
+                // A batch refused because of an earlier failure leaves nothing for the barrier to wait for.
+                Ok(()) if self.store.generation() != generation => Err(StoreError::RolledBack),
+                durable => durable,
+            };
+            match durable {
                 Ok(()) => return answer,
                 // A handler that failed by itself says it better than the barrier.
                 Err(_) if answer.is_err() && attempt >= attempts => return answer,

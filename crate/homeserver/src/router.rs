@@ -139,6 +139,9 @@ impl Table {
             Box::pin(async move {
                 let token = access_token(&request).ok_or_else(Error::missing_token)?;
                 let session = session_of(&hs, &token).await?.ok_or_else(Error::unknown_token)?;
+                if request.method() == Method::GET {
+                    client::seen(&hs, &session);
+                }
                 let parsed = parse::<R>(&request, &arguments)?;
                 answer::<R>(handler(UserCall { hs, session, raw: raw(request, generation) }, parsed).await?)
             })

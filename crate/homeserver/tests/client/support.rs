@@ -6,7 +6,7 @@ use ephapse_store::{LocalBoxFuture, MemoryStore};
 use futures_channel::oneshot;
 use futures_executor::LocalPool;
 use futures_util::task::LocalSpawnExt;
-use serde_json::Value;
+use serde_json::{Value, json};
 use std::{
     cell::{Cell, RefCell},
     future::Future,
@@ -83,6 +83,7 @@ pub struct TestServer {
     pub hs: Rc<Homeserver>,
     pub host: Rc<TestHost>,
     pub store: Rc<dyn Store>,
+    config: Config,
     pool: RefCell<LocalPool>,
 }
 
@@ -126,15 +127,37 @@ impl TestServer {
 
     /// A server on a store that may hold something already.
     pub fn with(store: Rc<dyn Store>, config: Config) -> Self {
-        let host = TestHost::new(1);
-        let mut pool = LocalPool::new();
-        let hs = pool.run_until(Homeserver::open(store.clone(), host.clone(), config)).expect("the server opens");
-        Self { hs, host, store, pool: RefCell::new(pool) }
+        Self::on(TestHost::new(1), store, config)
     }
 
-    /// The same store after a restart: everything in memory is gone.
+    fn on(host: Rc<TestHost>, store: Rc<dyn Store>, config: Config) -> Self {
+        let mut pool = LocalPool::new();
+        let hs = pool.run_until(Homeserver::open(store.clone(), host.clone(), config.clone())).expect("the server opens");
+        Self { hs, host, store, config, pool: RefCell::new(pool) }
+    }
+
+    /// The same store after a restart: everything in memory is gone; time and dice go on.
     pub fn restart(self) -> Self {
-        Self::with(self.store.clone(), config())
+        let host = TestHost::new(self.host.dice.get());
+        host.now.set(self.host.now.get());
+        Self::on(host, self.store, self.config)
+    }
+
+    /// A new user, logged in; the password is [`PASSWORD`].
+    #[track_caller]
+    pub fn register(&self, name: &str) -> TestUser {
+        let body = json!({ "username": name, "password": PASSWORD, "auth": { "type": "m.login.dummy" } });
+        logged_in(&self.request("POST", "/_matrix/client/v3/register", None, Some(body)).ok())
+    }
+
+    /// One more device of a user that [`Self::register`] made; `None` lets the server name it.
+    #[track_caller]
+    pub fn login(&self, name: &str, device: Option<&str>) -> TestUser {
+        let mut body = json!({ "type": "m.login.password", "identifier": { "type": "m.id.user", "user": name }, "password": PASSWORD });
+        if let Some(device) = device {
+            body["device_id"] = device.into();
+        }
+        logged_in(&self.request("POST", "/_matrix/client/v3/login", None, Some(body)).ok())
     }
 
     /// Runs a future and everything the server spawned, letting time jump whenever nothing else can run.
@@ -157,13 +180,17 @@ impl TestServer {
     }
 
     /// The future of an answer, to run several requests at once.
-    pub fn start(&self, method: &str, path: &str, token: Option<&str>, body: Option<Value>) -> impl Future<Output = Answer> + 'static {
+    pub fn start(&self, method: &str, path: &str, token: Option<&str>, body: Option<Value>) -> impl Future<Output = Answer> + use<> {
+        self.start_raw(method, path, token, &body.map_or_else(String::new, |body| body.to_string()))
+    }
+
+    /// As [`Self::start`], with a body that need not be JSON.
+    pub fn start_raw(&self, method: &str, path: &str, token: Option<&str>, body: &str) -> impl Future<Output = Answer> + use<> {
         let mut request = http::Request::builder().method(method).uri(path);
         if let Some(token) = token {
             request = request.header("authorization", format!("Bearer {token}"));
         }
-        let body = body.map_or_else(Bytes::new, |body| body.to_string().into());
-        let request = request.body(body).expect("a request");
+        let request = request.body(Bytes::from(body.to_owned())).expect("a request");
         let hs = self.hs.clone();
         async move {
             let response = hs.handle(Entrance::Client, request).await;
@@ -201,6 +228,14 @@ impl TestServer {
     pub fn delete(&self, user: &TestUser, path: &str) -> Answer {
         self.request("DELETE", path, Some(&user.token), None)
     }
+}
+
+/// The password of every user that a test registers.
+pub const PASSWORD: &str = "correct horse battery staple";
+
+fn logged_in(answer: &Value) -> TestUser {
+    let text = |name: &str| answer[name].as_str().unwrap_or_else(|| panic!("no {name} in {answer}")).to_owned();
+    TestUser { id: text("user_id"), token: text("access_token"), device: text("device_id") }
 }
 
 /// The settings of test servers.

@@ -1,0 +1,59 @@
+//! One's own account: who am I, a new password, the end (Client-Server API, Account management).
+
+use super::{devices, interactive, password};
+use crate::{
+    error::{Error, Result},
+    locks::LockKey,
+    router::UserCall,
+    tables::{self, Change},
+};
+use ephapse_store::Batch;
+use ruma::api::client::account::{
+    ThirdPartyIdRemovalStatus, change_password::v3 as change_password, deactivate::v3 as deactivate, whoami::v3 as whoami,
+};
+
+/// `GET /_matrix/client/v3/account/whoami`
+pub async fn whoami(call: UserCall, _: whoami::Request) -> Result<whoami::Response> {
+    let mut response = whoami::Response::new(call.session.user_id, false);
+    response.device_id = Some(call.session.device);
+    Ok(response)
+}
+
+/// `POST /_matrix/client/v3/account/password`
+pub async fn change_password(call: UserCall, request: change_password::Request) -> Result<change_password::Response> {
+    let (hs, session) = (&call.hs, &call.session);
+    password::acceptable(&request.new_password)?;
+    interactive::require(&call, interactive::password_flow(), request.auth.as_ref()).await?;
+    let hash = password::hash(hs, &request.new_password).await?;
+
+    let _lock = hs.lock(LockKey::Account(session.user_id.to_string())).await;
+    let mut account =
+        tables::ACCOUNTS.get(hs.store(), &session.user).await?.filter(|account| !account.deactivated).ok_or_else(Error::unknown_token)?;
+    account.password = Some(hash);
+    let mut batch = Batch::since(call.raw.generation);
+    tables::ACCOUNTS.put(&mut batch, &session.user, &account);
+    let others = request.logout_devices && devices::forget(hs, session, |device| *device != session.device, &mut batch).await?;
+    let changes = if others { vec![(hs.positions.next(), Change::DeviceList { user: session.user })] } else { Vec::new() };
+    drop(hs.commit(batch, changes));
+    Ok(change_password::Response::new())
+}
+
+/// `POST /_matrix/client/v3/account/deactivate`
+pub async fn deactivate(call: UserCall, request: deactivate::Request) -> Result<deactivate::Response> {
+    let (hs, session) = (&call.hs, &call.session);
+    interactive::require(&call, interactive::password_flow(), request.auth.as_ref()).await?;
+
+    let _lock = hs.lock(LockKey::Account(session.user_id.to_string())).await;
+    let mut account = tables::ACCOUNTS.get(hs.store(), &session.user).await?.ok_or_else(Error::unknown_token)?;
+    account.password = None;
+    account.deactivated = true;
+    let mut batch = Batch::since(call.raw.generation);
+    tables::ACCOUNTS.put(&mut batch, &session.user, &account);
+    tables::PROFILES.delete_all(&mut batch, &session.user);
+    tables::ACCOUNT_DATA.delete_all(&mut batch, &session.user);
+    tables::FILTERS.delete_all(&mut batch, &session.user);
+    devices::forget(hs, session, |_| true, &mut batch).await?;
+    drop(hs.commit(batch, vec![(hs.positions.next(), Change::DeviceList { user: session.user })]));
+    // No third-party identifiers are kept here, so there was nothing to unbind.
+    Ok(deactivate::Response::new(ThirdPartyIdRemovalStatus::Success))
+}

@@ -1,0 +1,165 @@
+//! Devices (Client-Server API, Device management).
+
+use super::interactive;
+use crate::{
+    error::{Error, Result},
+    homeserver::Homeserver,
+    locks::LockKey,
+    router::UserCall,
+    tables::{self, Change, Device, Session, UserSn},
+};
+use ephapse_store::{Batch, Direction};
+use hashlink::LruCache;
+use ruma::{
+    DeviceId, MilliSecondsSinceUnixEpoch, OwnedDeviceId, UInt,
+    api::client::device::{
+        self, delete_device::v3 as delete_device, delete_devices::v3 as delete_devices, get_device::v3 as get_device, get_devices::v3 as get_devices,
+        update_device::v3 as update_device,
+    },
+};
+use std::{cell::RefCell, rc::Rc, time::Duration};
+
+/// Devices one user may have.
+const MOST: usize = 10_000;
+
+/// Bytes a device id may have.
+const LONGEST_ID: usize = 255;
+
+/// Characters a display name may have.
+const LONGEST_NAME: usize = 100;
+
+/// How often it is written when a device was last seen.
+const SEEN_EVERY: Duration = Duration::from_secs(60 * 60);
+
+/// When devices were last written to have been seen.
+pub struct Seen(RefCell<LruCache<(UserSn, OwnedDeviceId), u64>>);
+
+impl Default for Seen {
+    fn default() -> Self {
+        Self(RefCell::new(LruCache::new(4096)))
+    }
+}
+
+/// Refuses ids and names that no device can have.
+pub fn acceptable(id: Option<&DeviceId>, display_name: Option<&str>) -> Result<()> {
+    if id.is_some_and(|id| id.as_str().is_empty() || id.as_str().len() > LONGEST_ID) {
+        return Err(Error::invalid_param(format!("a device id has 1 to {LONGEST_ID} bytes")));
+    }
+    if display_name.is_some_and(|name| name.chars().count() > LONGEST_NAME) {
+        return Err(Error::invalid_param(format!("a device's name has {LONGEST_NAME} characters at most")));
+    }
+    Ok(())
+}
+
+/// `GET /_matrix/client/v3/devices`
+pub async fn list(call: UserCall, _: get_devices::Request) -> Result<get_devices::Response> {
+    let devices = of_user(&call.hs, call.session.user).await?;
+    Ok(get_devices::Response::new(devices.into_iter().map(|(id, device)| shown(id, device)).collect()))
+}
+
+/// `GET /_matrix/client/v3/devices/{deviceId}`
+pub async fn get(call: UserCall, request: get_device::Request) -> Result<get_device::Response> {
+    let device = tables::DEVICES.get(call.hs.store(), &(call.session.user, request.device_id.clone())).await?.ok_or_else(unknown)?;
+    Ok(get_device::Response::new(shown(request.device_id, device)))
+}
+
+/// `PUT /_matrix/client/v3/devices/{deviceId}`
+pub async fn update(call: UserCall, request: update_device::Request) -> Result<update_device::Response> {
+    let hs = &call.hs;
+    acceptable(None, request.display_name.as_deref())?;
+    let key = (call.session.user, request.device_id);
+    let _lock = hs.lock(LockKey::Account(call.session.user_id.to_string())).await;
+    let mut device = tables::DEVICES.get(hs.store(), &key).await?.ok_or_else(unknown)?;
+    // "If not given, the display name is unchanged."
+    if request.display_name.is_some() && request.display_name != device.display_name {
+        device.display_name = request.display_name;
+        let mut batch = Batch::since(call.raw.generation);
+        tables::DEVICES.put(&mut batch, &key, &device);
+        drop(hs.commit(batch, vec![(hs.positions.next(), Change::DeviceList { user: call.session.user })]));
+    }
+    Ok(update_device::Response::new())
+}
+
+/// `DELETE /_matrix/client/v3/devices/{deviceId}`
+pub async fn delete(call: UserCall, request: delete_device::Request) -> Result<delete_device::Response> {
+    interactive::require(&call, interactive::password_flow(), request.auth.as_ref()).await?;
+    remove(&call, |device| *device == request.device_id).await?;
+    Ok(delete_device::Response::new())
+}
+
+/// `POST /_matrix/client/v3/delete_devices`: devices that do not exist (any more) are no error.
+pub async fn delete_many(call: UserCall, request: delete_devices::Request) -> Result<delete_devices::Response> {
+    interactive::require(&call, interactive::password_flow(), request.auth.as_ref()).await?;
+    remove(&call, |device| request.devices.contains(device)).await?;
+    Ok(delete_devices::Response::new())
+}
+
+/// Removes those of the caller's devices of which `which` says yes, with everything that is theirs.
+pub async fn remove(call: &UserCall, which: impl Fn(&OwnedDeviceId) -> bool) -> Result<()> {
+    let hs = &call.hs;
+    let _lock = hs.lock(LockKey::Account(call.session.user_id.to_string())).await;
+    let mut batch = Batch::since(call.raw.generation);
+    if forget(hs, &call.session, which, &mut batch).await? {
+        drop(hs.commit(batch, vec![(hs.positions.next(), Change::DeviceList { user: call.session.user })]));
+    }
+    Ok(())
+}
+
+/// Adds to `batch` what [`remove`] removes, for callers that hold the account's lock and have more to write; says whether there was such a device.
+pub async fn forget(hs: &Homeserver, owner: &Session, which: impl Fn(&OwnedDeviceId) -> bool, batch: &mut Batch) -> Result<bool> {
+    let user = owner.user;
+    let mut any = false;
+    for (id, device) in of_user(hs, user).await?.into_iter().filter(|(id, _)| which(id)) {
+        any = true;
+        tables::ACCESS_TOKENS.delete(batch, &device.token);
+        tables::TRANSACTIONS.delete_all(batch, &(user, id.clone()));
+        tables::DEVICES.delete(batch, &(user, id));
+    }
+    Ok(any)
+}
+
+/// Remembers that a device is in use: looks in memory only, and writes at most once an hour, behind the request.
+pub fn seen(hs: &Rc<Homeserver>, session: &Session) {
+    let now = hs.host.now();
+    let key = (session.user, session.device.clone());
+    let mut written = hs.seen.0.borrow_mut();
+    if written.get(&key).is_some_and(|last| last.saturating_add(SEEN_EVERY.as_millis() as u64) > now) {
+        return;
+    }
+    written.insert(key.clone(), now);
+    let (hs, user_id) = (hs.clone(), session.user_id.to_string());
+    hs.clone().host.spawn(Box::pin(async move {
+        if let Err(error) = write_seen(&hs, user_id, key, now).await {
+            tracing::debug!("it could not be written when a device was last seen: {error}");
+        }
+    }));
+}
+
+async fn write_seen(hs: &Homeserver, user_id: String, key: (UserSn, OwnedDeviceId), now: u64) -> Result<()> {
+    let generation = hs.store().generation();
+    let _lock = hs.lock(LockKey::Account(user_id)).await;
+    let Some(mut device) = tables::DEVICES.get(hs.store(), &key).await? else { return Ok(()) };
+    if device.last_seen.saturating_add(SEEN_EVERY.as_millis() as u64) <= now {
+        device.last_seen = now;
+        let mut batch = Batch::since(generation);
+        tables::DEVICES.put(&mut batch, &key, &device);
+        hs.commit(batch, Vec::new()).await?;
+    }
+    Ok(())
+}
+
+async fn of_user(hs: &Homeserver, user: UserSn) -> Result<Vec<(OwnedDeviceId, Device)>> {
+    let found = tables::DEVICES.scan(hs.store(), &user, Direction::Forward, MOST).await?;
+    Ok(found.into_iter().map(|((_, id), device)| (id, device)).collect())
+}
+
+fn shown(id: OwnedDeviceId, stored: Device) -> device::Device {
+    let mut device = device::Device::new(id);
+    device.display_name = stored.display_name;
+    device.last_seen_ts = UInt::new(stored.last_seen).map(MilliSecondsSinceUnixEpoch);
+    device
+}
+
+fn unknown() -> Error {
+    Error::not_found("there is no such device")
+}

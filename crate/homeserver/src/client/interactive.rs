@@ -1,0 +1,174 @@
+//! User-interactive authentication (Client-Server API, User-Interactive Authentication API).
+//!
+//! A session belongs to one request: its method, path, user and body. Changing any of them begins a new one. Sessions are stored, survive a restart,
+//! and end after an hour.
+
+use super::password;
+use crate::{
+    error::{Error, Result},
+    homeserver::Homeserver,
+    router::{RawRequest, UserCall},
+    tables::{self, InteractiveSession, Session},
+};
+use ephapse_store::{Batch, Direction};
+use ruma::api::{
+    client::uiaa::{AuthData, AuthFlow, AuthType, UiaaInfo},
+    error::{ErrorKind, StandardErrorBody},
+};
+use serde_json::value::RawValue;
+use sha2::{Digest, Sha256};
+use std::{collections::BTreeMap, time::Duration};
+
+/// How long a session lasts.
+const LIFETIME: Duration = Duration::from_secs(60 * 60);
+
+/// Expired sessions that go whenever a new one begins.
+const SWEPT: usize = 8;
+
+/// The one flow of logged-in users: their password once more.
+pub fn password_flow() -> Vec<AuthFlow> {
+    vec![AuthFlow::new(vec![AuthType::Password])]
+}
+
+/// Ends well when the user of `call` has gone through one of `flows` for exactly this request; 401 with what is still to do otherwise.
+pub async fn require(call: &UserCall, flows: Vec<AuthFlow>, auth: Option<&AuthData>) -> Result<()> {
+    require_of(&call.hs, &call.raw, Some(&call.session), flows, auth).await
+}
+
+/// As [`require`], for requests that need no access token too.
+pub async fn require_of(hs: &Homeserver, raw: &RawRequest, user: Option<&Session>, flows: Vec<AuthFlow>, auth: Option<&AuthData>) -> Result<()> {
+    let now = hs.host.now();
+    let fresh = InteractiveSession { request: fingerprint(raw)?, user: user.map(|session| session.user), completed: Vec::new(), created: now };
+    let named = auth.and_then(AuthData::session);
+    let (id, mut session) = match named {
+        None => (new_id(hs, now), fresh),
+        Some(id) => match tables::INTERACTIVE_SESSIONS.get(hs.store(), &id.to_owned()).await? {
+            Some(stored) if belongs(&stored, &fresh, now) => (id.to_owned(), stored),
+            _ => {
+                let refusal = "the session has ended, or belongs to another request";
+                let id = new_id(hs, now);
+                begin(hs, raw, &id, &fresh).await?;
+                return Err(ask(id, &fresh, flows, Some((ErrorKind::Forbidden, refusal))));
+            }
+        },
+    };
+    let refusal = match auth {
+        Some(auth) if !is_complete(&session, &flows) => attempt(hs, user, &mut session, &flows, auth).await?,
+        _ => None,
+    };
+    let complete = auth.is_some() && is_complete(&session, &flows);
+    if named.is_some() {
+        let mut batch = Batch::since(raw.generation);
+        tables::INTERACTIVE_SESSIONS.put(&mut batch, &id, &session);
+        drop(hs.commit(batch, Vec::new()));
+    } else if !complete {
+        begin(hs, raw, &id, &session).await?;
+    }
+    if complete { Ok(()) } else { Err(ask(id, &session, flows, refusal)) }
+}
+
+type Refusal = (ErrorKind, &'static str);
+
+/// Tries the stage that `auth` is about.
+async fn attempt(
+    hs: &Homeserver,
+    user: Option<&Session>,
+    session: &mut InteractiveSession,
+    flows: &[AuthFlow],
+    auth: &AuthData,
+) -> Result<Option<Refusal>> {
+    // A session id alone asks how far the session is; a stage that is done stays done.
+    let Some(stage) = auth.auth_type() else { return Ok(None) };
+    if session.completed.iter().any(|done| done == stage.as_str()) {
+        return Ok(None);
+    }
+    if !flows.iter().any(|flow| next(session, flow) == Some(&stage)) {
+        return Ok(Some((ErrorKind::Forbidden, "this is not the next stage of any flow")));
+    }
+    let passed = match auth {
+        AuthData::Dummy(_) => true,
+        AuthData::Password(given) => {
+            let Some(user) = user else { return Ok(Some((ErrorKind::Forbidden, "nobody is logged in"))) };
+            password::identified(hs, &given.identifier).is_some_and(|id| id == user.user_id)
+                && password::check(hs, &user.user_id, &given.password).await? == Some(user.user)
+        }
+        AuthData::RegistrationToken(given) => registration_token(hs, &given.token)?,
+        _ => false,
+    };
+    if !passed {
+        return Ok(Some((ErrorKind::Forbidden, "this is wrong: try again")));
+    }
+    session.completed.push(stage.as_str().to_owned());
+    Ok(None)
+}
+
+/// Whether this is the token that registration asks for; 429 when too many were tried.
+pub fn registration_token(hs: &Homeserver, token: &str) -> Result<bool> {
+    let crate::Registration::Token(right) = &hs.config.registration else { return Ok(false) };
+    hs.rate_limits.registration_tokens.take("", hs.host.now())?;
+    // Hashes are compared, so that the time taken says nothing of how much was right.
+    let is_right = Sha256::digest(right.as_bytes()) == Sha256::digest(token.as_bytes());
+    if is_right {
+        hs.rate_limits.registration_tokens.give_back("");
+    }
+    Ok(is_right)
+}
+
+/// The stage of `flow` that comes next, if the session has followed it so far.
+fn next<'a>(session: &InteractiveSession, flow: &'a AuthFlow) -> Option<&'a AuthType> {
+    let followed = session.completed.iter().zip(&flow.stages).all(|(done, stage)| done == stage.as_str());
+    followed.then(|| flow.stages.get(session.completed.len())).flatten()
+}
+
+fn is_complete(session: &InteractiveSession, flows: &[AuthFlow]) -> bool {
+    flows.iter().any(|flow| {
+        flow.stages.len() == session.completed.len() && flow.stages.iter().zip(&session.completed).all(|(stage, done)| stage.as_str() == done)
+    })
+}
+
+fn belongs(stored: &InteractiveSession, fresh: &InteractiveSession, now: u64) -> bool {
+    stored.request == fresh.request && stored.user == fresh.user && !has_ended(stored, now)
+}
+
+fn has_ended(session: &InteractiveSession, now: u64) -> bool {
+    session.created.saturating_add(LIFETIME.as_millis() as u64) <= now
+}
+
+/// Ids sort by the time they were made, so that old ones are found at the front.
+fn new_id(hs: &Homeserver, now: u64) -> String {
+    format!("{now:012x}{}", hs.random_string(24))
+}
+
+async fn begin(hs: &Homeserver, raw: &RawRequest, id: &str, session: &InteractiveSession) -> Result<()> {
+    let oldest = tables::INTERACTIVE_SESSIONS.scan(hs.store(), &(), Direction::Forward, SWEPT).await?;
+    let mut batch = Batch::since(raw.generation);
+    for (id, _) in oldest.iter().filter(|(_, old)| has_ended(old, session.created)) {
+        tables::INTERACTIVE_SESSIONS.delete(&mut batch, id);
+    }
+    tables::INTERACTIVE_SESSIONS.put(&mut batch, &id.to_owned(), session);
+    drop(hs.commit(batch, Vec::new()));
+    Ok(())
+}
+
+fn ask(id: String, session: &InteractiveSession, flows: Vec<AuthFlow>, refusal: Option<Refusal>) -> Error {
+    let mut info = UiaaInfo::new(flows);
+    info.completed = session.completed.iter().map(|stage| AuthType::from(stage.as_str())).collect();
+    info.params = Some(RawValue::from_string("{}".to_owned()).expect("an empty object is JSON"));
+    info.session = Some(id);
+    info.auth_error = refusal.map(|(kind, message)| Box::new(StandardErrorBody::new(kind, message.to_owned())));
+    Error::Interactive(Box::new(info))
+}
+
+/// What must stay the same from stage to stage: method, path, and the body without `auth`.
+fn fingerprint(raw: &RawRequest) -> Result<String> {
+    let body: &[u8] = if raw.body.is_empty() { b"{}" } else { &raw.body };
+    // Sorted at every level, whatever order the client sent: serde_json's maps may keep theirs.
+    let mut body: BTreeMap<String, serde_json::Value> = serde_json::from_slice(body).map_err(|error| Error::bad_json(error.to_string()))?;
+    body.remove("auth");
+    for value in body.values_mut() {
+        value.sort_all_objects();
+    }
+    let body = serde_json::to_vec(&body).expect("JSON that was just read can be written");
+    let hash: String = Sha256::digest(body).iter().map(|byte| format!("{byte:02x}")).collect();
+    Ok(format!("{} {} {hash}", raw.method, raw.path))
+}

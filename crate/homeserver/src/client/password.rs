@@ -1,0 +1,105 @@
+//! Passwords: kept as argon2id in PHC form, compared in constant time, tried a limited number of times.
+
+use crate::{
+    error::{Error, Result},
+    homeserver::Homeserver,
+    tables::{self, UserSn},
+};
+use argon2::{
+    Argon2, Params,
+    password_hash::{PasswordHasher, PasswordVerifier, phc::PasswordHash},
+};
+use http::StatusCode;
+use ruma::{
+    UserId,
+    api::{client::uiaa::UserIdentifier, error::ErrorKind},
+};
+
+/// Blocks of 1 KiB, passes and lanes: one of the settings OWASP names as the least for argon2id.
+const PARAMS: (u32, u32, u32) = (7168, 5, 1);
+
+/// What is compared with when nobody has the name, so that this takes as long as a wrong password.
+const NOBODY: &str = "$argon2id$v=19$m=7168,t=5,p=1$bm9ib2R5IGhhcyB0aGlzIQ$RqhBzqvlbSNvFuQUPTVTMBmDLB8ghHhKw0PJR7JXcWM";
+
+/// Bytes a password may have.
+const LONGEST: usize = 512;
+
+/// Refuses what cannot be a password.
+pub fn acceptable(password: &str) -> Result<()> {
+    if password.is_empty() {
+        return Err(Error::new(StatusCode::BAD_REQUEST, ErrorKind::WeakPassword, "the password is empty"));
+    }
+    if password.len() > LONGEST {
+        return Err(Error::invalid_param(format!("a password may have {LONGEST} bytes at most")));
+    }
+    Ok(())
+}
+
+/// The PHC string of a new password.
+pub async fn hash(hs: &Homeserver, password: &str) -> Result<String> {
+    let mut salt = [0; 16];
+    hs.host.random(&mut salt);
+    let password = password.as_bytes().to_vec();
+    let hashed = hs
+        .host
+        .compute(Box::new(move || argon2().hash_password_with_salt(&password, &salt).map(|hash| hash.to_string().into_bytes()).unwrap_or_default()));
+    String::from_utf8(hashed.await).ok().filter(|hash| !hash.is_empty()).ok_or_else(|| Error::Internal("a password cannot be hashed".to_owned()))
+}
+
+/// The account of `user`, if it has this password; 429 when too many wrong ones were tried.
+pub async fn check(hs: &Homeserver, user: &UserId, password: &str) -> Result<Option<UserSn>> {
+    hs.rate_limits.passwords.take(user.as_str(), hs.host.now())?;
+    let sn = if hs.is_local(user) { hs.find_user(user).await? } else { None };
+    let account = match sn {
+        Some(sn) => tables::ACCOUNTS.get(hs.store(), &sn).await?.filter(|account| !account.deactivated),
+        None => None,
+    };
+    let stored = account.and_then(|account| account.password);
+    let known = stored.is_some();
+    let stored = stored.unwrap_or_else(|| NOBODY.to_owned());
+    // Longer than any password that was ever set: compare something of bearable length, in vain.
+    let tried = password.as_bytes().get(..LONGEST + 1).unwrap_or(password.as_bytes()).to_vec();
+    let verified = hs.host.compute(Box::new(move || vec![u8::from(verify(&tried, &stored))])).await == [1];
+    if verified && known {
+        hs.rate_limits.passwords.give_back(user.as_str());
+        return Ok(sn);
+    }
+    Ok(None)
+}
+
+/// The user id that an `m.id.user` identifier means on this server, given as a whole or as its localpart.
+pub fn identified(hs: &Homeserver, identifier: &UserIdentifier) -> Option<ruma::OwnedUserId> {
+    match identifier {
+        UserIdentifier::Matrix(id) => named(hs, &id.user),
+        _ => None,
+    }
+}
+
+/// As [`identified`], for a bare name. Names are registered in lower case.
+pub fn named(hs: &Homeserver, user: &str) -> Option<ruma::OwnedUserId> {
+    let id = if user.starts_with('@') { UserId::parse(user) } else { UserId::parse_with_server_name(user, hs.server_name()) }.ok()?;
+    UserId::parse_with_server_name(id.localpart().to_lowercase(), id.server_name()).ok()
+}
+
+fn argon2() -> Argon2<'static> {
+    let (m, t, p) = PARAMS;
+    Argon2::from(Params::new(m, t, p, None).expect("the parameters are within argon2's bounds"))
+}
+
+/// With the parameters that `stored` names.
+fn verify(password: &[u8], stored: &str) -> bool {
+    PasswordHash::new(stored).is_ok_and(|hash| argon2().verify_password(password, &hash).is_ok())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nobodys_password_costs_what_a_real_one_costs() {
+        let nobody = PasswordHash::new(NOBODY).expect("a PHC string");
+        let real = argon2().hash_password_with_salt(b"secret", &[7; 16]).expect("hashed");
+        assert_eq!((nobody.algorithm, nobody.version, nobody.params), (real.algorithm, real.version, real.params.clone()));
+        assert!(verify(b"secret", &real.to_string()) && !verify(b"secret ", &real.to_string()) && !verify(b"secret", NOBODY));
+    }
+}

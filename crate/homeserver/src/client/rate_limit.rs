@@ -1,0 +1,84 @@
+//! Who asks too often: buckets that fill again with time (Client-Server API, Rate limiting).
+//!
+//! Kept in memory only: a restart forgives. Wrong passwords are always limited; everything else only where the settings say so.
+
+use crate::error::{Error, Result};
+use hashlink::LruCache;
+use std::{cell::RefCell, time::Duration};
+
+/// How many keys a set of buckets remembers; whoever was not seen for longest is forgotten first.
+const REMEMBERED: usize = 16_384;
+
+/// The buckets of one server.
+pub struct RateLimits {
+    /// Passwords tried, by user id: the right one is given back.
+    pub passwords: Buckets,
+    /// Registration tokens tried.
+    pub registration_tokens: Buckets,
+    /// Accounts asked for.
+    pub registrations: Buckets,
+}
+
+impl Default for RateLimits {
+    fn default() -> Self {
+        Self {
+            passwords: Buckets::new(10, Duration::from_secs(10)),
+            registration_tokens: Buckets::new(20, Duration::from_secs(5)),
+            registrations: Buckets::new(60, Duration::from_secs(2)),
+        }
+    }
+}
+
+/// Buckets of one size, by key.
+pub struct Buckets {
+    size: u64,
+    /// How long one drop takes to come back, in ms.
+    refill: u64,
+    /// When each bucket is full again, in ms: enough to know how full it is now.
+    full_at: RefCell<LruCache<String, u64>>,
+}
+
+impl Buckets {
+    /// Buckets of `size`, that win back one in `refill`.
+    pub fn new(size: u32, refill: Duration) -> Self {
+        Self { size: size.into(), refill: refill.as_millis() as u64, full_at: RefCell::new(LruCache::new(REMEMBERED)) }
+    }
+
+    /// Takes one out of the bucket of `key`; 429 with the time to wait when there is none.
+    pub fn take(&self, key: &str, now: u64) -> Result<()> {
+        let mut full_at = self.full_at.borrow_mut();
+        let empty_for = full_at.get(key).map_or(0, |full| full.saturating_sub(now));
+        let after = empty_for + self.refill;
+        if after > self.size * self.refill {
+            return Err(Error::limit_exceeded(Duration::from_millis(after - self.size * self.refill)));
+        }
+        full_at.insert(key.to_owned(), now + after);
+        Ok(())
+    }
+
+    /// Puts one back into the bucket of `key`.
+    pub fn give_back(&self, key: &str) {
+        if let Some(full) = self.full_at.borrow_mut().get_mut(key) {
+            *full = full.saturating_sub(self.refill);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_bucket_empties_and_fills_again() {
+        let buckets = Buckets::new(2, Duration::from_secs(10));
+        assert!(buckets.take("a", 1_000).is_ok());
+        assert!(buckets.take("a", 1_000).is_ok());
+        assert!(buckets.take("a", 1_000).is_err());
+        assert!(buckets.take("b", 1_000).is_ok());
+        assert!(buckets.take("a", 10_999).is_err());
+        assert!(buckets.take("a", 11_000).is_ok());
+        assert!(buckets.take("a", 11_000).is_err());
+        buckets.give_back("a");
+        assert!(buckets.take("a", 11_000).is_ok());
+    }
+}

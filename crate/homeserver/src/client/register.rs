@@ -1,0 +1,116 @@
+//! Making accounts (Client-Server API, Account registration and management).
+
+use super::{
+    devices, interactive, password, session,
+    wire::{Register, Registered},
+};
+use crate::{
+    config::Registration,
+    error::{Error, Result},
+    homeserver::Homeserver,
+    locks::LockKey,
+    router::Call,
+    tables::{self, Account},
+};
+use ephapse_store::Batch;
+use http::StatusCode;
+use ruma::{
+    OwnedUserId, UserId,
+    api::{
+        client::{
+            account::{
+                check_registration_token_validity::v1 as token_validity, get_username_availability::v3 as get_username_availability,
+                register::RegistrationKind,
+            },
+            uiaa::{AuthFlow, AuthType},
+        },
+        error::ErrorKind,
+    },
+};
+
+/// `POST /_matrix/client/v3/register`
+pub async fn register(call: Call, Register(request): Register) -> Result<Registered> {
+    let hs = &call.hs;
+    if request.kind == RegistrationKind::Guest {
+        return Err(Error::new(StatusCode::FORBIDDEN, ErrorKind::GuestAccessForbidden, "this server has no guests"));
+    }
+    let flows = flows(hs)?;
+    if hs.config.rate_limits {
+        hs.rate_limits.registrations.take("", hs.host.now())?;
+    }
+    devices::acceptable(request.device_id.as_deref(), request.initial_device_display_name.as_deref())?;
+    request.password.as_deref().map(password::acceptable).transpose()?;
+    let user_id = match &request.username {
+        Some(username) => {
+            let user_id = chosen(hs, username)?;
+            available(hs, &user_id).await?;
+            Some(user_id)
+        }
+        None => None,
+    };
+    interactive::require_of(hs, &call.raw, None, flows, request.auth.as_ref()).await?;
+    let given = request.password.as_deref().ok_or_else(|| Error::missing_param("the password is missing"))?;
+    let user_id = user_id.unwrap_or_else(|| generated(hs));
+    let hash = password::hash(hs, given).await?;
+
+    let _lock = hs.lock(LockKey::Account(user_id.to_string())).await;
+    available(hs, &user_id).await?;
+    let user = hs.intern_user(&user_id).await?;
+    let mut batch = Batch::since(call.raw.generation);
+    tables::ACCOUNTS.put(&mut batch, &user, &Account { password: Some(hash), deactivated: false, created: hs.host.now() });
+    let mut response = Registered { user_id: user_id.clone(), access_token: None, device_id: None };
+    if !request.inhibit_login {
+        let (token, device) = session::sign_in(hs, user, &user_id, request.device_id, request.initial_device_display_name, &mut batch).await?;
+        response.access_token = Some(token);
+        response.device_id = Some(device);
+    }
+    drop(hs.commit(batch, Vec::new()));
+    Ok(response)
+}
+
+/// `GET /_matrix/client/v3/register/available`
+pub async fn username_available(call: Call, request: get_username_availability::Request) -> Result<get_username_availability::Response> {
+    flows(&call.hs)?;
+    available(&call.hs, &chosen(&call.hs, &request.username)?).await?;
+    Ok(get_username_availability::Response::new(true))
+}
+
+/// `GET /_matrix/client/v1/register/m.login.registration_token/validity`
+pub async fn token_validity(call: Call, request: token_validity::Request) -> Result<token_validity::Response> {
+    flows(&call.hs)?;
+    Ok(token_validity::Response::new(interactive::registration_token(&call.hs, &request.token)?))
+}
+
+/// What a new user has to go through; 403 where nobody may register.
+fn flows(hs: &Homeserver) -> Result<Vec<AuthFlow>> {
+    match &hs.config.registration {
+        Registration::Closed => Err(Error::forbidden("this server does not let anybody register")),
+        Registration::Token(_) => Ok(vec![AuthFlow::new(vec![AuthType::RegistrationToken, AuthType::Dummy])]),
+        Registration::Open => Ok(vec![AuthFlow::new(vec![AuthType::Dummy])]),
+    }
+}
+
+/// The user id that a username stands for: capitals are made small, anything else outside the grammar is refused.
+fn chosen(hs: &Homeserver, username: &str) -> Result<OwnedUserId> {
+    let localpart = username.to_ascii_lowercase();
+    let fits =
+        !localpart.is_empty() && localpart.bytes().all(|byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'.' | b'_' | b'=' | b'-' | b'/' | b'+'));
+    let user_id = fits.then(|| UserId::parse_with_server_name(localpart, hs.server_name()).ok()).flatten();
+    user_id.filter(|id| id.as_str().len() <= 255).ok_or_else(|| {
+        let message = "a username has the characters a-z, 0-9 and ._=-/+ only, and at most 255 with the server's name";
+        Error::new(StatusCode::BAD_REQUEST, ErrorKind::InvalidUsername, message)
+    })
+}
+
+fn generated(hs: &Homeserver) -> OwnedUserId {
+    UserId::parse_with_server_name(hs.random_string(16).to_ascii_lowercase(), hs.server_name()).expect("letters and digits are a localpart")
+}
+
+/// A user id is given once, also when its account was deactivated since.
+async fn available(hs: &Homeserver, user_id: &UserId) -> Result<()> {
+    let taken = match hs.find_user(user_id).await? {
+        Some(user) => tables::ACCOUNTS.get(hs.store(), &user).await?.is_some(),
+        None => false,
+    };
+    if taken { Err(Error::new(StatusCode::BAD_REQUEST, ErrorKind::UserInUse, "somebody has this name already")) } else { Ok(()) }
+}

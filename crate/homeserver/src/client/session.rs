@@ -1,0 +1,89 @@
+//! Logging in and out (Client-Server API, Login and Session management).
+
+use super::{devices, password, wire::Login};
+use crate::{
+    error::{Error, Result},
+    homeserver::Homeserver,
+    locks::LockKey,
+    router::{Call, UserCall, token_hash},
+    tables::{self, Device, Session, UserSn},
+};
+use ephapse_store::Batch;
+use ruma::{
+    OwnedDeviceId, OwnedUserId,
+    api::client::session::{
+        get_login_types::v3::{self as get_login_types, LoginType, PasswordLoginType},
+        login::v3::{self as login, LoginInfo},
+        logout::v3 as logout,
+        logout_all::v3 as logout_all,
+    },
+};
+
+/// `GET /_matrix/client/v3/login`
+pub async fn login_types(_: Call, _: get_login_types::Request) -> Result<get_login_types::Response> {
+    Ok(get_login_types::Response::new(vec![LoginType::Password(PasswordLoginType::new())]))
+}
+
+/// `POST /_matrix/client/v3/login`
+pub async fn login(call: Call, Login(request): Login) -> Result<login::Response> {
+    let hs = &call.hs;
+    let LoginInfo::Password(given) = request.login_info else {
+        return Err(Error::new(http::StatusCode::BAD_REQUEST, ruma::api::error::ErrorKind::Unknown, "only m.login.password is offered"));
+    };
+    devices::acceptable(request.device_id.as_deref(), request.initial_device_display_name.as_deref())?;
+    #[allow(deprecated)]
+    let user_id = match (&given.identifier, &given.user) {
+        (Some(identifier), _) => password::identified(hs, identifier),
+        // Before r0.4 the user stood beside the type.
+        (None, Some(user)) => password::named(hs, user),
+        (None, None) => return Err(Error::missing_param("the identifier is missing")),
+    };
+    let refused = || Error::forbidden("the user or the password is wrong");
+    let user_id = user_id.ok_or_else(refused)?;
+    let user = password::check(hs, &user_id, &given.password).await?.ok_or_else(refused)?;
+    let _lock = hs.lock(LockKey::Account(user_id.to_string())).await;
+    // The account may have been deactivated or its password changed while this one was compared.
+    if tables::ACCOUNTS.get(hs.store(), &user).await?.is_none_or(|account| account.deactivated) {
+        return Err(refused());
+    }
+    let mut batch = Batch::since(call.raw.generation);
+    let (token, device) = sign_in(hs, user, &user_id, request.device_id, request.initial_device_display_name, &mut batch).await?;
+    drop(hs.commit(batch, Vec::new()));
+    Ok(login::Response::new(user_id, token, device))
+}
+
+/// Gives a device, new or known, a new access token; the account's lock must be held. A token the device had before ends.
+pub async fn sign_in(
+    hs: &Homeserver,
+    user: UserSn,
+    user_id: &OwnedUserId,
+    device_id: Option<OwnedDeviceId>,
+    display_name: Option<String>,
+    batch: &mut Batch,
+) -> Result<(String, OwnedDeviceId)> {
+    let device_id = device_id.unwrap_or_else(|| hs.random_string(10).to_ascii_uppercase().into());
+    let known = tables::DEVICES.get(hs.store(), &(user, device_id.clone())).await?;
+    if let Some(known) = &known {
+        tables::ACCESS_TOKENS.delete(batch, &known.token);
+    }
+    let token = hs.random_string(43);
+    let hash = token_hash(&token);
+    // "Ignored if device_id corresponds to a known device."
+    let display_name = known.map_or(display_name, |known| known.display_name);
+    let device = Device { display_name, last_seen: hs.host.now(), token: hash };
+    tables::DEVICES.put(batch, &(user, device_id.clone()), &device);
+    tables::ACCESS_TOKENS.put(batch, &hash, &Session { user, user_id: user_id.clone(), device: device_id.clone() });
+    Ok((token, device_id))
+}
+
+/// `POST /_matrix/client/v3/logout`: the device goes with its token.
+pub async fn logout(call: UserCall, _: logout::Request) -> Result<logout::Response> {
+    devices::remove(&call, |device| *device == call.session.device).await?;
+    Ok(logout::Response::new())
+}
+
+/// `POST /_matrix/client/v3/logout/all`
+pub async fn logout_all(call: UserCall, _: logout_all::Request) -> Result<logout_all::Response> {
+    devices::remove(&call, |_| true).await?;
+    Ok(logout_all::Response::new())
+}

@@ -1,0 +1,110 @@
+//! Logging in and out (Client-Server API, Login).
+
+use crate::support::{PASSWORD, TestServer};
+use serde_json::{Value, json};
+use std::time::Duration;
+
+const LOGIN: &str = "/_matrix/client/v3/login";
+const WHOAMI: &str = "/_matrix/client/v3/account/whoami";
+
+fn password_login(user: &str, password: &str) -> Option<Value> {
+    Some(json!({ "type": "m.login.password", "identifier": { "type": "m.id.user", "user": user }, "password": password }))
+}
+
+#[test]
+fn a_user_logs_in_by_localpart_or_whole_id_in_any_case() {
+    let server = TestServer::new();
+    server.register("alice");
+    assert_eq!(server.request("GET", LOGIN, None, None).ok(), json!({ "flows": [{ "type": "m.login.password" }] }));
+    for name in ["alice", "@alice:test.example", "ALICE", "@Alice:test.example"] {
+        let answer = server.request("POST", LOGIN, None, password_login(name, PASSWORD)).ok();
+        assert_eq!(answer["user_id"], "@alice:test.example");
+        let who = server.request("GET", WHOAMI, answer["access_token"].as_str(), None).ok();
+        assert_eq!(who, json!({ "user_id": "@alice:test.example", "device_id": answer["device_id"] }));
+    }
+    // As clients did before r0.4.
+    server.request("POST", LOGIN, None, Some(json!({ "type": "m.login.password", "user": "alice", "password": PASSWORD }))).ok();
+}
+
+#[test]
+fn what_is_wrong_is_refused_and_does_not_say_whether_the_user_exists() {
+    let server = TestServer::new();
+    server.register("alice");
+    let mut said = Vec::new();
+    for (name, password) in
+        [("alice", "wrong"), ("nobody", PASSWORD), ("@alice:elsewhere.example", PASSWORD), ("not a name", PASSWORD), ("alice", "")]
+    {
+        said.push(server.request("POST", LOGIN, None, password_login(name, password)).fails(403, "M_FORBIDDEN"));
+    }
+    said.dedup();
+    assert_eq!(said.len(), 1);
+    server.request("POST", LOGIN, None, Some(json!({ "type": "m.login.sso" }))).fails(400, "M_UNKNOWN");
+    server.request("POST", LOGIN, None, Some(json!({ "identifier": {} }))).fails(400, "M_BAD_JSON");
+    server.request("POST", LOGIN, None, Some(json!({ "type": "m.login.password", "password": PASSWORD }))).fails(400, "M_MISSING_PARAM");
+    let mut long = password_login("alice", PASSWORD).expect("a body");
+    long["device_id"] = "x".repeat(256).into();
+    server.request("POST", LOGIN, None, Some(long)).fails(400, "M_INVALID_PARAM");
+    server.run(server.start_raw("POST", LOGIN, None, "{")).fails(400, "M_NOT_JSON");
+}
+
+#[test]
+fn wrong_passwords_are_limited_for_each_user_and_right_ones_are_not() {
+    let server = TestServer::new();
+    server.register("alice");
+    server.register("bob");
+    for _ in 0..20 {
+        server.login("alice", None);
+    }
+    for _ in 0..10 {
+        server.request("POST", LOGIN, None, password_login("alice", "wrong")).fails(403, "M_FORBIDDEN");
+    }
+    let refused = server.request("POST", LOGIN, None, password_login("alice", PASSWORD));
+    assert!(refused.headers.contains_key("retry-after"));
+    let wait = refused.fails(429, "M_LIMIT_EXCEEDED")["retry_after_ms"].as_u64().expect("a time to wait");
+    server.login("bob", None);
+    server.host.advance(Duration::from_millis(wait));
+    server.login("alice", None);
+}
+
+#[test]
+fn a_device_that_logs_in_again_keeps_its_name_and_loses_its_old_token() {
+    let server = TestServer::new();
+    let first = server.register("alice");
+    let mut body = password_login("alice", PASSWORD).expect("a body");
+    body["device_id"] = first.device.clone().into();
+    body["initial_device_display_name"] = "Another name".into();
+    let second = server.request("POST", LOGIN, None, Some(body)).ok();
+    assert_eq!(second["device_id"], first.device);
+    server.get(&first, WHOAMI).fails(401, "M_UNKNOWN_TOKEN");
+    let second = second["access_token"].as_str();
+    server.request("GET", WHOAMI, second, None).ok();
+    let devices = server.request("GET", "/_matrix/client/v3/devices", second, None).ok();
+    assert_eq!(devices["devices"].as_array().map(Vec::len), Some(1));
+    assert_eq!(devices["devices"][0]["display_name"], Value::Null);
+}
+
+#[test]
+fn tokens_outlive_a_restart_until_they_are_logged_out() {
+    let server = TestServer::new();
+    let phone = server.register("alice");
+    let tablet = server.login("alice", Some("TABLET"));
+    let laptop = server.login("@alice:test.example", None);
+    let server = server.restart();
+    for user in [&phone, &tablet, &laptop] {
+        server.get(user, WHOAMI).ok();
+    }
+    server.request("GET", WHOAMI, None, None).fails(401, "M_MISSING_TOKEN");
+    server.request("GET", &format!("{WHOAMI}?access_token={}", phone.token), None, None).ok();
+
+    server.post(&tablet, "/_matrix/client/v3/logout", json!({})).ok();
+    let server = server.restart();
+    server.get(&tablet, WHOAMI).fails(401, "M_UNKNOWN_TOKEN");
+    server.get(&phone, WHOAMI).ok();
+
+    server.post(&phone, "/_matrix/client/v3/logout/all", json!({})).ok();
+    let server = server.restart();
+    server.get(&phone, WHOAMI).fails(401, "M_UNKNOWN_TOKEN");
+    server.get(&laptop, WHOAMI).fails(401, "M_UNKNOWN_TOKEN");
+    let again = server.login("alice", None);
+    assert_eq!(server.get(&again, "/_matrix/client/v3/devices").ok()["devices"].as_array().map(Vec::len), Some(1));
+}
