@@ -11,6 +11,7 @@ use crate::{
     position::{Position, Positions, Token},
     room::Rooms,
     router::{Entrance, Router},
+    sync::Syncing,
     tables::{self, Change, FORMAT},
     users::Users,
 };
@@ -38,6 +39,7 @@ pub struct Homeserver {
     pub(crate) rooms: Rooms,
     pub(crate) rate_limits: RateLimits,
     pub(crate) seen: Seen,
+    pub(crate) sync: Syncing,
     router: Router,
     /// The generation that the caches belong to.
     generation: Cell<u64>,
@@ -95,7 +97,7 @@ impl Homeserver {
         let newest = tables::NEWEST_POSITION.get(&*store, &()).await?.unwrap_or_default();
         let users = Users::new(Users::newest_stored(&*store).await?);
         let rooms = Rooms::new(Rooms::newest_stored(&*store).await?);
-        Ok(Rc::new(Self {
+        let hs = Rc::new(Self {
             generation: Cell::new(store.generation()),
             store,
             host,
@@ -108,9 +110,12 @@ impl Homeserver {
             rooms,
             rate_limits: RateLimits::default(),
             seen: Seen::default(),
+            sync: Syncing::default(),
             router: Router::new(),
             panics: Cell::new(0),
-        }))
+        });
+        hs.end_typing_of_last_run().await?;
+        Ok(hs)
     }
 
     /// Answers one request. The answer leaves only when everything it could have seen or done is durable.
@@ -185,6 +190,7 @@ impl Homeserver {
     async fn reload(&self) -> Result<()> {
         self.users.reset(Users::newest_stored(&*self.store).await?);
         self.rooms.reset(Rooms::newest_stored(&*self.store).await?);
+        self.sync.reset();
         let stored = tables::NEWEST_POSITION.get(&*self.store, &()).await?.unwrap_or_default();
         // Never backwards: a position that was given must not be given again with another meaning.
         self.positions.reset(stored.max(self.positions.newest()));
@@ -206,6 +212,7 @@ impl Homeserver {
         }
         let written = self.store.commit(batch);
         let changes: Vec<Change> = changes.into_iter().map(|(_, change)| change).collect();
+        self.sync.changed(&changes);
         self.notify.changed(&changes);
         written
     }

@@ -14,7 +14,9 @@ pub mod tables;
 
 mod client;
 mod notify;
+mod push;
 pub mod room;
+mod sync;
 mod users;
 
 pub use config::{Config, Registration};

@@ -16,6 +16,8 @@ pub enum LockKey {
     Alias(String),
     /// An account being made or changed.
     Account(String),
+    /// One user's receipts and read marker in a room.
+    Receipts(u32, u32),
     /// One user's devices and keys.
     Keys(String),
     /// One request of a client that must happen once: user, device, method and path.

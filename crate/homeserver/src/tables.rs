@@ -58,8 +58,8 @@ pub const MEMBERS: Table<(RoomSn, u8, UserSn), Position> = Table::new(0x26, "mem
 pub const ALIASES: Table<OwnedRoomAliasId, Alias> = Table::new(0x27, "aliases");
 /// A room's aliases on this server.
 pub const ROOM_ALIASES: Table<(RoomSn, OwnedRoomAliasId), ()> = Table::new(0x28, "room aliases");
-/// The newest receipt of each kind and thread: `(room, kind and thread, user)`.
-pub const RECEIPTS: Table<(RoomSn, String, UserSn), StoredReceipt> = Table::new(0x29, "receipts");
+/// How far each user has read, for each kind and thread.
+pub const RECEIPTS: Table<(RoomSn, UserSn, ReceiptKind), StoredReceipt> = Table::new(0x29, "receipts");
 
 /// Accounts of this server.
 pub const ACCOUNTS: Table<UserSn, Account> = Table::new(0x40, "accounts");
@@ -79,3 +79,6 @@ pub const TRANSACTIONS: Table<(UserSn, OwnedDeviceId, String), Transaction> = Ta
 pub const TRANSACTIONS_BY_TIME: Table<(u64, UserSn, OwnedDeviceId, String), ()> = Table::new(0x47, "transactions by time");
 /// User-interactive sessions under way, by their id.
 pub const INTERACTIVE_SESSIONS: Table<String, InteractiveSession> = Table::new(0x48, "user-interactive sessions");
+
+/// What a user has not read in a room, as far as it was counted.
+pub const UNREAD: Table<(UserSn, RoomSn), Unread> = Table::new(0x70, "unread counts");

@@ -5,8 +5,11 @@ mod devices;
 pub mod interactive;
 mod password;
 mod rate_limit;
+mod read_markers;
+mod receipts;
 mod register;
 mod session;
+mod typing;
 mod versions;
 mod wire;
 
@@ -22,4 +25,5 @@ pub fn routes(table: &mut Table) {
     table.public(register::register).public(register::username_available).public(register::token_validity);
     table.user(account::whoami).user(account::change_password).user(account::deactivate);
     table.user(devices::list).user(devices::get).user(devices::update).user(devices::delete).user(devices::delete_many);
+    table.user(receipts::create_receipt).user(read_markers::set_read_marker).user(typing::create_typing_event);
 }

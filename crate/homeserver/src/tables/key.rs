@@ -142,6 +142,18 @@ impl KeyPart for ruma::OwnedDeviceId {
     }
 }
 
+/// No thread is named by an empty string.
+impl KeyPart for super::ReceiptKind {
+    fn encode(&self, out: &mut Vec<u8>) {
+        u8::from(self.private).encode(out);
+        self.thread.clone().unwrap_or_default().encode(out);
+    }
+    fn decode(bytes: &mut &[u8]) -> Option<Self> {
+        let (private, thread) = <(u8, String)>::decode(bytes)?;
+        Some(Self { private: private != 0, thread: Some(thread).filter(|thread| !thread.is_empty()) })
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -41,13 +41,15 @@ pub enum Change {
         room: RoomSn,
         /// Whose receipt.
         user: UserSn,
-        /// Shown to that user only.
-        private: bool,
+        /// Which of the user's receipts.
+        kind: ReceiptKind,
     },
     /// Who types changed; who does is in memory only.
     Typing {
         /// The room.
         room: RoomSn,
+        /// Whether anybody types now: after a restart nobody does, and clients are told so.
+        anybody: bool,
     },
     /// Account data, of a room or of the account (room 0); push rules and tags too.
     AccountData {
@@ -214,6 +216,15 @@ pub struct Alias {
     pub creator: UserSn,
 }
 
+/// Which of a user's receipts in a room.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct ReceiptKind {
+    /// `m.read.private`, shown to its user only; else `m.read`.
+    pub private: bool,
+    /// `main` or the thread's root; none: whatever the thread.
+    pub thread: Option<String>,
+}
+
 /// A receipt.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StoredReceipt {
@@ -289,4 +300,26 @@ pub struct InteractiveSession {
     pub completed: Vec<String>,
     /// When it began, in ms.
     pub created: u64,
+}
+
+/// What a user has not read in a room.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Unread {
+    /// Events up to here are counted.
+    pub counted: Position,
+    /// Where something is unread.
+    pub threads: Vec<UnreadThread>,
+}
+
+/// What a user has not read in a thread, or in the room outside of threads.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UnreadThread {
+    /// The thread's root; none: the main timeline.
+    pub root: Option<OwnedEventId>,
+    /// Up to where the user had read it when it was counted.
+    pub read: Position,
+    /// Events that notify.
+    pub notifications: u32,
+    /// Those of them that highlight.
+    pub highlights: u32,
 }

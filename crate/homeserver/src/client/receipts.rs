@@ -1,0 +1,133 @@
+//! `POST /rooms/{roomId}/receipt/{receiptType}/{eventId}` (Client-Server API, Receipts), and what it shares with the read markers.
+//!
+//! A receipt or marker says "up to here", so it never moves backwards.
+
+use crate::{
+    error::{Error, Result},
+    homeserver::Homeserver,
+    locks::LockKey,
+    position::Position,
+    router::UserCall,
+    tables::{self, AccountData, Change, EventRecord, Json, MembershipKind, ReceiptKind, RoomSn, StoredReceipt},
+};
+use ephapse_store::Batch;
+use ruma::{
+    OwnedEventId, RoomId,
+    api::client::receipt::create_receipt::v3::{ReceiptType, Request, Response},
+    events::receipt::ReceiptThread,
+};
+use serde::{Deserialize, Serialize};
+
+/// The type of the account data that holds the read marker.
+pub const FULLY_READ: &str = "m.fully_read";
+
+/// Moves a receipt, or the read marker.
+pub async fn create_receipt(call: UserCall, request: Request) -> Result<Response> {
+    let thread = match request.thread {
+        ReceiptThread::Unthreaded => None,
+        ReceiptThread::Main => Some("main".to_owned()),
+        ReceiptThread::Thread(root) => Some(root.to_string()),
+        _ => return Err(Error::invalid_param("thread_id is neither `main` nor an event id")),
+    };
+    let receipt = |private| vec![(ReceiptKind { private, thread: thread.clone() }, request.event_id.clone())];
+    let marks = match request.receipt_type {
+        ReceiptType::Read => Marks { receipts: receipt(false), fully_read: None },
+        ReceiptType::ReadPrivate => Marks { receipts: receipt(true), fully_read: None },
+        ReceiptType::FullyRead if thread.is_none() => Marks { receipts: Vec::new(), fully_read: Some(request.event_id.clone()) },
+        ReceiptType::FullyRead => return Err(Error::invalid_param("the read marker has no threads")),
+        other => return Err(Error::invalid_param(format!("there is no receipt of type {other}"))),
+    };
+    mark(&call, &request.room_id, marks).await?;
+    Ok(Response::new())
+}
+
+/// The number of a room the user is joined to.
+pub async fn joined_room(call: &UserCall, room_id: &RoomId) -> Result<RoomSn> {
+    let forbidden = || Error::forbidden("you are not in this room");
+    let store = call.hs.store();
+    let room = tables::ROOM_SNS.get(store, &room_id.to_owned()).await?.ok_or_else(forbidden)?;
+    let membership = tables::MEMBERSHIPS.get(store, &(call.session.user, room)).await?;
+    membership.filter(|membership| membership.kind == MembershipKind::Join).map(|_| room).ok_or_else(forbidden)
+}
+
+/// What is to be marked as read up to which event.
+pub struct Marks {
+    /// The read marker.
+    pub fully_read: Option<OwnedEventId>,
+    /// Receipts.
+    pub receipts: Vec<(ReceiptKind, OwnedEventId)>,
+}
+
+/// The content of the read marker.
+#[derive(Serialize, Deserialize)]
+struct FullyRead {
+    event_id: OwnedEventId,
+}
+
+/// Moves what of `marks` lies ahead of what is marked already.
+pub async fn mark(call: &UserCall, room_id: &RoomId, marks: Marks) -> Result<()> {
+    let hs = &*call.hs;
+    let user = call.session.user;
+    let room = joined_room(call, room_id).await?;
+    let _guard = hs.lock(LockKey::Receipts(room, user)).await;
+
+    let mut receipts = Vec::new();
+    for (kind, event_id) in marks.receipts {
+        let (at, event) = event_in_room(hs, room, &event_id).await?;
+        check_thread(hs, room, &kind, &event_id, &event).await?;
+        let key = (room, user, kind);
+        if tables::RECEIPTS.get(hs.store(), &key).await?.is_none_or(|old| old.event < at) {
+            receipts.push((key, event_id, at));
+        }
+    }
+    let fully_read = match marks.fully_read {
+        Some(event_id) if marker(hs, room, user).await? < Some(event_in_room(hs, room, &event_id).await?.0) => Some(event_id),
+        _ => None,
+    };
+
+    let mut batch = Batch::since(call.raw.generation);
+    let mut changes = Vec::new();
+    for (key, event_id, event) in receipts {
+        let position = hs.positions.next();
+        tables::RECEIPTS.put(&mut batch, &key, &StoredReceipt { event_id, event, ts: hs.host.now(), position });
+        changes.push((position, Change::Receipt { room, user, kind: key.2 }));
+    }
+    if let Some(event_id) = fully_read {
+        let position = hs.positions.next();
+        let content = serde_json::to_string(&FullyRead { event_id }).map_err(|error| Error::Internal(error.to_string()))?;
+        tables::ACCOUNT_DATA.put(&mut batch, &(user, room, FULLY_READ.to_owned()), &AccountData { content: Json(content), position });
+        changes.push((position, Change::AccountData { user, room, kind: FULLY_READ.to_owned() }));
+    }
+    if !changes.is_empty() {
+        hs.commit(batch, changes).await?;
+    }
+    Ok(())
+}
+
+/// An event of the room that clients can know of, and where it is.
+async fn event_in_room(hs: &Homeserver, room: RoomSn, event_id: &OwnedEventId) -> Result<(Position, EventRecord)> {
+    let unknown = || Error::not_found(format!("the room has no event {event_id}"));
+    let (_, at) = tables::EVENT_IDS.get(hs.store(), event_id).await?.filter(|(found, _)| *found == room).ok_or_else(unknown)?;
+    let event = tables::EVENTS.get(hs.store(), &(room, at)).await?.ok_or_else(unknown)?;
+    if event.rejected.is_some() || event.soft_failed {
+        return Err(unknown());
+    }
+    Ok((at, event))
+}
+
+/// A receipt in a thread is for an event of that thread. A redacted event no longer tells which it was in.
+async fn check_thread(hs: &Homeserver, room: RoomSn, kind: &ReceiptKind, event_id: &OwnedEventId, event: &EventRecord) -> Result<()> {
+    let Some(thread) = kind.thread.as_deref().filter(|thread| *thread != "main") else { return Ok(()) };
+    if thread == event_id.as_str() || event.redacted_by.is_some() {
+        return Ok(());
+    }
+    let of_event = hs.thread_of(room, event).await?;
+    if of_event.is_some_and(|root| root.as_str() == thread) { Ok(()) } else { Err(Error::invalid_param("the event is not in this thread")) }
+}
+
+/// Where the read marker is.
+async fn marker(hs: &Homeserver, room: RoomSn, user: u32) -> Result<Option<Position>> {
+    let Some(data) = tables::ACCOUNT_DATA.get(hs.store(), &(user, room, FULLY_READ.to_owned())).await? else { return Ok(None) };
+    let Ok(marker) = serde_json::from_str::<FullyRead>(&data.content.0) else { return Ok(None) };
+    Ok(tables::EVENT_IDS.get(hs.store(), &marker.event_id).await?.map(|(_, at)| at))
+}

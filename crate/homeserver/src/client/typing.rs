@@ -1,0 +1,22 @@
+//! `PUT /rooms/{roomId}/typing/{userId}` (Client-Server API, Typing Notifications).
+
+use crate::{
+    client::receipts::joined_room,
+    error::{Error, Result},
+    router::UserCall,
+};
+use ruma::api::client::typing::create_typing_event::v3::{Request, Response, Typing};
+
+/// Says that the user types, or no more.
+pub async fn create_typing_event(call: UserCall, request: Request) -> Result<Response> {
+    if request.user_id != call.session.user_id {
+        return Err(Error::forbidden("nobody types for somebody else"));
+    }
+    let room = joined_room(&call, &request.room_id).await?;
+    let duration = match request.state {
+        Typing::Yes(info) => Some(info.timeout),
+        Typing::No => None,
+    };
+    call.hs.set_typing(room, call.session.user, duration);
+    Ok(Response::new())
+}

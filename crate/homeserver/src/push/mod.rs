@@ -1,0 +1,1 @@
+//! Push notifications (Client-Server API, Push Notifications): which events notify whom.

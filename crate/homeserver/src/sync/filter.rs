@@ -1,0 +1,218 @@
+//! Filters (Client-Server API, Filtering): finding the one that a request means, and what it lets through.
+
+use crate::{
+    error::{Error, Result},
+    homeserver::Homeserver,
+    tables::{self, UserSn},
+};
+use ruma::{
+    RoomId,
+    api::client::{
+        filter::{Filter, FilterDefinition, RoomEventFilter, UrlFilter},
+        sync::sync_events::v3,
+    },
+};
+use serde::Deserialize;
+use serde_json::{Value, value::RawValue};
+
+/// The events of a timeline when the filter does not say.
+const DEFAULT_LIMIT: usize = 10;
+/// The most events of a timeline, whatever the filter says.
+const LARGEST_LIMIT: usize = 500;
+
+/// What of an event a filter looks at.
+#[derive(Clone, Copy, Debug)]
+pub struct Facts<'a> {
+    /// The type.
+    pub event_type: &'a str,
+    /// The sender, where there is one.
+    pub sender: Option<&'a str>,
+    /// The event's JSON, to look for a `url` in its content.
+    pub json: &'a [u8],
+}
+
+/// Whether `filter` lets events of `room` through at all.
+pub fn allows_room(rooms: Option<&[ruma::OwnedRoomId]>, not_rooms: &[ruma::OwnedRoomId], room: &RoomId) -> bool {
+    rooms.is_none_or(|rooms| rooms.iter().any(|allowed| allowed == room)) && !not_rooms.iter().any(|excluded| excluded == room)
+}
+
+/// Whether `filter` lets an event of `room` through.
+pub fn allows_room_event(filter: &RoomEventFilter, room: &RoomId, event: Facts<'_>) -> bool {
+    allows_room(filter.rooms.as_deref(), &filter.not_rooms, room)
+        && allows_type(filter.types.as_deref(), &filter.not_types, event.event_type)
+        && event.sender.is_none_or(|sender| allows_sender(filter.senders.as_deref(), &filter.not_senders, sender))
+        && match filter.url_filter {
+            None => true,
+            Some(UrlFilter::EventsWithUrl) => has_url(event.json),
+            Some(UrlFilter::EventsWithoutUrl) => !has_url(event.json),
+        }
+}
+
+/// Whether `filter` lets something outside of rooms through.
+pub fn allows(filter: &Filter, event_type: &str, sender: Option<&str>) -> bool {
+    allows_type(filter.types.as_deref(), &filter.not_types, event_type)
+        && sender.is_none_or(|sender| allows_sender(filter.senders.as_deref(), &filter.not_senders, sender))
+}
+
+/// How many events the timeline of a room may have.
+pub fn timeline_limit(filter: &RoomEventFilter) -> usize {
+    filter.limit.map_or(DEFAULT_LIMIT, |limit| usize::try_from(u64::from(limit)).unwrap_or(LARGEST_LIMIT).min(LARGEST_LIMIT))
+}
+
+fn allows_type(types: Option<&[String]>, not_types: &[String], event_type: &str) -> bool {
+    types.is_none_or(|types| types.iter().any(|pattern| matches(pattern, event_type)))
+        && !not_types.iter().any(|pattern| matches(pattern, event_type))
+}
+
+fn allows_sender(senders: Option<&[ruma::OwnedUserId]>, not_senders: &[ruma::OwnedUserId], sender: &str) -> bool {
+    senders.is_none_or(|senders| senders.iter().any(|allowed| allowed == sender)) && !not_senders.iter().any(|excluded| excluded == sender)
+}
+
+fn has_url(json: &[u8]) -> bool {
+    #[derive(Deserialize)]
+    struct Event<'a> {
+        #[serde(borrow)]
+        content: Content<'a>,
+    }
+    #[derive(Deserialize)]
+    struct Content<'a> {
+        #[serde(borrow)]
+        url: Option<&'a RawValue>,
+    }
+    serde_json::from_slice::<Event<'_>>(json).is_ok_and(|event| event.content.url.is_some())
+}
+
+/// Whether `text` is what `pattern` says, in which `*` stands for any sequence of characters.
+fn matches(pattern: &str, text: &str) -> bool {
+    let Some((start, rest)) = pattern.split_once('*') else { return pattern == text };
+    let Some(mut text) = text.strip_prefix(start) else { return false };
+    let mut parts = rest.split('*').peekable();
+    while let Some(part) = parts.next() {
+        if parts.peek().is_none() {
+            return text.ends_with(part);
+        }
+        match text.find(part) {
+            Some(at) => text = &text[at + part.len()..],
+            None => return false,
+        }
+    }
+    true
+}
+
+/// An event with the fields that `event_fields` names; an entry that names no field of it is passed over.
+pub fn only_fields(event: &RawValue, fields: &[String]) -> Option<Box<RawValue>> {
+    let event: Value = serde_json::from_str(event.get()).ok()?;
+    let mut out = Value::Object(serde_json::Map::new());
+    for field in fields {
+        copy(&event, &mut out, &parts(field));
+    }
+    serde_json::value::to_raw_value(&out).ok()
+}
+
+/// Splits at dots, except those behind a backslash.
+fn parts(field: &str) -> Vec<String> {
+    let mut parts = vec![String::new()];
+    let mut letters = field.chars();
+    while let Some(letter) = letters.next() {
+        match letter {
+            '.' => parts.push(String::new()),
+            '\\' => {
+                let escaped = letters.next().unwrap_or('\\');
+                if escaped != '.' && escaped != '\\' {
+                    parts.last_mut().expect("there is always one").push('\\');
+                }
+                parts.last_mut().expect("there is always one").push(escaped);
+            }
+            other => parts.last_mut().expect("there is always one").push(other),
+        }
+    }
+    parts
+}
+
+fn copy(from: &Value, to: &mut Value, path: &[String]) {
+    let (Some((first, rest)), Value::Object(to)) = (path.split_first(), to) else { return };
+    let Some(value) = from.get(first) else { return };
+    if rest.is_empty() {
+        to.insert(first.clone(), value.clone());
+    } else if value.is_object() {
+        copy(value, to.entry(first.clone()).or_insert_with(|| Value::Object(serde_json::Map::new())), rest);
+    }
+}
+
+impl Homeserver {
+    /// The filter that a request names or contains.
+    pub(crate) async fn filter(&self, user: UserSn, asked: Option<v3::Filter>) -> Result<FilterDefinition> {
+        match asked {
+            None => Ok(FilterDefinition::default()),
+            Some(v3::Filter::FilterDefinition(filter)) => Ok(filter),
+            Some(v3::Filter::FilterId(id)) if id.starts_with('{') => Err(Error::invalid_param("the filter is not a filter definition")),
+            Some(v3::Filter::FilterId(id)) => {
+                let stored =
+                    tables::FILTERS.get(self.store(), &(user, id)).await?.ok_or_else(|| Error::invalid_param("there is no filter of this id"))?;
+                serde_json::from_str(&stored.0).map_err(|error| Error::Internal(format!("a stored filter cannot be read: {error}")))
+            }
+            Some(_) => Err(Error::invalid_param("the filter is neither an id nor a definition")),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn lets_through(filter: Value, event: Value) -> bool {
+        let filter: RoomEventFilter = serde_json::from_value(filter).expect("a filter");
+        let json = event.to_string();
+        let facts = Facts { event_type: event["type"].as_str().expect("a type"), sender: event["sender"].as_str(), json: json.as_bytes() };
+        allows_room_event(&filter, ruma::room_id!("!r:x"), facts)
+    }
+
+    #[test]
+    fn room_event_filters() {
+        let message = json!({"type": "m.room.message", "sender": "@a:x", "content": {"body": "url"}});
+        let image = json!({"type": "m.room.message", "sender": "@b:x", "content": {"url": "mxc://x/y"}});
+        for (filter, of_message, of_image) in [
+            (json!({}), true, true),
+            (json!({"types": []}), false, false),
+            (json!({"types": ["m.room.*"]}), true, true),
+            (json!({"types": ["*message"], "not_types": ["m.*"]}), false, false),
+            (json!({"senders": ["@a:x"]}), true, false),
+            (json!({"senders": ["@a:x", "@b:x"], "not_senders": ["@a:x"]}), false, true),
+            (json!({"rooms": []}), false, false),
+            (json!({"rooms": ["!r:x"]}), true, true),
+            (json!({"not_rooms": ["!r:x"]}), false, false),
+            (json!({"contains_url": true}), false, true),
+            (json!({"contains_url": false}), true, false),
+        ] {
+            assert_eq!(lets_through(filter.clone(), message.clone()), of_message, "{filter}");
+            assert_eq!(lets_through(filter.clone(), image.clone()), of_image, "{filter}");
+        }
+    }
+
+    #[test]
+    fn stars_stand_for_anything() {
+        for (pattern, text, expected) in [
+            ("m.room.message", "m.room.message", true),
+            ("m.room.message", "m.room.messages", false),
+            ("*", "", true),
+            ("m.*.x", "m.y.x", true),
+            ("m.*.x", "m.x", false),
+            ("a*b*c", "a1b2b3c", true),
+            ("a*b*c", "a1b2b3", false),
+            ("a*a", "a", false),
+        ] {
+            assert_eq!(matches(pattern, text), expected, "{pattern} {text}");
+        }
+    }
+
+    #[test]
+    fn fields_are_named_with_dots() {
+        let event =
+            serde_json::value::to_raw_value(&json!({"type": "t", "content": {"body": "b", "a.b": 1, "c": {"d": 2, "e": 3}}, "sender": "@a:x"}))
+                .expect("JSON");
+        let fields = ["type", "content.body", r"content.a\.b", "content.c.d", "content.body.deeper", "none"].map(str::to_owned);
+        let out: Value = serde_json::from_str(only_fields(&event, &fields).expect("an object").get()).expect("JSON");
+        assert_eq!(out, json!({"type": "t", "content": {"body": "b", "a.b": 1, "c": {"d": 2}}}));
+    }
+}

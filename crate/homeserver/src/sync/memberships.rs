@@ -1,0 +1,174 @@
+//! Each syncing user's rooms, in memory: which changes concern whom is asked at every change and every sync.
+//!
+//! Bounded by the number of rooms held in all. What changes is marked, and read again when it is next needed.
+
+use crate::{
+    error::Result,
+    homeserver::Homeserver,
+    position::Position,
+    tables::{self, Change, Membership, MembershipKind, RoomSn, UserSn},
+};
+use ephapse_store::Direction;
+use std::{
+    cell::{Cell, RefCell},
+    collections::{BTreeMap, HashMap},
+    rc::{Rc, Weak},
+};
+
+/// How many memberships are held in all, beside those of users who are waited for.
+const HELD: usize = 50_000;
+
+/// A membership, as much of it as is held.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct InRoom {
+    /// What it is now.
+    pub kind: MembershipKind,
+    /// The member event.
+    pub position: Position,
+    /// Whether the user has forgotten the room.
+    pub forgotten: bool,
+}
+
+impl From<Membership> for InRoom {
+    fn from(membership: Membership) -> Self {
+        Self { kind: membership.kind, position: membership.position, forgotten: membership.forgotten }
+    }
+}
+
+/// One user's rooms.
+pub struct UserRooms {
+    rooms: RefCell<HashMap<RoomSn, InRoom>>,
+    /// What changed since it was read.
+    stale: RefCell<BTreeMap<RoomSn, u64>>,
+    complete: Cell<bool>,
+}
+
+impl UserRooms {
+    /// The user's membership in a room, if there is one.
+    pub fn get(&self, room: RoomSn) -> Option<InRoom> {
+        self.rooms.borrow().get(&room).copied()
+    }
+
+    /// Every room the user has or had a membership in.
+    pub fn all(&self) -> Vec<(RoomSn, InRoom)> {
+        let mut all: Vec<_> = self.rooms.borrow().iter().map(|(room, membership)| (*room, *membership)).collect();
+        all.sort_unstable_by_key(|(room, _)| *room);
+        all
+    }
+
+    /// Whether the user is joined to a room, or may have become so just now.
+    pub fn may_be_joined(&self, room: RoomSn) -> bool {
+        !self.complete.get()
+            || self.stale.borrow().contains_key(&room)
+            || self.get(room).is_some_and(|membership| membership.kind == MembershipKind::Join)
+    }
+}
+
+/// The users' rooms.
+#[derive(Default)]
+pub struct Memberships {
+    held: RefCell<Vec<Rc<UserRooms>>>,
+    known: RefCell<HashMap<UserSn, Weak<UserRooms>>>,
+    marks: Cell<u64>,
+}
+
+impl Memberships {
+    /// Marks what has to be read again.
+    pub fn changed(&self, changes: &[Change]) {
+        let known = self.known.borrow();
+        for change in changes {
+            let (user, room) = match change {
+                Change::Event { room, member: Some(user) } | Change::Forgotten { user, room } => (user, room),
+                Change::StateReset { room } => {
+                    for rooms in known.values().filter_map(Weak::upgrade) {
+                        self.mark(&rooms, *room);
+                    }
+                    continue;
+                }
+                _ => continue,
+            };
+            if let Some(rooms) = known.get(user).and_then(Weak::upgrade) {
+                self.mark(&rooms, *room);
+            }
+        }
+    }
+
+    fn mark(&self, rooms: &UserRooms, room: RoomSn) {
+        self.marks.set(self.marks.get() + 1);
+        rooms.stale.borrow_mut().insert(room, self.marks.get());
+    }
+
+    /// Forgets everything.
+    pub fn reset(&self) {
+        self.held.borrow_mut().clear();
+        for rooms in self.known.borrow().values().filter_map(Weak::upgrade) {
+            rooms.complete.set(false);
+        }
+    }
+
+    fn of(&self, user: UserSn) -> Rc<UserRooms> {
+        let mut known = self.known.borrow_mut();
+        if let Some(rooms) = known.get(&user).and_then(Weak::upgrade) {
+            return rooms;
+        }
+        known.retain(|_, rooms| rooms.strong_count() > 0);
+        let rooms = Rc::new(UserRooms { rooms: RefCell::default(), stale: RefCell::default(), complete: Cell::new(false) });
+        known.insert(user, Rc::downgrade(&rooms));
+        rooms
+    }
+
+    /// Moves `rooms` to the end of those that are kept, and drops the first ones when they are too many.
+    fn hold(&self, rooms: &Rc<UserRooms>) {
+        let mut held = self.held.borrow_mut();
+        if held.last().is_some_and(|last| Rc::ptr_eq(last, rooms)) {
+            return;
+        }
+        held.retain(|other| !Rc::ptr_eq(other, rooms));
+        held.push(rooms.clone());
+        let mut total: usize = held.iter().map(|rooms| 1 + rooms.rooms.borrow().len()).sum();
+        let mut dropped = 0;
+        while total > HELD && dropped + 1 < held.len() {
+            total -= 1 + held[dropped].rooms.borrow().len();
+            dropped += 1;
+        }
+        held.drain(..dropped);
+    }
+}
+
+impl Homeserver {
+    /// A user's rooms, as they are now.
+    pub(crate) async fn user_rooms(&self, user: UserSn) -> Result<Rc<UserRooms>> {
+        let rooms = self.sync.memberships.of(user);
+        while !rooms.complete.get() {
+            let generation = self.store().generation();
+            let found = tables::MEMBERSHIPS.scan(self.store(), &user, Direction::Forward, usize::MAX).await?;
+            // What changed while this read is marked, and read again below.
+            if self.store().generation() == generation {
+                *rooms.rooms.borrow_mut() = found.into_iter().map(|((_, room), membership)| (room, membership.into())).collect();
+                rooms.complete.set(true);
+            }
+        }
+        loop {
+            let stale: Vec<(RoomSn, u64)> = rooms.stale.borrow().iter().map(|(room, mark)| (*room, *mark)).collect();
+            if stale.is_empty() {
+                self.sync.memberships.hold(&rooms);
+                return Ok(rooms);
+            }
+            let keys: Vec<_> = stale.iter().map(|(room, _)| (user, *room)).collect();
+            let found = tables::MEMBERSHIPS.get_many(self.store(), &keys).await?;
+            let mut map = rooms.rooms.borrow_mut();
+            let mut marks = rooms.stale.borrow_mut();
+            for ((room, mark), membership) in stale.into_iter().zip(found) {
+                // Marked again while this read: what was found may be the older one.
+                if marks.get(&room) != Some(&mark) {
+                    continue;
+                }
+                marks.remove(&room);
+                match membership {
+                    Some(membership) => map.insert(room, membership.into()),
+                    None => map.remove(&room),
+                };
+            }
+        }
+    }
+}

@@ -1,0 +1,142 @@
+//! Who types where (Client-Server API, Typing Notifications): in memory only, with a position for each change, so that syncs see it in order.
+
+use crate::{
+    error::Result,
+    homeserver::Homeserver,
+    tables::{self, Change, RoomSn, UserSn},
+};
+use ephapse_store::{Batch, Direction, StoreError};
+use ruma::OwnedUserId;
+use std::{
+    cell::{Cell, RefCell},
+    collections::{BTreeMap, BTreeSet, HashMap},
+    rc::Rc,
+    time::Duration,
+};
+
+/// How long somebody types at most without saying so again.
+const LONGEST: Duration = Duration::from_secs(120);
+/// How late the end of typing may be noticed.
+const SWEEP: Duration = Duration::from_secs(1);
+/// How many changes are looked through at the start for rooms in which somebody typed when the server stopped.
+const LOOKED_THROUGH: usize = 256;
+
+/// Who types in each room, and until when.
+#[derive(Default)]
+pub struct Typing {
+    rooms: RefCell<HashMap<RoomSn, BTreeMap<UserSn, u64>>>,
+    sweeping: Cell<bool>,
+}
+
+impl Typing {
+    /// Who types in a room.
+    pub fn in_room(&self, room: RoomSn) -> Vec<UserSn> {
+        self.rooms.borrow().get(&room).map(|users| users.keys().copied().collect()).unwrap_or_default()
+    }
+
+    /// Says that `user` types until a time, or no more; whether that is news.
+    fn set(&self, room: RoomSn, user: UserSn, until: Option<u64>) -> bool {
+        let mut rooms = self.rooms.borrow_mut();
+        match until {
+            Some(until) => rooms.entry(room).or_default().insert(user, until).is_none(),
+            None => {
+                let Some(users) = rooms.get_mut(&room) else { return false };
+                let typed = users.remove(&user).is_some();
+                if users.is_empty() {
+                    rooms.remove(&room);
+                }
+                typed
+            }
+        }
+    }
+
+    /// Forgets those whose time is over; the rooms they typed in.
+    fn expire(&self, now: u64) -> BTreeSet<RoomSn> {
+        let mut changed = BTreeSet::new();
+        self.rooms.borrow_mut().retain(|room, users| {
+            let before = users.len();
+            users.retain(|_, until| *until > now);
+            if users.len() < before {
+                changed.insert(*room);
+            }
+            !users.is_empty()
+        });
+        changed
+    }
+
+    fn change(&self, room: RoomSn) -> Change {
+        Change::Typing { room, anybody: self.rooms.borrow().contains_key(&room) }
+    }
+}
+
+impl Homeserver {
+    /// `user` types in a room for `duration`, or no more.
+    pub(crate) fn set_typing(self: &Rc<Self>, room: RoomSn, user: UserSn, duration: Option<Duration>) {
+        let until = duration.map(|duration| self.host.now() + duration.min(LONGEST).as_millis() as u64);
+        if self.sync.typing.set(room, user, until) {
+            self.typing_changed([room]);
+        }
+        if until.is_some() && !self.sync.typing.sweeping.replace(true) {
+            self.host.spawn(Box::pin(sweep(self.clone())));
+        }
+    }
+
+    fn typing_changed(&self, rooms: impl IntoIterator<Item = RoomSn>) {
+        let changes: Vec<_> = rooms.into_iter().map(|room| (self.positions.next(), self.sync.typing.change(room))).collect();
+        if !changes.is_empty() {
+            // A change that cannot be written is lost with what it told of.
+            drop(self.commit(Batch::new(), changes));
+        }
+    }
+
+    /// Who types in a room, by name.
+    pub(crate) async fn typing_users(&self, room: RoomSn) -> Result<Vec<OwnedUserId>> {
+        let mut users = Vec::new();
+        for user in self.sync.typing.in_room(room) {
+            users.push(self.user_id(user).await?);
+        }
+        Ok(users)
+    }
+
+    /// Nobody types after a restart: tells the clients that were told otherwise.
+    pub(crate) async fn end_typing_of_last_run(&self) -> Result<(), StoreError> {
+        let changes = tables::CHANGES.scan(self.store(), &(), Direction::Backward, LOOKED_THROUGH).await?;
+        let mut newest: BTreeMap<RoomSn, bool> = BTreeMap::new();
+        for (_, change) in changes {
+            if let Change::Typing { room, anybody } = change {
+                newest.entry(room).or_insert(anybody);
+            }
+        }
+        self.typing_changed(newest.into_iter().filter(|(_, anybody)| *anybody).map(|(room, _)| room));
+        Ok(())
+    }
+}
+
+/// Runs as long as anybody types.
+async fn sweep(hs: Rc<Homeserver>) {
+    while !hs.notify.is_closed() && !hs.sync.typing.rooms.borrow().is_empty() {
+        hs.host.sleep(SWEEP).await;
+        let ended = hs.sync.typing.expire(hs.host.now());
+        hs.typing_changed(ended);
+    }
+    hs.sync.typing.sweeping.set(false);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_who_begins_or_stops_is_news() {
+        let typing = Typing::default();
+        assert!(typing.set(1, 7, Some(100)));
+        assert!(!typing.set(1, 7, Some(200)), "goes on");
+        assert!(typing.set(1, 8, Some(150)));
+        assert!(typing.expire(120).is_empty());
+        assert_eq!(typing.expire(150), BTreeSet::from([1]));
+        assert_eq!(typing.in_room(1), [7]);
+        assert!(typing.set(1, 7, None));
+        assert!(!typing.set(1, 7, None));
+        assert!(typing.in_room(1).is_empty());
+    }
+}
