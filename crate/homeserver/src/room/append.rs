@@ -71,6 +71,7 @@ impl Write<'_> {
             soft_failed: verdict.soft_failed,
             state_before: before,
             state_after: after,
+            room_state: after,
             transaction: verdict.transaction,
             replaces,
             redacted_by: None,
@@ -90,6 +91,10 @@ impl Write<'_> {
         self.relate(&event)?;
         if event.is_shown() {
             let state = self.extend(&event)?;
+            if state != event.state_after {
+                // What clients are told of the state follows the room's, not one branch's.
+                self.put_event(Rc::new(Event { room_state: state, ..Event::clone(&event) }));
+            }
             self.set_state(&event, state)?;
             self.redact_target(&event)?;
         }

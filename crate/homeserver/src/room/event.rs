@@ -28,6 +28,8 @@ pub struct Event {
     pub state_before: NodeId,
     /// The state after it.
     pub state_after: NodeId,
+    /// The room's state once it had arrived: not the state after it where the room was forked.
+    pub room_state: NodeId,
     /// The device and transaction id it was sent with.
     pub transaction: Option<(OwnedDeviceId, String)>,
     /// The state event that it replaced.
@@ -40,6 +42,7 @@ impl Event {
     /// Reads what a table holds.
     pub fn from_record(room: RoomSn, position: Position, record: EventRecord) -> Result<Self, PduError> {
         let state_before = NodeId(record.state_before);
+        let state_after = record.state_after.map_or(state_before, NodeId);
         Ok(Self {
             room,
             position,
@@ -47,7 +50,8 @@ impl Event {
             rejected: record.rejected,
             soft_failed: record.soft_failed,
             state_before,
-            state_after: record.state_after.map_or(state_before, NodeId),
+            state_after,
+            room_state: record.room_state.map_or(state_after, NodeId),
             transaction: record.transaction,
             replaces: record.replaces,
             redacted_by: record.redacted_by,
@@ -63,6 +67,7 @@ impl Event {
             soft_failed: self.soft_failed,
             state_before: self.state_before.0,
             state_after: (self.state_after != self.state_before).then_some(self.state_after.0),
+            room_state: (self.room_state != self.state_after).then_some(self.room_state.0),
             transaction: self.transaction.clone(),
             replaces: self.replaces,
             redacted_by: self.redacted_by,

@@ -157,6 +157,8 @@ pub struct EventRecord {
     pub state_before: [u8; 16],
     /// The root of the state after it, when it differs.
     pub state_after: Option<[u8; 16]>,
+    /// The root of the room's state once it had arrived, when that is not the state after it: the room was forked.
+    pub room_state: Option<[u8; 16]>,
     /// The device and transaction id it was sent with.
     pub transaction: Option<(OwnedDeviceId, String)>,
     /// The state event that it replaced.
