@@ -1,6 +1,6 @@
 //! Rooms: the only writer of events. Build, receive, authorize, resolve, append.
 //!
-//! `pdu`, `sign` and `state_tree` are plain functions of events and state: they read no store and know no time. `read` brings what they need into
+//! `pdu`, `sign`, `state_tree` and `resolve` are plain functions of events and state: they read no store and know no time. `read` brings what they need into
 //! memory, `write` turns a decision into one batch, `build` makes local events, `receive` checks remote ones, and both enter by `append`.
 
 mod append;
@@ -11,6 +11,7 @@ mod pdu;
 mod read;
 mod receive;
 mod resolution;
+pub mod resolve;
 mod rooms;
 mod sign;
 pub mod state_tree;

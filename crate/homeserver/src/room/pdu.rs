@@ -103,6 +103,9 @@ pub struct Pdu {
     pub redacts: Option<OwnedEventId>,
     /// Whether it failed an auth check on receipt. Not in the JSON: stored beside it.
     pub rejected: bool,
+    /// One more than the greatest of its auth events, 0 without any: an order that every server computes alike and none can lie about.
+    /// Not in the JSON: whoever stores the event computes it ([`Pdu::generation_after`]) and stores it beside.
+    pub generation: u64,
     /// The whole as canonical JSON.
     pub json: Bytes,
     /// A create event since v12: its JSON has no `room_id`.
@@ -140,6 +143,16 @@ impl Pdu {
             _ => None,
         };
         Ok(EventReference { event_id: self.event_id.clone(), sha256 })
+    }
+
+    /// The generation of an event with these auth events.
+    pub fn generation_after<'a>(auth_events: impl IntoIterator<Item = &'a Pdu>) -> u64 {
+        auth_events.into_iter().map(|event| event.generation + 1).max().unwrap_or(0)
+    }
+
+    /// Whether it is a state event of this place.
+    pub fn is_at(&self, event_type: &StateEventType, state_key: &str) -> bool {
+        self.state_key.as_deref() == Some(state_key) && self.event_type == TimelineEventType::from(event_type.clone())
     }
 
     /// Whether this is the room's create event.
@@ -319,6 +332,7 @@ impl Fields {
             origin_server_ts: self.origin_server_ts,
             redacts,
             rejected,
+            generation: 0,
             json,
             gives_room_id,
         })
@@ -338,6 +352,11 @@ fn redacts_of(event_type: &TimelineEventType, top_level: Option<serde_json::Valu
 pub fn room_id_of_create(create: &EventId) -> Result<OwnedRoomId, PduError> {
     let hash = create.as_str().trim_start_matches('$');
     OwnedRoomId::try_from(format!("!{hash}")).map_err(|error| PduError::Format(format!("room id of the create event: {error}")))
+}
+
+/// Since v12: the create event's id, out of the room's.
+pub fn create_of_room(room: &RoomId) -> Option<OwnedEventId> {
+    OwnedEventId::try_from(format!("${}", room.strip_sigil())).ok()
 }
 
 fn event_id_of(object: &CanonicalJsonObject, rules: &RoomVersionRules) -> Result<OwnedEventId, PduError> {

@@ -126,6 +126,7 @@ impl NewPdu {
             origin_server_ts: self.origin_server_ts,
             redacts: self.redacts,
             rejected: false,
+            generation: 0,
             json: json.into(),
             gives_room_id,
         })

@@ -114,6 +114,21 @@ pub fn diff(a: NodeId, b: NodeId, nodes: Nodes<'_>) -> Result<Vec<Difference>, M
     walk.answer(differences)
 }
 
+/// The places in which any two of several states differ, with what each state holds there, in the order of `roots`.
+pub fn conflicts(roots: &[NodeId], nodes: Nodes<'_>) -> Result<BTreeMap<StateKey, Vec<Option<Position>>>, Missing> {
+    let Some((first, others)) = roots.split_first() else { return Ok(BTreeMap::new()) };
+    let mut walk = Walk::new(nodes);
+    let mut conflicts: BTreeMap<StateKey, Vec<Option<Position>>> = BTreeMap::new();
+    for (at, other) in (1..).zip(others) {
+        let mut differences = Vec::new();
+        walk.diff(*first, *other, &mut differences);
+        for Difference { key, before, after } in differences {
+            conflicts.entry(key).or_insert_with(|| vec![before; roots.len()])[at] = after;
+        }
+    }
+    walk.answer(conflicts)
+}
+
 /// Every entry of a part of the state, in no particular order.
 pub fn entries(root: NodeId, part: Part, nodes: Nodes<'_>) -> Result<Vec<Entry>, Missing> {
     let mut walk = Walk::new(nodes);

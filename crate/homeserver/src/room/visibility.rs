@@ -113,3 +113,6 @@ fn visibility_of(event: &Event) -> HistoryVisibility {
     }
     serde_json::from_str::<Content>(event.pdu.content.get()).map_or(HistoryVisibility::Shared, |content| content.history_visibility)
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,129 @@
+//! What is at hand for a resolution, and what is found to be missing.
+
+use super::{
+    super::pdu::{Pdu, StateKey},
+    Unresolved,
+};
+use ruma::{EventId, OwnedEventId};
+use std::{
+    cell::RefCell,
+    collections::{BTreeMap, BTreeSet, HashMap},
+    sync::Arc,
+};
+
+/// What was loaded for one resolution.
+#[derive(Default)]
+pub struct Known {
+    /// Events, with their generation.
+    pub events: HashMap<OwnedEventId, Arc<Pdu>>,
+    /// What all states hold of a place in which they agree, None if nothing.
+    pub unconflicted: HashMap<StateKey, Option<OwnedEventId>>,
+    /// The events that name an event in their `auth_events`.
+    pub citing: HashMap<OwnedEventId, Citing>,
+}
+
+/// The accepted state events that name an event in their `auth_events`, as far as loaded.
+#[derive(Clone, Debug, Default)]
+pub struct Citing {
+    /// Their ids, the newest first.
+    pub events: Vec<OwnedEventId>,
+    /// Whether these are all.
+    pub all: bool,
+}
+
+impl Known {
+    /// Adds the next page of those that cite an event.
+    pub fn add_citing(&mut self, event: OwnedEventId, page: impl IntoIterator<Item = OwnedEventId>, all: bool) {
+        let citing = self.citing.entry(event).or_default();
+        citing.events.extend(page);
+        citing.all = all;
+    }
+}
+
+/// What to add to [`Known`] before the question is asked again.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Missing {
+    /// Events.
+    pub events: BTreeSet<OwnedEventId>,
+    /// Places in which the states agree.
+    pub unconflicted: BTreeSet<StateKey>,
+    /// The next page of those that cite an event, behind this many that are known. Pages may grow with that number.
+    pub citing: BTreeMap<OwnedEventId, usize>,
+}
+
+impl Missing {
+    /// Whether nothing is missing.
+    pub fn is_empty(&self) -> bool {
+        self.events.is_empty() && self.unconflicted.is_empty() && self.citing.is_empty()
+    }
+}
+
+/// Looks up what is known and keeps a record of what is not.
+pub(super) struct Gather<'a> {
+    known: &'a Known,
+    missing: RefCell<Missing>,
+}
+
+impl<'a> Gather<'a> {
+    pub(super) fn new(known: &'a Known) -> Self {
+        Self { known, missing: RefCell::default() }
+    }
+
+    /// An error if anything was missing so far.
+    pub(super) fn complete(&self) -> Result<(), Unresolved> {
+        let missing = self.missing.borrow();
+        if missing.is_empty() { Ok(()) } else { Err(Unresolved::Missing(missing.clone())) }
+    }
+
+    pub(super) fn event(&self, id: &EventId) -> Option<&'a Pdu> {
+        let found = self.known.events.get(id);
+        if found.is_none() {
+            self.missing.borrow_mut().events.insert(id.to_owned());
+        }
+        found.map(Arc::as_ref)
+    }
+
+    pub(super) fn unconflicted(&self, key: &StateKey) -> Option<&'a OwnedEventId> {
+        let found = self.known.unconflicted.get(key);
+        if found.is_none() {
+            self.missing.borrow_mut().unconflicted.insert(key.clone());
+        }
+        found?.as_ref()
+    }
+
+    /// The events known to cite `id`; all of them if [`Gather::want_more_citing`] has nothing to ask.
+    pub(super) fn citing(&self, id: &EventId) -> &'a [OwnedEventId] {
+        self.known.citing.get(id).map_or(&[], |citing| &citing.events)
+    }
+
+    pub(super) fn want_more_citing(&self, id: &EventId) {
+        let citing = self.known.citing.get(id);
+        if !citing.is_some_and(|citing| citing.all) {
+            let known = citing.map_or(0, |citing| citing.events.len());
+            self.missing.borrow_mut().citing.insert(id.to_owned(), known);
+        }
+    }
+
+    /// Runs `question` and takes back what it found missing if it has an answer in spite of that.
+    pub(super) fn attempt<T>(&self, question: impl FnOnce() -> Option<T>) -> Result<T, Waiting> {
+        let before = self.missing.replace(Missing::default());
+        let answer = question();
+        let found_missing = self.missing.replace(before);
+        answer.ok_or_else(|| {
+            let mut missing = self.missing.borrow_mut();
+            missing.events.extend(found_missing.events);
+            missing.unconflicted.extend(found_missing.unconflicted);
+            missing.citing.extend(found_missing.citing);
+            Waiting
+        })
+    }
+
+    /// How much is missing; in an [`Gather::attempt`], of what was asked since it began.
+    pub(super) fn missing_count(&self) -> usize {
+        let missing = self.missing.borrow();
+        missing.events.len() + missing.unconflicted.len() + missing.citing.len()
+    }
+}
+
+/// The answer needs what is missing.
+pub(super) struct Waiting;
