@@ -33,12 +33,8 @@ export class Serve {
     return Connection.open(this.url);
   }
 
-  /** An account without a password: ten thousand of the other kind would take minutes of hashing. */
-  async member(connection, name) {
-    const response = await connection.send('POST', '/_matrix/client/v3/register?kind=guest', undefined, {});
-    if (response.status !== 200) throw new Error(`guests cannot register: ${response.body}`);
-    const { user_id: userId, access_token: token } = JSON.parse(response.body);
-    return new Client(connection, userId, token, name);
+  member(connection, name) {
+    return Client.register(connection, name);
   }
 
   memory() {

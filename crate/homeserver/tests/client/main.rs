@@ -3,4 +3,5 @@
 mod errors;
 mod register;
 mod session;
+mod shared_secret;
 mod support;
