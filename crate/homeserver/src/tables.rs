@@ -60,6 +60,8 @@ pub const ALIASES: Table<OwnedRoomAliasId, Alias> = Table::new(0x27, "aliases");
 pub const ROOM_ALIASES: Table<(RoomSn, OwnedRoomAliasId), ()> = Table::new(0x28, "room aliases");
 /// How far each user has read, for each kind and thread.
 pub const RECEIPTS: Table<(RoomSn, UserSn, ReceiptKind), StoredReceipt> = Table::new(0x29, "receipts");
+/// Rooms that their members show in the directory.
+pub const PUBLISHED_ROOMS: Table<RoomSn, ()> = Table::new(0x2a, "published rooms");
 
 /// Accounts of this server.
 pub const ACCOUNTS: Table<UserSn, Account> = Table::new(0x40, "accounts");

@@ -1,15 +1,22 @@
 //! The Client-Server API: one file for each group of endpoints, named as the specification's chapters.
 
 mod account;
+mod aliases;
+mod create_room;
 mod devices;
 pub mod interactive;
+mod membership;
+mod messages;
 mod password;
 mod rate_limit;
 mod read_markers;
 mod receipts;
 mod register;
+mod relations;
+mod send;
 mod session;
-mod shared_secret;
+mod state;
+pub mod transaction;
 mod typing;
 mod versions;
 mod wire;
@@ -17,15 +24,51 @@ mod wire;
 pub use devices::{Seen, seen};
 pub use rate_limit::RateLimits;
 
-use crate::router::Table;
+use crate::{
+    error::{Error, Result},
+    homeserver::Homeserver,
+    router::Table,
+    tables::{self, UserSn},
+};
+use ruma::{CanonicalJsonObject, CanonicalJsonValue, UserId};
 
 /// Everything of this API that is implemented.
 pub fn routes(table: &mut Table) {
     table.public(versions::versions).public(versions::well_known);
     table.public(session::login_types).public(session::login).user(session::logout).user(session::logout_all);
     table.public(register::register).public(register::username_available).public(register::token_validity);
-    table.public(shared_secret::nonce).public(shared_secret::register);
     table.user(account::whoami).user(account::change_password).user(account::deactivate);
     table.user(devices::list).user(devices::get).user(devices::update).user(devices::delete).user(devices::delete_many);
     table.user(receipts::create_receipt).user(read_markers::set_read_marker).user(typing::create_typing_event);
+    table.user(create_room::create_room);
+    table.user(aliases::create).public(aliases::get).user(aliases::delete).user(aliases::of_room);
+    table.user(membership::join).user(membership::join_by_id).user(membership::leave).user(membership::forget);
+    table.user(membership::invite).user(membership::kick).user(membership::ban).user(membership::unban);
+    table.user(state::all).user(state::one).user(state::put);
+    table.user(state::members).user(state::joined_members).user(state::joined_rooms);
+    table.user(send::message).user(send::redact);
+    table.user(messages::messages).user(messages::context).user(messages::event);
+    table.user(relations::all).user(relations::by_type).user(relations::by_types);
+}
+
+/// A JSON object of a client as canonical JSON: 400 M_BAD_JSON for what has no canonical form, such as fractions.
+fn object(json: &str) -> Result<CanonicalJsonObject> {
+    serde_json::from_str(json).map_err(|error| Error::bad_json(format!("not an object of canonical JSON: {error}")))
+}
+
+/// The content of a member event, with the user's profile where it is theirs to show.
+async fn member_content(hs: &Homeserver, sn: UserSn, user: &UserId, membership: &str, reason: Option<String>) -> Result<CanonicalJsonObject> {
+    let mut content = CanonicalJsonObject::new();
+    content.insert("membership".to_owned(), CanonicalJsonValue::String(membership.to_owned()));
+    if let Some(reason) = reason {
+        content.insert("reason".to_owned(), CanonicalJsonValue::String(reason));
+    }
+    if hs.is_local(user) {
+        let fields = ["displayname", "avatar_url"].map(|field| (sn, field.to_owned()));
+        for ((_, field), value) in fields.iter().zip(tables::PROFILES.get_many(hs.store(), &fields).await?) {
+            let value = value.and_then(|json| serde_json::from_str::<String>(&json.0).ok());
+            content.extend(value.map(|value| (field.clone(), CanonicalJsonValue::String(value))));
+        }
+    }
+    Ok(content)
 }

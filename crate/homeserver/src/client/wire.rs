@@ -57,15 +57,10 @@ impl OutgoingResponse for Registered {
     type Body = BytesBody;
 
     fn try_into_http_response_inner(self) -> Result<http::Response<BytesBody>, IntoHttpError> {
-        json(&self)
+        let mut response = http::Response::new(BytesBody(serde_json::to_vec(&self)?));
+        response.headers_mut().insert(http::header::CONTENT_TYPE, http::HeaderValue::from_static("application/json"));
+        Ok(response)
     }
-}
-
-/// 200 with `body`.
-pub fn json(body: &impl Serialize) -> Result<http::Response<BytesBody>, IntoHttpError> {
-    let mut response = http::Response::new(BytesBody(serde_json::to_vec(body)?));
-    response.headers_mut().insert(http::header::CONTENT_TYPE, http::HeaderValue::from_static("application/json"));
-    Ok(response)
 }
 
 impl Metadata for Register {

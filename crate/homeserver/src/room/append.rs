@@ -4,6 +4,7 @@
 use super::{
     event::Event,
     pdu::{Pdu, StateKey},
+    power::Levels,
     state_tree::{self, Difference, Node, NodeId},
     write::{Need, Stop, Write},
 };
@@ -15,7 +16,6 @@ use crate::{
 use ruma::{
     EventId, OwnedDeviceId, OwnedUserId, UserId,
     events::{StateEventType, TimelineEventType},
-    state_res::events::{RoomCreateEvent, RoomPowerLevelsEvent},
 };
 use serde::Deserialize;
 use std::{collections::HashMap, rc::Rc, sync::Arc};
@@ -48,7 +48,7 @@ struct RelatesTo {
 }
 
 /// How a redaction is listed among what relates to an event: it may arrive before the event does.
-pub(super) const REDACTION: &str = "m.redaction";
+pub(crate) const REDACTION: &str = "m.redaction";
 
 impl Write<'_> {
     /// Adds an event whose parents' state resolves to `before`.
@@ -260,29 +260,14 @@ impl Write<'_> {
     }
 
     /// A user's power level in a state, and what redacting others' events takes.
-    pub(super) fn power(&self, state: NodeId, user: &UserId) -> Result<(i64, i64), Stop> {
-        use ruma::{events::room::power_levels::UserPowerLevel, state_res::events::RoomPowerLevelsIntField};
-        let rules = &self.room.rules.authorization;
+    fn power(&self, state: NodeId, user: &UserId) -> Result<(i64, i64), Stop> {
         let keys: [StateKey; 2] = [(StateEventType::RoomCreate, String::new()), (StateEventType::RoomPowerLevels, String::new())];
         let found = self.state_get(state, &keys)?;
         let event = |position: Option<Position>| position.map(|position| self.event(position).map(|event| event.pdu.clone())).transpose();
-        let malformed = |reason: String| Stop::Refused(Error::forbidden(reason));
         let Some(create) = event(found[0])? else { return Ok((0, 0)) };
-        let creators = RoomCreateEvent::new(create).creators(rules).map_err(malformed)?;
-        let Some(levels) = event(found[1])?.map(RoomPowerLevelsEvent::new) else {
-            return Ok((if creators.contains(user) { 100 } else { 0 }, 50));
-        };
-        let own = if rules.explicitly_privilege_room_creators && creators.contains(user) {
-            UserPowerLevel::Infinite
-        } else {
-            UserPowerLevel::Int(levels.user_power_level(user, rules).map_err(malformed)?)
-        };
-        let own = match own {
-            UserPowerLevel::Int(level) => i64::from(level),
-            _ => i64::MAX,
-        };
-        let needed = levels.get_as_int_or_default(RoomPowerLevelsIntField::Redact, rules).map_err(malformed)?;
-        Ok((own, i64::from(needed)))
+        let malformed = |reason: String| Stop::Refused(Error::forbidden(reason));
+        let levels = Levels::new(create, event(found[1])?, &self.room.rules.authorization).map_err(malformed)?;
+        Ok((levels.user(user).map_err(malformed)?, levels.redact().map_err(malformed)?))
     }
 
     /// The auth rules over the events that an event names (state-independent), with its reason when they fail.

@@ -6,8 +6,11 @@
 mod append;
 mod build;
 mod client_event;
+mod create;
 mod event;
 mod pdu;
+mod power;
+mod purge;
 mod read;
 mod receive;
 mod resolution;
@@ -19,12 +22,14 @@ mod timeline;
 mod visibility;
 mod write;
 
-pub(crate) use self::append::membership_of;
+pub(crate) use self::append::{REDACTION, membership_of};
 pub use self::{
     build::Draft,
     client_event::Format,
+    create::VERSIONS,
     event::Event,
     pdu::{EventReference, MAX_AUTH_EVENTS, MAX_ID_BYTES, MAX_PDU_BYTES, MAX_PREV_EVENTS, Pdu, PduError, ReceivedPdu, StateKey, room_id_of_create},
+    power::Levels,
     rooms::{RoomInfo, Rooms},
     sign::NewPdu,
     state_tree::{Node, NodeId},

@@ -83,6 +83,13 @@ impl Rooms {
         self.by_sn.borrow_mut().insert(info.sn, info.clone());
     }
 
+    /// Forgets a room that is no more. (Its events are found by number, which is not given again.)
+    pub(super) fn forget(&self, room: &RoomInfo) {
+        self.by_id.borrow_mut().remove(&room.id);
+        self.heads.borrow_mut().remove(&room.sn);
+        self.ids.borrow_mut().retain(|_, (sn, _)| *sn != room.sn);
+    }
+
     /// Bytes that decoded events and tree nodes take, roughly.
     pub(crate) fn cached_bytes(&self) -> usize {
         self.events.borrow().bytes + self.nodes.borrow().bytes

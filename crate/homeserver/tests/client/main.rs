@@ -2,6 +2,6 @@
 
 mod errors;
 mod register;
+mod rooms;
 mod session;
-mod shared_secret;
 mod support;

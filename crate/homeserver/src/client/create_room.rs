@@ -1,0 +1,212 @@
+//! `POST /_matrix/client/v3/createRoom` (Client-Server API, "Creation"): every event of a new room in one batch.
+
+use super::{aliases, member_content, object};
+use crate::{
+    error::{Error, Result},
+    locks::LockKey,
+    room::{Draft, Stop, Write},
+    router::UserCall,
+    tables,
+};
+use http::StatusCode;
+use ruma::{
+    CanonicalJsonObject, CanonicalJsonValue, OwnedUserId, RoomVersionId,
+    api::{
+        client::room::{
+            Visibility,
+            create_room::v3::{Request, Response, RoomPreset},
+        },
+        error::ErrorKind,
+    },
+    events::StateEventType,
+    room_version_rules::RoomVersionRules,
+};
+use serde_json::json;
+
+/// A state event that a new room gets.
+struct Wanted {
+    event_type: StateEventType,
+    state_key: String,
+    content: CanonicalJsonObject,
+}
+
+impl Wanted {
+    fn new(event_type: StateEventType, content: serde_json::Value) -> Result<Self> {
+        Ok(Self { event_type, state_key: String::new(), content: object(&content.to_string())? })
+    }
+}
+
+/// Makes a room with its first events, in the order of the specification.
+pub async fn create_room(call: UserCall, request: Request) -> Result<Response> {
+    let hs = &call.hs;
+    let creator = call.session.user_id.clone();
+    if !request.invite_3pid.is_empty() {
+        return Err(Error::new(StatusCode::FORBIDDEN, ErrorKind::ThreepidDenied, "this server cannot invite by e-mail address or phone number"));
+    }
+    let version = request.room_version.clone().unwrap_or_else(|| hs.config.default_room_version.clone());
+    let rules = version.rules();
+    let preset = request.preset.clone().unwrap_or(match request.visibility {
+        Visibility::Public => RoomPreset::PublicChat,
+        _ => RoomPreset::PrivateChat,
+    });
+    let trusted: &[OwnedUserId] = if preset == RoomPreset::TrustedPrivateChat { &request.invite } else { &[] };
+    let content = create_content(&request, &version, rules.as_ref(), &creator, trusted)?;
+
+    let alias = request.room_alias_name.as_deref().map(|localpart| aliases::local_alias(hs, localpart)).transpose()?;
+    let _alias_lock = match &alias {
+        Some(alias) => Some(hs.lock(LockKey::Alias(alias.to_string())).await),
+        None => None,
+    };
+    if let Some(alias) = &alias
+        && tables::ALIASES.get(hs.store(), alias).await?.is_some()
+    {
+        return Err(Error::new(StatusCode::BAD_REQUEST, ErrorKind::RoomInUse, format!("{alias} leads to another room")));
+    }
+
+    let mut wanted = Vec::new();
+    let levels = power_levels(&request, rules.as_ref(), &creator, trusted)?;
+    wanted.push(Wanted { event_type: StateEventType::RoomPowerLevels, state_key: String::new(), content: levels });
+    if let Some(alias) = &alias {
+        wanted.push(Wanted::new(StateEventType::RoomCanonicalAlias, json!({ "alias": alias }))?);
+    }
+    let (join_rule, guest_access) = match preset {
+        RoomPreset::PublicChat => ("public", "forbidden"),
+        _ => ("invite", "can_join"),
+    };
+    wanted.push(Wanted::new(StateEventType::RoomJoinRules, json!({ "join_rule": join_rule }))?);
+    wanted.push(Wanted::new(StateEventType::RoomHistoryVisibility, json!({ "history_visibility": "shared" }))?);
+    wanted.push(Wanted::new(StateEventType::RoomGuestAccess, json!({ "guest_access": guest_access }))?);
+    let given: Vec<Wanted> = request.initial_state.iter().map(|event| initial_state(event.json().get())).collect::<Result<_>>()?;
+    // What the client gives itself takes the place of the preset's.
+    wanted.retain(|preset| !given.iter().any(|given| given.event_type == preset.event_type && given.state_key == preset.state_key));
+    wanted.extend(given);
+    if let Some(name) = &request.name {
+        wanted.push(Wanted::new(StateEventType::RoomName, json!({ "name": name }))?);
+    }
+    if let Some(topic) = &request.topic {
+        let topic = json!({ "topic": topic, "m.topic": { "m.text": [{ "body": topic }] } });
+        wanted.push(Wanted::new(StateEventType::RoomTopic, topic)?);
+    }
+
+    let join = member_content(hs, call.session.user, &creator, "join", None).await?;
+    let mut invites = Vec::new();
+    for user in &request.invite {
+        let sn = hs.intern_user(user).await?;
+        let mut content = member_content(hs, sn, user, "invite", None).await?;
+        if request.is_direct {
+            content.insert("is_direct".to_owned(), CanonicalJsonValue::Bool(true));
+        }
+        invites.push((user.clone(), content));
+    }
+
+    let fill = |write: &mut Write<'_>| -> Result<(), Stop> {
+        write.send(Draft::state(creator.clone(), StateEventType::RoomMember, creator.as_str(), join.clone()))?;
+        for event in &wanted {
+            let draft = Draft::state(creator.clone(), event.event_type.clone(), event.state_key.clone(), event.content.clone());
+            write.send(draft).map_err(|stop| invalid_room_state(stop, &event.event_type))?;
+        }
+        for (user, content) in &invites {
+            write.send(Draft::state(creator.clone(), StateEventType::RoomMember, user.as_str(), content.clone()))?;
+        }
+        let sn = write.room.sn;
+        if let Some(alias) = &alias {
+            aliases::put(&mut write.batch, alias, sn, call.session.user);
+        }
+        if request.visibility == Visibility::Public {
+            tables::PUBLISHED_ROOMS.put(&mut write.batch, &sn, &());
+        }
+        Ok(())
+    };
+    let room = hs.create_room(creator.clone(), version, content, call.raw.generation, fill).await?;
+    Ok(Response::new(room.id.clone()))
+}
+
+/// "The server will ensure that events supplied by the client apply": 400 M_INVALID_ROOM_STATE when they do not.
+fn invalid_room_state(stop: Stop, event_type: &StateEventType) -> Stop {
+    match stop {
+        Stop::Refused(Error::Matrix(error)) if error.status_code == StatusCode::FORBIDDEN => {
+            let message = format!("the room's {event_type} event is not allowed: {error}");
+            Error::new(StatusCode::BAD_REQUEST, ErrorKind::InvalidRoomState, message).into()
+        }
+        other => other,
+    }
+}
+
+fn create_content(
+    request: &Request,
+    version: &RoomVersionId,
+    rules: Option<&RoomVersionRules>,
+    creator: &OwnedUserId,
+    trusted: &[OwnedUserId],
+) -> Result<CanonicalJsonObject> {
+    let mut content = request.creation_content.as_ref().map_or_else(|| Ok(CanonicalJsonObject::new()), |content| object(content.json().get()))?;
+    content.insert("room_version".to_owned(), CanonicalJsonValue::String(version.to_string()));
+    let authorization = rules.map(|rules| &rules.authorization);
+    if authorization.is_some_and(|rules| !rules.use_room_create_sender) {
+        content.insert("creator".to_owned(), CanonicalJsonValue::String(creator.to_string()));
+    } else {
+        content.remove("creator");
+    }
+    // Since v12 trusted users are creators too.
+    if !trusted.is_empty() && authorization.is_some_and(|rules| rules.additional_room_creators) {
+        let mut all: Vec<String> = match content.get("additional_creators") {
+            Some(CanonicalJsonValue::Array(given)) => given.iter().filter_map(|user| user.as_str().map(str::to_owned)).collect(),
+            _ => Vec::new(),
+        };
+        all.extend(trusted.iter().filter(|user| *user != creator).map(ToString::to_string));
+        all.sort_unstable();
+        all.dedup();
+        content.insert("additional_creators".to_owned(), CanonicalJsonValue::Array(all.into_iter().map(CanonicalJsonValue::String).collect()));
+    }
+    Ok(content)
+}
+
+/// The default levels, then the preset's, then the client's in place of them.
+fn power_levels(request: &Request, rules: Option<&RoomVersionRules>, creator: &OwnedUserId, trusted: &[OwnedUserId]) -> Result<CanonicalJsonObject> {
+    let privileged = rules.is_some_and(|rules| rules.authorization.explicitly_privilege_room_creators);
+    let mut users = serde_json::Map::new();
+    if !privileged {
+        users.extend(trusted.iter().chain([creator]).map(|user| (user.to_string(), json!(100))));
+    }
+    let levels = json!({
+        "users": users,
+        "users_default": 0,
+        "events": {
+            "m.room.name": 50,
+            "m.room.avatar": 50,
+            "m.room.canonical_alias": 50,
+            "m.room.history_visibility": 100,
+            "m.room.power_levels": 100,
+            "m.room.server_acl": 100,
+            "m.room.encryption": 100,
+            "m.room.tombstone": if privileged { 150 } else { 100 },
+        },
+        "events_default": 0,
+        "state_default": 50,
+        "ban": 50,
+        "kick": 50,
+        "redact": 50,
+        "invite": 0,
+    });
+    let mut levels = object(&levels.to_string())?;
+    if let Some(given) = &request.power_level_content_override {
+        levels.extend(object(given.json().get())?);
+    }
+    Ok(levels)
+}
+
+fn initial_state(json: &str) -> Result<Wanted> {
+    let mut event = object(json)?;
+    let Some(CanonicalJsonValue::String(event_type)) = event.remove("type") else {
+        return Err(Error::bad_json("an event of initial_state has no type"));
+    };
+    let state_key = match event.remove("state_key") {
+        None => String::new(),
+        Some(CanonicalJsonValue::String(state_key)) => state_key,
+        Some(_) => return Err(Error::bad_json("a state_key of initial_state is no string")),
+    };
+    let Some(CanonicalJsonValue::Object(content)) = event.remove("content") else {
+        return Err(Error::bad_json("an event of initial_state has no content"));
+    };
+    Ok(Wanted { event_type: event_type.into(), state_key, content })
+}

@@ -1,0 +1,207 @@
+//! Membership: join, leave, invite, kick, ban, unban, knock, forget (Client-Server API, "Room membership").
+
+use super::member_content;
+use crate::{
+    error::{Error, Result},
+    homeserver::Homeserver,
+    locks::LockKey,
+    room::{Draft, NodeId, RoomInfo, Write},
+    router::UserCall,
+    tables::{self, Change, Membership, MembershipKind},
+};
+use ephapse_store::{Batch, Direction};
+use http::StatusCode;
+use ruma::{
+    CanonicalJsonObject, CanonicalJsonValue, OwnedRoomId, OwnedUserId, RoomOrAliasId, UserId,
+    api::{
+        client::membership::{ban_user, forget_room, invite_user, join_room_by_id, join_room_by_id_or_alias, kick_user, leave_room, unban_user},
+        error::ErrorKind,
+    },
+    events::StateEventType,
+};
+use serde::Deserialize;
+use std::rc::Rc;
+
+/// How many members are looked at for one who can let somebody in.
+const AUTHORIZERS: usize = 64;
+
+/// `POST /join/{roomIdOrAlias}`
+pub async fn join(call: UserCall, request: join_room_by_id_or_alias::v3::Request) -> Result<join_room_by_id_or_alias::v3::Response> {
+    let room = find(&call.hs, &request.room_id_or_alias).await?;
+    join_room(&call, &room, request.reason).await?;
+    Ok(join_room_by_id_or_alias::v3::Response::new(room.id.clone()))
+}
+
+/// `POST /rooms/{roomId}/join`
+pub async fn join_by_id(call: UserCall, request: join_room_by_id::v3::Request) -> Result<join_room_by_id::v3::Response> {
+    let room = find(&call.hs, <&RoomOrAliasId>::from(&*request.room_id)).await?;
+    join_room(&call, &room, request.reason).await?;
+    Ok(join_room_by_id::v3::Response::new(room.id.clone()))
+}
+
+async fn find(hs: &Homeserver, id: &RoomOrAliasId) -> Result<Rc<RoomInfo>> {
+    let room = match <&ruma::RoomId>::try_from(id) {
+        Ok(id) => hs.room(id).await?,
+        Err(alias) => match tables::ALIASES.get(hs.store(), &alias.to_owned()).await? {
+            Some(alias) => Some(hs.room_by_sn(alias.room).await?),
+            None => None,
+        },
+    };
+    room.ok_or_else(|| Error::not_found(format!("{id} is not known here")))
+}
+
+async fn join_room(call: &UserCall, room: &Rc<RoomInfo>, reason: Option<String>) -> Result<()> {
+    let hs = &call.hs;
+    let user = &call.session.user_id;
+    let own = tables::MEMBERSHIPS.get(hs.store(), &(call.session.user, room.sn)).await?;
+    if own.as_ref().is_some_and(|own| own.kind == MembershipKind::Join) {
+        return Ok(());
+    }
+    let mut content = member_content(hs, call.session.user, user, "join", reason).await?;
+    if own.is_none_or(|own| own.kind != MembershipKind::Invite)
+        && let Some(authorizer) = authorizer(hs, room, user).await?
+    {
+        content.insert("join_authorised_via_users_server".to_owned(), CanonicalJsonValue::String(authorizer.to_string()));
+    }
+    set(call, room, user, content).await
+}
+
+/// In a restricted room: a member who may invite, for a user who is in one of the rooms that the join rules allow.
+async fn authorizer(hs: &Homeserver, room: &Rc<RoomInfo>, user: &UserId) -> Result<Option<OwnedUserId>> {
+    #[derive(Deserialize)]
+    struct JoinRules {
+        join_rule: String,
+        #[serde(default)]
+        allow: Vec<Allow>,
+    }
+    #[derive(Deserialize)]
+    struct Allow {
+        #[serde(rename = "type")]
+        kind: String,
+        room_id: Option<OwnedRoomId>,
+    }
+    let head = hs.room_head(room.sn).await?;
+    let Some(position) = head.join_rules else { return Ok(None) };
+    let event = hs.event_at(room.sn, position).await?;
+    let Ok(rules) = serde_json::from_str::<JoinRules>(event.pdu.content.get()) else { return Ok(None) };
+    if !matches!(rules.join_rule.as_str(), "restricted" | "knock_restricted") {
+        return Ok(None);
+    }
+    let Some(user) = hs.find_user(user).await? else { return Ok(None) };
+    let mut allowed = false;
+    for allow in rules.allow.into_iter().filter(|allow| allow.kind == "m.room_membership") {
+        let Some(id) = allow.room_id else { continue };
+        let Some(other) = hs.room(&id).await? else { continue };
+        let membership = tables::MEMBERSHIPS.get(hs.store(), &(user, other.sn)).await?;
+        allowed |= membership.is_some_and(|membership| membership.kind == MembershipKind::Join);
+    }
+    if !allowed {
+        return Err(Error::forbidden("you are in none of the rooms whose members may join this one"));
+    }
+    let levels = hs.levels(room, NodeId(head.state)).await?;
+    let needed = levels.invite().map_err(Error::forbidden)?;
+    let members = tables::MEMBERS.scan(hs.store(), &(room.sn, MembershipKind::Join as u8), Direction::Forward, AUTHORIZERS).await?;
+    for ((_, _, member), _) in members {
+        let member = hs.user_id(member).await?;
+        if hs.is_local(&member) && levels.user(&member).map_err(Error::forbidden)? >= needed {
+            return Ok(Some(member));
+        }
+    }
+    Err(Error::new(StatusCode::BAD_REQUEST, ErrorKind::UnableToGrantJoin, "no member of this server may let you in"))
+}
+
+/// `POST /rooms/{roomId}/invite`
+pub async fn invite(call: UserCall, request: invite_user::v3::Request) -> Result<invite_user::v3::Response> {
+    let invite_user::v3::InvitationRecipient::UserId(invite) = request.recipient else {
+        return Err(Error::new(StatusCode::FORBIDDEN, ErrorKind::ThreepidDenied, "this server cannot invite by e-mail address or phone number"));
+    };
+    let hs = &call.hs;
+    let room = hs.room_for(&request.room_id).await?;
+    let sn = hs.intern_user(&invite.user_id).await?;
+    let content = member_content(hs, sn, &invite.user_id, "invite", invite.reason).await?;
+    set(&call, &room, &invite.user_id, content).await?;
+    Ok(invite_user::v3::Response::new())
+}
+
+/// `POST /rooms/{roomId}/leave`: also refuses an invitation and takes back a knock.
+pub async fn leave(call: UserCall, request: leave_room::v3::Request) -> Result<leave_room::v3::Response> {
+    let hs = &call.hs;
+    let room = hs.room_for(&request.room_id).await?;
+    let own = tables::MEMBERSHIPS.get(hs.store(), &(call.session.user, room.sn)).await?;
+    match own.map(|own| own.kind) {
+        Some(MembershipKind::Leave) => return Ok(leave_room::v3::Response::new()),
+        None => return Err(Error::forbidden("you are not in this room")),
+        Some(_) => {}
+    }
+    set(&call, &room, &call.session.user_id.clone(), bare("leave", request.reason)).await?;
+    Ok(leave_room::v3::Response::new())
+}
+
+/// `POST /rooms/{roomId}/kick`
+pub async fn kick(call: UserCall, request: kick_user::v3::Request) -> Result<kick_user::v3::Response> {
+    let room = call.hs.room_for(&request.room_id).await?;
+    let target = membership_of(&call.hs, &room, &request.user_id).await?;
+    if !matches!(target, Some(MembershipKind::Join | MembershipKind::Invite | MembershipKind::Knock)) {
+        return Err(Error::forbidden(format!("{} is not in this room", request.user_id)));
+    }
+    set(&call, &room, &request.user_id, bare("leave", request.reason)).await?;
+    Ok(kick_user::v3::Response::new())
+}
+
+/// `POST /rooms/{roomId}/ban`
+pub async fn ban(call: UserCall, request: ban_user::v3::Request) -> Result<ban_user::v3::Response> {
+    let room = call.hs.room_for(&request.room_id).await?;
+    set(&call, &room, &request.user_id, bare("ban", request.reason)).await?;
+    Ok(ban_user::v3::Response::new())
+}
+
+/// `POST /rooms/{roomId}/unban`
+pub async fn unban(call: UserCall, request: unban_user::v3::Request) -> Result<unban_user::v3::Response> {
+    let room = call.hs.room_for(&request.room_id).await?;
+    if membership_of(&call.hs, &room, &request.user_id).await? != Some(MembershipKind::Ban) {
+        return Err(Error::forbidden(format!("{} is not banned", request.user_id)));
+    }
+    set(&call, &room, &request.user_id, bare("leave", request.reason)).await?;
+    Ok(unban_user::v3::Response::new())
+}
+
+/// `POST /rooms/{roomId}/forget`
+pub async fn forget(call: UserCall, request: forget_room::v3::Request) -> Result<forget_room::v3::Response> {
+    let hs = &call.hs;
+    let room = hs.room_for(&request.room_id).await?;
+    let user = call.session.user;
+    {
+        let _lock = hs.lock(LockKey::Room(room.sn)).await;
+        let own = tables::MEMBERSHIPS.get(hs.store(), &(user, room.sn)).await?.ok_or_else(|| Error::forbidden("you were never in this room"))?;
+        if !matches!(own.kind, MembershipKind::Leave | MembershipKind::Ban) {
+            return Err(Error::new(StatusCode::BAD_REQUEST, ErrorKind::Unknown, "leave the room before you forget it"));
+        }
+        if !own.forgotten {
+            let mut batch = Batch::since(call.raw.generation);
+            tables::MEMBERSHIPS.put(&mut batch, &(user, room.sn), &Membership { forgotten: true, ..own });
+            let change = (hs.positions.next(), Change::Forgotten { user, room: room.sn });
+            hs.commit(batch, vec![change]).await?;
+        }
+    }
+    hs.purge_if_forgotten(&room).await?;
+    Ok(forget_room::v3::Response::new())
+}
+
+async fn membership_of(hs: &Homeserver, room: &RoomInfo, user: &UserId) -> Result<Option<MembershipKind>> {
+    let Some(user) = hs.find_user(user).await? else { return Ok(None) };
+    Ok(tables::MEMBERSHIPS.get(hs.store(), &(user, room.sn)).await?.map(|membership| membership.kind))
+}
+
+fn bare(membership: &str, reason: Option<String>) -> CanonicalJsonObject {
+    let reason = reason.map(|reason| ("reason".to_owned(), CanonicalJsonValue::String(reason)));
+    let mut content: CanonicalJsonObject = reason.into_iter().collect();
+    content.insert("membership".to_owned(), CanonicalJsonValue::String(membership.to_owned()));
+    content
+}
+
+/// Sends a member event for `target`; the auth rules say whether the caller may.
+async fn set(call: &UserCall, room: &Rc<RoomInfo>, target: &UserId, content: CanonicalJsonObject) -> Result<()> {
+    let draft = Draft::state(call.session.user_id.clone(), StateEventType::RoomMember, target.as_str(), content);
+    call.hs.write_room(room, call.raw.generation, |write: &mut Write<'_>| write.send(draft.clone())).await?;
+    Ok(())
+}

@@ -1,0 +1,141 @@
+//! Reading a room's history: messages, context, single events (Client-Server API, "Getting events for a room").
+
+use super::state::readable_state;
+use crate::{
+    error::{Error, Result},
+    homeserver::Homeserver,
+    position::Position,
+    room::{Event, Format, NodeId, RoomInfo, StateKey, Viewer},
+    router::UserCall,
+    sync::filter::{self, Facts},
+    tables::Session,
+};
+use ephapse_store::Direction;
+use ruma::{
+    UInt,
+    api::{
+        Direction as Dir,
+        client::{
+            context::get_context,
+            filter::{LazyLoadOptions, RoomEventFilter},
+            message::get_message_events,
+            room::get_room_event,
+        },
+    },
+    events::{AnyStateEvent, StateEventType},
+    serde::Raw,
+};
+use std::{collections::BTreeSet, ops::Range, rc::Rc};
+
+/// The most events of one page, whatever the client asks.
+const LARGEST_PAGE: usize = 1000;
+
+fn limit(asked: UInt) -> usize {
+    usize::try_from(u64::from(asked)).unwrap_or(LARGEST_PAGE).min(LARGEST_PAGE)
+}
+
+/// Whether a filter lets an event through.
+pub fn wanted(filter: &RoomEventFilter, room: &RoomInfo, event: &Event) -> bool {
+    let event_type = event.pdu.event_type.to_string();
+    let facts = Facts { event_type: &event_type, sender: Some(event.pdu.sender.as_str()), json: &event.pdu.json };
+    filter::allows_room_event(filter, &room.id, facts)
+}
+
+/// The position of a `from` or `to`; one of another life of this server means its end or beginning.
+fn boundary(hs: &Homeserver, token: Option<&str>, otherwise: Position) -> Result<Position> {
+    match token {
+        Some(token) => Ok(hs.position_of(token)?.unwrap_or(otherwise)),
+        None => Ok(otherwise),
+    }
+}
+
+/// `GET /rooms/{roomId}/messages`
+pub async fn messages(call: UserCall, request: get_message_events::v3::Request) -> Result<get_message_events::v3::Response> {
+    let hs = &call.hs;
+    let (room, root) = readable_state(hs, &call.session, &request.room_id).await?;
+    let mut viewer = Viewer::new(hs, &room, call.session.user).await?;
+    let (direction, start, range) = match request.dir {
+        Dir::Forward => {
+            let from = boundary(hs, request.from.as_deref(), Position::MIN)?;
+            (Direction::Forward, from, from..boundary(hs, request.to.as_deref(), Position::MAX)?)
+        }
+        Dir::Backward => {
+            let from = boundary(hs, request.from.as_deref(), hs.positions.newest())?;
+            (Direction::Backward, from, boundary(hs, request.to.as_deref(), Position::MIN)?..from)
+        }
+    };
+    let page = hs.page(&room, &mut viewer, range, direction, limit(request.limit), |event| wanted(&request.filter, &room, event)).await?;
+    // The oldest boundary has no token of its own: before the first position is before everything.
+    let start = if start == Position::MIN { Position(0) } else { start };
+    let mut response = get_message_events::v3::Response::new();
+    response.start = hs.token(start);
+    response.end = page.more.then(|| hs.token(page.end));
+    response.chunk = hs.client_events(&room, &page.events, &call.session, Format::Whole).await?;
+    if lazy(&request.filter) {
+        response.state = senders(hs, &room, root, &page.events, &call.session).await?;
+    }
+    Ok(response)
+}
+
+fn lazy(filter: &RoomEventFilter) -> bool {
+    matches!(filter.lazy_load_options, LazyLoadOptions::Enabled { .. })
+}
+
+/// The member events of those who sent `events`.
+async fn senders(hs: &Homeserver, room: &RoomInfo, state: NodeId, events: &[Rc<Event>], session: &Session) -> Result<Vec<Raw<AnyStateEvent>>> {
+    let senders: BTreeSet<&str> = events.iter().map(|event| event.pdu.sender.as_str()).collect();
+    let keys: Vec<StateKey> = senders.into_iter().map(|sender| (StateEventType::RoomMember, sender.to_owned())).collect();
+    let positions: Vec<Position> = hs.state_get(room.sn, state, &keys).await?.into_iter().flatten().collect();
+    let members: Vec<Rc<Event>> = hs.events_at(room.sn, &positions).await?.into_iter().flatten().collect();
+    hs.client_events(room, &members, session, Format::Whole).await
+}
+
+/// An event that the user may see; 404 M_NOT_FOUND whatever the reason that they may not.
+pub async fn visible_event(hs: &Homeserver, session: &Session, room: &Rc<RoomInfo>, id: &ruma::EventId) -> Result<(Viewer, Rc<Event>)> {
+    let unknown = || Error::not_found("the room has no such event, or you may not see it");
+    let event = hs.event_by_id(room.sn, id).await?.ok_or_else(unknown)?;
+    let mut viewer = Viewer::new(hs, room, session.user).await?;
+    if viewer.sees(hs, &event).await? { Ok((viewer, event)) } else { Err(unknown()) }
+}
+
+/// `GET /rooms/{roomId}/event/{eventId}`
+pub async fn event(call: UserCall, request: get_room_event::v3::Request) -> Result<get_room_event::v3::Response> {
+    let hs = &call.hs;
+    let room = hs.room(&request.room_id).await?.ok_or_else(|| Error::not_found("the room has no such event, or you may not see it"))?;
+    let (_, event) = visible_event(hs, &call.session, &room, &request.event_id).await?;
+    Ok(get_room_event::v3::Response::new(hs.client_event(&room, &event, &call.session).await?))
+}
+
+/// `GET /rooms/{roomId}/context/{eventId}`
+pub async fn context(call: UserCall, request: get_context::v3::Request) -> Result<get_context::v3::Response> {
+    let hs = &call.hs;
+    let room = hs.room(&request.room_id).await?.ok_or_else(|| Error::not_found("the room has no such event, or you may not see it"))?;
+    let (mut viewer, event) = visible_event(hs, &call.session, &room, &request.event_id).await?;
+    let limit = limit(request.limit);
+    let before_it = Position(event.position.0 - 1);
+    let keep = |event: &Event| wanted(&request.filter, &room, event);
+    let older: Range<Position> = Position::MIN..before_it;
+    let before = hs.page(&room, &mut viewer, older, Direction::Backward, limit / 2, keep).await?;
+    let after = hs.page(&room, &mut viewer, event.position..Position::MAX, Direction::Forward, limit - limit / 2, keep).await?;
+
+    let last = after.events.last().unwrap_or(&event);
+    let state = last.room_state;
+    let mut shown: Vec<Rc<Event>> = before.events.iter().chain(&after.events).cloned().collect();
+    shown.push(event.clone());
+    let mut response = get_context::v3::Response::new();
+    response.state = if lazy(&request.filter) {
+        senders(hs, &room, state, &shown, &call.session).await?
+    } else {
+        let mut positions: Vec<_> =
+            hs.state_entries(room.sn, state, crate::room::state_tree::Part::All).await?.into_iter().map(|(_, at)| at).collect();
+        positions.sort_unstable();
+        let events: Vec<_> = hs.events_at(room.sn, &positions).await?.into_iter().flatten().collect();
+        hs.client_events(&room, &events, &call.session, Format::Whole).await?
+    };
+    response.start = Some(hs.token(if before.end == Position::MIN { Position(0) } else { before.end }));
+    response.end = Some(hs.token(if after.end == Position::MAX { hs.positions.newest() } else { after.end }));
+    response.events_before = hs.client_events(&room, &before.events, &call.session, Format::Whole).await?;
+    response.events_after = hs.client_events(&room, &after.events, &call.session, Format::Whole).await?;
+    response.event = Some(hs.client_event(&room, &event, &call.session).await?);
+    Ok(response)
+}

@@ -1,0 +1,77 @@
+//! Sending: messages and redactions (Client-Server API, "Sending events to a room", "Redactions").
+
+use super::{
+    object,
+    transaction::{self, First, Once},
+};
+use crate::{
+    error::{Error, Result},
+    room::{Draft, RoomInfo},
+    router::UserCall,
+};
+use ruma::{
+    CanonicalJsonObject, CanonicalJsonValue, OwnedEventId,
+    api::client::{message::send_message_event, redact::redact_event},
+    events::TimelineEventType,
+};
+use std::rc::Rc;
+
+/// `PUT /rooms/{roomId}/send/{eventType}/{txnId}`
+pub async fn message(call: UserCall, request: send_message_event::v3::Request) -> Result<send_message_event::v3::Response> {
+    let once = match transaction::begin(&call).await? {
+        First::Again(answered) => return Ok(send_message_event::v3::Response::new(event_of(answered)?)),
+        First::Now(once) => once,
+    };
+    let room = call.hs.room_for(&request.room_id).await?;
+    let mut draft = Draft::message(call.session.user_id.clone(), request.event_type.into(), object(request.body.json().get())?);
+    draft.transaction = Some((call.session.device.clone(), request.txn_id.to_string()));
+    if draft.event_type == TimelineEventType::RoomRedaction {
+        draft.redacts = redacts_of(&draft.content);
+        may_redact(&call, &room, draft.redacts.as_ref()).await?;
+    }
+    Ok(send_message_event::v3::Response::new(send_once(&call, &room, &once, draft).await?))
+}
+
+/// `PUT /rooms/{roomId}/redact/{eventId}/{txnId}`
+pub async fn redact(call: UserCall, request: redact_event::v3::Request) -> Result<redact_event::v3::Response> {
+    let once = match transaction::begin(&call).await? {
+        First::Again(answered) => return Ok(redact_event::v3::Response::new(event_of(answered)?)),
+        First::Now(once) => once,
+    };
+    let room = call.hs.room_for(&request.room_id).await?;
+    may_redact(&call, &room, Some(&request.event_id)).await?;
+    let content = request.reason.map(|reason| ("reason".to_owned(), CanonicalJsonValue::String(reason)));
+    let mut draft = Draft::message(call.session.user_id.clone(), TimelineEventType::RoomRedaction, content.into_iter().collect());
+    draft.redacts = Some(request.event_id);
+    draft.transaction = Some((call.session.device.clone(), request.txn_id.to_string()));
+    Ok(redact_event::v3::Response::new(send_once(&call, &room, &once, draft).await?))
+}
+
+/// The event and the memory of its transaction in one batch.
+async fn send_once(call: &UserCall, room: &Rc<RoomInfo>, once: &Once, draft: Draft) -> Result<OwnedEventId> {
+    let event = call.hs.write_room(room, call.raw.generation, |write| {
+        let event = write.send(draft.clone())?;
+        once.done(call, &mut write.batch, Some(event.pdu.event_id.clone()));
+        Ok(event)
+    });
+    Ok(event.await?.pdu.event_id.clone())
+}
+
+fn event_of(answered: crate::tables::Transaction) -> Result<OwnedEventId> {
+    answered.event_id.ok_or_else(|| Error::Internal("a send was answered without an event".to_owned()))
+}
+
+fn redacts_of(content: &CanonicalJsonObject) -> Option<OwnedEventId> {
+    OwnedEventId::try_from(content.get("redacts")?.as_str()?).ok()
+}
+
+/// Anybody may redact their own events; others' only with the level for it. (The auth rules leave this to whoever applies the redaction.)
+async fn may_redact(call: &UserCall, room: &Rc<RoomInfo>, target: Option<&OwnedEventId>) -> Result<()> {
+    let Some(target) = target else { return Ok(()) };
+    let hs = &call.hs;
+    let target = hs.event_by_id(room.sn, target).await?.ok_or_else(|| Error::not_found("the room has no such event"))?;
+    if target.pdu.sender == call.session.user_id || hs.may_redact_others(room, &call.session.user_id).await? {
+        return Ok(());
+    }
+    Err(Error::forbidden("your power level does not allow to redact others' events"))
+}

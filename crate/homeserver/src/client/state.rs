@@ -1,0 +1,207 @@
+//! The state of a room (Client-Server API, "Getting events for a room"): as it is now for members, as it was when they left for those who left.
+
+use super::object;
+use crate::{
+    error::{Error, Result},
+    homeserver::Homeserver,
+    room::{Draft, NodeId, RoomInfo, Write, state_tree::Part},
+    router::UserCall,
+    tables::{self, MembershipKind, Session},
+};
+use ephapse_store::Direction;
+use ruma::{
+    OwnedRoomAliasId, OwnedUserId, RoomId, UserId,
+    api::{
+        client::{
+            membership::{get_member_events, joined_members, joined_rooms},
+            state::{get_state_event_for_key, get_state_events, send_state_event},
+        },
+        error::ErrorKind,
+    },
+    events::{StateEventType, room::history_visibility::HistoryVisibility},
+};
+use serde::Deserialize;
+use std::{collections::BTreeMap, rc::Rc};
+
+/// How many members one answer lists at most.
+const MEMBERS_LISTED: usize = 100_000;
+
+impl Homeserver {
+    /// A room that a client names: 403 M_FORBIDDEN when there is none, as when the user is not in it.
+    pub async fn room_for(&self, id: &RoomId) -> Result<Rc<RoomInfo>> {
+        self.room(id).await?.ok_or_else(|| Error::forbidden("you are not in this room"))
+    }
+
+    /// Whether a joined user's power level allows a state event of a type now.
+    pub async fn may_send_state(&self, room: &Rc<RoomInfo>, user: &UserId, event_type: StateEventType) -> Result<bool> {
+        let head = self.room_head(room.sn).await?;
+        let member = self.state_event(room.sn, NodeId(head.state), (StateEventType::RoomMember, user.to_string())).await?;
+        if member.is_none_or(|event| crate::room::membership_of(&event) != MembershipKind::Join) {
+            return Ok(false);
+        }
+        let levels = self.levels(room, NodeId(head.state)).await?;
+        let needed = levels.event(&event_type.into(), Some("")).map_err(Error::forbidden)?;
+        Ok(levels.user(user).map_err(Error::forbidden)? >= needed)
+    }
+
+    /// Whether a user's power level allows to redact others' events now.
+    pub async fn may_redact_others(&self, room: &Rc<RoomInfo>, user: &UserId) -> Result<bool> {
+        let head = self.room_head(room.sn).await?;
+        let levels = self.levels(room, NodeId(head.state)).await?;
+        Ok(levels.user(user).map_err(Error::forbidden)? >= levels.redact().map_err(Error::forbidden)?)
+    }
+}
+
+/// A room and the root of the state that a user may read: the current one for members and where everybody may read, that of the departure for others.
+pub async fn readable_state(hs: &Homeserver, session: &Session, room_id: &RoomId) -> Result<(Rc<RoomInfo>, NodeId)> {
+    let room = hs.room_for(room_id).await?;
+    let membership = tables::MEMBERSHIPS.get(hs.store(), &(session.user, room.sn)).await?;
+    let head = hs.room_head(room.sn).await?;
+    match membership {
+        Some(membership) if membership.kind == MembershipKind::Join => return Ok((room, NodeId(head.state))),
+        Some(membership) if membership.ever_joined && matches!(membership.kind, MembershipKind::Leave | MembershipKind::Ban) => {
+            let left = membership.last_left.unwrap_or(membership.position);
+            let state = hs.event_at(room.sn, left).await?.state_after;
+            return Ok((room, state));
+        }
+        _ => {}
+    }
+    if let Some(position) = head.history_visibility {
+        #[derive(Deserialize)]
+        struct Content {
+            history_visibility: HistoryVisibility,
+        }
+        let event = hs.event_at(room.sn, position).await?;
+        let content: Option<Content> = serde_json::from_str(event.pdu.content.get()).ok();
+        if content.is_some_and(|content| content.history_visibility == HistoryVisibility::WorldReadable) {
+            return Ok((room, NodeId(head.state)));
+        }
+    }
+    Err(Error::forbidden("you are not in this room"))
+}
+
+/// `GET /rooms/{roomId}/state`
+pub async fn all(call: UserCall, request: get_state_events::v3::Request) -> Result<get_state_events::v3::Response> {
+    let hs = &call.hs;
+    let (room, root) = readable_state(hs, &call.session, &request.room_id).await?;
+    let mut positions: Vec<_> = hs.state_entries(room.sn, root, Part::All).await?.into_iter().map(|(_, position)| position).collect();
+    positions.sort_unstable();
+    let events: Vec<_> = hs.events_at(room.sn, &positions).await?.into_iter().flatten().collect();
+    let events = hs.client_events(&room, &events, &call.session, crate::room::Format::Whole).await?;
+    Ok(get_state_events::v3::Response::new(events))
+}
+
+/// `GET /rooms/{roomId}/state/{eventType}/{stateKey}`: the content, or the event with `?format=event`.
+pub async fn one(call: UserCall, request: get_state_event_for_key::v3::Request) -> Result<get_state_event_for_key::v3::Response> {
+    let hs = &call.hs;
+    let (room, root) = readable_state(hs, &call.session, &request.room_id).await?;
+    let event = hs.state_event(room.sn, root, (request.event_type, request.state_key)).await?;
+    let event = event.ok_or_else(|| Error::not_found("the room has no such state"))?;
+    let answer = match request.format {
+        get_state_event_for_key::v3::StateEventFormat::Event => {
+            let written: ruma::serde::Raw<ruma::events::AnyStateEvent> = hs.client_event(&room, &event, &call.session).await?;
+            written.into_json()
+        }
+        _ => event.pdu.content.clone(),
+    };
+    Ok(get_state_event_for_key::v3::Response::new(answer))
+}
+
+/// `PUT /rooms/{roomId}/state/{eventType}/{stateKey}`
+pub async fn put(call: UserCall, request: send_state_event::v3::Request) -> Result<send_state_event::v3::Response> {
+    let hs = &call.hs;
+    let room = hs.room_for(&request.room_id).await?;
+    let content = object(request.body.json().get())?;
+    if request.event_type == StateEventType::RoomCanonicalAlias {
+        check_aliases(hs, &room, request.body.json().get()).await?;
+    }
+    let draft = Draft::state(call.session.user_id.clone(), request.event_type, request.state_key, content);
+    let event = hs.write_room(&room, call.raw.generation, |write: &mut Write<'_>| write.send(draft.clone())).await?;
+    Ok(send_state_event::v3::Response::new(event.pdu.event_id.clone()))
+}
+
+/// "M_BAD_ALIAS: one or more aliases within the m.room.canonical_alias event do not point to the room."
+async fn check_aliases(hs: &Homeserver, room: &RoomInfo, content: &str) -> Result<()> {
+    #[derive(Deserialize)]
+    struct Aliases {
+        alias: Option<String>,
+        #[serde(default)]
+        alt_aliases: Vec<String>,
+    }
+    let content: Aliases = serde_json::from_str(content).map_err(|error| Error::bad_json(error.to_string()))?;
+    for alias in content.alias.into_iter().chain(content.alt_aliases).filter(|alias| !alias.is_empty()) {
+        let bad = || Error::new(http::StatusCode::BAD_REQUEST, ErrorKind::BadAlias, format!("{alias} does not lead to this room"));
+        let id = OwnedRoomAliasId::try_from(alias.as_str()).map_err(|error| Error::invalid_param(error.to_string()))?;
+        let found = tables::ALIASES.get(hs.store(), &id).await?.ok_or_else(bad)?;
+        if found.room != room.sn {
+            return Err(bad());
+        }
+    }
+    Ok(())
+}
+
+/// `GET /rooms/{roomId}/members`, now or `at` a token.
+pub async fn members(call: UserCall, request: get_member_events::v3::Request) -> Result<get_member_events::v3::Response> {
+    let hs = &call.hs;
+    let (room, mut root) = readable_state(hs, &call.session, &request.room_id).await?;
+    if let Some(at) = &request.at {
+        root = state_at(hs, &room, at).await?.unwrap_or(root);
+    }
+    let entries = hs.state_entries(room.sn, root, Part::Members).await?;
+    let mut positions: Vec<_> = entries.into_iter().map(|(_, position)| position).collect();
+    positions.sort_unstable();
+    let mut events: Vec<_> = hs.events_at(room.sn, &positions).await?.into_iter().flatten().collect();
+    events.retain(|event| {
+        let kind = crate::room::membership_of(event).as_str();
+        request.membership.as_ref().is_none_or(|wanted| wanted.as_str() == kind)
+            && request.not_membership.as_ref().is_none_or(|not| not.as_str() != kind)
+    });
+    let chunk = hs.client_events(&room, &events, &call.session, crate::room::Format::Whole).await?;
+    Ok(get_member_events::v3::Response::new(chunk))
+}
+
+/// The root of the state at a token: after the last event up to it.
+async fn state_at(hs: &Homeserver, room: &RoomInfo, token: &str) -> Result<Option<NodeId>> {
+    let Some(position) = hs.position_of(token)? else { return Ok(None) };
+    let before = hs.events_between(room.sn, crate::position::Position::MIN..position, Direction::Backward, 16).await?;
+    Ok(before.iter().find(|event| event.is_shown()).map(|event| event.state_after))
+}
+
+/// `GET /rooms/{roomId}/joined_members`
+pub async fn joined_members(call: UserCall, request: joined_members::v3::Request) -> Result<joined_members::v3::Response> {
+    let hs = &call.hs;
+    let room = hs.room_for(&request.room_id).await?;
+    let own = tables::MEMBERSHIPS.get(hs.store(), &(call.session.user, room.sn)).await?;
+    if own.is_none_or(|own| own.kind != MembershipKind::Join) {
+        return Err(Error::forbidden("you are not in this room"));
+    }
+    #[derive(Deserialize)]
+    struct Profile {
+        displayname: Option<String>,
+        avatar_url: Option<ruma::OwnedMxcUri>,
+    }
+    let entries = tables::MEMBERS.scan(hs.store(), &(room.sn, MembershipKind::Join as u8), Direction::Forward, MEMBERS_LISTED).await?;
+    let positions: Vec<_> = entries.into_iter().map(|(_, position)| position).collect();
+    let mut joined = BTreeMap::new();
+    for event in hs.events_at(room.sn, &positions).await?.into_iter().flatten() {
+        let Some(user) = event.pdu.state_key.as_deref().and_then(|user| OwnedUserId::try_from(user).ok()) else { continue };
+        let profile: Profile = serde_json::from_str(event.pdu.content.get()).unwrap_or(Profile { displayname: None, avatar_url: None });
+        let mut member = joined_members::v3::RoomMember::new();
+        member.display_name = profile.displayname;
+        member.avatar_url = profile.avatar_url;
+        joined.insert(user, member);
+    }
+    Ok(joined_members::v3::Response::new(joined))
+}
+
+/// `GET /joined_rooms`
+pub async fn joined_rooms(call: UserCall, _: joined_rooms::v3::Request) -> Result<joined_rooms::v3::Response> {
+    let hs = &call.hs;
+    let mut ids = Vec::new();
+    for ((_, room), membership) in tables::MEMBERSHIPS.scan(hs.store(), &call.session.user, Direction::Forward, MEMBERS_LISTED).await? {
+        if membership.kind == MembershipKind::Join {
+            ids.push(hs.room_by_sn(room).await?.id.clone());
+        }
+    }
+    Ok(joined_rooms::v3::Response::new(ids))
+}

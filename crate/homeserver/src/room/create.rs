@@ -1,0 +1,98 @@
+//! A new room: its first event, which since v12 also gives it its id (rooms/v12, "Room IDs as hashes of the create event").
+
+use super::{
+    append::Verdict,
+    pdu::Pdu,
+    rooms::RoomInfo,
+    sign::NewPdu,
+    state_tree::NodeId,
+    write::{Stop, Write},
+};
+use crate::{
+    error::{Error, Result},
+    homeserver::Homeserver,
+    tables::{self, Room},
+};
+use ruma::{CanonicalJsonObject, MilliSecondsSinceUnixEpoch, OwnedRoomId, OwnedUserId, RoomVersionId, UInt, events::TimelineEventType};
+use std::rc::Rc;
+
+/// The room versions that can be created here.
+pub const VERSIONS: [RoomVersionId; 12] = [
+    RoomVersionId::V1,
+    RoomVersionId::V2,
+    RoomVersionId::V3,
+    RoomVersionId::V4,
+    RoomVersionId::V5,
+    RoomVersionId::V6,
+    RoomVersionId::V7,
+    RoomVersionId::V8,
+    RoomVersionId::V9,
+    RoomVersionId::V10,
+    RoomVersionId::V11,
+    RoomVersionId::V12,
+];
+
+impl Homeserver {
+    /// Makes a room: `content` is that of its create event, and `fill` adds the events that follow. All of it is one batch.
+    ///
+    /// # Errors
+    /// 400 M_UNSUPPORTED_ROOM_VERSION; whatever `fill` refuses with.
+    pub async fn create_room(
+        &self,
+        creator: OwnedUserId,
+        version: RoomVersionId,
+        content: CanonicalJsonObject,
+        generation: u64,
+        mut fill: impl FnMut(&mut Write<'_>) -> Result<(), Stop>,
+    ) -> Result<Rc<RoomInfo>> {
+        let unsupported = || {
+            let kind = ruma::api::error::ErrorKind::UnsupportedRoomVersion;
+            Error::new(http::StatusCode::BAD_REQUEST, kind, format!("room version {version} is not known here"))
+        };
+        let rules = Some(&version).filter(|version| VERSIONS.contains(version)).and_then(RoomVersionId::rules).ok_or_else(unsupported)?;
+        let room_id = match rules.authorization.room_create_event_id_as_room_id {
+            true => None,
+            false => Some(self.random_room_id()),
+        };
+        let create = NewPdu {
+            room_id,
+            sender: creator,
+            event_type: TimelineEventType::RoomCreate,
+            state_key: Some(String::new()),
+            content,
+            prev_events: Vec::new(),
+            auth_events: Vec::new(),
+            depth: 1,
+            origin_server_ts: MilliSecondsSinceUnixEpoch(UInt::new_saturating(self.host.now())),
+            redacts: None,
+            event_localpart: self.random_string(18),
+        };
+        let create = create.sign(self.server_name(), &self.identity.key_pair, &rules).map_err(|error| Error::bad_json(error.to_string()))?;
+        let info = Rc::new(RoomInfo { sn: self.rooms.next_sn(), id: create.room_id.clone(), version, rules });
+        self.write_new_room(&info, generation, |write| {
+            write.begin(create.clone())?;
+            fill(write)
+        })
+        .await?;
+        Ok(info)
+    }
+
+    fn random_room_id(&self) -> OwnedRoomId {
+        let id = format!("!{}:{}", self.random_string(18), self.server_name());
+        OwnedRoomId::try_from(id).expect("letters and a server name are a room id")
+    }
+}
+
+impl Write<'_> {
+    /// Puts the create event first.
+    pub(super) fn begin(&mut self, create: Pdu) -> Result<(), Stop> {
+        let room = Room { id: self.room.id.clone(), version: self.room.version.clone() };
+        tables::ROOM_SNS.put(&mut self.batch, &room.id, &self.room.sn);
+        tables::ROOMS.put(&mut self.batch, &self.room.sn, &room);
+        if let Err(reason) = self.check_by_auth_events(&create)? {
+            return Err(Error::bad_json(reason).into());
+        }
+        self.append(create, NodeId::EMPTY, Verdict::default())?;
+        Ok(())
+    }
+}

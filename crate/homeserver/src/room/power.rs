@@ -1,0 +1,79 @@
+//! Power levels: who may do what in a state (rooms/v10 and v12, "m.room.power_levels").
+
+use super::{pdu::Pdu, rooms::RoomInfo, state_tree::NodeId};
+use crate::{
+    error::{Error, Result},
+    homeserver::Homeserver,
+};
+use ruma::{
+    OwnedUserId, UserId,
+    events::{StateEventType, TimelineEventType},
+    room_version_rules::AuthorizationRules,
+    state_res::events::{RoomCreateEvent, RoomPowerLevelsEvent, RoomPowerLevelsIntField},
+};
+use std::{collections::HashSet, sync::Arc};
+
+/// What a room's create and power levels events say together.
+pub struct Levels<'a> {
+    creators: HashSet<OwnedUserId>,
+    levels: Option<RoomPowerLevelsEvent<Arc<Pdu>>>,
+    rules: &'a AuthorizationRules,
+}
+
+impl<'a> Levels<'a> {
+    /// Levels by the two events; a room without power levels gives its creator 100.
+    ///
+    /// # Errors
+    /// Why the events cannot be read.
+    pub fn new(create: Arc<Pdu>, levels: Option<Arc<Pdu>>, rules: &'a AuthorizationRules) -> Result<Self, String> {
+        let creators = RoomCreateEvent::new(create).creators(rules)?;
+        Ok(Self { creators, levels: levels.map(RoomPowerLevelsEvent::new), rules })
+    }
+
+    /// A user's level; since v12 creators stand above all.
+    pub fn user(&self, user: &UserId) -> Result<i64, String> {
+        let creator = self.creators.contains(user);
+        match &self.levels {
+            _ if creator && self.rules.explicitly_privilege_room_creators => Ok(i64::MAX),
+            Some(levels) => levels.user_power_level(user, self.rules).map(i64::from),
+            None => Ok(if creator { 100 } else { 0 }),
+        }
+    }
+
+    /// What sending an event of a type takes.
+    pub fn event(&self, event_type: &TimelineEventType, state_key: Option<&str>) -> Result<i64, String> {
+        match &self.levels {
+            Some(levels) => levels.event_power_level(event_type, state_key, self.rules).map(i64::from),
+            // "If the room contains no m.room.power_levels event, the state_default is 0" (as is events_default).
+            None => Ok(0),
+        }
+    }
+
+    /// What redacting others' events takes.
+    pub fn redact(&self) -> Result<i64, String> {
+        self.field(RoomPowerLevelsIntField::Redact)
+    }
+
+    /// What inviting takes.
+    pub fn invite(&self) -> Result<i64, String> {
+        self.field(RoomPowerLevelsIntField::Invite)
+    }
+
+    fn field(&self, field: RoomPowerLevelsIntField) -> Result<i64, String> {
+        match &self.levels {
+            Some(levels) => levels.get_as_int_or_default(field, self.rules).map(i64::from),
+            None => Ok(field.default_value().into()),
+        }
+    }
+}
+
+impl Homeserver {
+    /// The levels in a state of a room.
+    pub async fn levels<'a>(&self, room: &'a RoomInfo, state: NodeId) -> Result<Levels<'a>> {
+        let create = self.state_event(room.sn, state, (StateEventType::RoomCreate, String::new())).await?;
+        let create = create.ok_or_else(|| Error::Internal(format!("{} has no create event", room.id)))?;
+        let levels = self.state_event(room.sn, state, (StateEventType::RoomPowerLevels, String::new())).await?;
+        let levels = levels.map(|event| event.pdu.clone());
+        Levels::new(create.pdu.clone(), levels, &room.rules.authorization).map_err(Error::forbidden)
+    }
+}

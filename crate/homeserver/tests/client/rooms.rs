@@ -1,0 +1,141 @@
+//! A room from its creation to a message read by somebody else.
+
+use crate::support::{TestServer, TestUser};
+use serde_json::{Value, json};
+
+/// A room that `owner` made, with its id encoded for paths.
+pub fn room(server: &TestServer, owner: &TestUser, request: Value) -> String {
+    let body = server.post(owner, "/_matrix/client/v3/createRoom", request).ok();
+    body["room_id"].as_str().expect("a room id").to_owned()
+}
+
+fn send(server: &TestServer, user: &TestUser, room: &str, txn: &str, body: &str) -> String {
+    let path = format!("/_matrix/client/v3/rooms/{room}/send/m.room.message/{txn}");
+    server.put(user, &path, json!({ "msgtype": "m.text", "body": body })).ok()["event_id"].as_str().expect("an event id").to_owned()
+}
+
+#[test]
+fn a_room_of_every_version_is_made_joined_written_in_and_read() {
+    let server = TestServer::new();
+    let (alice, bob) = (server.register("alice"), server.register("bob"));
+    for version in 1..=12 {
+        let id = room(&server, &alice, json!({ "room_version": version.to_string(), "preset": "private_chat", "name": "Room", "invite": [bob.id] }));
+        server.get(&bob, &format!("/_matrix/client/v3/rooms/{id}/messages?dir=b")).fails(403, "M_FORBIDDEN");
+        server.post(&bob, &format!("/_matrix/client/v3/join/{id}"), json!({})).ok();
+        let sent = send(&server, &alice, &id, "t1", "hello");
+        let page = server.get(&bob, &format!("/_matrix/client/v3/rooms/{id}/messages?dir=b&limit=1")).ok();
+        assert_eq!(page["chunk"][0]["event_id"], sent.as_str(), "version {version}");
+        assert_eq!(page["chunk"][0]["content"]["body"], "hello");
+        let create = server.get(&bob, &format!("/_matrix/client/v3/rooms/{id}/state/m.room.create/")).ok();
+        assert_eq!(create["room_version"], version.to_string());
+    }
+}
+
+#[test]
+fn the_same_transaction_makes_one_event_also_at_once_and_after_a_restart() {
+    let server = TestServer::new();
+    let alice = server.register("alice");
+    let id = room(&server, &alice, json!({}));
+    let path = format!("/_matrix/client/v3/rooms/{id}/send/m.room.message/once");
+    let one = server.start("PUT", &path, Some(&alice.token), Some(json!({ "body": "x" })));
+    let two = server.start("PUT", &path, Some(&alice.token), Some(json!({ "body": "x" })));
+    let (one, two) = server.run(async move { futures_util::join!(one, two) });
+    let event = one.ok()["event_id"].clone();
+    assert_eq!(two.ok()["event_id"], event);
+    let server = server.restart();
+    assert_eq!(server.put(&alice, &path, json!({ "body": "x" })).ok()["event_id"], event);
+    let page = server.get(&alice, &format!("/_matrix/client/v3/rooms/{id}/messages?dir=b&limit=100")).ok();
+    let messages: Vec<_> = page["chunk"].as_array().expect("a chunk").iter().filter(|event| event["type"] == "m.room.message").collect();
+    assert_eq!(messages.len(), 1);
+    assert_eq!(messages[0]["unsigned"]["transaction_id"], "once");
+}
+
+#[test]
+fn a_redaction_takes_the_content_away_and_says_why() {
+    let server = TestServer::new();
+    let (alice, bob) = (server.register("alice"), server.register("bob"));
+    for version in ["1", "10", "11", "12"] {
+        let id = room(&server, &alice, json!({ "preset": "public_chat", "room_version": version }));
+        server.post(&bob, &format!("/_matrix/client/v3/join/{id}"), json!({})).ok();
+        let sent = send(&server, &alice, &id, "t1", "a secret");
+        let redact = format!("/_matrix/client/v3/rooms/{id}/redact/{sent}/r1");
+        server.put(&bob, &redact, json!({})).fails(403, "M_FORBIDDEN");
+        let redaction = server.put(&alice, &redact, json!({ "reason": "oops" })).ok()["event_id"].clone();
+        let event = server.get(&bob, &format!("/_matrix/client/v3/rooms/{id}/event/{sent}")).ok();
+        assert_eq!(event["content"], json!({}), "version {version}");
+        let because = &event["unsigned"]["redacted_because"];
+        assert_eq!((&because["event_id"], &because["content"]["reason"]), (&redaction, &json!("oops")));
+        assert_eq!((&because["redacts"], &because["content"]["redacts"]), (&json!(sent), &json!(sent)));
+    }
+}
+
+#[test]
+fn pages_in_both_directions_meet_and_hold_every_event_once() {
+    let server = TestServer::new();
+    let alice = server.register("alice");
+    let id = room(&server, &alice, json!({}));
+    for number in 0..25 {
+        send(&server, &alice, &id, &format!("t{number}"), &number.to_string());
+    }
+    let read = |dir: &str, limit: usize| {
+        let (mut ids, mut from) = (Vec::new(), String::new());
+        loop {
+            let page = server.get(&alice, &format!("/_matrix/client/v3/rooms/{id}/messages?dir={dir}&limit={limit}{from}")).ok();
+            ids.extend(page["chunk"].as_array().expect("a chunk").iter().map(|event| event["event_id"].as_str().expect("an id").to_owned()));
+            match page["end"].as_str() {
+                Some(end) => from = format!("&from={end}"),
+                None => return ids,
+            }
+        }
+    };
+    let mut back = read("b", 7);
+    back.reverse();
+    assert_eq!(back, read("f", 3));
+    assert!(back.len() > 30);
+}
+
+#[test]
+fn a_send_reads_few_keys_in_a_room_of_any_size() {
+    let server = TestServer::new();
+    let alice = server.register("alice");
+    let id = room(&server, &alice, json!({ "preset": "public_chat" }));
+    for number in 0..60 {
+        let user = server.register(&format!("user{number}"));
+        server.post(&user, &format!("/_matrix/client/v3/join/{id}"), json!({})).ok();
+    }
+    send(&server, &alice, &id, "warm", "up");
+    let before = server.store.stats().keys_read;
+    send(&server, &alice, &id, "t1", "hello");
+    let warm = server.store.stats().keys_read - before;
+    assert!(warm <= 12, "{warm} keys read");
+}
+
+#[test]
+fn an_initial_state_that_breaks_the_rules_is_refused_whole() {
+    let server = TestServer::new();
+    let alice = server.register("alice");
+    let wrong = json!({ "initial_state": [{ "type": "m.room.power_levels", "content": { "users": { "not a user": 5 } } }] });
+    server.post(&alice, "/_matrix/client/v3/createRoom", wrong).fails(400, "M_INVALID_ROOM_STATE");
+    assert_eq!(server.get(&alice, "/_matrix/client/v3/joined_rooms").ok()["joined_rooms"], json!([]));
+    server.post(&alice, "/_matrix/client/v3/createRoom", json!({ "room_version": "99" })).fails(400, "M_UNSUPPORTED_ROOM_VERSION");
+}
+
+#[test]
+fn forgetting_frees_the_room() {
+    let server = TestServer::new();
+    let alice = server.register("alice");
+    let empty = server.store.stats().bytes_stored;
+    let id = room(&server, &alice, json!({ "room_alias_name": "den" }));
+    for number in 0..20 {
+        send(&server, &alice, &id, &format!("t{number}"), "words that take space");
+    }
+    let full = server.store.stats().bytes_stored;
+    server.post(&alice, &format!("/_matrix/client/v3/rooms/{id}/forget"), json!({})).fails(400, "M_UNKNOWN");
+    server.post(&alice, &format!("/_matrix/client/v3/rooms/{id}/leave"), json!({})).ok();
+    server.get(&alice, &format!("/_matrix/client/v3/rooms/{id}/messages?dir=b")).ok();
+    server.post(&alice, &format!("/_matrix/client/v3/rooms/{id}/forget"), json!({})).ok();
+    server.get(&alice, &format!("/_matrix/client/v3/rooms/{id}/messages?dir=b")).fails(403, "M_FORBIDDEN");
+    server.get(&alice, "/_matrix/client/v3/directory/room/%23den:test.example").fails(404, "M_NOT_FOUND");
+    let freed = full - server.store.stats().bytes_stored;
+    assert!(freed * 2 > full - empty, "{freed} bytes freed of {}", full - empty);
+}
