@@ -60,11 +60,13 @@ export async function demo() {
     target: 'es2022',
     minify: true,
     legalComments: 'none',
-    loader: { '.wasm': 'file' },
     alias: { ephapse: path('dist', 'index.js') },
     logOverride: { 'empty-import-meta': 'silent' },
   });
   for (const file of ['index.html', 'style.css', 'icon.svg']) await cp(path('www', file), `${out}/${file}`);
   await cp(path('dist', 'ephapse-worker.js'), `${out}/ephapse-worker.js`);
   await cp(wasmFile, `${out}/ephapse.wasm`);
+  // matrix-js-sdk's encryption looks for its module there, beside the script it was bundled into.
+  const crypto = 'pkg/matrix_sdk_crypto_wasm_bg.wasm';
+  await cp(path('node_modules', '@matrix-org', 'matrix-sdk-crypto-wasm', crypto), `${out}/${crypto}`);
 }

@@ -1,0 +1,200 @@
+// An unmodified Matrix client in a page, as a test drives it: matrix-js-sdk with its Rust encryption. The server may be the page's own or any other.
+
+import { ClientEvent, MemoryStore, MsgType, SyncState, createClient } from 'matrix-js-sdk';
+import { decodeRecoveryKey } from 'matrix-js-sdk/lib/crypto-api/recovery-key';
+
+let client;
+let recoveryKey;
+
+/** Ends when `look` gives something true; fails after `patience` milliseconds with what it waited for. */
+async function until(what, look, patience = 20_000) {
+  const end = Date.now() + patience;
+  for (;;) {
+    const found = await look();
+    if (found) return found;
+    if (Date.now() > end) throw new Error(`waited in vain for ${what}`);
+    await new Promise((resolve) => setTimeout(resolve, 25));
+  }
+}
+
+const bare = ({ baseUrl }) => createClient({ baseUrl, fetchFn: globalThis.server?.fetch });
+
+const tests = {
+  /** Starts the homeserver of this page, where there is one to start. */
+  async startServer() {
+    const { start } = await import(/* a path of the site, not of this bundle */ `${location.origin}/index.js`);
+    globalThis.server = await start();
+    return globalThis.server.baseUrl;
+  },
+
+  /** A new account; gives the session that `connect` takes. */
+  async register({ baseUrl, user, password }) {
+    const made = await bare({ baseUrl }).registerRequest({ username: user, password, auth: { type: 'm.login.dummy' } });
+    return { baseUrl, userId: made.user_id, deviceId: made.device_id, accessToken: made.access_token };
+  },
+
+  /** Another device of an account. */
+  async logIn({ baseUrl, user, password }) {
+    const made = await bare({ baseUrl }).loginRequest({ type: 'm.login.password', identifier: { type: 'm.id.user', user }, password });
+    return { baseUrl, userId: made.user_id, deviceId: made.device_id, accessToken: made.access_token };
+  },
+
+  /** Starts encryption and sync; ends after the first sync. */
+  async connect({ baseUrl, userId, deviceId, accessToken }) {
+    client = createClient({
+      baseUrl, userId, deviceId, accessToken,
+      fetchFn: globalThis.server?.fetch,
+      store: new MemoryStore({ localStorage }),
+      timelineSupport: true,
+      cryptoCallbacks: {
+        getSecretStorageKey: async ({ keys }) => [Object.keys(keys)[0], recoveryKey],
+        cacheSecretStorageKey: (_id, _info, key) => { recoveryKey = key; },
+      },
+    });
+    globalThis.client = client;
+    await client.initRustCrypto({ cryptoDatabasePrefix: `${userId} ${deviceId}` });
+    const prepared = new Promise((resolve) => client.on(ClientEvent.Sync, (state) => { if (state === SyncState.Prepared) resolve(); }));
+    await client.startClient({ initialSyncLimit: 10 });
+    await prepared;
+  },
+
+  /** Publishes cross-signing keys; gives whether this device is signed by them. */
+  async crossSign({ password }) {
+    const crypto = client.getCrypto();
+    await crypto.bootstrapCrossSigning({
+      authUploadDeviceSigningKeys: (makeRequest) => makeRequest({ type: 'm.login.password', identifier: { type: 'm.id.user', user: client.getUserId() }, password }),
+    });
+    const own = await until('the own device to be signed', async () => {
+      const status = await crypto.getDeviceVerificationStatus(client.getUserId(), client.getDeviceId());
+      return status?.signedByOwner && status;
+    });
+    return own.crossSigningVerified;
+  },
+
+  /** Secret storage and a key backup; gives the recovery key. */
+  async backUp() {
+    const crypto = client.getCrypto();
+    const created = await crypto.createRecoveryKeyFromPassphrase();
+    await crypto.bootstrapSecretStorage({ createSecretStorageKey: async () => created, setupNewSecretStorage: true, setupNewKeyBackup: true });
+    await until('the key backup', async () => (await crypto.getActiveSessionBackupVersion()) !== null);
+    return created.encodedPrivateKey;
+  },
+
+  /** Waits until every key of this device is in the backup. */
+  async backedUp() {
+    await client.getCrypto().checkKeyBackupAndEnable();
+    await until('the backup of all keys', async () => {
+      const info = await client.getCrypto().getKeyBackupInfo();
+      return info.count > 0;
+    });
+  },
+
+  /** What a new device does with a recovery key; gives how many keys came back. */
+  async restore({ key }) {
+    const crypto = client.getCrypto();
+    recoveryKey = decodeRecoveryKey(key);
+    await crypto.bootstrapCrossSigning({});
+    await crypto.loadSessionBackupPrivateKeyFromSecretStorage();
+    await crypto.checkKeyBackupAndEnable();
+    return (await crypto.restoreKeyBackup()).imported;
+  },
+
+  async createRoom({ name, invite }) {
+    const { room_id: roomId } = await client.createRoom({
+      name, invite, preset: 'private_chat', visibility: 'private',
+      initial_state: [{ type: 'm.room.encryption', state_key: '', content: { algorithm: 'm.megolm.v1.aes-sha2' } }],
+    });
+    await until('the room', () => client.getRoom(roomId)?.hasEncryptionStateEvent());
+    return roomId;
+  },
+
+  async invited({ roomId }) {
+    await until('the invitation', () => client.getRoom(roomId)?.getMyMembership() === 'invite');
+  },
+
+  async join({ roomId }) {
+    await client.joinRoom(roomId);
+    await until('the room', () => client.getRoom(roomId)?.getMyMembership() === 'join');
+  },
+
+  async joined({ roomId, userId }) {
+    await until(`${userId} to join`, () => client.getRoom(roomId)?.getMember(userId)?.membership === 'join');
+  },
+
+  async send({ roomId, body }) {
+    return (await client.sendMessage(roomId, { msgtype: MsgType.Text, body })).event_id;
+  },
+
+  async edit({ roomId, eventId, body }) {
+    const content = { msgtype: MsgType.Text, body };
+    return (await client.sendMessage(roomId, { ...content, body: `* ${body}`, 'm.new_content': content, 'm.relates_to': { rel_type: 'm.replace', event_id: eventId } })).event_id;
+  },
+
+  async react({ roomId, eventId, key }) {
+    return (await client.sendEvent(roomId, 'm.reaction', { 'm.relates_to': { rel_type: 'm.annotation', event_id: eventId, key } })).event_id;
+  },
+
+  async redact({ roomId, eventId }) {
+    return (await client.redactEvent(roomId, eventId)).event_id;
+  },
+
+  /** The text of an event, decrypted, once it is `body`. */
+  async reads({ roomId, eventId, body }) {
+    const event = await until(`${eventId} to say "${body}"`, () => {
+      const known = client.getRoom(roomId)?.findEventById(eventId);
+      return known?.getContent().body === body && known;
+    });
+    return { encrypted: event.isEncrypted(), sender: event.getSender() };
+  },
+
+  async reacted({ roomId, eventId, key }) {
+    await until('the reaction', () =>
+      client.getRoom(roomId).relations.getChildEventsForEvent(eventId, 'm.annotation', 'm.reaction')?.getSortedAnnotationsByKey()?.some(([each, events]) => each === key && events.size === 1),
+    );
+  },
+
+  async redacted({ roomId, eventId }) {
+    await until('the redaction', () => client.getRoom(roomId).findEventById(eventId)?.isRedacted());
+  },
+
+  async type({ roomId }) {
+    await client.sendTyping(roomId, true, 10_000);
+  },
+
+  async types({ roomId, userId }) {
+    await until(`${userId} to type`, () => client.getRoom(roomId).getMember(userId)?.typing);
+  },
+
+  async read({ roomId, eventId }) {
+    await client.sendReadReceipt(client.getRoom(roomId).findEventById(eventId));
+  },
+
+  async hasRead({ roomId, eventId, userId }) {
+    await until(`${userId} to read`, () => client.getRoom(roomId).hasUserReadEvent(userId, eventId));
+  },
+
+  /** Back to the room's start; gives every message with text, oldest first, and the type of the very first event. */
+  async history({ roomId }) {
+    const timeline = client.getRoom(roomId).getLiveTimeline();
+    while (await client.paginateEventTimeline(timeline, { backwards: true, limit: 20 }));
+    const events = timeline.getEvents();
+    await until('the history to be decrypted', () => events.every((event) => !event.isBeingDecrypted() && !event.shouldAttemptDecryption()));
+    return {
+      first: events[0].getType(),
+      ids: events.map((event) => event.getId()),
+      bodies: events.filter((event) => event.getType() === 'm.room.message' && !event.isRelation('m.replace')).map((event) => event.getContent().body ?? null),
+      unreadable: events.filter((event) => event.isDecryptionFailure()).length,
+    };
+  },
+
+  /** Logs out; gives the errcode that the token is answered with from then on. */
+  async logOut() {
+    const { baseUrl } = client;
+    const token = client.getAccessToken();
+    await client.logout(true);
+    const answer = await (globalThis.server?.fetch ?? fetch)(`${baseUrl}/_matrix/client/v3/account/whoami`, { headers: { authorization: `Bearer ${token}` } });
+    return (await answer.json()).errcode;
+  },
+};
+
+globalThis.matrix = tests;

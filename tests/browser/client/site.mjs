@@ -1,0 +1,47 @@
+// A site with the package and the test client on it.
+
+import { cp, mkdir, readFile } from 'node:fs/promises';
+import { build } from 'esbuild';
+import { path } from '../../../scripts/lib/run.mjs';
+import { serve } from '../../../scripts/lib/serve.mjs';
+
+const html = '<!doctype html><title>a client</title><script type="module" src="/client.js"></script>';
+
+/** Bundles the client and serves it; `/index.js`, the worker and the module are the built package's. */
+export async function clientSite() {
+  const directory = path('.cache', 'client');
+  const crypto = 'pkg/matrix_sdk_crypto_wasm_bg.wasm';
+  await mkdir(`${directory}/pkg`, { recursive: true });
+  await build({ entryPoints: [path('tests', 'browser', 'client', 'client.mjs')], outfile: `${directory}/client.js`, bundle: true, format: 'esm', target: 'es2022', logLevel: 'error' });
+  await cp(path('node_modules', '@matrix-org', 'matrix-sdk-crypto-wasm', crypto), `${directory}/${crypto}`);
+  const own = { '/client.js': 'text/javascript', [`/${crypto}`]: 'application/wasm' };
+  return serve(path('dist'), {
+    override: async (pathname) => {
+      if (pathname === '/') return { body: html, type: 'text/html' };
+      if (pathname in own) return { body: await readFile(directory + pathname), type: own[pathname] };
+      return undefined;
+    },
+  });
+}
+
+/** A tab of the site; `call` runs one of the client's functions in it. */
+export async function clientTab(context, site, { failures = [] } = {}) {
+  const page = await context.newPage();
+  page.on('pageerror', (error) => failures.push(String(error)));
+  const open = async () => {
+    await page.goto(`${site.url}/`);
+    await page.waitForFunction(() => globalThis.matrix);
+  };
+  await open();
+  return {
+    page,
+    open,
+    call: async (name, argument) => {
+      try {
+        return await page.evaluate(([which, given]) => globalThis.matrix[which](given), [name, argument]);
+      } catch (error) {
+        throw new Error(`${name}: ${error.message}`, { cause: error });
+      }
+    },
+  };
+}
