@@ -4,12 +4,15 @@ use super::{devices, interactive, password};
 use crate::{
     error::{Error, Result},
     locks::LockKey,
+    room::{Draft, Stop},
     router::UserCall,
-    tables::{self, Change},
+    tables::{self, Change, Membership, MembershipKind},
 };
-use ephapse_store::Batch;
-use ruma::api::client::account::{
-    ThirdPartyIdRemovalStatus, change_password::v3 as change_password, deactivate::v3 as deactivate, whoami::v3 as whoami,
+use ephapse_store::{Batch, Direction};
+use ruma::{
+    CanonicalJsonValue,
+    api::client::account::{ThirdPartyIdRemovalStatus, change_password::v3 as change_password, deactivate::v3 as deactivate, whoami::v3 as whoami},
+    events::StateEventType,
 };
 
 /// `GET /_matrix/client/v3/account/whoami`
@@ -42,6 +45,8 @@ pub async fn change_password(call: UserCall, request: change_password::Request) 
 pub async fn deactivate(call: UserCall, request: deactivate::Request) -> Result<deactivate::Response> {
     let (hs, session) = (&call.hs, &call.session);
     interactive::require(&call, interactive::password_flow(), request.auth.as_ref()).await?;
+    // The rooms first: if this is interrupted, the user can still log in and finish it.
+    leave_all(&call).await?;
 
     let _lock = hs.lock(LockKey::Account(session.user_id.to_string())).await;
     let mut account = tables::ACCOUNTS.get(hs.store(), &session.user).await?.ok_or_else(Error::unknown_token)?;
@@ -56,4 +61,35 @@ pub async fn deactivate(call: UserCall, request: deactivate::Request) -> Result<
     drop(hs.commit(batch, vec![(hs.positions.next(), Change::DeviceList { user: session.user })]));
     // No third-party identifiers are kept here, so there was nothing to unbind.
     Ok(deactivate::Response::new(ThirdPartyIdRemovalStatus::Success))
+}
+
+/// Leaves every room, and turns down every invitation.
+async fn leave_all(call: &UserCall) -> Result<()> {
+    let (hs, session) = (&call.hs, &call.session);
+    let memberships = tables::MEMBERSHIPS.scan(hs.store(), &session.user, Direction::Forward, usize::MAX).await?;
+    for ((_, room), membership) in memberships {
+        if !is_in(&membership) {
+            continue;
+        }
+        let room = hs.room_by_sn(room).await?;
+        let left = hs.write_room(&room, call.raw.generation, |write| {
+            if write.member(session.user)?.as_ref().is_some_and(is_in) {
+                let content = [("membership".to_owned(), CanonicalJsonValue::String("leave".to_owned()))].into();
+                write.send(Draft::state(session.user_id.clone(), StateEventType::RoomMember, session.user_id.as_str(), content))?;
+            }
+            Ok::<_, Stop>(())
+        });
+        match left.await {
+            Ok(()) => {}
+            // A room that lets nobody leave keeps no account alive.
+            Err(Error::Matrix(error)) => tracing::debug!("a deactivated user could not leave a room: {error}"),
+            Err(error) => return Err(error),
+        }
+        hs.host.yield_now().await;
+    }
+    Ok(())
+}
+
+fn is_in(membership: &Membership) -> bool {
+    matches!(membership.kind, MembershipKind::Join | MembershipKind::Invite | MembershipKind::Knock)
 }

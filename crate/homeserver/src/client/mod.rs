@@ -1,13 +1,18 @@
 //! The Client-Server API: one file for each group of endpoints, named as the specification's chapters.
 
 mod account;
+mod account_data;
 mod aliases;
+mod capabilities;
 mod create_room;
 mod devices;
+mod filters;
 pub mod interactive;
 mod membership;
 mod messages;
 mod password;
+mod profile;
+mod push_rules;
 mod rate_limit;
 mod read_markers;
 mod receipts;
@@ -22,13 +27,14 @@ mod versions;
 mod wire;
 
 pub use devices::{Seen, seen};
+pub use push_rules::rules_of;
 pub use rate_limit::RateLimits;
 
 use crate::{
     error::{Error, Result},
     homeserver::Homeserver,
     router::Table,
-    tables::{self, UserSn},
+    tables::UserSn,
 };
 use ruma::{CanonicalJsonObject, CanonicalJsonValue, UserId};
 
@@ -39,6 +45,13 @@ pub fn routes(table: &mut Table) {
     table.public(register::register).public(register::username_available).public(register::token_validity);
     table.user(account::whoami).user(account::change_password).user(account::deactivate);
     table.user(devices::list).user(devices::get).user(devices::update).user(devices::delete).user(devices::delete_many);
+    table.user(capabilities::capabilities);
+    table.public(profile::get).public(profile::get_field).user(profile::set_field).user(profile::delete_field);
+    table.user(account_data::get_global).user(account_data::set_global).user(account_data::get_room).user(account_data::set_room);
+    table.user(account_data::tags).user(account_data::set_tag).user(account_data::delete_tag);
+    table.user(filters::create).user(filters::get);
+    table.user(push_rules::get_all).user(push_rules::get_global).user(push_rules::get).user(push_rules::set).user(push_rules::delete);
+    table.user(push_rules::get_enabled).user(push_rules::set_enabled).user(push_rules::get_actions).user(push_rules::set_actions);
     table.user(receipts::create_receipt).user(read_markers::set_read_marker).user(typing::create_typing_event);
     table.user(create_room::create_room);
     table.user(aliases::create).public(aliases::get).user(aliases::delete).user(aliases::of_room);
@@ -64,11 +77,7 @@ async fn member_content(hs: &Homeserver, sn: UserSn, user: &UserId, membership: 
         content.insert("reason".to_owned(), CanonicalJsonValue::String(reason));
     }
     if hs.is_local(user) {
-        let fields = ["displayname", "avatar_url"].map(|field| (sn, field.to_owned()));
-        for ((_, field), value) in fields.iter().zip(tables::PROFILES.get_many(hs.store(), &fields).await?) {
-            let value = value.and_then(|json| serde_json::from_str::<String>(&json.0).ok());
-            content.extend(value.map(|value| (field.clone(), CanonicalJsonValue::String(value))));
-        }
+        content.extend(profile::shown_in_rooms(hs, sn).await?);
     }
     Ok(content)
 }

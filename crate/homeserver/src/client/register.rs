@@ -1,8 +1,8 @@
 //! Making accounts (Client-Server API, Account registration and management).
 
 use super::{
-    devices, interactive, password, session,
-    wire::{Register, Registered},
+    account_data, devices, interactive, password, push_rules, session,
+    wire::{Json, Own},
 };
 use crate::{
     config::Registration,
@@ -15,21 +15,34 @@ use crate::{
 use ephapse_store::Batch;
 use http::StatusCode;
 use ruma::{
-    OwnedUserId, UserId,
+    OwnedDeviceId, OwnedUserId, UserId,
     api::{
         client::{
             account::{
-                check_registration_token_validity::v1 as token_validity, get_username_availability::v3 as get_username_availability,
-                register::RegistrationKind,
+                check_registration_token_validity::v1 as token_validity,
+                get_username_availability::v3 as get_username_availability,
+                register::{RegistrationKind, v3 as register},
             },
             uiaa::{AuthFlow, AuthType},
         },
         error::ErrorKind,
     },
+    push::Ruleset,
 };
+use serde::Serialize;
+
+/// The answer to a registration; ruma's would say `"device_id": null` where nobody was logged in.
+#[derive(Serialize)]
+struct Registered<'a> {
+    user_id: &'a UserId,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    access_token: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    device_id: Option<OwnedDeviceId>,
+}
 
 /// `POST /_matrix/client/v3/register`
-pub async fn register(call: Call, Register(request): Register) -> Result<Registered> {
+pub async fn register(call: Call, Own(request): Own<register::Request>) -> Result<Json> {
     let hs = &call.hs;
     if request.kind == RegistrationKind::Guest {
         return Err(Error::new(StatusCode::FORBIDDEN, ErrorKind::GuestAccessForbidden, "this server has no guests"));
@@ -58,14 +71,17 @@ pub async fn register(call: Call, Register(request): Register) -> Result<Registe
     let user = hs.intern_user(&user_id).await?;
     let mut batch = Batch::since(call.raw.generation);
     tables::ACCOUNTS.put(&mut batch, &user, &Account { password: Some(hash), deactivated: false, created: hs.host.now() });
-    let mut response = Registered { user_id: user_id.clone(), access_token: None, device_id: None };
+    let mut registered = Registered { user_id: &user_id, access_token: None, device_id: None };
     if !request.inhibit_login {
         let (token, device) = session::sign_in(hs, user, &user_id, request.device_id, request.initial_device_display_name, &mut batch).await?;
-        response.access_token = Some(token);
-        response.device_id = Some(device);
+        registered.access_token = Some(token);
+        registered.device_id = Some(device);
     }
-    drop(hs.commit(batch, Vec::new()));
-    Ok(response)
+    // Clients see the push rules in their first sync, as any account data.
+    let rules = push_rules::stored_as(&Ruleset::server_default(&user_id));
+    let change = account_data::stage(hs, &mut batch, user, 0, push_rules::TYPE.to_owned(), rules);
+    drop(hs.commit(batch, vec![change]));
+    Ok(Json::of(&registered))
 }
 
 /// `GET /_matrix/client/v3/register/available`

@@ -1,6 +1,11 @@
 //! The homeserver as clients see it: HTTP in, JSON out, over a store in memory, with time and dice of the test's own.
 
+mod account;
+mod account_data;
+mod devices;
 mod errors;
+mod profile;
+mod push_rules;
 mod register;
 mod rooms;
 mod session;

@@ -1,0 +1,163 @@
+//! Account data, of the account and of rooms (Client-Server API, Client Config), and tags, which are account data of type `m.tag` (Room Tagging).
+
+use super::push_rules;
+use crate::{
+    client::receipts::FULLY_READ,
+    error::{Error, Result},
+    homeserver::Homeserver,
+    locks::LockKey,
+    position::Position,
+    router::UserCall,
+    tables::{self, AccountData, Change, Json, RoomSn, UserSn},
+};
+use ephapse_store::Batch;
+use http::StatusCode;
+use ruma::{
+    RoomId, UserId,
+    api::{
+        client::{
+            config::{
+                get_global_account_data::v3 as get_global, get_room_account_data::v3 as get_room, set_global_account_data::v3 as set_global,
+                set_room_account_data::v3 as set_room,
+            },
+            tag::{create_tag::v3 as create_tag, delete_tag::v3 as delete_tag, get_tags::v3 as get_tags},
+        },
+        error::ErrorKind,
+    },
+    events::tag::{TagEventContent, TagName, Tags},
+    serde::Raw,
+};
+use serde_json::value::RawValue;
+
+/// The account data that is of no room.
+const GLOBAL: RoomSn = 0;
+
+/// Bytes of one piece of account data.
+const LARGEST: usize = 1 << 20;
+
+/// Bytes of a type or a tag: account data is handled as events are.
+const LONGEST_TYPE: usize = 255;
+
+/// The type that tags are kept as.
+const TAGS: &str = "m.tag";
+
+/// `GET /_matrix/client/v3/user/{userId}/account_data/{type}`
+pub async fn get_global(call: UserCall, request: get_global::Request) -> Result<get_global::Response> {
+    own(&call, &request.user_id)?;
+    Ok(get_global::Response::new(Raw::from_json(read(&call, GLOBAL, request.event_type.to_string()).await?)))
+}
+
+/// `GET /_matrix/client/v3/user/{userId}/rooms/{roomId}/account_data/{type}`
+pub async fn get_room(call: UserCall, request: get_room::Request) -> Result<get_room::Response> {
+    own(&call, &request.user_id)?;
+    let room = room(&call.hs, &request.room_id).await?;
+    Ok(get_room::Response::new(Raw::from_json(read(&call, room, request.event_type.to_string()).await?)))
+}
+
+/// `PUT /_matrix/client/v3/user/{userId}/account_data/{type}`
+pub async fn set_global(call: UserCall, request: set_global::Request) -> Result<set_global::Response> {
+    own(&call, &request.user_id)?;
+    write(&call, GLOBAL, request.event_type.to_string(), request.data.json())?;
+    Ok(set_global::Response::new())
+}
+
+/// `PUT /_matrix/client/v3/user/{userId}/rooms/{roomId}/account_data/{type}`
+pub async fn set_room(call: UserCall, request: set_room::Request) -> Result<set_room::Response> {
+    own(&call, &request.user_id)?;
+    let room = room(&call.hs, &request.room_id).await?;
+    // Tags are read and written as one; nobody else's change of them may fall between.
+    let _lock = call.hs.lock(LockKey::Account(call.session.user_id.to_string())).await;
+    write(&call, room, request.event_type.to_string(), request.data.json())?;
+    Ok(set_room::Response::new())
+}
+
+/// `GET /_matrix/client/v3/user/{userId}/rooms/{roomId}/tags`
+pub async fn tags(call: UserCall, request: get_tags::Request) -> Result<get_tags::Response> {
+    own(&call, &request.user_id)?;
+    let room = room(&call.hs, &request.room_id).await?;
+    Ok(get_tags::Response::new(tags_of(&call, room).await?))
+}
+
+/// `PUT /_matrix/client/v3/user/{userId}/rooms/{roomId}/tags/{tag}`
+pub async fn set_tag(call: UserCall, request: create_tag::Request) -> Result<create_tag::Response> {
+    own(&call, &request.user_id)?;
+    if request.tag.is_empty() || request.tag.len() > LONGEST_TYPE {
+        return Err(Error::invalid_param(format!("a tag has 1 to {LONGEST_TYPE} bytes")));
+    }
+    change_tags(&call, &request.room_id, |tags| {
+        tags.insert(TagName::from(request.tag), request.tag_info);
+    })
+    .await?;
+    Ok(create_tag::Response::new())
+}
+
+/// `DELETE /_matrix/client/v3/user/{userId}/rooms/{roomId}/tags/{tag}`
+pub async fn delete_tag(call: UserCall, request: delete_tag::Request) -> Result<delete_tag::Response> {
+    own(&call, &request.user_id)?;
+    change_tags(&call, &request.room_id, |tags| {
+        tags.remove(&TagName::from(request.tag));
+    })
+    .await?;
+    Ok(delete_tag::Response::new())
+}
+
+/// Adds a piece of account data to `batch`; no await may lie between this and the commit of what it returns.
+pub fn stage(hs: &Homeserver, batch: &mut Batch, user: UserSn, room: RoomSn, kind: String, content: Json) -> (Position, Change) {
+    let position = hs.positions.next();
+    tables::ACCOUNT_DATA.put(batch, &(user, room, kind.clone()), &AccountData { content, position });
+    (position, Change::AccountData { user, room, kind })
+}
+
+async fn change_tags(call: &UserCall, room_id: &RoomId, change: impl FnOnce(&mut Tags)) -> Result<()> {
+    let hs = &call.hs;
+    let room = room(hs, room_id).await?;
+    let _lock = hs.lock(LockKey::Account(call.session.user_id.to_string())).await;
+    let mut tags = tags_of(call, room).await?;
+    change(&mut tags);
+    let content = serde_json::to_string(&TagEventContent::new(tags)).map_err(|error| Error::bad_json(error.to_string()))?;
+    let mut batch = Batch::since(call.raw.generation);
+    let change = stage(hs, &mut batch, call.session.user, room, TAGS.to_owned(), Json(content));
+    drop(hs.commit(batch, vec![change]));
+    Ok(())
+}
+
+/// A client may have written tags of its own making as account data: what are none is dropped.
+async fn tags_of(call: &UserCall, room: RoomSn) -> Result<Tags> {
+    let stored = tables::ACCOUNT_DATA.get(call.hs.store(), &(call.session.user, room, TAGS.to_owned())).await?;
+    let content = stored.and_then(|stored| serde_json::from_str::<TagEventContent>(&stored.content.0).ok());
+    Ok(content.map(|content| content.tags).unwrap_or_default())
+}
+
+fn own(call: &UserCall, user: &UserId) -> Result<()> {
+    if user == call.session.user_id { Ok(()) } else { Err(Error::forbidden("account data is its owner's alone")) }
+}
+
+async fn room(hs: &Homeserver, id: &RoomId) -> Result<RoomSn> {
+    Ok(hs.room(id).await?.ok_or_else(|| Error::not_found("this server does not know the room"))?.sn)
+}
+
+async fn read(call: &UserCall, room: RoomSn, kind: String) -> Result<Box<RawValue>> {
+    let stored = tables::ACCOUNT_DATA.get(call.hs.store(), &(call.session.user, room, kind)).await?;
+    let content = stored.ok_or_else(|| Error::not_found("there is no account data of this type"))?.content.0;
+    RawValue::from_string(content).map_err(|error| Error::Internal(format!("stored account data is not JSON: {error}")))
+}
+
+fn write(call: &UserCall, room: RoomSn, kind: String, content: &RawValue) -> Result<()> {
+    // "Servers MUST reject setting account data for event types that the server manages."
+    if kind == FULLY_READ || kind == push_rules::TYPE {
+        return Err(Error::new(StatusCode::METHOD_NOT_ALLOWED, ErrorKind::BadJson, format!("{kind} is not set here")));
+    }
+    if kind.len() > LONGEST_TYPE {
+        return Err(Error::invalid_param(format!("a type has {LONGEST_TYPE} bytes at most")));
+    }
+    if content.get().len() > LARGEST {
+        return Err(Error::too_large(format!("account data has {LARGEST} bytes at most")));
+    }
+    if !content.get().trim_start().starts_with('{') {
+        return Err(Error::bad_json("account data is an object"));
+    }
+    let mut batch = Batch::since(call.raw.generation);
+    let change = stage(&call.hs, &mut batch, call.session.user, room, kind, Json(content.get().to_owned()));
+    drop(call.hs.commit(batch, vec![change]));
+    Ok(())
+}

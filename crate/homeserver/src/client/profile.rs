@@ -1,0 +1,200 @@
+//! Profiles of this server's users (Client-Server API, Profiles): fields of any name, two of which are shown in every room the user is in.
+
+use super::wire::{Json as Answer, Own, SetProfileField};
+use crate::{
+    error::{Error, Result},
+    homeserver::Homeserver,
+    locks::LockKey,
+    room::{Draft, Stop},
+    router::{Call, UserCall},
+    tables::{self, Json, MembershipKind, UserSn},
+};
+use ephapse_store::{Batch, Direction};
+use http::StatusCode;
+use ruma::{
+    CanonicalJsonObject, CanonicalJsonValue, UserId,
+    api::{
+        client::profile::{
+            delete_profile_field::v3 as delete_profile_field, get_profile::v3 as get_profile, get_profile_field::v3 as get_profile_field,
+            set_profile_field::v3 as set_profile_field,
+        },
+        error::ErrorKind,
+    },
+    events::StateEventType,
+};
+use serde_json::{Value, value::RawValue};
+use std::collections::BTreeMap;
+
+/// "The total profile MUST be under 64 KiB."
+const LARGEST: usize = 64 << 10;
+
+/// Bytes of a field's name.
+const LONGEST_KEY: usize = 255;
+
+/// Bytes of a display name or an avatar's URI: they are in every member event.
+const LONGEST_SHOWN: usize = 1024;
+
+/// The fields that member events repeat.
+const SHOWN: [&str; 2] = ["displayname", "avatar_url"];
+
+/// Fields of one user; few enough, since all of them together are bounded.
+const MOST_FIELDS: usize = LARGEST;
+
+/// `GET /_matrix/client/v3/profile/{userId}`
+pub async fn get(call: Call, Own(request): Own<get_profile::Request>) -> Result<Answer> {
+    let user = known(&call.hs, &request.user_id).await?;
+    Ok(Answer::of(&fields_of(&call.hs, user).await?))
+}
+
+/// `GET /_matrix/client/v3/profile/{userId}/{keyName}`
+pub async fn get_field(call: Call, Own(request): Own<get_profile_field::Request>) -> Result<Answer> {
+    let user = known(&call.hs, &request.user_id).await?;
+    let field = request.field.to_string();
+    let stored = tables::PROFILES.get(call.hs.store(), &(user, field.clone())).await?;
+    let value = stored.ok_or_else(|| Error::not_found("the profile has no such field"))?;
+    Ok(Answer::of(&BTreeMap::from([(field, raw(value)?)])))
+}
+
+/// `PUT /_matrix/client/v3/profile/{userId}/{keyName}`
+pub async fn set_field(call: UserCall, request: SetProfileField) -> Result<set_profile_field::Response> {
+    own(&call, &request.user_id)?;
+    acceptable_key(&request.field)?;
+    let value = request.value.ok_or_else(|| Error::missing_param(format!("the body has no {}", request.field)))?;
+    let value = acceptable_value(&request.field, value)?;
+    write(&call, request.field, value).await?;
+    Ok(set_profile_field::Response::new())
+}
+
+/// `DELETE /_matrix/client/v3/profile/{userId}/{keyName}`
+pub async fn delete_field(call: UserCall, request: delete_profile_field::Request) -> Result<delete_profile_field::Response> {
+    own(&call, &request.user_id)?;
+    let field = request.field.to_string();
+    acceptable_key(&field)?;
+    write(&call, field, None).await?;
+    Ok(delete_profile_field::Response::new())
+}
+
+/// What a member event says of a user of this server: the display name and the avatar, as far as they are set.
+pub async fn shown_in_rooms(hs: &Homeserver, user: UserSn) -> Result<CanonicalJsonObject> {
+    let keys = SHOWN.map(|field| (user, field.to_owned()));
+    let stored = tables::PROFILES.get_many(hs.store(), &keys).await?;
+    let mut shown = CanonicalJsonObject::new();
+    for (field, value) in SHOWN.iter().zip(stored) {
+        if let Some(Ok(CanonicalJsonValue::String(text))) = value.map(|value| serde_json::from_str(&value.0)) {
+            shown.insert((*field).to_owned(), CanonicalJsonValue::String(text));
+        }
+    }
+    Ok(shown)
+}
+
+async fn write(call: &UserCall, field: String, value: Option<Box<RawValue>>) -> Result<()> {
+    let (hs, user) = (&call.hs, call.session.user);
+    let lock = hs.lock(LockKey::Account(call.session.user_id.to_string())).await;
+    let mut fields = fields_of(hs, user).await?;
+    let is_shown = SHOWN.contains(&field.as_str());
+    let mut batch = Batch::since(call.raw.generation);
+    match value {
+        Some(value) => {
+            tables::PROFILES.put(&mut batch, &(user, field.clone()), &Json(value.get().to_owned()));
+            fields.insert(field, value);
+            let all = serde_json::to_vec(&fields).map_err(|error| Error::bad_json(error.to_string()))?;
+            if all.len() >= LARGEST {
+                return Err(Error::new(StatusCode::BAD_REQUEST, ErrorKind::ProfileTooLarge, "a profile has less than 64 KiB"));
+            }
+        }
+        None => tables::PROFILES.delete(&mut batch, &(user, field)),
+    }
+    drop(hs.commit(batch, Vec::new()));
+    drop(lock);
+    if is_shown { show_in_rooms(call).await } else { Ok(()) }
+}
+
+/// Brings the user's member events up to the profile as it is now. Also rooms are done that an earlier, interrupted change has left out.
+async fn show_in_rooms(call: &UserCall) -> Result<()> {
+    let (hs, session) = (&call.hs, &call.session);
+    let memberships = tables::MEMBERSHIPS.scan(hs.store(), &session.user, Direction::Forward, usize::MAX).await?;
+    for ((_, room), membership) in memberships {
+        if membership.kind != MembershipKind::Join {
+            continue;
+        }
+        let room = hs.room_by_sn(room).await?;
+        let shown = shown_in_rooms(hs, session.user).await?;
+        let written = hs.write_room(&room, call.raw.generation, |write| {
+            let Some(membership) = write.member(session.user)?.filter(|membership| membership.kind == MembershipKind::Join) else { return Ok(()) };
+            let event = write.event(membership.position)?;
+            let before: CanonicalJsonObject =
+                serde_json::from_str(event.pdu.content.get()).map_err(|error| Error::Internal(format!("a member event cannot be read: {error}")))?;
+            let mut content = before.clone();
+            content.retain(|field, _| !SHOWN.contains(&field.as_str()));
+            content.extend(shown.clone());
+            if content != before {
+                // Who is in the room already needs nobody to vouch for them, nor a reason.
+                content.retain(|field, _| field != "join_authorised_via_users_server" && field != "reason");
+                write.send(Draft::state(session.user_id.clone(), StateEventType::RoomMember, session.user_id.as_str(), content))?;
+            }
+            Ok::<_, Stop>(())
+        });
+        match written.await {
+            Ok(()) => {}
+            // A room whose rules refuse it shows the old name; the others go on.
+            Err(Error::Matrix(error)) => tracing::debug!("a room does not take a new profile: {error}"),
+            Err(error) => return Err(error),
+        }
+        hs.host.yield_now().await;
+    }
+    Ok(())
+}
+
+/// The number of a user who has an account here.
+async fn known(hs: &Homeserver, user: &UserId) -> Result<UserSn> {
+    let unknown = || Error::not_found("this server has no such user");
+    let sn = if hs.is_local(user) { hs.find_user(user).await? } else { None };
+    let sn = sn.ok_or_else(unknown)?;
+    tables::ACCOUNTS.get(hs.store(), &sn).await?.filter(|account| !account.deactivated).map(|_| sn).ok_or_else(unknown)
+}
+
+async fn fields_of(hs: &Homeserver, user: UserSn) -> Result<BTreeMap<String, Box<RawValue>>> {
+    let stored = tables::PROFILES.scan(hs.store(), &user, Direction::Forward, MOST_FIELDS).await?;
+    stored.into_iter().map(|((_, field), value)| Ok((field, raw(value)?))).collect()
+}
+
+fn raw(stored: Json) -> Result<Box<RawValue>> {
+    RawValue::from_string(stored.0).map_err(|error| Error::Internal(format!("a stored profile field is not JSON: {error}")))
+}
+
+fn own(call: &UserCall, user: &UserId) -> Result<()> {
+    if user == call.session.user_id { Ok(()) } else { Err(Error::forbidden("a profile is changed by its owner alone")) }
+}
+
+/// `avatar_url`, `displayname`, `m.tz`, or a name of the Common Namespaced Identifier Grammar.
+fn acceptable_key(field: &str) -> Result<()> {
+    if field.len() > LONGEST_KEY {
+        let message = format!("a field's name has {LONGEST_KEY} bytes at most");
+        return Err(Error::new(StatusCode::BAD_REQUEST, ErrorKind::KeyTooLarge, message));
+    }
+    let namespaced = field.contains('.') && field.split('.').all(|part| part.starts_with(|first: char| first.is_ascii_lowercase()));
+    let characters = field.bytes().all(|byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'_' | b'-' | b'.'));
+    if SHOWN.contains(&field) || (namespaced && characters) { Ok(()) } else { Err(Error::invalid_param("this is not the name of a profile field")) }
+}
+
+/// The value to keep; an empty display name or avatar is none.
+fn acceptable_value(field: &str, value: Box<RawValue>) -> Result<Option<Box<RawValue>>> {
+    if !SHOWN.contains(&field) {
+        return Ok(Some(value));
+    }
+    let text = match serde_json::from_str(value.get()) {
+        Ok(Value::String(text)) => text,
+        Ok(Value::Null) => return Ok(None),
+        _ => return Err(Error::bad_json(format!("{field} is a string"))),
+    };
+    if text.len() > LONGEST_SHOWN {
+        return Err(Error::invalid_param(format!("{field} has {LONGEST_SHOWN} bytes at most")));
+    }
+    if text.is_empty() {
+        return Ok(None);
+    }
+    if field == "avatar_url" && !text.starts_with("mxc://") {
+        return Err(Error::invalid_param("avatar_url is an mxc:// URI"));
+    }
+    Ok(Some(value))
+}

@@ -1,0 +1,156 @@
+//! Each user's push rules (Client-Server API, Push Rules: API), kept as account data of type `m.push_rules`.
+
+use super::{account_data, wire::SetPushRule};
+use crate::{
+    error::{Error, Result},
+    homeserver::Homeserver,
+    locks::LockKey,
+    router::UserCall,
+    tables::{self, Json, UserSn},
+};
+use ephapse_store::Batch;
+use http::StatusCode;
+use ruma::{
+    UserId,
+    api::{
+        client::push::{
+            delete_pushrule::v3 as delete_pushrule, get_pushrule::v3 as get_pushrule, get_pushrule_actions::v3 as get_pushrule_actions,
+            get_pushrule_enabled::v3 as get_pushrule_enabled, get_pushrules_all::v3 as get_pushrules_all,
+            get_pushrules_global_scope::v3 as get_pushrules_global_scope, set_pushrule::v3 as set_pushrule,
+            set_pushrule_actions::v3 as set_pushrule_actions, set_pushrule_enabled::v3 as set_pushrule_enabled,
+        },
+        error::ErrorKind,
+    },
+    events::push_rules::PushRulesEventContent,
+    push::{AnyPushRuleRef, InsertPushRuleError, RemovePushRuleError, RuleKind, Ruleset},
+};
+
+/// The type that the rules are kept as.
+pub const TYPE: &str = "m.push_rules";
+
+/// Bytes that all of a user's rules may have.
+const LARGEST: usize = 256 << 10;
+
+/// `GET /_matrix/client/v3/pushrules/`
+pub async fn get_all(call: UserCall, _: get_pushrules_all::Request) -> Result<get_pushrules_all::Response> {
+    Ok(get_pushrules_all::Response::new(own_rules(&call).await?))
+}
+
+/// `GET /_matrix/client/v3/pushrules/global/`
+pub async fn get_global(call: UserCall, _: get_pushrules_global_scope::Request) -> Result<get_pushrules_global_scope::Response> {
+    Ok(get_pushrules_global_scope::Response::new(own_rules(&call).await?))
+}
+
+/// `GET /_matrix/client/v3/pushrules/global/{kind}/{ruleId}`
+pub async fn get(call: UserCall, request: get_pushrule::Request) -> Result<get_pushrule::Response> {
+    let rules = own_rules(&call).await?;
+    Ok(get_pushrule::Response::new(find(&rules, request.kind, &request.rule_id)?.to_owned().into()))
+}
+
+/// `GET /_matrix/client/v3/pushrules/global/{kind}/{ruleId}/enabled`
+pub async fn get_enabled(call: UserCall, request: get_pushrule_enabled::Request) -> Result<get_pushrule_enabled::Response> {
+    let rules = own_rules(&call).await?;
+    Ok(get_pushrule_enabled::Response::new(find(&rules, request.kind, &request.rule_id)?.enabled()))
+}
+
+/// `GET /_matrix/client/v3/pushrules/global/{kind}/{ruleId}/actions`
+pub async fn get_actions(call: UserCall, request: get_pushrule_actions::Request) -> Result<get_pushrule_actions::Response> {
+    let rules = own_rules(&call).await?;
+    Ok(get_pushrule_actions::Response::new(find(&rules, request.kind, &request.rule_id)?.actions().to_vec()))
+}
+
+/// `PUT /_matrix/client/v3/pushrules/global/{kind}/{ruleId}`
+pub async fn set(call: UserCall, SetPushRule(request): SetPushRule) -> Result<set_pushrule::Response> {
+    change(&call, |rules| {
+        let (kind, id) = (request.rule.kind(), request.rule.rule_id().to_owned());
+        let places = [request.before.as_deref(), request.after.as_deref()];
+        if places.contains(&Some(&*id)) {
+            return Err(refused_insertion(InsertPushRuleError::UnknownRuleId));
+        }
+        // A known rule that is placed anew is taken out first: its place must not count among the others', and ruma would panic where it does.
+        let known = rules.get(kind.clone(), &id).map(|rule| rule.enabled());
+        if known.is_some() && places.iter().any(Option::is_some) {
+            rules.remove(kind.clone(), &id).map_err(refused_removal)?;
+        }
+        rules.insert(request.rule, request.after.as_deref(), request.before.as_deref()).map_err(refused_insertion)?;
+        rules.set_enabled(kind, &id, known.unwrap_or(true)).map_err(|_| no_such_rule())
+    })
+    .await?;
+    Ok(set_pushrule::Response::new())
+}
+
+/// `DELETE /_matrix/client/v3/pushrules/global/{kind}/{ruleId}`
+pub async fn delete(call: UserCall, request: delete_pushrule::Request) -> Result<delete_pushrule::Response> {
+    change(&call, |rules| rules.remove(request.kind, &request.rule_id).map_err(refused_removal)).await?;
+    Ok(delete_pushrule::Response::new())
+}
+
+/// `PUT /_matrix/client/v3/pushrules/global/{kind}/{ruleId}/enabled`
+pub async fn set_enabled(call: UserCall, request: set_pushrule_enabled::Request) -> Result<set_pushrule_enabled::Response> {
+    change(&call, |rules| rules.set_enabled(request.kind, &request.rule_id, request.enabled).map_err(|_| no_such_rule())).await?;
+    Ok(set_pushrule_enabled::Response::new())
+}
+
+/// `PUT /_matrix/client/v3/pushrules/global/{kind}/{ruleId}/actions`
+pub async fn set_actions(call: UserCall, request: set_pushrule_actions::Request) -> Result<set_pushrule_actions::Response> {
+    change(&call, |rules| rules.set_actions(request.kind, &request.rule_id, request.actions).map_err(|_| no_such_rule())).await?;
+    Ok(set_pushrule_actions::Response::new())
+}
+
+/// The rules of a user: the stored ones, with the default rules as this version of the server knows them.
+pub async fn rules_of(hs: &Homeserver, user: UserSn, user_id: &UserId) -> Result<Ruleset> {
+    let defaults = Ruleset::server_default(user_id);
+    let Some(stored) = tables::ACCOUNT_DATA.get(hs.store(), &(user, 0, TYPE.to_owned())).await? else { return Ok(defaults) };
+    let stored: PushRulesEventContent =
+        serde_json::from_str(&stored.content.0).map_err(|error| Error::Internal(format!("stored push rules cannot be read: {error}")))?;
+    let mut rules = stored.global;
+    rules.update_with_server_default(defaults);
+    Ok(rules)
+}
+
+/// The content that `rules` are kept as.
+pub fn stored_as(rules: &Ruleset) -> Json {
+    Json(serde_json::to_string(&PushRulesEventContent::new(rules.clone())).expect("push rules can be written as JSON"))
+}
+
+async fn own_rules(call: &UserCall) -> Result<Ruleset> {
+    rules_of(&call.hs, call.session.user, &call.session.user_id).await
+}
+
+async fn change(call: &UserCall, change: impl FnOnce(&mut Ruleset) -> Result<()>) -> Result<()> {
+    let hs = &call.hs;
+    let _lock = hs.lock(LockKey::Account(call.session.user_id.to_string())).await;
+    let mut rules = own_rules(call).await?;
+    change(&mut rules)?;
+    let content = stored_as(&rules);
+    if content.0.len() > LARGEST {
+        return Err(Error::too_large(format!("push rules have {LARGEST} bytes at most")));
+    }
+    let mut batch = Batch::since(call.raw.generation);
+    let change = account_data::stage(hs, &mut batch, call.session.user, 0, TYPE.to_owned(), content);
+    drop(hs.commit(batch, vec![change]));
+    Ok(())
+}
+
+fn find<'a>(rules: &'a Ruleset, kind: RuleKind, id: &str) -> Result<AnyPushRuleRef<'a>> {
+    rules.get(kind, id).ok_or_else(no_such_rule)
+}
+
+fn no_such_rule() -> Error {
+    Error::not_found("there is no such push rule")
+}
+
+fn refused_insertion(error: InsertPushRuleError) -> Error {
+    let kind = match error {
+        InsertPushRuleError::UnknownRuleId | InsertPushRuleError::BeforeHigherThanAfter => ErrorKind::Unknown,
+        _ => ErrorKind::InvalidParam,
+    };
+    Error::new(StatusCode::BAD_REQUEST, kind, error.to_string())
+}
+
+fn refused_removal(error: RemovePushRuleError) -> Error {
+    match error {
+        RemovePushRuleError::NotFound => no_such_rule(),
+        _ => Error::invalid_param(error.to_string()),
+    }
+}

@@ -1,0 +1,121 @@
+//! Push rules (Client-Server API, Push Rules: API).
+
+use crate::support::{TestServer, TestUser};
+use serde_json::{Value, json};
+
+const RULES: &str = "/_matrix/client/v3/pushrules/global";
+
+#[track_caller]
+fn order(server: &TestServer, user: &TestUser, kind: &str) -> Vec<String> {
+    let rules = server.get(user, &format!("{RULES}/")).ok();
+    rules[kind].as_array().into_iter().flatten().map(|rule| rule["rule_id"].as_str().expect("an id").to_owned()).collect()
+}
+
+#[track_caller]
+fn put(server: &TestServer, user: &TestUser, rule: &str) {
+    server.put(user, &format!("{RULES}/{rule}"), json!({ "actions": ["notify"], "pattern": "cake" })).ok();
+}
+
+#[test]
+fn everybody_begins_with_the_default_rules() {
+    let server = TestServer::new();
+    let alice = server.register("alice");
+    let all = server.get(&alice, "/_matrix/client/v3/pushrules/").ok();
+    assert_eq!(all["global"], server.get(&alice, &format!("{RULES}/")).ok());
+    let overrides = order(&server, &alice, "override");
+    assert_eq!(overrides[0], ".m.rule.master");
+    assert!(overrides.contains(&".m.rule.is_user_mention".to_owned()));
+    let master = server.get(&alice, &format!("{RULES}/override/.m.rule.master")).ok();
+    assert_eq!((&master["default"], &master["enabled"]), (&json!(true), &json!(false)));
+    server.get(&alice, &format!("{RULES}/override/none")).fails(404, "M_NOT_FOUND");
+    server.get(&alice, &format!("{RULES}/nonsense/none")).fails(404, "M_NOT_FOUND");
+}
+
+#[test]
+fn rules_are_made_changed_and_deleted_and_outlive_a_restart() {
+    let server = TestServer::new();
+    let alice = server.register("alice");
+    let cake = format!("{RULES}/content/cake");
+    put(&server, &alice, "content/cake");
+    let rule = json!({ "rule_id": "cake", "default": false, "enabled": true, "actions": ["notify"], "pattern": "cake" });
+    assert_eq!(server.get(&alice, &cake).ok(), rule);
+
+    server.put(&alice, &format!("{cake}/enabled"), json!({ "enabled": false })).ok();
+    let loud = json!(["notify", { "set_tweak": "sound", "value": "default" }]);
+    server.put(&alice, &format!("{cake}/actions"), json!({ "actions": loud })).ok();
+    server.put(&alice, &format!("{RULES}/override/.m.rule.master/enabled"), json!({ "enabled": true })).ok();
+    let server = server.restart();
+    assert_eq!(server.get(&alice, &format!("{cake}/enabled")).ok(), json!({ "enabled": false }));
+    assert_eq!(server.get(&alice, &format!("{cake}/actions")).ok(), json!({ "actions": loud }));
+    assert_eq!(server.get(&alice, &format!("{RULES}/override/.m.rule.master/enabled")).ok(), json!({ "enabled": true }));
+    // A rule that is set anew stays as it was switched.
+    put(&server, &alice, "content/cake");
+    assert_eq!(server.get(&alice, &format!("{cake}/enabled")).ok(), json!({ "enabled": false }));
+
+    server.delete(&alice, &cake).ok();
+    server.get(&alice, &cake).fails(404, "M_NOT_FOUND");
+    server.delete(&alice, &cake).fails(404, "M_NOT_FOUND");
+    server.put(&alice, &format!("{cake}/enabled"), json!({ "enabled": true })).fails(404, "M_NOT_FOUND");
+    server.put(&alice, &format!("{cake}/actions"), json!({ "actions": [] })).fails(404, "M_NOT_FOUND");
+    server.delete(&alice, &format!("{RULES}/override/.m.rule.master")).fails(400, "M_INVALID_PARAM");
+}
+
+#[test]
+fn a_rule_is_placed_where_it_is_asked_to_be() {
+    let server = TestServer::new();
+    let alice = server.register("alice");
+    for rule in ["a", "b", "c"] {
+        put(&server, &alice, &format!("content/{rule}"));
+    }
+    assert_eq!(order(&server, &alice, "content"), ["c", "b", "a"]);
+    for (rule, becomes) in [
+        ("content/d?before=b", ["c", "d", "b", "a"].as_slice()),
+        ("content/e?after=a", &["c", "d", "b", "a", "e"]),
+        // Known rules too, from either side, to either end.
+        ("content/c?after=e", &["d", "b", "a", "e", "c"]),
+        ("content/c?before=d", &["c", "d", "b", "a", "e"]),
+        ("content/d?after=b", &["c", "b", "d", "a", "e"]),
+        ("content/c?before=a", &["b", "d", "c", "a", "e"]),
+        // "Next most important with respect to the rule identified by before."
+        ("content/e?after=b&before=a", &["b", "d", "c", "e", "a"]),
+        ("content/d", &["b", "d", "c", "e", "a"]),
+    ] {
+        put(&server, &alice, rule);
+        assert_eq!(order(&server, &alice, "content"), becomes, "{rule}");
+    }
+    put(&server, &alice, "override/mine");
+    assert_eq!(order(&server, &alice, "override")[..2], [".m.rule.master", "mine"]);
+    put(&server, &alice, "underride/mine");
+    assert_eq!(order(&server, &alice, "underride")[0], "mine");
+    for (rule, errcode) in [
+        ("content/x?before=none", "M_UNKNOWN"),
+        ("content/x?after=none", "M_UNKNOWN"),
+        ("content/a?after=a", "M_UNKNOWN"),
+        ("content/x?before=b&after=a", "M_UNKNOWN"),
+        ("override/x?before=.m.rule.master", "M_INVALID_PARAM"),
+        ("content/.mine", "M_INVALID_PARAM"),
+        ("content/a%2Fb", "M_INVALID_PARAM"),
+        ("content/a%5Cb", "M_INVALID_PARAM"),
+        ("room/nonsense", "M_INVALID_PARAM"),
+        ("nonsense/a", "M_INVALID_PARAM"),
+    ] {
+        server.put(&alice, &format!("{RULES}/{rule}"), json!({ "actions": [], "pattern": "x" })).fails(400, errcode);
+    }
+    assert_eq!(order(&server, &alice, "content"), ["b", "d", "c", "e", "a"]);
+}
+
+#[test]
+fn bodies_that_are_no_rules_are_refused() {
+    let server = TestServer::new();
+    let alice = server.register("alice");
+    let cake = format!("{RULES}/content/cake");
+    server.put(&alice, &cake, json!({ "pattern": "x" })).fails(400, "M_BAD_JSON");
+    server.put(&alice, &cake, json!({ "actions": ["notify"] })).fails(400, "M_BAD_JSON");
+    server.put(&alice, &cake, json!({ "actions": "notify", "pattern": "x" })).fails(400, "M_BAD_JSON");
+    server.put(&alice, &format!("{RULES}/override/.m.rule.master/enabled"), json!({})).fails(400, "M_BAD_JSON");
+    server.put(&alice, &cake, json!({ "actions": [], "pattern": "x".repeat(256 << 10) })).fails(413, "M_TOO_LARGE");
+    server.put(&alice, &format!("{RULES}/room/!r:test.example"), json!({ "actions": [] })).ok();
+    server.put(&alice, &format!("{RULES}/sender/@bob:test.example"), json!({ "actions": ["notify"] })).ok();
+    let rules: Value = server.get(&alice, &format!("{RULES}/")).ok();
+    assert_eq!((rules["room"].as_array().map(Vec::len), rules["sender"].as_array().map(Vec::len)), (Some(1), Some(1)));
+}
