@@ -1,7 +1,7 @@
 //! The server itself: what it stands on, how it opens, how a request goes in and an answer comes out.
 
 use crate::{
-    client::{RateLimits, Seen},
+    client::{RateLimits, Seen, TO_DEVICE},
     config::Config,
     error::{Error, Result},
     host::Host,
@@ -11,6 +11,7 @@ use crate::{
     position::{Position, Positions, Token},
     room::Rooms,
     router::{Entrance, Router},
+    stream::{Stream, StreamStatus, Streams},
     sync::Syncing,
     tables::{self, Change, FORMAT},
     users::Users,
@@ -26,6 +27,9 @@ use std::{cell::Cell, panic::AssertUnwindSafe, rc::Rc};
 /// How often a request that only reads is tried again when what it had read was lost by a failed write.
 const READ_ATTEMPTS: usize = 3;
 
+/// Every durable stream.
+static STREAMS: &[&Stream] = &[&TO_DEVICE];
+
 /// A Matrix homeserver.
 pub struct Homeserver {
     store: Rc<dyn Store>,
@@ -37,6 +41,7 @@ pub struct Homeserver {
     pub(crate) notify: Notify,
     pub(crate) users: Users,
     pub(crate) rooms: Rooms,
+    pub(crate) streams: Streams,
     pub(crate) rate_limits: RateLimits,
     pub(crate) seen: Seen,
     pub(crate) sync: Syncing,
@@ -79,6 +84,8 @@ pub struct Status {
     pub waiting: usize,
     /// Requests that panicked since the start.
     pub panics: u64,
+    /// What waits in durable streams.
+    pub streams: Vec<StreamStatus>,
 }
 
 impl Homeserver {
@@ -97,6 +104,7 @@ impl Homeserver {
         let newest = tables::NEWEST_POSITION.get(&*store, &()).await?.unwrap_or_default();
         let users = Users::new(Users::newest_stored(&*store).await?);
         let rooms = Rooms::new(Rooms::newest_stored(&*store).await?);
+        let streams = Streams::open(&*store, STREAMS).await?;
         let hs = Rc::new(Self {
             generation: Cell::new(store.generation()),
             store,
@@ -108,6 +116,7 @@ impl Homeserver {
             notify: Notify::default(),
             users,
             rooms,
+            streams,
             rate_limits: RateLimits::default(),
             seen: Seen::default(),
             sync: Syncing::default(),
@@ -191,6 +200,7 @@ impl Homeserver {
         self.users.reset(Users::newest_stored(&*self.store).await?);
         self.rooms.reset(Rooms::newest_stored(&*self.store).await?);
         self.sync.reset();
+        self.streams.reload(&*self.store).await?;
         let stored = tables::NEWEST_POSITION.get(&*self.store, &()).await?.unwrap_or_default();
         // Never backwards: a position that was given must not be given again with another meaning.
         self.positions.reset(stored.max(self.positions.newest()));
@@ -241,6 +251,7 @@ impl Homeserver {
             keys_read: stats.keys_read,
             waiting: self.notify.waiting(),
             panics: self.panics.get(),
+            streams: self.streams.status(),
         }
     }
 

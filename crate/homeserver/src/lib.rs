@@ -16,6 +16,7 @@ mod client;
 mod notify;
 mod push;
 pub mod room;
+pub mod stream;
 mod sync;
 mod users;
 

@@ -4,10 +4,14 @@
 //! A prefix is never used again for another meaning; [`FORMAT`] grows when the meaning of what is stored changes.
 
 mod key;
+mod keys;
+mod streams;
 mod table;
 mod values;
 
 pub use key::KeyPart;
+pub use keys::*;
+pub use streams::*;
 pub use table::Table;
 pub use values::*;
 
@@ -81,6 +85,35 @@ pub const TRANSACTIONS: Table<(UserSn, OwnedDeviceId, String), Transaction> = Ta
 pub const TRANSACTIONS_BY_TIME: Table<(u64, UserSn, OwnedDeviceId, String), ()> = Table::new(0x47, "transactions by time");
 /// User-interactive sessions under way, by their id.
 pub const INTERACTIVE_SESSIONS: Table<String, InteractiveSession> = Table::new(0x48, "user-interactive sessions");
+
+/// Where the subjects of durable streams begin and end, and how far their consumers are.
+pub const STREAM_HEADS: Table<String, StreamHead> = Table::new(0x60, "stream heads");
+/// The entries of durable streams, by subject and number.
+pub const STREAM_ENTRIES: Table<(String, u64), StreamEntry> = Table::new(0x61, "stream entries");
+/// Entries that could not be processed: `(stream, subject, consumer, number)`.
+pub const STREAM_PARKED: Table<(String, String, String, u64), ParkedEntry> = Table::new(0x62, "parked stream entries");
+/// What all subjects of a stream hold together.
+pub const STREAM_TOTALS: Table<String, StreamTotals> = Table::new(0x63, "stream totals");
+/// From which message of a device's queue on they count as arrived at a later position: `(user, device, number)`.
+pub const TO_DEVICE_HELD: Table<(UserSn, OwnedDeviceId, u64), Position> = Table::new(0x64, "held to-device messages");
+/// Identity keys of devices, as uploaded.
+pub const DEVICE_KEYS: Table<(UserSn, OwnedDeviceId), Json> = Table::new(0x65, "device keys");
+/// One-time keys that nobody has claimed, in the order of their upload: `(user, device, algorithm, number)`.
+pub const ONE_TIME_KEYS: Table<(UserSn, OwnedDeviceId, String, u64), OneTimeKey> = Table::new(0x66, "one-time keys");
+/// Which one-time keys were uploaded, by `algorithm:id`; claimed ones for as long as an upload may be repeated.
+pub const ONE_TIME_KEY_IDS: Table<(UserSn, OwnedDeviceId, String), KnownOneTimeKey> = Table::new(0x67, "one-time key ids");
+/// Fallback keys, by algorithm.
+pub const FALLBACK_KEYS: Table<(UserSn, OwnedDeviceId, String), FallbackKey> = Table::new(0x68, "fallback keys");
+/// How many one-time keys a device has, and which fallback keys are unused.
+pub const KEY_COUNTS: Table<(UserSn, OwnedDeviceId), KeyCounts> = Table::new(0x69, "key counts");
+/// Cross-signing keys, by use (`CrossSigningUse as u8`).
+pub const CROSS_SIGNING_KEYS: Table<(UserSn, u8), Json> = Table::new(0x6a, "cross-signing keys");
+/// Signatures uploaded later than what they sign: `(whose key, signer, key, signing key)`.
+pub const KEY_SIGNATURES: Table<(UserSn, UserSn, String, String), String> = Table::new(0x6b, "key signatures");
+/// Versions of key backups; deleted ones too, so that no version comes twice.
+pub const KEY_BACKUPS: Table<(UserSn, u64), KeyBackup> = Table::new(0x6c, "key backups");
+/// Keys in backups: `(user, version, room, session)`.
+pub const BACKED_UP_KEYS: Table<(UserSn, u64, OwnedRoomId, String), BackedUpKey> = Table::new(0x6d, "backed-up keys");
 
 /// What a user has not read in a room, as far as it was counted.
 pub const UNREAD: Table<(UserSn, RoomSn), Unread> = Table::new(0x70, "unread counts");

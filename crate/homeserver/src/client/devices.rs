@@ -1,6 +1,6 @@
 //! Devices (Client-Server API, Device management).
 
-use super::interactive;
+use super::{interactive, to_device};
 use crate::{
     error::{Error, Result},
     homeserver::Homeserver,
@@ -106,11 +106,17 @@ pub async fn remove(call: &UserCall, which: impl Fn(&OwnedDeviceId) -> bool) -> 
 }
 
 /// Adds to `batch` what [`remove`] removes, for callers that hold the account's lock and have more to write; says whether there was such a device.
+/// No await may lie between the end of this and the commit of `batch`.
 pub async fn forget(hs: &Homeserver, owner: &Session, which: impl Fn(&OwnedDeviceId) -> bool, batch: &mut Batch) -> Result<bool> {
     let user = owner.user;
-    let mut any = false;
+    let mut departing = Vec::new();
     for (id, device) in of_user(hs, user).await?.into_iter().filter(|(id, _)| which(id)) {
-        any = true;
+        let messages = to_device::departing(hs, user, &id).await?;
+        departing.push((id, device, messages));
+    }
+    let any = !departing.is_empty();
+    for (id, device, messages) in departing {
+        messages.forget(batch);
         tables::ACCESS_TOKENS.delete(batch, &device.token);
         tables::TRANSACTIONS.delete_all(batch, &(user, id.clone()));
         tables::DEVICES.delete(batch, &(user, id));

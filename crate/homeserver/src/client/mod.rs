@@ -21,6 +21,7 @@ mod relations;
 mod send;
 mod session;
 mod state;
+pub mod to_device;
 pub mod transaction;
 mod typing;
 mod versions;
@@ -29,6 +30,7 @@ mod wire;
 pub use devices::{Seen, seen};
 pub use push_rules::rules_of;
 pub use rate_limit::RateLimits;
+pub use to_device::TO_DEVICE;
 
 use crate::{
     error::{Error, Result},
@@ -61,6 +63,7 @@ pub fn routes(table: &mut Table) {
     table.user(state::members).user(state::joined_members).user(state::joined_rooms);
     table.user(send::message).user(send::redact);
     table.user(messages::messages).user(messages::context).user(messages::event);
+    table.user(to_device::send);
     table.user(relations::all).user(relations::by_type).user(relations::by_types);
 }
 

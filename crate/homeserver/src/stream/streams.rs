@@ -1,0 +1,159 @@
+//! Every stream of a server, and the heads of the subjects in use.
+//!
+//! A head in memory is the newest one: whoever appends or acknowledges changes it and puts it into the batch in one step, without an await before the
+//! commit. Heads are dropped when nobody uses them, and all at once when a write fails.
+
+use super::{Stream, StreamStatus, Subject};
+use crate::tables::{self, ParkedEntry, StreamHead, StreamTotals};
+use ephapse_store::{Batch, Direction, Store, StoreError};
+use std::{
+    cell::{Cell, RefCell},
+    collections::{BTreeMap, HashMap},
+    rc::{Rc, Weak},
+};
+
+/// Entries that one trimming step looks at.
+const TRIMMED: usize = 64;
+
+/// The streams of a server.
+pub struct Streams {
+    streams: &'static [&'static Stream],
+    shared: RefCell<Rc<Shared>>,
+}
+
+/// What belongs to one generation of the store: when a write fails, all of it is replaced.
+pub(super) struct Shared {
+    pub(super) generation: u64,
+    pub(super) totals: RefCell<BTreeMap<&'static str, StreamTotals>>,
+    heads: RefCell<HashMap<String, Weak<RefCell<StreamHead>>>>,
+    /// How many heads were written, so that one that was read meanwhile is known to be stale.
+    pub(super) writes: Cell<u64>,
+}
+
+impl Streams {
+    /// The streams that `store` holds.
+    pub async fn open(store: &dyn Store, streams: &'static [&'static Stream]) -> Result<Self, StoreError> {
+        Ok(Self { streams, shared: RefCell::new(Shared::load(store, streams).await?) })
+    }
+
+    /// Reads anew what memory holds: after a failed write, or a panic between a change and its commit.
+    pub async fn reload(&self, store: &dyn Store) -> Result<(), StoreError> {
+        let shared = self.shared.borrow().clone();
+        if shared.generation == store.generation() {
+            return shared.refresh(store, self.streams).await;
+        }
+        let shared = Shared::load(store, self.streams).await?;
+        self.shared.replace(shared);
+        Ok(())
+    }
+
+    /// A subject of a stream, within its limits, to append to and consume from.
+    pub async fn subject(&self, store: &dyn Store, stream: &'static Stream, name: &str, now: u64) -> Result<Subject, StoreError> {
+        if self.shared.borrow().generation != store.generation() {
+            self.reload(store).await?;
+        }
+        let shared = self.shared.borrow().clone();
+        let key = format!("{}/{name}", stream.name);
+        let head = shared.head(store, stream, &key).await?;
+        let subject = Subject { stream, key, shared, head };
+        trim(&subject, store, now).await?;
+        Ok(subject)
+    }
+
+    /// What every stream holds.
+    pub fn status(&self) -> Vec<StreamStatus> {
+        let shared = self.shared.borrow();
+        let totals = shared.totals.borrow();
+        let none = StreamTotals::default();
+        self.streams.iter().map(|stream| StreamStatus::of(stream, totals.get(stream.name).unwrap_or(&none))).collect()
+    }
+
+    /// At most `limit` parked entries of `stream`, with their subject, consumer and number.
+    pub async fn parked(&self, store: &dyn Store, stream: &Stream, limit: usize) -> Result<Vec<((String, String, u64), ParkedEntry)>, StoreError> {
+        let found = tables::STREAM_PARKED.scan(store, &stream.name.to_owned(), Direction::Forward, limit).await?;
+        Ok(found.into_iter().map(|((_, subject, consumer, number), entry)| ((subject, consumer, number), entry)).collect())
+    }
+}
+
+impl Shared {
+    async fn load(store: &dyn Store, streams: &[&'static Stream]) -> Result<Rc<Self>, StoreError> {
+        let generation = store.generation();
+        let totals = stored_totals(store, streams).await?;
+        Ok(Rc::new(Self { generation, totals: RefCell::new(totals), heads: RefCell::default(), writes: Cell::new(0) }))
+    }
+
+    /// Makes every head in use, and the totals, what the store says they are.
+    async fn refresh(&self, store: &dyn Store, streams: &[&'static Stream]) -> Result<(), StoreError> {
+        loop {
+            let writes = self.writes.get();
+            let live: Vec<_> = self.heads.borrow().iter().filter_map(|(key, head)| Some((key.clone(), head.upgrade()?))).collect();
+            let keys: Vec<String> = live.iter().map(|(key, _)| key.clone()).collect();
+            let totals = stored_totals(store, streams).await?;
+            let stored = tables::STREAM_HEADS.get_many(store, &keys).await?;
+            if writes != self.writes.get() {
+                continue;
+            }
+            for ((key, head), stored) in live.iter().zip(stored) {
+                let name = key.split('/').next().unwrap_or_default();
+                let floor = totals.get(name).map_or(0, |totals| totals.floor);
+                *head.borrow_mut() = stored.unwrap_or_else(|| StreamHead::starting_at(floor));
+            }
+            self.totals.replace(totals);
+            return Ok(());
+        }
+    }
+
+    async fn head(&self, store: &dyn Store, stream: &'static Stream, key: &String) -> Result<Rc<RefCell<StreamHead>>, StoreError> {
+        loop {
+            if let Some(head) = self.heads.borrow().get(key).and_then(Weak::upgrade) {
+                return Ok(head);
+            }
+            let writes = self.writes.get();
+            let stored = tables::STREAM_HEADS.get(store, key).await?;
+            let known = self.heads.borrow().get(key).and_then(Weak::upgrade).is_some();
+            if !known && writes == self.writes.get() {
+                return Ok(self.keep(stream, key, stored));
+            }
+        }
+    }
+
+    fn keep(&self, stream: &'static Stream, key: &str, stored: Option<StreamHead>) -> Rc<RefCell<StreamHead>> {
+        let floor = self.totals.borrow().get(stream.name).map_or(0, |totals| totals.floor);
+        let head = Rc::new(RefCell::new(stored.unwrap_or_else(|| StreamHead::starting_at(floor))));
+        let mut heads = self.heads.borrow_mut();
+        if heads.len() >= 256 && heads.len().is_power_of_two() {
+            heads.retain(|_, head| head.strong_count() > 0);
+        }
+        heads.insert(key.to_owned(), Rc::downgrade(&head));
+        head
+    }
+}
+
+async fn stored_totals(store: &dyn Store, streams: &[&'static Stream]) -> Result<BTreeMap<&'static str, StreamTotals>, StoreError> {
+    let names: Vec<String> = streams.iter().map(|stream| stream.name.to_owned()).collect();
+    let stored = tables::STREAM_TOTALS.get_many(store, &names).await?;
+    Ok(streams.iter().zip(stored).map(|(stream, totals)| (stream.name, totals.unwrap_or_default())).collect())
+}
+
+/// Drops the oldest entries for as long as there are too many or they are too old.
+async fn trim(subject: &Subject, store: &dyn Store, now: u64) -> Result<(), StoreError> {
+    let has_age = subject.stream.limits.age.is_some();
+    let exceeds = || subject.head.borrow().exceeds(subject.stream);
+    let is_empty = || subject.head.borrow().is_empty();
+    let mut step = if exceeds() { TRIMMED } else { 1 };
+    while !is_empty() && (has_age || exceeds()) {
+        let first = subject.head.borrow().first.entries;
+        let oldest = subject.read(store, first, step).await?;
+        let mut batch = Batch::new();
+        let dropped = subject.drop_outlived(&mut batch, &oldest, now);
+        if dropped > 0 {
+            // Nobody waits for it: it is written before whatever is appended next, or fails with it.
+            drop(store.commit(batch));
+        }
+        if dropped < oldest.len() || oldest.is_empty() {
+            break;
+        }
+        step = TRIMMED;
+    }
+    Ok(())
+}

@@ -1,0 +1,320 @@
+//! Streams against a model: whatever happens, each consumer gets every entry in order, none twice once acknowledged, and the figures are right.
+
+use super::{Limits, Redelivery, Retention, Stream, Streams, Subject, Taken, WhenFull};
+use crate::tables::{RawBytes, StreamEntry};
+use ephapse_store::{Batch, MemoryStore, Store};
+use futures_executor::block_on;
+use proptest::prelude::*;
+use std::{collections::BTreeMap, time::Duration};
+
+const REDELIVERY: Redelivery = Redelivery { attempts: Some(5), first_delay: Duration::from_millis(100), longest_delay: Duration::from_secs(1) };
+const NO_LIMITS: Limits = Limits { entries: None, bytes: None, age: None };
+
+static WORK: Stream = Stream {
+    name: "work",
+    consumers: &["worker"],
+    retention: Retention::WorkQueue,
+    limits: NO_LIMITS,
+    when_full: WhenFull::Refuse,
+    redelivery: REDELIVERY,
+};
+static NEWS: Stream = Stream {
+    name: "news",
+    consumers: &["reader", "archive"],
+    retention: Retention::Interest,
+    limits: NO_LIMITS,
+    when_full: WhenFull::Refuse,
+    redelivery: REDELIVERY,
+};
+static LOG: Stream = Stream {
+    name: "log",
+    consumers: &["tail"],
+    retention: Retention::Limits,
+    limits: Limits { entries: Some(5), bytes: Some(40), age: Some(Duration::from_secs(60)) },
+    when_full: WhenFull::DropOldest,
+    redelivery: REDELIVERY,
+};
+static NARROW: Stream = Stream {
+    name: "narrow",
+    consumers: &["worker"],
+    retention: Retention::WorkQueue,
+    limits: Limits { entries: Some(2), bytes: Some(10), age: None },
+    when_full: WhenFull::Refuse,
+    redelivery: REDELIVERY,
+};
+static ALL: &[&Stream] = &[&WORK, &NEWS, &LOG, &NARROW];
+
+struct Node {
+    store: MemoryStore,
+    streams: Streams,
+    now: u64,
+}
+
+impl Node {
+    fn new() -> Self {
+        let store = MemoryStore::new();
+        let streams = block_on(Streams::open(&store, ALL)).expect("streams open");
+        Self { store, streams, now: 1_000_000 }
+    }
+
+    fn subject(&self, stream: &'static Stream, name: &str) -> Subject {
+        block_on(self.streams.subject(&self.store, stream, name, self.now)).expect("a subject")
+    }
+
+    fn append(&self, stream: &'static Stream, name: &str, body: &[u8]) -> u64 {
+        let subject = self.subject(stream, name);
+        let mut batch = Batch::new();
+        let number = subject.append(&mut batch, self.now, body.to_vec()).expect("there is room");
+        block_on(self.store.commit(batch)).expect("the store writes");
+        number
+    }
+
+    fn take(&self, stream: &'static Stream, name: &str, consumer: &str, limit: usize) -> Taken {
+        block_on(self.subject(stream, name).take(&self.store, consumer, self.now, limit)).expect("the store reads")
+    }
+
+    fn ack(&self, stream: &'static Stream, name: &str, consumer: &str, entry: &StreamEntry) {
+        let mut batch = Batch::new();
+        self.subject(stream, name).ack(&mut batch, consumer, entry.end);
+        block_on(self.store.commit(batch)).expect("the store writes");
+    }
+
+    /// Everything in memory is gone.
+    fn restart(&mut self) {
+        self.streams = block_on(Streams::open(&self.store, ALL)).expect("streams open");
+    }
+}
+
+fn bodies(taken: Taken) -> Vec<Vec<u8>> {
+    match taken {
+        Taken::Entries(entries) => entries.into_iter().map(|StreamEntry { body: RawBytes(body), .. }| body).collect(),
+        _ => Vec::new(),
+    }
+}
+
+#[test]
+fn an_entry_is_delivered_again_later_each_time_then_parked_and_the_next_one_follows() {
+    let mut node = Node::new();
+    node.append(&WORK, "a", b"poison");
+    node.append(&WORK, "a", b"good");
+    let mut waits = Vec::new();
+    for _ in 0..5 {
+        node.restart();
+        let taken = node.take(&WORK, "a", "worker", 10);
+        assert!(bodies(taken).starts_with(&[b"poison".to_vec()]));
+        match node.take(&WORK, "a", "worker", 10) {
+            Taken::Later(due) => {
+                waits.push(due - node.now);
+                node.now = due;
+            }
+            next => assert_eq!(bodies(next), [b"good"]),
+        }
+    }
+    assert_eq!(waits, [100, 200, 400, 800], "the fifth delivery is the last: nothing is waited for behind it");
+    let status = &node.streams.status()[0];
+    assert_eq!((status.parked, status.length, status.consumers[0].lag), (1, 1, 1));
+    let parked = block_on(node.streams.parked(&node.store, &WORK, 10)).expect("the store reads");
+    assert_eq!((parked.len(), parked[0].1.deliveries, parked[0].1.entry.body.0.as_slice()), (1, 5, b"poison".as_slice()));
+}
+
+#[test]
+fn a_consumer_that_fails_or_panics_is_asked_again_and_its_reason_is_kept() {
+    let node = Node::new();
+    let host = Clock(std::cell::Cell::new(0));
+    node.append(&WORK, "a", b"entry");
+    let subject = node.subject(&WORK, "a");
+    for turn in 0..5 {
+        let result = block_on(subject.deliver(&node.store, &host, "worker", 10, async |_| {
+            assert!(turn % 2 == 0, "turn {turn}");
+            Err("no".to_owned())
+        }));
+        assert!(matches!(result, Ok(super::Delivered::Failed(_))), "{result:?}");
+        host.0.set(host.0.get() + 10_000);
+    }
+    let result = block_on(subject.deliver(&node.store, &host, "worker", 10, async |_| Ok(()))).expect("the store works");
+    assert_eq!(result, super::Delivered::Nothing);
+    assert_eq!(block_on(node.streams.parked(&node.store, &WORK, 10)).expect("the store reads")[0].1.error, "no");
+}
+
+struct Clock(std::cell::Cell<u64>);
+
+impl crate::Host for Clock {
+    fn now(&self) -> u64 {
+        self.0.get()
+    }
+    fn random(&self, bytes: &mut [u8]) {
+        bytes.fill(0);
+    }
+    fn sleep(&self, _: Duration) -> ephapse_store::LocalBoxFuture<'static, ()> {
+        Box::pin(async {})
+    }
+    fn spawn(&self, _: ephapse_store::LocalBoxFuture<'static, ()>) {}
+    fn yield_now(&self) -> ephapse_store::LocalBoxFuture<'static, ()> {
+        Box::pin(async {})
+    }
+}
+
+#[test]
+fn a_subject_is_pruned_when_everybody_has_acknowledged_and_its_numbers_never_come_again() {
+    let mut node = Node::new();
+    node.append(&NEWS, "a", b"one");
+    for consumer in ["reader", "archive"] {
+        assert_eq!(node.streams.status()[1].subjects, 1);
+        let Taken::Entries(entries) = node.take(&NEWS, "a", consumer, 10) else { panic!("nothing for {consumer}") };
+        node.ack(&NEWS, "a", consumer, &entries[0]);
+    }
+    let status = &node.streams.status()[1];
+    assert_eq!((status.subjects, status.length, status.bytes), (0, 0, 0));
+    let left = block_on(crate::tables::STREAM_HEADS.scan(&node.store, &(), ephapse_store::Direction::Forward, 10)).expect("the store reads");
+    assert!(left.is_empty(), "{left:?}");
+    node.restart();
+    assert_eq!(node.append(&NEWS, "a", b"two"), 1);
+}
+
+#[test]
+fn limits_keep_the_newest_and_count_what_a_consumer_missed() {
+    let mut node = Node::new();
+    for body in [b"aaaaa", b"bbbbb", b"ccccc", b"ddddd", b"eeeee", b"fffff", b"ggggg"] {
+        node.append(&LOG, "a", body);
+    }
+    let first = node.take(&LOG, "a", "tail", 1);
+    assert_eq!(bodies(first), [b"ccccc"], "five are kept");
+    assert_eq!(node.streams.status()[2].dropped, 2);
+    node.now += 60_000;
+    assert_eq!(node.take(&LOG, "a", "tail", 10), Taken::Nothing, "all are too old");
+    assert_eq!(node.streams.status()[2].length, 0);
+}
+
+#[test]
+fn a_full_work_queue_takes_nothing_more_until_something_is_done() {
+    let node = Node::new();
+    node.append(&NARROW, "a", b"123");
+    node.append(&NARROW, "a", b"45");
+    let subject = node.subject(&NARROW, "a");
+    assert_eq!(subject.append(&mut Batch::new(), 0, Vec::new()), Err(super::Full));
+    let Taken::Entries(entries) = node.take(&NARROW, "a", "worker", 1) else { panic!("nothing taken") };
+    node.ack(&NARROW, "a", "worker", &entries[0]);
+    assert_eq!(subject.append(&mut Batch::new(), 0, vec![0; 9]), Err(super::Full), "11 bytes");
+    assert!(subject.append(&mut Batch::new(), 0, vec![0; 8]).is_ok());
+}
+
+#[test]
+fn a_change_that_was_never_committed_is_forgotten_when_memory_is_read_anew() {
+    let node = Node::new();
+    node.append(&WORK, "a", b"kept");
+    let subject = node.subject(&WORK, "a");
+    subject.append(&mut Batch::new(), node.now, b"lost in a panic".to_vec()).expect("there is room");
+    block_on(node.streams.reload(&node.store)).expect("the store reads");
+    node.append(&WORK, "a", b"next");
+    assert_eq!(bodies(node.take(&WORK, "a", "worker", 10)), [b"kept".to_vec(), b"next".to_vec()]);
+    assert_eq!(node.streams.status()[0].length, 2);
+}
+
+#[derive(Clone, Debug)]
+enum Step {
+    Append { subject: u8, size: u8 },
+    Take { subject: u8, consumer: bool, limit: u8 },
+    Ack { subject: u8, consumer: bool, count: u8 },
+    Clear { subject: u8 },
+    Restart,
+    Crash { subject: u8 },
+    Wait { ms: u16 },
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        4 => (0..3u8, 0..20u8).prop_map(|(subject, size)| Step::Append { subject, size }),
+        3 => (0..3u8, any::<bool>(), 1..5u8).prop_map(|(subject, consumer, limit)| Step::Take { subject, consumer, limit }),
+        3 => (0..3u8, any::<bool>(), 1..5u8).prop_map(|(subject, consumer, count)| Step::Ack { subject, consumer, count }),
+        1 => (0..3u8).prop_map(|subject| Step::Clear { subject }),
+        1 => Just(Step::Restart),
+        1 => (0..3u8).prop_map(|subject| Step::Crash { subject }),
+        2 => (0..3_000u16).prop_map(|ms| Step::Wait { ms }),
+    ]
+}
+
+#[derive(Clone, Default)]
+struct Queue {
+    /// Bodies not yet acknowledged by each consumer.
+    waiting: [Vec<Vec<u8>>; 2],
+    deliveries: [u32; 2],
+    parked: u64,
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(200))]
+    #[test]
+    fn every_consumer_gets_every_entry_in_order(steps in prop::collection::vec(step(), 1..60)) {
+        let mut node = Node::new();
+        let mut model: BTreeMap<u8, Queue> = BTreeMap::new();
+        let mut taken: BTreeMap<(u8, bool), Vec<StreamEntry>> = BTreeMap::new();
+        let mut made = 0u32;
+        for step in steps {
+            match step {
+                Step::Append { subject, size } => {
+                    made += 1;
+                    let body = [&made.to_be_bytes()[..], &vec![7; usize::from(size)]].concat();
+                    node.append(&NEWS, &subject.to_string(), &body);
+                    for waiting in &mut model.entry(subject).or_default().waiting {
+                        waiting.push(body.clone());
+                    }
+                }
+                Step::Take { subject, consumer, limit } => {
+                    let queue = model.entry(subject).or_default();
+                    let side = usize::from(consumer);
+                    let result = node.take(&NEWS, &subject.to_string(), NEWS.consumers[side], limit.into());
+                    let poison = queue.deliveries[side] == 5 && !queue.waiting[side].is_empty();
+                    if poison {
+                        queue.waiting[side].remove(0);
+                        queue.deliveries[side] = 0;
+                        queue.parked += 1;
+                    }
+                    match result {
+                        Taken::Nothing => prop_assert!(queue.waiting[side].is_empty()),
+                        Taken::Later(due) => prop_assert!(queue.deliveries[side] > 0 && due > node.now),
+                        Taken::Entries(entries) => {
+                            let most = if queue.deliveries[side] > 0 { 1 } else { usize::from(limit) };
+                            let expected: Vec<_> = queue.waiting[side].iter().take(most).cloned().collect();
+                            prop_assert_eq!(bodies(Taken::Entries(entries.clone())), expected);
+                            queue.deliveries[side] += 1;
+                            taken.insert((subject, consumer), entries);
+                        }
+                    }
+                }
+                Step::Ack { subject, consumer, count } => {
+                    let side = usize::from(consumer);
+                    let Some(entries) = taken.remove(&(subject, consumer)) else { continue };
+                    let done = entries.len().min(count.into());
+                    node.ack(&NEWS, &subject.to_string(), NEWS.consumers[side], &entries[done - 1]);
+                    let queue = model.entry(subject).or_default();
+                    let is_new = queue.waiting[side].first() == Some(&entries[0].body.0);
+                    if is_new {
+                        queue.waiting[side].drain(..done);
+                        queue.deliveries[side] = 0;
+                    }
+                }
+                Step::Clear { subject } => {
+                    let mut batch = Batch::new();
+                    node.subject(&NEWS, &subject.to_string()).clear(&mut batch);
+                    block_on(node.store.commit(batch)).expect("the store writes");
+                    let queue = model.entry(subject).or_default();
+                    queue.waiting = Default::default();
+                    queue.deliveries = [0; 2];
+                }
+                Step::Restart => node.restart(),
+                Step::Crash { subject } => {
+                    let lost = node.subject(&NEWS, &subject.to_string());
+                    lost.append(&mut Batch::new(), node.now, b"never written".to_vec()).expect("there is room");
+                    drop(lost);
+                    node.restart();
+                }
+                Step::Wait { ms } => node.now += u64::from(ms),
+            }
+            let status = &node.streams.status()[1];
+            let lag = |side: usize| model.values().map(|queue| queue.waiting[side].len() as u64).sum::<u64>();
+            prop_assert_eq!([status.consumers[0].lag, status.consumers[1].lag], [lag(0), lag(1)]);
+            prop_assert_eq!(status.length, model.values().map(|queue| queue.waiting.iter().map(Vec::len).max().unwrap_or(0) as u64).sum::<u64>());
+            prop_assert_eq!(status.parked, model.values().map(|queue| queue.parked).sum::<u64>());
+        }
+    }
+}
