@@ -2,6 +2,9 @@
 //!
 //! A request flows `router` -> `client` -> `room` or `sync` -> `tables` -> the store. Start reading at [`Homeserver::handle`], then `room::append`.
 
+#[cfg(test)]
+extern crate self as ephapse_homeserver;
+
 pub mod config;
 pub mod error;
 mod homeserver;

@@ -54,6 +54,8 @@ pub const EVENT_IDS: Table<OwnedEventId, (RoomSn, Position)> = Table::new(0x22, 
 pub const STATE_NODES: Table<(RoomSn, [u8; 16]), RawBytes> = Table::new(0x23, "state nodes");
 /// Children of an event, by the parent's id: `(room, parent, child)`.
 pub const RELATIONS: Table<(RoomSn, OwnedEventId, Position), Relation> = Table::new(0x24, "relations");
+/// State events by the events that allowed them: `(room, auth event, state event)`.
+pub const CITING: Table<(RoomSn, Position, Position), ()> = Table::new(0x2b, "citing");
 /// A user's rooms.
 pub const MEMBERSHIPS: Table<(UserSn, RoomSn), Membership> = Table::new(0x25, "memberships");
 /// A room's members in its current state, by membership (`MembershipKind as u8`).

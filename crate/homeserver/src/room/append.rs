@@ -20,8 +20,8 @@ use ruma::{
 use serde::Deserialize;
 use std::{collections::HashMap, rc::Rc, sync::Arc};
 
-/// More forward extremities than this make every send and resolution slower: the oldest are dropped.
-const MAX_EXTREMITIES: usize = 20;
+/// More forward extremities than this are not kept, so that nobody can make every send and resolution slow by forking a room without end.
+const MAX_EXTREMITIES: usize = 64;
 
 /// What is known of an event beside what it says.
 #[derive(Debug, Default)]
@@ -89,6 +89,9 @@ impl Write<'_> {
             self.change(Change::Hidden);
         }
         self.relate(&event)?;
+        if key.is_some() {
+            self.cite(position, &event.pdu.auth_events)?;
+        }
         if event.is_shown() {
             let state = self.extend(&event)?;
             if state != event.state_after {
@@ -112,10 +115,17 @@ impl Write<'_> {
             state: event.state_after.0,
         });
         if self.head.extremities.len() > MAX_EXTREMITIES {
-            self.head.extremities.remove(0);
+            self.drop_extremity();
         }
         let states: Vec<NodeId> = self.head.extremities.iter().map(|extremity| NodeId(extremity.state)).collect();
         self.resolve(&states)
+    }
+
+    /// Drops the oldest whose state another one has as well, since that changes nothing but the graph's shape; if there is none, the oldest.
+    fn drop_extremity(&mut self) {
+        let extremities = &mut self.head.extremities;
+        let twice = (0..extremities.len()).find(|at| extremities[at + 1..].iter().any(|other| other.state == extremities[*at].state));
+        extremities.remove(twice.unwrap_or(0));
     }
 
     /// Makes `after` the current state: memberships, counts and the head's short cuts follow what differs.

@@ -8,7 +8,7 @@ use super::{
     state_tree::NodeId,
     write::{Stop, Write},
 };
-use crate::error::Error;
+use crate::{error::Error, tables::Extremity};
 use ruma::{
     CanonicalJsonObject, MilliSecondsSinceUnixEpoch, OwnedDeviceId, OwnedEventId, OwnedUserId, UInt,
     events::{StateEventType, TimelineEventType},
@@ -66,9 +66,15 @@ impl Write<'_> {
         self.append(pdu, before, Verdict { transaction: draft.transaction, ..Verdict::default() })
     }
 
-    /// The state that an event sees which is built on the end of the room.
+    /// What a new event is built on: the newest extremities.
+    fn parents(&self) -> Vec<Extremity> {
+        self.head.extremities.iter().rev().take(MAX_PREV_EVENTS).cloned().collect()
+    }
+
+    /// The state that its parents give a new event.
     fn state_at_end(&mut self) -> Result<NodeId, Stop> {
-        Ok(self.state())
+        let states: Vec<NodeId> = self.parents().iter().map(|parent| NodeId(parent.state)).collect();
+        self.resolve(&states)
     }
 
     fn build(&self, draft: Draft, before: NodeId) -> Result<super::pdu::Pdu, Stop> {
@@ -76,9 +82,9 @@ impl Write<'_> {
         let is_create = draft.event_type == TimelineEventType::RoomCreate;
         let mut prev_events = Vec::new();
         let mut depth = 0;
-        for extremity in self.head.extremities.iter().rev().take(MAX_PREV_EVENTS) {
-            depth = depth.max(extremity.depth);
-            prev_events.push(self.event(extremity.position)?.pdu.reference(rules).map_err(refused)?);
+        for parent in self.parents() {
+            depth = depth.max(parent.depth);
+            prev_events.push(self.event(parent.position)?.pdu.reference(rules).map_err(refused)?);
         }
         let mut auth_events = Vec::new();
         for position in self.auth_positions(&draft, before)? {

@@ -18,6 +18,8 @@ pub mod resolve;
 mod rooms;
 mod sign;
 pub mod state_tree;
+#[cfg(test)]
+mod tests;
 mod timeline;
 mod visibility;
 mod write;

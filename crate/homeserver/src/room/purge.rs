@@ -39,6 +39,7 @@ impl Homeserver {
         tables::ROOM_ALIASES.delete_all(&mut batch, &room.sn);
         tables::STATE_NODES.delete_all(&mut batch, &room.sn);
         tables::RELATIONS.delete_all(&mut batch, &room.sn);
+        tables::CITING.delete_all(&mut batch, &room.sn);
         tables::MEMBERS.delete_all(&mut batch, &room.sn);
         tables::RECEIPTS.delete_all(&mut batch, &room.sn);
         tables::PUBLISHED_ROOMS.delete(&mut batch, &room.sn);

@@ -1,10 +1,29 @@
-//! The state that several states resolve to (rooms/v1, v2 and v12, "State resolution").
+//! The state that several states become: `resolve` decides, this brings it what it asks for, and makes a tree of the answer.
 
 use super::{
-    state_tree::NodeId,
-    write::{Stop, Write},
+    resolve::{self, Changes, Unresolved},
+    state_tree::{self, Node, NodeId},
+    write::{Need, Stop, Write},
 };
-use crate::error::Error;
+use crate::{error::Error, position::Position};
+use ruma::{OwnedEventId, state_res::StateMap};
+use std::{cell::RefCell, collections::HashMap, rc::Rc};
+
+/// How many of those that cite an event are read at first; each further page doubles what is known.
+const PAGE: usize = 32;
+
+/// Resolutions begun and done for one decision, by the roots of their states: a decision that begins anew goes on where it stopped.
+#[derive(Default)]
+pub(super) struct Resolutions {
+    begun: RefCell<HashMap<Vec<NodeId>, resolve::Known>>,
+    done: RefCell<HashMap<Vec<NodeId>, Resolved>>,
+}
+
+#[derive(Clone)]
+struct Resolved {
+    root: NodeId,
+    new_nodes: Vec<(NodeId, Rc<Node>)>,
+}
 
 impl Write<'_> {
     /// The root of what `states` resolve to; equal states need no resolution.
@@ -13,9 +32,121 @@ impl Write<'_> {
         states.sort_unstable();
         states.dedup();
         match states.as_slice() {
-            [] => Ok(NodeId::EMPTY),
-            [only] => Ok(*only),
-            _ => Err(Error::Internal("forks".to_owned()).into()),
+            [] => return Ok(NodeId::EMPTY),
+            [only] => return Ok(*only),
+            _ => {}
+        }
+        let done = self.resolutions().done.borrow().get(&states).cloned();
+        let resolved = match done {
+            Some(resolved) => resolved,
+            None => self.resolve_anew(&states)?,
+        };
+        self.add_nodes(resolved.new_nodes);
+        Ok(resolved.root)
+    }
+
+    fn resolve_anew(&self, states: &[NodeId]) -> Result<Resolved, Stop> {
+        let maps = self.conflicting(states)?;
+        let mut known = self.resolutions().begun.borrow_mut().remove(states).unwrap_or_default();
+        let answer = self.ask(states, &maps, &mut known);
+        if matches!(answer, Err(Stop::Missing(_))) {
+            self.resolutions().begun.borrow_mut().insert(states.to_vec(), known);
+        }
+        let mut changes = Vec::new();
+        for (key, id) in answer? {
+            let position = match id {
+                Some(id) => Some(self.event_by_id(&id)?.ok_or_else(|| absent(&id))?.position),
+                None => None,
+            };
+            changes.push((key, position));
+        }
+        let update = state_tree::update(states[0], changes, &|id| self.node(id))?;
+        let resolved = Resolved { root: update.root, new_nodes: update.new_nodes };
+        self.resolutions().done.borrow_mut().insert(states.to_vec(), resolved.clone());
+        Ok(resolved)
+    }
+
+    /// What each state holds of the places in which any two differ.
+    fn conflicting(&self, states: &[NodeId]) -> Result<Vec<StateMap<OwnedEventId>>, Stop> {
+        let conflicts = state_tree::conflicts(states, &|id| self.node(id))?;
+        let mut maps: Vec<StateMap<OwnedEventId>> = vec![StateMap::new(); states.len()];
+        let mut needs = Vec::new();
+        for (key, held) in conflicts {
+            for (map, position) in maps.iter_mut().zip(held) {
+                match position.map(|position| self.event(position)) {
+                    Some(Ok(event)) => {
+                        map.insert(key.clone(), event.pdu.event_id.clone());
+                    }
+                    Some(Err(need)) => needs.push(need),
+                    None => {}
+                }
+            }
+        }
+        if needs.is_empty() { Ok(maps) } else { Err(Stop::Missing(needs)) }
+    }
+
+    /// Asks until there is an answer, or until what is asked for has to be read.
+    fn ask(&self, states: &[NodeId], maps: &[StateMap<OwnedEventId>], known: &mut resolve::Known) -> Result<Changes, Stop> {
+        loop {
+            match resolve::resolve(&self.room.rules, maps, known) {
+                Ok(changes) => return Ok(changes),
+                Err(Unresolved::Missing(missing)) => self.tell(states[0], missing, known)?,
+                Err(Unresolved::Failed(reason)) => return Err(Error::Internal(format!("in {}: {reason}", self.room.id)).into()),
+            }
         }
     }
+
+    fn tell(&self, state: NodeId, missing: resolve::Missing, known: &mut resolve::Known) -> Result<(), Stop> {
+        let mut needs = Vec::new();
+        for id in missing.events {
+            match self.event_by_id(&id) {
+                Ok(Some(event)) => {
+                    known.events.insert(id, event.pdu.clone());
+                }
+                Ok(None) => return Err(absent(&id).into()),
+                Err(need) => needs.push(need),
+            }
+        }
+        for key in missing.unconflicted {
+            let found = self.state_get(state, std::slice::from_ref(&key)).map(|found| found[0].map(|position| self.event(position)));
+            match found {
+                Ok(None) => {
+                    known.unconflicted.insert(key, None);
+                }
+                Ok(Some(Ok(event))) => {
+                    known.unconflicted.insert(key, Some(event.pdu.event_id.clone()));
+                }
+                Ok(Some(Err(need))) => needs.push(need),
+                Err(Stop::Missing(more)) => needs.extend(more),
+                Err(refused) => return Err(refused),
+            }
+        }
+        for (id, count) in missing.citing {
+            let Some(event) = self.event_by_id(&id)? else { return Err(absent(&id).into()) };
+            match self.citing(event.position, (2 * count).max(PAGE)) {
+                Ok((page, all)) => match self.ids_of(&page[count.min(page.len())..]) {
+                    Ok(ids) => known.add_citing(id, ids, all),
+                    Err(more) => needs.extend(more),
+                },
+                Err(need) => needs.push(need),
+            }
+        }
+        if needs.is_empty() { Ok(()) } else { Err(Stop::Missing(needs)) }
+    }
+
+    fn ids_of(&self, positions: &[Position]) -> Result<Vec<OwnedEventId>, Vec<Need>> {
+        let mut ids = Vec::with_capacity(positions.len());
+        let mut needs = Vec::new();
+        for position in positions {
+            match self.event(*position) {
+                Ok(event) => ids.push(event.pdu.event_id.clone()),
+                Err(need) => needs.push(need),
+            }
+        }
+        if needs.is_empty() { Ok(ids) } else { Err(needs) }
+    }
+}
+
+fn absent(id: &OwnedEventId) -> Error {
+    Error::Internal(format!("{id} is in a state or an auth chain, but not here"))
 }

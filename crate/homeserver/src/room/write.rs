@@ -6,6 +6,7 @@
 
 use super::{
     event::Event,
+    resolution::Resolutions,
     rooms::RoomInfo,
     state_tree::{self, Missing, Node, NodeId},
 };
@@ -44,6 +45,8 @@ pub enum Need {
     Member(UserSn),
     /// Events that refer to this one and came before it.
     Relations(OwnedEventId),
+    /// The newest accepted state events, this many, that have the event at a position among their auth events.
+    Citing(Position, usize),
 }
 
 /// Why a decision was not made.
@@ -82,6 +85,8 @@ struct Known {
     users: HashMap<OwnedUserId, UserSn>,
     members: HashMap<UserSn, Option<Membership>>,
     relations: HashMap<OwnedEventId, Vec<(Position, Relation)>>,
+    citing: HashMap<Position, (Vec<Position>, bool)>,
+    resolutions: Resolutions,
 }
 
 /// A room as one decision sees it, and what the decision stages.
@@ -101,6 +106,7 @@ pub struct Write<'a> {
     ids: HashMap<OwnedEventId, Position>,
     nodes: RefCell<HashMap<NodeId, Rc<Node>>>,
     members: HashMap<UserSn, Membership>,
+    citing: HashMap<Position, Vec<Position>>,
 }
 
 impl Homeserver {
@@ -151,6 +157,7 @@ impl Homeserver {
                 ids: HashMap::new(),
                 nodes: RefCell::default(),
                 members: HashMap::new(),
+                citing: HashMap::new(),
             };
             match decide(&mut write) {
                 Ok(answer) => return Ok((answer, write.submit(&head))),
@@ -177,6 +184,11 @@ impl Homeserver {
                 Need::Member(user) => {
                     let member = tables::MEMBERSHIPS.get(self.store(), &(user, room.sn)).await?;
                     known.members.insert(user, member);
+                }
+                Need::Citing(cited, count) => {
+                    let found = tables::CITING.scan(self.store(), &(room.sn, cited), Direction::Backward, count).await?;
+                    let all = found.len() < count;
+                    known.citing.insert(cited, (found.into_iter().map(|((_, _, position), ())| position).collect(), all));
                 }
                 Need::Relations(id) => {
                     let found = tables::RELATIONS.scan(self.store(), &(room.sn, id.clone()), Direction::Forward, READ_AHEAD).await?;
@@ -288,6 +300,31 @@ impl Write<'_> {
     /// What refers to an event that has only now arrived.
     pub(super) fn relations(&self, id: &EventId) -> Result<&[(Position, Relation)], Need> {
         self.known.relations.get(id).map(Vec::as_slice).ok_or_else(|| Need::Relations(id.to_owned()))
+    }
+
+    /// The newest accepted state events that have the event at `cited` among their auth events, at least `count` of them or all.
+    pub(super) fn citing(&self, cited: Position, count: usize) -> Result<(Vec<Position>, bool), Need> {
+        let staged = self.citing.get(&cited).map(Vec::as_slice).unwrap_or_default();
+        let (stored, all) = match self.known.citing.get(&cited) {
+            Some((stored, all)) if *all || stored.len() >= count => (stored.as_slice(), *all),
+            _ if cited > self.base => (&[][..], true),
+            _ => return Err(Need::Citing(cited, count)),
+        };
+        Ok((staged.iter().rev().chain(stored).copied().collect(), all))
+    }
+
+    /// Remembers which events an accepted state event has among its auth events.
+    pub(super) fn cite(&mut self, citing: Position, auth_events: &[OwnedEventId]) -> Result<(), Stop> {
+        for id in auth_events {
+            let Some(cited) = self.event_by_id(id)? else { continue };
+            tables::CITING.put(&mut self.batch, &(self.room.sn, cited.position, citing), &());
+            self.citing.entry(cited.position).or_default().push(citing);
+        }
+        Ok(())
+    }
+
+    pub(super) fn resolutions(&self) -> &Resolutions {
+        &self.known.resolutions
     }
 
     /// What holds each of `keys` in a state.

@@ -1,0 +1,333 @@
+//! Rooms with a second server in them: forks, late events, conflicting bans, through the one append.
+
+#[path = "../../tests/client/support.rs"]
+#[allow(dead_code, clippy::unwrap_used, missing_docs)]
+mod support;
+
+use super::{Draft, Event, NewPdu, NodeId, Pdu, ReceivedPdu, RoomInfo, Stop, Write, state_tree::Part};
+use crate::{
+    position::Position,
+    tables::{self, Room},
+};
+use ephapse_store::Direction;
+use proptest::prelude::*;
+use ruma::{
+    CanonicalJsonObject, MilliSecondsSinceUnixEpoch, OwnedServerName, OwnedUserId, RoomVersionId, UInt,
+    events::{StateEventType, TimelineEventType},
+    signatures::{Ed25519KeyPair, KeyPair},
+    state_res::auth_types_for_event,
+};
+use serde_json::{Value, json};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    rc::Rc,
+};
+use support::{TestServer, TestUser};
+
+/// Another server: a name and a key.
+struct Remote {
+    name: OwnedServerName,
+    key: Ed25519KeyPair,
+}
+
+impl Remote {
+    fn new(name: &str, seed: u8) -> Self {
+        use ed25519_dalek::pkcs8::EncodePrivateKey;
+        let der = ed25519_dalek::SigningKey::from_bytes(&[seed; 32]).to_pkcs8_der().expect("a key");
+        Self { name: name.try_into().expect("a name"), key: Ed25519KeyPair::from_der(der.as_bytes(), "a".to_owned()).expect("a key") }
+    }
+
+    fn user(&self, localpart: &str) -> OwnedUserId {
+        format!("@{localpart}:{}", self.name).try_into().expect("a user id")
+    }
+}
+
+/// A room on the server under test, and what tests do in it.
+struct Forked {
+    server: TestServer,
+    room: Rc<RoomInfo>,
+    alice: TestUser,
+    remote: Remote,
+    clock: std::cell::Cell<u64>,
+}
+
+fn object(json: &Value) -> CanonicalJsonObject {
+    serde_json::from_value(json.clone()).expect("canonical JSON")
+}
+
+impl Forked {
+    /// A public room that alice of the server under test made, in which `@eve:other.example` has joined.
+    fn new(version: &RoomVersionId) -> Self {
+        let server = TestServer::new();
+        let alice = server.register("alice");
+        let request = json!({ "preset": "public_chat", "room_version": version });
+        let id = server.post(&alice, "/_matrix/client/v3/createRoom", request).ok()["room_id"].as_str().expect("an id").to_owned();
+        let id: ruma::OwnedRoomId = id.try_into().expect("a room id");
+        let hs = server.hs.clone();
+        let room = server.run(async move { hs.room(&id).await }).expect("a read").expect("the room");
+        let forked = Self { server, room, alice, remote: Remote::new("other.example", 9), clock: std::cell::Cell::new(1_700_000_100_000) };
+        let eve = forked.remote.user("eve");
+        let join = Draft::state(eve.clone(), StateEventType::RoomMember, eve.as_str(), object(&json!({ "membership": "join" })));
+        let end = forked.end();
+        forked.receive(forked.remote_event(join, &end));
+        forked
+    }
+
+    /// The events at the end of the room.
+    fn end(&self) -> Vec<Rc<Event>> {
+        let (hs, sn) = (self.server.hs.clone(), self.room.sn);
+        self.server.run(async move {
+            let head = hs.room_head(sn).await.expect("a head");
+            let positions: Vec<Position> = head.extremities.iter().map(|extremity| extremity.position).collect();
+            hs.events_at(sn, &positions).await.expect("events").into_iter().flatten().collect()
+        })
+    }
+
+    /// An event of the other server, built on `parents`, which must not be in conflict.
+    fn remote_event(&self, draft: Draft, parents: &[Rc<Event>]) -> Pdu {
+        let rules = &self.room.rules;
+        let content = serde_json::value::to_raw_value(&draft.content).expect("JSON");
+        let keys =
+            auth_types_for_event(&draft.event_type, &draft.sender, draft.state_key.as_deref(), &content, &rules.authorization).expect("auth types");
+        let (hs, sn, state) = (self.server.hs.clone(), self.room.sn, parents[0].state_after);
+        let auth_events = self.server.run(async move {
+            let found = hs.state_get(sn, state, &keys).await.expect("a state");
+            hs.events_at(sn, &found.into_iter().flatten().collect::<Vec<_>>()).await.expect("events")
+        });
+        self.clock.set(self.clock.get() + 1000);
+        let new = NewPdu {
+            room_id: Some(self.room.id.clone()),
+            sender: draft.sender,
+            event_type: draft.event_type,
+            state_key: draft.state_key,
+            content: draft.content,
+            prev_events: parents.iter().map(|event| event.pdu.reference(rules).expect("a reference")).collect(),
+            auth_events: auth_events.into_iter().flatten().map(|event| event.pdu.reference(rules).expect("a reference")).collect(),
+            depth: 1 + parents.iter().map(|event| event.pdu.depth).max().unwrap_or(0),
+            origin_server_ts: MilliSecondsSinceUnixEpoch(UInt::new_saturating(self.clock.get())),
+            redacts: draft.redacts,
+            event_localpart: self.clock.get().to_string(),
+        };
+        let signed = new.sign(&self.remote.name, &self.remote.key, rules).expect("an event");
+        // As it would come over the wire: parsed, its signature and hash verified.
+        let received = ReceivedPdu::parse(&signed.json, rules).expect("an event");
+        let keys = BTreeMap::from([(
+            self.remote.name.to_string(),
+            BTreeMap::from([(format!("ed25519:{}", self.remote.key.version()), ruma::serde::Base64::new(self.remote.key.public_key().to_vec()))]),
+        )]);
+        assert_eq!(KeyPair::sign(&self.remote.key, b"x").algorithm(), ruma::SigningKeyAlgorithm::Ed25519);
+        received.verify(&keys.into_iter().map(|(name, keys)| (name, keys)).collect(), rules).expect("a good signature")
+    }
+
+    fn message(&self, body: &str, parents: &[Rc<Event>]) -> Pdu {
+        let content = object(&json!({ "msgtype": "m.text", "body": body }));
+        self.remote_event(Draft::message(self.remote.user("eve"), TimelineEventType::RoomMessage, content), parents)
+    }
+
+    fn receive(&self, pdu: Pdu) -> Rc<Event> {
+        let (hs, room) = (self.server.hs.clone(), self.room.clone());
+        self.server.run(async move { hs.write_room(&room, 0, |write: &mut Write<'_>| write.receive(pdu.clone())).await }).expect("received")
+    }
+
+    fn say(&self, body: &str) -> Rc<Event> {
+        let path = format!("/_matrix/client/v3/rooms/{}/send/m.room.message/{body}", self.room.id);
+        let sent = self.server.put(&self.alice, &path, json!({ "msgtype": "m.text", "body": body })).ok();
+        self.event(sent["event_id"].as_str().expect("an id"))
+    }
+
+    fn event(&self, id: &str) -> Rc<Event> {
+        let (hs, sn, id) = (self.server.hs.clone(), self.room.sn, ruma::OwnedEventId::try_from(id).expect("an id"));
+        self.server.run(async move { hs.event_by_id(sn, &id).await }).expect("a read").expect("the event")
+    }
+
+    fn seen(&self) -> Vec<String> {
+        let path = format!("/_matrix/client/v3/rooms/{}/messages?dir=b&limit=100", self.room.id);
+        let page = self.server.get(&self.alice, &path).ok();
+        page["chunk"].as_array().expect("a chunk").iter().filter_map(|event| event["content"]["body"].as_str().map(str::to_owned)).collect()
+    }
+
+    fn state_of(&self, root: NodeId) -> BTreeMap<(String, String), String> {
+        let (hs, sn) = (self.server.hs.clone(), self.room.sn);
+        self.server.run(async move {
+            let mut state = BTreeMap::new();
+            for ((kind, key), position) in hs.state_entries(sn, root, Part::All).await.expect("a state") {
+                state.insert((kind.to_string(), key), hs.event_at(sn, position).await.expect("an event").pdu.event_id.to_string());
+            }
+            state
+        })
+    }
+}
+
+fn versions() -> Vec<RoomVersionId> {
+    super::VERSIONS.to_vec()
+}
+
+#[test]
+fn a_late_event_is_shown_and_the_next_one_merges_the_fork() {
+    for version in versions() {
+        let forked = Forked::new(&version);
+        let before = forked.end();
+        let one = forked.say("one");
+        let late = forked.receive(forked.message("late", &before));
+        assert!(late.is_shown());
+        let merging = forked.say("two");
+        let parents: BTreeSet<_> = merging.pdu.prev_events.iter().collect();
+        assert_eq!(parents, BTreeSet::from([&one.pdu.event_id, &late.pdu.event_id]), "version {version}");
+        assert_eq!(forked.seen(), ["two", "late", "one"]);
+    }
+}
+
+/// The specification's example of soft failure: a banned user's server sends an event that claims to be from before the ban.
+#[test]
+fn what_a_banned_user_sends_from_before_the_ban_is_kept_but_shown_to_nobody() {
+    for version in versions() {
+        let forked = Forked::new(&version);
+        let before = forked.end();
+        let ban = format!("/_matrix/client/v3/rooms/{}/ban", forked.room.id);
+        forked.server.post(&forked.alice, &ban, json!({ "user_id": "@eve:other.example" })).ok();
+        let evading = forked.receive(forked.message("evading", &before));
+        assert!(evading.soft_failed && evading.rejected.is_none(), "version {version}");
+        assert!(forked.seen().is_empty());
+        let next = forked.say("next");
+        assert!(!next.pdu.prev_events.contains(&evading.pdu.event_id), "it must not become part of the room's end");
+        forked
+            .server
+            .get(&forked.alice, &format!("/_matrix/client/v3/rooms/{}/event/{}", forked.room.id, evading.pdu.event_id))
+            .fails(404, "M_NOT_FOUND");
+        // After the ban, in the open: rejected.
+        let open = forked.receive(forked.message("open", &forked.end()));
+        assert!(open.rejected.is_some());
+    }
+}
+
+#[test]
+fn of_two_conflicting_bans_that_of_the_higher_level_holds() {
+    for version in versions() {
+        let forked = Forked::new(&version);
+        let mut levels = forked.server.get(&forked.alice, &format!("/_matrix/client/v3/rooms/{}/state/m.room.power_levels/", forked.room.id)).ok();
+        levels["users"]["@eve:other.example"] = json!(50);
+        let path = format!("/_matrix/client/v3/rooms/{}/state/m.room.power_levels/", forked.room.id);
+        forked.server.put(&forked.alice, &path, levels).ok();
+        let bob = forked.server.register("bob");
+        forked.server.post(&bob, &format!("/_matrix/client/v3/join/{}", forked.room.id), json!({})).ok();
+        let before = forked.end();
+        // Eve bans bob while alice bans eve.
+        let ban = Draft::state(forked.remote.user("eve"), StateEventType::RoomMember, bob.id.as_str(), object(&json!({ "membership": "ban" })));
+        let eves = forked.remote_event(ban, &before);
+        let path = format!("/_matrix/client/v3/rooms/{}/ban", forked.room.id);
+        forked.server.post(&forked.alice, &path, json!({ "user_id": "@eve:other.example" })).ok();
+        let eves = forked.receive(eves);
+        assert!(eves.soft_failed, "version {version}");
+        // Another branch of eve's server refers to the ban: both bans are in the conflict now.
+        let follow = forked.remote_event(
+            Draft::message(forked.remote.user("eve"), TimelineEventType::RoomMessage, object(&json!({ "body": "follow" }))),
+            std::slice::from_ref(&eves),
+        );
+        let follow = forked.receive(follow);
+        assert!(follow.soft_failed && follow.rejected.is_none());
+        forked.say("end");
+        let members = forked.server.get(&forked.alice, &format!("/_matrix/client/v3/rooms/{}/joined_members", forked.room.id)).ok();
+        let joined: Vec<_> = members["joined"].as_object().expect("members").keys().cloned().collect();
+        assert_eq!(joined, ["@alice:test.example", "@bob:test.example"], "version {version}");
+    }
+}
+
+/// What eve does in the property test.
+#[derive(Clone, Debug)]
+enum Act {
+    Message,
+    Topic,
+    Name,
+    Leave,
+}
+
+fn acts() -> impl Strategy<Value = Vec<(Act, usize)>> {
+    let act = prop_oneof![Just(Act::Message), Just(Act::Topic), Just(Act::Name), Just(Act::Leave)];
+    proptest::collection::vec((act, 0..6usize), 1..14)
+}
+
+/// Every event of a room, in the order in which it came.
+fn events_of(forked: &Forked) -> Vec<Rc<Event>> {
+    let (hs, sn) = (forked.server.hs.clone(), forked.room.sn);
+    forked.server.run(async move { hs.events_between(sn, Position::MIN..Position::MAX, Direction::Forward, 1000).await }).expect("events")
+}
+
+/// The same room on a fresh server that is told of `events` in this order.
+fn told(version: &RoomVersionId, room_id: &ruma::RoomId, events: &[Pdu]) -> Forked {
+    let server = TestServer::new();
+    let alice = server.register("alice");
+    let hs = server.hs.clone();
+    let room = Rc::new(RoomInfo { sn: hs.rooms.next_sn(), id: room_id.to_owned(), version: version.clone(), rules: version.rules().expect("rules") });
+    let (first, rest) = events.split_first().expect("a create event");
+    let (create, written) = (first.clone(), room.clone());
+    server
+        .run({
+            let hs = hs.clone();
+            async move {
+                let begin = |write: &mut Write<'_>| -> Result<(), Stop> {
+                    tables::ROOMS.put(&mut write.batch, &written.sn, &Room { id: written.id.clone(), version: written.version.clone() });
+                    write.begin(create.clone())
+                };
+                hs.write_new_room(&written, 0, begin).await
+            }
+        })
+        .expect("a room");
+    let forked = Forked { server, room, alice, remote: Remote::new("other.example", 9), clock: std::cell::Cell::new(0) };
+    for event in rest {
+        forked.receive(event.clone());
+    }
+    forked
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 12, ..ProptestConfig::default() })]
+
+    /// The state before and after each event, and whether it is rejected, follow from the graph, not from the order in which it came.
+    #[test]
+    fn any_order_of_delivery_gives_each_event_one_state(version in 0..12usize, acts in acts(), order in any::<u64>()) {
+        let version = versions()[version].clone();
+        let forked = Forked::new(&version);
+        let mut levels = forked.server.get(&forked.alice, &format!("/_matrix/client/v3/rooms/{}/state/m.room.power_levels/", forked.room.id)).ok();
+        levels["users"]["@eve:other.example"] = json!(50);
+        let path = format!("/_matrix/client/v3/rooms/{}/state/m.room.power_levels/", forked.room.id);
+        forked.server.put(&forked.alice, &path, levels).ok();
+        let eve = forked.remote.user("eve");
+        for (number, (act, parent)) in acts.into_iter().enumerate() {
+            let all = events_of(&forked);
+            let parent = all[all.len() - 1 - parent.min(all.len() - 8)].clone();
+            let draft = match act {
+                Act::Message => Draft::message(eve.clone(), TimelineEventType::RoomMessage, object(&json!({ "body": number }))),
+                Act::Topic => Draft::state(eve.clone(), StateEventType::RoomTopic, "", object(&json!({ "topic": number.to_string() }))),
+                Act::Name => Draft::state(eve.clone(), StateEventType::RoomName, "", object(&json!({ "name": number.to_string() }))),
+                Act::Leave => Draft::state(eve.clone(), StateEventType::RoomMember, eve.as_str(), object(&json!({ "membership": "leave" }))),
+            };
+            forked.receive(forked.remote_event(draft, std::slice::from_ref(&parent)));
+            if number % 3 == 2 {
+                forked.say(&number.to_string());
+            }
+        }
+        let events = events_of(&forked);
+
+        // A random order in which parents come before children.
+        let mut dice = order;
+        let mut waiting: Vec<Rc<Event>> = events.clone();
+        let mut come = BTreeSet::new();
+        let mut shuffled = Vec::new();
+        while !waiting.is_empty() {
+            let ready: Vec<usize> = (0..waiting.len())
+                .filter(|at| waiting[*at].pdu.prev_events.iter().chain(&waiting[*at].pdu.auth_events).all(|id| come.contains(id)))
+                .collect();
+            dice = dice.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            let next = waiting.remove(ready[(dice >> 33) as usize % ready.len()]);
+            come.insert(next.pdu.event_id.clone());
+            shuffled.push(Pdu { rejected: false, ..Pdu::clone(&next.pdu) });
+        }
+        let other = told(&version, &forked.room.id, &shuffled);
+        for event in &events {
+            let there = other.event(event.pdu.event_id.as_str());
+            prop_assert_eq!(&event.rejected, &there.rejected);
+            prop_assert_eq!(forked.state_of(event.state_before), other.state_of(there.state_before), "before {}", event.pdu.event_id);
+            prop_assert_eq!(forked.state_of(event.state_after), other.state_of(there.state_after), "after {}", event.pdu.event_id);
+        }
+    }
+}
