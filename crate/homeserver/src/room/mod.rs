@@ -8,6 +8,8 @@ mod build;
 mod client_event;
 mod create;
 mod event;
+#[cfg(test)]
+mod model;
 mod pdu;
 mod power;
 mod purge;

@@ -127,12 +127,13 @@ fn load_auth_events(full: &[&Pdu], rules: &AuthorizationRules, gather: &Gather<'
     }
 }
 
-fn changes(states: &[StateMap<OwnedEventId>], unconflicted: &StateMap<OwnedEventId>, mut resolved: StateMap<OwnedEventId>) -> Changes {
-    let conflicted = states.iter().flat_map(HashMap::keys);
-    let mut changes: Changes = conflicted.map(|key| (key.clone(), resolved.remove(key))).collect();
-    // A place that no state holds, given to an event of the auth difference.
-    let added = resolved.into_iter().filter(|(key, _)| !unconflicted.contains_key(key) && !changes.contains_key(key));
-    let added: Vec<_> = added.map(|(key, id)| (key, Some(id))).collect();
-    changes.extend(added);
+fn changes(states: &[StateMap<OwnedEventId>], unconflicted: &StateMap<OwnedEventId>, resolved: StateMap<OwnedEventId>) -> Changes {
+    let mut changes: Changes = states.iter().flat_map(HashMap::keys).map(|key| (key.clone(), None)).collect();
+    // Also a place that no state holds, when the rules give it to an event of the auth difference.
+    let decided = resolved.into_iter().filter(|(key, _)| !unconflicted.contains_key(key));
+    changes.extend(decided.map(|(key, id)| (key, Some(id))));
     changes
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,371 @@
+//! A room in memory, for tests: several servers' users, events wherever one likes in the graph, states as trees, and the spec's algorithms a second time in
+//! their plain and expensive form.
+
+#![allow(clippy::unwrap_used)]
+
+use super::{
+    pdu::{EventReference, Pdu, StateKey, create_of_room},
+    resolve::{self, Known, Unresolved},
+    sign::NewPdu,
+    state_tree::{self, Node, NodeId, Part},
+};
+use crate::position::Position;
+use ed25519_dalek::pkcs8::EncodePrivateKey;
+use ruma::{
+    CanonicalJsonValue, EventId, MilliSecondsSinceUnixEpoch, OwnedEventId, OwnedRoomId, OwnedUserId, RoomVersionId, UserId,
+    canonical_json::to_canonical_value,
+    events::{StateEventType, TimelineEventType},
+    room_version_rules::{RoomVersionRules, StateResolutionVersion},
+    signatures::Ed25519KeyPair,
+    state_res::{
+        self, StateMap, auth_types_for_event, check_state_dependent_auth_rules, check_state_independent_auth_rules, utils::event_id_set::EventIdSet,
+    },
+};
+use serde_json::{Value, json};
+use std::{
+    cell::{Cell, RefCell},
+    collections::{BTreeMap, BTreeSet, HashMap},
+    rc::Rc,
+    sync::Arc,
+};
+
+/// The state as a plain map.
+pub type State = BTreeMap<StateKey, OwnedEventId>;
+
+/// What someone sends.
+#[derive(Clone, Debug)]
+pub struct Draft {
+    pub sender: OwnedUserId,
+    pub event_type: TimelineEventType,
+    pub state_key: Option<String>,
+    pub content: Value,
+    pub redacts: Option<OwnedEventId>,
+    pub ts: u32,
+}
+
+/// `@name:name.example`: everyone has a server.
+pub fn user(name: &str) -> OwnedUserId {
+    format!("@{name}:{name}.example").try_into().unwrap()
+}
+
+impl Draft {
+    pub fn state(sender: &str, event_type: &str, state_key: &str, content: Value) -> Self {
+        Self { state_key: Some(state_key.to_owned()), ..Self::message(sender, event_type, content) }
+    }
+
+    pub fn message(sender: &str, event_type: &str, content: Value) -> Self {
+        Self { sender: user(sender), event_type: event_type.into(), state_key: None, content, redacts: None, ts: 1_000 }
+    }
+
+    pub fn member(sender: &str, target: &str, membership: &str) -> Self {
+        Self::state(sender, "m.room.member", user(target).as_str(), json!({ "membership": membership }))
+    }
+
+    pub fn at(self, ts: u32) -> Self {
+        Self { ts, ..self }
+    }
+}
+
+/// The events of one room in the order of their arrival at one server.
+pub struct Model {
+    pub version: u8,
+    pub rules: RoomVersionRules,
+    room_id: Option<OwnedRoomId>,
+    events: Vec<Arc<Pdu>>,
+    positions: HashMap<OwnedEventId, Position>,
+    after: HashMap<OwnedEventId, NodeId>,
+    citing: HashMap<OwnedEventId, Vec<OwnedEventId>>,
+    nodes: RefCell<HashMap<NodeId, Rc<Node>>>,
+    /// Events that the last resolution loaded.
+    pub loaded: Cell<usize>,
+    /// How often it asked.
+    pub rounds: Cell<usize>,
+}
+
+pub fn versions() -> impl Iterator<Item = u8> {
+    1..=12
+}
+
+fn rules(version: u8) -> RoomVersionRules {
+    RoomVersionId::try_from(version.to_string()).unwrap().rules().unwrap()
+}
+
+fn key_of(sender: &UserId) -> Ed25519KeyPair {
+    let seed = [sender.as_bytes()[1]; 32];
+    let der = ed25519_dalek::SigningKey::from_bytes(&seed).to_pkcs8_der().unwrap();
+    Ed25519KeyPair::from_der(der.as_bytes(), "1".to_owned()).unwrap()
+}
+
+impl Model {
+    /// A server that knows nothing of the room yet.
+    pub fn empty(version: u8) -> Self {
+        Self {
+            version,
+            rules: rules(version),
+            room_id: None,
+            events: Vec::new(),
+            positions: HashMap::new(),
+            after: HashMap::new(),
+            citing: HashMap::new(),
+            nodes: RefCell::default(),
+            loaded: Cell::default(),
+            rounds: Cell::default(),
+        }
+    }
+
+    /// A room that alice made: she is joined, has power 100, and anyone may join.
+    pub fn public(version: u8) -> Self {
+        let mut room = Self::created(version);
+        room.send(Draft::state("alice", "m.room.power_levels", "", room.power_levels(&[]))).unwrap();
+        room.send(Draft::state("alice", "m.room.join_rules", "", json!({ "join_rule": "public" }))).unwrap();
+        room
+    }
+
+    /// A room of which alice has made and joined no more.
+    pub fn created(version: u8) -> Self {
+        let mut room = Self::empty(version);
+        let content = match version {
+            ..=10 => json!({ "creator": user("alice"), "room_version": version.to_string() }),
+            _ => json!({ "room_version": version.to_string() }),
+        };
+        room.send(Draft::state("alice", "m.room.create", "", content)).unwrap();
+        room.send(Draft::member("alice", "alice", "join")).unwrap();
+        room
+    }
+
+    /// Power levels that give alice 100 (since v12 she has more than any as the creator) and others what is said.
+    pub fn power_levels(&self, others: &[(&str, i64)]) -> Value {
+        let mut users: BTreeMap<OwnedUserId, i64> = others.iter().map(|(name, level)| (user(name), *level)).collect();
+        if !self.rules.authorization.explicitly_privilege_room_creators {
+            users.insert(user("alice"), 100);
+        }
+        json!({ "users": users })
+    }
+
+    /// Sends at the end of what this server has.
+    pub fn send(&mut self, draft: Draft) -> Result<OwnedEventId, String> {
+        self.send_after(&self.extremities(), draft)
+    }
+
+    /// Sends after chosen events. A rejected event is kept as such, like one that was received.
+    pub fn send_after(&mut self, prev_events: &[OwnedEventId], draft: Draft) -> Result<OwnedEventId, String> {
+        let pdu = self.build(prev_events, draft);
+        let id = pdu.event_id.clone();
+        self.receive(pdu).map(|()| id)
+    }
+
+    /// Signs an event whose auth events are selected from the state after `prev_events`.
+    pub fn build(&self, prev_events: &[OwnedEventId], draft: Draft) -> Pdu {
+        let state = self.state_after(prev_events);
+        let content = serde_json::value::to_raw_value(&draft.content).unwrap();
+        let keys = auth_types_for_event(&draft.event_type, &draft.sender, draft.state_key.as_deref(), &content, &self.rules.authorization)
+            .unwrap_or_default();
+        let auth_events: Vec<_> = keys.iter().filter_map(|key| state.get(key)).cloned().collect();
+        self.build_with(prev_events, &auth_events, draft)
+    }
+
+    /// Signs an event with chosen auth events.
+    pub fn build_with(&self, prev_events: &[OwnedEventId], auth_events: &[OwnedEventId], draft: Draft) -> Pdu {
+        let Ok(CanonicalJsonValue::Object(content)) = to_canonical_value(draft.content) else { panic!("content is an object") };
+        let is_first = draft.event_type == TimelineEventType::RoomCreate;
+        let names_room = is_first && self.rules.authorization.room_create_event_id_as_room_id;
+        let made_here = OwnedRoomId::try_from(format!("!room:{}", draft.sender.server_name())).unwrap();
+        let references =
+            |ids: &[OwnedEventId]| -> Vec<EventReference> { ids.iter().map(|id| self.event(id).reference(&self.rules).unwrap()).collect() };
+        let new = NewPdu {
+            room_id: (!names_room).then(|| self.room_id.clone().unwrap_or(made_here)),
+            event_type: draft.event_type,
+            state_key: draft.state_key,
+            content,
+            prev_events: references(prev_events),
+            auth_events: references(auth_events),
+            depth: prev_events.iter().map(|id| self.event(id).depth).max().unwrap_or(0) + 1,
+            origin_server_ts: MilliSecondsSinceUnixEpoch(draft.ts.into()),
+            redacts: draft.redacts,
+            event_localpart: format!("e{}", self.events.len()),
+            sender: draft.sender,
+        };
+        let key = key_of(&new.sender);
+        let server = new.sender.server_name().to_owned();
+        new.sign(&server, &key, &self.rules).unwrap()
+    }
+
+    /// Takes in an event whose parents and auth events are here; the reason if the rules reject it.
+    pub fn receive(&mut self, pdu: Pdu) -> Result<(), String> {
+        let before = self.root_after(&pdu.prev_events);
+        let verdict = self.check(&pdu, before);
+        let auth_events: Vec<_> = pdu.auth_events.iter().map(|id| self.event(id).clone()).collect();
+        let generation = Pdu::generation_after(auth_events.iter().map(|event| &**event));
+        let pdu = Arc::new(Pdu { rejected: verdict.is_err(), generation, ..pdu });
+        self.room_id.get_or_insert(pdu.room_id.clone());
+        let position = Position(self.events.len() as i64);
+        let mut after = before;
+        if let (Some(key), Ok(())) = (pdu.key(), &verdict) {
+            after = self.update(before, [(key, Some(position))]);
+            for cited in &pdu.auth_events {
+                self.citing.entry(cited.clone()).or_default().push(pdu.event_id.clone());
+            }
+        }
+        self.after.insert(pdu.event_id.clone(), after);
+        self.positions.insert(pdu.event_id.clone(), position);
+        self.events.push(pdu);
+        verdict
+    }
+
+    /// The checks of a received event in the spec's order (4 and 5).
+    fn check(&self, pdu: &Pdu, before: NodeId) -> Result<(), String> {
+        let rules = &self.rules.authorization;
+        check_state_independent_auth_rules(rules, pdu, |id| self.find(id))?;
+        let mut named: HashMap<StateKey, &Pdu> = pdu.auth_events.iter().filter_map(|id| self.find(id)).filter_map(|e| Some((e.key()?, e))).collect();
+        let create = create_of_room(&pdu.room_id).and_then(|id| self.find(&id));
+        named.extend(create.and_then(|create| Some((create.key()?, create))));
+        check_state_dependent_auth_rules(rules, pdu, |event_type, key| named.get(&(event_type.clone(), key.to_owned())).copied())?;
+        let state = self.state(before);
+        check_state_dependent_auth_rules(rules, pdu, |event_type, key| self.find(state.get(&(event_type.clone(), key.to_owned()))?))
+    }
+
+    pub fn event(&self, id: &EventId) -> &Arc<Pdu> {
+        &self.events[self.positions[id].0 as usize]
+    }
+
+    fn find(&self, id: &EventId) -> Option<&Pdu> {
+        self.positions.get(id).map(|at| &*self.events[at.0 as usize])
+    }
+
+    pub fn events(&self) -> &[Arc<Pdu>] {
+        &self.events
+    }
+
+    /// The accepted events that no accepted event refers to.
+    pub fn extremities(&self) -> Vec<OwnedEventId> {
+        let accepted = || self.events.iter().filter(|event| !event.rejected);
+        let parents: BTreeSet<_> = accepted().flat_map(|event| &event.prev_events).collect();
+        let mut ends: Vec<_> = accepted().map(|event| event.event_id.clone()).filter(|id| !parents.contains(id)).collect();
+        ends.sort();
+        ends.truncate(20);
+        ends
+    }
+
+    /// The state that a next event after these would see.
+    pub fn state_after(&self, events: &[OwnedEventId]) -> State {
+        self.state(self.root_after(events))
+    }
+
+    pub fn holder(&self, events: &[OwnedEventId], event_type: &str, state_key: &str) -> Option<OwnedEventId> {
+        self.state_after(events).remove(&(event_type.into(), state_key.to_owned()))
+    }
+
+    /// What a member event or the absence of one makes of a user.
+    pub fn membership(&self, events: &[OwnedEventId], name: &str) -> String {
+        let Some(id) = self.holder(events, "m.room.member", user(name).as_str()) else { return "leave".to_owned() };
+        let content: Value = serde_json::from_str(self.event(&id).content.get()).unwrap();
+        content["membership"].as_str().unwrap().to_owned()
+    }
+
+    fn state(&self, root: NodeId) -> State {
+        let entries = state_tree::entries(root, Part::All, &|id| self.nodes.borrow().get(&id).cloned()).unwrap();
+        entries.into_iter().map(|(key, at)| (key, self.events[at.0 as usize].event_id.clone())).collect()
+    }
+
+    fn update(&self, root: NodeId, changes: impl IntoIterator<Item = (StateKey, Option<Position>)>) -> NodeId {
+        let update = state_tree::update(root, changes, &|id| self.nodes.borrow().get(&id).cloned()).unwrap();
+        self.nodes.borrow_mut().extend(update.new_nodes);
+        update.root
+    }
+
+    fn root_after(&self, events: &[OwnedEventId]) -> NodeId {
+        let mut roots: Vec<NodeId> = events.iter().map(|id| self.after[id]).collect();
+        roots.sort();
+        roots.dedup();
+        match roots[..] {
+            [] => NodeId::EMPTY,
+            [only] => only,
+            _ => self.resolve(&roots),
+        }
+    }
+
+    /// Resolves as a server does: what differs, what else is asked for bit by bit, then the changes.
+    fn resolve(&self, roots: &[NodeId]) -> NodeId {
+        let nodes = |id: NodeId| self.nodes.borrow().get(&id).cloned();
+        let conflicts = state_tree::conflicts(roots, &nodes).unwrap();
+        let mut states: Vec<StateMap<OwnedEventId>> = vec![StateMap::new(); roots.len()];
+        for (key, positions) in &conflicts {
+            for (state, at) in states.iter_mut().zip(positions) {
+                state.extend(at.map(|at| (key.clone(), self.events[at.0 as usize].event_id.clone())));
+            }
+        }
+        let mut known = Known::default();
+        self.rounds.set(0);
+        let changes = loop {
+            self.rounds.set(self.rounds.get() + 1);
+            assert!(self.rounds.get() < 1_000, "no end of rounds");
+            match resolve::resolve(&self.rules, &states, &known) {
+                Ok(changes) => break changes,
+                Err(Unresolved::Missing(missing)) => self.load(missing, roots[0], &mut known),
+                Err(Unresolved::Failed(reason)) => panic!("{reason}"),
+            }
+        };
+        self.loaded.set(known.events.len());
+        self.update(roots[0], changes.into_iter().map(|(key, id)| (key, id.map(|id| self.positions[&id]))))
+    }
+
+    fn load(&self, missing: resolve::Missing, root: NodeId, known: &mut Known) {
+        assert!(!missing.is_empty());
+        for id in missing.events {
+            let event = self.event(&id).clone();
+            assert!(known.events.insert(id, event).is_none(), "asked twice");
+        }
+        let keys: Vec<StateKey> = missing.unconflicted.into_iter().collect();
+        let found = state_tree::get(root, &keys, &|id| self.nodes.borrow().get(&id).cloned()).unwrap();
+        let found = found.into_iter().map(|at| at.map(|at| self.events[at.0 as usize].event_id.clone()));
+        known.unconflicted.extend(keys.into_iter().zip(found));
+        for (id, behind) in missing.citing {
+            let all: Vec<_> = self.citing.get(&id).into_iter().flatten().rev().cloned().collect();
+            // Small pages, so that tests turn them.
+            let page: Vec<_> = all[behind..].iter().take(behind.max(2)).cloned().collect();
+            let is_all = behind + page.len() == all.len();
+            known.add_citing(id, page, is_all);
+        }
+    }
+
+    /// The same resolution over whole states and whole auth chains, as the spec words it. For v2 and later.
+    pub fn resolve_in_full(&self, events: &[OwnedEventId]) -> State {
+        let StateResolutionVersion::V2(v2) = &self.rules.state_res else { panic!("v1 has one form only") };
+        let states: Vec<StateMap<OwnedEventId>> = events.iter().map(|id| self.state(self.after[id]).into_iter().collect()).collect();
+        let chains = states.iter().map(|state| state.values().flat_map(|id| self.auth_chain(id)).collect::<EventIdSet<_>>()).collect();
+        let resolved = state_res::resolve(
+            &self.rules.authorization,
+            v2,
+            &states,
+            chains,
+            |id| self.find(id),
+            |conflicted| Some(self.subgraph(conflicted.values().flatten().cloned().collect()).into_iter().collect()),
+        );
+        resolved.unwrap().into_iter().collect()
+    }
+
+    fn auth_chain(&self, id: &EventId) -> BTreeSet<OwnedEventId> {
+        let (mut chain, mut left) = (BTreeSet::new(), vec![id.to_owned()]);
+        while let Some(id) = left.pop() {
+            for auth in &self.event(&id).auth_events {
+                if chain.insert(auth.clone()) {
+                    left.push(auth.clone());
+                }
+            }
+        }
+        chain
+    }
+
+    /// Every event below one of these and above another, and these.
+    fn subgraph(&self, conflicted: BTreeSet<OwnedEventId>) -> BTreeSet<OwnedEventId> {
+        let below: BTreeSet<_> = conflicted.iter().flat_map(|id| self.auth_chain(id)).collect();
+        let between = below.into_iter().filter(|id| self.auth_chain(id).iter().any(|below| conflicted.contains(below)));
+        let between: Vec<_> = between.collect();
+        conflicted.into_iter().chain(between).collect()
+    }
+
+    /// Whether `state` is consistent with the rules' idea of who is who: the create event is there, and once only.
+    pub fn has_create(&self, state: &State) -> bool {
+        state.contains_key(&(StateEventType::RoomCreate, String::new()))
+    }
+}
