@@ -54,20 +54,28 @@ impl Homeserver {
             true => None,
             false => Some(self.random_room_id()),
         };
-        let create = NewPdu {
-            room_id,
-            sender: creator,
-            event_type: TimelineEventType::RoomCreate,
-            state_key: Some(String::new()),
-            content,
-            prev_events: Vec::new(),
-            auth_events: Vec::new(),
-            depth: 1,
-            origin_server_ts: MilliSecondsSinceUnixEpoch(UInt::new_saturating(self.host.now())),
-            redacts: None,
-            event_localpart: self.random_string(18),
+        let event_localpart = self.random_string(18);
+        let sign = |created: u64| {
+            let create = NewPdu {
+                room_id: room_id.clone(),
+                sender: creator.clone(),
+                event_type: TimelineEventType::RoomCreate,
+                state_key: Some(String::new()),
+                content: content.clone(),
+                prev_events: Vec::new(),
+                auth_events: Vec::new(),
+                depth: 1,
+                origin_server_ts: MilliSecondsSinceUnixEpoch(UInt::new_saturating(created)),
+                redacts: None,
+                event_localpart: event_localpart.clone(),
+            };
+            create.sign(self.server_name(), &self.identity.key_pair, &rules).map_err(|error| Error::bad_json(error.to_string()))
         };
-        let create = create.sign(self.server_name(), &self.identity.key_pair, &rules).map_err(|error| Error::bad_json(error.to_string()))?;
+        // Since v12: the time is all that tells apart two rooms which somebody makes alike, so it is never given twice.
+        let mut create = sign(self.rooms.next_creation(self.host.now()))?;
+        while self.room(&create.room_id).await?.is_some() {
+            create = sign(self.rooms.next_creation(self.host.now()))?;
+        }
         let info = Rc::new(RoomInfo { sn: self.rooms.next_sn(), id: create.room_id.clone(), version, rules });
         self.write_new_room(&info, generation, |write| {
             write.begin(create.clone())?;

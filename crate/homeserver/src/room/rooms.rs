@@ -36,6 +36,8 @@ const CACHED_ROOMS: usize = 2048;
 /// What memory holds of rooms.
 pub struct Rooms {
     newest: Cell<RoomSn>,
+    /// When the newest room was made here, in ms.
+    newest_creation: Cell<u64>,
     pub(super) by_id: RefCell<LruCache<OwnedRoomId, Rc<RoomInfo>>>,
     pub(super) by_sn: RefCell<LruCache<RoomSn, Rc<RoomInfo>>>,
     pub(super) heads: RefCell<LruCache<RoomSn, Rc<RoomHead>>>,
@@ -48,6 +50,7 @@ impl Rooms {
     pub(crate) fn new(newest: RoomSn) -> Self {
         Self {
             newest: Cell::new(newest),
+            newest_creation: Cell::new(0),
             by_id: RefCell::new(LruCache::new(CACHED_ROOMS)),
             by_sn: RefCell::new(LruCache::new(CACHED_ROOMS)),
             heads: RefCell::new(LruCache::new(CACHED_ROOMS)),
@@ -70,6 +73,12 @@ impl Rooms {
         self.events.borrow_mut().clear();
         self.ids.borrow_mut().clear();
         self.nodes.borrow_mut().clear();
+    }
+
+    /// The time at which a new room is made: now, or as little later as makes it differ from every other room's.
+    pub(super) fn next_creation(&self, now: u64) -> u64 {
+        self.newest_creation.set(now.max(self.newest_creation.get() + 1));
+        self.newest_creation.get()
     }
 
     /// A number for a new room.

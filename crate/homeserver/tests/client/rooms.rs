@@ -139,3 +139,19 @@ fn forgetting_frees_the_room() {
     let freed = full - server.store.stats().bytes_stored;
     assert!(freed * 2 > full - empty, "{freed} bytes freed of {}", full - empty);
 }
+
+#[test]
+fn rooms_made_alike_in_the_same_millisecond_are_different_rooms() {
+    let server = TestServer::new();
+    let alice = server.register("alice");
+    let create = || server.start("POST", "/_matrix/client/v3/createRoom", Some(&alice.token), Some(json!({})));
+    let (one, two) = (create(), create());
+    let (one, two) = server.run(async move { futures_util::join!(one, two) });
+    let mut ids = vec![one.ok()["room_id"].to_string(), two.ok()["room_id"].to_string()];
+    // The clock stands still here, also across a restart.
+    let server = server.restart();
+    ids.push(json!(room(&server, &alice, json!({}))).to_string());
+    ids.sort();
+    ids.dedup();
+    assert_eq!(ids.len(), 3);
+}
