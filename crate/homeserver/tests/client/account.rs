@@ -1,6 +1,9 @@
 //! One's own account: a new password, the end (Client-Server API, Account management).
 
-use crate::support::{PASSWORD, TestServer, TestUser};
+use crate::{
+    rooms::room,
+    support::{PASSWORD, TestServer, TestUser},
+};
 use serde_json::{Value, json};
 
 const PASSWORD_PATH: &str = "/_matrix/client/v3/account/password";
@@ -71,12 +74,18 @@ fn a_deactivated_account_is_gone_for_good() {
     let tablet = server.login("alice", None);
     let bob = server.register("bob");
     server.put(&phone, &format!("/_matrix/client/v3/profile/{}/displayname", phone.id), json!({ "displayname": "Alice" })).ok();
-    server.post(&phone, DEACTIVATE, json!({})).body["session"].as_str().expect("a session");
+    let public = room(&server, &bob, json!({ "preset": "public_chat" }));
+    server.post(&phone, &format!("/_matrix/client/v3/join/{public}"), json!({})).ok();
+    let invited = room(&server, &bob, json!({ "invite": [phone.id] }));
     let answer = confirm(&server, &phone, "POST", DEACTIVATE, json!({ "erase": true }), PASSWORD).ok();
     assert_eq!(answer, json!({ "id_server_unbind_result": "success" }));
     let server = server.restart();
     for user in [&phone, &tablet] {
         server.get(user, WHOAMI).fails(401, "M_UNKNOWN_TOKEN");
+    }
+    for room in [public, invited] {
+        let member = server.get(&bob, &format!("/_matrix/client/v3/rooms/{room}/state/m.room.member/{}", phone.id)).ok();
+        assert_eq!(member, json!({ "membership": "leave" }));
     }
     login(&server, "alice", PASSWORD).fails(403, "M_FORBIDDEN");
     server.request("GET", "/_matrix/client/v3/register/available?username=alice", None, None).fails(400, "M_USER_IN_USE");

@@ -1,6 +1,9 @@
 //! Account data, filters and capabilities (Client-Server API, Client Config, Filtering, Capabilities negotiation).
 
-use crate::support::{TestServer, TestUser};
+use crate::{
+    rooms::room,
+    support::{TestServer, TestUser},
+};
 use serde_json::{Value, json};
 
 fn path(user: &TestUser, kind: &str) -> String {
@@ -68,4 +71,32 @@ fn capabilities_name_the_room_versions() {
     assert_eq!(said["m.room_versions"]["available"].as_object().map(|versions| versions.len()), Some(12));
     assert_eq!((&said["m.change_password"], &said["m.profile_fields"]), (&json!({ "enabled": true }), &json!({ "enabled": true })));
     server.request("GET", "/_matrix/client/v3/capabilities", None, None).fails(401, "M_MISSING_TOKEN");
+}
+
+#[test]
+fn a_room_has_account_data_and_tags_of_each_user() {
+    let server = TestServer::new();
+    let (alice, bob) = (server.register("alice"), server.register("bob"));
+    let id = room(&server, &alice, json!({ "preset": "public_chat" }));
+    server.post(&bob, &format!("/_matrix/client/v3/join/{id}"), json!({})).ok();
+    let of = |user: &TestUser, rest: &str| format!("/_matrix/client/v3/user/{}/rooms/{id}/{rest}", user.id);
+
+    server.put(&alice, &of(&alice, "account_data/org.example.x"), json!({ "a": 1 })).ok();
+    server.put(&alice, &path(&alice, "org.example.x"), json!({ "a": 2 })).ok();
+    server.put(&alice, &of(&alice, "account_data/m.fully_read"), json!({ "event_id": "$x" })).fails(405, "M_BAD_JSON");
+    server.put(&alice, &of(&alice, "tags/m.favourite"), json!({ "order": 0.25 })).ok();
+    server.put(&alice, &of(&alice, "tags/u.work%2Fhome"), json!({})).ok();
+    server.put(&alice, &of(&alice, "tags/u.gone"), json!({ "order": 1 })).ok();
+    server.delete(&alice, &of(&alice, "tags/u.gone")).ok();
+    server.put(&alice, &of(&alice, "tags/m.favourite"), json!({ "order": "first" })).fails(400, "M_BAD_JSON");
+    server.put(&alice, &of(&alice, &format!("tags/{}", "x".repeat(256))), json!({})).fails(400, "M_INVALID_PARAM");
+
+    let server = server.restart();
+    assert_eq!(server.get(&alice, &of(&alice, "account_data/org.example.x")).ok(), json!({ "a": 1 }));
+    let tags = json!({ "tags": { "m.favourite": { "order": 0.25 }, "u.work/home": {} } });
+    assert_eq!(server.get(&alice, &of(&alice, "tags")).ok(), tags);
+    assert_eq!(server.get(&alice, &of(&alice, "account_data/m.tag")).ok(), tags);
+    assert_eq!(server.get(&bob, &of(&bob, "tags")).ok(), json!({ "tags": {} }));
+    server.get(&bob, &of(&bob, "account_data/org.example.x")).fails(404, "M_NOT_FOUND");
+    server.get(&bob, &of(&alice, "tags")).fails(403, "M_FORBIDDEN");
 }

@@ -1,6 +1,9 @@
 //! Profiles (Client-Server API, Profiles).
 
-use crate::support::{TestServer, TestUser};
+use crate::{
+    rooms::room,
+    support::{TestServer, TestUser},
+};
 use serde_json::json;
 
 fn path(user: &TestUser, field: &str) -> String {
@@ -70,4 +73,36 @@ fn all_fields_together_are_under_64_kib() {
     set("m.one", 46_000).fails(400, "M_PROFILE_TOO_LARGE");
     let kept = server.get(&alice, &path(&alice, "m.one")).ok();
     assert_eq!(kept["m.one"].as_str().map(str::len), Some(40_000));
+}
+
+#[test]
+fn a_new_name_is_shown_in_every_room_the_user_is_in() {
+    let server = TestServer::new();
+    let (alice, bob) = (server.register("alice"), server.register("bob"));
+    server.put(&alice, &path(&alice, "displayname"), json!({ "displayname": "Alice" })).ok();
+    let rooms = [room(&server, &alice, json!({})), room(&server, &bob, json!({ "preset": "public_chat" })), room(&server, &alice, json!({}))];
+    server.post(&alice, &format!("/_matrix/client/v3/join/{}", rooms[1]), json!({})).ok();
+    server.post(&alice, &format!("/_matrix/client/v3/rooms/{}/leave", rooms[2]), json!({})).ok();
+    let member =
+        |server: &TestServer, room: &str| server.get(&bob, &format!("/_matrix/client/v3/rooms/{room}/state/m.room.member/{}", alice.id)).ok();
+    assert_eq!(member(&server, &rooms[1]), json!({ "membership": "join", "displayname": "Alice" }));
+
+    server.put(&alice, &path(&alice, "avatar_url"), json!({ "avatar_url": "mxc://test.example/a" })).ok();
+    server.put(&alice, &path(&alice, "displayname"), json!({ "displayname": "Al" })).ok();
+    let server = server.restart();
+    let shown = json!({ "membership": "join", "displayname": "Al", "avatar_url": "mxc://test.example/a" });
+    assert_eq!(member(&server, &rooms[1]), shown);
+    let own = server.get(&alice, &format!("/_matrix/client/v3/rooms/{}/state/m.room.member/{}", rooms[0], alice.id)).ok();
+    assert_eq!(own, shown);
+
+    // The same name again makes no event, nor does a field that rooms do not show.
+    let newest =
+        |server: &TestServer| server.get(&bob, &format!("/_matrix/client/v3/rooms/{}/messages?dir=b&limit=1", rooms[1])).ok()["chunk"][0].clone();
+    let before = newest(&server)["event_id"].clone();
+    server.put(&alice, &path(&alice, "displayname"), json!({ "displayname": "Al" })).ok();
+    server.put(&alice, &path(&alice, "m.tz"), json!({ "m.tz": "Europe/London" })).ok();
+    assert_eq!(newest(&server)["event_id"], before);
+    server.delete(&alice, &path(&alice, "displayname")).ok();
+    assert_eq!(member(&server, &rooms[1]), json!({ "membership": "join", "avatar_url": "mxc://test.example/a" }));
+    assert_eq!(newest(&server)["unsigned"]["prev_content"]["displayname"], "Al");
 }
