@@ -303,7 +303,7 @@ pub async fn rolls_back_failed_writes<G: Ground>(fresh: impl AsyncFn() -> G, scr
             match mine.await {
                 Ok(()) => apply(&mut model, batch),
                 Err(error) => {
-                    assert_eq!(error, StoreError::QuotaExceeded, "{place}");
+                    assert_eq!(error, made_up(), "{place}");
                     assert_eq!(store.generation(), generation + 1, "{place}");
                     assert!(behind.await.is_err() || batch.is_empty(), "{place}: a batch behind it was not refused");
                     let mut late = Batch::since(generation);
@@ -321,5 +321,9 @@ pub async fn rolls_back_failed_writes<G: Ground>(fresh: impl AsyncFn() -> G, scr
 }
 
 fn fail_at(point: CrashPoint, nth: u32, seen: AtomicU32) -> Faults {
-    Faults::new(move |met| (met == point && seen.fetch_add(1, Ordering::SeqCst) == nth).then_some(Fault::Fail(StoreError::QuotaExceeded)))
+    Faults::new(move |met| (met == point && seen.fetch_add(1, Ordering::SeqCst) == nth).then_some(Fault::Fail(made_up())))
+}
+
+fn made_up() -> StoreError {
+    StoreError::Platform("made up".into())
 }

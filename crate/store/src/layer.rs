@@ -3,7 +3,7 @@
 //! A layer holds points (a value, or "deleted") and disjoint ranges that hide everything below the layer. Points always win over the ranges of their
 //! own layer, because a range delete removes the points it meets when it is applied. A stack of layers is read from the newest to the oldest.
 
-use crate::{Batch, Bytes, Direction, Op};
+use crate::{Batch, Bytes, Direction, Op, merge::Source};
 use std::{
     collections::BTreeMap,
     ops::{Bound, Range},
@@ -18,6 +18,16 @@ pub(crate) enum Known {
     Deleted,
     /// Only what lies below can tell.
     Below,
+}
+
+impl Known {
+    /// The value, if there is one here.
+    pub(crate) fn value(self) -> Option<Bytes> {
+        match self {
+            Self::Value(value) => Some(value),
+            Self::Deleted | Self::Below => None,
+        }
+    }
 }
 
 /// What an entry takes in memory beyond its bytes: two `Bytes` and its share of a tree node.
@@ -94,6 +104,11 @@ impl Layer {
         }
     }
 
+    /// The layer as a source of a merge.
+    pub(crate) fn source<'a, E: 'a>(&'a self, range: &Range<Vec<u8>>, direction: Direction) -> Source<'a, E> {
+        Source::new(range, move |part| Box::new(self.points(&part, direction).map(Ok)), |key| self.hidden.around(key))
+    }
+
     /// Every point, in order.
     pub(crate) fn all_points(&self) -> impl Iterator<Item = (&Bytes, &Option<Bytes>)> {
         self.points.iter()
@@ -102,10 +117,6 @@ impl Layer {
     /// The ranges that hide what lies below.
     pub(crate) fn hidden(&self) -> &Ranges {
         &self.hidden
-    }
-
-    pub(crate) fn is_empty(&self) -> bool {
-        self.points.is_empty() && self.hidden.is_empty()
     }
 
     /// Roughly what the layer takes in memory.
@@ -143,8 +154,20 @@ impl Ranges {
     }
 
     /// The range that holds `key`.
-    pub(crate) fn around(&self, key: &[u8]) -> Option<(&Bytes, &Bytes)> {
-        self.0.range::<[u8], _>((Bound::Unbounded, Bound::Included(key))).next_back().filter(|(_, end)| end.as_ref() > key)
+    pub(crate) fn around(&self, key: &[u8]) -> Option<Range<Bytes>> {
+        let (start, end) = self.0.range::<[u8], _>((Bound::Unbounded, Bound::Included(key))).next_back()?;
+        (end.as_ref() > key).then(|| start.clone()..end.clone())
+    }
+
+    /// The part of these ranges from `start` up to `end`; none means without a bound.
+    pub(crate) fn clip(&self, start: Option<&Bytes>, end: Option<&Bytes>) -> Self {
+        let mut clipped = Self::default();
+        for (s, e) in self.iter() {
+            let s = start.map_or(s, |start| start.max(s));
+            let e = end.map_or(e, |end| end.min(e));
+            clipped.insert(s.clone()..e.clone());
+        }
+        clipped
     }
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = (&Bytes, &Bytes)> {

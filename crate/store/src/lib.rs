@@ -18,7 +18,11 @@ pub mod conformance;
 pub mod unreliable;
 
 mod codec;
+#[cfg(target_arch = "wasm32")]
+mod indexed_db;
 mod layer;
+#[cfg(any(target_arch = "wasm32", test))]
+mod log_structured;
 mod merge;
 #[cfg(not(target_arch = "wasm32"))]
 mod native;
@@ -26,6 +30,8 @@ mod native;
 pub use batch::{Batch, Op};
 pub use bytes::Bytes;
 pub use faults::{CrashPoint, Fault, Faults};
+#[cfg(target_arch = "wasm32")]
+pub use indexed_db::{IndexedDbStore, Options as IndexedDbOptions};
 pub use memory::MemoryStore;
 #[cfg(not(target_arch = "wasm32"))]
 pub use native::{RedbOptions, RedbStore};

@@ -11,7 +11,7 @@ use crate::{
     Batch, Bytes, CrashPoint, Direction, Fault, Faults, LocalBoxFuture, Stats, Store, StoreError,
     codec::{decode_batches, encode_batch},
     layer::{Known, Layer},
-    merge::{Source, merge},
+    merge::{Entry, Merge, Source},
 };
 use futures_channel::oneshot;
 use redb::{Database, ReadableDatabase, TableDefinition};
@@ -180,23 +180,11 @@ impl RedbStore {
         if range.start >= range.end {
             return Ok(Vec::new());
         }
-        let mut sources: Vec<Source<'_>> =
-            state.layers().map(|layer| Source::new(layer.points(range, direction).map(Ok), Some(layer.hidden()))).collect();
         let tables = self.shared.tables.read().unwrap_or_else(PoisonError::into_inner);
         let table = entries(tables.as_ref())?;
-        let stored = table.range::<&[u8]>(range.start.as_slice()..range.end.as_slice()).map_err(failed)?;
-        let stored: Box<dyn Iterator<Item = _>> = match direction {
-            Direction::Forward => Box::new(stored),
-            Direction::Backward => Box::new(stored.rev()),
-        };
-        sources.push(Source::new(
-            stored.map(|entry| {
-                let (key, value) = entry.map_err(failed)?;
-                Ok((Bytes::copy_from_slice(key.value()), Some(Bytes::copy_from_slice(value.value()))))
-            }),
-            None,
-        ));
-        let found = merge(sources, direction, limit)?;
+        let mut sources: Vec<Source<'_, StoreError>> = state.layers().map(|layer| layer.source(range, direction)).collect();
+        sources.push(Source::new(range, |part| stored(&table, &part, direction), |_| None));
+        let found = Merge::new(sources, range.clone(), direction).live(limit)?;
         self.keys_read.set(self.keys_read.get() + found.len() as u64);
         Ok(found)
     }
@@ -504,15 +492,6 @@ impl Drop for RedbStore {
     }
 }
 
-impl Known {
-    fn value(self) -> Option<Bytes> {
-        match self {
-            Self::Value(value) => Some(value),
-            Self::Deleted | Self::Below => None,
-        }
-    }
-}
-
 const TABLES_FILE: &str = "tables.redb";
 
 fn open_tables(directory: &Path, cache_bytes: usize) -> Result<Database, StoreError> {
@@ -530,8 +509,29 @@ fn applied(tables: &Database) -> Result<u64, StoreError> {
     Ok(progress.get(APPLIED).map_err(failed)?.map_or(0, |number| number.value()))
 }
 
-fn entries(tables: Option<&Database>) -> Result<redb::ReadOnlyTable<&'static [u8], &'static [u8]>, StoreError> {
+type Table = redb::ReadOnlyTable<&'static [u8], &'static [u8]>;
+
+fn entries(tables: Option<&Database>) -> Result<Table, StoreError> {
     tables.ok_or(StoreError::Closed)?.begin_read().map_err(failed)?.open_table(ENTRIES).map_err(failed)
+}
+
+/// The entries of `part` that redb holds.
+fn stored<'a>(table: &'a Table, part: &Range<Vec<u8>>, direction: Direction) -> Box<dyn Iterator<Item = Result<Entry, StoreError>> + 'a> {
+    if part.start >= part.end {
+        return Box::new(std::iter::empty());
+    }
+    let found = match table.range::<&[u8]>(part.start.as_slice()..part.end.as_slice()) {
+        Ok(found) => found,
+        Err(error) => return Box::new(std::iter::once(Err(failed(error)))),
+    };
+    let entry = |entry: Result<(redb::AccessGuard<'_, &[u8]>, redb::AccessGuard<'_, &[u8]>), redb::StorageError>| {
+        let (key, value) = entry.map_err(failed)?;
+        Ok((Bytes::copy_from_slice(key.value()), Some(Bytes::copy_from_slice(value.value()))))
+    };
+    match direction {
+        Direction::Forward => Box::new(found.map(entry)),
+        Direction::Backward => Box::new(found.rev().map(entry)),
+    }
 }
 
 fn replay(records: &[Record]) -> Result<Vec<Batch>, StoreError> {

@@ -1,0 +1,445 @@
+//! Which record goes where: the log-structured store's [`Backend`] on IndexedDB.
+//!
+//! Blobs have transactions and an object store of their own, so that writing a large one does not keep commits waiting. A Blob is not fenced: its number
+//! holds the opening's epoch, and it counts only when a fenced transaction has put its segment record.
+
+use super::{
+    Options,
+    database::{self, BLOBS, LOG, META, PAGES, SEGMENTS, answered, ended, failed, reading, strict},
+};
+use crate::{
+    Bytes, CrashPoint, Fault, Faults, LocalBoxFuture, StoreError,
+    log_structured::{Backend, Loaded, Transaction},
+};
+use futures_channel::oneshot;
+use futures_util::future::{join, try_join};
+use js_sys::{Array, ArrayBuffer, Function, Promise, Uint8Array};
+use std::{
+    cell::{Cell, RefCell},
+    collections::{HashMap, VecDeque},
+    ops::Range,
+    rc::Rc,
+};
+use wasm_bindgen::{JsCast, JsValue, closure::Closure};
+use wasm_bindgen_futures::{JsFuture, spawn_local};
+use web_sys::{Blob, Event, IdbDatabase, IdbKeyRange, IdbObjectStore, IdbTransaction, MessageChannel, MessageEvent, Performance};
+
+const EPOCH: &str = "epoch";
+const HAS_BLOBS: &str = "blobs";
+const CHUNK: usize = 32 << 10;
+/// So many Blob handles are kept; a handle takes little, but not nothing, in the browser.
+const HANDLES: usize = 4096;
+
+type Release = Rc<RefCell<Option<Box<dyn Fn()>>>>;
+
+/// One opening of a database.
+pub(crate) struct IndexedDb {
+    inner: Rc<Inner>,
+    turns: Turns,
+    clock: Performance,
+}
+
+struct Inner {
+    database: IdbDatabase,
+    epoch: f64,
+    /// Whether this engine can keep Blobs in IndexedDB.
+    blobs: bool,
+    handles: RefCell<HashMap<u64, Blob>>,
+    faults: Faults,
+    released: Release,
+    closed: Cell<bool>,
+    on_release: RefCell<Option<Closure<dyn FnMut(Event)>>>,
+}
+
+impl IndexedDb {
+    /// Opens the database and takes it over.
+    pub(super) async fn open(name: &str, options: &Options) -> Result<(Self, Loaded), StoreError> {
+        let (faults, with_blobs) = (options.faults.clone(), options.blobs);
+        let database = database::open(name, move |database, transaction, from| upgrade(database, transaction, from, with_blobs, &faults)).await?;
+        let clock: Performance = database::global("performance")?.unchecked_into();
+        let (loaded, blobs) = load(&database).await.inspect_err(|_| database.close())?;
+        let inner = Rc::new(Inner {
+            database,
+            epoch: loaded.epoch as f64,
+            blobs,
+            handles: RefCell::default(),
+            faults: options.faults.clone(),
+            released: Release::default(),
+            closed: Cell::new(false),
+            on_release: RefCell::default(),
+        });
+        inner.watch_release();
+        Ok((Self { inner, turns: Turns::new()?, clock }, loaded))
+    }
+
+    /// What to call when the browser asks for the database or takes it away.
+    pub(super) fn on_release(&self) -> Release {
+        self.inner.released.clone()
+    }
+}
+
+/// Makes or converts the object stores; all of it, with the new version, is one transaction.
+fn upgrade(database: &IdbDatabase, transaction: &IdbTransaction, from: u32, with_blobs: bool, faults: &Faults) -> Result<(), StoreError> {
+    if from == 0 {
+        for store in [META, LOG, SEGMENTS, BLOBS, PAGES] {
+            database.create_object_store(store).map_err(|error| failed(&error))?;
+        }
+        let meta = transaction.object_store(META).map_err(|error| failed(&error))?;
+        let keeps_blobs = with_blobs && can_keep_blobs(transaction);
+        put(&meta, &HAS_BLOBS.into(), &keeps_blobs.into())?;
+    }
+    // A conversion from format 1 on goes here, in the order of the formats.
+    if faults.crash_at(CrashPoint::Migrating) { Err(StoreError::Closed) } else { Ok(()) }
+}
+
+/// Engines that cannot keep a Blob say so when it is put.
+fn can_keep_blobs(transaction: &IdbTransaction) -> bool {
+    let probe = || {
+        let blobs = transaction.object_store(BLOBS)?;
+        let blob = Blob::new_with_u8_array_sequence(&Array::of1(&Uint8Array::from([1u8].as_slice())))?;
+        blobs.put_with_key(&blob, &1.into())?;
+        blobs.delete(&1.into())
+    };
+    probe().is_ok()
+}
+
+/// Reads what a store starts from, and makes this opening the one that may write.
+async fn load(database: &IdbDatabase) -> Result<(Loaded, bool), StoreError> {
+    let transaction = strict(database, &[META, LOG, SEGMENTS])?;
+    let done = ended(&transaction);
+    let [meta, log, segments] = [META, LOG, SEGMENTS].map(|store| transaction.object_store(store).map_err(|error| failed(&error)));
+    let (meta, log, segments) = (meta?, log?, segments?);
+    let (before, blobs) = try_join(get(&meta, &EPOCH.into())?, get(&meta, &HAS_BLOBS.into())?).await?;
+    let epoch = before.as_f64().unwrap_or(0.0) + 1.0;
+    put(&meta, &EPOCH.into(), &epoch.into())?;
+    let records = try_join(records(&log)?, records(&segments)?);
+    // Together, because the end of the transaction comes at once after its last answer.
+    let (records, done) = join(records, done).await;
+    let (log, segments) = records?;
+    done?;
+    Ok((Loaded { epoch: epoch as u64, log, segments }, blobs.is_truthy()))
+}
+
+fn get(store: &IdbObjectStore, key: &JsValue) -> Result<impl Future<Output = Result<JsValue, StoreError>> + use<>, StoreError> {
+    Ok(answered(&store.get(key).map_err(|error| failed(&error))?))
+}
+
+fn put(store: &IdbObjectStore, key: &JsValue, value: &JsValue) -> Result<(), StoreError> {
+    store.put_with_key(value, key).map(drop).map_err(|error| failed(&error))
+}
+
+/// Every record of an object store, in order.
+fn records(store: &IdbObjectStore) -> Result<impl Future<Output = Result<Vec<(u64, Bytes)>, StoreError>> + use<>, StoreError> {
+    let keys = answered(&store.get_all_keys().map_err(|error| failed(&error))?);
+    let values = answered(&store.get_all().map_err(|error| failed(&error))?);
+    Ok(async {
+        let (keys, values) = try_join(keys, values).await?;
+        let bytes = |value: JsValue| Bytes::from(value.unchecked_into::<Uint8Array>().to_vec());
+        let numbers = keys.unchecked_into::<Array>().into_iter().map(|key| key.as_f64().unwrap_or(0.0) as u64);
+        Ok(numbers.zip(values.unchecked_into::<Array>().into_iter().map(bytes)).collect())
+    })
+}
+
+fn number(id: u64) -> JsValue {
+    JsValue::from_f64(id as f64)
+}
+
+impl Inner {
+    fn store(&self, transaction: &IdbTransaction, name: &str) -> Result<IdbObjectStore, StoreError> {
+        transaction.object_store(name).map_err(|error| failed(&error))
+    }
+
+    /// Sends every request of a transaction; its end tells how it went.
+    fn send(self: &Rc<Self>, changes: &Transaction) -> Result<impl Future<Output = Result<(), StoreError>> + use<>, StoreError> {
+        self.meet(CrashPoint::BeforePut)?;
+        let transaction = strict(&self.database, &[META, LOG, SEGMENTS])?;
+        let done = ended(&transaction);
+        let sent = self.send_requests(&transaction, changes);
+        let wrong: Rc<RefCell<Option<StoreError>>> = Rc::default();
+        let told = wrong.clone();
+        let on_epoch = match sent.and_then(|()| self.check_fence(&transaction, told)) {
+            Ok(on_epoch) => on_epoch,
+            Err(error) => {
+                let _ = transaction.abort();
+                return Err(error);
+            }
+        };
+        Ok(async move {
+            let result = done.await;
+            drop(on_epoch);
+            match wrong.borrow_mut().take() {
+                Some(error) => Err(error),
+                None => result,
+            }
+        })
+    }
+
+    fn send_requests(&self, transaction: &IdbTransaction, changes: &Transaction) -> Result<(), StoreError> {
+        let log = self.store(transaction, LOG)?;
+        for (at, piece) in &changes.put_log {
+            put(&log, &number(*at), &Uint8Array::from(piece.as_ref()))?;
+        }
+        if let Some(through) = changes.delete_log {
+            let range = IdbKeyRange::upper_bound(&number(through)).map_err(|error| failed(&error))?;
+            log.delete(&range).map_err(|error| failed(&error))?;
+        }
+        let segments = self.store(transaction, SEGMENTS)?;
+        for (id, record) in &changes.put_segments {
+            put(&segments, &number(*id), &Uint8Array::from(record.as_ref()))?;
+        }
+        for id in &changes.delete_segments {
+            segments.delete(&number(*id)).map_err(|error| failed(&error))?;
+        }
+        Ok(())
+    }
+
+    /// Commits the transaction if this opening is still the last one, and aborts it if not.
+    fn check_fence(
+        self: &Rc<Self>,
+        transaction: &IdbTransaction,
+        wrong: Rc<RefCell<Option<StoreError>>>,
+    ) -> Result<Closure<dyn FnMut(Event)>, StoreError> {
+        let request = self.store(transaction, META)?.get(&EPOCH.into()).map_err(|error| failed(&error))?;
+        let (inner, transaction, asked) = (self.clone(), transaction.clone(), request.clone());
+        let on_epoch: Closure<dyn FnMut(Event)> = Closure::new(move |_| {
+            let epoch = asked.result().ok().and_then(|epoch| epoch.as_f64());
+            let verdict = if epoch == Some(inner.epoch) { inner.meet(CrashPoint::BetweenPutAndCommit) } else { Err(StoreError::Fenced) };
+            match verdict {
+                Ok(()) => database::commit(&transaction),
+                Err(error) => {
+                    *wrong.borrow_mut() = Some(error);
+                    let _ = transaction.abort();
+                }
+            }
+        });
+        request.set_onsuccess(Some(on_epoch.as_ref().unchecked_ref()));
+        Ok(on_epoch)
+    }
+
+    fn meet(&self, point: CrashPoint) -> Result<(), StoreError> {
+        match self.faults.at(point) {
+            Some(Fault::Crash) => {
+                self.close();
+                Err(StoreError::Closed)
+            }
+            Some(Fault::Fail(error)) => Err(error),
+            None => Ok(()),
+        }
+    }
+
+    async fn put_blob(&self, id: u64, parts: Vec<Bytes>) -> Result<(), StoreError> {
+        if !self.blobs {
+            return self.put_pages(id, parts.concat()).await;
+        }
+        let arrays: Array = parts.iter().map(|part| JsValue::from(Uint8Array::from(part.as_ref()))).collect();
+        drop(parts);
+        let blob = Blob::new_with_u8_array_sequence(&arrays).map_err(|error| failed(&error))?;
+        let transaction = strict(&self.database, &[BLOBS])?;
+        let done = ended(&transaction);
+        put(&self.store(&transaction, BLOBS)?, &number(id), &blob)?;
+        database::commit(&transaction);
+        done.await?;
+        // The handle that was put stands for bytes in memory; one that is read back stands for the file.
+        self.handle(id).await.map(drop)
+    }
+
+    async fn handle(&self, id: u64) -> Result<Blob, StoreError> {
+        if let Some(blob) = self.handles.borrow().get(&id) {
+            return Ok(blob.clone());
+        }
+        let transaction = reading(&self.database, &[BLOBS])?;
+        let found = get(&self.store(&transaction, BLOBS)?, &number(id))?.await?;
+        let blob: Blob = found.dyn_into().map_err(|_| StoreError::Platform(format!("Blob {id} is missing")))?;
+        let mut handles = self.handles.borrow_mut();
+        if handles.len() >= HANDLES {
+            handles.clear();
+        }
+        handles.insert(id, blob.clone());
+        Ok(blob)
+    }
+
+    async fn read_blob(&self, id: u64, part: Range<u32>) -> Result<Bytes, StoreError> {
+        if !self.blobs {
+            return self.read_pages(id, part).await;
+        }
+        let blob = self.handle(id).await?;
+        let slice = blob.slice_with_f64_and_f64(part.start.into(), part.end.into()).map_err(|error| failed(&error))?;
+        let buffer = JsFuture::from(slice.array_buffer()).await.map_err(|error| failed(&error))?;
+        Ok(Uint8Array::new(&buffer.unchecked_into::<ArrayBuffer>()).to_vec().into())
+    }
+
+    async fn put_pages(&self, id: u64, bytes: Vec<u8>) -> Result<(), StoreError> {
+        let transaction = strict(&self.database, &[PAGES])?;
+        let done = ended(&transaction);
+        let pages = self.store(&transaction, PAGES)?;
+        for (at, chunk) in bytes.chunks(CHUNK).enumerate() {
+            put(&pages, &Array::of2(&number(id), &number(at as u64)), &Uint8Array::from(chunk))?;
+        }
+        database::commit(&transaction);
+        done.await
+    }
+
+    async fn read_pages(&self, id: u64, part: Range<u32>) -> Result<Bytes, StoreError> {
+        let (start, end) = (part.start as usize, part.end as usize);
+        let (first, last) = (start / CHUNK, end.saturating_sub(1) / CHUNK);
+        let transaction = reading(&self.database, &[PAGES])?;
+        let range = chunk_range(id, first as f64, last as f64)?;
+        let request = self.store(&transaction, PAGES)?.get_all_with_key(&range).map_err(|error| failed(&error))?;
+        let chunks = answered(&request).await?.unchecked_into::<Array>();
+        let bytes: Vec<u8> = chunks.into_iter().flat_map(|chunk| chunk.unchecked_into::<Uint8Array>().to_vec()).collect();
+        let bytes = Bytes::from(bytes);
+        let (from, to) = (start - first * CHUNK, end - first * CHUNK);
+        if to > bytes.len() { Err(StoreError::Platform(format!("pages of {id} are missing"))) } else { Ok(bytes.slice(from..to)) }
+    }
+
+    async fn delete_blobs(&self, ids: Vec<u64>) -> Result<(), StoreError> {
+        let transaction = strict(&self.database, &[BLOBS, PAGES])?;
+        let done = ended(&transaction);
+        let (blobs, pages) = (self.store(&transaction, BLOBS)?, self.store(&transaction, PAGES)?);
+        for id in ids {
+            self.handles.borrow_mut().remove(&id);
+            if self.blobs {
+                blobs.delete(&number(id)).map_err(|error| failed(&error))?;
+            } else {
+                pages.delete(chunk_range(id, 0.0, f64::INFINITY)?.as_ref()).map_err(|error| failed(&error))?;
+            }
+        }
+        database::commit(&transaction);
+        done.await
+    }
+
+    async fn blobs(&self) -> Result<Vec<u64>, StoreError> {
+        let name = if self.blobs { BLOBS } else { PAGES };
+        let transaction = reading(&self.database, &[name])?;
+        let request = self.store(&transaction, name)?.get_all_keys().map_err(|error| failed(&error))?;
+        let keys = answered(&request).await?.unchecked_into::<Array>();
+        let id = |key: JsValue| key.as_f64().or_else(|| key.unchecked_into::<Array>().get(0).as_f64()).unwrap_or(0.0) as u64;
+        let mut ids: Vec<u64> = keys.into_iter().map(id).collect();
+        ids.dedup();
+        Ok(ids)
+    }
+
+    /// Gives the database up when another version wants it, or when the browser takes it away.
+    fn watch_release(self: &Rc<Self>) {
+        let weak = Rc::downgrade(self);
+        let on_release: Closure<dyn FnMut(Event)> = Closure::new(move |_| {
+            let Some(inner) = weak.upgrade() else { return };
+            inner.close();
+            if let Some(released) = inner.released.borrow().as_ref() {
+                released();
+            }
+        });
+        self.database.set_onversionchange(Some(on_release.as_ref().unchecked_ref()));
+        self.database.set_onclose(Some(on_release.as_ref().unchecked_ref()));
+        *self.on_release.borrow_mut() = Some(on_release);
+    }
+
+    fn close(&self) {
+        if !self.closed.replace(true) {
+            self.handles.borrow_mut().clear();
+            self.database.close();
+        }
+    }
+}
+
+fn chunk_range(id: u64, first: f64, last: f64) -> Result<IdbKeyRange, StoreError> {
+    let key = |chunk: f64| Array::of2(&number(id), &chunk.into());
+    IdbKeyRange::bound(&key(first), &key(last)).map_err(|error| failed(&error))
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        self.database.set_onversionchange(None);
+        self.database.set_onclose(None);
+        self.close();
+    }
+}
+
+impl Backend for IndexedDb {
+    fn write(&self, transaction: Transaction) -> LocalBoxFuture<'static, Result<(), StoreError>> {
+        let sent = self.inner.send(&transaction);
+        Box::pin(async move { sent?.await })
+    }
+
+    fn put_blob(&self, id: u64, parts: Vec<Bytes>) -> LocalBoxFuture<'static, Result<(), StoreError>> {
+        let inner = self.inner.clone();
+        Box::pin(async move { inner.put_blob(id, parts).await })
+    }
+
+    fn delete_blobs(&self, ids: Vec<u64>) -> LocalBoxFuture<'static, Result<(), StoreError>> {
+        let inner = self.inner.clone();
+        Box::pin(async move { inner.delete_blobs(ids).await })
+    }
+
+    fn blobs(&self) -> LocalBoxFuture<'static, Result<Vec<u64>, StoreError>> {
+        let inner = self.inner.clone();
+        Box::pin(async move { inner.blobs().await })
+    }
+
+    fn read_blob(&self, id: u64, part: Range<u32>) -> LocalBoxFuture<'static, Result<Bytes, StoreError>> {
+        let inner = self.inner.clone();
+        Box::pin(async move { inner.read_blob(id, part).await })
+    }
+
+    fn spawn(&self, task: LocalBoxFuture<'static, ()>) {
+        spawn_local(task);
+    }
+
+    fn pause(&self, milliseconds: u32) -> LocalBoxFuture<'static, ()> {
+        if milliseconds > 0 { Box::pin(sleep(milliseconds)) } else { self.turns.next() }
+    }
+
+    fn now(&self) -> f64 {
+        self.clock.now()
+    }
+
+    fn close(&self) {
+        self.inner.close();
+    }
+}
+
+async fn sleep(milliseconds: u32) {
+    let Ok(set_timeout) = database::global("setTimeout").map(JsCast::unchecked_into::<Function>) else { return };
+    let promise = Promise::new(&mut |resolve, _| {
+        let _ = set_timeout.call2(&js_sys::global(), &resolve, &milliseconds.into());
+    });
+    let _ = JsFuture::from(promise).await;
+}
+
+/// Turns of the event loop, by a message to ourselves: unlike a timer it is never held back.
+struct Turns {
+    channel: MessageChannel,
+    waiting: Rc<RefCell<VecDeque<oneshot::Sender<()>>>>,
+    _on_message: Closure<dyn FnMut(MessageEvent)>,
+}
+
+impl Turns {
+    fn new() -> Result<Self, StoreError> {
+        let channel = MessageChannel::new().map_err(|error| failed(&error))?;
+        let waiting: Rc<RefCell<VecDeque<oneshot::Sender<()>>>> = Rc::default();
+        let queue = waiting.clone();
+        let on_message: Closure<dyn FnMut(MessageEvent)> = Closure::new(move |_| {
+            if let Some(next) = queue.borrow_mut().pop_front() {
+                let _ = next.send(());
+            }
+        });
+        channel.port1().set_onmessage(Some(on_message.as_ref().unchecked_ref()));
+        Ok(Self { channel, waiting, _on_message: on_message })
+    }
+
+    fn next(&self) -> LocalBoxFuture<'static, ()> {
+        let (tell, told) = oneshot::channel();
+        self.waiting.borrow_mut().push_back(tell);
+        let _ = self.channel.port2().post_message(&JsValue::NULL);
+        Box::pin(async {
+            let _ = told.await;
+        })
+    }
+}
+
+impl Drop for Turns {
+    fn drop(&mut self) {
+        self.channel.port1().set_onmessage(None);
+        self.channel.port1().close();
+    }
+}

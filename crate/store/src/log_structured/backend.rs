@@ -1,0 +1,63 @@
+//! What the log-structured store asks of the place below it.
+
+use crate::{Bytes, LocalBoxFuture, StoreError};
+use std::ops::Range;
+
+/// The Blob that is kept only so that it can be deleted when storage is full.
+pub(crate) const RESERVE_BLOB: u64 = 0;
+
+/// Changes of small records, written all or nothing.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Transaction {
+    /// Pieces of encoded batches and their numbers, each below 60 KB.
+    pub(crate) put_log: Vec<(u64, Bytes)>,
+    /// Deletes the log up to and including this number.
+    pub(crate) delete_log: Option<u64>,
+    /// Segment records to set.
+    pub(crate) put_segments: Vec<(u64, Bytes)>,
+    /// Segment records to delete.
+    pub(crate) delete_segments: Vec<u64>,
+}
+
+/// What an opened place holds.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Loaded {
+    /// Counts the openings; every later transaction of this opening checks that it is still the last one.
+    pub(crate) epoch: u64,
+    /// The log in order.
+    pub(crate) log: Vec<(u64, Bytes)>,
+    /// The segment records.
+    pub(crate) segments: Vec<(u64, Bytes)>,
+}
+
+/// A place with atomic durable transactions of small records, and Blobs beside them.
+///
+/// Nothing here may wait for the returned future to be polled before it starts, except where the caller awaits it at once, which the store always does.
+pub(crate) trait Backend: 'static {
+    /// Writes durably, all or nothing, if this opening is the last one.
+    fn write(&self, transaction: Transaction) -> LocalBoxFuture<'static, Result<(), StoreError>>;
+
+    /// Writes a Blob durably. Nothing refers to it yet, so it need not be fenced: its number is this opening's own.
+    fn put_blob(&self, id: u64, parts: Vec<Bytes>) -> LocalBoxFuture<'static, Result<(), StoreError>>;
+
+    /// Deletes Blobs; those that are not there are no error.
+    fn delete_blobs(&self, ids: Vec<u64>) -> LocalBoxFuture<'static, Result<(), StoreError>>;
+
+    /// Every Blob there is.
+    fn blobs(&self) -> LocalBoxFuture<'static, Result<Vec<u64>, StoreError>>;
+
+    /// A part of a Blob.
+    fn read_blob(&self, id: u64, part: Range<u32>) -> LocalBoxFuture<'static, Result<Bytes, StoreError>>;
+
+    /// Runs a task beside the caller.
+    fn spawn(&self, task: LocalBoxFuture<'static, ()>);
+
+    /// Lets others run, for at least so many milliseconds.
+    fn pause(&self, milliseconds: u32) -> LocalBoxFuture<'static, ()>;
+
+    /// A clock in milliseconds that never goes back.
+    fn now(&self) -> f64;
+
+    /// Releases the place.
+    fn close(&self);
+}

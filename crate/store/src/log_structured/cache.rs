@@ -1,0 +1,62 @@
+//! Pages and indexes in memory, the least recently used going first.
+
+use super::{page::Page, segment::Index};
+use hashlink::LruCache;
+use std::{collections::HashMap, rc::Rc};
+
+/// A segment and the number of a page, or [`INDEX`].
+pub(super) type Place = (u64, u32);
+
+/// The place of a segment's index.
+pub(super) const INDEX: u32 = u32::MAX;
+
+#[derive(Clone, Debug)]
+pub(super) enum Cached {
+    Page(Page),
+    Index(Rc<Index>),
+}
+
+impl Cached {
+    fn bytes(&self) -> usize {
+        match self {
+            Self::Page(page) => page.bytes(),
+            Self::Index(index) => index.bytes(),
+        }
+    }
+}
+
+/// What one read has fetched, kept until it ends whatever the cache drops.
+pub(super) type Pins = HashMap<Place, Cached>;
+
+#[derive(Debug)]
+pub(super) struct Cache {
+    entries: LruCache<Place, Cached>,
+    bytes: usize,
+    limit: usize,
+}
+
+impl Cache {
+    pub(super) fn new(limit: usize) -> Self {
+        Self { entries: LruCache::new_unbounded(), bytes: 0, limit }
+    }
+
+    pub(super) fn get(&mut self, place: Place) -> Option<Cached> {
+        self.entries.get(&place).cloned()
+    }
+
+    pub(super) fn insert(&mut self, place: Place, cached: Cached) {
+        self.bytes += cached.bytes();
+        if let Some(old) = self.entries.insert(place, cached) {
+            self.bytes -= old.bytes();
+        }
+        while self.bytes > self.limit
+            && let Some((_, old)) = self.entries.remove_lru()
+        {
+            self.bytes -= old.bytes();
+        }
+    }
+
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes
+    }
+}

@@ -1,0 +1,207 @@
+//! Group commit: everything that waits becomes durable in one transaction, or is taken back.
+
+use super::{
+    backend::{Backend, Transaction},
+    state::{Core, Frozen, State, Waiting},
+};
+use crate::{Batch, Bytes, CrashPoint, Op, StoreError, codec::encode_batch, layer::Layer};
+use futures_channel::oneshot;
+use std::rc::Rc;
+
+/// Chromium stores values from 64 KiB on as files of their own, which takes three times as long.
+const PIECE: usize = 60_000;
+
+/// Unmerged log in memory may grow to so many times `flush_bytes` before commits wait for the flush.
+const CROWDED: usize = 4;
+
+/// How a group becomes durable.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Way {
+    /// Into the log.
+    Log,
+    /// Into the log, which is then long enough to be flushed.
+    LogAndFlush,
+    /// Into a segment, together with what the log holds.
+    Segment,
+}
+
+impl<B: Backend> Core<B> {
+    /// Makes `batch` visible and lets it be written.
+    pub(super) fn submit(self: Rc<Self>, batch: Batch) -> Result<oneshot::Receiver<Result<(), StoreError>>, StoreError> {
+        let state = &mut *self.state.borrow_mut();
+        if let Some(error) = &state.dead {
+            return Err(error.clone());
+        }
+        if state.closing {
+            return Err(StoreError::Closed);
+        }
+        if batch.generation().is_some_and(|generation| generation < state.generation) {
+            return Err(StoreError::RolledBack);
+        }
+        if state.space.full && !batch.frees_space() && !batch.is_empty() {
+            self.clone().look_for_room(state);
+            return Err(StoreError::QuotaExceeded);
+        }
+        state.bytes_committed += batch.bytes() as u64;
+        state.active.apply(&batch);
+        let (answer, answered) = oneshot::channel();
+        state.waiting.push(Waiting { batch, answer });
+        if !state.committing {
+            state.committing = true;
+            self.backend.spawn(Box::pin(self.clone().run_commits()));
+        }
+        Ok(answered)
+    }
+
+    async fn run_commits(self: Rc<Self>) {
+        loop {
+            let writing = self.writing.lock().await;
+            let Some(way) = self.next_way() else { break };
+            if way == Way::Segment && self.state.borrow().frozen.is_some() {
+                drop(writing);
+                self.flush_ended().await;
+                continue;
+            }
+            let group = self.take(way);
+            let result = self.write_group(way, &group).await;
+            if self.state.borrow().closed {
+                break;
+            }
+            self.finish(way, group, result);
+            drop(writing);
+        }
+        self.state.borrow_mut().committing = false;
+        self.progress.notify(usize::MAX);
+    }
+
+    fn next_way(&self) -> Option<Way> {
+        let state = self.state.borrow();
+        if state.waiting.is_empty() {
+            return None;
+        }
+        let bytes: usize = state.waiting.iter().map(|waiting| waiting.batch.bytes()).sum();
+        let flush_stuck = state.frozen.is_some() && !state.flushing;
+        let crowded = state.frozen.is_some() && state.log_bytes + bytes > CROWDED * self.options.flush_bytes;
+        Some(match (bytes > self.options.direct_bytes || crowded) && !flush_stuck && !state.space.full {
+            true => Way::Segment,
+            false if state.log_bytes + bytes > self.options.flush_bytes && state.frozen.is_none() => Way::LogAndFlush,
+            false => Way::Log,
+        })
+    }
+
+    fn take(&self, way: Way) -> Vec<Waiting> {
+        let state = &mut *self.state.borrow_mut();
+        if way != Way::Log {
+            // Now, because at this moment the layer holds exactly the durable log and this group.
+            let layer = Rc::new(std::mem::take(&mut state.active));
+            state.frozen = Some(Frozen { layer, batches: std::mem::take(&mut state.durable), through: None });
+        }
+        std::mem::take(&mut state.waiting)
+    }
+
+    async fn write_group(&self, way: Way, group: &[Waiting]) -> Result<(), StoreError> {
+        let mut encoded = Vec::new();
+        for waiting in group.iter().filter(|waiting| !waiting.batch.is_empty()) {
+            encode_batch(&mut encoded, &waiting.batch);
+        }
+        if encoded.is_empty() && way != Way::Segment {
+            return Ok(());
+        }
+        if self.state.borrow().space.full {
+            self.give_up_reserve().await;
+        }
+        if way == Way::Segment {
+            let through = self.state.borrow().next_log - 1;
+            return self.write_frozen(through).await;
+        }
+        let length = encoded.len();
+        let log = self.number_pieces(encoded.into());
+        let result = self.backend.write(Transaction { put_log: log, ..Transaction::default() }).await;
+        if result.is_ok() {
+            self.state.borrow_mut().log_bytes += length;
+        }
+        if self.crash_at(CrashPoint::BetweenCommitAndAnswer) {
+            return Err(StoreError::Closed);
+        }
+        result
+    }
+
+    fn number_pieces(&self, mut encoded: Bytes) -> Vec<(u64, Bytes)> {
+        let state = &mut *self.state.borrow_mut();
+        let mut pieces = Vec::new();
+        while !encoded.is_empty() {
+            pieces.push((state.next_log, encoded.split_to(encoded.len().min(PIECE))));
+            state.next_log += 1;
+        }
+        pieces
+    }
+
+    fn finish(self: &Rc<Self>, way: Way, group: Vec<Waiting>, result: Result<(), StoreError>) {
+        let lost = match &result {
+            Ok(()) => {
+                self.group_is_durable(way, &group);
+                Vec::new()
+            }
+            Err(error) => self.roll_back(error),
+        };
+        for waiting in group {
+            let _ = waiting.answer.send(result.clone());
+        }
+        for waiting in lost {
+            let _ = waiting.answer.send(Err(StoreError::RolledBack));
+        }
+    }
+
+    fn group_is_durable(self: &Rc<Self>, way: Way, group: &[Waiting]) {
+        let state = &mut *self.state.borrow_mut();
+        state.commits += u64::from(group.iter().any(|waiting| !waiting.batch.is_empty()));
+        state.last_commit = self.backend.now();
+        let deletes =
+            group.iter().any(|waiting| waiting.batch.frees_space() || waiting.batch.ops().iter().any(|op| matches!(op, Op::DeleteRange(_))));
+        match way {
+            Way::Log => {
+                state.durable.extend(group.iter().map(|waiting| waiting.batch.clone()));
+                self.start_flush(state);
+            }
+            Way::LogAndFlush => {
+                if let Some(frozen) = &mut state.frozen {
+                    // Nothing was numbered since the group was.
+                    frozen.through = Some(state.next_log - 1);
+                    frozen.batches = Vec::new();
+                }
+                state.log_bytes = 0;
+                self.start_flush(state);
+            }
+            // `write_frozen` has put the segments in the layer's place.
+            Way::Segment => self.maintain(state),
+        }
+        if deletes {
+            state.space.reclaim = true;
+            self.maintain(state);
+        }
+    }
+
+    /// Takes reads back to what is durable and returns those whose batches are lost.
+    fn roll_back(&self, error: &StoreError) -> Vec<Waiting> {
+        let state = &mut *self.state.borrow_mut();
+        match error {
+            StoreError::QuotaExceeded => state.space.fill_up(self.backend.now()),
+            StoreError::Fenced | StoreError::Closed => state.dead = Some(error.clone()),
+            _ => {}
+        }
+        state.restore_durable();
+        state.generation += 1;
+        std::mem::take(&mut state.waiting)
+    }
+}
+
+impl State {
+    fn restore_durable(&mut self) {
+        if self.frozen.as_ref().is_some_and(|frozen| frozen.through.is_none())
+            && let Some(frozen) = self.frozen.take()
+        {
+            self.durable = frozen.batches;
+        }
+        self.active = Layer::replay(&self.durable);
+    }
+}

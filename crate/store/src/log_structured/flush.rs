@@ -1,0 +1,144 @@
+//! Full layers become segments of level 0.
+
+use super::{
+    backend::{Backend, Transaction},
+    segment::{Built, Segment, SegmentBuilder},
+    space,
+    state::{Core, State},
+};
+use crate::{Bytes, CrashPoint, StoreError, layer::Ranges, merge::Entry};
+use std::rc::Rc;
+
+/// A task yields after so many milliseconds of work.
+const SLICE: f64 = 4.0;
+
+impl<B: Backend> Core<B> {
+    /// Flushes the frozen layer, if all of it is in the log, beside whatever else goes on.
+    pub(super) fn start_flush(self: &Rc<Self>, state: &mut State) {
+        let through = state.frozen.as_ref().and_then(|frozen| frozen.through);
+        let held_back = state.flushing || state.closing || state.space.full || self.backend.now() < state.no_flush_before;
+        let (Some(through), false) = (through, held_back) else { return };
+        state.flushing = true;
+        let core = self.clone();
+        self.backend.spawn(Box::pin(async move {
+            let result = core.flush(through).await;
+            let state = &mut *core.state.borrow_mut();
+            state.flushing = false;
+            if let Err(error) = result {
+                // The log still holds all of it.
+                state.no_flush_before = core.backend.now() + space::PATIENCE;
+                if error == StoreError::QuotaExceeded {
+                    state.space.fill_up(core.backend.now());
+                } else if !state.closing {
+                    tracing::warn!(%error, "a full layer could not be written; it stays in the log");
+                }
+            }
+            core.maintain(state);
+            core.progress.notify(usize::MAX);
+        }));
+    }
+
+    async fn flush(&self, through: u64) -> Result<(), StoreError> {
+        let segments = self.build_frozen().await?;
+        let _writing = self.writing.lock().await;
+        self.install_frozen(segments, through).await
+    }
+
+    /// Writes the frozen layer as segments; the caller holds the right to write.
+    pub(super) async fn write_frozen(&self, through: u64) -> Result<(), StoreError> {
+        let built = self.build_frozen().await?;
+        self.install_frozen(built, through).await?;
+        self.state.borrow_mut().log_bytes = 0;
+        Ok(())
+    }
+
+    /// Ends when no flush runs any more.
+    pub(super) async fn flush_ended(&self) {
+        loop {
+            let listener = self.progress.listen();
+            if !self.state.borrow().flushing {
+                return;
+            }
+            listener.await;
+        }
+    }
+
+    async fn build_frozen(&self) -> Result<Vec<Rc<Segment>>, StoreError> {
+        let layer = self.state.borrow().frozen.as_ref().map(|frozen| frozen.layer.clone()).ok_or(StoreError::Closed)?;
+        let entries = layer.all_points().map(|(key, value)| Ok((key.clone(), value.clone())));
+        let built = self.build(entries, layer.hidden().clone(), 0, self.options.segment_bytes).await?;
+        self.put_blobs(built).await
+    }
+
+    /// Puts segments in the frozen layer's place, in one transaction with the end of their log.
+    async fn install_frozen(&self, segments: Vec<Rc<Segment>>, through: u64) -> Result<(), StoreError> {
+        if self.crash_at(CrashPoint::Flushing) || self.state.borrow().dead.is_some() {
+            return Err(StoreError::Closed);
+        }
+        let records = segments.iter().map(|segment| (segment.id, segment.encode())).collect();
+        let transaction = Transaction { put_segments: records, delete_log: Some(through), ..Transaction::default() };
+        if let Err(error) = self.backend.write(transaction).await {
+            self.forget(&segments).await;
+            return Err(error);
+        }
+        let state = &mut *self.state.borrow_mut();
+        segments.into_iter().for_each(|segment| state.levels.add(segment));
+        state.frozen = None;
+        Ok(())
+    }
+
+    /// Sorted entries as segments of about `target` bytes; `hidden` is cut where the segments are.
+    pub(super) async fn build(
+        &self,
+        entries: impl Iterator<Item = Result<Entry, StoreError>>,
+        hidden: Ranges,
+        level: u8,
+        target: usize,
+    ) -> Result<Vec<Built>, StoreError> {
+        let mut built = Vec::new();
+        let mut builder = SegmentBuilder::new(self.options.page_bytes);
+        let mut cut: Option<Bytes> = None;
+        let mut slice = self.backend.now();
+        for (nth, entry) in entries.enumerate() {
+            let (key, value) = entry?;
+            if builder.len() >= target {
+                let full = std::mem::replace(&mut builder, SegmentBuilder::new(self.options.page_bytes));
+                built.push(full.finish(self.state.borrow_mut().new_blob(), level, hidden.clip(cut.as_ref(), Some(&key))));
+                cut = Some(key.clone());
+            }
+            builder.push(&key, value.as_ref());
+            if nth % 64 == 63 && self.backend.now() - slice > SLICE {
+                self.backend.pause(0).await;
+                slice = self.backend.now();
+            }
+        }
+        let hidden = hidden.clip(cut.as_ref(), None);
+        if !builder.is_empty() || !hidden.is_empty() {
+            built.push(builder.finish(self.state.borrow_mut().new_blob(), level, hidden));
+        }
+        Ok(built)
+    }
+
+    pub(super) async fn put_blobs(&self, built: Vec<Built>) -> Result<Vec<Rc<Segment>>, StoreError> {
+        let mut segments = Vec::new();
+        for Built { segment, parts } in built {
+            if segment.points > 0
+                && let Err(error) = self.backend.put_blob(segment.id, parts).await
+            {
+                self.forget(&segments).await;
+                return Err(error);
+            }
+            segments.push(Rc::new(segment));
+        }
+        Ok(segments)
+    }
+
+    /// Deletes the Blobs of segments that were not installed.
+    pub(super) async fn forget(&self, segments: &[Rc<Segment>]) {
+        let ids: Vec<u64> = segments.iter().filter(|segment| segment.points > 0).map(|segment| segment.id).collect();
+        if !ids.is_empty() {
+            // What stays behind is deleted when the store is opened again.
+            let _ = self.backend.delete_blobs(ids).await;
+        }
+    }
+}

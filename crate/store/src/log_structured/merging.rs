@@ -1,0 +1,385 @@
+//! Maintenance: merging segments into the next level, dropping what nobody can see, and keeping the reserve.
+
+use super::{
+    backend::{Backend, RESERVE_BLOB, Transaction},
+    segment::Segment,
+    state::{Core, State},
+};
+use crate::{
+    Bytes, CrashPoint, Direction, StoreError,
+    codec::Damaged,
+    layer::Ranges,
+    merge::{Entry, Merge, Source},
+};
+use std::{ops::Range, rc::Rc};
+
+/// Level 0 is merged from so many segments on.
+const CROWD: usize = 4;
+/// So many segments of level 0 are merged even while commits go on.
+const TOO_MANY: usize = 16;
+/// Bytes of level 0 merged in one job.
+const JOB_BYTES: u64 = 8 << 20;
+/// A store counts as busy for so many milliseconds after a commit.
+const BUSY: f64 = 20.0;
+
+/// Segments of one level on their way into the next.
+#[derive(Debug)]
+struct Job {
+    /// Newest first.
+    uppers: Vec<Rc<Segment>>,
+    level: u8,
+    range: Range<Bytes>,
+}
+
+/// One replacement: parts of the uppers and whole segments of the level they go to.
+struct Step {
+    lowers: Vec<Rc<Segment>>,
+    /// The part of the uppers that is merged.
+    part: Range<Bytes>,
+    /// Nothing older lies below: deletions have nothing left to hide.
+    bottom: bool,
+    last: bool,
+}
+
+impl<B: Backend> Core<B> {
+    /// Starts the maintenance task if there may be work for it.
+    pub(super) fn maintain(self: &Rc<Self>, state: &mut State) {
+        if !state.maintaining && !state.closing && state.dead.is_none() {
+            state.maintaining = true;
+            self.backend.spawn(Box::pin(self.clone().run_maintenance()));
+        }
+    }
+
+    async fn run_maintenance(self: Rc<Self>) {
+        while !self.stopped() {
+            match self.maintain_once().await {
+                Ok(true) => {}
+                Ok(false) => break,
+                Err(StoreError::QuotaExceeded) => {
+                    let state = &mut *self.state.borrow_mut();
+                    state.space.no_merging_before = self.backend.now() + super::space::PATIENCE;
+                    break;
+                }
+                Err(error) => {
+                    if !self.stopped() {
+                        tracing::warn!(%error, "merging stopped");
+                    }
+                    break;
+                }
+            }
+            self.backend.pause(0).await;
+        }
+        self.state.borrow_mut().maintaining = false;
+        self.progress.notify(usize::MAX);
+    }
+
+    /// Does one piece of work; `false` when there is none.
+    async fn maintain_once(self: &Rc<Self>) -> Result<bool, StoreError> {
+        self.sweep().await?;
+        if self.state.borrow().space.reclaim {
+            self.state.borrow_mut().space.reclaim = false;
+            self.drop_hidden().await?;
+            self.sweep().await?;
+            self.restore_reserve().await;
+            return Ok(true);
+        }
+        if !self.state.borrow().space.reserve_there && !self.state.borrow().space.full {
+            self.restore_reserve().await;
+        }
+        self.start_flush(&mut self.state.borrow_mut());
+        let Some(job) = self.next_job() else { return Ok(false) };
+        self.run_job(job).await?;
+        if self.state.borrow().space.full {
+            self.sweep().await?;
+            self.restore_reserve().await;
+        }
+        Ok(true)
+    }
+
+    fn next_job(&self) -> Option<Job> {
+        let state = &mut *self.state.borrow_mut();
+        let full = state.space.full;
+        if !full && self.backend.now() < state.space.no_merging_before {
+            return None;
+        }
+        state.merged_to.resize(usize::from(state.levels.deepest()) + 2, Bytes::new());
+        let zero = state.levels.zero();
+        if zero.len() >= if full { 1 } else { CROWD } {
+            let mut bytes = 0;
+            let enough = |segment: &&Rc<Segment>| {
+                let fits = bytes < JOB_BYTES;
+                bytes += u64::from(segment.length);
+                fits
+            };
+            let mut uppers: Vec<_> = zero.iter().rev().take_while(enough).cloned().collect();
+            uppers.reverse();
+            return Job::new(uppers, 0);
+        }
+        let mut limit = self.options.level_one_bytes;
+        for level in 1..=state.levels.deepest() {
+            if state.levels.run_bytes(level) > limit {
+                let run = state.levels.run(level);
+                let next = run.iter().find(|segment| segment.start > state.merged_to[usize::from(level)]).or(run.first())?.clone();
+                state.merged_to[usize::from(level)] = next.start.clone();
+                return Job::new(vec![next], level);
+            }
+            limit = limit.saturating_mul(10);
+        }
+        if !full {
+            return None;
+        }
+        // Room is made by taking deletions down to what they delete.
+        let hides = |segment: &&Rc<Segment>| {
+            (segment.deletions > 0 || !segment.hidden.is_empty()) && state.levels.anything_below(segment.level, &segment.range())
+        };
+        let level = |segment: &Rc<Segment>| Job::new(vec![segment.clone()], segment.level);
+        state.levels.all().find(hides).and_then(level)
+    }
+
+    async fn run_job(&self, job: Job) -> Result<(), StoreError> {
+        let mut from = job.range.start.clone();
+        while !self.stopped() {
+            let Some(step) = self.next_step(&job, &from) else { return Ok(()) };
+            if !self.run_step(&job, &step).await? || step.last {
+                return Ok(());
+            }
+            from = step.part.end.clone();
+            drop(step);
+            self.sweep().await?;
+            self.wait_while_busy().await;
+        }
+        Ok(())
+    }
+
+    /// Merging waits while commits come in, unless reads begin to suffer.
+    async fn wait_while_busy(&self) {
+        loop {
+            self.backend.pause(0).await;
+            let busy = {
+                let state = self.state.borrow();
+                self.backend.now() - state.last_commit < BUSY && state.levels.zero().len() < TOO_MANY && !state.closing
+            };
+            if !busy {
+                return;
+            }
+            self.backend.pause(BUSY as u32).await;
+        }
+    }
+
+    fn next_step(&self, job: &Job, from: &Bytes) -> Option<Step> {
+        let state = self.state.borrow();
+        if !job.uppers.iter().all(|upper| state.levels.contains(upper.id)) {
+            return None;
+        }
+        let target = job.level + 1;
+        let rest = from.clone()..job.range.end.clone();
+        let overlapping = state.levels.overlapping(target, &rest);
+        let mut bytes = 0;
+        let small = |segment: &&Rc<Segment>| {
+            let take = bytes == 0 || bytes + segment.length as usize <= self.options.segment_bytes / 2;
+            bytes += segment.length.max(1) as usize;
+            take
+        };
+        let lowers: Vec<_> = overlapping.iter().take_while(small).cloned().collect();
+        let after = overlapping.get(lowers.len());
+        let end = after.map_or(job.range.end.clone(), |after| after.start.clone());
+        let whole =
+            lowers.iter().fold(from.clone()..end.clone(), |whole, lower| whole.start.min(lower.start.clone())..whole.end.max(lower.end.clone()));
+        let bottom = !state.levels.anything_below(target, &whole);
+        Some(Step { lowers, part: from.clone()..end, bottom, last: after.is_none() })
+    }
+
+    /// Merges and installs; `false` when an input has gone meanwhile.
+    async fn run_step(&self, job: &Job, step: &Step) -> Result<bool, StoreError> {
+        if let ([upper], true, true) = (job.uppers.as_slice(), step.lowers.is_empty(), step.last)
+            && step.part == job.range
+            && !(step.bottom && (upper.deletions > 0 || !upper.hidden.is_empty()))
+        {
+            let moved = Segment { level: job.level + 1, ..Segment::clone(upper) };
+            return self.install(job, step, vec![Rc::new(moved)]).await;
+        }
+        let part = step.part.start.to_vec()..step.part.end.to_vec();
+        let mut inputs = Vec::new();
+        for upper in &job.uppers {
+            inputs.push((upper.hidden.clone(), self.load(upper, &part).await?));
+        }
+        let mut hidden = Ranges::default();
+        for upper in &job.uppers {
+            upper.hidden.clip(Some(&step.part.start), Some(&step.part.end)).iter().for_each(|(s, e)| hidden.insert(s.clone()..e.clone()));
+        }
+        let mut below = Vec::new();
+        for lower in &step.lowers {
+            lower.hidden.iter().for_each(|(s, e)| hidden.insert(s.clone()..e.clone()));
+            below.extend(self.load(lower, &lower.whole()).await?);
+        }
+        inputs.push((Ranges::default(), below));
+        let end = step.lowers.last().map_or(&step.part.end, |lower| (&lower.end).max(&step.part.end));
+        let everything = Vec::new()..end.to_vec();
+        let input_bytes: usize = inputs.iter().flat_map(|(_, pages)| pages).map(|pages| pages.bytes).sum();
+        let sources =
+            inputs.iter().map(|(hidden, pages)| Source::new(&everything, move |part| entries(pages, part), |key| hidden.around(key))).collect();
+        let merged = Merge::new(sources, everything.clone(), Direction::Forward).map(|entry| entry.map_err(StoreError::from));
+        let live = merged.filter(|entry| !(step.bottom && matches!(entry, Ok((_, None)))));
+        let hidden = if step.bottom { Ranges::default() } else { hidden };
+        let target = input_bytes / input_bytes.div_ceil(self.options.segment_bytes).max(1) + self.options.page_bytes;
+        let built = self.build(live, hidden, job.level + 1, target).await?;
+        let segments = self.put_blobs(built).await?;
+        self.install(job, step, segments).await
+    }
+
+    /// Puts `segments` in the place of what the step has merged.
+    async fn install(&self, job: &Job, step: &Step, segments: Vec<Rc<Segment>>) -> Result<bool, StoreError> {
+        if self.crash_at(CrashPoint::MergingRuns) {
+            return Err(StoreError::Closed);
+        }
+        let _writing = self.writing.lock().await;
+        let mut replaced: Vec<Rc<Segment>> = step.lowers.clone();
+        if step.last {
+            replaced.extend(job.uppers.iter().cloned());
+        }
+        let still_there = {
+            let state = self.state.borrow();
+            state.dead.is_none() && step.lowers.iter().chain(&job.uppers).all(|input| state.levels.contains(input.id))
+        };
+        let moved = |segment: &Segment| segments.iter().any(|new| new.id == segment.id);
+        let installed = match still_there {
+            false => Ok(()),
+            true => {
+                let put_segments = segments.iter().map(|segment| (segment.id, segment.encode())).collect();
+                let delete_segments = replaced.iter().filter(|old| !moved(old)).map(|old| old.id).collect();
+                self.backend.write(Transaction { put_segments, delete_segments, ..Transaction::default() }).await
+            }
+        };
+        if !still_there || installed.is_err() {
+            let new: Vec<_> = segments.iter().filter(|segment| !replaced.iter().any(|old| old.id == segment.id)).cloned().collect();
+            self.forget(&new).await;
+            return installed.map(|()| false);
+        }
+        let state = &mut *self.state.borrow_mut();
+        replaced.iter().for_each(|old| state.levels.remove(old.id));
+        state.doomed.extend(replaced.into_iter().filter(|old| !moved(old)));
+        segments.into_iter().for_each(|segment| state.levels.add(segment));
+        Ok(true)
+    }
+
+    /// The pages of a segment that may hold entries of `part`.
+    async fn load(&self, segment: &Rc<Segment>, part: &Range<Vec<u8>>) -> Result<Vec<Pages>, StoreError> {
+        if segment.points == 0 {
+            return Ok(Vec::new());
+        }
+        let index = self.fetch_index(segment).await?;
+        let pages = index.pages_of(part);
+        if pages.is_empty() {
+            return Ok(Vec::new());
+        }
+        let bytes = self.backend.read_blob(segment.id, index.place(pages.clone())).await?;
+        let length = bytes.len();
+        Ok(vec![Pages { pages: index.cut(pages, &bytes)?, part: part.clone(), bytes: length }])
+    }
+
+    /// Drops the segments all of which a newer range delete hides, without reading them.
+    async fn drop_hidden(&self) -> Result<(), StoreError> {
+        let _writing = self.writing.lock().await;
+        let hidden: Vec<Rc<Segment>> = {
+            let state = self.state.borrow();
+            state.levels.all().filter(|segment| state.hides_all_of(segment)).cloned().collect()
+        };
+        if hidden.is_empty() {
+            return Ok(());
+        }
+        let delete_segments = hidden.iter().map(|segment| segment.id).collect();
+        self.backend.write(Transaction { delete_segments, ..Transaction::default() }).await?;
+        let state = &mut *self.state.borrow_mut();
+        hidden.iter().for_each(|segment| state.levels.remove(segment.id));
+        state.doomed.extend(hidden);
+        Ok(())
+    }
+
+    /// Deletes the Blobs of replaced segments that no read uses any more.
+    async fn sweep(&self) -> Result<(), StoreError> {
+        let ids: Vec<u64> = {
+            let state = &mut *self.state.borrow_mut();
+            let (gone, held): (Vec<_>, Vec<_>) = std::mem::take(&mut state.doomed).into_iter().partition(|segment| Rc::strong_count(segment) == 1);
+            state.doomed = held;
+            gone.iter().filter(|segment| segment.points > 0).map(|segment| segment.id).collect()
+        };
+        if ids.is_empty() { Ok(()) } else { self.backend.delete_blobs(ids).await }
+    }
+
+    /// When a store is opened: Blobs that an earlier opening left behind go, and the reserve is made.
+    pub(super) fn tidy(self: Rc<Self>, epoch: u64) {
+        self.state.borrow_mut().maintaining = true;
+        let core = self.clone();
+        self.backend.spawn(Box::pin(async move {
+            if let Err(error) = core.delete_orphans(epoch).await
+                && !core.stopped()
+            {
+                tracing::warn!(%error, "Blobs that nothing refers to could not be deleted");
+            }
+            core.run_maintenance().await;
+        }));
+    }
+
+    async fn delete_orphans(&self, epoch: u64) -> Result<(), StoreError> {
+        let blobs = self.backend.blobs().await?;
+        let orphans: Vec<u64> = {
+            let state = &mut *self.state.borrow_mut();
+            state.space.reserve_there = blobs.contains(&RESERVE_BLOB);
+            blobs.into_iter().filter(|id| *id != RESERVE_BLOB && *id < epoch << 32 && !state.levels.contains(*id)).collect()
+        };
+        if orphans.is_empty() { Ok(()) } else { self.backend.delete_blobs(orphans).await }
+    }
+}
+
+impl State {
+    /// Whether a durable range delete that is newer than `segment` covers it whole.
+    fn hides_all_of(&self, segment: &Segment) -> bool {
+        let covers = |hidden: &Ranges| hidden.around(&segment.start).is_some_and(|range| range.end >= segment.end);
+        let newer = |other: &Segment| other.level < segment.level || other.level == 0 && segment.level == 0 && other.id > segment.id;
+        let in_log = || {
+            let mut ranges = Ranges::default();
+            for batch in &self.durable {
+                for op in batch.ops() {
+                    if let crate::Op::DeleteRange(range) = op {
+                        ranges.insert(range.clone());
+                    }
+                }
+            }
+            covers(&ranges)
+        };
+        let frozen = || self.frozen.as_ref().is_some_and(|frozen| frozen.through.is_some() && covers(frozen.layer.hidden()));
+        in_log() || frozen() || self.levels.all().any(|other| newer(other) && covers(&other.hidden))
+    }
+}
+
+impl Job {
+    fn new(uppers: Vec<Rc<Segment>>, level: u8) -> Option<Self> {
+        let start = uppers.iter().map(|upper| &upper.start).min()?.clone();
+        let end = uppers.iter().map(|upper| &upper.end).max()?.clone();
+        Some(Self { uppers, level, range: start..end })
+    }
+}
+
+impl Segment {
+    fn range(&self) -> Range<Bytes> {
+        self.start.clone()..self.end.clone()
+    }
+
+    fn whole(&self) -> Range<Vec<u8>> {
+        self.start.to_vec()..self.end.to_vec()
+    }
+}
+
+/// Pages of one segment in memory, and the part of them that is wanted.
+struct Pages {
+    pages: Vec<super::page::Page>,
+    part: Range<Vec<u8>>,
+    bytes: usize,
+}
+
+fn entries<'a>(pages: impl IntoIterator<Item = &'a Pages> + 'a, part: Range<Vec<u8>>) -> Box<dyn Iterator<Item = Result<Entry, Damaged>> + 'a> {
+    Box::new(pages.into_iter().flat_map(move |pages| {
+        let wanted = part.start.clone().max(pages.part.start.clone())..part.end.clone().min(pages.part.end.clone());
+        pages.pages.iter().flat_map(move |page| page.entries(wanted.clone(), Direction::Forward))
+    }))
+}

@@ -1,0 +1,204 @@
+//! A page: some 32 KiB of sorted entries, keys without the part they share with the one before.
+//!
+//! An entry is `shared | rest length | value | rest | value bytes`, where value is 0 for a deletion and else one more than the value's length. Every 16th
+//! entry shares nothing and starts a block; the page ends in the blocks' offsets and their number, so that a look-up decodes one block.
+
+use crate::{
+    Bytes, Direction,
+    codec::{Damaged, get_length, get_number, put_number},
+    layer::Known,
+    merge::Entry,
+};
+use bytes::Buf;
+use std::ops::Range;
+
+const BLOCK: usize = 16;
+
+/// A page that is being written.
+#[derive(Default)]
+pub(super) struct PageBuilder {
+    bytes: Vec<u8>,
+    blocks: Vec<u32>,
+    entries: usize,
+    last: Bytes,
+}
+
+impl PageBuilder {
+    pub(super) fn push(&mut self, key: &Bytes, value: Option<&Bytes>) {
+        let shared = if self.entries.is_multiple_of(BLOCK) {
+            self.blocks.push(self.bytes.len() as u32);
+            0
+        } else {
+            self.last.iter().zip(key.iter()).take_while(|(a, b)| a == b).count()
+        };
+        put_number(&mut self.bytes, shared as u64);
+        put_number(&mut self.bytes, (key.len() - shared) as u64);
+        put_number(&mut self.bytes, value.map_or(0, |value| value.len() as u64 + 1));
+        self.bytes.extend_from_slice(&key[shared..]);
+        self.bytes.extend_from_slice(value.map_or(&[], |value| value.as_ref()));
+        self.last = key.clone();
+        self.entries += 1;
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.bytes.len() + 4 * self.blocks.len() + 4
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.entries == 0
+    }
+
+    /// The page's bytes; the builder is empty again.
+    pub(super) fn finish(&mut self) -> Vec<u8> {
+        let mut page = std::mem::take(self);
+        for block in &page.blocks {
+            page.bytes.extend_from_slice(&block.to_le_bytes());
+        }
+        page.bytes.extend_from_slice(&(page.blocks.len() as u32).to_le_bytes());
+        page.bytes
+    }
+}
+
+/// A page as it was read.
+#[derive(Clone, Debug)]
+pub(super) struct Page {
+    entries: Bytes,
+    blocks: Bytes,
+}
+
+impl Page {
+    pub(super) fn read(mut bytes: Bytes) -> Result<Self, Damaged> {
+        let count_at = bytes.len().checked_sub(4).ok_or(Damaged("a page without an end"))?;
+        let count = bytes.split_off(count_at).get_u32_le() as usize;
+        let blocks_at = count.checked_mul(4).and_then(|length| bytes.len().checked_sub(length)).ok_or(Damaged("a page with too many blocks"))?;
+        let blocks = bytes.split_off(blocks_at);
+        Ok(Self { entries: bytes, blocks })
+    }
+
+    /// What the page takes in memory.
+    pub(super) fn bytes(&self) -> usize {
+        self.entries.len() + self.blocks.len() + 64
+    }
+
+    /// The same page in a buffer of its own.
+    pub(super) fn copied(&self) -> Self {
+        Self { entries: Bytes::copy_from_slice(&self.entries), blocks: Bytes::copy_from_slice(&self.blocks) }
+    }
+
+    fn blocks(&self) -> usize {
+        self.blocks.len() / 4
+    }
+
+    fn block_bytes(&self, block: usize) -> Result<Bytes, Damaged> {
+        let at = |block: usize| (&self.blocks[block * 4..]).get_u32_le() as usize;
+        let end = if block + 1 < self.blocks() { at(block + 1) } else { self.entries.len() };
+        if at(block) > end || end > self.entries.len() {
+            return Err(Damaged("a block outside its page"));
+        }
+        Ok(self.entries.slice(at(block)..end))
+    }
+
+    /// The entries of a block, in order.
+    fn block(&self, block: usize) -> Result<Vec<Entry>, Damaged> {
+        let mut bytes = self.block_bytes(block)?;
+        let mut entries: Vec<Entry> = Vec::with_capacity(BLOCK);
+        while bytes.has_remaining() {
+            let last = entries.last().map_or(&[][..], |(key, _)| key.as_ref());
+            let entry = next_entry(&mut bytes, last)?;
+            entries.push(entry);
+        }
+        Ok(entries)
+    }
+
+    /// The first key of a block; it shares nothing.
+    fn first_key(&self, block: usize) -> Result<Bytes, Damaged> {
+        let mut bytes = self.block_bytes(block)?;
+        Ok(next_entry(&mut bytes, &[])?.0)
+    }
+
+    /// The last block that starts at or before `key`, the first if none does.
+    fn block_of(&self, key: &[u8]) -> Result<usize, Damaged> {
+        let (mut low, mut high) = (0, self.blocks());
+        while high - low > 1 {
+            let middle = low + (high - low) / 2;
+            if self.first_key(middle)?.as_ref() <= key {
+                low = middle;
+            } else {
+                high = middle;
+            }
+        }
+        Ok(low)
+    }
+
+    /// What the page knows of a key; a value is a copy, so that it does not keep the page in memory.
+    pub(super) fn get(&self, key: &[u8]) -> Result<Known, Damaged> {
+        if self.blocks() == 0 {
+            return Ok(Known::Below);
+        }
+        let mut bytes = self.block_bytes(self.block_of(key)?)?;
+        let mut last = Vec::new();
+        while bytes.has_remaining() {
+            let (shared, rest, value) = split_entry(&mut bytes, last.len())?;
+            last.truncate(shared);
+            last.extend_from_slice(&rest);
+            match last.as_slice().cmp(key) {
+                std::cmp::Ordering::Less => {}
+                std::cmp::Ordering::Equal => return Ok(value.map_or(Known::Deleted, |value| Known::Value(Bytes::copy_from_slice(&value)))),
+                std::cmp::Ordering::Greater => break,
+            }
+        }
+        Ok(Known::Below)
+    }
+
+    /// The entries of `range`, block by block, in `direction`.
+    pub(super) fn entries(&self, range: Range<Vec<u8>>, direction: Direction) -> impl Iterator<Item = Result<Entry, Damaged>> + use<> {
+        let page = self.clone();
+        let (blocks, mut failed) = match self.blocks_of(&range) {
+            Ok(blocks) => (blocks, None),
+            Err(damaged) => (0..0, Some(Err(damaged))),
+        };
+        let (start, end) = (blocks.start, blocks.end);
+        let entries = (0..end - start).flat_map(move |nth| {
+            let block = if direction == Direction::Forward { start + nth } else { end - 1 - nth };
+            let (mut entries, failed) = match page.block(block) {
+                Ok(entries) => (entries, None),
+                Err(damaged) => (Vec::new(), Some(Err(damaged))),
+            };
+            if direction == Direction::Backward {
+                entries.reverse();
+            }
+            entries.into_iter().map(Ok).chain(failed)
+        });
+        let inside = move |entry: &Result<Entry, Damaged>| {
+            entry.as_ref().map_or(true, |(key, _)| range.start.as_slice() <= key.as_ref() && key.as_ref() < range.end.as_slice())
+        };
+        entries.filter(inside).chain(std::iter::from_fn(move || failed.take()))
+    }
+
+    /// The blocks that may hold entries of `range`.
+    fn blocks_of(&self, range: &Range<Vec<u8>>) -> Result<Range<usize>, Damaged> {
+        if self.blocks() == 0 || range.start >= range.end {
+            return Ok(0..0);
+        }
+        Ok(self.block_of(&range.start)?..self.block_of(&range.end)? + 1)
+    }
+}
+
+/// The shared length, the rest of the key and the value of the next entry.
+fn split_entry(bytes: &mut Bytes, last: usize) -> Result<(usize, Bytes, Option<Bytes>), Damaged> {
+    let shared = usize::try_from(get_number(bytes)?).ok().filter(|shared| *shared <= last).ok_or(Damaged("a key shares too much"))?;
+    let rest = get_length(bytes)?;
+    let value = get_number(bytes)?;
+    let value_len = usize::try_from(value.saturating_sub(1)).ok();
+    let value_len = value_len.filter(|length| rest.checked_add(*length).is_some_and(|both| both <= bytes.remaining()));
+    let value_len = value_len.ok_or(Damaged("an entry passes the end"))?;
+    let rest = bytes.split_to(rest);
+    let value_bytes = bytes.split_to(value_len);
+    Ok((shared, rest, (value > 0).then_some(value_bytes)))
+}
+
+fn next_entry(bytes: &mut Bytes, last: &[u8]) -> Result<Entry, Damaged> {
+    let (shared, rest, value) = split_entry(bytes, last.len())?;
+    let key = if shared == 0 { rest } else { [&last[..shared], &rest].concat().into() };
+    Ok((key, value))
+}

@@ -1,0 +1,236 @@
+//! Reading: layers in memory, then segments from new to old through the page cache.
+//!
+//! An attempt runs without waiting, on the state as it is at that moment, and notes the pages it misses; those are fetched together, and the attempt is
+//! made again. So what a read returns is always one state of the store, and a read of what is cached makes no call to the platform.
+
+use super::{
+    backend::Backend,
+    cache::{Cached, INDEX, Pins},
+    filter,
+    page::Page,
+    segment::{Index, Segment},
+    state::{Core, State},
+};
+use crate::{
+    Bytes, Direction, StoreError,
+    codec::Damaged,
+    layer::Known,
+    merge::{Entry, Merge, Source},
+};
+use futures_util::future::try_join_all;
+use std::{cell::RefCell, collections::BTreeMap, ops::Range, rc::Rc};
+
+/// At most so many pages of a segment are fetched in one read.
+const AHEAD: usize = 32;
+
+/// Why an attempt did not end.
+#[derive(Debug)]
+pub(super) enum Miss {
+    /// Pages have to be fetched; they are noted.
+    Fetch,
+    Damaged(Damaged),
+}
+
+impl From<Damaged> for Miss {
+    fn from(damaged: Damaged) -> Self {
+        Self::Damaged(damaged)
+    }
+}
+
+enum Need {
+    Index(Rc<Segment>),
+    Pages(Rc<Segment>, Rc<Index>, Range<usize>),
+}
+
+/// What one attempt sees.
+pub(super) struct View<'a, B> {
+    core: &'a Core<B>,
+    state: &'a State,
+    pins: &'a Pins,
+    needs: RefCell<BTreeMap<(u64, u32), Need>>,
+    ahead: usize,
+}
+
+impl<B: Backend> Core<B> {
+    /// The values of `keys`.
+    pub(super) async fn get_many(&self, keys: &[Vec<u8>]) -> Result<Vec<Option<Bytes>>, StoreError> {
+        self.read(|view| view.get_many(keys)).await
+    }
+
+    /// The live entries of `range`.
+    pub(super) async fn scan(&self, range: Range<Vec<u8>>, direction: Direction, limit: usize) -> Result<Vec<(Bytes, Bytes)>, StoreError> {
+        if range.start >= range.end {
+            return self.read(|_| Ok(Vec::new())).await;
+        }
+        self.read(|view| view.scan(&range, direction, limit)).await
+    }
+
+    async fn read<T>(&self, attempt: impl Fn(&View<'_, B>) -> Result<T, Miss>) -> Result<T, StoreError> {
+        let (mut pins, mut ahead) = (Pins::new(), 1);
+        loop {
+            let needs = {
+                let state = self.state.borrow();
+                state.check_readable()?;
+                let view = View { core: self, state: &state, pins: &pins, needs: RefCell::default(), ahead };
+                match attempt(&view) {
+                    Ok(found) => return Ok(found),
+                    Err(Miss::Damaged(damaged)) => return Err(damaged.into()),
+                    Err(Miss::Fetch) => view.needs.into_inner(),
+                }
+            };
+            for (place, cached) in try_join_all(needs.into_values().map(|need| self.fetch(need))).await?.into_iter().flatten() {
+                self.cache.borrow_mut().insert(place, cached.clone());
+                pins.insert(place, cached);
+            }
+            ahead = (ahead * 2).min(AHEAD);
+        }
+    }
+
+    async fn fetch(&self, need: Need) -> Result<Vec<((u64, u32), Cached)>, StoreError> {
+        match need {
+            Need::Index(segment) => {
+                let index = self.fetch_index(&segment).await?;
+                Ok(vec![((segment.id, INDEX), Cached::Index(index))])
+            }
+            Need::Pages(segment, index, pages) => {
+                let bytes = self.backend.read_blob(segment.id, index.place(pages.clone())).await?;
+                // Several pages share one buffer; the cache must not keep all of them for the sake of one.
+                let alone = pages.len() == 1;
+                let cut = index.cut(pages.clone(), &bytes)?;
+                let page = |page: Page| Cached::Page(if alone { page } else { page.copied() });
+                Ok(pages.zip(cut).map(|(at, cut)| ((segment.id, at as u32), page(cut))).collect())
+            }
+        }
+    }
+
+    /// A segment's index, from the cache or the Blob.
+    pub(super) async fn fetch_index(&self, segment: &Segment) -> Result<Rc<Index>, StoreError> {
+        if let Some(Cached::Index(index)) = self.cache.borrow_mut().get((segment.id, INDEX)) {
+            return Ok(index);
+        }
+        let bytes = self.backend.read_blob(segment.id, segment.index_at..segment.length).await?;
+        Ok(Rc::new(Index::read(bytes)?))
+    }
+}
+
+impl<'a, B: Backend> View<'a, B> {
+    fn cached(&self, place: (u64, u32)) -> Option<Cached> {
+        self.pins.get(&place).cloned().or_else(|| self.core.cache.borrow_mut().get(place))
+    }
+
+    fn index(&self, segment: &Rc<Segment>) -> Result<Rc<Index>, Miss> {
+        let place = (segment.id, INDEX);
+        if let Some(Cached::Index(index)) = self.cached(place) {
+            return Ok(index);
+        }
+        self.needs.borrow_mut().insert(place, Need::Index(segment.clone()));
+        Err(Miss::Fetch)
+    }
+
+    /// A page; when it has to be fetched, `ahead` says which others to fetch with it.
+    fn page(&self, segment: &Rc<Segment>, index: &Rc<Index>, page: usize, ahead: Range<usize>) -> Result<Page, Miss> {
+        if let Some(Cached::Page(page)) = self.cached((segment.id, page as u32)) {
+            return Ok(page);
+        }
+        self.needs.borrow_mut().insert((segment.id, page as u32), Need::Pages(segment.clone(), index.clone(), ahead));
+        Err(Miss::Fetch)
+    }
+
+    fn get_many(&self, keys: &[Vec<u8>]) -> Result<Vec<Option<Bytes>>, Miss> {
+        let found: Vec<Result<Known, Miss>> = keys.iter().map(|key| self.get(key)).collect();
+        found.into_iter().map(|known| known.map(Known::value)).collect()
+    }
+
+    fn get(&self, key: &[u8]) -> Result<Known, Miss> {
+        let known = self.state.known(key);
+        if known != Known::Below {
+            return Ok(known);
+        }
+        let hash = filter::hash(key);
+        let mut candidates = self.state.levels.candidates(key);
+        while let Some(segment) = candidates.next() {
+            let known = self.get_in(segment, key, hash);
+            if let Err(Miss::Fetch) = known {
+                // The older segments will be asked next; their indexes come along.
+                candidates.filter(|segment| segment.points > 0).for_each(|segment| drop(self.index(segment)));
+                return Err(Miss::Fetch);
+            }
+            match known? {
+                Known::Below if segment.hidden.contains(key) => return Ok(Known::Deleted),
+                Known::Below => {}
+                known => return Ok(known),
+            }
+        }
+        Ok(Known::Below)
+    }
+
+    fn get_in(&self, segment: &Rc<Segment>, key: &[u8], hash: u64) -> Result<Known, Miss> {
+        if segment.points == 0 {
+            return Ok(Known::Below);
+        }
+        let index = self.index(segment)?;
+        let Some(page) = index.page_for(key, hash) else { return Ok(Known::Below) };
+        Ok(self.page(segment, &index, page, page..page + 1)?.get(key)?)
+    }
+
+    fn scan(&self, range: &Range<Vec<u8>>, direction: Direction, limit: usize) -> Result<Vec<(Bytes, Bytes)>, Miss> {
+        let mut sources: Vec<Source<'_, Miss>> = self.state.layers().map(|layer| layer.source(range, direction)).collect();
+        let whole = Bytes::copy_from_slice(&range.start)..Bytes::copy_from_slice(&range.end);
+        for segment in self.state.levels.zero().iter().filter(|segment| segment.overlaps(&whole)) {
+            let entries = move |part| self.entries(std::slice::from_ref(segment), part, direction);
+            sources.push(Source::new(range, entries, |key| segment.hidden.around(key)));
+        }
+        for level in 1..=self.state.levels.deepest() {
+            let run = self.state.levels.overlapping(level, &whole);
+            let hiding = move |key: &[u8]| self.state.levels.holder(level, key)?.hidden.around(key);
+            sources.push(Source::new(range, move |part| self.entries(run, part, direction), hiding));
+        }
+        let found = Merge::new(sources, range.clone(), direction).live(limit)?;
+        // Copies, so that an entry that is kept does not keep its page.
+        Ok(found.into_iter().map(|(key, value)| (Bytes::copy_from_slice(&key), Bytes::copy_from_slice(&value))).collect())
+    }
+
+    /// The entries that sorted, disjoint segments hold of `part`.
+    fn entries<'v>(
+        &'v self,
+        run: &'v [Rc<Segment>],
+        part: Range<Vec<u8>>,
+        direction: Direction,
+    ) -> Box<dyn Iterator<Item = Result<Entry, Miss>> + 'v> {
+        let segments: Box<dyn Iterator<Item = &Rc<Segment>>> = match direction {
+            Direction::Forward => Box::new(run.iter()),
+            Direction::Backward => Box::new(run.iter().rev()),
+        };
+        let bounds = part.clone();
+        let inside = move |segment: &&Rc<Segment>| {
+            segment.points > 0 && segment.start.as_ref() < bounds.end.as_slice() && bounds.start.as_slice() < segment.end.as_ref()
+        };
+        Box::new(segments.filter(inside).flat_map(move |segment| self.entries_of(segment, part.clone(), direction)))
+    }
+
+    fn entries_of<'v>(
+        &'v self,
+        segment: &'v Rc<Segment>,
+        part: Range<Vec<u8>>,
+        direction: Direction,
+    ) -> Box<dyn Iterator<Item = Result<Entry, Miss>> + 'v> {
+        let index = match self.index(segment) {
+            Ok(index) => index,
+            Err(miss) => return Box::new(std::iter::once(Err(miss))),
+        };
+        let pages = index.pages_of(&part);
+        Box::new((0..pages.len()).flat_map(move |nth| -> Box<dyn Iterator<Item = Result<Entry, Miss>>> {
+            let (page, ahead) = match direction {
+                Direction::Forward => (pages.start + nth, pages.start + nth..pages.end.min(pages.start + nth + self.ahead)),
+                Direction::Backward => {
+                    let page = pages.end - 1 - nth;
+                    (page, (page + 1).saturating_sub(self.ahead).max(pages.start)..page + 1)
+                }
+            };
+            match self.page(segment, &index, page, ahead) {
+                Ok(page) => Box::new(page.entries(part.clone(), direction).map(|entry| entry.map_err(Miss::from))),
+                Err(miss) => Box::new(std::iter::once(Err(miss))),
+            }
+        }))
+    }
+}

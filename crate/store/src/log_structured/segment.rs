@@ -1,0 +1,321 @@
+//! A segment: a piece of a sorted run, at most a few megabytes, in one Blob; and the record that describes it.
+//!
+//! The Blob is pages, then an index (the first key and length of each page) with a filter for absent keys. The record tells the segment's bounds, level
+//! and hidden ranges, so that opening a store reads records only. A segment without points has no Blob.
+
+use super::{
+    filter,
+    page::{Page, PageBuilder},
+};
+use crate::{
+    Bytes,
+    codec::{Damaged, get_bytes, get_length, get_number, put_bytes, put_number},
+    layer::Ranges,
+};
+use std::ops::Range;
+
+/// What is known of a segment without reading it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Segment {
+    /// Names the Blob; among level 0, the larger is the newer.
+    pub(super) id: u64,
+    pub(super) level: u8,
+    /// No point or hidden range lies before this key.
+    pub(super) start: Bytes,
+    /// No point or hidden range lies at or behind this key.
+    pub(super) end: Bytes,
+    /// What this segment hides of older ones.
+    pub(super) hidden: Ranges,
+    /// Points, deletions included.
+    pub(super) points: u64,
+    /// Deletions among the points.
+    pub(super) deletions: u64,
+    /// Bytes of pages; the index follows them.
+    pub(super) index_at: u32,
+    /// Bytes of the Blob.
+    pub(super) length: u32,
+}
+
+impl Segment {
+    pub(super) fn encode(&self) -> Bytes {
+        let mut out = vec![self.level];
+        put_bytes(&mut out, &self.start);
+        put_bytes(&mut out, &self.end);
+        for number in [self.points, self.deletions, self.index_at.into(), self.length.into(), self.hidden.iter().count() as u64] {
+            put_number(&mut out, number);
+        }
+        for (start, end) in self.hidden.iter() {
+            put_bytes(&mut out, start);
+            put_bytes(&mut out, end);
+        }
+        out.into()
+    }
+
+    pub(super) fn decode(id: u64, mut from: Bytes) -> Result<Self, Damaged> {
+        let small = |number: u64| u32::try_from(number).map_err(|_| Damaged("a segment of more than 4 GiB"));
+        let level = from.first().copied().ok_or(Damaged("an empty segment record"))?;
+        from = from.slice(1..);
+        let (start, end) = (get_bytes(&mut from)?, get_bytes(&mut from)?);
+        let (points, deletions) = (get_number(&mut from)?, get_number(&mut from)?);
+        let (index_at, length) = (small(get_number(&mut from)?)?, small(get_number(&mut from)?)?);
+        let mut hidden = Ranges::default();
+        for _ in 0..get_number(&mut from)? {
+            let start = get_bytes(&mut from)?;
+            hidden.insert(start..get_bytes(&mut from)?);
+        }
+        Ok(Self { id, level, start, end, hidden, points, deletions, index_at, length })
+    }
+
+    pub(super) fn may_hold(&self, key: &[u8]) -> bool {
+        self.start.as_ref() <= key && key < self.end.as_ref()
+    }
+
+    pub(super) fn overlaps(&self, range: &Range<Bytes>) -> bool {
+        self.start < range.end && range.start < self.end
+    }
+}
+
+/// Where a segment's pages are and which keys it does not hold.
+#[derive(Debug)]
+pub(super) struct Index {
+    first_keys: Vec<Bytes>,
+    /// Where each page starts, and behind them where the last one ends.
+    offsets: Vec<u32>,
+    filter: Bytes,
+    bytes: usize,
+}
+
+impl Index {
+    pub(super) fn read(mut from: Bytes) -> Result<Self, Damaged> {
+        let bytes = from.len();
+        let pages = get_length(&mut from)?;
+        let (mut first_keys, mut offsets, mut at) = (Vec::with_capacity(pages), vec![0], 0u32);
+        for _ in 0..pages {
+            first_keys.push(get_bytes(&mut from)?);
+            let length = u32::try_from(get_number(&mut from)?).map_err(|_| Damaged("a page of more than 4 GiB"))?;
+            at = at.checked_add(length).ok_or(Damaged("pages of more than 4 GiB"))?;
+            offsets.push(at);
+        }
+        let filter = get_bytes(&mut from)?;
+        Ok(Self { first_keys, offsets, filter, bytes })
+    }
+
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes + self.first_keys.len() * 48
+    }
+
+    #[cfg(test)]
+    pub(super) fn pages(&self) -> usize {
+        self.first_keys.len()
+    }
+
+    /// The page that holds `key` if any does; none when the filter knows better.
+    pub(super) fn page_for(&self, key: &[u8], hash: u64) -> Option<usize> {
+        filter::may_hold(&self.filter, hash).then(|| self.page_at(key)).flatten()
+    }
+
+    /// The last page that starts at or before `key`.
+    fn page_at(&self, key: &[u8]) -> Option<usize> {
+        self.first_keys.partition_point(|first| first.as_ref() <= key).checked_sub(1)
+    }
+
+    /// The pages that may hold entries of `range`.
+    pub(super) fn pages_of(&self, range: &Range<Vec<u8>>) -> Range<usize> {
+        let start = self.page_at(&range.start).unwrap_or(0);
+        let end = self.first_keys.partition_point(|first| first.as_ref() < range.end.as_slice());
+        start..end.max(start)
+    }
+
+    /// Where pages lie in the Blob.
+    pub(super) fn place(&self, pages: Range<usize>) -> Range<u32> {
+        self.offsets[pages.start]..self.offsets[pages.end]
+    }
+
+    /// Cuts one read of several pages apart.
+    pub(super) fn cut(&self, pages: Range<usize>, bytes: &Bytes) -> Result<Vec<Page>, Damaged> {
+        let base = self.offsets[pages.start] as usize;
+        pages
+            .map(|page| {
+                let (start, end) = (self.offsets[page] as usize - base, self.offsets[page + 1] as usize - base);
+                if end > bytes.len() || start > end {
+                    return Err(Damaged("a Blob shorter than its index says"));
+                }
+                Page::read(bytes.slice(start..end))
+            })
+            .collect()
+    }
+}
+
+/// A segment that is being written.
+pub(super) struct SegmentBuilder {
+    page_bytes: usize,
+    page: PageBuilder,
+    parts: Vec<Bytes>,
+    first_keys: Vec<Bytes>,
+    first: Option<Bytes>,
+    last: Bytes,
+    hashes: Vec<u64>,
+    deletions: u64,
+    written: usize,
+}
+
+/// What a finished builder hands on: the segment, not yet bounded by its hidden ranges, and the Blob's parts.
+pub(super) struct Built {
+    pub(super) segment: Segment,
+    pub(super) parts: Vec<Bytes>,
+}
+
+impl SegmentBuilder {
+    pub(super) fn new(page_bytes: usize) -> Self {
+        Self {
+            page_bytes,
+            page: PageBuilder::default(),
+            parts: Vec::new(),
+            first_keys: Vec::new(),
+            first: None,
+            last: Bytes::new(),
+            hashes: Vec::new(),
+            deletions: 0,
+            written: 0,
+        }
+    }
+
+    pub(super) fn push(&mut self, key: &Bytes, value: Option<&Bytes>) {
+        if self.page.is_empty() {
+            self.first_keys.push(key.clone());
+            self.first.get_or_insert_with(|| key.clone());
+        }
+        self.page.push(key, value);
+        self.hashes.push(filter::hash(key));
+        self.deletions += u64::from(value.is_none());
+        self.last = key.clone();
+        if self.page.len() >= self.page_bytes {
+            self.finish_page();
+        }
+    }
+
+    fn finish_page(&mut self) {
+        let page = self.page.finish();
+        self.written += page.len();
+        self.parts.push(page.into());
+    }
+
+    /// Bytes so far.
+    pub(super) fn len(&self) -> usize {
+        self.written + self.page.len()
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.hashes.is_empty()
+    }
+
+    /// The segment of what was pushed, hiding `hidden`.
+    pub(super) fn finish(mut self, id: u64, level: u8, hidden: Ranges) -> Built {
+        if !self.page.is_empty() {
+            self.finish_page();
+        }
+        let mut index = Vec::new();
+        put_number(&mut index, self.parts.len() as u64);
+        for (first, page) in self.first_keys.iter().zip(&self.parts) {
+            put_bytes(&mut index, first);
+            put_number(&mut index, page.len() as u64);
+        }
+        put_bytes(&mut index, &filter::build(&self.hashes));
+        let after_last = [self.last.as_ref(), &[0]].concat().into();
+        let points = self.first.clone().map(|first| first..after_last);
+        let ranges = hidden.iter().next().zip(hidden.iter().last()).map(|((start, _), (_, end))| start.clone()..end.clone());
+        let bounds = match (points, ranges) {
+            (Some(a), Some(b)) => a.start.min(b.start)..a.end.max(b.end),
+            (Some(one), None) | (None, Some(one)) => one,
+            (None, None) => Bytes::new()..Bytes::new(),
+        };
+        let empty = self.hashes.is_empty();
+        let length = if empty { 0 } else { self.written + index.len() };
+        let mut parts = self.parts;
+        if !empty {
+            parts.push(index.into());
+        }
+        let segment = Segment {
+            id,
+            level,
+            start: bounds.start,
+            end: bounds.end,
+            hidden,
+            points: self.hashes.len() as u64,
+            deletions: self.deletions,
+            index_at: if empty { 0 } else { self.written as u32 },
+            length: length as u32,
+        };
+        Built { segment, parts }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Direction, layer::Known, merge::Entry};
+    use proptest::prelude::*;
+    use std::collections::BTreeMap;
+
+    fn all() -> Range<Vec<u8>> {
+        Vec::new()..vec![255; 13]
+    }
+
+    fn entries() -> impl Strategy<Value = BTreeMap<Vec<u8>, Option<Vec<u8>>>> {
+        let key = prop::collection::vec(0..4u8, 0..12);
+        prop::collection::btree_map(key, prop::option::of(prop::collection::vec(any::<u8>(), 0..300)), 1..400)
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_built_is_read(entries in entries(), absent in prop::collection::vec(prop::collection::vec(0..5u8, 0..12), 20)) {
+            let mut builder = SegmentBuilder::new(1_000);
+            let entries: Vec<Entry> = entries.into_iter().map(|(key, value)| (key.into(), value.map(Into::into))).collect();
+            entries.iter().for_each(|(key, value)| builder.push(key, value.as_ref()));
+            let mut hidden = Ranges::default();
+            hidden.insert(Bytes::from_static(b"\x02")..Bytes::from_static(b"\x07"));
+            let built = builder.finish(5, 2, hidden);
+            let segment = Segment::decode(5, built.segment.encode()).expect("what was encoded");
+            prop_assert_eq!(&segment, &built.segment);
+
+            let blob = Bytes::from(built.parts.concat());
+            prop_assert_eq!(blob.len(), segment.length as usize);
+            let index = Index::read(blob.slice(segment.index_at as usize..)).expect("an index");
+            let pages = index.cut(0..index.pages(), &blob).expect("pages");
+            let forward: Vec<Entry> = pages.iter().flat_map(|page| page.entries(all(), Direction::Forward)).collect::<Result<_, _>>().expect("entries");
+            prop_assert_eq!(&forward, &entries);
+            let mut backward: Vec<Entry> = pages.iter().rev().flat_map(|page| page.entries(all(), Direction::Backward)).collect::<Result<_, _>>().expect("entries");
+            backward.reverse();
+            prop_assert_eq!(&backward, &entries);
+
+            let known: BTreeMap<_, _> = entries.iter().cloned().collect();
+            for key in known.keys().map(|key| key.to_vec()).chain(absent) {
+                let found = match index.page_for(&key, filter::hash(&key)) {
+                    Some(page) => pages[page].get(&key).expect("a page"),
+                    None => Known::Below,
+                };
+                let wanted = match known.get(key.as_slice()) {
+                    Some(Some(value)) => Known::Value(value.clone()),
+                    Some(None) => Known::Deleted,
+                    None => Known::Below,
+                };
+                prop_assert_eq!(found, wanted);
+                prop_assert!(segment.may_hold(&key) || !known.contains_key(key.as_slice()));
+            }
+        }
+
+        #[test]
+        fn any_bytes_are_read_or_refused_without_a_panic(bytes in prop::collection::vec(any::<u8>(), 0..300), key in prop::collection::vec(any::<u8>(), 0..5)) {
+            let bytes = Bytes::from(bytes);
+            let _ = Segment::decode(1, bytes.clone());
+            if let Ok(page) = Page::read(bytes.clone()) {
+                let _ = page.get(&key);
+                page.entries(all(), Direction::Backward).for_each(drop);
+            }
+            if let Ok(index) = Index::read(bytes.clone()) {
+                let _ = index.page_for(&key, filter::hash(&key));
+                let _ = index.cut(0..index.pages(), &bytes);
+            }
+        }
+    }
+}

@@ -1,0 +1,93 @@
+//! What happens when storage is full: ordinary batches are refused, merging stops, reads go on, and batches that make room are written into the space
+//! that a reserve Blob has kept for them.
+
+use super::{
+    backend::{Backend, RESERVE_BLOB},
+    state::{Core, State},
+};
+use crate::Bytes;
+use std::rc::Rc;
+
+/// Milliseconds before merging, or the search for room, is tried again.
+pub(super) const PATIENCE: f64 = 2_000.0;
+
+/// A Blob that is put and deleted again to see whether there is room.
+const PROBE_BLOB: u64 = 1;
+
+/// What is known of the room that is left.
+#[derive(Debug, Default)]
+pub(super) struct Space {
+    /// A write was refused; nothing since says that there is room again.
+    pub(super) full: bool,
+    /// The reserve Blob is there.
+    pub(super) reserve_there: bool,
+    /// Something was deleted: segments may be droppable.
+    pub(super) reclaim: bool,
+    /// Merging was refused for want of room.
+    pub(super) no_merging_before: f64,
+    looking: bool,
+    no_look_before: f64,
+}
+
+impl Space {
+    /// A write was refused.
+    pub(super) fn fill_up(&mut self, now: f64) {
+        self.full = true;
+        self.no_look_before = now + PATIENCE;
+    }
+}
+
+impl<B: Backend> Core<B> {
+    /// Deletes the reserve, so that a batch that makes room can be written.
+    pub(super) async fn give_up_reserve(&self) {
+        if std::mem::take(&mut self.state.borrow_mut().space.reserve_there) && self.backend.delete_blobs(vec![RESERVE_BLOB]).await.is_err() {
+            self.state.borrow_mut().space.reserve_there = true;
+        }
+    }
+
+    /// Makes the reserve if it is not there; when that succeeds, storage is no longer full.
+    pub(super) async fn restore_reserve(&self) {
+        if self.state.borrow().space.reserve_there {
+            return;
+        }
+        let restored = self.backend.put_blob(RESERVE_BLOB, self.filler()).await.is_ok();
+        self.state.borrow_mut().space.reserve_there = restored;
+        // Room for the reserve alone is the room that giving it up has made.
+        if restored && self.state.borrow().space.full && self.probe().await {
+            self.state.borrow_mut().space.full = false;
+        }
+    }
+
+    /// After a refused batch, at most once in a while: looks whether there is room again, with a Blob, because a refused Blob costs nothing and a refused
+    /// record does.
+    pub(super) fn look_for_room(self: Rc<Self>, state: &mut State) {
+        if state.space.looking || self.backend.now() < state.space.no_look_before {
+            return;
+        }
+        state.space.looking = true;
+        let core = self.clone();
+        self.backend.spawn(Box::pin(async move {
+            core.restore_reserve().await;
+            let still_full = core.state.borrow().space.full;
+            let room = still_full && core.state.borrow().space.reserve_there && core.probe().await;
+            let state = &mut *core.state.borrow_mut();
+            state.space.looking = false;
+            state.space.no_look_before = core.backend.now() + PATIENCE;
+            state.space.full = still_full && !room;
+            if !state.space.full {
+                core.maintain(state);
+            }
+            core.progress.notify(usize::MAX);
+        }));
+    }
+
+    async fn probe(&self) -> bool {
+        let room = self.backend.put_blob(PROBE_BLOB, self.filler()).await.is_ok();
+        let _ = self.backend.delete_blobs(vec![PROBE_BLOB]).await;
+        room
+    }
+
+    fn filler(&self) -> Vec<Bytes> {
+        vec![vec![0; self.options.reserve_bytes].into()]
+    }
+}

@@ -1,0 +1,308 @@
+//! The store's state in memory, and the [`Store`] it makes.
+
+use super::{
+    backend::{Backend, Loaded},
+    cache::Cache,
+    levels::Levels,
+    segment::Segment,
+    space::Space,
+};
+use crate::{
+    Batch, Bytes, CrashPoint, Direction, Faults, LocalBoxFuture, Stats, Store, StoreError,
+    codec::decode_batches,
+    layer::{Known, Layer},
+};
+use event_listener::Event;
+use futures_channel::oneshot;
+use std::{
+    cell::{Cell, RefCell},
+    future::ready,
+    ops::Range,
+    rc::Rc,
+};
+
+/// Sizes that can be chosen when a store is opened, and where a test lets it crash.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Bytes of log after which the layer in memory becomes a segment.
+    pub flush_bytes: usize,
+    /// A group of batches past this size becomes a segment without passing through the log.
+    pub direct_bytes: usize,
+    /// Bytes of a page.
+    pub page_bytes: usize,
+    /// Bytes of a segment, about.
+    pub segment_bytes: usize,
+    /// Bytes of level 1; each deeper level is ten times as large.
+    pub level_one_bytes: u64,
+    /// Bytes of pages and indexes kept in memory.
+    pub cache_bytes: usize,
+    /// Bytes kept back for work that makes room when storage is full.
+    pub reserve_bytes: usize,
+    /// Whether Blobs are used where the platform can keep them; else their bytes are cut into records.
+    pub blobs: bool,
+    /// Where a test lets the store crash.
+    pub faults: Faults,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            flush_bytes: 1 << 20,
+            direct_bytes: 256 << 10,
+            page_bytes: 32 << 10,
+            segment_bytes: 2 << 20,
+            level_one_bytes: 8 << 20,
+            cache_bytes: 8 << 20,
+            reserve_bytes: 2 << 20,
+            blobs: true,
+            faults: Faults::default(),
+        }
+    }
+}
+
+pub(super) struct Waiting {
+    pub(super) batch: Batch,
+    pub(super) answer: oneshot::Sender<Result<(), StoreError>>,
+}
+
+/// A full layer on its way into segments.
+pub(super) struct Frozen {
+    pub(super) layer: Rc<Layer>,
+    /// The durable batches in it, to go back to if the rest cannot be written.
+    pub(super) batches: Vec<Batch>,
+    /// The last number of its log, once all of it is durable there.
+    pub(super) through: Option<u64>,
+}
+
+#[derive(Default)]
+pub(super) struct State {
+    /// Everything since the last full layer, durable or not.
+    pub(super) active: Layer,
+    /// The durable batches of `active`.
+    pub(super) durable: Vec<Batch>,
+    pub(super) frozen: Option<Frozen>,
+    pub(super) levels: Levels,
+    pub(super) waiting: Vec<Waiting>,
+    /// The commit task runs.
+    pub(super) committing: bool,
+    /// The maintenance task runs.
+    pub(super) maintaining: bool,
+    /// The flush task runs.
+    pub(super) flushing: bool,
+    /// Segments that are replaced, until no read holds them.
+    pub(super) doomed: Vec<Rc<Segment>>,
+    pub(super) generation: u64,
+    pub(super) closing: bool,
+    /// Why nothing can be written any more.
+    pub(super) dead: Option<StoreError>,
+    pub(super) closed: bool,
+    pub(super) next_log: u64,
+    pub(super) next_blob: u64,
+    /// Bytes of log that `active` stands for.
+    pub(super) log_bytes: usize,
+    /// After a flush that failed.
+    pub(super) no_flush_before: f64,
+    /// Where in each level merging goes on.
+    pub(super) merged_to: Vec<Bytes>,
+    pub(super) space: Space,
+    pub(super) last_commit: f64,
+    pub(super) commits: u64,
+    pub(super) bytes_committed: u64,
+}
+
+/// What the tasks of one store share.
+pub(super) struct Core<B> {
+    pub(super) backend: B,
+    pub(super) options: Options,
+    pub(super) state: RefCell<State>,
+    pub(super) cache: RefCell<Cache>,
+    /// Held for the length of a transaction and the change in memory that follows it.
+    pub(super) writing: async_lock::Mutex<()>,
+    /// Told whenever a task ends or a layer has become a segment.
+    pub(super) progress: Event,
+    keys_read: Cell<u64>,
+}
+
+/// A log-structured store above a [`Backend`].
+pub(crate) struct LogStructured<B> {
+    core: Rc<Core<B>>,
+}
+
+impl State {
+    pub(super) fn layers(&self) -> impl Iterator<Item = &Layer> {
+        std::iter::once(&self.active).chain(self.frozen.as_ref().map(|frozen| &*frozen.layer))
+    }
+
+    pub(super) fn known(&self, key: &[u8]) -> Known {
+        self.layers().map(|layer| layer.get(key)).find(|known| *known != Known::Below).unwrap_or(Known::Below)
+    }
+
+    pub(super) fn check_readable(&self) -> Result<(), StoreError> {
+        if self.closing || self.closed { Err(StoreError::Closed) } else { Ok(()) }
+    }
+
+    pub(super) fn new_blob(&mut self) -> u64 {
+        self.next_blob += 1;
+        self.next_blob
+    }
+}
+
+impl<B: Backend> Core<B> {
+    /// Whether a test ends the store's life here.
+    pub(super) fn crash_at(&self, point: CrashPoint) -> bool {
+        let crash = self.options.faults.crash_at(point);
+        if crash {
+            self.die();
+        }
+        crash
+    }
+
+    /// Stops everything as the end of the process would.
+    pub(super) fn die(&self) {
+        let mut state = self.state.borrow_mut();
+        state.dead = Some(StoreError::Closed);
+        state.closing = true;
+        state.closed = true;
+        state.waiting.clear();
+        drop(state);
+        self.backend.close();
+        self.progress.notify(usize::MAX);
+    }
+
+    pub(super) fn stopped(&self) -> bool {
+        let state = self.state.borrow();
+        state.closing || state.dead.is_some()
+    }
+}
+
+impl<B: Backend> LogStructured<B> {
+    /// A store on what `backend` held when it was opened.
+    pub(crate) fn new(backend: B, loaded: Loaded, options: Options) -> Result<Self, StoreError> {
+        let segments: Vec<Segment> = loaded.segments.into_iter().map(|(id, record)| Segment::decode(id, record)).collect::<Result<_, _>>()?;
+        let next_log = loaded.log.last().map_or(1, |(number, _)| number + 1);
+        let pieces: Vec<Bytes> = loaded.log.into_iter().map(|(_, piece)| piece).collect();
+        let log = if pieces.len() == 1 { pieces[0].clone() } else { Bytes::from(pieces.concat()) };
+        let log_bytes = log.len();
+        let durable = decode_batches(log)?;
+        let state = State {
+            active: Layer::replay(&durable),
+            durable,
+            levels: Levels::new(segments),
+            next_log,
+            // Each opening numbers its own Blobs, so that one that lost its right to write can never overwrite another's.
+            next_blob: (loaded.epoch << 32) + 16,
+            log_bytes,
+            ..State::default()
+        };
+        let core = Core {
+            cache: RefCell::new(Cache::new(options.cache_bytes)),
+            backend,
+            options,
+            state: RefCell::new(state),
+            writing: async_lock::Mutex::new(()),
+            progress: Event::new(),
+            keys_read: Cell::new(0),
+        };
+        let store = Self { core: Rc::new(core) };
+        store.core.clone().tidy(loaded.epoch);
+        Ok(store)
+    }
+
+    /// Drops every cached page and index; no answer changes.
+    pub(crate) fn drop_cache(&self) {
+        *self.core.cache.borrow_mut() = Cache::new(self.core.options.cache_bytes);
+    }
+
+    /// Waits until background work has nothing left to do.
+    pub(crate) async fn settled(&self) {
+        loop {
+            let listener = self.core.progress.listen();
+            {
+                let state = self.core.state.borrow();
+                if !state.committing && !state.maintaining && !state.flushing || state.closed {
+                    return;
+                }
+            }
+            listener.await;
+        }
+    }
+
+    /// Whether ordinary batches are refused because storage is full.
+    pub(crate) fn is_full(&self) -> bool {
+        self.core.state.borrow().space.full
+    }
+
+    /// Releases everything because the platform asks for it: what waits is refused.
+    pub(crate) fn release(&self) {
+        self.core.die();
+    }
+}
+
+impl<B: Backend> Store for LogStructured<B> {
+    fn get_many<'a>(&'a self, keys: &'a [Vec<u8>]) -> LocalBoxFuture<'a, Result<Vec<Option<Bytes>>, StoreError>> {
+        self.core.keys_read.set(self.core.keys_read.get() + keys.len() as u64);
+        Box::pin(self.core.get_many(keys))
+    }
+
+    fn scan(&self, range: Range<Vec<u8>>, direction: Direction, limit: usize) -> LocalBoxFuture<'_, Result<Vec<(Bytes, Bytes)>, StoreError>> {
+        Box::pin(async move {
+            let found = self.core.scan(range, direction, limit).await?;
+            self.core.keys_read.set(self.core.keys_read.get() + found.len() as u64);
+            Ok(found)
+        })
+    }
+
+    fn commit(&self, batch: Batch) -> LocalBoxFuture<'static, Result<(), StoreError>> {
+        match self.core.clone().submit(batch) {
+            Ok(answered) => Box::pin(async { answered.await.unwrap_or(Err(StoreError::Closed)) }),
+            Err(error) => Box::pin(ready(Err(error))),
+        }
+    }
+
+    fn barrier(&self) -> LocalBoxFuture<'static, Result<(), StoreError>> {
+        let state = self.core.state.borrow();
+        if state.closing {
+            return Box::pin(ready(Err(state.dead.clone().unwrap_or(StoreError::Closed))));
+        }
+        if !state.committing {
+            return Box::pin(ready(Ok(())));
+        }
+        drop(state);
+        self.commit(Batch::new())
+    }
+
+    fn generation(&self) -> u64 {
+        self.core.state.borrow().generation
+    }
+
+    fn stats(&self) -> Stats {
+        let state = self.core.state.borrow();
+        let layers: usize = state.layers().map(Layer::bytes).sum();
+        Stats {
+            keys_read: self.core.keys_read.get(),
+            commits: state.commits,
+            bytes_committed: state.bytes_committed,
+            bytes_stored: state.levels.bytes() + state.log_bytes as u64,
+            bytes_cached: (layers + self.core.cache.borrow().bytes()) as u64,
+            runs: state.levels.sorted_runs(),
+        }
+    }
+
+    fn close(&self) -> LocalBoxFuture<'_, Result<(), StoreError>> {
+        Box::pin(async move {
+            self.core.state.borrow_mut().closing = true;
+            self.settled().await;
+            let _alone = self.core.writing.lock().await;
+            self.core.state.borrow_mut().closed = true;
+            self.core.backend.close();
+            Ok(())
+        })
+    }
+}
+
+impl<B> Drop for LogStructured<B> {
+    fn drop(&mut self) {
+        // Tasks that still run hold the core; they see this and end.
+        self.core.state.borrow_mut().closing = true;
+    }
+}

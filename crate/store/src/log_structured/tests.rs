@@ -1,0 +1,217 @@
+//! The conformance suite on a place in memory, and what only the inside shows: levels, fences, room.
+
+use super::{Options, fake::FakeGround};
+use crate::{
+    Batch, Direction, Faults, Store, StoreError,
+    conformance::{self, Raw, Script},
+};
+use futures_executor::LocalPool;
+use proptest::prelude::*;
+use std::collections::BTreeSet;
+
+/// Runs a test on a fresh disk.
+fn on_a_disk(test: impl AsyncFnOnce(FakeGround)) {
+    let mut pool = LocalPool::new();
+    let ground = FakeGround::new(pool.spawner());
+    pool.run_until(test(ground));
+}
+
+fn raw(length: std::ops::Range<usize>) -> impl Strategy<Value = Vec<Raw>> {
+    prop::collection::vec(any::<Raw>(), length)
+}
+
+fn put(key: impl Into<Vec<u8>>, length: usize) -> Batch {
+    let mut batch = Batch::new();
+    batch.put(key.into(), vec![b'v'; length]);
+    batch
+}
+
+fn everything() -> std::ops::Range<Vec<u8>> {
+    Vec::new()..vec![0xff; 8]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 128, ..ProptestConfig::default() })]
+
+    #[test]
+    fn behaves_like_a_map(raw in raw(1..150)) {
+        on_a_disk(async |ground| conformance::behaves_like_a_map(&ground, &Script::new(&raw)).await);
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 12, max_shrink_iters: 200, ..ProptestConfig::default() })]
+
+    #[test]
+    fn a_crash_anywhere_leaves_a_prefix_with_everything_acknowledged(raw in raw(8..40), together in 1..4usize) {
+        on_a_disk(async |ground| {
+            conformance::survives_crashes(async || FakeGround::new(ground.spawner.clone()), &Script::new(&raw), together).await;
+        });
+    }
+
+    #[test]
+    fn a_failed_write_takes_everything_behind_it_along(raw in raw(4..20)) {
+        on_a_disk(async |ground| {
+            conformance::rolls_back_failed_writes(async || FakeGround::new(ground.spawner.clone()), &Script::new(&raw)).await;
+        });
+    }
+}
+
+#[test]
+fn every_crash_point_is_hit() {
+    on_a_disk(async |ground| {
+        let hit = conformance::survives_crashes(async || FakeGround::new(ground.spawner.clone()), &Script::from_seed(3, 120), 2).await;
+        println!("crashed at {hit:?}");
+        use crate::CrashPoint::*;
+        assert_eq!(hit, BTreeSet::from([BeforePut, BetweenPutAndCommit, BetweenCommitAndAnswer, Flushing, MergingRuns]));
+    });
+}
+
+#[test]
+fn a_large_store_is_a_few_sorted_runs_and_holds_nothing_twice() {
+    on_a_disk(async |ground| {
+        let store = ground.open_now(Faults::default()).expect("opens");
+        for round in 0..4 {
+            for n in 0..400u32 {
+                store.commit(put(format!("key/{:05}", n * 7919 % 400), 100 + round)).await.expect("commits");
+            }
+        }
+        store.settled().await;
+        let live = conformance::dump(&store).await.expect("readable");
+        assert_eq!(live.len(), 400);
+        assert!(store.stats().runs <= 8, "{} runs", store.stats().runs);
+        let (bytes, live_bytes) = (ground.disk.borrow().bytes(), live.iter().map(|(key, value)| key.len() + value.len()).sum::<usize>());
+        assert!(bytes < 3 * live_bytes, "{bytes} bytes for {live_bytes} live ones");
+    });
+}
+
+#[test]
+fn reads_of_what_is_in_memory_touch_no_blob() {
+    on_a_disk(async |ground| {
+        let store = ground.open_now(Faults::default()).expect("opens");
+        store.commit(put("key", 10)).await.expect("commits");
+        store.settled().await;
+        assert!(store.get_many(&[b"key".to_vec()]).await.expect("reads")[0].is_some());
+        assert_eq!(store.scan(everything(), Direction::Forward, 5).await.expect("reads").len(), 1);
+        assert_eq!(ground.disk.borrow().blob_reads, 0);
+    });
+}
+
+#[test]
+fn an_older_opening_can_no_longer_write() {
+    on_a_disk(async |ground| {
+        let old = ground.open_now(Faults::default()).expect("opens");
+        old.commit(put("before", 10)).await.expect("commits");
+        let new = ground.open_now(Faults::default()).expect("opens");
+        assert_eq!(old.commit(put("after", 10)).await, Err(StoreError::Fenced));
+        assert_eq!(old.commit(put("later", 10)).await, Err(StoreError::Fenced));
+        new.commit(put("new", 10)).await.expect("commits");
+        let keys: Vec<_> = conformance::dump(&new).await.expect("readable").into_keys().collect();
+        assert_eq!(keys, ["before", "new"]);
+    });
+}
+
+#[test]
+fn batches_that_wait_together_share_a_transaction() {
+    on_a_disk(async |mut ground| {
+        ground.options = Options::default();
+        let store = ground.open_now(Faults::default()).expect("opens");
+        let waiting: Vec<_> = (0..100u8).map(|n| store.commit(put([n], 50))).collect();
+        for commit in waiting {
+            commit.await.expect("commits");
+        }
+        assert_eq!(store.stats().commits, 1);
+    });
+}
+
+/// At the quota an ordinary batch is refused and nothing of it is there; reads go on; deleting a room makes room, and then writing goes on.
+#[test]
+fn a_full_store_reads_on_and_takes_what_makes_room() {
+    on_a_disk(async |ground| {
+        let store = ground.open_now(Faults::default()).expect("opens");
+        store.settled().await;
+        ground.disk.borrow_mut().quota = Some(60_000);
+        let mut written = 0;
+        let refused = loop {
+            match store.commit(put(format!("room/{written:04}"), 300)).await {
+                Ok(()) => written += 1,
+                Err(error) => break error,
+            }
+        };
+        assert_eq!(refused, StoreError::QuotaExceeded);
+        assert!(written > 100, "{written}");
+        assert_eq!(conformance::dump(&store).await.expect("readable").len(), written);
+        assert_eq!(store.commit(put("more", 10)).await, Err(StoreError::QuotaExceeded));
+
+        let mut forget = Batch::new();
+        forget.delete_range(b"room/".to_vec()..b"room/0100".to_vec());
+        forget.set_frees_space();
+        store.commit(forget).await.expect("fits into what the reserve has kept");
+        store.settled().await;
+        assert!(!store.is_full());
+        store.commit(put("more", 10)).await.expect("there is room again");
+        assert_eq!(conformance::dump(&store).await.expect("readable").len(), written - 100 + 1);
+        assert!(ground.disk.borrow().bytes() < 55_000, "{} bytes", ground.disk.borrow().bytes());
+    });
+}
+
+#[test]
+fn raising_the_quota_is_enough() {
+    on_a_disk(async |ground| {
+        let store = ground.open_now(Faults::default()).expect("opens");
+        store.settled().await;
+        ground.disk.borrow_mut().quota = Some(20_000);
+        let mut written = 0u32;
+        while store.commit(put(written.to_be_bytes(), 300)).await.is_ok() {
+            written += 1;
+        }
+        ground.disk.borrow_mut().quota = None;
+        std::thread::sleep(std::time::Duration::from_millis(2_100));
+        // This one is still refused, and makes the store look again.
+        let _ = store.commit(put("again", 10)).await;
+        store.settled().await;
+        for _ in 0..200 {
+            futures_util::future::ready(()).await;
+            store.barrier().await.expect("open");
+        }
+        store.settled().await;
+        assert_eq!(store.commit(put("again", 10)).await, Ok(()));
+    });
+}
+
+/// Forgetting a room reads nothing and rewrites little: segments that lie within it are dropped as they are.
+#[test]
+fn what_a_range_delete_covers_is_dropped_unread() {
+    on_a_disk(async |ground| {
+        let store = ground.open_now(Faults::default()).expect("opens");
+        for n in 0..500u32 {
+            store.commit(put(format!("room/{n:04}"), 200)).await.expect("commits");
+        }
+        store.settled().await;
+        let before = ground.disk.borrow().bytes();
+        let mut forget = Batch::new();
+        forget.delete_range(b"room/".to_vec()..b"room0".to_vec());
+        store.commit(forget).await.expect("commits");
+        store.settled().await;
+        let after = ground.disk.borrow().bytes();
+        assert!(before > 100_000 && after < 5_000, "{before} bytes became {after}");
+        assert_eq!(store.scan(everything(), Direction::Backward, 5).await, Ok(vec![]));
+    });
+}
+
+#[test]
+fn blobs_that_nothing_refers_to_are_deleted_at_the_next_opening() {
+    on_a_disk(async |ground| {
+        let store = ground.open_now(Faults::default()).expect("opens");
+        for n in 0..100u32 {
+            store.commit(put(n.to_be_bytes(), 200)).await.expect("commits");
+        }
+        store.settled().await;
+        ground.disk.borrow_mut().blobs.insert(77, vec![1; 1000].into());
+        drop(store);
+        let store = ground.open_now(Faults::default()).expect("opens");
+        store.settled().await;
+        assert!(!ground.disk.borrow().blobs.contains_key(&77));
+        assert_eq!(conformance::dump(&store).await.expect("readable").len(), 100);
+    });
+}
