@@ -63,10 +63,11 @@ impl Write<'_> {
             self.add_nodes(update.new_nodes);
             after = update.root;
         }
+        let generation = self.generation_of(&pdu)?;
         let event = Rc::new(Event {
             room: self.room.sn,
             position,
-            pdu: Arc::new(pdu),
+            pdu: Arc::new(Pdu { generation, ..pdu }),
             rejected: verdict.rejected,
             soft_failed: verdict.soft_failed,
             state_before: before,
@@ -102,6 +103,14 @@ impl Write<'_> {
             self.redact_target(&event)?;
         }
         Ok(event)
+    }
+
+    fn generation_of(&self, pdu: &Pdu) -> Result<u64, Stop> {
+        let mut auth_events = Vec::with_capacity(pdu.auth_events.len());
+        for id in &pdu.auth_events {
+            auth_events.extend(self.event_by_id(id)?);
+        }
+        Ok(Pdu::generation_after(auth_events.iter().map(|event| &*event.pdu)))
     }
 
     /// Makes the event a forward extremity in place of its parents, and answers the room's state then.

@@ -43,10 +43,11 @@ impl Event {
     pub fn from_record(room: RoomSn, position: Position, record: EventRecord) -> Result<Self, PduError> {
         let state_before = NodeId(record.state_before);
         let state_after = record.state_after.map_or(state_before, NodeId);
+        let pdu = Pdu::from_stored(record.event_id, record.pdu.0.into(), record.rejected.is_some())?;
         Ok(Self {
             room,
             position,
-            pdu: Arc::new(Pdu::from_stored(record.event_id, record.pdu.0.into(), record.rejected.is_some())?),
+            pdu: Arc::new(Pdu { generation: record.generation, ..pdu }),
             rejected: record.rejected,
             soft_failed: record.soft_failed,
             state_before,
@@ -71,6 +72,7 @@ impl Event {
             transaction: self.transaction.clone(),
             replaces: self.replaces,
             redacted_by: self.redacted_by,
+            generation: self.pdu.generation,
         }
     }
 

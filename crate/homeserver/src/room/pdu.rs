@@ -130,7 +130,8 @@ impl Pdu {
         let object: CanonicalJsonObject = serde_json::from_slice(&self.json)?;
         let object = redact(object, &rules.redaction, None)?;
         let json = serde_json::to_vec(&object)?;
-        Self::from_stored(self.event_id.clone(), json.into(), self.rejected)
+        let redacted = Self::from_stored(self.event_id.clone(), json.into(), self.rejected)?;
+        Ok(Self { generation: self.generation, ..redacted })
     }
 
     /// How another event names this one in `prev_events` and `auth_events`.
