@@ -3,6 +3,7 @@
 mod account;
 mod account_data;
 mod devices;
+mod endpoints;
 mod errors;
 mod profile;
 mod push_rules;

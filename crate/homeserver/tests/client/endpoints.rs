@@ -1,0 +1,59 @@
+//! The router beside the specification's list of endpoints: what is implemented, what is missing, and nothing that the specification does not know.
+
+use crate::support::TestServer;
+use std::collections::{BTreeMap, BTreeSet};
+
+/// Every endpoint that a homeserver serves by Matrix 1.19: API, method, path, area, and whether it is deprecated.
+const TABLE: &str = include_str!("../data/endpoints.tsv");
+
+/// What is served beside the specification, and why.
+const OURS: [(&str, &str, &str); 2] = [
+    ("GET", "/_synapse/admin/v1/register", "the ecosystem's tools make accounts so"),
+    ("POST", "/_synapse/admin/v1/register", "the ecosystem's tools make accounts so"),
+];
+
+/// Path parameters have other names here and there.
+fn shape(path: &str) -> String {
+    path.split('/').map(|part| if part.starts_with('{') { "{}" } else { part }).collect::<Vec<_>>().join("/")
+}
+
+#[test]
+fn the_router_serves_the_specification_and_little_else() {
+    let server = TestServer::new();
+    let served: BTreeSet<(String, String)> = server.hs.endpoints().iter().map(|(method, path)| (method.to_string(), shape(path))).collect();
+    let mut specified = BTreeSet::new();
+    let mut areas: BTreeMap<(&str, &str), (usize, Vec<String>)> = BTreeMap::new();
+    for line in TABLE.lines().skip(1) {
+        let columns: Vec<&str> = line.split('\t').collect();
+        let [api, method, path, area, deprecated] = columns[..] else { panic!("a line of another shape: {line}") };
+        let endpoint = (method.to_owned(), shape(path));
+        let (implemented, missing) = areas.entry((api, area)).or_default();
+        if served.contains(&endpoint) {
+            *implemented += 1;
+        } else {
+            missing.push(format!("{method} {path}{}", if deprecated.is_empty() { "" } else { " (deprecated)" }));
+        }
+        specified.insert(endpoint);
+    }
+    for ((api, area), (implemented, missing)) in &areas {
+        println!("{api}, {area}: {implemented} of {}", implemented + missing.len());
+        for endpoint in missing {
+            println!("    missing: {endpoint}");
+        }
+    }
+    let implemented: usize = areas.values().map(|(implemented, _)| implemented).sum();
+    println!("implemented: {implemented} of {}", specified.len());
+
+    let is_known = |(method, path): &(String, String)| {
+        let exists = |path: &str| specified.contains(&(method.clone(), path.to_owned()));
+        // The oldest clients say r0; ruma also knows the names endpoints had while they were proposals; and the state key may be left out.
+        exists(path)
+            || exists(&path.replace("/r0/", "/v3/"))
+            || exists(&path.replace("/r0/", "/v1/"))
+            || path.contains("/unstable/")
+            || path.ends_with("/state/{}")
+            || OURS.iter().any(|(our_method, our_path, _)| (method, path.as_str()) == (&(*our_method).to_owned(), *our_path))
+    };
+    let unknown: Vec<_> = served.iter().filter(|endpoint| !is_known(endpoint)).collect();
+    assert!(unknown.is_empty(), "served, but not in the specification: {unknown:?}");
+}
