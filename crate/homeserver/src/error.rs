@@ -57,6 +57,12 @@ impl Error {
         Self::new(StatusCode::BAD_REQUEST, ErrorKind::BadJson, message)
     }
 
+    /// 400 M_INVALID_SIGNATURE.
+    pub fn invalid_signature(message: impl Into<String>) -> Self {
+        let kind = serde_json::from_str(r#"{"errcode":"M_INVALID_SIGNATURE"}"#).expect("every errcode is a kind, also one that ruma has no name for");
+        Self::new(StatusCode::BAD_REQUEST, kind, message)
+    }
+
     /// 413 M_TOO_LARGE.
     pub fn too_large(message: impl Into<String>) -> Self {
         Self::new(StatusCode::PAYLOAD_TOO_LARGE, ErrorKind::TooLarge, message)

@@ -1,4 +1,4 @@
-//! Keyed asynchronous locks: what must not interleave (writers of one room, equal requests, a user's keys) takes the lock of its name.
+//! Keyed asynchronous locks: what must not interleave (writers of one room, equal requests, an account) takes the lock of its name.
 
 use async_lock::{Mutex, MutexGuardArc};
 use std::{
@@ -14,12 +14,12 @@ pub enum LockKey {
     Room(u32),
     /// A room alias.
     Alias(String),
-    /// An account being made or changed.
+    /// An account with its devices and keys being made or changed.
     Account(String),
     /// One user's receipts and read marker in a room.
     Receipts(u32, u32),
-    /// One user's devices and keys.
-    Keys(String),
+    /// A user's key backups.
+    KeyBackup(u32),
     /// One request of a client that must happen once: user, device, method and path.
     Transaction(String),
 }

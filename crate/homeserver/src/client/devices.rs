@@ -1,6 +1,6 @@
 //! Devices (Client-Server API, Device management).
 
-use super::{interactive, to_device};
+use super::{interactive, keys, to_device};
 use crate::{
     error::{Error, Result},
     homeserver::Homeserver,
@@ -112,11 +112,13 @@ pub async fn forget(hs: &Homeserver, owner: &Session, which: impl Fn(&OwnedDevic
     let mut departing = Vec::new();
     for (id, device) in of_user(hs, user).await?.into_iter().filter(|(id, _)| which(id)) {
         let messages = to_device::departing(hs, user, &id).await?;
-        departing.push((id, device, messages));
+        let keys = keys::departing(hs, user, &id).await?;
+        departing.push((id, device, messages, keys));
     }
     let any = !departing.is_empty();
-    for (id, device, messages) in departing {
+    for (id, device, messages, keys) in departing {
         messages.forget(batch);
+        keys.forget(batch);
         tables::ACCESS_TOKENS.delete(batch, &device.token);
         tables::TRANSACTIONS.delete_all(batch, &(user, id.clone()));
         tables::DEVICES.delete(batch, &(user, id));

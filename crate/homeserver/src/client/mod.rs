@@ -5,9 +5,12 @@ mod account_data;
 mod aliases;
 mod capabilities;
 mod create_room;
+mod cross_signing;
 mod devices;
 mod filters;
 pub mod interactive;
+mod key_backup;
+pub mod keys;
 mod membership;
 mod messages;
 mod password;
@@ -64,6 +67,12 @@ pub fn routes(table: &mut Table) {
     table.user(send::message).user(send::redact);
     table.user(messages::messages).user(messages::context).user(messages::event);
     table.user(to_device::send);
+    table.user(keys::upload).user(keys::query).user(keys::claim).user(keys::changes);
+    table.user(cross_signing::upload_keys).user(cross_signing::upload_signatures);
+    table.user(key_backup::create).user(key_backup::latest).user(key_backup::get).user(key_backup::update).user(key_backup::delete);
+    table.user(key_backup::put_keys).user(key_backup::put_keys_of_room).user(key_backup::put_key);
+    table.user(key_backup::get_keys).user(key_backup::get_keys_of_room).user(key_backup::get_key);
+    table.user(key_backup::delete_keys).user(key_backup::delete_keys_of_room).user(key_backup::delete_key);
     table.user(relations::all).user(relations::by_type).user(relations::by_types);
 }
 

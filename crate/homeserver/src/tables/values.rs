@@ -72,6 +72,13 @@ pub enum Change {
         /// The device.
         device: OwnedDeviceId,
     },
+    /// A user signed another user's key: only the signer is told.
+    KeySignature {
+        /// Who signed.
+        by: UserSn,
+        /// Whose key.
+        of: UserSn,
+    },
     /// Presence changed.
     Presence {
         /// Whose.

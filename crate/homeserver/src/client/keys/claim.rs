@@ -1,0 +1,87 @@
+//! `POST /_matrix/client/v3/keys/claim`: each one-time key is given out once, in the order of upload; then the fallback key, again and again.
+
+use super::query::unreachable_servers;
+use crate::{
+    error::Result,
+    homeserver::Homeserver,
+    locks::LockKey,
+    router::UserCall,
+    tables::{self, FallbackKey, KnownOneTimeKey, OneTimeKey, UserSn},
+};
+use ephapse_store::{Batch, Direction};
+use ruma::{
+    OneTimeKeyAlgorithm, OwnedDeviceId, OwnedOneTimeKeyId, UserId,
+    api::client::keys::claim_keys::v3::{self as claim_keys, OneTimeKeys},
+    encryption,
+    serde::Raw,
+};
+use serde_json::value::RawValue;
+use sha2::{Digest, Sha256};
+use std::collections::BTreeMap;
+
+/// `POST /_matrix/client/v3/keys/claim`
+pub async fn claim(call: UserCall, request: claim_keys::Request) -> Result<claim_keys::Response> {
+    let hs = &call.hs;
+    let mut response = claim_keys::Response::new(BTreeMap::new());
+    for (user, devices) in request.one_time_keys.iter().filter(|(user, _)| hs.is_local(user)) {
+        let keys = claim_of(hs, user, devices).await?;
+        if !keys.is_empty() {
+            response.one_time_keys.insert(user.clone(), keys);
+        }
+    }
+    response.failures = unreachable_servers(hs, request.one_time_keys.keys());
+    Ok(response)
+}
+
+/// A key for each of a local user's devices that has one; also what other servers claim. The keys are gone in the order of commits, and no answer
+/// leaves before its commit is durable.
+pub async fn claim_of(hs: &Homeserver, user: &UserId, devices: &BTreeMap<OwnedDeviceId, OneTimeKeyAlgorithm>) -> Result<OneTimeKeys> {
+    let mut claimed = OneTimeKeys::new();
+    let generation = hs.store().generation();
+    let Some(sn) = hs.find_user(user).await? else { return Ok(claimed) };
+    let _lock = hs.lock(LockKey::Account(user.to_string())).await;
+    let mut batch = Batch::since(generation);
+    for (device, algorithm) in devices {
+        if let Some((id, key)) = take(hs, sn, device, algorithm, &mut batch).await? {
+            claimed.insert(device.clone(), BTreeMap::from([(id, key)]));
+        }
+    }
+    if !batch.is_empty() {
+        drop(hs.commit(batch, Vec::new()));
+    }
+    Ok(claimed)
+}
+
+type Key = (OwnedOneTimeKeyId, Raw<encryption::OneTimeKey>);
+
+async fn take(hs: &Homeserver, user: UserSn, device: &OwnedDeviceId, algorithm: &OneTimeKeyAlgorithm, batch: &mut Batch) -> Result<Option<Key>> {
+    let device_key = (user, device.clone());
+    let place = (user, device.clone(), algorithm.to_string());
+    let oldest = tables::ONE_TIME_KEYS.scan(hs.store(), &place, Direction::Forward, 1).await?;
+    let mut counts = tables::KEY_COUNTS.get(hs.store(), &device_key).await?.unwrap_or_default();
+    let before = counts.clone();
+    let found = if let Some((row, OneTimeKey { id, key })) = oldest.into_iter().next() {
+        let known = KnownOneTimeKey { hash: Sha256::digest(&key.0).into(), claimed: Some(hs.host.now()) };
+        tables::ONE_TIME_KEYS.delete(batch, &row);
+        tables::ONE_TIME_KEY_IDS.put(batch, &(user, device.clone(), id.clone()), &known);
+        let count = counts.one_time.entry(algorithm.to_string()).or_default();
+        *count = count.saturating_sub(1);
+        (id, key)
+    } else if let Some(fallback) = tables::FALLBACK_KEYS.get(hs.store(), &place).await? {
+        if !fallback.used {
+            tables::FALLBACK_KEYS.put(batch, &place, &FallbackKey { used: true, ..fallback.clone() });
+            counts.unused_fallback.remove(algorithm.as_str());
+        }
+        (fallback.id, fallback.key)
+    } else {
+        return Ok(None);
+    };
+    if counts != before {
+        tables::KEY_COUNTS.put(batch, &device_key, &counts);
+    }
+    let (id, key) = found;
+    let unreadable = |what: &dyn std::fmt::Display| crate::Error::Internal(format!("a stored one-time key cannot be read: {what}"));
+    let id = OwnedOneTimeKeyId::try_from(id).map_err(|error| unreadable(&error))?;
+    let key = RawValue::from_string(key.0).map_err(|error| unreadable(&error))?;
+    Ok(Some((id, Raw::from_json(key))))
+}

@@ -1,0 +1,214 @@
+//! Whose devices a user has to look at again (Client-Server API, Tracking the device list for a user): `device_lists` of syncs, and
+//! `GET /_matrix/client/v3/keys/changes`.
+//!
+//! Changed are those who share a room and whose keys changed, and those who share a room since. Left are those with whom no room is shared any more, or
+//! no encrypted one. More than the specification asks for is told: it speaks of encrypted rooms only, but allows what keeps the rules simple.
+
+use crate::{
+    error::Result,
+    homeserver::Homeserver,
+    position::Position,
+    room::{NodeId, membership_of},
+    router::UserCall,
+    tables::{self, Change, MembershipKind, RoomSn, UserSn},
+};
+use ephapse_store::Direction;
+use ruma::{
+    api::client::{keys::get_key_changes::v3 as get_key_changes, sync::sync_events::DeviceLists},
+    events::StateEventType,
+};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// Changes read at once.
+const PAGE: usize = 1_000;
+
+/// Whoever joins a room without encryption is told of its members only when it is no larger: their devices matter if it is ever encrypted, and
+/// clients ask for all of them then.
+const SMALL: usize = 200;
+
+/// `GET /_matrix/client/v3/keys/changes`
+pub async fn changes(call: UserCall, request: get_key_changes::Request) -> Result<get_key_changes::Response> {
+    let hs = &call.hs;
+    // A token of before the database was restored: everything may have changed since.
+    let from = hs.position_of(&request.from)?.unwrap_or(Position(0));
+    let to = hs.position_of(&request.to)?.unwrap_or_else(|| hs.positions.newest());
+    let DeviceLists { changed, left, .. } = device_lists(hs, call.session.user, from, to).await?;
+    Ok(get_key_changes::Response::new(changed, left))
+}
+
+/// What a user has to know of others' devices, behind `since` and up to `to`.
+pub async fn device_lists(hs: &Homeserver, user: UserSn, since: Position, to: Position) -> Result<DeviceLists> {
+    let mut found = Found::default();
+    let mut from = since.next();
+    while from <= to {
+        let range = tables::CHANGES.key(&from)..tables::CHANGES.key(&to.next());
+        let page = tables::CHANGES.scan_range(hs.store(), range, Direction::Forward, PAGE).await?;
+        found.add(user, page.iter().map(|(position, change)| (*position, change)));
+        match page.last() {
+            Some((last, _)) if page.len() == PAGE => from = last.next(),
+            _ => break,
+        }
+    }
+    found.judge(hs, user).await
+}
+
+/// As [`device_lists`], of changes in their order that the caller has read already.
+pub async fn device_lists_of(hs: &Homeserver, user: UserSn, changes: impl Iterator<Item = (Position, &Change)>) -> Result<DeviceLists> {
+    let mut found = Found::default();
+    found.add(user, changes);
+    found.judge(hs, user).await
+}
+
+/// What the changes of a time say of memberships and keys.
+#[derive(Default)]
+struct Found {
+    /// Whose keys changed.
+    keys: BTreeSet<UserSn>,
+    /// Whose keys the user has signed.
+    signed: BTreeSet<UserSn>,
+    /// The first of each user's member events in each room.
+    members: BTreeMap<(RoomSn, UserSn), Position>,
+    /// Rooms whose state changed without an event.
+    reset: BTreeSet<RoomSn>,
+}
+
+impl Found {
+    fn add<'a>(&mut self, user: UserSn, changes: impl Iterator<Item = (Position, &'a Change)>) {
+        for (position, change) in changes {
+            match change {
+                Change::DeviceList { user } => {
+                    self.keys.insert(*user);
+                }
+                Change::KeySignature { by, of } if *by == user => {
+                    self.signed.insert(*of);
+                }
+                Change::Event { room, member: Some(member) } => {
+                    self.members.entry((*room, *member)).or_insert(position);
+                }
+                Change::StateReset { room } => {
+                    self.reset.insert(*room);
+                }
+                _ => {}
+            }
+        }
+    }
+
+    async fn judge(self, hs: &Homeserver, user: UserSn) -> Result<DeviceLists> {
+        if self.keys.is_empty() && self.signed.is_empty() && self.members.is_empty() && self.reset.is_empty() {
+            return Ok(DeviceLists::new());
+        }
+        let mine = joined_rooms(hs, user).await?;
+        let mut changed = self.signed.clone();
+        for other in &self.keys {
+            if *other == user || shares_a_room(hs, &mine, *other).await? {
+                changed.insert(*other);
+            }
+        }
+        // With whom the user parted, and in which room.
+        let mut parted: BTreeMap<UserSn, BTreeSet<RoomSn>> = BTreeMap::new();
+        for ((room, member), first) in &self.members {
+            let i_am_in = mine.contains(room);
+            if *member != user && !i_am_in && !self.members.contains_key(&(*room, user)) {
+                continue;
+            }
+            let was_in = was_joined_before(hs, *room, *first).await?;
+            let is_in = is_joined(hs, *room, *member).await?;
+            match (was_in, is_in) {
+                (false, true) if *member == user => changed.extend(members_to_know(hs, *room).await?),
+                (true, false) if *member == user => {
+                    for other in members(hs, *room, MembershipKind::Join, usize::MAX).await? {
+                        parted.entry(other).or_default().insert(*room);
+                    }
+                }
+                (false, true) if i_am_in => {
+                    changed.insert(*member);
+                }
+                (true, false) => {
+                    parted.entry(*member).or_default().insert(*room);
+                }
+                _ => {}
+            }
+        }
+        for room in self.reset.iter().filter(|room| mine.contains(room)) {
+            changed.extend(members_to_know(hs, *room).await?);
+            for kind in [MembershipKind::Leave, MembershipKind::Ban] {
+                for other in members(hs, *room, kind, usize::MAX).await? {
+                    parted.entry(other).or_default().insert(*room);
+                }
+            }
+        }
+        changed.retain(|other| *other != user || self.keys.contains(&user));
+        let mut left = BTreeSet::new();
+        for (other, rooms) in parted.into_iter().filter(|(other, _)| *other != user && !changed.contains(other)) {
+            if has_left(hs, &mine, other, &rooms).await? {
+                left.insert(other);
+            }
+        }
+        let mut lists = DeviceLists::new();
+        for other in changed {
+            lists.changed.push(hs.user_id(other).await?);
+        }
+        for other in left {
+            lists.left.push(hs.user_id(other).await?);
+        }
+        Ok(lists)
+    }
+}
+
+async fn joined_rooms(hs: &Homeserver, user: UserSn) -> Result<BTreeSet<RoomSn>> {
+    let rooms = hs.user_rooms(user).await?.all();
+    Ok(rooms.into_iter().filter(|(_, membership)| membership.kind == MembershipKind::Join).map(|(room, _)| room).collect())
+}
+
+async fn shares_a_room(hs: &Homeserver, mine: &BTreeSet<RoomSn>, other: UserSn) -> Result<bool> {
+    Ok(!joined_rooms(hs, other).await?.is_disjoint(mine))
+}
+
+/// Whether those who parted in `rooms` share no room any more, or no encrypted one, although one of `rooms` is encrypted.
+async fn has_left(hs: &Homeserver, mine: &BTreeSet<RoomSn>, other: UserSn, rooms: &BTreeSet<RoomSn>) -> Result<bool> {
+    let theirs = joined_rooms(hs, other).await?;
+    for room in theirs.intersection(mine) {
+        if is_encrypted(hs, *room).await? {
+            return Ok(false);
+        }
+    }
+    if theirs.is_disjoint(mine) {
+        return Ok(true);
+    }
+    for room in rooms {
+        if is_encrypted(hs, *room).await? {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+async fn is_encrypted(hs: &Homeserver, room: RoomSn) -> Result<bool> {
+    let head = hs.room_head(room).await?;
+    let place = (StateEventType::RoomEncryption, String::new());
+    Ok(hs.state_get(room, NodeId(head.state), &[place]).await?.first().copied().flatten().is_some())
+}
+
+/// Whether the user of the member event at `first` was joined to the room before it.
+async fn was_joined_before(hs: &Homeserver, room: RoomSn, first: Position) -> Result<bool> {
+    // The event may be gone with its room.
+    let Some(event) = hs.events_at(room, &[first]).await?.into_iter().next().flatten() else { return Ok(true) };
+    let Some(before) = event.replaces else { return Ok(false) };
+    Ok(membership_of(&*hs.event_at(room, before).await?) == MembershipKind::Join)
+}
+
+async fn is_joined(hs: &Homeserver, room: RoomSn, user: UserSn) -> Result<bool> {
+    Ok(tables::MEMBERSHIPS.get(hs.store(), &(user, room)).await?.is_some_and(|membership| membership.kind == MembershipKind::Join))
+}
+
+async fn members(hs: &Homeserver, room: RoomSn, kind: MembershipKind, limit: usize) -> Result<Vec<UserSn>> {
+    let found = tables::MEMBERS.scan(hs.store(), &(room, kind as u8), Direction::Forward, limit).await?;
+    Ok(found.into_iter().map(|((_, _, member), _)| member).collect())
+}
+
+/// The members of a room that somebody has joined, if their devices matter there.
+async fn members_to_know(hs: &Homeserver, room: RoomSn) -> Result<Vec<UserSn>> {
+    let limit = if is_encrypted(hs, room).await? { usize::MAX } else { SMALL + 1 };
+    let found = members(hs, room, MembershipKind::Join, limit).await?;
+    Ok(if limit != usize::MAX && found.len() > SMALL { Vec::new() } else { found })
+}

@@ -1,0 +1,78 @@
+//! Keys of devices (Client-Server API, End-to-End Encryption): upload, query, claim, and who has to be told.
+//!
+//! A user's keys are written under the lock of the user's account, which deleting a device holds too. For syncs: [`counts`], [`device_lists`] and
+//! [`device_lists_of`]; for the deletion of devices: [`departing`].
+
+mod claim;
+mod device_lists;
+pub(super) mod query;
+pub(super) mod signed;
+pub(super) mod upload;
+
+pub use claim::claim;
+pub use device_lists::{changes, device_lists, device_lists_of};
+pub use query::query;
+pub use upload::upload;
+
+use crate::{
+    error::Result,
+    homeserver::Homeserver,
+    tables::{self, KeyCounts, Session, UserSn},
+};
+use ephapse_store::{Batch, Direction};
+use ruma::{DeviceId, OneTimeKeyAlgorithm, OwnedDeviceId, UInt};
+use std::collections::BTreeMap;
+
+/// Devices, and signatures of one signer, that are read of a user.
+const MOST: usize = 10_000;
+
+/// What a sync says of its device's keys.
+pub struct Counts {
+    /// `device_one_time_keys_count`: every algorithm that ever had one, and `signed_curve25519` always, also when it is zero.
+    pub one_time: BTreeMap<OneTimeKeyAlgorithm, UInt>,
+    /// `device_unused_fallback_key_types`
+    pub unused_fallback: Vec<OneTimeKeyAlgorithm>,
+}
+
+/// How many one-time keys a session's device has, and which fallback keys are unused. Reads one key.
+pub async fn counts(hs: &Homeserver, session: &Session) -> Result<Counts> {
+    let stored = tables::KEY_COUNTS.get(hs.store(), &(session.user, session.device.clone())).await?.unwrap_or_default();
+    let unused_fallback = stored.unused_fallback.iter().map(|algorithm| algorithm.as_str().into()).collect();
+    Ok(Counts { one_time: shown(&stored), unused_fallback })
+}
+
+fn shown(counts: &KeyCounts) -> BTreeMap<OneTimeKeyAlgorithm, UInt> {
+    let mut shown = BTreeMap::from([(OneTimeKeyAlgorithm::SignedCurve25519, UInt::MIN)]);
+    shown.extend(counts.one_time.iter().map(|(algorithm, count)| (algorithm.as_str().into(), UInt::new_saturating(*count))));
+    shown
+}
+
+/// The keys of a device that is being deleted, and the signatures that it made or got.
+pub struct Departing {
+    user: UserSn,
+    device: OwnedDeviceId,
+    signatures: Vec<(UserSn, UserSn, String, String)>,
+}
+
+/// What of a user's keys goes with a device.
+pub async fn departing(hs: &Homeserver, user: UserSn, device: &DeviceId) -> Result<Departing> {
+    let own = tables::KEY_SIGNATURES.scan(hs.store(), &(user, user), Direction::Forward, MOST).await?;
+    let key_id = format!("ed25519:{device}");
+    let signatures = own.into_iter().map(|(key, _)| key).filter(|(_, _, key, by)| *key == *device.as_str() || *by == key_id).collect();
+    Ok(Departing { user, device: device.to_owned(), signatures })
+}
+
+impl Departing {
+    /// Removes it.
+    pub fn forget(&self, batch: &mut Batch) {
+        let key = (self.user, self.device.clone());
+        tables::DEVICE_KEYS.delete(batch, &key);
+        tables::ONE_TIME_KEYS.delete_all(batch, &key);
+        tables::ONE_TIME_KEY_IDS.delete_all(batch, &key);
+        tables::FALLBACK_KEYS.delete_all(batch, &key);
+        tables::KEY_COUNTS.delete(batch, &key);
+        for signature in &self.signatures {
+            tables::KEY_SIGNATURES.delete(batch, signature);
+        }
+    }
+}

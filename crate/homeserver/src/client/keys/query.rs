@@ -1,0 +1,134 @@
+//! `POST /_matrix/client/v3/keys/query`: devices and cross-signing keys with the signatures that the asking user may see.
+
+use super::{MOST, signed};
+use crate::{
+    client::object,
+    error::Result,
+    homeserver::Homeserver,
+    router::UserCall,
+    tables::{self, CrossSigningUse, UserSn},
+};
+use ephapse_store::Direction;
+use ruma::{
+    CanonicalJsonObject, CanonicalJsonValue, OwnedDeviceId, OwnedUserId, UserId,
+    api::client::keys::get_keys::v3 as get_keys,
+    encryption::{CrossSigningKey, DeviceKeys},
+    serde::Raw,
+};
+use serde_json::{json, value::RawValue};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// `POST /_matrix/client/v3/keys/query`
+pub async fn query(call: UserCall, request: get_keys::Request) -> Result<get_keys::Response> {
+    let (hs, viewer) = (&call.hs, call.session.user);
+    let mut response = get_keys::Response::new();
+    for (user, devices) in request.device_keys.iter().filter(|(user, _)| hs.is_local(user)) {
+        let Some(sn) = hs.find_user(user).await? else { continue };
+        if tables::ACCOUNTS.get(hs.store(), &sn).await?.is_none() {
+            continue;
+        }
+        let keys = keys_of(hs, sn, user, Some(viewer), devices).await?;
+        response.device_keys.insert(user.clone(), keys.devices);
+        response.master_keys.extend(keys.master.map(|key| (user.clone(), key)));
+        response.self_signing_keys.extend(keys.self_signing.map(|key| (user.clone(), key)));
+        response.user_signing_keys.extend(keys.user_signing.map(|key| (user.clone(), key)));
+    }
+    response.failures = unreachable_servers(hs, request.device_keys.keys());
+    Ok(response)
+}
+
+/// A user's keys as somebody may see them.
+pub struct UserKeys {
+    /// The devices that have keys.
+    pub devices: BTreeMap<OwnedDeviceId, Raw<DeviceKeys>>,
+    /// The master key.
+    pub master: Option<Raw<CrossSigningKey>>,
+    /// The self-signing key.
+    pub self_signing: Option<Raw<CrossSigningKey>>,
+    /// The user-signing key, which only its user sees.
+    pub user_signing: Option<Raw<CrossSigningKey>>,
+}
+
+/// The keys of a local user as `viewer` may see them (none: another server); of all devices when `asked` is empty.
+pub async fn keys_of(hs: &Homeserver, sn: UserSn, user: &UserId, viewer: Option<UserSn>, asked: &[OwnedDeviceId]) -> Result<UserKeys> {
+    let signatures = visible_signatures(hs, sn, viewer).await?;
+    let mut devices = BTreeMap::new();
+    for (device, mut keys) in device_keys(hs, sn, asked).await? {
+        signatures.add_to(&mut keys, device.as_str());
+        devices.insert(device, Raw::from_json(raw(keys)?));
+    }
+    let mut cross_signing = BTreeMap::new();
+    for ((_, used_for), key) in tables::CROSS_SIGNING_KEYS.scan(hs.store(), &sn, Direction::Forward, 3).await? {
+        let mut key = object(&key.0)?;
+        signed::keep_own_signatures(&mut key, user);
+        if let Some(public) = public_key(&key).map(str::to_owned) {
+            signatures.add_to(&mut key, &public);
+        }
+        cross_signing.insert(used_for, Raw::from_json(raw(key)?));
+    }
+    let mut take = |used_for: CrossSigningUse| cross_signing.remove(&(used_for as u8));
+    let (master, self_signing, user_signing) =
+        (take(CrossSigningUse::Master), take(CrossSigningUse::SelfSigning), take(CrossSigningUse::UserSigning));
+    Ok(UserKeys { devices, master, self_signing, user_signing: user_signing.filter(|_| viewer == Some(sn)) })
+}
+
+/// The keys of a user's devices, with the devices' names.
+async fn device_keys(hs: &Homeserver, user: UserSn, asked: &[OwnedDeviceId]) -> Result<Vec<(OwnedDeviceId, CanonicalJsonObject)>> {
+    let found: Vec<(OwnedDeviceId, tables::Json)> = if asked.is_empty() {
+        let all = tables::DEVICE_KEYS.scan(hs.store(), &user, Direction::Forward, MOST).await?;
+        all.into_iter().map(|((_, device), keys)| (device, keys)).collect()
+    } else {
+        let places: Vec<_> = asked.iter().map(|device| (user, device.clone())).collect();
+        let keys = tables::DEVICE_KEYS.get_many(hs.store(), &places).await?;
+        asked.iter().cloned().zip(keys).filter_map(|(device, keys)| Some((device, keys?))).collect()
+    };
+    let places: Vec<_> = found.iter().map(|(device, _)| (user, device.clone())).collect();
+    let named = tables::DEVICES.get_many(hs.store(), &places).await?;
+    let with_name = |((device, keys), named): ((OwnedDeviceId, tables::Json), Option<tables::Device>)| {
+        let mut keys = object(&keys.0)?;
+        let name = named.and_then(|device| device.display_name);
+        let name = name.map(|name| ("device_display_name".to_owned(), CanonicalJsonValue::String(name)));
+        keys.insert("unsigned".to_owned(), CanonicalJsonValue::Object(name.into_iter().collect()));
+        Ok((device, keys))
+    };
+    found.into_iter().zip(named).map(with_name).collect()
+}
+
+/// The signatures of a user's keys that somebody may see, by the key they sign: the user's own, and those that the viewer made.
+struct Signatures(BTreeMap<String, Vec<(OwnedUserId, String, String)>>);
+
+impl Signatures {
+    fn add_to(&self, key: &mut CanonicalJsonObject, id: &str) {
+        for (signer, by, signature) in self.0.get(id).into_iter().flatten() {
+            signed::add_signature(key, signer, by.clone(), signature.clone());
+        }
+    }
+}
+
+async fn visible_signatures(hs: &Homeserver, user: UserSn, viewer: Option<UserSn>) -> Result<Signatures> {
+    let mut visible: BTreeMap<String, Vec<_>> = BTreeMap::new();
+    let signers: BTreeSet<UserSn> = viewer.into_iter().chain([user]).collect();
+    for signer in signers {
+        let id = hs.user_id(signer).await?;
+        for ((_, _, key, by), signature) in tables::KEY_SIGNATURES.scan(hs.store(), &(user, signer), Direction::Forward, MOST).await? {
+            visible.entry(key).or_default().push((id.clone(), by, signature));
+        }
+    }
+    Ok(Signatures(visible))
+}
+
+/// The public key of a cross-signing key, in base64: what it is named by.
+pub(in crate::client) fn public_key(key: &CanonicalJsonObject) -> Option<&str> {
+    key.get("keys")?.as_object()?.values().next()?.as_str()
+}
+
+fn raw(object: CanonicalJsonObject) -> Result<Box<RawValue>> {
+    RawValue::from_string(CanonicalJsonValue::Object(object).to_string())
+        .map_err(|error| crate::Error::Internal(format!("canonical JSON is no JSON: {error}")))
+}
+
+/// The servers of `users` that nothing can be asked of.
+pub(super) fn unreachable_servers<'a>(hs: &Homeserver, users: impl Iterator<Item = &'a OwnedUserId>) -> BTreeMap<String, serde_json::Value> {
+    let error = || json!({ "errcode": "M_UNKNOWN", "error": "this server cannot be reached" });
+    users.filter(|user| !hs.is_local(user)).map(|user| (user.server_name().to_string(), error())).collect()
+}

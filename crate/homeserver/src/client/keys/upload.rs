@@ -1,0 +1,191 @@
+//! `POST /_matrix/client/v3/keys/upload` (Client-Server API, Uploading keys).
+
+use super::{query::public_key, shown, signed};
+use crate::{
+    client::object,
+    error::{Error, Result},
+    homeserver::Homeserver,
+    locks::LockKey,
+    router::UserCall,
+    tables::{self, Change, FallbackKey, Json, KeyCounts, KnownOneTimeKey, OneTimeKey, UserSn},
+};
+use ephapse_store::{Batch, Direction};
+use ruma::{
+    CanonicalJsonObject, CanonicalJsonValue, OwnedDeviceId, OwnedOneTimeKeyId,
+    api::client::keys::upload_keys::v3 as upload_keys,
+    encryption::{self, DeviceKeys},
+    serde::Raw,
+};
+use sha2::{Digest, Sha256};
+use std::{collections::BTreeMap, time::Duration};
+
+/// One-time keys a device may have.
+const MOST_ONE_TIME_KEYS: usize = 10_000;
+
+/// Bytes of a device's identity keys, or of one other key.
+const LONGEST_KEY: usize = 64 << 10;
+
+/// How long it is known that a key was claimed, so that an upload that is repeated does not bring it back.
+const CLAIMED_KEPT: Duration = Duration::from_secs(7 * 24 * 60 * 60);
+
+/// `POST /_matrix/client/v3/keys/upload`
+pub async fn upload(call: UserCall, request: upload_keys::Request) -> Result<upload_keys::Response> {
+    let (hs, session) = (&call.hs, &call.session);
+    let _lock = hs.lock(LockKey::Account(session.user_id.to_string())).await;
+    let key = (session.user, session.device.clone());
+    // The device may have been deleted while this waited.
+    tables::DEVICES.get(hs.store(), &key).await?.ok_or_else(Error::unknown_token)?;
+    let mut counts = tables::KEY_COUNTS.get(hs.store(), &key).await?.unwrap_or_default();
+    let before = counts.clone();
+    let mut batch = Batch::since(call.raw.generation);
+    let is_changed = match &request.device_keys {
+        Some(keys) => put_device_keys(&call, keys, &mut batch).await?,
+        None => false,
+    };
+    put_one_time_keys(hs, &key, &request.one_time_keys, &mut counts, &mut batch).await?;
+    put_fallback_keys(hs, &key, &request.fallback_keys, &mut counts, &mut batch).await?;
+    if counts != before {
+        tables::KEY_COUNTS.put(&mut batch, &key, &counts);
+    }
+    if !batch.is_empty() {
+        let changes = if is_changed { vec![(hs.positions.next(), Change::DeviceList { user: session.user })] } else { Vec::new() };
+        drop(hs.commit(batch, changes));
+    }
+    Ok(upload_keys::Response::new(shown(&counts)))
+}
+
+/// Whether the identity keys are other ones than before.
+async fn put_device_keys(call: &UserCall, keys: &Raw<DeviceKeys>, batch: &mut Batch) -> Result<bool> {
+    let (hs, session) = (&call.hs, &call.session);
+    let parsed: DeviceKeys = keys.deserialize().map_err(|error| Error::bad_json(format!("device_keys: {error}")))?;
+    if parsed.user_id != session.user_id || parsed.device_id != session.device {
+        return Err(Error::invalid_param("these are the keys of another user or device"));
+    }
+    if keys.json().get().len() > LONGEST_KEY {
+        return Err(Error::too_large("the device's keys are too large"));
+    }
+    let mut keys = object(keys.json().get())?;
+    keys.remove("unsigned");
+    signed::keep_own_signatures(&mut keys, &session.user_id);
+    verify_own_signature(call, &keys)?;
+    for (_, key) in tables::CROSS_SIGNING_KEYS.scan(hs.store(), &session.user, Direction::Forward, 3).await? {
+        // "Servers therefore must ensure that device IDs will not collide with cross-signing public keys."
+        if public_key(&object(&key.0)?) == Some(session.device.as_str()) {
+            return Err(Error::forbidden("this device has the id of a cross-signing key"));
+        }
+    }
+    let key = (session.user, session.device.clone());
+    let stored = tables::DEVICE_KEYS.get(hs.store(), &key).await?;
+    let keys = Json(CanonicalJsonValue::Object(keys).to_string());
+    if stored.as_ref() == Some(&keys) {
+        return Ok(false);
+    }
+    tables::DEVICE_KEYS.put(batch, &key, &keys);
+    Ok(true)
+}
+
+/// The device's keys must be signed by the device. Who has no ed25519 key can sign nothing and be verified by nobody, and harms nobody.
+fn verify_own_signature(call: &UserCall, keys: &CanonicalJsonObject) -> Result<()> {
+    let key_id = format!("ed25519:{}", call.session.device);
+    let Some(key) = key_of(keys, &key_id) else { return Ok(()) };
+    let signature = signed::signature(keys, &call.session.user_id, &key_id);
+    if signature.is_none_or(|signature| !signed::is_signed(keys, &key, signature)) {
+        return Err(Error::invalid_signature("the device's keys are not signed by the device"));
+    }
+    Ok(())
+}
+
+/// The ed25519 key `key_id` of a device or cross-signing key.
+pub(in crate::client) fn key_of(keys: &CanonicalJsonObject, key_id: &str) -> Option<[u8; 32]> {
+    signed::ed25519_key(keys.get("keys")?.as_object()?.get(key_id)?.as_str()?)
+}
+
+type Keys = BTreeMap<OwnedOneTimeKeyId, Raw<encryption::OneTimeKey>>;
+
+async fn put_one_time_keys(hs: &Homeserver, device: &(UserSn, OwnedDeviceId), keys: &Keys, counts: &mut KeyCounts, batch: &mut Batch) -> Result<()> {
+    if keys.is_empty() {
+        return Ok(());
+    }
+    let (user, id) = device;
+    let known = tables::ONE_TIME_KEY_IDS.scan(hs.store(), device, Direction::Forward, 2 * MOST_ONE_TIME_KEYS).await?;
+    let now = hs.host.now();
+    let mut known: BTreeMap<String, KnownOneTimeKey> = known.into_iter().map(|((_, _, key), known)| (key, known)).collect();
+    known.retain(|key, known| {
+        let is_old = known.claimed.is_some_and(|claimed| claimed.saturating_add(CLAIMED_KEPT.as_millis() as u64) <= now);
+        if is_old {
+            tables::ONE_TIME_KEY_IDS.delete(batch, &(*user, id.clone(), key.clone()));
+        }
+        !is_old
+    });
+    if known.len() + keys.len() > MOST_ONE_TIME_KEYS {
+        return Err(Error::too_large(format!("a device has {MOST_ONE_TIME_KEYS} one-time keys at most")));
+    }
+    let mut next: BTreeMap<String, u64> = BTreeMap::new();
+    for (key_id, key) in keys {
+        let key = checked(key_id, key)?;
+        let hash = Sha256::digest(key.to_string()).into();
+        match known.get(key_id.as_str()) {
+            // Uploaded again because the answer was lost; also when it has been claimed since: nobody is given it a second time.
+            Some(found) if found.hash == hash => continue,
+            Some(KnownOneTimeKey { claimed: None, .. }) => {
+                return Err(Error::invalid_param(format!("there is another one-time key {key_id}")));
+            }
+            _ => {}
+        }
+        let algorithm = key_id.algorithm().to_string();
+        let number = match next.get(&algorithm) {
+            Some(number) => *number,
+            None => {
+                let newest = tables::ONE_TIME_KEYS.scan(hs.store(), &(*user, id.clone(), algorithm.clone()), Direction::Backward, 1).await?;
+                newest.first().map_or(0, |((_, _, _, number), _)| number + 1)
+            }
+        };
+        next.insert(algorithm.clone(), number + 1);
+        let key = OneTimeKey { id: key_id.to_string(), key: Json(key.to_string()) };
+        tables::ONE_TIME_KEYS.put(batch, &(*user, id.clone(), algorithm.clone(), number), &key);
+        tables::ONE_TIME_KEY_IDS.put(batch, &(*user, id.clone(), key_id.to_string()), &KnownOneTimeKey { hash, claimed: None });
+        *counts.one_time.entry(algorithm).or_default() += 1;
+    }
+    Ok(())
+}
+
+async fn put_fallback_keys(hs: &Homeserver, device: &(UserSn, OwnedDeviceId), keys: &Keys, counts: &mut KeyCounts, batch: &mut Batch) -> Result<()> {
+    let (user, id) = device;
+    let mut seen = Vec::new();
+    for (key_id, key) in keys {
+        let algorithm = key_id.algorithm().to_string();
+        if seen.contains(&algorithm) {
+            return Err(Error::invalid_param("there can be one fallback key for each algorithm"));
+        }
+        seen.push(algorithm.clone());
+        let key = FallbackKey { id: key_id.to_string(), key: Json(checked(key_id, key)?.to_string()), used: false };
+        let place = (*user, id.clone(), algorithm.clone());
+        let stored = tables::FALLBACK_KEYS.get(hs.store(), &place).await?;
+        // The same key again stays used when it was.
+        if stored.is_some_and(|stored| stored.id == key.id && stored.key == key.key) {
+            continue;
+        }
+        tables::FALLBACK_KEYS.put(batch, &place, &key);
+        counts.unused_fallback.insert(algorithm);
+    }
+    Ok(())
+}
+
+/// A one-time or fallback key: a string, or an object with the key and its signatures, as signed algorithms have it.
+fn checked(key_id: &OwnedOneTimeKeyId, key: &Raw<encryption::OneTimeKey>) -> Result<CanonicalJsonValue> {
+    let key = key.json().get();
+    if key.len() > LONGEST_KEY {
+        return Err(Error::too_large(format!("the key {key_id} is too large")));
+    }
+    let key: CanonicalJsonValue = serde_json::from_str(key).map_err(|error| Error::bad_json(format!("{key_id}: {error}")))?;
+    let is_signed = key_id.algorithm().to_string().starts_with("signed_");
+    let fits = match &key {
+        CanonicalJsonValue::String(_) => !is_signed,
+        CanonicalJsonValue::Object(key) => {
+            key.get("key").is_some_and(|key| key.as_str().is_some())
+                && key.get("signatures").is_some_and(|signatures| signatures.as_object().is_some())
+        }
+        _ => false,
+    };
+    if fits { Ok(key) } else { Err(Error::bad_json(format!("{key_id} is not a key of its algorithm"))) }
+}
