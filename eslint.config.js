@@ -2,7 +2,7 @@ import js from '@eslint/js';
 import { defineConfig, globalIgnores } from 'eslint/config';
 import tseslint from 'typescript-eslint';
 
-const node = ['AbortSignal', 'Buffer', 'URL', 'clearTimeout', 'console', 'fetch', 'performance', 'process', 'setTimeout'];
+const node = ['AbortSignal', 'Buffer', 'Request', 'Response', 'URL', 'WebAssembly', 'clearTimeout', 'console', 'fetch', 'performance', 'process', 'setTimeout'];
 const pages = ['clearInterval', 'document', 'indexedDB', 'localStorage', 'location', 'navigator', 'setInterval', 'window'];
 
 export default defineConfig(

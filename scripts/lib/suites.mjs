@@ -17,7 +17,17 @@ export async function unitTests() {
   await rm(out, { recursive: true, force: true });
   await mkdir(out, { recursive: true });
   const names = await testFiles('worker');
-  await build({ entryPoints: names, outdir: out, outExtension: { '.js': '.mjs' }, bundle: true, platform: 'node', format: 'esm', target: 'node20' });
+  await build({
+    entryPoints: names,
+    outdir: out,
+    outExtension: { '.js': '.mjs' },
+    bundle: true,
+    platform: 'node',
+    format: 'esm',
+    target: 'node20',
+    alias: { 'ephapse:glue': path('tests', 'worker', 'glue.mjs') },
+    define: { EPHAPSE_VERSION: '"0.0.0"', EPHAPSE_WASM_SHA256: '"none"', EPHAPSE_WASM_BYTES: '8' },
+  });
   return nodeTests(await testFiles('../.cache/tests'));
 }
 
@@ -32,7 +42,7 @@ async function testFiles(directory) {
 }
 
 async function nodeTests(files, env = {}) {
-  const { code, output } = await run('node', ['--test', '--test-concurrency=1', '--test-reporter=spec', ...files], { tee: true, mayFail: true, env });
+  const { code, output } = await run('node', ['--test', '--test-concurrency=1', '--test-timeout=600000', '--test-reporter=spec', ...files], { tee: true, mayFail: true, env });
   const count = (name) => Number(new RegExp(`^ℹ ${name} (\\d+)$`, 'm').exec(output)?.[1] ?? 0);
   return honest(code, { passed: count('pass'), failed: count('fail') + count('cancelled') });
 }

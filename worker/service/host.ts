@@ -6,16 +6,23 @@ export function sleep(milliseconds: number): Promise<void> {
 }
 
 /** Lets the events that wait be handled, then goes on: a `setTimeout` would wait 4 ms when nested. */
-export const yieldNow: () => Promise<void> = 'scheduler' in self && 'yield' in self.scheduler ? () => self.scheduler.yield() : messageTurns();
+export function yieldNow(): Promise<void> {
+  return 'scheduler' in globalThis && 'yield' in scheduler ? scheduler.yield() : messageTurn();
+}
+
+let turns: { port: MessagePort; waiting: (() => void)[] } | undefined;
 
 // For browsers without scheduler.yield (Safari, 2026).
-function messageTurns(): () => Promise<void> {
-  const { port1, port2 } = new MessageChannel();
-  const waiting: (() => void)[] = [];
-  port1.onmessage = () => waiting.shift()?.();
-  return () =>
-    new Promise((resolve) => {
-      waiting.push(resolve);
-      port2.postMessage(undefined);
-    });
+function messageTurn(): Promise<void> {
+  if (!turns) {
+    const { port1, port2 } = new MessageChannel();
+    const waiting: (() => void)[] = [];
+    port1.onmessage = () => waiting.shift()?.();
+    turns = { port: port2, waiting };
+  }
+  const { port, waiting } = turns;
+  return new Promise((resolve) => {
+    waiting.push(resolve);
+    port.postMessage(undefined);
+  });
 }

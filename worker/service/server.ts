@@ -84,6 +84,8 @@ export class Server {
 
   /** Finishes what is being written, closes the database and lets the next one have it. */
   async stop(): Promise<void> {
+    clearTimeout(this.#handingOver);
+    this.#handingOver = undefined;
     const starting = this.#starting;
     if (!starting) return;
     try {

@@ -1,0 +1,130 @@
+// What becomes of requests when the engine under them dies, opens late, or hands over.
+
+import assert from 'node:assert/strict';
+import { beforeEach, test } from 'node:test';
+import { answer } from '../../worker/service/answer.ts';
+import { Server } from '../../worker/service/server.ts';
+import { engines, failures } from './glue.mjs';
+
+const scope = 'https://chat.example/app/';
+const emptyModule = () => new Response(new Uint8Array([0, 0x61, 0x73, 0x6d, 1, 0, 0, 0]), { headers: { 'content-type': 'application/wasm' } });
+
+let news;
+let server;
+let locked;
+
+beforeEach(() => {
+  engines.length = 0;
+  failures.length = 0;
+  locked = [];
+  globalThis.location = { href: `${scope}ephapse-worker.js` };
+  globalThis.caches = { open: async () => ({ match: async () => emptyModule() }) };
+  Object.defineProperty(globalThis, 'navigator', {
+    configurable: true,
+    value: { locks: { request: async (name, held) => { locked.push(name); await held(); locked.splice(locked.indexOf(name), 1); } }, storage: { estimate: async () => ({ usage: 1, quota: 2 }) } },
+  });
+  console.error = () => undefined;
+  news = [];
+  server = new Server(scope, (item) => news.push(item));
+});
+
+const request = (method, path) => answer(server, new Request(`${scope}${path}`, { method, ...(method === 'GET' ? {} : { body: '{}' }) }), `/${path}`);
+
+/** The engine's nth instance, once it has been asked for so many things. */
+async function engine(index, calls) {
+  while (!engines[index] || engines[index].calls.length < calls) await new Promise((resolve) => setTimeout(resolve, 1));
+  return engines[index];
+}
+
+test('requests that come before the server runs wait for it, and start it once', async () => {
+  const both = Promise.all([request('GET', 'a'), request('GET', 'b')]);
+  const first = await engine(0, 2);
+  assert.deepEqual(locked, [`ephapse ${scope}`]);
+  assert.equal(first.database, 'ephapse /app/');
+  assert.equal(first.publicUrl, 'https://chat.example/app');
+  first.calls.forEach(({ answer: respond }) => respond());
+  assert.deepEqual((await both).map(({ status }) => status), [200, 200]);
+  assert.equal(engines.length, 1);
+});
+
+test('a panic costs one request: the others are done again on an instance made from disk', async () => {
+  const culprit = request('POST', 'createRoom');
+  const reading = request('GET', 'sync');
+  const sending = request('PUT', 'send/1');
+  const first = await engine(0, 3);
+  first.panic(first.calls.find(({ method }) => method === 'POST').call);
+  const second = await engine(1, 2);
+  assert.deepEqual(second.calls.map(({ path }) => path).sort(), ['/send/1', '/sync']);
+  second.calls.forEach(({ answer: respond }) => respond());
+  assert.deepEqual([(await reading).status, (await sending).status], [200, 200]);
+  const failed = await culprit;
+  assert.equal(failed.status, 500);
+  assert.equal((await failed.json()).errcode, 'M_UNKNOWN');
+  assert.equal(news.filter((item) => item.news === 'restarted').length, 1);
+  assert.equal((await server.status()).rebuilds, 1);
+});
+
+test('a request that panics again and again is answered 500 once, and never repeated', async () => {
+  const culprit = request('GET', 'poison');
+  const first = await engine(0, 1);
+  first.panic(first.calls[0].call);
+  assert.equal((await culprit).status, 500);
+  const next = request('GET', 'fine');
+  const second = await engine(1, 1);
+  assert.deepEqual(second.calls.map(({ path }) => path), ['/fine']);
+  second.calls[0].answer();
+  assert.equal((await next).status, 200);
+});
+
+test('a trap without a panic, such as memory that ran out, is a death too', async () => {
+  const culprit = request('GET', 'large');
+  const first = await engine(0, 1);
+  first.current = first.calls[0].call;
+  server.trapped(new WebAssembly.RuntimeError('unreachable'));
+  assert.equal((await culprit).status, 500);
+  const next = request('GET', 'fine');
+  (await engine(1, 1)).calls[0].answer();
+  assert.equal((await next).status, 200);
+});
+
+test('a panic of a background task costs no request', async () => {
+  const reading = request('GET', 'sync');
+  (await engine(0, 1)).panic(0);
+  (await engine(1, 1)).calls[0].answer();
+  assert.equal((await reading).status, 200);
+});
+
+test('a database that does not open is said with the next step, and tried again', async () => {
+  failures.push({ kind: 'newer-format', message: 'the database has format 9' });
+  const refused = await request('GET', 'versions');
+  assert.equal(refused.status, 503);
+  assert.match((await refused.json()).error, /format 9.*Nothing was changed\. Reload all tabs/);
+  assert.equal(news.at(-1).failure.code, 'newer-database');
+  const next = request('GET', 'versions');
+  (await engine(1, 1)).calls[0].answer();
+  assert.equal((await next).status, 200);
+});
+
+test('at a hand-over nothing is held, and stopping closes the database before the lock is let go', async () => {
+  const first = request('GET', 'versions');
+  const running = await engine(0, 1);
+  running.calls[0].answer();
+  await first;
+  server.handOver();
+  assert.equal(running.holding, false);
+  const stopping = server.stop();
+  await stopping;
+  assert.equal(running.closed, true);
+  await new Promise((resolve) => setTimeout(resolve, 1));
+  assert.deepEqual(locked, []);
+  const later = request('GET', 'versions');
+  (await engine(1, 1)).calls[0].answer();
+  assert.equal((await later).status, 200);
+});
+
+test('a name of another node is not answered by this one', async () => {
+  const other = 'k51qzi5uqu5dlvj2baxnqndepeb86cbk3ng7n3i46uzyxzyqj2xjonzllnv0v8';
+  const response = await answer(server, new Request(`https://${other}/_matrix/federation/v1/version`), '/_matrix/federation/v1/version');
+  assert.equal(response.status, 404);
+  assert.equal((await response.json()).errcode, 'M_UNRECOGNIZED');
+});
