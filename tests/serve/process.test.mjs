@@ -1,0 +1,144 @@
+// `ephapse serve` as a process: how it starts, what it says when it cannot, how it leaves.
+
+import assert from 'node:assert/strict';
+import { execFile } from 'node:child_process';
+import { once } from 'node:events';
+import { chmod, readFile, writeFile } from 'node:fs/promises';
+import https from 'node:https';
+import net from 'node:net';
+import { join } from 'node:path';
+import { test } from 'node:test';
+import { promisify } from 'node:util';
+import { freePort } from '../../bench/targets/process.mjs';
+import { Server, directory, fails } from './server.mjs';
+
+const openssl = (...args) => promisify(execFile)('openssl', args);
+const sync = (since, timeout) => `/_matrix/client/v3/sync?timeout=${timeout}${since ? `&since=${since}` : ''}`;
+
+test('a node without a name takes the one of its key and keeps it, with its accounts, over restarts', async (t) => {
+  const server = await Server.start(t);
+  const alice = await server.register('alice');
+  assert.match(alice.user_id, /^@alice:k51[0-9a-z]{59}$/);
+  assert.equal(await server.stop(), 0);
+  await server.run();
+  assert.equal((await server.ok('GET', '/_matrix/client/v3/account/whoami', alice.access_token)).user_id, alice.user_id);
+  assert.equal((await server.request('GET', '/_matrix/client/r0/account/whoami?access_token=' + alice.access_token)).status, 200);
+});
+
+test('on SIGTERM and SIGINT held syncs are answered and the process is gone within two seconds', async (t) => {
+  const server = await Server.start(t);
+  const { access_token: token } = await server.register('alice');
+  for (const signal of ['SIGTERM', 'SIGINT']) {
+    const idle = await server.connect();
+    const { next_batch: since } = await server.ok('GET', sync(undefined, 0), token);
+    const held = server.ok('GET', sync(since, 60_000), token);
+    await new Promise((resolve) => setTimeout(resolve, 200));
+    const started = performance.now();
+    const ended = server.stop(signal);
+    assert.ok((await held).next_batch, signal);
+    assert.equal(await ended, 0, signal);
+    assert.ok(performance.now() - started < 2_000, signal);
+    idle.close();
+    await server.run();
+  }
+});
+
+test('a sync is held for as long as the client asks', async (t) => {
+  const server = await Server.start(t);
+  const { access_token: token } = await server.register('alice');
+  const { next_batch: since } = await server.ok('GET', sync(undefined, 0), token);
+  const started = performance.now();
+  await server.ok('GET', sync(since, 1_500), token);
+  const took = performance.now() - started;
+  assert.ok(took >= 1_490 && took < 3_000, `${took} ms`);
+});
+
+test('what a client began is finished when it does not wait for the answer', async (t) => {
+  const server = await Server.start(t);
+  const { access_token: token } = await server.register('alice');
+  const { room_id: room } = await server.ok('POST', '/_matrix/client/v3/createRoom', token, {});
+  const path = (n) => `/_matrix/client/v3/rooms/${encodeURIComponent(room)}/send/m.room.message/t${n}`;
+  const body = JSON.stringify({ msgtype: 'm.text', body: 'hello' });
+  for (let n = 0; n < 20; n++) {
+    const socket = net.connect(server.port, '127.0.0.1');
+    await once(socket, 'connect');
+    const head = `PUT ${path(n)} HTTP/1.1\r\nhost: localhost\r\nauthorization: Bearer ${token}\r\ncontent-length: ${body.length}\r\n\r\n`;
+    await new Promise((resolve) => socket.write(head + body, resolve));
+    await new Promise((resolve) => setTimeout(resolve, n));
+    socket.destroy();
+  }
+  await new Promise((resolve) => setTimeout(resolve, 300));
+  const seen = async () => {
+    const { chunk } = await server.ok('GET', `/_matrix/client/v3/rooms/${encodeURIComponent(room)}/messages?dir=b&limit=100`, token);
+    return chunk.filter((event) => event.type === 'm.room.message').map((event) => event.event_id);
+  };
+  const before = await seen();
+  for (let n = 0; n < 20; n++) await server.ok('PUT', path(n), token, JSON.parse(body));
+  const after = await seen();
+  assert.equal(after.length, 20);
+  assert.deepEqual(before.filter((id) => !after.includes(id)), [], 'nothing went away');
+  assert.ok(before.length >= 10, `most had arrived by themselves: ${before.length}`);
+});
+
+test('HTTPS with keys as PKCS#1 and as PKCS#8', async (t) => {
+  const files = await directory(t);
+  const [certificate, pkcs8, pkcs1] = ['certificate.pem', 'pkcs8.pem', 'pkcs1.pem'].map((name) => join(files, name));
+  const names = ['-subj', '/CN=localhost', '-addext', 'subjectAltName=DNS:localhost'];
+  await openssl('req', '-x509', '-nodes', '-newkey', 'rsa:2048', '-days', '2', '-keyout', pkcs8, '-out', certificate, ...names);
+  await openssl('rsa', '-traditional', '-in', pkcs8, '-out', pkcs1);
+  assert.match(await readFile(pkcs1, 'utf8'), /BEGIN RSA PRIVATE KEY/);
+  for (const key of [pkcs1, pkcs8]) {
+    const port = await freePort();
+    const server = await Server.start(t, ['--listen-tls', `127.0.0.1:${port}`, '--tls-cert', certificate, '--tls-key', key]);
+    const request = https.get({ host: '127.0.0.1', port, path: '/_matrix/client/versions', servername: 'localhost', ca: await readFile(certificate) });
+    const [response] = await once(request, 'response');
+    assert.equal(response.statusCode, 200);
+    response.resume();
+    await server.stop();
+  }
+  const { code, said } = await fails('serve', '--data-dir', files, '--listen-tls', '127.0.0.1:0', '--tls-cert', pkcs8, '--tls-key', pkcs8);
+  assert.equal(code, 1);
+  assert.match(said, /--tls-cert takes a PEM file/);
+});
+
+test('what keeps it from starting is said with the next step', async (t) => {
+  const server = await Server.start(t);
+  const other = await freePort();
+  const serve = (dataDirectory, port, ...more) => fails('serve', '--data-dir', dataDirectory, '--listen', `127.0.0.1:${port}`, ...more);
+
+  const port = await serve(await directory(t), server.port);
+  assert.deepEqual(port, { code: 1, said: `ephapse: 127.0.0.1:${server.port} is in use by another process: stop that one, or choose another port\n` });
+
+  const database = await serve(server.directory, other);
+  assert.equal(database.code, 1);
+  assert.match(database.said, /in use by another process: stop that one, or choose another directory with --data-dir/);
+
+  const file = join(await directory(t), 'file');
+  await writeFile(file, '');
+  await chmod(file, 0o400);
+  const unwritable = await serve(join(file, 'data'), other);
+  assert.equal(unwritable.code, 1);
+  assert.match(unwritable.said, /cannot be written.*choose another directory with --data-dir/);
+
+  const newer = await directory(t);
+  await writeFile(join(newer, 'format'), 'ephapse store\nformat 99\n');
+  const refused = await serve(newer, other);
+  assert.equal(refused.code, 1);
+  assert.match(refused.said, /written by a newer version of ephapse.*nothing was changed/);
+
+  await server.stop();
+  const renamed = await serve(server.directory, other, '--server-name', 'other.example');
+  assert.equal(renamed.code, 1);
+  assert.match(renamed.said, /this database belongs to k51.*use another data directory, or leave the name out/);
+
+  assert.equal((await serve(newer, other, '--federation', 'on')).code, 2, 'what is not there yet is not accepted');
+});
+
+test('a body that is too large is refused without reading all of it', async (t) => {
+  const server = await Server.start(t);
+  const connection = await server.connect();
+  const response = await connection.send('POST', '/_matrix/client/v3/login', undefined, { padding: 'x'.repeat(9 << 20) });
+  connection.close();
+  assert.equal(response.status, 413);
+  assert.equal(JSON.parse(response.body).errcode, 'M_TOO_LARGE');
+});

@@ -1,0 +1,81 @@
+// `ephapse serve` for tests: the binary that the suite has built (EPHAPSE names another), a directory of its own, a client on a bare connection.
+
+import { spawn } from 'node:child_process';
+import { mkdtemp, rm } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { Connection } from '../../bench/connection.mjs';
+import { ServerProcess, freePort } from '../../bench/targets/process.mjs';
+
+const root = join(import.meta.dirname, '..', '..');
+
+/** The binary under test. */
+export const binary = process.env.EPHAPSE ?? join(process.env.CARGO_TARGET_DIR ?? join(root, 'target'), 'debug', 'ephapse');
+
+/** An empty directory that goes when the test `t` ends. */
+export async function directory(t) {
+  const path = await mkdtemp(join(tmpdir(), 'ephapse-test-'));
+  t.after(() => rm(path, { recursive: true, force: true }));
+  return path;
+}
+
+/** A server on a directory; it can be started again on the same one. */
+export class Server {
+  static async start(t, options = [], dataDirectory) {
+    const server = new Server();
+    server.options = options;
+    server.directory = dataDirectory ?? (await directory(t));
+    server.port = await freePort();
+    server.url = `http://127.0.0.1:${server.port}`;
+    await server.run();
+    t.after(() => server.process.stop('SIGKILL'));
+    return server;
+  }
+
+  async run() {
+    const args = ['serve', '--data-dir', this.directory, '--listen', `127.0.0.1:${this.port}`, '--registration', 'open', '--rate-limits', 'off', '--log', 'warn'];
+    this.process = await ServerProcess.start(binary, [...args, ...this.options], { url: this.url });
+  }
+
+  stop(signal) {
+    return this.process.stop(signal);
+  }
+
+  connect() {
+    return Connection.open(this.url);
+  }
+
+  /** One request on a connection of its own; resolves to `{ status, body }` with the body read as JSON. */
+  async request(method, path, token, body) {
+    const connection = await this.connect();
+    try {
+      const response = await connection.send(method, path, token, body);
+      return { status: response.status, body: JSON.parse(response.body) };
+    } finally {
+      connection.close();
+    }
+  }
+
+  /** As `request`, for what has to succeed. */
+  async ok(method, path, token, body) {
+    const response = await this.request(method, path, token, body);
+    if (response.status !== 200) throw new Error(`${method} ${path} answered ${response.status}: ${JSON.stringify(response.body)}`);
+    return response.body;
+  }
+
+  /** A new account; resolves to `{ user_id, access_token, device_id }`. */
+  register(name) {
+    return this.ok('POST', '/_matrix/client/v3/register', undefined, { username: name, password: 'a password', auth: { type: 'm.login.dummy' } });
+  }
+}
+
+/** Runs the binary to its end; resolves to `{ code, said }`. */
+export function fails(...args) {
+  const child = spawn(binary, args, { stdio: ['ignore', 'ignore', 'pipe'] });
+  let said = '';
+  child.stderr.on('data', (data) => { said += data; });
+  return new Promise((resolve, reject) => {
+    child.once('error', reject);
+    child.once('close', (code) => resolve({ code, said }));
+  });
+}
