@@ -11,6 +11,12 @@ export async function rustTests() {
   return cargoCounts(code, output);
 }
 
+/** `ephapse serve` as a process; `KILLS` says how often it is killed under load. */
+export async function serveTests() {
+  await run('cargo', ['build', '-p', 'ephapse-node']);
+  return nodeTests(await testFiles('serve'));
+}
+
 /** The worker's TypeScript, in Node. */
 export async function unitTests() {
   const out = path('.cache', 'tests');

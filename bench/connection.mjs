@@ -1,0 +1,97 @@
+// One keep-alive HTTP/1.1 connection, one request at a time. Deliberately bare: what node:http adds to every request (about as much as the server
+// itself needs for some of them) would be measured as the server's.
+
+import net from 'node:net';
+
+const END_OF_HEAD = Buffer.from('\r\n\r\n');
+
+export class Connection {
+  #socket;
+  #host;
+  #received = Buffer.alloc(0);
+  #waiting = null;
+
+  constructor(socket, host) {
+    this.#socket = socket;
+    this.#host = host;
+    socket.setNoDelay(true);
+    socket.on('data', (data) => this.#take(data));
+    socket.on('error', (error) => this.#fail(error));
+    socket.on('close', () => this.#fail(new Error('the server closed the connection')));
+  }
+
+  /** Connects to `url`, of which host and port count. */
+  static open(url) {
+    const { hostname, port, host } = new URL(url);
+    return new Promise((resolve, reject) => {
+      const socket = net.connect(Number(port), hostname, () => {
+        socket.off('error', reject);
+        resolve(new Connection(socket, host));
+      });
+      socket.once('error', reject);
+    });
+  }
+
+  /** Sends a request and resolves to `{ status, body }`, the body as text. */
+  send(method, path, token, body) {
+    if (this.#waiting) throw new Error('one request at a time');
+    const text = body === undefined ? '' : JSON.stringify(body);
+    let head = `${method} ${path} HTTP/1.1\r\nhost: ${this.#host}\r\n`;
+    if (token) head += `authorization: Bearer ${token}\r\n`;
+    if (body !== undefined) head += `content-type: application/json\r\ncontent-length: ${Buffer.byteLength(text)}\r\n`;
+    return new Promise((resolve, reject) => {
+      this.#waiting = { resolve, reject };
+      this.#socket.write(`${head}\r\n${text}`);
+    });
+  }
+
+  close() {
+    this.#socket.destroy();
+  }
+
+  #fail(error) {
+    const waiting = this.#waiting;
+    this.#waiting = null;
+    waiting?.reject(error);
+  }
+
+  #take(data) {
+    this.#received = this.#received.length ? Buffer.concat([this.#received, data]) : data;
+    const whole = parse(this.#received);
+    if (!whole) return;
+    this.#received = this.#received.subarray(whole.length);
+    const waiting = this.#waiting;
+    this.#waiting = null;
+    waiting?.resolve(whole.response);
+  }
+}
+
+/** The response at the start of `bytes` with its length, once it is there as a whole. */
+function parse(bytes) {
+  const headEnd = bytes.indexOf(END_OF_HEAD);
+  if (headEnd < 0) return null;
+  const head = bytes.latin1Slice(0, headEnd).toLowerCase();
+  const status = Number(head.slice(9, 12));
+  const start = headEnd + END_OF_HEAD.length;
+  const declared = /\r\ncontent-length: *(\d+)/.exec(head);
+  if (declared) {
+    const end = start + Number(declared[1]);
+    return bytes.length < end ? null : { length: end, response: { status, body: bytes.utf8Slice(start, end) } }
+  }
+  if (/\r\ntransfer-encoding: *chunked/.test(head)) return parseChunks(bytes, start, status);
+  return { length: start, response: { status, body: '' } }
+}
+
+function parseChunks(bytes, start, status) {
+  const parts = [];
+  for (let at = start; ; ) {
+    const lineEnd = bytes.indexOf('\r\n', at);
+    if (lineEnd < 0) return null;
+    const size = Number.parseInt(bytes.latin1Slice(at, lineEnd), 16);
+    const next = lineEnd + 2 + size + 2;
+    if (bytes.length < next) return null;
+    if (size === 0) return { length: next, response: { status, body: Buffer.concat(parts).toString() } }
+    parts.push(bytes.subarray(lineEnd + 2, lineEnd + 2 + size));
+    at = next;
+  }
+}
