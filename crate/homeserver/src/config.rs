@@ -21,6 +21,8 @@ pub struct Config {
     pub server_name: Option<OwnedServerName>,
     /// Who may register.
     pub registration: Registration,
+    /// What an operator's tools have to know to make accounts (`/_synapse/admin/v1/register`); `None`: there is no such endpoint.
+    pub registration_shared_secret: Option<String>,
     /// The version of rooms created without one.
     pub default_room_version: RoomVersionId,
     /// How long a `/sync` is held at most, whatever the client asks.
@@ -42,6 +44,7 @@ impl Default for Config {
         Self {
             server_name: None,
             registration: Registration::Closed,
+            registration_shared_secret: None,
             default_room_version: RoomVersionId::V12,
             longest_sync: Duration::from_secs(25),
             rate_limits: true,

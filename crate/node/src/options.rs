@@ -57,8 +57,12 @@ pub struct Serve {
     pub registration: RegistrationKind,
 
     /// What has to be known to register with --registration token
-    #[arg(long, env = "HS_REGISTRATION_TOKEN", value_name = "TOKEN", required_if_eq("registration", "token"))]
+    #[arg(long, env = "HS_REGISTRATION_TOKEN", value_name = "TOKEN", hide_env_values = true, required_if_eq("registration", "token"))]
     pub registration_token: Option<String>,
+
+    /// A secret with which an operator's tools make accounts at /_synapse/admin/v1/register; without it there is no such endpoint
+    #[arg(long, env = "HS_REGISTRATION_SHARED_SECRET", value_name = "SECRET", hide_env_values = true)]
+    pub registration_shared_secret: Option<String>,
 
     /// The version of rooms that are created without one
     #[arg(long, env = "HS_DEFAULT_ROOM_VERSION", value_name = "VERSION", default_value = "12", value_parser = room_version)]
@@ -117,6 +121,7 @@ impl Serve {
                 // clap asks for the token before it comes to this.
                 (RegistrationKind::Closed, _) | (RegistrationKind::Token, None) => Registration::Closed,
             },
+            registration_shared_secret: self.registration_shared_secret.clone(),
             default_room_version: self.default_room_version.clone(),
             longest_sync: LONGEST_SYNC,
             rate_limits: self.rate_limits == Switch::On,

@@ -23,6 +23,7 @@ mod register;
 mod relations;
 mod send;
 mod session;
+mod shared_secret;
 mod state;
 pub mod to_device;
 pub mod transaction;
@@ -48,6 +49,7 @@ pub fn routes(table: &mut Table) {
     table.public(versions::versions).public(versions::well_known);
     table.public(session::login_types).public(session::login).user(session::logout).user(session::logout_all);
     table.public(register::register).public(register::username_available).public(register::token_validity);
+    table.public(shared_secret::nonce).public(shared_secret::register);
     table.user(account::whoami).user(account::change_password).user(account::deactivate);
     table.user(devices::list).user(devices::get).user(devices::update).user(devices::delete).user(devices::delete_many);
     table.user(capabilities::capabilities);

@@ -64,16 +64,40 @@ pub async fn register(call: Call, Own(request): Own<register::Request>) -> Resul
     interactive::require_of(hs, &call.raw, None, flows, request.auth.as_ref()).await?;
     let given = request.password.as_deref().ok_or_else(|| Error::missing_param("the password is missing"))?;
     let user_id = user_id.unwrap_or_else(|| generated(hs));
-    let hash = password::hash(hs, given).await?;
+    let account = NewAccount {
+        user_id,
+        hash: password::hash(hs, given).await?,
+        device_id: request.device_id,
+        device_display_name: request.initial_device_display_name,
+        inhibit_login: request.inhibit_login,
+    };
+    create(hs, Batch::since(call.raw.generation), account).await
+}
 
+/// An account that may be made.
+pub struct NewAccount {
+    /// Whose.
+    pub user_id: OwnedUserId,
+    /// The hash of the password.
+    pub hash: String,
+    /// The name of the first device.
+    pub device_id: Option<OwnedDeviceId>,
+    /// What the first device is called.
+    pub device_display_name: Option<String>,
+    /// Whether there is to be no first device.
+    pub inhibit_login: bool,
+}
+
+/// Makes an account if its name is still free, in one batch with what `batch` holds already.
+pub async fn create(hs: &Homeserver, mut batch: Batch, account: NewAccount) -> Result<Json> {
+    let NewAccount { user_id, hash, device_id, device_display_name, inhibit_login } = account;
     let _lock = hs.lock(LockKey::Account(user_id.to_string())).await;
     available(hs, &user_id).await?;
     let user = hs.intern_user(&user_id).await?;
-    let mut batch = Batch::since(call.raw.generation);
     tables::ACCOUNTS.put(&mut batch, &user, &Account { password: Some(hash), deactivated: false, created: hs.host.now() });
     let mut registered = Registered { user_id: &user_id, access_token: None, device_id: None };
-    if !request.inhibit_login {
-        let (token, device) = session::sign_in(hs, user, &user_id, request.device_id, request.initial_device_display_name, &mut batch).await?;
+    if !inhibit_login {
+        let (token, device) = session::sign_in(hs, user, &user_id, device_id, device_display_name, &mut batch).await?;
         registered.access_token = Some(token);
         registered.device_id = Some(device);
     }
@@ -107,7 +131,7 @@ fn flows(hs: &Homeserver) -> Result<Vec<AuthFlow>> {
 }
 
 /// The user id that a username stands for: capitals are made small, anything else outside the grammar is refused.
-fn chosen(hs: &Homeserver, username: &str) -> Result<OwnedUserId> {
+pub fn chosen(hs: &Homeserver, username: &str) -> Result<OwnedUserId> {
     let localpart = username.to_ascii_lowercase();
     let fits =
         !localpart.is_empty() && localpart.bytes().all(|byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'.' | b'_' | b'=' | b'-' | b'/' | b'+'));
@@ -123,7 +147,7 @@ fn generated(hs: &Homeserver) -> OwnedUserId {
 }
 
 /// A user id is given once, also when its account was deactivated since.
-async fn available(hs: &Homeserver, user_id: &UserId) -> Result<()> {
+pub async fn available(hs: &Homeserver, user_id: &UserId) -> Result<()> {
     let taken = match hs.find_user(user_id).await? {
         Some(user) => tables::ACCOUNTS.get(hs.store(), &user).await?.is_some(),
         None => false,

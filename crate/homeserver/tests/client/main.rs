@@ -10,4 +10,5 @@ mod push_rules;
 mod register;
 mod rooms;
 mod session;
+mod shared_secret;
 mod support;
