@@ -286,27 +286,53 @@ impl Model {
 
     /// Resolves as a server does: what differs, what else is asked for bit by bit, then the changes.
     fn resolve(&self, roots: &[NodeId]) -> NodeId {
-        let nodes = |id: NodeId| self.nodes.borrow().get(&id).cloned();
-        let conflicts = state_tree::conflicts(roots, &nodes).unwrap();
+        let states = self.conflicting(roots);
+        let changes = self.with_known(roots[0], |known| resolve::resolve(&self.rules, &states, known));
+        self.update(roots[0], changes.into_iter().map(|(key, id)| (key, id.map(|id| self.positions[&id]))))
+    }
+
+    /// What each state holds of the places in which any two differ.
+    fn conflicting(&self, roots: &[NodeId]) -> Vec<StateMap<OwnedEventId>> {
+        let conflicts = state_tree::conflicts(roots, &|id| self.nodes.borrow().get(&id).cloned()).unwrap();
         let mut states: Vec<StateMap<OwnedEventId>> = vec![StateMap::new(); roots.len()];
         for (key, positions) in &conflicts {
             for (state, at) in states.iter_mut().zip(positions) {
                 state.extend(at.map(|at| (key.clone(), self.events[at.0 as usize].event_id.clone())));
             }
         }
+        states
+    }
+
+    /// Asks again with what was missing, as long as something is.
+    fn with_known<T>(&self, root: NodeId, ask: impl Fn(&Known) -> Result<T, Unresolved>) -> T {
         let mut known = Known::default();
         self.rounds.set(0);
-        let changes = loop {
+        let answer = loop {
             self.rounds.set(self.rounds.get() + 1);
             assert!(self.rounds.get() < 1_000, "no end of rounds");
-            match resolve::resolve(&self.rules, &states, &known) {
-                Ok(changes) => break changes,
-                Err(Unresolved::Missing(missing)) => self.load(missing, roots[0], &mut known),
+            match ask(&known) {
+                Ok(answer) => break answer,
+                Err(Unresolved::Missing(missing)) => self.load(missing, root, &mut known),
                 Err(Unresolved::Failed(reason)) => panic!("{reason}"),
             }
         };
         self.loaded.set(known.events.len());
-        self.update(roots[0], changes.into_iter().map(|(key, id)| (key, id.map(|id| self.positions[&id]))))
+        answer
+    }
+
+    /// The auth difference without conflicted events, and the conflicted state subgraph, as a server walks them and as the spec defines them.
+    pub fn walked_and_defined(&self, events: &[OwnedEventId]) -> [(BTreeSet<OwnedEventId>, BTreeSet<OwnedEventId>); 2] {
+        let mut roots: Vec<NodeId> = events.iter().map(|id| self.after[id]).collect();
+        roots.sort();
+        roots.dedup();
+        let states = self.conflicting(&roots);
+        let conflicted: BTreeSet<OwnedEventId> = states.iter().flat_map(|state| state.values()).cloned().collect();
+        let walked = self.with_known(roots[0], |known| resolve::walk(&states, &conflicted, known));
+        let chains: Vec<BTreeSet<_>> = roots.iter().map(|root| self.state(*root).values().flat_map(|id| self.auth_chain(id)).collect()).collect();
+        let union = chains.iter().flatten().filter(|id| !conflicted.contains(*id));
+        let difference = union.filter(|id| !chains.iter().all(|chain| chain.contains(*id))).cloned().collect();
+        let subgraph = self.subgraph(conflicted);
+        [walked, (difference, subgraph)]
     }
 
     fn load(&self, missing: resolve::Missing, root: NodeId, known: &mut Known) {

@@ -135,5 +135,19 @@ fn changes(states: &[StateMap<OwnedEventId>], unconflicted: &StateMap<OwnedEvent
     changes
 }
 
+/// What the walks of auth chains find, for tests that compare it with the definitions.
+#[cfg(test)]
+pub(super) fn walk(
+    states: &[StateMap<OwnedEventId>],
+    conflicted: &BTreeSet<OwnedEventId>,
+    known: &Known,
+) -> Result<(BTreeSet<OwnedEventId>, BTreeSet<OwnedEventId>), Unresolved> {
+    let gather = Gather::new(known);
+    let difference = auth_chain::auth_difference(states, conflicted, &gather);
+    let subgraph = auth_chain::conflicted_subgraph(conflicted, &gather);
+    gather.complete()?;
+    Ok((difference.difference(conflicted).cloned().collect(), subgraph))
+}
+
 #[cfg(test)]
 mod tests;
