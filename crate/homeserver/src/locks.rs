@@ -20,6 +20,8 @@ pub enum LockKey {
     Receipts(u32, u32),
     /// A user's key backups.
     KeyBackup(u32),
+    /// A user's profile, and what rooms show of it.
+    Profile(String),
     /// One request of a client that must happen once: user, device, method and path.
     Transaction(String),
 }

@@ -19,9 +19,6 @@ use ruma::{
 };
 use std::{cell::RefCell, rc::Rc, time::Duration};
 
-/// Devices one user may have.
-const MOST: usize = 10_000;
-
 /// Bytes a device id may have.
 const LONGEST_ID: usize = 255;
 
@@ -157,7 +154,7 @@ async fn write_seen(hs: &Homeserver, user_id: String, key: (UserSn, OwnedDeviceI
 }
 
 async fn of_user(hs: &Homeserver, user: UserSn) -> Result<Vec<(OwnedDeviceId, Device)>> {
-    let found = tables::DEVICES.scan(hs.store(), &user, Direction::Forward, MOST).await?;
+    let found = tables::DEVICES.scan(hs.store(), &user, Direction::Forward, usize::MAX).await?;
     Ok(found.into_iter().map(|((_, id), device)| (id, device)).collect())
 }
 

@@ -90,7 +90,7 @@ async fn attempt(
         AuthData::Password(given) => {
             let Some(user) = user else { return Ok(Some((ErrorKind::Forbidden, "nobody is logged in"))) };
             password::identified(hs, &given.identifier).is_some_and(|id| id == user.user_id)
-                && password::check(hs, &user.user_id, &given.password).await? == Some(user.user)
+                && password::check(hs, &user.user_id, &given.password).await?.is_some()
         }
         AuthData::RegistrationToken(given) => registration_token(hs, &given.token)?,
         _ => false,

@@ -3,7 +3,7 @@
 use crate::{
     error::{Error, Result},
     homeserver::Homeserver,
-    tables::{self, UserSn},
+    tables::{self, Account, UserSn},
 };
 use argon2::{
     Argon2, Params,
@@ -46,8 +46,23 @@ pub async fn hash(hs: &Homeserver, password: &str) -> Result<String> {
     String::from_utf8(hashed.await).ok().filter(|hash| !hash.is_empty()).ok_or_else(|| Error::Internal("a password cannot be hashed".to_owned()))
 }
 
+/// Whose password was right.
+pub struct Checked {
+    /// The user.
+    pub user: UserSn,
+    /// The hash it was compared with: what is done under the account's lock asks whether it is still the account's.
+    hash: String,
+}
+
+impl Checked {
+    /// Whether the password has not changed since, nor the account ended.
+    pub fn still_holds(&self, account: Option<&Account>) -> bool {
+        account.is_some_and(|account| !account.deactivated && account.password.as_ref() == Some(&self.hash))
+    }
+}
+
 /// The account of `user`, if it has this password; 429 when too many wrong ones were tried.
-pub async fn check(hs: &Homeserver, user: &UserId, password: &str) -> Result<Option<UserSn>> {
+pub async fn check(hs: &Homeserver, user: &UserId, password: &str) -> Result<Option<Checked>> {
     hs.rate_limits.passwords.take(user.as_str(), hs.host.now())?;
     let sn = if hs.is_local(user) { hs.find_user(user).await? } else { None };
     let account = match sn {
@@ -55,16 +70,15 @@ pub async fn check(hs: &Homeserver, user: &UserId, password: &str) -> Result<Opt
         None => None,
     };
     let stored = account.and_then(|account| account.password);
-    let known = stored.is_some();
-    let stored = stored.unwrap_or_else(|| NOBODY.to_owned());
+    let compared = stored.clone().unwrap_or_else(|| NOBODY.to_owned());
     // Longer than any password that was ever set: compare something of bearable length, in vain.
     let tried = password.as_bytes().get(..LONGEST + 1).unwrap_or(password.as_bytes()).to_vec();
-    let verified = hs.host.compute(Box::new(move || vec![u8::from(verify(&tried, &stored))])).await == [1];
-    if verified && known {
+    let verified = hs.host.compute(Box::new(move || vec![u8::from(verify(&tried, &compared))])).await == [1];
+    let checked = sn.zip(stored).filter(|_| verified).map(|(user, hash)| Checked { user, hash });
+    if checked.is_some() {
         hs.rate_limits.passwords.give_back(user.as_str());
-        return Ok(sn);
     }
-    Ok(None)
+    Ok(checked)
 }
 
 /// The user id that an `m.id.user` identifier means on this server, given as a whole or as its localpart.

@@ -89,7 +89,8 @@ pub async fn shown_in_rooms(hs: &Homeserver, user: UserSn) -> Result<CanonicalJs
 
 async fn write(call: &UserCall, field: String, value: Option<Box<RawValue>>) -> Result<()> {
     let (hs, user) = (&call.hs, call.session.user);
-    let lock = hs.lock(LockKey::Account(call.session.user_id.to_string())).await;
+    // Held until all rooms show it: of two changes at once, each room ends with the later one.
+    let _lock = hs.lock(LockKey::Profile(call.session.user_id.to_string())).await;
     let mut fields = fields_of(hs, user).await?;
     let is_shown = SHOWN.contains(&field.as_str());
     let mut batch = Batch::since(call.raw.generation);
@@ -105,20 +106,19 @@ async fn write(call: &UserCall, field: String, value: Option<Box<RawValue>>) -> 
         None => tables::PROFILES.delete(&mut batch, &(user, field)),
     }
     drop(hs.commit(batch, Vec::new()));
-    drop(lock);
     if is_shown { show_in_rooms(call).await } else { Ok(()) }
 }
 
 /// Brings the user's member events up to the profile as it is now. Also rooms are done that an earlier, interrupted change has left out.
 async fn show_in_rooms(call: &UserCall) -> Result<()> {
     let (hs, session) = (&call.hs, &call.session);
+    let shown = shown_in_rooms(hs, session.user).await?;
     let memberships = tables::MEMBERSHIPS.scan(hs.store(), &session.user, Direction::Forward, usize::MAX).await?;
     for ((_, room), membership) in memberships {
         if membership.kind != MembershipKind::Join {
             continue;
         }
         let room = hs.room_by_sn(room).await?;
-        let shown = shown_in_rooms(hs, session.user).await?;
         let written = hs.write_room(&room, call.raw.generation, |write| {
             let Some(membership) = write.member(session.user)?.filter(|membership| membership.kind == MembershipKind::Join) else { return Ok(()) };
             let event = write.event(membership.position)?;

@@ -24,7 +24,7 @@ impl Default for RateLimits {
         Self {
             passwords: Buckets::new(10, Duration::from_secs(10)),
             registration_tokens: Buckets::new(20, Duration::from_secs(5)),
-            registrations: Buckets::new(60, Duration::from_secs(2)),
+            registrations: Buckets::new(200, Duration::from_secs(1)),
         }
     }
 }

@@ -40,10 +40,11 @@ pub async fn login(call: Call, Login(request): Login) -> Result<login::Response>
     };
     let refused = || Error::forbidden("the user or the password is wrong");
     let user_id = user_id.ok_or_else(refused)?;
-    let user = password::check(hs, &user_id, &given.password).await?.ok_or_else(refused)?;
+    let checked = password::check(hs, &user_id, &given.password).await?.ok_or_else(refused)?;
+    let user = checked.user;
     let _lock = hs.lock(LockKey::Account(user_id.to_string())).await;
     // The account may have been deactivated or its password changed while this one was compared.
-    if tables::ACCOUNTS.get(hs.store(), &user).await?.is_none_or(|account| account.deactivated) {
+    if !checked.still_holds(tables::ACCOUNTS.get(hs.store(), &user).await?.as_ref()) {
         return Err(refused());
     }
     let mut batch = Batch::since(call.raw.generation);

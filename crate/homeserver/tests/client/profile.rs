@@ -106,3 +106,20 @@ fn a_new_name_is_shown_in_every_room_the_user_is_in() {
     assert_eq!(member(&server, &rooms[1]), json!({ "membership": "join", "avatar_url": "mxc://test.example/a" }));
     assert_eq!(newest(&server)["unsigned"]["prev_content"]["displayname"], "Al");
 }
+
+#[test]
+fn of_two_names_set_at_once_every_room_ends_with_the_one_of_the_profile() {
+    let server = TestServer::new();
+    let alice = server.register("alice");
+    let rooms: Vec<String> = (0..5).map(|_| room(&server, &alice, json!({}))).collect();
+    let set = |name: &str| server.start("PUT", &path(&alice, "displayname"), Some(&alice.token), Some(json!({ "displayname": name })));
+    let requests: Vec<_> = ["a", "b", "c"].map(set).into();
+    for answer in server.run(futures_util::future::join_all(requests)) {
+        answer.ok();
+    }
+    let name = server.get(&alice, &path(&alice, "displayname")).ok()["displayname"].clone();
+    for room in rooms {
+        let member = server.get(&alice, &format!("/_matrix/client/v3/rooms/{room}/state/m.room.member/{}", alice.id)).ok();
+        assert_eq!(member["displayname"], name);
+    }
+}
