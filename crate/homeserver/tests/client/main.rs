@@ -2,13 +2,17 @@
 
 mod account;
 mod account_data;
+mod cross_signing;
 mod devices;
 mod endpoints;
 mod errors;
+mod key_backup;
+mod keys;
 mod profile;
 mod push_rules;
 mod register;
 mod rooms;
 mod session;
 mod shared_secret;
+mod signing;
 mod support;

@@ -1,0 +1,207 @@
+//! Keys of devices (Client-Server API, Key management API).
+
+use crate::{
+    signing::{Key, device_keys, one_time_key},
+    support::{Answer, TestServer, TestUser},
+};
+use futures_util::future::join_all;
+use proptest::prelude::*;
+use serde_json::{Value, json};
+use std::collections::{BTreeMap, BTreeSet};
+
+const UPLOAD: &str = "/_matrix/client/v3/keys/upload";
+const QUERY: &str = "/_matrix/client/v3/keys/query";
+const CLAIM: &str = "/_matrix/client/v3/keys/claim";
+
+fn one_time_keys(user: &TestUser, key: &Key, names: impl IntoIterator<Item = u32>) -> Value {
+    let keys = names.into_iter().map(|name| (format!("signed_curve25519:{name:04}"), one_time_key(user, key, &name.to_string(), false)));
+    Value::Object(keys.collect())
+}
+
+fn claim_of(user: &TestUser) -> Value {
+    json!({ "one_time_keys": { &user.id: { &user.device: "signed_curve25519" } } })
+}
+
+/// The id and the key that a claim of one key was answered with.
+fn claimed(answer: Answer, user: &TestUser) -> Option<(String, Value)> {
+    let body = answer.ok();
+    let keys = body["one_time_keys"].get(&user.id)?[&user.device].as_object().expect("keys of the device").clone();
+    assert_eq!(keys.len(), 1);
+    keys.into_iter().next()
+}
+
+#[test]
+fn counts_are_of_every_algorithm_also_when_there_is_none() {
+    let server = TestServer::new();
+    let alice = server.register("alice");
+    assert_eq!(server.post(&alice, UPLOAD, json!({})).ok(), json!({ "one_time_key_counts": { "signed_curve25519": 0 } }));
+    let key = Key::new(1);
+    let mut keys = one_time_keys(&alice, &key, 0..3);
+    keys["unknown_algorithm:a"] = "text".into();
+    let counts = server.post(&alice, UPLOAD, json!({ "one_time_keys": keys })).ok();
+    assert_eq!(counts, json!({ "one_time_key_counts": { "signed_curve25519": 3, "unknown_algorithm": 1 } }));
+}
+
+#[test]
+fn identity_keys_are_those_of_the_device_and_signed_by_it() {
+    let server = TestServer::new();
+    let (alice, bob) = (server.register("alice"), server.register("bob"));
+    let key = Key::new(1);
+    let upload = |keys: &Value| server.post(&alice, UPLOAD, json!({ "device_keys": keys }));
+    upload(&device_keys(&bob, &key)).fails(400, "M_INVALID_PARAM");
+    upload(&device_keys(&TestUser { device: "OTHER".to_owned(), ..alice.clone() }, &key)).fails(400, "M_INVALID_PARAM");
+    let right = device_keys(&alice, &key);
+    let mut changed = right.clone();
+    changed["algorithms"] = json!([]);
+    upload(&changed).fails(400, "M_INVALID_SIGNATURE");
+    let mut unsigned = right.clone();
+    unsigned["signatures"] = json!({});
+    upload(&unsigned).fails(400, "M_INVALID_SIGNATURE");
+    let mut incomplete = right.clone();
+    incomplete.as_object_mut().expect("an object").remove("keys");
+    upload(&incomplete).fails(400, "M_BAD_JSON");
+    upload(&right).ok();
+    upload(&right).ok();
+}
+
+#[test]
+fn devices_are_shown_as_they_were_uploaded_with_their_names() {
+    let server = TestServer::new();
+    let (alice, bob) = (server.register("alice"), server.register("bob"));
+    let tablet = server.login("bob", Some("TABLET"));
+    let query = |wanted: Value| server.post(&alice, QUERY, json!({ "device_keys": wanted })).ok();
+    assert_eq!(query(json!({ &bob.id: [] })), json!({ "device_keys": { &bob.id: {} } }), "no device of his has keys");
+    for (user, seed) in [(&bob, 1), (&tablet, 2)] {
+        server.post(user, UPLOAD, json!({ "device_keys": device_keys(user, &Key::new(seed)) })).ok();
+    }
+    server.put(&bob, &format!("/_matrix/client/v3/devices/{}", bob.device), json!({ "display_name": "Bob's phone" })).ok();
+    let found = query(json!({ &bob.id: [] }))["device_keys"][&bob.id].clone();
+    let mut expected = device_keys(&bob, &Key::new(1));
+    expected["unsigned"] = json!({ "device_display_name": "Bob's phone" });
+    assert_eq!(found[&bob.device], expected);
+    assert_eq!(found["TABLET"]["unsigned"], json!({}));
+    let found = query(json!({ &bob.id: ["TABLET", "GONE"], "@nobody:test.example": [], "@carol:elsewhere.example": [] }));
+    assert_eq!(found["device_keys"].as_object().expect("users").keys().collect::<Vec<_>>(), [&bob.id]);
+    assert_eq!(found["device_keys"][&bob.id].as_object().expect("devices").keys().collect::<Vec<_>>(), ["TABLET"]);
+    assert_eq!(found["failures"].as_object().expect("servers").keys().collect::<Vec<_>>(), ["elsewhere.example"]);
+}
+
+#[test]
+fn one_time_keys_are_given_in_the_order_of_upload_then_the_fallback_key_again_and_again() {
+    let server = TestServer::new();
+    let (alice, bob) = (server.register("alice"), server.register("bob"));
+    let key = Key::new(1);
+    let fallback = json!({ "signed_curve25519:fallback": one_time_key(&bob, &key, "fallback", true) });
+    server.post(&bob, UPLOAD, json!({ "one_time_keys": one_time_keys(&bob, &key, [9]), "fallback_keys": fallback })).ok();
+    let counts = server.post(&bob, UPLOAD, json!({ "one_time_keys": one_time_keys(&bob, &key, [1, 2]) })).ok();
+    assert_eq!(counts["one_time_key_counts"]["signed_curve25519"], 3, "a fallback key is not counted");
+    let claim = || claimed(server.post(&alice, CLAIM, claim_of(&bob)), &bob).expect("a key");
+    let (first, content) = claim();
+    assert_eq!(first, "signed_curve25519:0009");
+    assert_eq!(content, one_time_key(&bob, &key, "9", false));
+    let names: BTreeSet<String> = [claim().0, claim().0].into();
+    assert_eq!(names, ["signed_curve25519:0001".to_owned(), "signed_curve25519:0002".to_owned()].into());
+    for _ in 0..2 {
+        assert_eq!(claim(), ("signed_curve25519:fallback".to_owned(), one_time_key(&bob, &key, "fallback", true)));
+    }
+    let nothing = server.post(&alice, CLAIM, json!({ "one_time_keys": { &bob.id: { &bob.device: "other", "GONE": "signed_curve25519" } } })).ok();
+    assert_eq!(nothing, json!({ "one_time_keys": {} }));
+}
+
+#[test]
+fn a_key_is_replaced_by_no_other_one_and_a_repeated_upload_brings_no_claimed_key_back() {
+    let server = TestServer::new();
+    let (alice, bob) = (server.register("alice"), server.register("bob"));
+    let key = Key::new(1);
+    let keys = json!({ "one_time_keys": one_time_keys(&bob, &key, 0..2) });
+    server.post(&bob, UPLOAD, keys.clone()).ok();
+    assert_eq!(server.post(&bob, UPLOAD, keys.clone()).ok()["one_time_key_counts"]["signed_curve25519"], 2);
+    let other = json!({ "one_time_keys": { "signed_curve25519:0001": one_time_key(&bob, &key, "another", false) } });
+    server.post(&bob, UPLOAD, other).fails(400, "M_INVALID_PARAM");
+    // The answer to the upload was lost; before the client repeats it, somebody claims one of the keys.
+    let (first, _) = claimed(server.post(&alice, CLAIM, claim_of(&bob)), &bob).expect("a key");
+    assert_eq!(server.post(&bob, UPLOAD, keys).ok()["one_time_key_counts"]["signed_curve25519"], 1);
+    let (second, _) = claimed(server.post(&alice, CLAIM, claim_of(&bob)), &bob).expect("a key");
+    assert_ne!(first, second);
+    assert_eq!(claimed(server.post(&alice, CLAIM, claim_of(&bob)), &bob), None);
+    for wrong in [json!({ "signed_curve25519:a": "no object" }), json!({ "signed_curve25519:a": { "key": "unsigned" } }), json!({ "plain:a": 5 })] {
+        server.post(&bob, UPLOAD, json!({ "one_time_keys": wrong })).fails(400, "M_BAD_JSON");
+    }
+}
+
+#[test]
+fn claims_at_once_get_different_keys() {
+    let server = TestServer::new();
+    let (alice, bob) = (server.register("alice"), server.register("bob"));
+    server.post(&bob, UPLOAD, json!({ "one_time_keys": one_time_keys(&bob, &Key::new(1), 0..5) })).ok();
+    let claims = (0..8).map(|_| server.start("POST", CLAIM, Some(&alice.token), Some(claim_of(&bob)))).collect::<Vec<_>>();
+    let answers = server.run(join_all(claims));
+    let given: Vec<_> = answers.into_iter().filter_map(|answer| claimed(answer, &bob)).map(|(name, _)| name).collect();
+    assert_eq!(given.len(), 5);
+    assert_eq!(given.iter().collect::<BTreeSet<_>>().len(), 5);
+}
+
+#[test]
+fn a_deleted_device_leaves_no_keys() {
+    let server = TestServer::new();
+    let (alice, bob) = (server.register("alice"), server.register("bob"));
+    let key = Key::new(1);
+    let keys = json!({
+        "device_keys": device_keys(&bob, &key),
+        "one_time_keys": one_time_keys(&bob, &key, 0..2),
+        "fallback_keys": { "signed_curve25519:f": one_time_key(&bob, &key, "f", true) },
+    });
+    server.post(&bob, UPLOAD, keys).ok();
+    server.post(&bob, "/_matrix/client/v3/logout", json!({})).ok();
+    let found = server.post(&alice, QUERY, json!({ "device_keys": { &bob.id: [] } })).ok();
+    assert_eq!(found["device_keys"][&bob.id], json!({}));
+    assert_eq!(claimed(server.post(&alice, CLAIM, claim_of(&bob)), &bob), None);
+    let again = server.login("bob", Some(&bob.device));
+    assert_eq!(server.post(&again, UPLOAD, json!({})).ok()["one_time_key_counts"]["signed_curve25519"], 0);
+}
+
+#[derive(Clone, Debug)]
+enum Step {
+    Upload(Vec<u32>),
+    Claim(u8),
+    Restart,
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        2 => prop::collection::vec(0..40u32, 0..8).prop_map(Step::Upload),
+        4 => (1..6u8).prop_map(Step::Claim),
+        1 => Just(Step::Restart),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(24))]
+    #[test]
+    fn no_one_time_key_is_given_twice(steps in prop::collection::vec(step(), 1..25)) {
+        let mut server = TestServer::new();
+        let (alice, bob) = (server.register("alice"), server.register("bob"));
+        let key = Key::new(1);
+        let mut given = BTreeSet::new();
+        let mut uploaded: BTreeMap<u32, bool> = BTreeMap::new();
+        for step in steps {
+            match step {
+                Step::Upload(names) => {
+                    uploaded.extend(names.iter().map(|name| (*name, true)));
+                    server.post(&bob, UPLOAD, json!({ "one_time_keys": one_time_keys(&bob, &key, names) })).ok();
+                }
+                Step::Claim(times) => {
+                    let claims = (0..times).map(|_| server.start("POST", CLAIM, Some(&alice.token), Some(claim_of(&bob)))).collect::<Vec<_>>();
+                    for answer in server.run(join_all(claims)) {
+                        if let Some((name, _)) = claimed(answer, &bob) {
+                            prop_assert!(given.insert(name.clone()), "{} was given twice", name);
+                        }
+                    }
+                }
+                Step::Restart => server = server.restart(),
+            }
+            let left = server.post(&bob, UPLOAD, json!({})).ok()["one_time_key_counts"]["signed_curve25519"].as_u64();
+            prop_assert_eq!(left, Some((uploaded.len() - given.len()) as u64));
+        }
+    }
+}
