@@ -4,6 +4,8 @@
 //! memory, `write` turns a decision into one batch, `build` makes local events, `receive` checks remote ones, and both enter by `append`.
 
 mod append;
+#[cfg(test)]
+mod auth_rules;
 mod build;
 mod client_event;
 mod create;
