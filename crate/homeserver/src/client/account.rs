@@ -57,6 +57,11 @@ pub async fn deactivate(call: UserCall, request: deactivate::Request) -> Result<
     tables::PROFILES.delete_all(&mut batch, &session.user);
     tables::ACCOUNT_DATA.delete_all(&mut batch, &session.user);
     tables::FILTERS.delete_all(&mut batch, &session.user);
+    tables::UNREAD.delete_all(&mut batch, &session.user);
+    tables::CROSS_SIGNING_KEYS.delete_all(&mut batch, &session.user);
+    tables::KEY_SIGNATURES.delete_all(&mut batch, &session.user);
+    tables::KEY_BACKUPS.delete_all(&mut batch, &session.user);
+    tables::BACKED_UP_KEYS.delete_all(&mut batch, &session.user);
     devices::forget(hs, session, |_| true, &mut batch).await?;
     drop(hs.commit(batch, vec![(hs.positions.next(), Change::DeviceList { user: session.user })]));
     // No third-party identifiers are kept here, so there was nothing to unbind.

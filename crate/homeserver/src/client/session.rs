@@ -8,9 +8,9 @@ use crate::{
     router::{Call, UserCall, token_hash},
     tables::{self, Device, Session, UserSn},
 };
-use ephapse_store::Batch;
+use ephapse_store::{Batch, Direction};
 use ruma::{
-    OwnedDeviceId, OwnedUserId,
+    DeviceId, OwnedDeviceId, OwnedUserId,
     api::client::session::{
         get_login_types::v3::{self as get_login_types, LoginType, PasswordLoginType},
         login::v3::{self as login, LoginInfo},
@@ -18,6 +18,8 @@ use ruma::{
         logout_all::v3 as logout_all,
     },
 };
+use serde::Deserialize;
+use std::collections::BTreeMap;
 
 /// `GET /_matrix/client/v3/login`
 pub async fn login_types(_: Call, _: get_login_types::Request) -> Result<get_login_types::Response> {
@@ -47,10 +49,28 @@ pub async fn login(call: Call, Login(request): Login) -> Result<login::Response>
     if !checked.still_holds(tables::ACCOUNTS.get(hs.store(), &user).await?.as_ref()) {
         return Err(refused());
     }
+    if let Some(device) = &request.device_id {
+        is_no_cross_signing_key(hs, user, device).await?;
+    }
     let mut batch = Batch::since(call.raw.generation);
     let (token, device) = sign_in(hs, user, &user_id, request.device_id, request.initial_device_display_name, &mut batch).await?;
     drop(hs.commit(batch, Vec::new()));
     Ok(login::Response::new(user_id, token, device))
+}
+
+/// "The given device ID must not be the same as a cross-signing key ID": the two share a namespace in signatures.
+async fn is_no_cross_signing_key(hs: &Homeserver, user: UserSn, device: &DeviceId) -> Result<()> {
+    #[derive(Deserialize)]
+    struct Key {
+        keys: BTreeMap<String, String>,
+    }
+    for (_, stored) in tables::CROSS_SIGNING_KEYS.scan(hs.store(), &user, Direction::Forward, usize::MAX).await? {
+        let key: Key = serde_json::from_str(&stored.0).map_err(|error| Error::Internal(format!("a cross-signing key cannot be read: {error}")))?;
+        if key.keys.values().any(|public| public == device.as_str()) {
+            return Err(Error::invalid_param("this device id is the id of a cross-signing key"));
+        }
+    }
+    Ok(())
 }
 
 /// Gives a device, new or known, a new access token; the account's lock must be held. A token the device had before ends.

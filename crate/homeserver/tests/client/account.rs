@@ -91,3 +91,14 @@ fn a_deactivated_account_is_gone_for_good() {
     server.request("GET", "/_matrix/client/v3/register/available?username=alice", None, None).fails(400, "M_USER_IN_USE");
     server.get(&bob, &format!("/_matrix/client/v3/profile/{}", phone.id)).fails(404, "M_NOT_FOUND");
 }
+
+#[test]
+fn wrong_passwords_are_limited_here_as_they_are_at_the_login() {
+    let server = TestServer::new();
+    let alice = server.register("alice");
+    for _ in 0..10 {
+        confirm(&server, &alice, "POST", PASSWORD_PATH, json!({ "new_password": "new" }), "wrong").fails(401, "M_FORBIDDEN");
+    }
+    confirm(&server, &alice, "POST", PASSWORD_PATH, json!({ "new_password": "new" }), PASSWORD).fails(429, "M_LIMIT_EXCEEDED");
+    login(&server, "alice", PASSWORD).fails(429, "M_LIMIT_EXCEEDED");
+}

@@ -34,7 +34,10 @@ fn what_is_wrong_is_refused_and_does_not_say_whether_the_user_exists() {
     for (name, password) in
         [("alice", "wrong"), ("nobody", PASSWORD), ("@alice:elsewhere.example", PASSWORD), ("not a name", PASSWORD), ("alice", "")]
     {
+        let before = server.host.computed.get();
         said.push(server.request("POST", LOGIN, None, password_login(name, password)).fails(403, "M_FORBIDDEN"));
+        // A password is compared in any case, so that the time taken does not say it either.
+        assert_eq!(server.host.computed.get() - before, 1, "{name}");
     }
     said.dedup();
     assert_eq!(said.len(), 1);
@@ -107,4 +110,17 @@ fn tokens_outlive_a_restart_until_they_are_logged_out() {
     server.get(&laptop, WHOAMI).fails(401, "M_UNKNOWN_TOKEN");
     let again = server.login("alice", None);
     assert_eq!(server.get(&again, "/_matrix/client/v3/devices").ok()["devices"].as_array().map(Vec::len), Some(1));
+}
+
+#[test]
+fn no_device_is_named_like_a_cross_signing_key() {
+    let server = TestServer::new();
+    let alice = server.register("alice");
+    let public = "nqOvzeuGWT/sRx3h7+MHoInYj3Uk2LD/unI9kDYcHwk";
+    let key = json!({ "user_id": alice.id, "usage": ["master"], "keys": { format!("ed25519:{public}"): public } });
+    let auth = json!({ "type": "m.login.password", "identifier": { "type": "m.id.user", "user": "alice" }, "password": PASSWORD });
+    server.post(&alice, "/_matrix/client/v3/keys/device_signing/upload", json!({ "master_key": key, "auth": auth })).ok();
+    let mut body = password_login("alice", PASSWORD).expect("a body");
+    body["device_id"] = public.into();
+    server.request("POST", LOGIN, None, Some(body)).fails(400, "M_INVALID_PARAM");
 }

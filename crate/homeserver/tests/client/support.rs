@@ -22,11 +22,19 @@ pub struct TestHost {
     dice: Cell<u64>,
     timers: RefCell<Vec<(u64, oneshot::Sender<()>)>>,
     spawned: RefCell<Vec<Task>>,
+    /// How often something long was computed.
+    pub computed: Cell<u32>,
 }
 
 impl TestHost {
     pub fn new(seed: u64) -> Rc<Self> {
-        Rc::new(Self { now: Cell::new(1_700_000_000_000), dice: Cell::new(seed), timers: RefCell::default(), spawned: RefCell::default() })
+        Rc::new(Self {
+            now: Cell::new(1_700_000_000_000),
+            dice: Cell::new(seed),
+            timers: RefCell::default(),
+            spawned: RefCell::default(),
+            computed: Cell::default(),
+        })
     }
 
     /// Lets time pass.
@@ -75,6 +83,11 @@ impl Host for TestHost {
 
     fn yield_now(&self) -> LocalBoxFuture<'static, ()> {
         Box::pin(async {})
+    }
+
+    fn compute(&self, work: Box<dyn FnOnce() -> Vec<u8> + Send>) -> LocalBoxFuture<'static, Vec<u8>> {
+        self.computed.set(self.computed.get() + 1);
+        Box::pin(async move { work() })
     }
 }
 
