@@ -6,6 +6,7 @@ mod cross_signing;
 mod devices;
 mod endpoints;
 mod errors;
+mod hostile;
 mod key_backup;
 mod keys;
 mod profile;
