@@ -157,3 +157,161 @@ fn no_request_panics_or_is_answered_by_an_internal_error() {
     assert_eq!(server.hs.status().panics, 0);
     server.get(&alice, "/_matrix/client/v3/account/whoami").ok();
 }
+
+/// Requests that are right, to be spoiled in one place at a time.
+fn sound(room: &str, event: &str) -> Vec<(&'static str, String, Value)> {
+    let v3 = "/_matrix/client/v3";
+    let password = json!({ "type": "m.login.password", "identifier": { "type": "m.id.user", "user": "alice" }, "password": "x", "session": "s" });
+    let public = "nqOvzeuGWT/sRx3h7+MHoInYj3Uk2LD/unI9kDYcHwk";
+    let signatures = json!({ "@alice:test.example": { "ed25519:D": "c2ln" } });
+    let device_keys = json!({
+        "user_id": "@alice:test.example", "device_id": "D", "algorithms": ["m.olm.v1.curve25519-aes-sha2"],
+        "keys": { "curve25519:D": public, "ed25519:D": public }, "signatures": signatures,
+    });
+    let one_time = json!({ "key": public, "signatures": signatures });
+    let session = json!({ "first_message_index": 0, "forwarded_count": 0, "is_verified": true, "session_data": { "ephemeral": public, "mac": "x" } });
+    let conditions = json!([
+        { "kind": "event_match", "key": "content.body", "pattern": "x" }, { "kind": "room_member_count", "is": ">2" }, { "kind": "contains_display_name" },
+        { "kind": "event_property_is", "key": "content.x", "value": 1 }, { "kind": "sender_notification_permission", "key": "room" },
+    ]);
+    let state = json!([{ "type": "m.room.join_rules", "state_key": "", "content": { "join_rule": "restricted", "allow": [{ "type": "m.room_membership", "room_id": room }] } }]);
+    vec![
+        (
+            "POST",
+            format!("{v3}/login"),
+            json!({ "type": "m.login.password", "identifier": password["identifier"], "password": "x", "device_id": "D" }),
+        ),
+        (
+            "POST",
+            format!("{v3}/register"),
+            json!({ "username": "bob", "password": "x", "auth": { "type": "m.login.registration_token", "token": "x" } }),
+        ),
+        ("POST", format!("{v3}/delete_devices"), json!({ "devices": ["D"], "auth": { "type": "m.login.dummy", "session": "x" } })),
+        (
+            "PUT",
+            format!("{v3}/pushrules/global/override/x"),
+            json!({ "actions": ["notify", { "set_tweak": "sound", "value": "x" }], "conditions": conditions }),
+        ),
+        (
+            "POST",
+            format!("{v3}/user/@alice:test.example/filter"),
+            json!({
+                "event_fields": ["content.body"], "event_format": "client", "account_data": { "types": ["*"], "limit": 1 },
+                "room": { "rooms": [room], "timeline": { "limit": 1, "contains_url": true, "related_by_rel_types": ["x"] }, "state": { "lazy_load_members": true } },
+            }),
+        ),
+        ("PUT", format!("{v3}/user/@alice:test.example/rooms/{room}/tags/x"), json!({ "order": 0.5 })),
+        (
+            "POST",
+            format!("{v3}/createRoom"),
+            json!({
+                "preset": "private_chat", "name": "x", "room_version": "11", "invite": ["@bob:test.example"], "is_direct": true, "initial_state": state,
+                "creation_content": { "m.federate": true, "predecessor": { "room_id": room, "event_id": event } }, "room_alias_name": "x",
+                "power_level_content_override": { "users": { "@alice:test.example": 100 }, "events": { "m.room.name": 50 }, "ban": 50 },
+            }),
+        ),
+        (
+            "PUT",
+            format!("{v3}/rooms/{room}/send/m.room.message/x"),
+            json!({
+                "msgtype": "m.text", "body": "x", "m.mentions": { "user_ids": ["@alice:test.example"], "room": true },
+                "m.relates_to": { "rel_type": "m.replace", "event_id": event, "m.in_reply_to": { "event_id": event } }, "m.new_content": { "body": "y" },
+            }),
+        ),
+        (
+            "PUT",
+            format!("{v3}/rooms/{room}/state/m.room.power_levels/"),
+            json!({
+                "users": { "@alice:test.example": 100 }, "users_default": 0, "events": { "m.room.name": 50 }, "notifications": { "room": 50 }, "ban": 50, "invite": 0,
+            }),
+        ),
+        (
+            "PUT",
+            format!("{v3}/rooms/{room}/state/m.room.member/@alice:test.example"),
+            json!({
+                "membership": "join", "displayname": "x", "avatar_url": "mxc://x/y", "join_authorised_via_users_server": "@alice:test.example", "is_direct": true,
+                "third_party_invite": { "display_name": "x", "signed": { "mxid": "@alice:test.example", "token": "x", "signatures": signatures } },
+            }),
+        ),
+        ("POST", format!("{v3}/rooms/{room}/receipt/m.read/{event}"), json!({ "thread_id": "main" })),
+        ("POST", format!("{v3}/rooms/{room}/read_markers"), json!({ "m.fully_read": event, "m.read": event, "m.read.private": event })),
+        ("PUT", format!("{v3}/rooms/{room}/typing/@alice:test.example"), json!({ "typing": true, "timeout": 1 })),
+        ("PUT", format!("{v3}/sendToDevice/m.x/x"), json!({ "messages": { "@alice:test.example": { "D": { "a": 1 }, "*": {} } } })),
+        (
+            "POST",
+            format!("{v3}/keys/upload"),
+            json!({
+                "device_keys": device_keys, "one_time_keys": { "signed_curve25519:A": one_time, "curve25519:B": public }, "fallback_keys": { "signed_curve25519:C": one_time },
+            }),
+        ),
+        ("POST", format!("{v3}/keys/query"), json!({ "device_keys": { "@alice:test.example": ["D"] }, "timeout": 1 })),
+        ("POST", format!("{v3}/keys/claim"), json!({ "one_time_keys": { "@alice:test.example": { "D": "signed_curve25519" } }, "timeout": 1 })),
+        (
+            "POST",
+            format!("{v3}/keys/device_signing/upload"),
+            json!({
+                "master_key": { "user_id": "@alice:test.example", "usage": ["master"], "keys": { format!("ed25519:{public}"): public }, "signatures": signatures }, "auth": password,
+            }),
+        ),
+        ("POST", format!("{v3}/keys/signatures/upload"), json!({ "@alice:test.example": { "D": device_keys } })),
+        (
+            "POST",
+            format!("{v3}/room_keys/version"),
+            json!({
+                "algorithm": "m.megolm_backup.v1.curve25519-aes-sha2", "auth_data": { "public_key": public, "signatures": signatures },
+            }),
+        ),
+        ("PUT", format!("{v3}/room_keys/keys?version=1"), json!({ "rooms": { room: { "sessions": { "x": session } } } })),
+    ]
+}
+
+/// Where something stands in `value`, as JSON pointers.
+fn places(value: &Value, at: &str, out: &mut Vec<String>) {
+    out.push(at.to_owned());
+    let escaped = |name: &str| name.replace('~', "~0").replace('/', "~1");
+    match value {
+        Value::Object(fields) => fields.iter().for_each(|(name, value)| places(value, &format!("{at}/{}", escaped(name)), out)),
+        Value::Array(values) => values.iter().enumerate().for_each(|(index, value)| places(value, &format!("{at}/{index}"), out)),
+        _ => {}
+    }
+}
+
+#[test]
+fn no_request_that_is_wrong_in_one_place_panics_or_is_answered_by_an_internal_error() {
+    let server = TestServer::new();
+    let alice = server.register("alice");
+    let room = room(&server, &alice, json!({}));
+    let page = server.get(&alice, &format!("/_matrix/client/v3/rooms/{room}/messages?dir=b&limit=1")).ok();
+    let event = page["chunk"][0]["event_id"].as_str().expect("an event id");
+    let wrong = [
+        Value::Null,
+        json!(-1),
+        json!(1.5),
+        json!(u64::MAX),
+        json!(true),
+        json!(""),
+        json!("\u{0}"),
+        json!(":"),
+        json!("@:"),
+        json!("x".repeat(70_000)),
+        json!([]),
+        json!([{}]),
+        json!({}),
+        json!({ "": { "": [] } }),
+        json!({ "x": "y" }),
+    ];
+    let mut asked = 0;
+    for (method, path, body) in sound(&room, event) {
+        let mut pointers = Vec::new();
+        places(&body, "", &mut pointers);
+        for (pointer, wrong) in pointers.iter().flat_map(|pointer| wrong.iter().map(move |wrong| (pointer, wrong))) {
+            let mut body = body.clone();
+            *body.pointer_mut(pointer).expect("a place that was just found") = wrong.clone();
+            let answer = server.request(method, &path, Some(&alice.token), Some(body));
+            asked += 1;
+            assert!(answer.status < 500, "{method} {path} with {wrong} at {pointer}: {} {}", answer.status, answer.body);
+        }
+    }
+    println!("{asked} requests");
+    assert_eq!(server.hs.status().panics, 0);
+}
