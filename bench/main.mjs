@@ -1,48 +1,61 @@
 // `npm run bench`: what the server takes for what people do, as a table of medians beside the floor (what must hold) and the aim.
 //   -- --json FILE         also writes the figures to FILE
+//   -- --only serve        the native server only; `worker`: the service worker in Chromium only
 //   -- --against synapse   does the same work on a real Synapse and prints the ratios
-//   -- --short             leaves out the rooms of 100,000 events, 10,000 members and the thousand rooms
+//   -- --short             leaves out the rooms of 100,000 events and 10,000 members, and the thousand rooms
 
 import { writeFile } from 'node:fs/promises';
 import { cpus } from 'node:os';
 import { parseArgs } from 'node:util';
 import { rows, table } from './report.mjs';
-import { Serve } from './targets/serve.mjs';
-import { Synapse } from './targets/synapse.mjs';
 import { measure } from './work.mjs';
 
-const peers = { synapse: Synapse };
+const targets = {
+  serve: async () => new (await import('./targets/serve.mjs')).Serve(),
+  worker: async () => new (await import('./targets/worker.mjs')).Worker(),
+};
+const peers = {
+  synapse: async () => new (await import('./targets/synapse.mjs')).Synapse(),
+};
 
 const { values: options } = parseArgs({
-  options: { json: { type: 'string' }, against: { type: 'string' }, short: { type: 'boolean', default: false } },
+  options: {
+    json: { type: 'string' },
+    only: { type: 'string', multiple: true, default: Object.keys(targets) },
+    against: { type: 'string' },
+    short: { type: 'boolean', default: false },
+  },
 });
-if (options.against && !peers[options.against]) throw new Error(`--against knows ${Object.keys(peers).join(', ')}`);
+const unknown = [...options.only.filter((name) => !targets[name]), ...(options.against && !peers[options.against] ? [options.against] : [])];
+if (unknown.length > 0) throw new Error(`${unknown.join(', ')}: --only knows ${Object.keys(targets).join(', ')}; --against knows ${Object.keys(peers).join(', ')}`);
 
+/** Does all the work; resolves to `{ figures, verified }`. */
 async function run(target) {
+  const say = (part) => console.error(`${target.name}: ${part}`);
   await target.start();
+  let figures;
   try {
-    const figures = await measure(target, (part) => console.error(`${target.name}: ${part}`));
-    return { figures, verified: await target.stop() };
+    figures = await (target.measure?.(say) ?? measure(target, say));
   } catch (error) {
-    await target.process?.stop('SIGKILL');
+    await target.stop().catch(() => undefined);
     throw error;
   }
+  return { figures, verified: await target.stop() };
 }
 
-const serve = new Serve();
-if (options.short) {
-  serve.large = undefined;
-  serve.coldStart = false;
-}
-const ours = await run(serve);
-const peer = options.against && new peers[options.against]();
-const theirs = peer && (await run(peer));
+const report = { date: new Date().toISOString(), cpu: `${cpus().length} x ${cpus()[0].model}`, node: process.version };
+const peer = options.against && (await peers[options.against]());
+if (peer) report[options.against] = await run(peer);
 
-const lines = rows(ours.figures, theirs?.figures);
-console.log(`\n${table(lines, serve.name, peer?.name)}`);
-console.log(`\n${ours.verified} stored events verified; ${cpus().length} x ${cpus()[0].model}, Node ${process.version}, requests over one keep-alive loopback connection each`);
-if (options.json) {
-  const report = { date: new Date().toISOString(), cpu: cpus()[0].model, cpus: cpus().length, verified: ours.verified, serve: ours.figures, [options.against ?? 'peer']: theirs?.figures, rows: lines };
-  await writeFile(options.json, `${JSON.stringify(report, null, 2)}\n`);
+console.log(`${report.cpu}, Node ${report.node}; medians`);
+for (const name of options.only) {
+  const target = await targets[name]();
+  if (options.short) target.large = undefined;
+  report[name] = await run(target);
+  const lines = rows(name, report[name].figures, name === 'serve' ? report[options.against]?.figures : undefined);
+  console.log(`\n${table(lines, target.name, name === 'serve' ? peer?.name : undefined)}`);
+  if (report[name].verified) console.log(`${report[name].verified} stored events verified`);
+  report[name].rows = lines;
+  if (lines.some((line) => line.verdict === 'missed')) process.exitCode = 1;
 }
-process.exitCode = lines.some((line) => line.verdict === 'missed') ? 1 : 0;
+if (options.json) await writeFile(options.json, `${JSON.stringify(report, null, 2)}\n`);

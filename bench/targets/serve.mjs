@@ -28,6 +28,7 @@ export class Serve {
   async #run() {
     const args = ['serve', '--data-dir', this.directory, '--listen', `127.0.0.1:${this.port}`, '--registration', 'open', '--rate-limits', 'off', '--log', 'warn'];
     this.process = await ServerProcess.start(binary, args, { url: this.url });
+    return { connection: this.process.connection, started: this.process.started };
   }
 
   connect() {
@@ -48,8 +49,7 @@ export class Serve {
 
   async restart() {
     await this.process.stop();
-    await this.#run();
-    return { connection: this.process.connection, started: this.process.started };
+    return this.#run();
   }
 
   /** Ends the server; resolves to how many stored events were verified, and throws when one is not what was signed. */
