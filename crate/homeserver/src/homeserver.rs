@@ -196,14 +196,13 @@ impl Homeserver {
         Ok(())
     }
 
+    /// Forgets what memory holds of the store. Numbers and positions that were given stay given: others under way may hold them.
     async fn reload(&self) -> Result<()> {
-        self.users.reset(Users::newest_stored(&*self.store).await?);
-        self.rooms.reset(Rooms::newest_stored(&*self.store).await?);
+        // Before anything is awaited: nobody may decide on what is gone.
+        self.users.forget_all();
+        self.rooms.forget_all();
         self.sync.reset();
         self.streams.reload(&*self.store).await?;
-        let stored = tables::NEWEST_POSITION.get(&*self.store, &()).await?.unwrap_or_default();
-        // Never backwards: a position that was given must not be given again with another meaning.
-        self.positions.reset(stored.max(self.positions.newest()));
         Ok(())
     }
 

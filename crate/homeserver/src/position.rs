@@ -50,11 +50,6 @@ impl Positions {
     pub fn newest(&self) -> Position {
         Position(self.newest.get())
     }
-
-    /// Goes back to what is stored, after a commit failed.
-    pub fn reset(&self, newest: Position) {
-        self.newest.set(newest.0);
-    }
 }
 
 /// A position as clients hold it: in `since`, `from`, `prev_batch`, `next_batch`.

@@ -35,10 +35,10 @@ impl Users {
         Ok(tables::USERS.scan(store, &(), Direction::Backward, 1).await?.first().map_or(0, |(sn, _)| *sn))
     }
 
-    pub(crate) fn reset(&self, newest: UserSn) {
+    /// Forgets the numbers of all users; new ones go on behind those given.
+    pub(crate) fn forget_all(&self) {
         self.by_id.borrow_mut().clear();
         self.by_sn.borrow_mut().clear();
-        self.newest.set(newest);
     }
 
     fn remember(&self, id: &UserId, sn: UserSn) {

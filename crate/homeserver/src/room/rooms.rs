@@ -64,9 +64,8 @@ impl Rooms {
         Ok(tables::ROOMS.scan(store, &(), Direction::Backward, 1).await?.first().map_or(0, |(sn, _)| *sn))
     }
 
-    /// Forgets everything in memory.
-    pub(crate) fn reset(&self, newest: RoomSn) {
-        self.newest.set(newest);
+    /// Forgets everything in memory; new rooms go on behind the numbers given.
+    pub(crate) fn forget_all(&self) {
         self.by_id.borrow_mut().clear();
         self.by_sn.borrow_mut().clear();
         self.heads.borrow_mut().clear();
