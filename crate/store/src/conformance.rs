@@ -66,7 +66,7 @@ fn value(number: u16) -> Vec<u8> {
         0 => 0,
         1 => 5_000 + usize::from(number % 7_000),
         2 => 40_000,
-        3 if number % 5 == 0 => 90_000,
+        3 if number.is_multiple_of(5) => 90_000,
         n => usize::from(n) * 4,
     };
     (0..length).map(|at| (at as u16).wrapping_mul(31).wrapping_add(number) as u8).collect()

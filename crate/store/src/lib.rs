@@ -21,7 +21,9 @@ mod codec;
 #[cfg(target_arch = "wasm32")]
 mod indexed_db;
 mod layer;
+// Natively it is compiled for its tests alone, which do not use all that IndexedDB needs.
 #[cfg(any(target_arch = "wasm32", test))]
+#[cfg_attr(not(target_arch = "wasm32"), allow(dead_code, unused_imports))]
 mod log_structured;
 mod merge;
 #[cfg(not(target_arch = "wasm32"))]

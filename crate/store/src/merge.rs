@@ -9,6 +9,7 @@ pub(crate) type Entry = (Bytes, Option<Bytes>);
 /// After so many hidden entries in a row, older sources are moved past what hides them.
 const PATIENCE: u32 = 16;
 
+type Hiding<'a> = Box<dyn Fn(&[u8]) -> Option<Range<Bytes>> + 'a>;
 type Entries<'a, E> = Box<dyn Iterator<Item = Result<Entry, E>> + 'a>;
 
 /// One sorted source and the ranges in which it hides everything older.
@@ -17,7 +18,7 @@ pub(crate) struct Source<'a, E> {
     /// The entries of a part of the source's range.
     part: Box<dyn Fn(Range<Vec<u8>>) -> Entries<'a, E> + 'a>,
     /// The range around a key in which this source hides older ones.
-    hiding: Box<dyn Fn(&[u8]) -> Option<Range<Bytes>> + 'a>,
+    hiding: Hiding<'a>,
 }
 
 impl<'a, E: 'a> Source<'a, E> {

@@ -9,7 +9,7 @@ use super::{
 };
 use crate::{
     Bytes, CrashPoint, Fault, Faults, LocalBoxFuture, StoreError,
-    log_structured::{Backend, Loaded, Transaction},
+    log_structured::{Backend, Loaded, Transaction, is_filler},
 };
 use futures_channel::oneshot;
 use futures_util::future::{join, try_join};
@@ -30,6 +30,7 @@ const CHUNK: usize = 32 << 10;
 /// So many Blob handles are kept; a handle takes little, but not nothing, in the browser.
 const HANDLES: usize = 4096;
 
+type Handler = Closure<dyn FnMut(Event)>;
 type Release = Rc<RefCell<Option<Box<dyn Fn()>>>>;
 
 /// One opening of a database.
@@ -48,7 +49,7 @@ struct Inner {
     faults: Faults,
     released: Release,
     closed: Cell<bool>,
-    on_release: RefCell<Option<Closure<dyn FnMut(Event)>>>,
+    on_release: RefCell<Option<Handler>>,
 }
 
 impl IndexedDb {
@@ -194,14 +195,10 @@ impl Inner {
     }
 
     /// Commits the transaction if this opening is still the last one, and aborts it if not.
-    fn check_fence(
-        self: &Rc<Self>,
-        transaction: &IdbTransaction,
-        wrong: Rc<RefCell<Option<StoreError>>>,
-    ) -> Result<Closure<dyn FnMut(Event)>, StoreError> {
+    fn check_fence(self: &Rc<Self>, transaction: &IdbTransaction, wrong: Rc<RefCell<Option<StoreError>>>) -> Result<Handler, StoreError> {
         let request = self.store(transaction, META)?.get(&EPOCH.into()).map_err(|error| failed(&error))?;
         let (inner, transaction, asked) = (self.clone(), transaction.clone(), request.clone());
-        let on_epoch: Closure<dyn FnMut(Event)> = Closure::new(move |_| {
+        let on_epoch: Handler = Closure::new(move |_| {
             let epoch = asked.result().ok().and_then(|epoch| epoch.as_f64());
             let verdict = if epoch == Some(inner.epoch) { inner.meet(CrashPoint::BetweenPutAndCommit) } else { Err(StoreError::Fenced) };
             match verdict {
@@ -239,7 +236,11 @@ impl Inner {
         put(&self.store(&transaction, BLOBS)?, &number(id), &blob)?;
         database::commit(&transaction);
         done.await?;
-        // The handle that was put stands for bytes in memory; one that is read back stands for the file.
+        // A deleted Blob takes its space until the last handle on it is garbage and collected, so the reserve must never have one.
+        if is_filler(id) {
+            return Ok(());
+        }
+        // The handle that was put stands for bytes in memory; one that is read back stands for the file. Later it might have to wait for a Blob being written.
         self.handle(id).await.map(drop)
     }
 
@@ -322,7 +323,7 @@ impl Inner {
     /// Gives the database up when another version wants it, or when the browser takes it away.
     fn watch_release(self: &Rc<Self>) {
         let weak = Rc::downgrade(self);
-        let on_release: Closure<dyn FnMut(Event)> = Closure::new(move |_| {
+        let on_release: Handler = Closure::new(move |_| {
             let Some(inner) = weak.upgrade() else { return };
             inner.close();
             if let Some(released) = inner.released.borrow().as_ref() {

@@ -6,6 +6,14 @@ use std::ops::Range;
 /// The Blob that is kept only so that it can be deleted when storage is full.
 pub(crate) const RESERVE_BLOB: u64 = 0;
 
+/// A Blob that is put and deleted again to see whether there is room.
+pub(super) const PROBE_BLOB: u64 = 1;
+
+/// Whether a Blob is never read.
+pub(crate) fn is_filler(id: u64) -> bool {
+    id <= PROBE_BLOB
+}
+
 /// Changes of small records, written all or nothing.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Transaction {

@@ -2,7 +2,7 @@
 //! that a reserve Blob has kept for them.
 
 use super::{
-    backend::{Backend, RESERVE_BLOB},
+    backend::{Backend, PROBE_BLOB, RESERVE_BLOB},
     state::{Core, State},
 };
 use crate::Bytes;
@@ -10,9 +10,6 @@ use std::rc::Rc;
 
 /// Milliseconds before merging, or the search for room, is tried again.
 pub(super) const PATIENCE: f64 = 2_000.0;
-
-/// A Blob that is put and deleted again to see whether there is room.
-const PROBE_BLOB: u64 = 1;
 
 /// What is known of the room that is left.
 #[derive(Debug, Default)]

@@ -50,7 +50,8 @@ impl Default for Options {
             flush_bytes: 1 << 20,
             direct_bytes: 256 << 10,
             page_bytes: 32 << 10,
-            segment_bytes: 2 << 20,
+            // Less than the reserve: browsers let one Blob pass the quota, and giving the reserve up must still make room.
+            segment_bytes: 3 << 19,
             level_one_bytes: 8 << 20,
             cache_bytes: 8 << 20,
             reserve_bytes: 2 << 20,

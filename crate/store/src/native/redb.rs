@@ -509,6 +509,7 @@ fn applied(tables: &Database) -> Result<u64, StoreError> {
     Ok(progress.get(APPLIED).map_err(failed)?.map_or(0, |number| number.value()))
 }
 
+type Stored<'a> = redb::AccessGuard<'a, &'static [u8]>;
 type Table = redb::ReadOnlyTable<&'static [u8], &'static [u8]>;
 
 fn entries(tables: Option<&Database>) -> Result<Table, StoreError> {
@@ -524,7 +525,7 @@ fn stored<'a>(table: &'a Table, part: &Range<Vec<u8>>, direction: Direction) -> 
         Ok(found) => found,
         Err(error) => return Box::new(std::iter::once(Err(failed(error)))),
     };
-    let entry = |entry: Result<(redb::AccessGuard<'_, &[u8]>, redb::AccessGuard<'_, &[u8]>), redb::StorageError>| {
+    let entry = |entry: Result<(Stored<'_>, Stored<'_>), redb::StorageError>| {
         let (key, value) = entry.map_err(failed)?;
         Ok((Bytes::copy_from_slice(key.value()), Some(Bytes::copy_from_slice(value.value()))))
     };
