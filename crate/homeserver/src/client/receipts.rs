@@ -7,8 +7,9 @@ use crate::{
     homeserver::Homeserver,
     locks::LockKey,
     position::Position,
+    room::Event,
     router::UserCall,
-    tables::{self, AccountData, Change, EventRecord, Json, MembershipKind, ReceiptKind, RoomSn, StoredReceipt},
+    tables::{self, AccountData, Change, Json, MembershipKind, ReceiptKind, RoomSn, StoredReceipt},
 };
 use ephapse_store::Batch;
 use ruma::{
@@ -17,6 +18,7 @@ use ruma::{
     events::receipt::ReceiptThread,
 };
 use serde::{Deserialize, Serialize};
+use std::rc::Rc;
 
 /// The type of the account data that holds the read marker.
 pub const FULLY_READ: &str = "m.fully_read";
@@ -44,9 +46,8 @@ pub async fn create_receipt(call: UserCall, request: Request) -> Result<Response
 /// The number of a room the user is joined to.
 pub async fn joined_room(call: &UserCall, room_id: &RoomId) -> Result<RoomSn> {
     let forbidden = || Error::forbidden("you are not in this room");
-    let store = call.hs.store();
-    let room = tables::ROOM_SNS.get(store, &room_id.to_owned()).await?.ok_or_else(forbidden)?;
-    let membership = tables::MEMBERSHIPS.get(store, &(call.session.user, room)).await?;
+    let room = call.hs.room(room_id).await?.ok_or_else(forbidden)?.sn;
+    let membership = tables::MEMBERSHIPS.get(call.hs.store(), &(call.session.user, room)).await?;
     membership.filter(|membership| membership.kind == MembershipKind::Join).map(|_| room).ok_or_else(forbidden)
 }
 
@@ -73,15 +74,15 @@ pub async fn mark(call: &UserCall, room_id: &RoomId, marks: Marks) -> Result<()>
 
     let mut receipts = Vec::new();
     for (kind, event_id) in marks.receipts {
-        let (at, event) = event_in_room(hs, room, &event_id).await?;
+        let event = event_in_room(hs, room, &event_id).await?;
         check_thread(hs, room, &kind, &event_id, &event).await?;
         let key = (room, user, kind);
-        if tables::RECEIPTS.get(hs.store(), &key).await?.is_none_or(|old| old.event < at) {
-            receipts.push((key, event_id, at));
+        if tables::RECEIPTS.get(hs.store(), &key).await?.is_none_or(|old| old.event < event.position) {
+            receipts.push((key, event_id, event.position));
         }
     }
     let fully_read = match marks.fully_read {
-        Some(event_id) if marker(hs, room, user).await? < Some(event_in_room(hs, room, &event_id).await?.0) => Some(event_id),
+        Some(event_id) if marker(hs, room, user).await? < Some(event_in_room(hs, room, &event_id).await?.position) => Some(event_id),
         _ => None,
     };
 
@@ -105,18 +106,13 @@ pub async fn mark(call: &UserCall, room_id: &RoomId, marks: Marks) -> Result<()>
 }
 
 /// An event of the room that clients can know of, and where it is.
-async fn event_in_room(hs: &Homeserver, room: RoomSn, event_id: &OwnedEventId) -> Result<(Position, EventRecord)> {
+async fn event_in_room(hs: &Homeserver, room: RoomSn, event_id: &OwnedEventId) -> Result<Rc<Event>> {
     let unknown = || Error::not_found(format!("the room has no event {event_id}"));
-    let (_, at) = tables::EVENT_IDS.get(hs.store(), event_id).await?.filter(|(found, _)| *found == room).ok_or_else(unknown)?;
-    let event = tables::EVENTS.get(hs.store(), &(room, at)).await?.ok_or_else(unknown)?;
-    if event.rejected.is_some() || event.soft_failed {
-        return Err(unknown());
-    }
-    Ok((at, event))
+    hs.event_by_id(room, event_id).await?.filter(|event| event.is_shown()).ok_or_else(unknown)
 }
 
 /// A receipt in a thread is for an event of that thread. A redacted event no longer tells which it was in.
-async fn check_thread(hs: &Homeserver, room: RoomSn, kind: &ReceiptKind, event_id: &OwnedEventId, event: &EventRecord) -> Result<()> {
+async fn check_thread(hs: &Homeserver, room: RoomSn, kind: &ReceiptKind, event_id: &OwnedEventId, event: &Event) -> Result<()> {
     let Some(thread) = kind.thread.as_deref().filter(|thread| *thread != "main") else { return Ok(()) };
     if thread == event_id.as_str() || event.redacted_by.is_some() {
         return Ok(());
@@ -129,5 +125,5 @@ async fn check_thread(hs: &Homeserver, room: RoomSn, kind: &ReceiptKind, event_i
 async fn marker(hs: &Homeserver, room: RoomSn, user: u32) -> Result<Option<Position>> {
     let Some(data) = tables::ACCOUNT_DATA.get(hs.store(), &(user, room, FULLY_READ.to_owned())).await? else { return Ok(None) };
     let Ok(marker) = serde_json::from_str::<FullyRead>(&data.content.0) else { return Ok(None) };
-    Ok(tables::EVENT_IDS.get(hs.store(), &marker.event_id).await?.map(|(_, at)| at))
+    Ok(hs.find_event(&marker.event_id).await?.map(|(_, at)| at))
 }

@@ -25,13 +25,15 @@ pub struct InRoom {
     pub kind: MembershipKind,
     /// The member event.
     pub position: Position,
+    /// When the user was last put out of being joined.
+    pub last_left: Option<Position>,
     /// Whether the user has forgotten the room.
     pub forgotten: bool,
 }
 
 impl From<Membership> for InRoom {
     fn from(membership: Membership) -> Self {
-        Self { kind: membership.kind, position: membership.position, forgotten: membership.forgotten }
+        Self { kind: membership.kind, position: membership.position, last_left: membership.last_left, forgotten: membership.forgotten }
     }
 }
 

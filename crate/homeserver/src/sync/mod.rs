@@ -7,10 +7,12 @@ mod memberships;
 pub mod threads;
 mod typing;
 
-pub use memberships::UserRooms;
 pub use typing::Typing;
 
-use crate::tables::Change;
+use crate::{
+    push::{RuleSets, Unreads},
+    tables::Change,
+};
 use memberships::Memberships;
 
 /// What memory holds for syncs.
@@ -18,16 +20,21 @@ use memberships::Memberships;
 pub struct Syncing {
     pub(crate) typing: Typing,
     pub(crate) memberships: Memberships,
+    pub(crate) rules: RuleSets,
+    pub(crate) unread: Unreads,
 }
 
 impl Syncing {
     /// Takes note of what became visible, before anyone is woken for it.
     pub(crate) fn changed(&self, changes: &[Change]) {
         self.memberships.changed(changes);
+        self.rules.changed(changes);
     }
 
     /// Forgets what may be lost.
     pub(crate) fn reset(&self) {
         self.memberships.reset();
+        self.rules.reset();
+        self.unread.reset();
     }
 }

@@ -1,20 +1,11 @@
 //! Which thread an event is in (Client-Server API, Threaded read receipts): its own `m.thread` relation, or that of what it relates to.
 
-use crate::{
-    error::Result,
-    homeserver::Homeserver,
-    tables::{self, EventRecord, RoomSn},
-};
+use crate::{error::Result, homeserver::Homeserver, room::Event, tables::RoomSn};
 use ruma::OwnedEventId;
 use serde::Deserialize;
 
 /// "A maximum of 3 hops is recommended to cover indirect relationships."
 const HOPS: usize = 3;
-
-#[derive(Deserialize)]
-struct Event {
-    content: Content,
-}
 
 #[derive(Deserialize)]
 struct Content {
@@ -31,27 +22,23 @@ pub struct RelatesTo {
     pub event_id: OwnedEventId,
 }
 
-/// The relation in an event's JSON; `None` also for one that is malformed.
-pub fn relation(event: &[u8]) -> Option<RelatesTo> {
-    serde_json::from_slice::<Event>(event).ok()?.content.relates_to
+/// The relation in an event's content; `None` also for one that is malformed.
+pub fn relation(content: &str) -> Option<RelatesTo> {
+    // Most contents have none, and need not be parsed.
+    content.contains("m.relates_to").then(|| serde_json::from_str::<Content>(content).ok()?.relates_to)?
 }
 
 impl Homeserver {
     /// The root of the thread that an event is in; `None`: the main timeline, to which the roots themselves belong.
-    pub(crate) async fn thread_of(&self, room: RoomSn, event: &EventRecord) -> Result<Option<OwnedEventId>> {
-        let mut relates = relation(&event.pdu.0);
+    pub(crate) async fn thread_of(&self, room: RoomSn, event: &Event) -> Result<Option<OwnedEventId>> {
+        let mut relates = relation(event.pdu.content.get());
         for _ in 0..HOPS {
             match relates {
-                None => return Ok(None),
-                Some(relation) if relation.rel_type == "m.thread" => return Ok(Some(relation.event_id)),
-                Some(relation) => {
-                    let Some((_, position)) = tables::EVENT_IDS.get(self.store(), &relation.event_id).await?.filter(|(found, _)| *found == room)
-                    else {
-                        return Ok(None);
-                    };
-                    let parent = tables::EVENTS.get(self.store(), &(room, position)).await?;
-                    relates = parent.and_then(|parent| self::relation(&parent.pdu.0));
+                Some(relation) if relation.rel_type != "m.thread" => {
+                    let parent = self.event_by_id(room, &relation.event_id).await?;
+                    relates = parent.and_then(|parent| self::relation(parent.pdu.content.get()));
                 }
+                _ => break,
             }
         }
         Ok(relates.filter(|relation| relation.rel_type == "m.thread").map(|relation| relation.event_id))
@@ -64,12 +51,10 @@ mod tests {
 
     #[test]
     fn only_whole_relations_count() {
-        let event =
-            br#"{"type":"m.room.message","content":{"m.relates_to":{"rel_type":"m.thread","event_id":"$root","m.in_reply_to":{"event_id":"$x"}}}}"#;
-        assert_eq!(relation(event), Some(RelatesTo { rel_type: "m.thread".to_owned(), event_id: "$root".try_into().expect("an id") }));
-        for none in [r#"{"content":{}}"#, r#"{"content":{"m.relates_to":{"m.in_reply_to":{"event_id":"$x"}}}}"#, r#"{"content":{"m.relates_to":7}}"#]
-        {
-            assert_eq!(relation(none.as_bytes()), None, "{none}");
+        let content = r#"{"m.relates_to":{"rel_type":"m.thread","event_id":"$root","m.in_reply_to":{"event_id":"$x"}}}"#;
+        assert_eq!(relation(content), Some(RelatesTo { rel_type: "m.thread".to_owned(), event_id: "$root".try_into().expect("an id") }));
+        for none in ["{}", r#"{"m.relates_to":{"m.in_reply_to":{"event_id":"$x"}}}"#, r#"{"m.relates_to":7}"#] {
+            assert_eq!(relation(none), None, "{none}");
         }
     }
 }

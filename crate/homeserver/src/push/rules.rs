@@ -1,0 +1,128 @@
+//! A user's push rules, and what they make of an event.
+
+use crate::{
+    error::{Error, Result},
+    homeserver::Homeserver,
+    room::{Event, RoomInfo},
+    tables::{self, Change, RoomHead, UserSn},
+};
+use hashlink::LruCache;
+use ruma::{
+    OwnedUserId, UInt, UserId,
+    events::{
+        AnySyncTimelineEvent, StateEventType,
+        push_rules::PushRulesEventContent,
+        room::power_levels::{RoomPowerLevels, RoomPowerLevelsSource},
+    },
+    push::{Action, PushConditionRoomCtx, Ruleset},
+    serde::Raw,
+    state_res::events::RoomCreateEvent,
+};
+use serde::Deserialize;
+use std::{cell::RefCell, rc::Rc};
+
+/// The type of the account data that holds a user's rules.
+pub const PUSH_RULES: &str = "m.push_rules";
+
+/// Rules lately used.
+pub struct RuleSets(RefCell<LruCache<UserSn, Rc<Ruleset>>>);
+
+impl Default for RuleSets {
+    fn default() -> Self {
+        Self(RefCell::new(LruCache::new(256)))
+    }
+}
+
+impl RuleSets {
+    /// Forgets the rules of users who changed them.
+    pub fn changed(&self, changes: &[Change]) {
+        for change in changes {
+            if let Change::AccountData { user, room: 0, kind } = change
+                && kind == PUSH_RULES
+            {
+                self.0.borrow_mut().remove(user);
+            }
+        }
+    }
+
+    /// Forgets everything.
+    pub fn reset(&self) {
+        self.0.borrow_mut().clear();
+    }
+}
+
+/// What an event does to a user's counts.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Effect {
+    /// It notifies.
+    pub notify: bool,
+    /// It is highlighted.
+    pub highlight: bool,
+}
+
+/// A user's rules in a room.
+pub struct Evaluation {
+    rules: Rc<Ruleset>,
+    context: PushConditionRoomCtx,
+}
+
+impl Evaluation {
+    /// What an event does to the user's counts.
+    pub async fn of(&self, event: &Event) -> Result<Effect> {
+        let event: Raw<AnySyncTimelineEvent> =
+            serde_json::from_slice(&event.pdu.json).map_err(|error| Error::Internal(format!("a stored event is no JSON: {error}")))?;
+        let actions = self.rules.get_actions(&event, &self.context).await;
+        let notify = actions.iter().any(Action::should_notify);
+        Ok(Effect { notify, highlight: notify && actions.iter().any(Action::is_highlight) })
+    }
+}
+
+impl Homeserver {
+    /// A user's rules: their own, or the default ones.
+    pub(crate) async fn push_rules(&self, user: UserSn, user_id: &UserId) -> Result<Rc<Ruleset>> {
+        if let Some(rules) = self.sync.rules.0.borrow_mut().get(&user) {
+            return Ok(rules.clone());
+        }
+        let generation = self.positions.newest();
+        let stored = tables::ACCOUNT_DATA.get(self.store(), &(user, 0, PUSH_RULES.to_owned())).await?;
+        let stored = stored.and_then(|data| serde_json::from_str::<PushRulesEventContent>(&data.content.0).ok());
+        let rules = Rc::new(stored.map_or_else(|| Ruleset::server_default(user_id), |content| content.global));
+        // What changed while this read may be newer than what was found.
+        if self.positions.newest() == generation {
+            self.sync.rules.0.borrow_mut().insert(user, rules.clone());
+        }
+        Ok(rules)
+    }
+
+    /// A user's rules in a room as it is now.
+    pub(crate) async fn push_evaluation(&self, room: &RoomInfo, head: &RoomHead, user: UserSn, user_id: &OwnedUserId) -> Result<Evaluation> {
+        let rules = self.push_rules(user, user_id).await?;
+        let key = (StateEventType::RoomMember, user_id.to_string());
+        let member = self.state_event(room.sn, crate::room::NodeId(head.state), key).await?;
+        let name = member.and_then(|member| display_name(&member)).unwrap_or_else(|| user_id.localpart().to_owned());
+        let mut context = PushConditionRoomCtx::new(room.id.clone(), UInt::from(head.joined), user_id.clone(), name);
+        context.power_levels = self.power_levels(room, head).await?.map(Into::into);
+        Ok(Evaluation { rules, context })
+    }
+
+    async fn power_levels(&self, room: &RoomInfo, head: &RoomHead) -> Result<Option<RoomPowerLevels>> {
+        let rules = &room.rules.authorization;
+        let Some(create) = head.create else { return Ok(None) };
+        let positions: Vec<_> = [Some(create), head.power_levels].into_iter().flatten().collect();
+        let events = self.events_at(room.sn, &positions).await?;
+        let mut events = events.into_iter();
+        let Some(create) = events.next().flatten() else { return Ok(None) };
+        let Ok(creators) = RoomCreateEvent::new(create.pdu.clone()).creators(rules) else { return Ok(None) };
+        let levels = events.next().flatten().and_then(|event| serde_json::from_str(event.pdu.content.get()).ok());
+        let source = levels.map_or(RoomPowerLevelsSource::None, RoomPowerLevelsSource::Original);
+        Ok(Some(RoomPowerLevels::new(source, rules, creators.iter().cloned().collect::<Vec<_>>())))
+    }
+}
+
+fn display_name(member: &Event) -> Option<String> {
+    #[derive(Deserialize)]
+    struct Content {
+        displayname: Option<String>,
+    }
+    serde_json::from_str::<Content>(member.pdu.content.get()).ok()?.displayname
+}

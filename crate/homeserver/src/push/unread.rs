@@ -1,0 +1,326 @@
+//! How many events a user has not read (Client-Server API, Receiving notifications, and Marking notifications as read).
+//!
+//! Counted when the user syncs, over what came since the last time, for each thread; a receipt resets what it covers, and so does an event of the
+//! user's own in its thread. What was counted is kept in memory, and written once counting it anew would take long: after a restart it is counted
+//! from what was written last, with the same result.
+
+use super::rules::Effect;
+use crate::{
+    error::Result,
+    homeserver::Homeserver,
+    position::Position,
+    room::{Event, RoomInfo, membership_of},
+    tables::{self, MembershipKind, ReceiptKind, RoomHead, RoomSn, StoredReceipt, Unread, UnreadThread, UserSn},
+};
+use ephapse_store::{Batch, Direction};
+use hashlink::LruCache;
+use ruma::{EventId, OwnedEventId, OwnedUserId, events::TimelineEventType};
+use std::{cell::RefCell, collections::BTreeMap, rc::Rc};
+
+/// How many events are looked at for one count at most: more unread ones than these are not told apart by anybody.
+const COUNTED_AT_MOST: usize = 2000;
+/// After how many events counted in memory the count is written.
+const WRITTEN_AFTER: usize = 64;
+
+/// Counts lately used: what was counted, and how many events ago it was written.
+pub struct Unreads(RefCell<LruCache<(UserSn, RoomSn), (Unread, usize)>>);
+
+impl Default for Unreads {
+    fn default() -> Self {
+        Self(RefCell::new(LruCache::new(8192)))
+    }
+}
+
+impl Unreads {
+    /// Forgets everything.
+    pub fn reset(&self) {
+        self.0.borrow_mut().clear();
+    }
+}
+
+/// Unread events of a room or thread.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Count {
+    /// Those that notify.
+    pub notifications: u32,
+    /// Those of them that highlight.
+    pub highlights: u32,
+}
+
+/// Unread events of a room.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Outside of threads.
+    pub main: Count,
+    /// In each thread where there are any.
+    pub threads: BTreeMap<OwnedEventId, Count>,
+}
+
+impl Counts {
+    /// Of the room, whatever the thread.
+    pub fn total(&self) -> Count {
+        self.threads.values().fold(self.main, |sum, count| Count {
+            notifications: sum.notifications + count.notifications,
+            highlights: sum.highlights + count.highlights,
+        })
+    }
+}
+
+/// An event, as far as counting goes.
+#[derive(Clone, Debug)]
+struct Counted {
+    position: Position,
+    root: Option<OwnedEventId>,
+    /// The user sent it, and so has read its thread up to it.
+    own: bool,
+    effect: Effect,
+}
+
+/// How far a user's receipts reach.
+struct Read<'a>(&'a [(ReceiptKind, StoredReceipt)]);
+
+impl Read<'_> {
+    /// Up to where a thread (or the main timeline) has been read: the furthest of the receipts that cover it.
+    fn up_to(&self, root: Option<&EventId>) -> Position {
+        let thread = root.map_or("main", EventId::as_str);
+        let covering = self.0.iter().filter(|(kind, _)| kind.thread.as_deref().is_none_or(|of| of == thread));
+        covering.map(|(_, receipt)| receipt.event).max().unwrap_or(Position::MIN)
+    }
+
+    /// Up to where everything has been read.
+    fn whatever_the_thread(&self) -> Position {
+        self.0.iter().filter(|(kind, _)| kind.thread.is_none()).map(|(_, receipt)| receipt.event).max().unwrap_or(Position::MIN)
+    }
+}
+
+impl Unread {
+    /// Applies receipts to what was counted. `Some`: a receipt lies inside of it, so that it has to be counted anew from there.
+    fn apply(&mut self, read: &Read<'_>) -> Option<Position> {
+        let mut anew = None;
+        for thread in &mut self.threads {
+            let up_to = read.up_to(thread.root.as_deref());
+            if up_to >= self.counted {
+                thread.notifications = 0;
+            } else if up_to > thread.read {
+                anew = Some(Position::MAX);
+            }
+        }
+        self.threads.retain(|thread| thread.notifications > 0);
+        anew.map(|_| self.threads.iter().map(|thread| read.up_to(thread.root.as_deref()).max(thread.read)).min().unwrap_or(self.counted))
+    }
+
+    fn add(&mut self, event: Counted, read: &Read<'_>) {
+        self.counted = self.counted.max(event.position);
+        if event.own {
+            self.threads.retain(|thread| thread.root != event.root);
+            return;
+        }
+        let up_to = read.up_to(event.root.as_deref());
+        if !event.effect.notify || event.position <= up_to {
+            return;
+        }
+        let index = self.threads.iter().position(|thread| thread.root == event.root).unwrap_or_else(|| {
+            self.threads.push(UnreadThread { root: event.root, read: up_to, notifications: 0, highlights: 0 });
+            self.threads.len() - 1
+        });
+        let thread = &mut self.threads[index];
+        thread.notifications += 1;
+        thread.highlights += u32::from(event.effect.highlight);
+    }
+
+    fn counts(&self) -> Counts {
+        let mut counts = Counts::default();
+        for thread in &self.threads {
+            let count = Count { notifications: thread.notifications, highlights: thread.highlights };
+            match &thread.root {
+                None => counts.main = count,
+                Some(root) => {
+                    counts.threads.insert(root.clone(), count);
+                }
+            }
+        }
+        counts
+    }
+}
+
+impl Homeserver {
+    /// A user's unread events of a room, as of `to`.
+    pub(crate) async fn unread(&self, room: &RoomInfo, head: &RoomHead, user: UserSn, user_id: &OwnedUserId, to: Position) -> Result<Counts> {
+        let cached = self.sync.unread.0.borrow_mut().get(&(user, room.sn)).cloned();
+        let (mut unread, mut unwritten) = match cached {
+            Some(cached) => cached,
+            None => (tables::UNREAD.get(self.store(), &(user, room.sn)).await?.unwrap_or_default(), 0),
+        };
+        if unread.counted > to {
+            return Ok(unread.counts());
+        }
+        if unread.counted == Position::default() || self.left_since(room.sn, user, unread.counted).await? {
+            unread = Unread { counted: self.joined_at(room.sn, user).await?, threads: Vec::new() };
+        }
+        let receipts = tables::RECEIPTS.scan(self.store(), &(room.sn, user), Direction::Forward, usize::MAX).await?;
+        let receipts: Vec<_> = receipts.into_iter().map(|((_, _, kind), receipt)| (kind, receipt)).collect();
+        let read = Read(&receipts);
+        if let Some(from) = unread.apply(&read) {
+            unread = Unread { counted: from.max(self.joined_at(room.sn, user).await?), threads: Vec::new() };
+        }
+        if unread.counted < to.min(head.newest) {
+            let mut events = self.newest_events(room.sn, unread.counted.max(read.whatever_the_thread())..to).await?;
+            let redacts = events.iter().any(|event| event.pdu.event_type == TimelineEventType::RoomRedaction);
+            if redacts && let Some(lowest) = unread.threads.iter().map(|thread| thread.read).min() {
+                // What was counted may have been redacted since, and then notifies no more.
+                unread = Unread { counted: lowest.max(self.joined_at(room.sn, user).await?), threads: Vec::new() };
+                events = self.newest_events(room.sn, unread.counted..to).await?;
+            }
+            unwritten += events.len();
+            self.count(&mut unread, room, head, (user, user_id), events, &read).await?;
+            unread.counted = to;
+        }
+        if unwritten >= WRITTEN_AFTER {
+            let mut batch = Batch::new();
+            tables::UNREAD.put(&mut batch, &(user, room.sn), &unread);
+            // Nobody is told of it: if it is lost, it is counted again.
+            drop(self.commit(batch, Vec::new()));
+            unwritten = 0;
+        }
+        let counts = unread.counts();
+        self.sync.unread.0.borrow_mut().insert((user, room.sn), (unread, unwritten));
+        Ok(counts)
+    }
+
+    /// The newest events between two boundaries, oldest first.
+    async fn newest_events(&self, room: RoomSn, boundaries: std::ops::Range<Position>) -> Result<Vec<Rc<Event>>> {
+        let mut events = self.events_between(room, boundaries, Direction::Backward, COUNTED_AT_MOST).await?;
+        events.reverse();
+        Ok(events)
+    }
+
+    async fn count(
+        &self,
+        unread: &mut Unread,
+        room: &RoomInfo,
+        head: &RoomHead,
+        (user, user_id): (UserSn, &OwnedUserId),
+        events: Vec<Rc<Event>>,
+        read: &Read<'_>,
+    ) -> Result<()> {
+        let evaluation = self.push_evaluation(room, head, user, user_id).await?;
+        let mut began = self.host.now();
+        for event in events {
+            if !event.is_shown() || event.position <= unread.counted {
+                continue;
+            }
+            let own = event.pdu.sender == *user_id;
+            let effect = if own { Effect::default() } else { evaluation.of(&event).await? };
+            if own || effect.notify {
+                let root = self.thread_of(room.sn, &event).await?;
+                unread.add(Counted { position: event.position, root, own, effect }, read);
+            }
+            if self.host.now() >= began + 8 {
+                self.host.yield_now().await;
+                began = self.host.now();
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether the user was out of the room at some time after `position`.
+    async fn left_since(&self, room: RoomSn, user: UserSn, position: Position) -> Result<bool> {
+        let rooms = self.user_rooms(user).await?;
+        Ok(rooms.get(room).is_some_and(|membership| membership.last_left.is_some_and(|left| left > position)))
+    }
+
+    /// Since when the user has been in the room without a break.
+    async fn joined_at(&self, room: RoomSn, user: UserSn) -> Result<Position> {
+        let Some(membership) = self.user_rooms(user).await?.get(room) else { return Ok(Position::default()) };
+        let mut position = membership.position;
+        loop {
+            let event = self.event_at(room, position).await?;
+            let Some(before) = event.replaces else { return Ok(position) };
+            if membership_of(&*self.event_at(room, before).await?) != MembershipKind::Join {
+                return Ok(position);
+            }
+            position = before;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn receipt(thread: Option<&str>, private: bool, event: i64) -> (ReceiptKind, StoredReceipt) {
+        let kind = ReceiptKind { private, thread: thread.map(str::to_owned) };
+        (kind, StoredReceipt { event_id: "$e".try_into().expect("an id"), event: Position(event), ts: 0, position: Position(event) })
+    }
+
+    fn event(position: i64, root: Option<&str>, notify: bool, highlight: bool) -> Counted {
+        let root = root.map(|root| root.try_into().expect("an id"));
+        Counted { position: Position(position), root, own: false, effect: Effect { notify, highlight } }
+    }
+
+    fn counts(unread: &Unread) -> (u32, Vec<(String, u32)>) {
+        let counts = unread.counts();
+        (counts.main.notifications, counts.threads.iter().map(|(root, count)| (root.to_string(), count.notifications)).collect())
+    }
+
+    /// The room of the specification's example: threads of A and B, I in the main timeline.
+    fn example(receipts: &[(ReceiptKind, StoredReceipt)]) -> Unread {
+        let mut unread = Unread::default();
+        let (a, b) = (Some("$A"), Some("$B"));
+        for (position, root) in [(1, None), (2, None), (3, a), (4, b), (5, a), (6, b), (7, a), (8, a), (9, None)] {
+            unread.add(event(position, root, true, false), &Read(receipts));
+        }
+        unread
+    }
+
+    #[test]
+    fn receipts_cover_their_thread_and_unthreaded_ones_all() {
+        let all = |n: u32, m: u32| vec![("$A".to_owned(), n), ("$B".to_owned(), m)];
+        assert_eq!(counts(&example(&[])), (3, all(4, 2)));
+        assert_eq!(counts(&example(&[receipt(Some("main"), false, 9)])), (0, all(4, 2)), "I in main");
+        assert_eq!(counts(&example(&[receipt(Some("$A"), false, 5)])), (3, all(2, 2)), "E in the thread of A");
+        assert_eq!(counts(&example(&[receipt(None, false, 4)])), (1, all(3, 1)), "D, whatever the thread");
+        assert_eq!(
+            counts(&example(&[receipt(None, false, 2), receipt(None, true, 6)])),
+            (1, all(2, 0)[..1].to_vec()),
+            "the one further ahead counts"
+        );
+    }
+
+    #[test]
+    fn a_receipt_that_arrives_later_gives_the_same_as_one_that_was_there() {
+        for at in 1..=9 {
+            for thread in [None, Some("main"), Some("$A"), Some("$B")] {
+                let receipts = [receipt(thread, false, at)];
+                let mut unread = example(&[]);
+                if let Some(from) = unread.apply(&Read(&receipts)) {
+                    assert!(from < Position(9));
+                    unread = Unread { counted: from, threads: Vec::new() };
+                    let (a, b) = (Some("$A"), Some("$B"));
+                    for (position, root) in [(1, None), (2, None), (3, a), (4, b), (5, a), (6, b), (7, a), (8, a), (9, None)] {
+                        if Position(position) > from {
+                            unread.add(event(position, root, true, false), &Read(&receipts));
+                        }
+                    }
+                }
+                assert_eq!(counts(&unread), counts(&example(&receipts)), "{thread:?} {at}");
+            }
+        }
+    }
+
+    #[test]
+    fn who_answers_in_a_thread_has_read_it() {
+        let mut unread = example(&[]);
+        unread.add(Counted { own: true, ..event(10, Some("$A"), false, false) }, &Read(&[]));
+        assert_eq!(counts(&unread), (3, vec![("$B".to_owned(), 2)]));
+    }
+
+    #[test]
+    fn highlights_are_counted_among_notifications() {
+        let mut unread = Unread::default();
+        unread.add(event(1, None, true, true), &Read(&[]));
+        unread.add(event(2, None, true, false), &Read(&[]));
+        unread.add(event(3, None, false, false), &Read(&[]));
+        assert_eq!(unread.counts().total(), Count { notifications: 2, highlights: 1 });
+    }
+}
