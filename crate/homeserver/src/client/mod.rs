@@ -26,6 +26,7 @@ mod session;
 mod shared_secret;
 mod state;
 pub mod to_device;
+mod sync;
 pub mod transaction;
 mod typing;
 mod versions;
@@ -59,7 +60,7 @@ pub fn routes(table: &mut Table) {
     table.user(filters::create).user(filters::get);
     table.user(push_rules::get_all).user(push_rules::get_global).user(push_rules::get).user(push_rules::set).user(push_rules::delete);
     table.user(push_rules::get_enabled).user(push_rules::set_enabled).user(push_rules::get_actions).user(push_rules::set_actions);
-    table.user(receipts::create_receipt).user(read_markers::set_read_marker).user(typing::create_typing_event);
+    table.user(sync::sync_events).user(receipts::create_receipt).user(read_markers::set_read_marker).user(typing::create_typing_event);
     table.user(create_room::create_room);
     table.user(aliases::create).public(aliases::get).user(aliases::delete).user(aliases::of_room);
     table.user(membership::join).user(membership::join_by_id).user(membership::leave).user(membership::forget);

@@ -4,4 +4,4 @@ mod rules;
 mod unread;
 
 pub use rules::{PUSH_RULES, RuleSets};
-pub use unread::{Count, Counts, Unreads};
+pub use unread::{Count, Unreads};

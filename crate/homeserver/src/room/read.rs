@@ -31,6 +31,10 @@ impl Homeserver {
             return Ok(info.clone());
         }
         let room = tables::ROOMS.get(self.store(), &sn).await?.ok_or_else(|| Error::Internal(format!("room number {sn} leads nowhere")))?;
+        self.remember_room(sn, room)
+    }
+
+    fn remember_room(&self, sn: RoomSn, room: tables::Room) -> Result<Rc<RoomInfo>> {
         let rules = room.version.rules().ok_or_else(|| Error::Internal(format!("room {} has version {}", room.id, room.version)))?;
         let info = Rc::new(RoomInfo { sn, id: room.id, version: room.version, rules });
         self.rooms.remember(&info);
@@ -46,6 +50,48 @@ impl Homeserver {
         let head = Rc::new(head);
         // Another reader or a writer may have put a newer one there meanwhile.
         Ok(self.rooms.heads.borrow_mut().entry(sn).or_insert(head).clone())
+    }
+
+    /// The rooms of `numbers`, in their order.
+    pub async fn rooms_by_sn(&self, numbers: &[RoomSn]) -> Result<Vec<Rc<RoomInfo>>> {
+        let missing: Vec<RoomSn> = {
+            let cache = self.rooms.by_sn.borrow();
+            numbers.iter().copied().filter(|sn| !cache.contains_key(sn)).collect()
+        };
+        let mut read = HashMap::new();
+        for (sn, room) in missing.iter().zip(tables::ROOMS.get_many(self.store(), &missing).await?) {
+            let room = room.ok_or_else(|| Error::Internal(format!("room number {sn} leads nowhere")))?;
+            read.insert(*sn, self.remember_room(*sn, room)?);
+        }
+        let mut rooms = Vec::with_capacity(numbers.len());
+        for sn in numbers {
+            rooms.push(match read.get(sn) {
+                Some(info) => info.clone(),
+                None => self.room_by_sn(*sn).await?,
+            });
+        }
+        Ok(rooms)
+    }
+
+    /// The heads of the rooms of `numbers`, in their order.
+    pub async fn room_heads(&self, numbers: &[RoomSn]) -> Result<Vec<Rc<RoomHead>>> {
+        let missing: Vec<RoomSn> = {
+            let cache = self.rooms.heads.borrow();
+            numbers.iter().copied().filter(|sn| !cache.contains_key(sn)).collect()
+        };
+        let mut read = HashMap::new();
+        for (sn, head) in missing.iter().zip(tables::ROOM_HEADS.get_many(self.store(), &missing).await?) {
+            let head = Rc::new(head.ok_or_else(|| Error::Internal(format!("room number {sn} has no head")))?);
+            read.insert(*sn, self.rooms.heads.borrow_mut().entry(*sn).or_insert(head).clone());
+        }
+        let mut heads = Vec::with_capacity(numbers.len());
+        for sn in numbers {
+            heads.push(match read.get(sn) {
+                Some(head) => head.clone(),
+                None => self.room_head(*sn).await?,
+            });
+        }
+        Ok(heads)
     }
 
     /// The events at `positions`, in their order; none where nothing stands.

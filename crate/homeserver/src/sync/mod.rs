@@ -2,18 +2,28 @@
 //!
 //! [`Syncing`] is what memory holds for it; all of it can be dropped at any time without changing an answer, except who types.
 
+mod changes;
+mod ephemeral;
 pub mod filter;
+mod ignored;
+mod look;
 mod memberships;
+mod rooms;
+mod sent_members;
+mod summary;
 pub mod threads;
 mod typing;
 
+pub use look::Ask;
 pub use typing::Typing;
 
 use crate::{
     push::{RuleSets, Unreads},
     tables::Change,
 };
+use ignored::Ignored;
 use memberships::Memberships;
+use sent_members::SentMembers;
 
 /// What memory holds for syncs.
 #[derive(Default)]
@@ -22,6 +32,8 @@ pub struct Syncing {
     pub(crate) memberships: Memberships,
     pub(crate) rules: RuleSets,
     pub(crate) unread: Unreads,
+    pub(crate) ignored: Ignored,
+    pub(crate) sent_members: SentMembers,
 }
 
 impl Syncing {
@@ -29,12 +41,14 @@ impl Syncing {
     pub(crate) fn changed(&self, changes: &[Change]) {
         self.memberships.changed(changes);
         self.rules.changed(changes);
+        self.ignored.changed(changes);
     }
 
     /// Forgets what may be lost.
     pub(crate) fn reset(&self) {
         self.memberships.reset();
         self.rules.reset();
+        self.ignored.reset();
         self.unread.reset();
     }
 }

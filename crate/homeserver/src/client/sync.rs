@@ -1,0 +1,64 @@
+//! `GET /sync` (Client-Server API, Syncing): looks, and where there is nothing to see waits until there is.
+
+use crate::{
+    error::Result,
+    position::Position,
+    router::UserCall,
+    sync::Ask,
+    tables::{Change, Session},
+};
+use futures_util::future::{self, Either};
+use ruma::api::client::sync::sync_events::v3::{Request, Response};
+use std::{pin::pin, time::Duration};
+
+/// Answers with what the client has not seen.
+pub async fn sync_events(call: UserCall, request: Request) -> Result<Response> {
+    let hs = &*call.hs;
+    let since = match &request.since {
+        Some(token) => hs.position_of(token)?.map(|position| position.max(Position(0))),
+        None => None,
+    };
+    let filter = hs.filter(call.session.user, request.filter).await?;
+    let ask = Ask { session: call.session, filter, since, full_state: request.full_state, state_after: request.use_state_after };
+    let deadline = hs.host.now() + request.timeout.unwrap_or_default().min(hs.config.longest_sync).as_millis() as u64;
+    let mut from = since;
+    loop {
+        let rooms = hs.user_rooms(ask.session.user).await?;
+        let session = ask.session.clone();
+        // In the queue before the look, so that nothing falls between look and wait.
+        let waiting = hs.notify.wait(move |change| concerns(change, &session, |room| rooms.may_be_joined(room)));
+        let to = hs.positions.newest();
+        let response = hs.look(&ask, from, to).await?;
+        let now = hs.host.now();
+        if since.is_none() || ask.full_state || !is_empty(&response) || now >= deadline || hs.notify.is_closed() {
+            return Ok(response);
+        }
+        from = Some(to);
+        let timeout = hs.host.sleep(Duration::from_millis(deadline - now));
+        match future::select(pin!(waiting.woken()), timeout).await {
+            Either::Left(_) | Either::Right(_) => {}
+        }
+    }
+}
+
+/// Whether a change may be of interest to a session.
+fn concerns(change: &Change, session: &Session, may_be_joined: impl Fn(u32) -> bool) -> bool {
+    match change {
+        Change::Event { room, member } => *member == Some(session.user) || may_be_joined(*room),
+        Change::StateReset { room } | Change::Typing { room, .. } => may_be_joined(*room),
+        Change::Receipt { room, user, kind } => (*user == session.user || !kind.private) && may_be_joined(*room),
+        Change::AccountData { user, .. } => *user == session.user,
+        Change::ToDevice { user, device } => *user == session.user && *device == session.device,
+        // Whose keys matter to whom takes a look.
+        Change::DeviceList { .. } => true,
+        Change::Presence { .. } | Change::Forgotten { .. } | Change::Hidden => false,
+    }
+}
+
+fn is_empty(response: &Response) -> bool {
+    response.rooms.is_empty()
+        && response.presence.is_empty()
+        && response.account_data.is_empty()
+        && response.to_device.is_empty()
+        && response.device_lists.is_empty()
+}

@@ -1,0 +1,107 @@
+//! What passes in a room: who types, and who has read how far (`ephemeral` of a sync), and what a user keeps about it (`account_data`).
+
+use super::changes::{RoomChanges, Which};
+use crate::{
+    error::{Error, Result},
+    homeserver::Homeserver,
+    position::Position,
+    tables::{self, AccountData, ReceiptKind, RoomSn, StoredReceipt, UserSn},
+};
+use ephapse_store::Direction;
+use ruma::{OwnedEventId, OwnedUserId, events::AnySyncEphemeralRoomEvent, serde::Raw};
+use serde::Serialize;
+use serde_json::value::{RawValue, to_raw_value};
+use std::collections::BTreeMap;
+
+/// `content.<event>.<type>.<user>` of an `m.receipt` event.
+type ReceiptContent<'a> = BTreeMap<&'a OwnedEventId, BTreeMap<&'static str, BTreeMap<OwnedUserId, Receipt<'a>>>>;
+
+#[derive(Serialize)]
+struct Receipt<'a> {
+    ts: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    thread_id: Option<&'a str>,
+}
+
+#[derive(Serialize)]
+struct TypeAndContent<'a, C> {
+    #[serde(rename = "type")]
+    kind: &'a str,
+    content: C,
+}
+
+/// An event that consists of a type and a content only.
+pub fn bare_event<T>(kind: &str, content: impl Serialize) -> Result<Raw<T>> {
+    to_raw_value(&TypeAndContent { kind, content })
+        .map(Raw::from_json)
+        .map_err(|error| Error::Internal(format!("an event cannot be written: {error}")))
+}
+
+/// Account data as an event.
+pub fn account_data_event<T>(kind: &str, data: &AccountData) -> Result<Raw<T>> {
+    let content: &RawValue = serde_json::from_str(&data.content.0).map_err(|error| Error::Internal(format!("account data is no JSON: {error}")))?;
+    bare_event(kind, content)
+}
+
+impl Homeserver {
+    /// The room's `m.receipt` events, one for each thread; `changes`: only of what changed since then, else of everything.
+    pub(crate) async fn receipt_events(
+        &self,
+        room: RoomSn,
+        user: UserSn,
+        changes: Option<(&RoomChanges, Position)>,
+    ) -> Result<Vec<Raw<AnySyncEphemeralRoomEvent>>> {
+        let receipts: Vec<((UserSn, ReceiptKind), StoredReceipt)> = match changes {
+            Some((RoomChanges { receipts: Which::These(these), .. }, _)) => {
+                let keys: Vec<_> = these.iter().map(|(user, kind)| (room, *user, kind.clone())).collect();
+                let found = tables::RECEIPTS.get_many(self.store(), &keys).await?;
+                keys.into_iter().zip(found).filter_map(|((_, user, kind), receipt)| Some(((user, kind), receipt?))).collect()
+            }
+            other => {
+                let since = other.map_or(Position::MIN, |(_, since)| since);
+                let found = tables::RECEIPTS.scan(self.store(), &room, Direction::Forward, usize::MAX).await?;
+                found.into_iter().filter(|(_, receipt)| receipt.position > since).map(|((_, user, kind), receipt)| ((user, kind), receipt)).collect()
+            }
+        };
+        let mut threads: BTreeMap<Option<&str>, ReceiptContent<'_>> = BTreeMap::new();
+        for ((whose, kind), receipt) in &receipts {
+            if kind.private && *whose != user {
+                continue;
+            }
+            let name = if kind.private { "m.read.private" } else { "m.read" };
+            let users = threads.entry(kind.thread.as_deref()).or_default().entry(&receipt.event_id).or_default().entry(name).or_default();
+            users.insert(self.user_id(*whose).await?, Receipt { ts: receipt.ts, thread_id: kind.thread.as_deref() });
+        }
+        threads.into_values().map(|content| bare_event("m.receipt", content)).collect()
+    }
+
+    /// The room's `m.typing` event.
+    pub(crate) async fn typing_event(&self, room: RoomSn) -> Result<Raw<AnySyncEphemeralRoomEvent>> {
+        #[derive(Serialize)]
+        struct Content {
+            user_ids: Vec<OwnedUserId>,
+        }
+        bare_event("m.typing", Content { user_ids: self.typing_users(room).await? })
+    }
+
+    /// A user's account data of a room (0: outside of rooms); `changes`: only of what changed since then, else all.
+    pub(crate) async fn account_data_of(
+        &self,
+        user: UserSn,
+        room: RoomSn,
+        changes: Option<(&Which<String>, Position)>,
+    ) -> Result<Vec<(String, AccountData)>> {
+        match changes {
+            Some((Which::These(these), _)) => {
+                let keys: Vec<_> = these.iter().map(|kind| (user, room, kind.clone())).collect();
+                let found = tables::ACCOUNT_DATA.get_many(self.store(), &keys).await?;
+                Ok(keys.into_iter().zip(found).filter_map(|((_, _, kind), data)| Some((kind, data?))).collect())
+            }
+            other => {
+                let since = other.map_or(Position::MIN, |(_, since)| since);
+                let found = tables::ACCOUNT_DATA.scan(self.store(), &(user, room), Direction::Forward, usize::MAX).await?;
+                Ok(found.into_iter().filter(|(_, data)| data.position > since).map(|((_, _, kind), data)| (kind, data)).collect())
+            }
+        }
+    }
+}

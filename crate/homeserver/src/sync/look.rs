@@ -1,0 +1,220 @@
+//! One look at everything a client has not seen: which rooms belong in which section of the answer, and what stands beside the rooms.
+
+use super::{
+    changes::{Changes, RoomChanges},
+    ephemeral::{account_data_event, bare_event},
+    filter::{self, Facts},
+    memberships::InRoom,
+};
+use crate::{
+    error::Result,
+    homeserver::Homeserver,
+    position::Position,
+    push::PUSH_RULES,
+    room::{RoomInfo, membership_of},
+    tables::{self, AccountData, MembershipKind, RoomSn, Session},
+};
+use ephapse_store::Direction;
+use futures_util::{StreamExt, TryStreamExt, stream};
+use ruma::{
+    OwnedUserId,
+    api::client::{
+        filter::FilterDefinition,
+        sync::sync_events::v3::{InvitedRoom, JoinedRoom, KnockedRoom, LeftRoom, Response},
+    },
+    events::{AnyGlobalAccountDataEvent, StateEventType, push_rules::PushRulesEventContent},
+    serde::Raw,
+};
+use std::{
+    cell::Cell,
+    collections::{BTreeSet, HashMap},
+    rc::Rc,
+};
+
+/// How many rooms are read at a time, so that their reads share the way to the store.
+const AT_A_TIME: usize = 16;
+/// After how many milliseconds of work others get their turn.
+const TURN: u64 = 8;
+
+/// What a request asks for.
+pub struct Ask {
+    /// Who asks, from which device.
+    pub session: Session,
+    /// What of it the client wants.
+    pub filter: FilterDefinition,
+    /// What the client has; `None`: nothing.
+    pub since: Option<Position>,
+    /// The whole state of each joined room, changed or not.
+    pub full_state: bool,
+    /// The state as of the end of the timeline instead of its start.
+    pub state_after: bool,
+}
+
+/// A look from one position to another.
+pub struct Look<'a> {
+    pub(super) hs: &'a Homeserver,
+    pub(super) ask: &'a Ask,
+    /// What has been looked at already; `None`: nothing.
+    from: Option<Position>,
+    pub(super) to: Position,
+    pub(super) ignored: Rc<BTreeSet<OwnedUserId>>,
+    /// The device's number among those that lazy-load.
+    pub(super) device: u32,
+    /// All account data, when nothing has been looked at.
+    account_data: HashMap<RoomSn, Vec<(String, AccountData)>>,
+    began: Cell<u64>,
+}
+
+/// Where a room belongs.
+enum Section {
+    Join(JoinedRoom),
+    Invite(InvitedRoom),
+    Knock(KnockedRoom),
+    Leave(LeftRoom),
+}
+
+impl Homeserver {
+    /// What a client sees that has seen everything up to `from`.
+    pub(crate) async fn look(&self, ask: &Ask, from: Option<Position>, to: Position) -> Result<Response> {
+        let user = ask.session.user;
+        let mut response = Response::new(self.token(to));
+        if from == Some(to) && !ask.full_state {
+            return Ok(response);
+        }
+        let rooms = self.user_rooms(user).await?;
+        let changes = match from {
+            Some(from) => Some(self.changes_for(user, &rooms, from..to).await?),
+            None => None,
+        };
+        let mut look = Look {
+            hs: self,
+            ask,
+            from,
+            to,
+            ignored: self.ignored_by(user).await?,
+            device: self.sync.sent_members.device(user, &ask.session.device, ask.since.is_none()),
+            account_data: HashMap::new(),
+            began: Cell::new(self.host.now()),
+        };
+        if from.is_none() {
+            for ((_, room, kind), data) in tables::ACCOUNT_DATA.scan(self.store(), &user, Direction::Forward, usize::MAX).await? {
+                look.account_data.entry(room).or_default().push((kind, data));
+            }
+        }
+        let candidates: Vec<(RoomSn, InRoom)> = match &changes {
+            Some(changes) if !ask.full_state => changes.rooms.keys().filter_map(|room| Some((*room, rooms.get(*room)?))).collect(),
+            _ => rooms.all(),
+        };
+        look.rooms(candidates, changes.as_ref(), &mut response).await?;
+        look.global_account_data(changes.as_ref(), &mut response).await?;
+        Ok(response)
+    }
+}
+
+impl Look<'_> {
+    async fn rooms(&self, candidates: Vec<(RoomSn, InRoom)>, changes: Option<&Changes>, response: &mut Response) -> Result<()> {
+        let numbers: Vec<RoomSn> = candidates.iter().map(|(room, _)| *room).collect();
+        let infos = self.hs.rooms_by_sn(&numbers).await?;
+        self.hs.room_heads(&numbers).await?;
+        let filter = &self.ask.filter.room;
+        let wanted = candidates.into_iter().zip(infos).filter(|(_, info)| filter::allows_room(filter.rooms.as_deref(), &filter.not_rooms, &info.id));
+        let none = RoomChanges::default();
+        let sections = stream::iter(wanted.map(|((room, now), info)| {
+            let changes = changes.map(|changes| changes.rooms.get(&room).unwrap_or(&none));
+            async move {
+                let section = self.room(&info, now, changes).await?;
+                self.breathe().await;
+                Ok::<_, crate::Error>((info, section))
+            }
+        }));
+        let mut sections = sections.buffered(AT_A_TIME);
+        let rooms = &mut response.rooms;
+        while let Some((info, section)) = sections.try_next().await? {
+            let id = info.id.clone();
+            match section {
+                Some(Section::Join(room)) => drop(rooms.join.insert(id, room)),
+                Some(Section::Invite(room)) => drop(rooms.invite.insert(id, room)),
+                Some(Section::Knock(room)) => drop(rooms.knock.insert(id, room)),
+                Some(Section::Leave(room)) => drop(rooms.leave.insert(id, room)),
+                None => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Lets others have their turn when this has worked for a while.
+    async fn breathe(&self) {
+        if self.hs.host.now() >= self.began.get() + TURN {
+            self.hs.host.yield_now().await;
+            self.began.set(self.hs.host.now());
+        }
+    }
+
+    async fn room(&self, room: &Rc<RoomInfo>, now: InRoom, changes: Option<&RoomChanges>) -> Result<Option<Section>> {
+        let Some((kind, position)) = (if now.position > self.to { self.membership_at(room, self.to).await? } else { Some((now.kind, now.position)) })
+        else {
+            return Ok(None);
+        };
+        let changed = changes.is_none_or(|changes| changes.own);
+        let before = match self.from {
+            None => None,
+            Some(_) if !changed => Some(kind),
+            Some(from) => self.membership_at(room, from).await?.map(|(kind, _)| kind),
+        };
+        let came = self.from.is_none_or(|from| position > from);
+        match kind {
+            MembershipKind::Join => {
+                let from = self.from.filter(|_| before == Some(MembershipKind::Join));
+                let again = self.from.is_some() && from.is_none() && now.last_left.is_some();
+                Ok(self.joined(room, changes, from, again).await?.map(Section::Join))
+            }
+            MembershipKind::Invite if came => self.invited(room, position).await.map(|invited| invited.map(Section::Invite)),
+            MembershipKind::Knock if came => self.knocked(room, position).await.map(|knocked| Some(Section::Knock(knocked))),
+            MembershipKind::Leave | MembershipKind::Ban if came && !now.forgotten && (self.from.is_some() || self.ask.filter.room.include_leave) => {
+                let from = self.from.filter(|_| before == Some(MembershipKind::Join));
+                let was_in = from.is_some() || now.last_left.is_some_and(|left| self.from.is_none_or(|from| left > from));
+                Ok(Some(Section::Leave(self.left(room, changes, from, position, was_in).await?)))
+            }
+            _ => Ok(None),
+        }
+    }
+
+    /// The user's membership as it was at a position.
+    async fn membership_at(&self, room: &RoomInfo, position: Position) -> Result<Option<(MembershipKind, Position)>> {
+        let head = self.hs.room_head(room.sn).await?;
+        let state = self.hs.room_state_at(room.sn, &head, position).await?;
+        let key = (StateEventType::RoomMember, self.ask.session.user_id.to_string());
+        Ok(self.hs.state_event(room.sn, state, key).await?.map(|event| (membership_of(&*event), event.position)))
+    }
+
+    /// The user's account data of a room, or outside of rooms (0).
+    pub(super) async fn account_data(&self, room: RoomSn, changes: Option<&super::changes::Which<String>>) -> Result<Vec<(String, AccountData)>> {
+        match (self.from, changes) {
+            (None, _) => Ok(self.account_data.get(&room).cloned().unwrap_or_default()),
+            (Some(_), Some(changes)) if changes.is_none() => Ok(Vec::new()),
+            (Some(from), changes) => self.hs.account_data_of(self.ask.session.user, room, changes.map(|changes| (changes, from))).await,
+        }
+    }
+
+    async fn global_account_data(&self, changes: Option<&Changes>, response: &mut Response) -> Result<()> {
+        let filter = &self.ask.filter.account_data;
+        let data = self.account_data(0, changes.map(|changes| &changes.account_data)).await?;
+        let events = &mut response.account_data.events;
+        for (kind, data) in data.iter().filter(|(kind, _)| filter::allows(filter, kind, None)) {
+            events.push(account_data_event(kind, data)?);
+        }
+        // Everybody has push rules, also who never changed one.
+        if changes.is_none() && data.iter().all(|(kind, _)| kind != PUSH_RULES) && filter::allows(filter, PUSH_RULES, None) {
+            let rules = self.hs.push_rules(self.ask.session.user, &self.ask.session.user_id).await?;
+            let event: Raw<AnyGlobalAccountDataEvent> = bare_event(PUSH_RULES, PushRulesEventContent::new(ruma::push::Ruleset::clone(&rules)))?;
+            events.push(event);
+        }
+        Ok(())
+    }
+
+    /// Whether the filter for account data in rooms lets a type through.
+    pub(super) fn allows_account_data(&self, room: &RoomInfo, kind: &str, content: &str) -> bool {
+        let json = format!(r#"{{"content":{content}}}"#);
+        filter::allows_room_event(&self.ask.filter.room.account_data, &room.id, Facts { event_type: kind, sender: None, json: json.as_bytes() })
+    }
+}

@@ -1,0 +1,357 @@
+//! A room in the answer to a sync: its timeline, the state that goes with it, and what else belongs to the section it is in.
+//!
+//! `state` is what brings a client that knows the state as of its last sync to the state at the start of the timeline; the timeline does the rest. What
+//! changed within the timeline's span but is not in it (filtered out, not visible, or decided by a fork) goes into `state` too, so that the client
+//! arrives at the room's state. `state_after` is the difference to the end of the timeline, whatever the timeline contains.
+
+use super::{
+    changes::RoomChanges,
+    ephemeral::account_data_event,
+    filter::{self, Facts},
+    look::Look,
+};
+use crate::{
+    error::{Error, Result},
+    homeserver::Homeserver,
+    position::Position,
+    push::Count,
+    room::{Event, Format, NodeId, RoomInfo, StateKey, Viewer, state_tree::Part},
+    tables::{RoomHead, RoomSn},
+};
+use ephapse_store::Direction;
+use ruma::{
+    UInt,
+    api::client::{
+        filter::{EventFormat, LazyLoadOptions, RoomEventFilter},
+        sync::sync_events::{
+            UnreadNotificationsCount,
+            v3::{InviteState, InvitedRoom, JoinedRoom, KnockState, KnockedRoom, LeftRoom, State, StateEvents, Timeline},
+        },
+    },
+    events::{AnyStrippedStateEvent, StateEventType},
+    serde::Raw,
+};
+use serde_json::value::RawValue;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    rc::Rc,
+};
+
+/// What a client that is not in a room is told of it, beside its invite or knock (Client-Server API, Stripped state).
+const STRIPPED: [StateEventType; 7] = [
+    StateEventType::RoomCreate,
+    StateEventType::RoomJoinRules,
+    StateEventType::RoomCanonicalAlias,
+    StateEventType::RoomName,
+    StateEventType::RoomAvatar,
+    StateEventType::RoomTopic,
+    StateEventType::RoomEncryption,
+];
+
+/// Which part of a room an answer covers.
+struct Span {
+    /// Where the timeline begins; `None`: as far back as its limit goes.
+    timeline_from: Option<Position>,
+    /// Which state the client has; `None`: none.
+    state_from: Option<Position>,
+    /// Where both end.
+    to: Position,
+}
+
+/// A timeline as events.
+struct Stretch {
+    events: Vec<Rc<Event>>,
+    limited: bool,
+    /// The boundary that it begins behind; `None`: there is nothing before it.
+    start: Option<Position>,
+}
+
+impl Homeserver {
+    /// The room's state as it was at a position.
+    pub(crate) async fn room_state_at(&self, room: RoomSn, head: &RoomHead, position: Position) -> Result<NodeId> {
+        if head.newest_state <= position {
+            return Ok(NodeId(head.state));
+        }
+        let mut end = position;
+        loop {
+            let Some(event) = self.events_between(room, Position::MIN..end, Direction::Backward, 1).await?.into_iter().next() else {
+                return Ok(NodeId::EMPTY);
+            };
+            if event.is_shown() {
+                return Ok(event.room_state);
+            }
+            end = Position(event.position.0 - 1);
+        }
+    }
+}
+
+impl Look<'_> {
+    /// A room the user is in; `from`: what the client has of it, `again`: the user had left it.
+    pub(super) async fn joined(
+        &self,
+        room: &Rc<RoomInfo>,
+        changes: Option<&RoomChanges>,
+        from: Option<Position>,
+        again: bool,
+    ) -> Result<Option<JoinedRoom>> {
+        let user = self.ask.session.user;
+        let head = self.hs.room_head(room.sn).await?;
+        let whole = from.is_none() || self.ask.full_state;
+        let changes = changes.filter(|_| from.is_some());
+        let span = Span { timeline_from: from, state_from: from.filter(|_| !whole), to: self.to };
+        let mut stretch = if changes.is_none_or(|changes| changes.events) { self.stretch(room, &span).await? } else { Stretch::empty() };
+        // The client's timeline of its earlier stay does not go on here.
+        stretch.limited |= again;
+
+        let mut joined = JoinedRoom::new();
+        let end = self.hs.room_state_at(room.sn, &head, self.to).await?;
+        if whole || changes.is_none_or(|changes| changes.members) || self.name_changed(&stretch) {
+            joined.summary = self.hs.room_summary(room, &head, end, user).await?;
+        }
+        let heroes = joined.summary.heroes.iter().map(ToString::to_string).collect();
+        joined.state = self.state(room, &head, &span, &stretch, heroes).await?;
+        joined.timeline = self.timeline(room, &stretch).await?;
+
+        let filter = &self.ask.filter.room.ephemeral;
+        let allows = |kind| filter::allows_room_event(filter, &room.id, Facts { event_type: kind, sender: None, json: b"{}" });
+        if changes.is_none_or(|changes| !changes.receipts.is_none()) && allows("m.receipt") {
+            joined.ephemeral.events = self.hs.receipt_events(room.sn, user, changes.zip(from)).await?;
+        }
+        let typing = match changes {
+            Some(changes) => changes.typing,
+            None => !self.hs.sync.typing.in_room(room.sn).is_empty(),
+        };
+        if typing && allows("m.typing") {
+            joined.ephemeral.events.push(self.hs.typing_event(room.sn).await?);
+        }
+        for (kind, data) in self.account_data(room.sn, changes.map(|changes| &changes.account_data)).await? {
+            if self.allows_account_data(room, &kind, &data.content.0) {
+                joined.account_data.events.push(account_data_event(&kind, &data)?);
+            }
+        }
+        if !whole && joined.is_empty() && changes.is_none_or(|changes| changes.receipts.is_none()) {
+            return Ok(None);
+        }
+        self.count_unread(room, &head, &mut joined).await?;
+        Ok(Some(joined))
+    }
+
+    /// A room the user has left; only the leaving itself when the user was not in it since the client's last sync.
+    pub(super) async fn left(
+        &self,
+        room: &Rc<RoomInfo>,
+        changes: Option<&RoomChanges>,
+        from: Option<Position>,
+        leave: Position,
+        was_in: bool,
+    ) -> Result<LeftRoom> {
+        let head = self.hs.room_head(room.sn).await?;
+        let span = Span { timeline_from: from, state_from: from, to: leave };
+        let mut left = LeftRoom::new();
+        let own = self.hs.event_at(room.sn, leave).await?;
+        if was_in {
+            let mut stretch = self.stretch(room, &span).await?;
+            // Also when the filter or its visibility keeps it back: without it the client would believe itself in the room.
+            if stretch.events.last().is_none_or(|last| last.position != leave) {
+                stretch.events.push(own);
+            }
+            left.state = self.state(room, &head, &span, &stretch, BTreeSet::new()).await?;
+            left.timeline = self.timeline(room, &stretch).await?;
+        } else {
+            let state = if self.ask.state_after { self.write(room, &[own.clone()]).await? } else { Vec::new() };
+            left.state = self.state_of(state);
+            left.timeline.events = self.write(room, &[own]).await?;
+        }
+        let changes = changes.filter(|_| from.is_some());
+        for (kind, data) in self.account_data(room.sn, changes.map(|changes| &changes.account_data)).await? {
+            if self.allows_account_data(room, &kind, &data.content.0) {
+                left.account_data.events.push(account_data_event(&kind, &data)?);
+            }
+        }
+        Ok(left)
+    }
+
+    /// A room the user is invited to, unless by somebody the user ignores.
+    pub(super) async fn invited(&self, room: &Rc<RoomInfo>, invite: Position) -> Result<Option<InvitedRoom>> {
+        let invite = self.hs.event_at(room.sn, invite).await?;
+        if self.ignored.contains(&invite.pdu.sender) {
+            return Ok(None);
+        }
+        let mut state = InviteState::new();
+        state.events = self.stripped(room, &invite).await?;
+        Ok(Some(state.into()))
+    }
+
+    /// A room the user has knocked on.
+    pub(super) async fn knocked(&self, room: &Rc<RoomInfo>, knock: Position) -> Result<KnockedRoom> {
+        let knock = self.hs.event_at(room.sn, knock).await?;
+        let mut state = KnockState::new();
+        state.events = self.stripped(room, &knock).await?;
+        Ok(state.into())
+    }
+
+    async fn stripped(&self, room: &RoomInfo, member: &Rc<Event>) -> Result<Vec<Raw<AnyStrippedStateEvent>>> {
+        let mut keys: Vec<StateKey> = STRIPPED.into_iter().map(|kind| (kind, String::new())).collect();
+        if member.pdu.state_key.as_deref() != Some(member.pdu.sender.as_str()) {
+            keys.push((StateEventType::RoomMember, member.pdu.sender.to_string()));
+        }
+        let positions: Vec<Position> = self.hs.state_get(room.sn, member.state_before, &keys).await?.into_iter().flatten().collect();
+        let events = self.hs.events_at(room.sn, &positions).await?;
+        events.iter().flatten().chain([member]).map(|event| Homeserver::stripped_event(event)).collect()
+    }
+
+    async fn stretch(&self, room: &Rc<RoomInfo>, span: &Span) -> Result<Stretch> {
+        let filter = &self.ask.filter.room.timeline;
+        let limit = filter::timeline_limit(filter);
+        let mut viewer = Viewer::new(self.hs, room, self.ask.session.user).await?;
+        let wanted = |event: &Event| (event.pdu.state_key.is_some() || !self.ignored.contains(&event.pdu.sender)) && allows(filter, room, event);
+        let boundaries = span.timeline_from.unwrap_or(Position::MIN)..span.to;
+        // One more than the limit tells whether there are more.
+        let mut page = self.hs.page(room, &mut viewer, boundaries, Direction::Backward, limit + 1, wanted).await?;
+        let mut limited = page.more;
+        let mut start = page.end;
+        if page.events.len() > limit {
+            limited = true;
+            page.events.truncate(limit);
+            start = page.events.last().map_or(span.to, |first| Position(first.position.0 - 1));
+        }
+        page.events.reverse();
+        let whole = page.events.first().is_some_and(|first| first.pdu.is_create());
+        let start = if limited { Some(start) } else { span.timeline_from.filter(|_| !whole) };
+        Ok(Stretch { events: page.events, limited, start })
+    }
+
+    async fn timeline(&self, room: &RoomInfo, stretch: &Stretch) -> Result<Timeline> {
+        let mut timeline = Timeline::new();
+        timeline.limited = stretch.limited;
+        if !stretch.events.is_empty() || stretch.limited {
+            timeline.prev_batch = stretch.start.map(|start| self.hs.token(start));
+        }
+        timeline.events = self.write(room, &stretch.events).await?;
+        Ok(timeline)
+    }
+
+    fn name_changed(&self, stretch: &Stretch) -> bool {
+        let mut keys = stretch.events.iter().filter_map(|event| event.pdu.key());
+        stretch.limited || keys.any(|(kind, _)| matches!(kind, StateEventType::RoomName | StateEventType::RoomCanonicalAlias))
+    }
+
+    /// The state that goes with a timeline.
+    async fn state(&self, room: &Rc<RoomInfo>, head: &RoomHead, span: &Span, stretch: &Stretch, heroes: BTreeSet<String>) -> Result<State> {
+        let (hs, sn) = (self.hs, room.sn);
+        let end = hs.room_state_at(sn, head, span.to).await?;
+        let known = match span.state_from {
+            Some(from) => hs.room_state_at(sn, head, from).await?,
+            None => NodeId::EMPTY,
+        };
+        let start = match stretch.start {
+            Some(start) => hs.room_state_at(sn, head, start).await?,
+            None if stretch.events.is_empty() => end,
+            None => NodeId::EMPTY,
+        };
+        let target = if self.ask.state_after { end } else { start };
+        let lazy = match self.ask.filter.room.state.lazy_load_options {
+            LazyLoadOptions::Disabled => None,
+            LazyLoadOptions::Enabled { include_redundant_members } => Some(include_redundant_members),
+        };
+        let whole = span.state_from.is_none();
+        let mut state: BTreeMap<StateKey, Position> = if whole {
+            let part = if lazy.is_some() { Part::WithoutMembers } else { Part::All };
+            hs.state_entries(sn, target, part).await?.into_iter().collect()
+        } else {
+            let differences = hs.state_diff(sn, known, target).await?;
+            differences.into_iter().filter_map(|difference| Some((difference.key, difference.after?))).collect()
+        };
+        let in_timeline: BTreeSet<Position> = stretch.events.iter().map(|event| event.position).collect();
+        if !self.ask.state_after && start != end {
+            let told: BTreeSet<StateKey> = stretch.events.iter().filter_map(|event| event.pdu.key()).collect();
+            for difference in hs.state_diff(sn, start, end).await? {
+                let Some(after) = difference.after.filter(|after| !in_timeline.contains(after)) else { continue };
+                let passed_over = whole && lazy.is_some() && difference.key.0 == StateEventType::RoomMember;
+                if !told.contains(&difference.key) && !passed_over {
+                    state.insert(difference.key, after);
+                }
+            }
+        }
+        if let Some(redundant) = lazy {
+            let mut wanted = heroes;
+            wanted.extend(stretch.events.iter().map(|event| event.pdu.sender.to_string()));
+            if whole {
+                wanted.insert(self.ask.session.user_id.to_string());
+            }
+            let keys: Vec<StateKey> =
+                wanted.into_iter().map(|user| (StateEventType::RoomMember, user)).filter(|key| !state.contains_key(key)).collect();
+            let found = hs.state_get(sn, target, &keys).await?;
+            for (key, position) in keys.into_iter().zip(found) {
+                let Some(position) = position else { continue };
+                let told = !self.ask.state_after && in_timeline.contains(&position);
+                let has = !whole && !redundant && self.ask.since.is_some_and(|since| hs.sync.sent_members.has(self.device, sn, position, since));
+                if !told && !has {
+                    state.insert(key, position);
+                }
+            }
+            let in_timeline = stretch.events.iter().filter(|event| event.pdu.key().is_some_and(|(kind, _)| kind == StateEventType::RoomMember));
+            let members = state.iter().filter(|((kind, _), _)| *kind == StateEventType::RoomMember).map(|(_, position)| *position);
+            for position in members.chain(in_timeline.map(|event| event.position)) {
+                hs.sync.sent_members.sent(self.device, sn, position, self.to);
+            }
+        }
+        let mut positions: Vec<Position> = state.into_values().collect();
+        positions.sort_unstable();
+        let filter = &self.ask.filter.room.state;
+        let mut events: Vec<Rc<Event>> = hs.events_at(sn, &positions).await?.into_iter().flatten().collect();
+        events.retain(|event| allows(filter, room, event));
+        Ok(self.state_of(self.write(room, &events).await?))
+    }
+
+    fn state_of(&self, events: Vec<Raw<ruma::events::AnySyncStateEvent>>) -> State {
+        if self.ask.state_after { State::After(StateEvents::with_events(events)) } else { State::Before(StateEvents::with_events(events)) }
+    }
+
+    /// Events in the format and with the fields that the filter asks for.
+    async fn write<T>(&self, room: &RoomInfo, events: &[Rc<Event>]) -> Result<Vec<Raw<T>>> {
+        let filter = &self.ask.filter;
+        let written: Vec<Raw<T>> = if filter.event_format == EventFormat::Federation {
+            let broken = |error| Error::Internal(format!("a stored event is no JSON: {error}"));
+            events
+                .iter()
+                .map(|event| serde_json::from_slice::<Box<RawValue>>(&event.pdu.json).map(Raw::from_json).map_err(broken))
+                .collect::<Result<_>>()?
+        } else {
+            self.hs.client_events(room, events, &self.ask.session, Format::InRoom).await?
+        };
+        let Some(fields) = &filter.event_fields else { return Ok(written) };
+        Ok(written.into_iter().filter_map(|event| filter::only_fields(event.json(), fields).map(Raw::from_json)).collect())
+    }
+
+    async fn count_unread(&self, room: &RoomInfo, head: &RoomHead, joined: &mut JoinedRoom) -> Result<()> {
+        let session = &self.ask.session;
+        let counts = self.hs.unread(room, head, session.user, &session.user_id, self.to).await?;
+        if self.ask.filter.room.timeline.unread_thread_notifications {
+            joined.unread_notifications = in_response(counts.main);
+            joined.unread_thread_notifications = counts.threads.into_iter().map(|(root, count)| (root, in_response(count))).collect();
+        } else {
+            joined.unread_notifications = in_response(counts.total());
+        }
+        Ok(())
+    }
+}
+
+impl Stretch {
+    fn empty() -> Self {
+        Self { events: Vec::new(), limited: false, start: None }
+    }
+}
+
+fn allows(filter: &RoomEventFilter, room: &RoomInfo, event: &Event) -> bool {
+    let pdu = &event.pdu;
+    let kind = pdu.event_type.to_string();
+    filter::allows_room_event(filter, &room.id, Facts { event_type: &kind, sender: Some(pdu.sender.as_str()), json: &pdu.json })
+}
+
+fn in_response(count: Count) -> UnreadNotificationsCount {
+    let mut unread = UnreadNotificationsCount::new();
+    unread.notification_count = Some(UInt::from(count.notifications));
+    unread.highlight_count = Some(UInt::from(count.highlights));
+    unread
+}
