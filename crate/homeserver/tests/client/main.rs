@@ -17,3 +17,4 @@ mod session;
 mod shared_secret;
 mod signing;
 mod support;
+mod sync;

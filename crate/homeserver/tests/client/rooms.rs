@@ -9,7 +9,7 @@ pub fn room(server: &TestServer, owner: &TestUser, request: Value) -> String {
     body["room_id"].as_str().expect("a room id").to_owned()
 }
 
-fn send(server: &TestServer, user: &TestUser, room: &str, txn: &str, body: &str) -> String {
+pub fn send(server: &TestServer, user: &TestUser, room: &str, txn: &str, body: &str) -> String {
     let path = format!("/_matrix/client/v3/rooms/{room}/send/m.room.message/{txn}");
     server.put(user, &path, json!({ "msgtype": "m.text", "body": body })).ok()["event_id"].as_str().expect("an event id").to_owned()
 }

@@ -173,6 +173,11 @@ impl TestServer {
         logged_in(&self.request("POST", "/_matrix/client/v3/login", None, Some(body)).ok())
     }
 
+    /// The time of the test's clock, in ms.
+    pub fn now(&self) -> u64 {
+        self.host.now()
+    }
+
     /// Runs a future and everything the server spawned, letting time jump whenever nothing else can run.
     #[track_caller]
     pub fn run<T: 'static>(&self, future: impl Future<Output = T> + 'static) -> T {

@@ -1,0 +1,525 @@
+//! `/sync` as a client lives with it (Client-Server API, Syncing, Filtering, Receipts, Typing Notifications, Receiving notifications).
+
+use crate::{
+    rooms::{room, send},
+    support::{Answer, TestServer, TestUser},
+};
+use serde_json::{Value, json};
+
+fn query(parameters: &[(&str, &str)]) -> String {
+    let encoded: String = form_urlencoded::Serializer::new(String::new()).extend_pairs(parameters).finish();
+    format!("/_matrix/client/v3/sync?{encoded}")
+}
+
+#[track_caller]
+fn sync(server: &TestServer, user: &TestUser, parameters: &[(&str, &str)]) -> Value {
+    server.get(user, &query(parameters)).ok()
+}
+
+/// A sync from where the last one ended.
+#[track_caller]
+fn next(server: &TestServer, user: &TestUser, last: &Value) -> Value {
+    sync(server, user, &[("since", token(last))])
+}
+
+fn token(answer: &Value) -> &str {
+    answer["next_batch"].as_str().expect("every sync has a next_batch")
+}
+
+fn types(events: &Value) -> Vec<&str> {
+    events.as_array().map(|events| events.iter().filter_map(|event| event["type"].as_str()).collect()).unwrap_or_default()
+}
+
+fn bodies(room: &Value) -> Vec<&str> {
+    let events = room["timeline"]["events"].as_array();
+    events.map(|events| events.iter().filter_map(|event| event["content"]["body"].as_str()).collect()).unwrap_or_default()
+}
+
+fn join(server: &TestServer, user: &TestUser, room: &str) {
+    server.post(user, &format!("/_matrix/client/v3/join/{room}"), json!({})).ok();
+}
+
+fn act(server: &TestServer, user: &TestUser, room: &str, what: &str, body: Value) -> Answer {
+    server.post(user, &format!("/_matrix/client/v3/rooms/{room}/{what}"), body)
+}
+
+fn state(server: &TestServer, user: &TestUser, room: &str, kind: &str, content: Value) {
+    server.put(user, &format!("/_matrix/client/v3/rooms/{room}/state/{kind}/"), content).ok();
+}
+
+fn public(server: &TestServer, owner: &TestUser) -> String {
+    room(server, owner, json!({"preset": "public_chat"}))
+}
+
+#[test]
+fn an_initial_sync_has_rooms_state_and_counts_and_the_next_one_nothing() {
+    let server = TestServer::new();
+    let alice = server.register("alice");
+    let id = room(&server, &alice, json!({"name": "Garden"}));
+    send(&server, &alice, &id, "1", "hello");
+    let answer = sync(&server, &alice, &[]);
+    let joined = &answer["rooms"]["join"][&id];
+    assert_eq!(bodies(joined), ["hello"]);
+    assert_eq!(types(&joined["timeline"]["events"])[0], "m.room.create", "it all fits");
+    assert_eq!(joined["timeline"]["limited"], Value::Null);
+    assert_eq!(types(&joined["state"]["events"]), [] as [&str; 0], "the state at the start of the timeline is empty");
+    assert_eq!(joined["summary"]["m.joined_member_count"], 1);
+    assert_eq!(joined["unread_notifications"], json!({"notification_count": 0, "highlight_count": 0}));
+    assert!(types(&answer["account_data"]["events"]).contains(&"m.push_rules"));
+    assert!(joined["timeline"]["events"][0].get("room_id").is_none());
+
+    let after = next(&server, &alice, &answer);
+    assert_eq!(after["next_batch"], answer["next_batch"]);
+    assert!(after.get("rooms").is_none(), "{after}");
+}
+
+#[test]
+fn a_limited_timeline_comes_with_the_state_before_it() {
+    let server = TestServer::new();
+    let alice = server.register("alice");
+    let id = room(&server, &alice, json!({}));
+    let filter = r#"{"room":{"timeline":{"limit":2}}}"#;
+    let first = sync(&server, &alice, &[("filter", filter)]);
+    let joined = &first["rooms"]["join"][&id];
+    assert_eq!(joined["timeline"]["limited"], true);
+    assert!(types(&joined["state"]["events"]).contains(&"m.room.create"));
+
+    state(&server, &alice, &id, "m.room.topic", json!({"topic": "one"}));
+    for n in 0..3 {
+        send(&server, &alice, &id, &n.to_string(), &n.to_string());
+    }
+    state(&server, &alice, &id, "m.room.topic", json!({"topic": "two"}));
+    let second = sync(&server, &alice, &[("filter", filter), ("since", token(&first))]);
+    let joined = &second["rooms"]["join"][&id];
+    assert_eq!(types(&joined["timeline"]["events"]), ["m.room.message", "m.room.topic"]);
+    assert_eq!(joined["state"]["events"][0]["content"]["topic"], "one", "the state at the start of the timeline");
+    assert_eq!(joined["state"]["events"].as_array().map(Vec::len), Some(1));
+
+    let after = sync(&server, &alice, &[("filter", filter), ("since", token(&first)), ("use_state_after", "true")]);
+    let joined = &after["rooms"]["join"][&id];
+    assert_eq!(joined["state_after"]["events"][0]["content"]["topic"], "two");
+    assert!(joined.get("state").is_none());
+
+    let path = format!(
+        "/_matrix/client/v3/rooms/{id}/messages?dir=b&from={}&to={}",
+        second["rooms"]["join"][&id]["timeline"]["prev_batch"].as_str().expect("a token"),
+        token(&first)
+    );
+    let gap = server.get(&alice, &path).ok();
+    assert_eq!(types(&gap["chunk"]), ["m.room.message", "m.room.message", "m.room.topic"]);
+}
+
+#[test]
+fn a_state_change_that_the_filter_keeps_from_the_timeline_is_in_the_state() {
+    let server = TestServer::new();
+    let alice = server.register("alice");
+    let id = room(&server, &alice, json!({}));
+    let filter = r#"{"room":{"timeline":{"not_types":["m.room.topic"]}}}"#;
+    let first = sync(&server, &alice, &[("filter", filter)]);
+    state(&server, &alice, &id, "m.room.topic", json!({"topic": "one"}));
+    let second = sync(&server, &alice, &[("filter", filter), ("since", token(&first))]);
+    assert_eq!(types(&second["rooms"]["join"][&id]["state"]["events"]), ["m.room.topic"]);
+}
+
+#[test]
+fn invite_join_leave_and_forget_move_a_room_through_the_sections() {
+    let server = TestServer::new();
+    let (alice, bob) = (server.register("alice"), server.register("bob"));
+    let start = sync(&server, &bob, &[]);
+    let id = room(&server, &alice, json!({"name": "Garden", "invite": [bob.id]}));
+
+    let invited = next(&server, &bob, &start);
+    let stripped = &invited["rooms"]["invite"][&id]["invite_state"]["events"];
+    for kind in ["m.room.create", "m.room.join_rules", "m.room.name", "m.room.member"] {
+        assert!(types(stripped).contains(&kind), "{kind} is missing: {stripped}");
+    }
+    let own = stripped.as_array().and_then(|events| events.iter().find(|event| event["state_key"] == bob.id.as_str())).expect("the invite itself");
+    assert_eq!((own["content"]["membership"].as_str(), own["sender"].as_str()), (Some("invite"), Some(alice.id.as_str())));
+    assert!(own.get("event_id").is_none());
+    assert!(invited["rooms"]["join"][&id].is_null());
+
+    join(&server, &bob, &id);
+    let joined = next(&server, &bob, &invited);
+    assert!(joined["rooms"]["invite"].is_null());
+    let room = &joined["rooms"]["join"][&id];
+    assert_eq!(types(&room["timeline"]["events"])[0], "m.room.create", "a room newly joined is sent in full: {room}");
+
+    send(&server, &alice, &id, "1", "before");
+    act(&server, &bob, &id, "leave", json!({})).ok();
+    send(&server, &alice, &id, "2", "after");
+    let left = next(&server, &bob, &joined);
+    assert!(left["rooms"]["join"].is_null());
+    let room = &left["rooms"]["leave"][&id];
+    assert_eq!(bodies(room), ["before"]);
+    assert_eq!(room["timeline"]["events"][1]["content"]["membership"], "leave");
+    assert!(next(&server, &bob, &left).get("rooms").is_none());
+
+    assert!(sync(&server, &bob, &[])["rooms"].is_null(), "left rooms are not in an initial sync");
+    let filter = r#"{"room":{"include_leave":true}}"#;
+    assert!(bodies(&sync(&server, &bob, &[("filter", filter)])["rooms"]["leave"][&id]).contains(&"before"));
+    act(&server, &bob, &id, "forget", json!({})).ok();
+    assert!(sync(&server, &bob, &[("filter", filter)])["rooms"].is_null());
+    assert!(next(&server, &bob, &joined)["rooms"].is_null(), "a forgotten room vanishes");
+}
+
+#[test]
+fn a_rejected_invite_is_taken_back() {
+    let server = TestServer::new();
+    let (alice, bob) = (server.register("alice"), server.register("bob"));
+    let id = room(&server, &alice, json!({"invite": [bob.id]}));
+    let invited = sync(&server, &bob, &[]);
+    assert!(!invited["rooms"]["invite"][&id].is_null());
+    act(&server, &bob, &id, "leave", json!({})).ok();
+    let rejected = next(&server, &bob, &invited);
+    let events = &rejected["rooms"]["leave"][&id]["timeline"]["events"];
+    assert_eq!((events.as_array().map(Vec::len), events[0]["content"]["membership"].as_str()), (Some(1), Some("leave")));
+}
+
+#[test]
+fn who_comes_back_gets_the_room_in_full() {
+    let server = TestServer::new();
+    let (alice, bob) = (server.register("alice"), server.register("bob"));
+    let id = public(&server, &alice);
+    join(&server, &bob, &id);
+    act(&server, &bob, &id, "leave", json!({})).ok();
+    let gone = sync(&server, &bob, &[]);
+    state(&server, &alice, &id, "m.room.topic", json!({"topic": "new"}));
+    join(&server, &bob, &id);
+    let filter = r#"{"room":{"timeline":{"limit":1}}}"#;
+    let back = sync(&server, &bob, &[("since", token(&gone)), ("filter", filter)]);
+    let room = &back["rooms"]["join"][&id];
+    assert_eq!(room["timeline"]["limited"], true);
+    assert!(types(&room["state"]["events"]).contains(&"m.room.create") && types(&room["state"]["events"]).contains(&"m.room.topic"));
+}
+
+#[test]
+fn a_held_sync_answers_when_something_happens_and_when_its_time_is_over() {
+    let server = TestServer::new();
+    let (alice, bob) = (server.register("alice"), server.register("bob"));
+    let id = public(&server, &alice);
+    join(&server, &bob, &id);
+    let since = sync(&server, &bob, &[]);
+    let held = server.start("GET", &query(&[("since", token(&since)), ("timeout", "20000")]), Some(&bob.token), None);
+    let path = format!("/_matrix/client/v3/rooms/{id}/send/m.room.message/t");
+    let sent = server.start("PUT", &path, Some(&alice.token), Some(json!({"msgtype": "m.text", "body": "wake up"})));
+    let before = server.now();
+    let (held, _) = server.run(futures_util::future::join(held, sent));
+    assert_eq!(bodies(&held.ok()["rooms"]["join"][&id]), ["wake up"]);
+    assert_eq!(server.now(), before, "no timer had to end");
+
+    let since = sync(&server, &bob, &[]);
+    let answer = sync(&server, &bob, &[("since", token(&since)), ("timeout", "20000")]);
+    assert_eq!(server.now(), before + 20_000);
+    assert!(answer["rooms"].is_null());
+    sync(&server, &bob, &[("since", token(&answer)), ("timeout", "9000000")]);
+    assert_eq!(server.now(), before + 45_000, "held no longer than the server holds");
+    assert_eq!(server.hs.status().waiting, 0);
+}
+
+#[test]
+fn a_server_about_to_stop_holds_nothing() {
+    let server = TestServer::new();
+    let alice = server.register("alice");
+    let since = sync(&server, &alice, &[]);
+    let before = server.now();
+    let held = server.start("GET", &query(&[("since", token(&since)), ("timeout", "20000")]), Some(&alice.token), None);
+    let hs = server.hs.clone();
+    let (held, ()) = server.run(futures_util::future::join(held, async move { hs.set_holding(false) }));
+    assert_eq!(held.ok()["next_batch"], since["next_batch"]);
+    assert_eq!(server.now(), before);
+}
+
+#[test]
+fn tokens_mean_the_same_after_a_restart_and_wrong_ones_are_told() {
+    let server = TestServer::new();
+    let alice = server.register("alice");
+    let id = room(&server, &alice, json!({}));
+    let since = sync(&server, &alice, &[]);
+    send(&server, &alice, &id, "1", "hello");
+    let server = server.restart();
+    assert_eq!(bodies(&next(&server, &alice, &since)["rooms"]["join"][&id]), ["hello"]);
+    server.get(&alice, &query(&[("since", "nonsense")])).fails(400, "M_INVALID_PARAM");
+    server.get(&alice, &query(&[("filter", "{}x")])).fails(400, "M_INVALID_PARAM");
+    server.get(&alice, &query(&[("filter", "77")])).fails(400, "M_INVALID_PARAM");
+    let future = token(&since).replacen('s', "s99", 1);
+    let anew = sync(&server, &alice, &[("since", &future)]);
+    assert!(types(&anew["rooms"]["join"][&id]["timeline"]["events"]).contains(&"m.room.create"), "one from the future begins anew");
+}
+
+#[test]
+fn members_are_loaded_lazily_and_sent_once() {
+    let server = TestServer::new();
+    let (alice, bob, carol) = (server.register("alice"), server.register("bob"), server.register("carol"));
+    let id = public(&server, &alice);
+    state(&server, &alice, &id, "m.room.name", json!({"name": "Garden"}));
+    for user in [&bob, &carol] {
+        join(&server, user, &id);
+    }
+    for n in 0..3 {
+        send(&server, &bob, &id, &n.to_string(), "x");
+    }
+    let filter = |redundant| {
+        json!({"room": {"state": {"lazy_load_members": true, "include_redundant_members": redundant}, "timeline": {"limit": 1}}}).to_string()
+    };
+    let members = |answer: &Value| -> Vec<String> {
+        let events = answer["rooms"]["join"][&id]["state"]["events"].as_array().cloned().unwrap_or_default();
+        events
+            .iter()
+            .filter(|event| event["type"] == "m.room.member")
+            .map(|event| event["state_key"].as_str().unwrap_or_default().to_owned())
+            .collect()
+    };
+    let first = sync(&server, &alice, &[("filter", &filter(false))]);
+    assert_eq!(members(&first), [alice.id.clone(), bob.id.clone()], "the sender's and one's own");
+    send(&server, &bob, &id, "3", "x");
+    let second = sync(&server, &alice, &[("filter", &filter(false)), ("since", token(&first))]);
+    assert_eq!(members(&second), [] as [&str; 0], "redundant");
+    let redundant = sync(&server, &alice, &[("filter", &filter(true)), ("since", token(&first))]);
+    assert_eq!(members(&redundant), [bob.id.clone()]);
+    send(&server, &carol, &id, "4", "x");
+    let third = sync(&server, &alice, &[("filter", &filter(false)), ("since", token(&second))]);
+    assert_eq!(members(&third), [carol.id.clone()]);
+    let lost = sync(&server, &alice, &[("filter", &filter(false)), ("since", token(&second))]);
+    assert_eq!(members(&lost), [carol.id.clone()], "the answer may have been lost");
+}
+
+#[test]
+fn heroes_name_a_room_that_has_no_name() {
+    let server = TestServer::new();
+    let (alice, bob, carol) = (server.register("alice"), server.register("bob"), server.register("carol"));
+    let id = room(&server, &alice, json!({"preset": "public_chat", "invite": [carol.id]}));
+    join(&server, &bob, &id);
+    let first = sync(&server, &alice, &[]);
+    let summary = &first["rooms"]["join"][&id]["summary"];
+    assert_eq!(summary["m.heroes"], json!([carol.id, bob.id]), "in the order in which they came");
+    assert_eq!((summary["m.joined_member_count"].as_u64(), summary["m.invited_member_count"].as_u64()), (Some(2), Some(1)));
+    send(&server, &bob, &id, "1", "x");
+    let second = next(&server, &alice, &first);
+    assert!(second["rooms"]["join"][&id].get("summary").is_none(), "nothing of it changed");
+    act(&server, &bob, &id, "leave", json!({})).ok();
+    assert_eq!(next(&server, &alice, &second)["rooms"]["join"][&id]["summary"]["m.joined_member_count"], 1);
+}
+
+#[test]
+fn typing_is_seen_until_it_ends() {
+    let server = TestServer::new();
+    let (alice, bob) = (server.register("alice"), server.register("bob"));
+    let id = public(&server, &alice);
+    join(&server, &bob, &id);
+    let first = sync(&server, &alice, &[]);
+    let path = format!("/_matrix/client/v3/rooms/{id}/typing/{}", bob.id);
+    server.put(&alice, &path, json!({"typing": true, "timeout": 1000})).fails(403, "M_FORBIDDEN");
+    server.put(&bob, &path, json!({"typing": true, "timeout": 10_000})).ok();
+    let second = next(&server, &alice, &first);
+    let events = &second["rooms"]["join"][&id]["ephemeral"]["events"];
+    assert_eq!(*events, json!([{"type": "m.typing", "content": {"user_ids": [bob.id]}}]));
+    assert!(next(&server, &alice, &second)["rooms"].is_null());
+    let ended = sync(&server, &alice, &[("since", token(&second)), ("timeout", "25000")]);
+    assert_eq!(ended["rooms"]["join"][&id]["ephemeral"]["events"][0]["content"]["user_ids"], json!([]));
+
+    server.put(&bob, &path, json!({"typing": true, "timeout": 10_000})).ok();
+    let third = next(&server, &alice, &ended);
+    let server = server.restart();
+    let after = next(&server, &alice, &third);
+    assert_eq!(after["rooms"]["join"][&id]["ephemeral"]["events"][0]["content"]["user_ids"], json!([]), "nobody types after a restart");
+}
+
+fn receipts(answer: &Value, room: &str) -> Value {
+    let events = answer["rooms"]["join"][room]["ephemeral"]["events"].as_array().cloned().unwrap_or_default();
+    Value::Array(events.into_iter().filter(|event| event["type"] == "m.receipt").map(|mut event| event["content"].take()).collect())
+}
+
+#[test]
+fn receipts_go_to_those_they_are_for_and_never_back() {
+    let server = TestServer::new();
+    let (alice, bob) = (server.register("alice"), server.register("bob"));
+    let id = public(&server, &alice);
+    join(&server, &bob, &id);
+    let one = send(&server, &alice, &id, "1", "one");
+    let two = send(&server, &alice, &id, "2", "two");
+    let (mut of_alice, mut of_bob) = (sync(&server, &alice, &[]), sync(&server, &bob, &[]));
+    let mut look = |server: &TestServer| {
+        of_alice = next(server, &alice, &of_alice);
+        of_bob = next(server, &bob, &of_bob);
+        (receipts(&of_alice, &id), receipts(&of_bob, &id))
+    };
+    let ts = server.now();
+    act(&server, &bob, &id, &format!("receipt/m.read/{two}"), json!({})).ok();
+    let public = json!([{ &two: {"m.read": {&bob.id: {"ts": ts}}}}]);
+    assert_eq!(look(&server), (public.clone(), public));
+    act(&server, &bob, &id, &format!("receipt/m.read/{one}"), json!({})).ok();
+    assert_eq!(look(&server), (json!([]), json!([])), "never backwards");
+    act(&server, &bob, &id, &format!("receipt/m.read.private/{two}"), json!({})).ok();
+    assert_eq!(look(&server), (json!([]), json!([{ &two: {"m.read.private": {&bob.id: {"ts": ts}}}}])));
+    act(&server, &bob, &id, &format!("receipt/m.read/{two}"), json!({"thread_id": "main"})).ok();
+    let threaded = json!([{ &two: {"m.read": {&bob.id: {"ts": ts, "thread_id": "main"}}}}]);
+    assert_eq!(look(&server), (threaded.clone(), threaded));
+
+    act(&server, &bob, &id, &format!("receipt/m.read/{two}"), json!({"thread_id": one})).fails(400, "M_INVALID_PARAM");
+    act(&server, &bob, &id, &format!("receipt/m.read/{two}"), json!({"thread_id": "x"})).fails(400, "M_INVALID_PARAM");
+    act(&server, &bob, &id, &format!("receipt/m.fully_read/{two}"), json!({"thread_id": "main"})).fails(400, "M_INVALID_PARAM");
+    act(&server, &bob, &id, "receipt/m.read/$nothing", json!({})).fails(404, "M_NOT_FOUND");
+    act(&server, &server.register("carol"), &id, &format!("receipt/m.read/{two}"), json!({})).fails(403, "M_FORBIDDEN");
+
+    let fresh = sync(&server, &alice, &[]);
+    assert_eq!(receipts(&fresh, &id).as_array().map(Vec::len), Some(2), "an initial sync has them all, an event for each thread");
+}
+
+#[test]
+fn the_read_marker_is_account_data_and_moves_forward_only() {
+    let server = TestServer::new();
+    let alice = server.register("alice");
+    let id = room(&server, &alice, json!({}));
+    let one = send(&server, &alice, &id, "1", "one");
+    let two = send(&server, &alice, &id, "2", "two");
+    let first = sync(&server, &alice, &[]);
+    act(&server, &alice, &id, "read_markers", json!({"m.fully_read": two, "m.read": one, "m.read.private": two})).ok();
+    let second = next(&server, &alice, &first);
+    let marker = json!([{"type": "m.fully_read", "content": {"event_id": two}}]);
+    assert_eq!(second["rooms"]["join"][&id]["account_data"]["events"], marker);
+    assert_eq!(receipts(&second, &id)[0].as_object().map(serde_json::Map::len), Some(2));
+    act(&server, &alice, &id, &format!("receipt/m.fully_read/{one}"), json!({})).ok();
+    assert!(next(&server, &alice, &second)["rooms"].is_null());
+    assert_eq!(sync(&server, &alice, &[])["rooms"]["join"][&id]["account_data"]["events"], marker);
+}
+
+fn unread(answer: &Value, room: &str) -> (u64, u64) {
+    let counts = &answer["rooms"]["join"][room]["unread_notifications"];
+    (counts["notification_count"].as_u64().expect("a count"), counts["highlight_count"].as_u64().expect("a count"))
+}
+
+#[test]
+fn unread_events_are_counted_until_they_are_read() {
+    let server = TestServer::new();
+    let (alice, bob) = (server.register("alice"), server.register("bob"));
+    let id = public(&server, &alice);
+    send(&server, &alice, &id, "0", "before bob came");
+    join(&server, &bob, &id);
+    let mut bobs = sync(&server, &bob, &[]);
+    assert_eq!(unread(&bobs, &id), (0, 0));
+    let one = send(&server, &alice, &id, "1", "one");
+    send(&server, &alice, &id, "2", "two");
+    let path = format!("/_matrix/client/v3/rooms/{id}/send/m.room.message/3");
+    server.put(&alice, &path, json!({"msgtype": "m.text", "body": "three", "m.mentions": {"user_ids": [bob.id]}})).ok();
+    bobs = next(&server, &bob, &bobs);
+    assert_eq!(unread(&bobs, &id), (3, 1));
+    assert_eq!(unread(&sync(&server, &alice, &[]), &id), (0, 0), "one's own notify nobody");
+
+    act(&server, &bob, &id, &format!("receipt/m.read.private/{one}"), json!({})).ok();
+    bobs = next(&server, &bob, &bobs);
+    assert_eq!(unread(&bobs, &id), (2, 1));
+    let server = server.restart();
+    assert_eq!(unread(&sync(&server, &bob, &[]), &id), (2, 1), "the same after a restart");
+    let four = send(&server, &alice, &id, "4", "four");
+    act(&server, &bob, &id, &format!("receipt/m.read/{four}"), json!({})).ok();
+    bobs = next(&server, &bob, &bobs);
+    assert_eq!(unread(&bobs, &id), (0, 0));
+    send(&server, &alice, &id, "5", "five");
+    send(&server, &bob, &id, "6", "an answer");
+    assert_eq!(unread(&next(&server, &bob, &bobs), &id), (0, 0), "who answers has read");
+}
+
+#[test]
+fn threads_are_counted_apart_for_who_asks_so() {
+    let server = TestServer::new();
+    let (alice, bob) = (server.register("alice"), server.register("bob"));
+    let id = public(&server, &alice);
+    join(&server, &bob, &id);
+    let threads = r#"{"room":{"timeline":{"unread_thread_notifications":true}}}"#;
+    let root = send(&server, &alice, &id, "1", "root");
+    let in_thread = |txn: &str| {
+        let path = format!("/_matrix/client/v3/rooms/{id}/send/m.room.message/{txn}");
+        let content = json!({"msgtype": "m.text", "body": txn, "m.relates_to": {"rel_type": "m.thread", "event_id": root}});
+        server.put(&alice, &path, content).ok()["event_id"].as_str().expect("an id").to_owned()
+    };
+    let reply = in_thread("2");
+    in_thread("3");
+    let counts = || {
+        let joined = sync(&server, &bob, &[("filter", threads)])["rooms"]["join"][&id].take();
+        let of = |counts: &Value| counts["notification_count"].as_u64();
+        (of(&joined["unread_notifications"]), of(&joined["unread_thread_notifications"][&root]))
+    };
+    assert_eq!(counts(), (Some(1), Some(2)));
+    assert_eq!(unread(&sync(&server, &bob, &[]), &id).0, 3, "without asking they are one");
+    act(&server, &bob, &id, &format!("receipt/m.read/{reply}"), json!({"thread_id": root})).ok();
+    assert_eq!(counts(), (Some(1), Some(1)));
+    act(&server, &bob, &id, &format!("receipt/m.read/{root}"), json!({"thread_id": "main"})).ok();
+    assert_eq!(counts(), (Some(0), Some(1)));
+    let last = in_thread("4");
+    act(&server, &bob, &id, &format!("receipt/m.read/{last}"), json!({})).ok();
+    assert_eq!(counts(), (Some(0), None));
+}
+
+#[test]
+fn an_incremental_sync_of_a_thousand_rooms_reads_what_changed() {
+    let server = TestServer::new();
+    let (alice, bob) = (server.register("alice"), server.register("bob"));
+    let rooms: Vec<String> = (0..1000).map(|_| public(&server, &alice)).collect();
+    for room in &rooms {
+        join(&server, &bob, room);
+    }
+    let since = sync(&server, &bob, &[]);
+    assert_eq!(since["rooms"]["join"].as_object().map(serde_json::Map::len), Some(1000));
+    let before = server.store.stats().keys_read;
+    let nothing = next(&server, &bob, &since);
+    assert!(nothing["rooms"].is_null());
+    let idle = server.store.stats().keys_read - before;
+    assert!(idle <= 4, "nothing new: {idle} keys read");
+
+    send(&server, &alice, &rooms[500], "1", "one");
+    let before = server.store.stats().keys_read;
+    let answer = next(&server, &bob, &since);
+    let read = server.store.stats().keys_read - before;
+    assert_eq!(bodies(&answer["rooms"]["join"][&rooms[500]]), ["one"]);
+    assert_eq!(answer["rooms"]["join"].as_object().map(serde_json::Map::len), Some(1));
+    assert!(read <= 20, "one new event: {read} keys read");
+}
+
+#[test]
+fn a_client_that_was_away_long_gets_what_changed_in_each_room() {
+    let server = TestServer::new();
+    let (alice, bob) = (server.register("alice"), server.register("bob"));
+    let (quiet, busy) = (public(&server, &alice), public(&server, &alice));
+    for id in [&quiet, &busy] {
+        join(&server, &bob, id);
+    }
+    let read = send(&server, &bob, &quiet, "0", "x");
+    let since = sync(&server, &bob, &[]);
+    for n in 0..2100 {
+        send(&server, &alice, &busy, &n.to_string(), &n.to_string());
+    }
+    act(&server, &alice, &quiet, &format!("receipt/m.read/{read}"), json!({})).ok();
+    let answer = next(&server, &bob, &since);
+    assert_eq!(bodies(&answer["rooms"]["join"][&busy]).last(), Some(&"2099"));
+    assert_eq!(receipts(&answer, &quiet).as_array().map(Vec::len), Some(1));
+    assert!(answer["rooms"]["join"][&quiet]["timeline"].is_null(), "{}", answer["rooms"]["join"][&quiet]);
+    assert_eq!(unread(&answer, &busy).0, 2000, "counted no further");
+}
+
+#[test]
+fn only_the_fields_that_are_asked_for() {
+    let server = TestServer::new();
+    let alice = server.register("alice");
+    let id = room(&server, &alice, json!({}));
+    send(&server, &alice, &id, "1", "hello");
+    let filter = r#"{"event_fields":["content.body","type"],"room":{"timeline":{"types":["m.room.message"]}}}"#;
+    let answer = sync(&server, &alice, &[("filter", filter)]);
+    assert_eq!(answer["rooms"]["join"][&id]["timeline"]["events"], json!([{"type": "m.room.message", "content": {"body": "hello"}}]));
+}
+
+#[test]
+fn ignored_users_are_not_heard_but_their_state_counts() {
+    let server = TestServer::new();
+    let (alice, bob) = (server.register("alice"), server.register("bob"));
+    let id = public(&server, &alice);
+    join(&server, &bob, &id);
+    let path = format!("/_matrix/client/v3/user/{}/account_data/m.ignored_user_list", alice.id);
+    server.put(&alice, &path, json!({"ignored_users": {&bob.id: {}}})).ok();
+    let first = sync(&server, &alice, &[]);
+    send(&server, &bob, &id, "1", "hello?");
+    act(&server, &bob, &id, "leave", json!({})).ok();
+    let second = next(&server, &alice, &first);
+    assert_eq!(types(&second["rooms"]["join"][&id]["timeline"]["events"]), ["m.room.member"]);
+    room(&server, &bob, json!({"invite": [alice.id]}));
+    assert!(next(&server, &alice, &second)["rooms"].is_null(), "nor do their invites arrive");
+}
