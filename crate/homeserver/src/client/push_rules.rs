@@ -26,7 +26,7 @@ use ruma::{
 };
 
 /// The type that the rules are kept as.
-pub const TYPE: &str = "m.push_rules";
+pub const TYPE: &str = crate::push::PUSH_RULES;
 
 /// Bytes that all of a user's rules may have.
 const LARGEST: usize = 256 << 10;

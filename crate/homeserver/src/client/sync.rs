@@ -1,7 +1,9 @@
 //! `GET /sync` (Client-Server API, Syncing): looks, and where there is nothing to see waits until there is.
 
+use super::{keys, to_device};
 use crate::{
     error::Result,
+    homeserver::Homeserver,
     position::Position,
     router::UserCall,
     sync::Ask,
@@ -28,9 +30,12 @@ pub async fn sync_events(call: UserCall, request: Request) -> Result<Response> {
         // In the queue before the look, so that nothing falls between look and wait.
         let waiting = hs.notify.wait(move |change| concerns(change, &session, |room| rooms.may_be_joined(room)));
         let to = hs.positions.newest();
-        let response = hs.look(&ask, from, to).await?;
+        let mut response = look(hs, &ask, from, to).await?;
         let now = hs.host.now();
         if since.is_none() || ask.full_state || !is_empty(&response) || now >= deadline || hs.notify.is_closed() {
+            let counts = keys::counts(hs, &ask.session).await?;
+            response.device_one_time_keys_count = counts.one_time;
+            response.device_unused_fallback_key_types = Some(counts.unused_fallback);
             return Ok(response);
         }
         from = Some(to);
@@ -41,6 +46,25 @@ pub async fn sync_events(call: UserCall, request: Request) -> Result<Response> {
     }
 }
 
+/// What there is to see for a client that has seen everything up to `from`.
+async fn look(hs: &Homeserver, ask: &Ask, from: Option<Position>, to: Position) -> Result<Response> {
+    let mut response = match from {
+        Some(from) if from == to && !ask.full_state => Response::new(hs.token(to)),
+        Some(from) => {
+            let changes = hs.changes_between(from..to).await?;
+            let mut response = hs.look(ask, Some(from), to, changes.as_deref()).await?;
+            response.device_lists = match &changes {
+                Some(changes) => keys::device_lists_of(hs, ask.session.user, changes.iter().map(|(position, change)| (*position, change))).await?,
+                None => keys::device_lists(hs, ask.session.user, from, to).await?,
+            };
+            response
+        }
+        None => hs.look(ask, None, to, None).await?,
+    };
+    response.to_device.events = to_device::pending(hs, &ask.session, ask.since, to).await?;
+    Ok(response)
+}
+
 /// Whether a change may be of interest to a session.
 fn concerns(change: &Change, session: &Session, may_be_joined: impl Fn(u32) -> bool) -> bool {
     match change {
@@ -49,6 +73,7 @@ fn concerns(change: &Change, session: &Session, may_be_joined: impl Fn(u32) -> b
         Change::Receipt { room, user, kind } => (*user == session.user || !kind.private) && may_be_joined(*room),
         Change::AccountData { user, .. } => *user == session.user,
         Change::ToDevice { user, device } => *user == session.user && *device == session.device,
+        Change::KeySignature { by, .. } => *by == session.user,
         // Whose keys matter to whom takes a look.
         Change::DeviceList { .. } => true,
         Change::Presence { .. } | Change::Forgotten { .. } | Change::Hidden => false,

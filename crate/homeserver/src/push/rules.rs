@@ -4,14 +4,13 @@ use crate::{
     error::{Error, Result},
     homeserver::Homeserver,
     room::{Event, RoomInfo},
-    tables::{self, Change, RoomHead, UserSn},
+    tables::{Change, RoomHead, UserSn},
 };
 use hashlink::LruCache;
 use ruma::{
     OwnedUserId, UInt, UserId,
     events::{
         AnySyncTimelineEvent, StateEventType,
-        push_rules::PushRulesEventContent,
         room::power_levels::{RoomPowerLevels, RoomPowerLevelsSource},
     },
     push::{Action, PushConditionRoomCtx, Ruleset},
@@ -83,12 +82,10 @@ impl Homeserver {
         if let Some(rules) = self.sync.rules.0.borrow_mut().get(&user) {
             return Ok(rules.clone());
         }
-        let generation = self.positions.newest();
-        let stored = tables::ACCOUNT_DATA.get(self.store(), &(user, 0, PUSH_RULES.to_owned())).await?;
-        let stored = stored.and_then(|data| serde_json::from_str::<PushRulesEventContent>(&data.content.0).ok());
-        let rules = Rc::new(stored.map_or_else(|| Ruleset::server_default(user_id), |content| content.global));
+        let before = self.positions.newest();
+        let rules = Rc::new(crate::client::rules_of(self, user, user_id).await?);
         // What changed while this read may be newer than what was found.
-        if self.positions.newest() == generation {
+        if self.positions.newest() == before {
             self.sync.rules.0.borrow_mut().insert(user, rules.clone());
         }
         Ok(rules)

@@ -71,43 +71,50 @@ pub struct Changes {
 }
 
 impl Changes {
-    fn take(&mut self, user: UserSn, change: Change) {
+    fn take(&mut self, user: UserSn, change: &Change) {
         match change {
             Change::Event { room, member } => {
-                let room = self.rooms.entry(room).or_default();
+                let room = self.rooms.entry(*room).or_default();
                 room.events = true;
                 room.members |= member.is_some();
-                room.own |= member == Some(user);
+                room.own |= *member == Some(user);
             }
             Change::StateReset { room } => {
-                let room = self.rooms.entry(room).or_default();
+                let room = self.rooms.entry(*room).or_default();
                 (room.events, room.members, room.own) = (true, true, true);
             }
             Change::Receipt { room, user: whose, kind } => {
-                if whose == user || !kind.private {
-                    self.rooms.entry(room).or_default().receipts.add((whose, kind));
+                if *whose == user || !kind.private {
+                    self.rooms.entry(*room).or_default().receipts.add((*whose, kind.clone()));
                 }
             }
-            Change::Typing { room, .. } => self.rooms.entry(room).or_default().typing = true,
-            Change::AccountData { user: whose, room: 0, kind } if whose == user => self.account_data.add(kind),
-            Change::AccountData { user: whose, room, kind } if whose == user => self.rooms.entry(room).or_default().account_data.add(kind),
+            Change::Typing { room, .. } => self.rooms.entry(*room).or_default().typing = true,
+            Change::AccountData { user: whose, room: 0, kind } if *whose == user => self.account_data.add(kind.clone()),
+            Change::AccountData { user: whose, room, kind } if *whose == user => self.rooms.entry(*room).or_default().account_data.add(kind.clone()),
             _ => {}
         }
     }
 }
 
 impl Homeserver {
-    /// What changed for a user after `range.start`, up to and including `range.end`.
-    pub(crate) async fn changes_for(&self, user: UserSn, rooms: &UserRooms, range: Range<Position>) -> Result<Changes> {
-        let mut changes = if range.end.0 - range.start.0 > WALK_FROM {
-            self.walk(rooms, range.start).await?
-        } else {
-            let keys = tables::CHANGES.key(&range.start.next())..tables::CHANGES.key(&range.end.next());
-            let mut changes = Changes::default();
-            for (_, change) in tables::CHANGES.scan_range(self.store(), keys, Direction::Forward, usize::MAX).await? {
-                changes.take(user, change);
+    /// What changed for anybody after `range.start`, up to and including `range.end`; `None`: too much to be listed.
+    pub(crate) async fn changes_between(&self, range: Range<Position>) -> Result<Option<Vec<(Position, Change)>>> {
+        if range.end.0 - range.start.0 > WALK_FROM {
+            return Ok(None);
+        }
+        let keys = tables::CHANGES.key(&range.start.next())..tables::CHANGES.key(&range.end.next());
+        Ok(Some(tables::CHANGES.scan_range(self.store(), keys, Direction::Forward, usize::MAX).await?))
+    }
+
+    /// What of that is a user's business.
+    pub(super) async fn changes_for(&self, user: UserSn, rooms: &UserRooms, since: Position, list: Option<&[(Position, Change)]>) -> Result<Changes> {
+        let mut changes = match list {
+            Some(list) => {
+                let mut changes = Changes::default();
+                list.iter().for_each(|(_, change)| changes.take(user, change));
+                changes
             }
-            changes
+            None => self.walk(rooms, since).await?,
         };
         changes.rooms.retain(|room, changes| changes.own || rooms.get(*room).is_some_and(|membership| membership.kind == MembershipKind::Join));
         Ok(changes)
@@ -147,7 +154,7 @@ mod tests {
         let mut changes = Changes::default();
         let kind = |private| ReceiptKind { private, thread: None };
         for (user, private) in [(1, true), (1, false), (2, true), (2, false)] {
-            changes.take(1, Change::Receipt { room: 5, user, kind: kind(private) });
+            changes.take(1, &Change::Receipt { room: 5, user, kind: kind(private) });
         }
         let expected = BTreeSet::from([(1, kind(true)), (1, kind(false)), (2, kind(false))]);
         assert_eq!(changes.rooms[&5].receipts, Which::These(expected));
@@ -157,7 +164,7 @@ mod tests {
     fn account_data_of_others_is_nobodys_business() {
         let mut changes = Changes::default();
         for (user, room) in [(1, 0), (2, 0), (1, 5), (2, 6)] {
-            changes.take(1, Change::AccountData { user, room, kind: "t".to_owned() });
+            changes.take(1, &Change::AccountData { user, room, kind: "t".to_owned() });
         }
         assert_eq!(changes.account_data, Which::These(BTreeSet::from(["t".to_owned()])));
         assert_eq!(changes.rooms.keys().copied().collect::<Vec<_>>(), [5]);

@@ -12,7 +12,7 @@ use crate::{
     position::Position,
     push::PUSH_RULES,
     room::{RoomInfo, membership_of},
-    tables::{self, AccountData, MembershipKind, RoomSn, Session},
+    tables::{self, AccountData, Change, MembershipKind, RoomSn, Session},
 };
 use ephapse_store::Direction;
 use futures_util::{StreamExt, TryStreamExt, stream};
@@ -74,16 +74,13 @@ enum Section {
 }
 
 impl Homeserver {
-    /// What a client sees that has seen everything up to `from`.
-    pub(crate) async fn look(&self, ask: &Ask, from: Option<Position>, to: Position) -> Result<Response> {
+    /// What a client sees that has seen everything up to `from`, of its rooms and account data. `list`: what has changed since, if it can be listed.
+    pub(crate) async fn look(&self, ask: &Ask, from: Option<Position>, to: Position, list: Option<&[(Position, Change)]>) -> Result<Response> {
         let user = ask.session.user;
         let mut response = Response::new(self.token(to));
-        if from == Some(to) && !ask.full_state {
-            return Ok(response);
-        }
         let rooms = self.user_rooms(user).await?;
         let changes = match from {
-            Some(from) => Some(self.changes_for(user, &rooms, from..to).await?),
+            Some(from) => Some(self.changes_for(user, &rooms, from, list).await?),
             None => None,
         };
         let mut look = Look {

@@ -2,7 +2,7 @@
 //!
 //! `state` is what brings a client that knows the state as of its last sync to the state at the start of the timeline; the timeline does the rest. What
 //! changed within the timeline's span but is not in it (filtered out, not visible, or decided by a fork) goes into `state` too, so that the client
-//! arrives at the room's state. `state_after` is the difference to the end of the timeline, whatever the timeline contains.
+//! arrives at the room's state; and a timeline whose last word on something is not the room's begins behind that. `state_after` is the difference to the end of the timeline, whatever the timeline contains.
 
 use super::{
     changes::RoomChanges,
@@ -62,8 +62,10 @@ struct Span {
 struct Stretch {
     events: Vec<Rc<Event>>,
     limited: bool,
-    /// The boundary that it begins behind; `None`: there is nothing before it.
-    start: Option<Position>,
+    /// The boundary that it begins behind.
+    start: Position,
+    /// Whether the user may see more behind that.
+    goes_on: bool,
 }
 
 impl Homeserver {
@@ -99,7 +101,8 @@ impl Look<'_> {
         let whole = from.is_none() || self.ask.full_state;
         let changes = changes.filter(|_| from.is_some());
         let span = Span { timeline_from: from, state_from: from.filter(|_| !whole), to: self.to };
-        let mut stretch = if changes.is_none_or(|changes| changes.events) { self.stretch(room, &span).await? } else { Stretch::empty() };
+        let mut stretch =
+            if changes.is_none_or(|changes| changes.events) { self.stretch(room, &head, &span).await? } else { Stretch::empty(self.to) };
         // The client's timeline of its earlier stay does not go on here.
         stretch.limited |= again;
 
@@ -150,7 +153,7 @@ impl Look<'_> {
         let mut left = LeftRoom::new();
         let own = self.hs.event_at(room.sn, leave).await?;
         if was_in {
-            let mut stretch = self.stretch(room, &span).await?;
+            let mut stretch = self.stretch(room, &head, &span).await?;
             // Also when the filter or its visibility keeps it back: without it the client would believe itself in the room.
             if stretch.events.last().is_none_or(|last| last.position != leave) {
                 stretch.events.push(own);
@@ -200,7 +203,7 @@ impl Look<'_> {
         events.iter().flatten().chain([member]).map(|event| Homeserver::stripped_event(event)).collect()
     }
 
-    async fn stretch(&self, room: &Rc<RoomInfo>, span: &Span) -> Result<Stretch> {
+    async fn stretch(&self, room: &Rc<RoomInfo>, head: &RoomHead, span: &Span) -> Result<Stretch> {
         let filter = &self.ask.filter.room.timeline;
         let limit = filter::timeline_limit(filter);
         let mut viewer = Viewer::new(self.hs, room, self.ask.session.user).await?;
@@ -216,17 +219,40 @@ impl Look<'_> {
             start = page.events.last().map_or(span.to, |first| Position(first.position.0 - 1));
         }
         page.events.reverse();
-        let whole = page.events.first().is_some_and(|first| first.pdu.is_create());
-        let start = if limited { Some(start) } else { span.timeline_from.filter(|_| !whole) };
-        Ok(Stretch { events: page.events, limited, start })
+        if !limited {
+            let first = page.events.first().map(|first| Position(first.position.0 - 1));
+            start = span.timeline_from.or(first).unwrap_or(span.to);
+        }
+        let goes_on = limited || span.timeline_from.is_some() && page.events.first().is_some_and(|first| !first.pdu.is_create());
+        let mut stretch = Stretch { events: page.events, limited, start, goes_on };
+        if !self.ask.state_after {
+            self.cut(room, head, span, &mut stretch).await?;
+        }
+        Ok(stretch)
+    }
+
+    /// Cuts off the beginning of a timeline that would leave the client with a state that is not the room's: where an event that decided it is not the
+    /// user's to see, or a fork was decided against the last to arrive. What is cut off is found as earlier history.
+    async fn cut(&self, room: &RoomInfo, head: &RoomHead, span: &Span, stretch: &mut Stretch) -> Result<()> {
+        let told: BTreeMap<StateKey, Position> = stretch.events.iter().filter_map(|event| Some((event.pdu.key()?, event.position))).collect();
+        if told.is_empty() {
+            return Ok(());
+        }
+        let end = self.hs.room_state_at(room.sn, head, span.to).await?;
+        let keys: Vec<StateKey> = told.keys().cloned().collect();
+        let found = self.hs.state_get(room.sn, end, &keys).await?;
+        let wrong = told.values().zip(found).filter(|(told, found)| found.is_some_and(|found| found != **told)).map(|(told, _)| *told).max();
+        if let Some(wrong) = wrong {
+            stretch.events.retain(|event| event.position > wrong);
+            *stretch = Stretch { events: std::mem::take(&mut stretch.events), limited: true, start: wrong, goes_on: true };
+        }
+        Ok(())
     }
 
     async fn timeline(&self, room: &RoomInfo, stretch: &Stretch) -> Result<Timeline> {
         let mut timeline = Timeline::new();
         timeline.limited = stretch.limited;
-        if !stretch.events.is_empty() || stretch.limited {
-            timeline.prev_batch = stretch.start.map(|start| self.hs.token(start));
-        }
+        timeline.prev_batch = stretch.goes_on.then(|| self.hs.token(stretch.start));
         timeline.events = self.write(room, &stretch.events).await?;
         Ok(timeline)
     }
@@ -244,11 +270,7 @@ impl Look<'_> {
             Some(from) => hs.room_state_at(sn, head, from).await?,
             None => NodeId::EMPTY,
         };
-        let start = match stretch.start {
-            Some(start) => hs.room_state_at(sn, head, start).await?,
-            None if stretch.events.is_empty() => end,
-            None => NodeId::EMPTY,
-        };
+        let start = hs.room_state_at(sn, head, stretch.start).await?;
         let target = if self.ask.state_after { end } else { start };
         let lazy = match self.ask.filter.room.state.lazy_load_options {
             LazyLoadOptions::Disabled => None,
@@ -262,9 +284,9 @@ impl Look<'_> {
             let differences = hs.state_diff(sn, known, target).await?;
             differences.into_iter().filter_map(|difference| Some((difference.key, difference.after?))).collect()
         };
+        let told: BTreeSet<StateKey> = stretch.events.iter().filter_map(|event| event.pdu.key()).collect();
         let in_timeline: BTreeSet<Position> = stretch.events.iter().map(|event| event.position).collect();
         if !self.ask.state_after && start != end {
-            let told: BTreeSet<StateKey> = stretch.events.iter().filter_map(|event| event.pdu.key()).collect();
             for difference in hs.state_diff(sn, start, end).await? {
                 let Some(after) = difference.after.filter(|after| !in_timeline.contains(after)) else { continue };
                 let passed_over = whole && lazy.is_some() && difference.key.0 == StateEventType::RoomMember;
@@ -281,8 +303,11 @@ impl Look<'_> {
             }
             let keys: Vec<StateKey> =
                 wanted.into_iter().map(|user| (StateEventType::RoomMember, user)).filter(|key| !state.contains_key(key)).collect();
-            let found = hs.state_get(sn, target, &keys).await?;
-            for (key, position) in keys.into_iter().zip(found) {
+            // Of whom the timeline says something, what was before it; of others, what is so at its end.
+            let (before, after): (Vec<_>, Vec<_>) = keys.into_iter().partition(|key| !self.ask.state_after && told.contains(key));
+            let mut found = hs.state_get(sn, start, &before).await?;
+            found.extend(hs.state_get(sn, end, &after).await?);
+            for (key, position) in before.into_iter().chain(after).zip(found) {
                 let Some(position) = position else { continue };
                 let told = !self.ask.state_after && in_timeline.contains(&position);
                 let has = !whole && !redundant && self.ask.since.is_some_and(|since| hs.sync.sent_members.has(self.device, sn, position, since));
@@ -338,8 +363,9 @@ impl Look<'_> {
 }
 
 impl Stretch {
-    fn empty() -> Self {
-        Self { events: Vec::new(), limited: false, start: None }
+    /// Nothing happened up to `to`.
+    fn empty(to: Position) -> Self {
+        Self { events: Vec::new(), limited: false, start: to, goes_on: false }
     }
 }
 

@@ -18,3 +18,4 @@ mod shared_secret;
 mod signing;
 mod support;
 mod sync;
+mod sync_model;

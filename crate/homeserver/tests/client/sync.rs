@@ -6,7 +6,7 @@ use crate::{
 };
 use serde_json::{Value, json};
 
-fn query(parameters: &[(&str, &str)]) -> String {
+pub fn query(parameters: &[(&str, &str)]) -> String {
     let encoded: String = form_urlencoded::Serializer::new(String::new()).extend_pairs(parameters).finish();
     format!("/_matrix/client/v3/sync?{encoded}")
 }
@@ -67,8 +67,11 @@ fn an_initial_sync_has_rooms_state_and_counts_and_the_next_one_nothing() {
     assert_eq!(joined["unread_notifications"], json!({"notification_count": 0, "highlight_count": 0}));
     assert!(types(&answer["account_data"]["events"]).contains(&"m.push_rules"));
     assert!(joined["timeline"]["events"][0].get("room_id").is_none());
+    assert_eq!(answer["device_one_time_keys_count"], json!({"signed_curve25519": 0}), "also when there are none");
+    assert_eq!(answer["device_unused_fallback_key_types"], json!([]));
 
     let after = next(&server, &alice, &answer);
+    assert_eq!(after["device_one_time_keys_count"], json!({"signed_curve25519": 0}));
     assert_eq!(after["next_batch"], answer["next_batch"]);
     assert!(after.get("rooms").is_none(), "{after}");
 }
