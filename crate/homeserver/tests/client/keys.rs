@@ -2,12 +2,13 @@
 
 use crate::{
     signing::{Key, device_keys, one_time_key},
-    support::{Answer, TestServer, TestUser},
+    support::{Answer, TestServer, TestUser, config},
 };
+use ephapse_store::{StoreError, unreliable::UnreliableStore};
 use futures_util::future::join_all;
 use proptest::prelude::*;
 use serde_json::{Value, json};
-use std::collections::{BTreeMap, BTreeSet};
+use std::{collections::BTreeSet, rc::Rc};
 
 const UPLOAD: &str = "/_matrix/client/v3/keys/upload";
 const QUERY: &str = "/_matrix/client/v3/keys/query";
@@ -165,6 +166,10 @@ enum Step {
     Upload(Vec<u32>),
     Claim(u8),
     Restart,
+    /// One of the next writes fails, and what was built on it fails with it.
+    Fail(u8),
+    /// The process ends instead of one of the next writes.
+    Crash(u32),
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -172,36 +177,69 @@ fn step() -> impl Strategy<Value = Step> {
         2 => prop::collection::vec(0..40u32, 0..8).prop_map(Step::Upload),
         4 => (1..6u8).prop_map(Step::Claim),
         1 => Just(Step::Restart),
+        1 => (0..3u8).prop_map(Step::Fail),
+        1 => (0..3u32).prop_map(Step::Crash),
     ]
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(24))]
+    #![proptest_config(ProptestConfig::with_cases(48))]
     #[test]
     fn no_one_time_key_is_given_twice(steps in prop::collection::vec(step(), 1..25)) {
-        let mut server = TestServer::new();
+        let mut store = UnreliableStore::new();
+        let mut server = TestServer::with(Rc::new(store.clone()), config());
         let (alice, bob) = (server.register("alice"), server.register("bob"));
         let key = Key::new(1);
         let mut given = BTreeSet::new();
-        let mut uploaded: BTreeMap<u32, bool> = BTreeMap::new();
         for step in steps {
             match step {
                 Step::Upload(names) => {
-                    uploaded.extend(names.iter().map(|name| (*name, true)));
-                    server.post(&bob, UPLOAD, json!({ "one_time_keys": one_time_keys(&bob, &key, names) })).ok();
+                    server.post(&bob, UPLOAD, json!({ "one_time_keys": one_time_keys(&bob, &key, names) }));
                 }
                 Step::Claim(times) => {
                     let claims = (0..times).map(|_| server.start("POST", CLAIM, Some(&alice.token), Some(claim_of(&bob)))).collect::<Vec<_>>();
-                    for answer in server.run(join_all(claims)) {
+                    for answer in server.run(join_all(claims)).into_iter().filter(|answer| answer.status == 200) {
                         if let Some((name, _)) = claimed(answer, &bob) {
                             prop_assert!(given.insert(name.clone()), "{} was given twice", name);
                         }
                     }
                 }
                 Step::Restart => server = server.restart(),
+                Step::Fail(passed) => {
+                    if passed == 0 {
+                        store.fail_next(StoreError::Platform("no".to_owned()));
+                    } else {
+                        store.hold();
+                        let claims = (0..passed).map(|_| server.start("POST", CLAIM, Some(&alice.token), Some(claim_of(&bob)))).collect::<Vec<_>>();
+                        let released = store.clone();
+                        let release = async move {
+                            released.fail_next(StoreError::QuotaExceeded);
+                            released.release_all();
+                        };
+                        let (answers, ()) = server.run(async move { futures_util::join!(join_all(claims), release) });
+                        for answer in answers.into_iter().filter(|answer| answer.status == 200) {
+                            if let Some((name, _)) = claimed(answer, &bob) {
+                                prop_assert!(given.insert(name.clone()), "{} was given twice", name);
+                            }
+                        }
+                    }
+                }
+                Step::Crash(passed) => store.crash_at_write(passed),
             }
-            let left = server.post(&bob, UPLOAD, json!({})).ok()["one_time_key_counts"]["signed_curve25519"].as_u64();
-            prop_assert_eq!(left, Some((uploaded.len() - given.len()) as u64));
+            if store.crashed() {
+                store = store.restart();
+                server = TestServer::with(Rc::new(store.clone()), config());
+            }
+        }
+        let left = server.post(&bob, UPLOAD, json!({}));
+        let left = if left.status == 200 { left.ok()["one_time_key_counts"]["signed_curve25519"].as_u64() } else { None };
+        if let Some(left) = left {
+            let claims = (0..left + 1).map(|_| server.start("POST", CLAIM, Some(&alice.token), Some(claim_of(&bob)))).collect::<Vec<_>>();
+            for answer in server.run(join_all(claims)).into_iter().filter(|answer| answer.status == 200) {
+                if let Some((name, _)) = claimed(answer, &bob) {
+                    prop_assert!(given.insert(name.clone()), "{} was given twice", name);
+                }
+            }
         }
     }
 }
