@@ -32,6 +32,9 @@ use std::collections::BTreeMap;
 /// Bytes of one key.
 const LONGEST_KEY: usize = 64 << 10;
 
+/// Keys whose signatures are verified before something else gets its turn.
+const SLICE: usize = 16;
+
 /// Signatures of one signer that are read of a user.
 const MOST_SIGNATURES: usize = 10_000;
 
@@ -130,7 +133,10 @@ async fn verified(call: &UserCall, stored: &Keys, new: Keys) -> Result<Keys> {
 /// The signatures of a master key that its user's devices made must be right.
 async fn verify_by_devices(hs: &Homeserver, session: &Session, master: &CanonicalJsonObject) -> Result<()> {
     let own = format!("ed25519:{}", public_key(master).unwrap_or_default());
-    for (key_id, made) in signatures_of(master, &session.user_id).into_iter().flatten() {
+    for (index, (key_id, made)) in signatures_of(master, &session.user_id).into_iter().flatten().enumerate() {
+        if index % SLICE == SLICE - 1 {
+            hs.host.yield_now().await;
+        }
         let key = if *key_id == own { key_of(master, &own) } else { device_key(hs, session.user, key_id).await? };
         let is_right = key.zip(made.as_str()).is_some_and(|(key, made)| is_signed(master, &key, made));
         if !is_right {
@@ -193,7 +199,10 @@ pub async fn upload_signatures(call: UserCall, request: upload_signatures::Reque
     let mut changes = Vec::new();
     for (user, keys) in &request.signed_keys {
         let mut is_changed = false;
-        for (key, json) in keys {
+        for (index, (key, json)) in keys.iter().enumerate() {
+            if index % SLICE == SLICE - 1 {
+                hs.host.yield_now().await;
+            }
             match accept(hs, session, &own, user, key, json.get()).await {
                 Ok((of, signatures)) => {
                     for (by, signature) in signatures {
@@ -258,7 +267,10 @@ async fn accept(hs: &Homeserver, session: &Session, own: &Keys, user: &UserId, k
     };
     let signer = signer.map(key_and_id).transpose()?;
     let mut accepted = Vec::new();
-    for (by, made) in signatures_of(&given, &session.user_id).into_iter().flatten() {
+    for (index, (by, made)) in signatures_of(&given, &session.user_id).into_iter().flatten().enumerate() {
+        if index % SLICE == SLICE - 1 {
+            hs.host.yield_now().await;
+        }
         let made = made.as_str().ok_or_else(|| Error::bad_json("a signature is a string"))?;
         // What was uploaded with the key comes back with it.
         if signature(&stored, &session.user_id, by) == Some(made) {

@@ -6,7 +6,7 @@ use crate::{
     homeserver::Homeserver,
     locks::LockKey,
     router::{Call, UserCall, token_hash},
-    tables::{self, Device, Session, UserSn},
+    tables::{self, Change, Device, Session, UserSn},
 };
 use ephapse_store::{Batch, Direction};
 use ruma::{
@@ -52,9 +52,14 @@ pub async fn login(call: Call, Login(request): Login) -> Result<login::Response>
     if let Some(device) = &request.device_id {
         is_no_cross_signing_key(hs, user, device).await?;
     }
+    let is_known = match &request.device_id {
+        Some(device) => tables::DEVICES.get(hs.store(), &(user, device.clone())).await?.is_some(),
+        None => false,
+    };
     let mut batch = Batch::since(call.raw.generation);
     let (token, device) = sign_in(hs, user, &user_id, request.device_id, request.initial_device_display_name, &mut batch).await?;
-    drop(hs.commit(batch, Vec::new()));
+    let changes = if is_known { Vec::new() } else { vec![(hs.positions.next(), Change::DeviceList { user })] };
+    drop(hs.commit(batch, changes));
     Ok(login::Response::new(user_id, token, device))
 }
 

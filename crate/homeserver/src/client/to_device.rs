@@ -5,7 +5,7 @@
 
 use super::transaction::{self, First};
 use crate::{
-    error::Result,
+    error::{Error, Result},
     homeserver::Homeserver,
     position::Position,
     router::UserCall,
@@ -39,6 +39,12 @@ pub static TO_DEVICE: Stream = Stream {
 /// The one consumer of a device's queue.
 const DEVICE: &str = "device";
 
+/// Bytes that the content of a message may have, as much as an event.
+const LONGEST_CONTENT: usize = 64 << 10;
+
+/// Bytes that one request may put into queues.
+const LARGEST_REQUEST: usize = 32 << 20;
+
 /// Messages in one sync.
 const SHOWN: usize = 100;
 
@@ -62,6 +68,9 @@ struct Message {
 pub async fn send(call: UserCall, request: send_event_to_device::Request) -> Result<send_event_to_device::Response> {
     let First::Now(once) = transaction::begin(&call).await? else { return Ok(send_event_to_device::Response::new()) };
     let hs = &call.hs;
+    if request.messages.values().flat_map(BTreeMap::values).any(|content| content.json().get().len() > LONGEST_CONTENT) {
+        return Err(Error::too_large(format!("a message has {LONGEST_CONTENT} bytes at most")));
+    }
     let mut batch = Batch::since(call.raw.generation);
     let mut queues = Vec::new();
     for (user, messages) in &request.messages {
@@ -69,6 +78,9 @@ pub async fn send(call: UserCall, request: send_event_to_device::Request) -> Res
         if hs.is_local(user) {
             queues.extend(queues_of(hs, user, messages).await?);
         }
+    }
+    if queues.iter().map(|queue| queue.content.json().get().len()).sum::<usize>() > LARGEST_REQUEST {
+        return Err(Error::too_large("these are too many messages for one request"));
     }
     let sender = &call.session.user_id;
     let event_type = request.event_type.to_string();
@@ -170,8 +182,8 @@ impl Waiting {
     }
 }
 
-fn unreadable(error: impl std::fmt::Display) -> crate::Error {
-    crate::Error::Internal(format!("a stored to-device message cannot be read: {error}"))
+fn unreadable(error: impl std::fmt::Display) -> Error {
+    Error::Internal(format!("a stored to-device message cannot be read: {error}"))
 }
 
 fn forget_arrived(hs: &Homeserver, session: &Session, subject: &Subject, last: &StreamEntry, held: &BTreeMap<u64, Position>, generation: u64) {

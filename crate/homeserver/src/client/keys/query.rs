@@ -18,11 +18,17 @@ use ruma::{
 use serde_json::{json, value::RawValue};
 use std::collections::{BTreeMap, BTreeSet};
 
+/// Users that are looked at before something else gets its turn.
+const SLICE: usize = 32;
+
 /// `POST /_matrix/client/v3/keys/query`
 pub async fn query(call: UserCall, request: get_keys::Request) -> Result<get_keys::Response> {
     let (hs, viewer) = (&call.hs, call.session.user);
     let mut response = get_keys::Response::new();
-    for (user, devices) in request.device_keys.iter().filter(|(user, _)| hs.is_local(user)) {
+    for (index, (user, devices)) in request.device_keys.iter().filter(|(user, _)| hs.is_local(user)).enumerate() {
+        if index % SLICE == SLICE - 1 {
+            hs.host.yield_now().await;
+        }
         let Some(sn) = hs.find_user(user).await? else { continue };
         if tables::ACCOUNTS.get(hs.store(), &sn).await?.is_none() {
             continue;

@@ -25,6 +25,9 @@ const MOST_ONE_TIME_KEYS: usize = 10_000;
 /// Bytes of a device's identity keys, or of one other key.
 const LONGEST_KEY: usize = 64 << 10;
 
+/// Keys that are looked at before something else gets its turn.
+const SLICE: usize = 128;
+
 /// How long it is known that a key was claimed, so that an upload that is repeated does not bring it back.
 const CLAIMED_KEPT: Duration = Duration::from_secs(7 * 24 * 60 * 60);
 
@@ -121,7 +124,10 @@ async fn put_one_time_keys(hs: &Homeserver, device: &(UserSn, OwnedDeviceId), ke
         return Err(Error::too_large(format!("a device has {MOST_ONE_TIME_KEYS} one-time keys at most")));
     }
     let mut next: BTreeMap<String, u64> = BTreeMap::new();
-    for (key_id, key) in keys {
+    for (index, (key_id, key)) in keys.iter().enumerate() {
+        if index % SLICE == SLICE - 1 {
+            hs.host.yield_now().await;
+        }
         let key = checked(key_id, key)?;
         let hash = Sha256::digest(key.to_string()).into();
         match known.get(key_id.as_str()) {
