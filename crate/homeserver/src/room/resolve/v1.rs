@@ -105,3 +105,6 @@ fn first_allowed<'k>(events: Vec<&'k Pdu>, state: &HashMap<StateKey, &'k Pdu>, r
     let allowed = events.iter().rev().find(|event| is_allowed(event, state, rules));
     allowed.copied().unwrap_or(events[0])
 }
+
+#[cfg(test)]
+mod tests;
