@@ -3,17 +3,22 @@
 //!
 //! A [`ReceivedPdu`] is what a remote server says; once its signatures are verified it becomes a
 //! [`Pdu`]. A [`Pdu`] keeps its canonical JSON and the fields the rules read. `unsigned` is no
-//! part of it. Local events are written by `room::new_pdu`.
+//! part of it. Local events are written by `sign`.
 
+mod numbers;
+
+use base64::{Engine, alphabet, engine::general_purpose};
 use bytes::Bytes;
 use ruma::{
     CanonicalJsonObject, CanonicalJsonValue, EventId, MilliSecondsSinceUnixEpoch, OwnedEventId, OwnedRoomId, OwnedServerName, OwnedUserId, RoomId,
-    UserId,
-    canonical_json::{CanonicalJsonFieldError, redact},
+    ServerName, SigningKeyAlgorithm, UserId,
+    canonical_json::{CanonicalJsonFieldError, RedactingSerializer},
     events::{StateEventType, TimelineEventType},
     room_version_rules::{EventIdFormatVersion, EventsReferenceFormatVersion, RoomVersionRules},
     serde::{Base64, base64::Standard},
-    signatures::{JsonError, PublicKeyMap, VerificationError, Verified, reference_hash, required_server_signatures_to_verify_event, verify_event},
+    signatures::{
+        JsonError, PublicKeyMap, VerificationError, Verified, required_server_signatures_to_verify_event, verify_canonical_json_bytes, verify_event,
+    },
     state_res::Event,
 };
 use serde::{
@@ -21,7 +26,8 @@ use serde::{
     de::{self, IgnoredAny, SeqAccess, Visitor},
 };
 use serde_json::value::RawValue;
-use std::{collections::BTreeSet, fmt};
+use sha2::{Digest, Sha256};
+use std::{borrow::Cow, collections::BTreeSet, fmt};
 
 /// The largest PDU in bytes of canonical JSON, signatures included (client-server-api "Size limits").
 pub const MAX_PDU_BYTES: usize = 65_536;
@@ -127,9 +133,7 @@ impl Pdu {
 
     /// The event as the spec's redaction algorithm leaves it. The id stays the same.
     pub fn redacted(&self, rules: &RoomVersionRules) -> Result<Self, PduError> {
-        let object: CanonicalJsonObject = serde_json::from_slice(&self.json)?;
-        let object = redact(object, &rules.redaction, None)?;
-        let json = serde_json::to_vec(&object)?;
+        let json = Read::new(&self.json, rules)?.write(&RedactingSerializer::new().rules(&rules.redaction))?;
         let redacted = Self::from_stored(self.event_id.clone(), json.into(), self.rejected)?;
         Ok(Self { generation: self.generation, ..redacted })
     }
@@ -138,8 +142,8 @@ impl Pdu {
     pub fn reference(&self, rules: &RoomVersionRules) -> Result<EventReference, PduError> {
         let sha256 = match rules.events_reference_format {
             EventsReferenceFormatVersion::V1 => {
-                let object: CanonicalJsonObject = serde_json::from_slice(&self.json)?;
-                Some(reference_hash(&object, rules)?)
+                let read = Read::new(&self.json, rules)?;
+                Some(hash_of(&read.write(&to_be_signed(rules))?, rules))
             }
             _ => None,
         };
@@ -214,7 +218,7 @@ impl Event for Pdu {
 /// An event from another server: well formed, its signatures not verified yet.
 #[derive(Clone, Debug)]
 pub struct ReceivedPdu {
-    object: CanonicalJsonObject,
+    read: Read,
     pdu: Pdu,
 }
 
@@ -225,14 +229,14 @@ impl ReceivedPdu {
         if json.len() > 4 * MAX_PDU_BYTES {
             return Err(PduError::TooLarge("event"));
         }
-        let mut object: CanonicalJsonObject = serde_json::from_slice(json)?;
-        object.remove("unsigned");
-        let json = serde_json::to_vec(&object)?;
-        check_format(&object, json.len(), rules)?;
-        let event_id = event_id_of(&object, rules)?;
-        let fields: Fields = serde_json::from_slice(&json)?;
+        let mut read = Read::new(json, rules)?;
+        read.object.remove("unsigned");
+        let json = read.write(&RedactingSerializer::new())?;
+        check_format(&read.object, json.len(), rules)?;
+        let event_id = event_id_of(&read, rules)?;
+        let fields: Fields = serde_json::from_str(&json)?;
         let pdu = fields.into_pdu(event_id, json.into(), false)?;
-        Ok(Self { object, pdu })
+        Ok(Self { read, pdu })
     }
 
     /// What it says, unverified: enough to find the room and the signing keys.
@@ -242,12 +246,12 @@ impl ReceivedPdu {
 
     /// The servers whose signing keys [`ReceivedPdu::verify`] needs.
     pub fn signing_servers(&self, rules: &RoomVersionRules) -> Result<BTreeSet<OwnedServerName>, PduError> {
-        Ok(required_server_signatures_to_verify_event(&self.object, &rules.signatures)?)
+        Ok(required_server_signatures_to_verify_event(&self.read.object, &rules.signatures)?)
     }
 
     /// The ids of the keys that `server` signed it with.
-    pub fn key_ids(&self, server: &ruma::ServerName) -> Vec<String> {
-        let keys = self.object.get("signatures").and_then(CanonicalJsonValue::as_object);
+    pub fn key_ids(&self, server: &ServerName) -> Vec<String> {
+        let keys = self.read.object.get("signatures").and_then(CanonicalJsonValue::as_object);
         let keys = keys.and_then(|s| s.get(server.as_str())).and_then(CanonicalJsonValue::as_object);
         keys.map(|keys| keys.keys().cloned().collect()).unwrap_or_default()
     }
@@ -255,10 +259,46 @@ impl ReceivedPdu {
     /// Verifies signatures and content hash (receipt checks 2 and 3). With a wrong hash the
     /// redacted event is what is true, and is what this returns.
     pub fn verify(self, keys: &PublicKeyMap, rules: &RoomVersionRules) -> Result<Pdu, PduError> {
-        match verify_event(keys, &self.object, rules)? {
+        let verified = match self.read.is_marked {
+            false => verify_event(keys, &self.read.object, rules)?,
+            true => self.verify_as_written(keys, rules)?,
+        };
+        match verified {
             Verified::All => Ok(self.pdu),
             Verified::Signatures => self.pdu.redacted(rules),
         }
+    }
+}
+
+impl ReceivedPdu {
+    /// Up to v5: the same over numbers as the sender wrote them.
+    fn verify_as_written(&self, keys: &PublicKeyMap, rules: &RoomVersionRules) -> Result<Verified, PduError> {
+        let signed = self.read.write(&to_be_signed(rules))?;
+        for server in self.signing_servers(rules)? {
+            self.verify_server(&server, keys, &signed)?;
+        }
+        let hashed = RedactingSerializer::new().custom_redacted_root_fields(&["hashes", "signatures", "unsigned"]);
+        let hash = Sha256::digest(self.read.write(&hashed)?);
+        let given = self.read.object.get("hashes").and_then(|hashes| hashes.as_object()?.get("sha256")?.as_str());
+        let given = given.and_then(|given| Base64::<Standard>::parse(given).ok());
+        let is_same = given.is_some_and(|given| given.as_bytes() == &hash[..]);
+        Ok(if is_same { Verified::All } else { Verified::Signatures })
+    }
+
+    /// Every signature of a server whose key is given must be good, and there must be one.
+    fn verify_server(&self, server: &ServerName, keys: &PublicKeyMap, signed: &str) -> Result<(), PduError> {
+        let signatures = self.read.object.get("signatures").and_then(|signatures| signatures.as_object()?.get(server.as_str())?.as_object());
+        let signatures = signatures.ok_or_else(|| VerificationError::NoSignaturesForEntity(server.to_string()))?;
+        let keys = keys.get(server.as_str()).ok_or_else(|| VerificationError::NoPublicKeysForEntity(server.to_string()))?;
+        let mut is_signed = false;
+        for (key_id, signature) in signatures {
+            let (Some(key), Some("ed25519")) = (keys.get(key_id), key_id.split(':').next()) else { continue };
+            let signature = signature.as_str().and_then(|signature| Base64::<Standard>::parse(signature).ok());
+            let signature = signature.ok_or_else(|| PduError::Format(format!("the signature by {key_id} of {server}")))?;
+            verify_canonical_json_bytes(&SigningKeyAlgorithm::Ed25519, key.as_bytes(), signature.as_bytes(), signed.as_bytes())?;
+            is_signed = true;
+        }
+        if is_signed { Ok(()) } else { Err(VerificationError::NoSupportedSignatureForEntity(server.to_string()).into()) }
     }
 }
 
@@ -320,13 +360,17 @@ impl Fields {
             None => room_id_of_create(&event_id)?,
         };
         let redacts = redacts_of(&self.event_type, self.redacts, &self.content);
+        let content = match self.event_type {
+            TimelineEventType::RoomPowerLevels => numbers::truncated(self.content),
+            _ => self.content,
+        };
         Ok(Pdu {
             event_id,
             room_id,
             sender: self.sender,
             event_type: self.event_type,
             state_key: self.state_key,
-            content: self.content,
+            content,
             prev_events: self.prev_events.into_iter().map(|r| r.0).collect(),
             auth_events: self.auth_events.into_iter().map(|r| r.0).collect(),
             depth: self.depth,
@@ -360,12 +404,50 @@ pub fn create_of_room(room: &RoomId) -> Option<OwnedEventId> {
     OwnedEventId::try_from(format!("${}", room.strip_sigil())).ok()
 }
 
-fn event_id_of(object: &CanonicalJsonObject, rules: &RoomVersionRules) -> Result<OwnedEventId, PduError> {
+fn event_id_of(read: &Read, rules: &RoomVersionRules) -> Result<OwnedEventId, PduError> {
     let id = match rules.event_id_format {
-        EventIdFormatVersion::V1 => string(object, "event_id")?.ok_or_else(|| PduError::Format("`event_id` is missing".to_owned()))?.to_owned(),
-        _ => format!("${}", reference_hash(object, rules)?),
+        EventIdFormatVersion::V1 => string(&read.object, "event_id")?.ok_or_else(|| PduError::Format("`event_id` is missing".to_owned()))?.to_owned(),
+        _ => format!("${}", hash_of(&read.write(&to_be_signed(rules))?, rules)),
     };
     OwnedEventId::try_from(id).map_err(|error| PduError::Format(format!("`event_id`: {error}")))
+}
+
+/// An event's JSON, its numbers marked where they are not canonical.
+#[derive(Clone, Debug)]
+struct Read {
+    object: CanonicalJsonObject,
+    is_marked: bool,
+}
+
+impl Read {
+    fn new(json: &[u8], rules: &RoomVersionRules) -> Result<Self, PduError> {
+        if rules.authorization.strict_canonical_json {
+            return Ok(Self { object: serde_json::from_slice(json)?, is_marked: false });
+        }
+        let json = std::str::from_utf8(json).map_err(|error| PduError::Format(error.to_string()))?;
+        let marked = numbers::mark(json).map_err(|_| PduError::Format("a number that cannot be read".to_owned()))?;
+        Ok(Self { object: serde_json::from_str(&marked)?, is_marked: matches!(marked, Cow::Owned(_)) })
+    }
+
+    /// The JSON that a serializer leaves of it.
+    fn write(&self, serializer: &RedactingSerializer<'_>) -> Result<String, PduError> {
+        let json = serializer.serialize(&self.object)?;
+        Ok(if self.is_marked { numbers::unmark(json) } else { json })
+    }
+}
+
+/// What a redaction leaves, without signatures: what is signed, and whose hash names the event.
+fn to_be_signed(rules: &RoomVersionRules) -> RedactingSerializer<'_> {
+    RedactingSerializer::new().rules(&rules.redaction).custom_redacted_root_fields(&["signatures", "unsigned"])
+}
+
+/// The reference hash in the base64 of the room version.
+pub(super) fn hash_of(redacted: impl AsRef<[u8]>, rules: &RoomVersionRules) -> String {
+    let alphabet = match rules.event_id_format {
+        EventIdFormatVersion::V1 | EventIdFormatVersion::V2 => &alphabet::STANDARD,
+        _ => &alphabet::URL_SAFE,
+    };
+    general_purpose::GeneralPurpose::new(alphabet, general_purpose::NO_PAD).encode(Sha256::digest(redacted))
 }
 
 /// The sizes and types that every PDU of the room version has.

@@ -4,8 +4,9 @@
 //! Each field is written once, in the order of canonical JSON; what is hashed, signed and stored are
 //! runs of the same pieces. A message is never parsed again on its way to disk.
 
-use super::pdu::{EventReference, MAX_AUTH_EVENTS, MAX_ID_BYTES, MAX_PDU_BYTES, MAX_PREV_EVENTS, Pdu, PduError, room_id_of_create, unpadded};
-use base64::{Engine, alphabet, engine::general_purpose};
+use super::pdu::{
+    EventReference, MAX_AUTH_EVENTS, MAX_ID_BYTES, MAX_PDU_BYTES, MAX_PREV_EVENTS, Pdu, PduError, hash_of, room_id_of_create, unpadded,
+};
 use ruma::{
     CanonicalJsonObject, CanonicalJsonValue, MilliSecondsSinceUnixEpoch, OwnedEventId, OwnedRoomId, OwnedUserId, ServerName,
     canonical_json::redact_content_in_place,
@@ -106,7 +107,7 @@ impl NewPdu {
 
         let event_id = match given_id {
             Some(id) => id,
-            None => hash_id(&redacted, rules)?,
+            None => format!("${}", hash_of(&redacted, rules)).try_into().map_err(|error| PduError::Format(format!("`event_id`: {error}")))?,
         };
         let gives_room_id = self.room_id.is_none();
         let room_id = match self.room_id {
@@ -256,14 +257,4 @@ fn write_references(out: &mut Vec<u8>, references: &[EventReference], rules: &Ro
     }
     out.push(b']');
     Ok(())
-}
-
-/// Since v3: the id is the hash of what a redaction leaves.
-fn hash_id(redacted: &[u8], rules: &RoomVersionRules) -> Result<OwnedEventId, PduError> {
-    let alphabet = match rules.event_id_format {
-        EventIdFormatVersion::V1 | EventIdFormatVersion::V2 => &alphabet::STANDARD,
-        _ => &alphabet::URL_SAFE,
-    };
-    let engine = general_purpose::GeneralPurpose::new(alphabet, general_purpose::NO_PAD);
-    OwnedEventId::try_from(format!("${}", engine.encode(Sha256::digest(redacted)))).map_err(|error| PduError::Format(format!("`event_id`: {error}")))
 }
