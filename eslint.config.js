@@ -3,7 +3,7 @@ import { defineConfig, globalIgnores } from 'eslint/config';
 import tseslint from 'typescript-eslint';
 
 const node = ['AbortSignal', 'Buffer', 'Request', 'Response', 'URL', 'WebAssembly', 'clearTimeout', 'console', 'fetch', 'performance', 'process', 'setTimeout'];
-const pages = ['clearInterval', 'document', 'indexedDB', 'localStorage', 'location', 'navigator', 'setInterval', 'window'];
+const pages = ['BroadcastChannel', 'clearInterval', 'document', 'indexedDB', 'localStorage', 'location', 'navigator', 'setInterval', 'window'];
 
 export default defineConfig(
   globalIgnores(['dist/', 'target/', '.cache/']),

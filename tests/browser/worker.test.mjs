@@ -125,6 +125,69 @@ test('a new version takes over while the old one is in use, and pages of both go
   for (const each of [page, second]) assert.equal((await versions(each)).status, 200);
 });
 
+/** A request to the Client-Server API from the page. */
+const api = (method, endpoint, body) =>
+  page.evaluate(
+    async ([how, where, content]) => {
+      const response = await fetch(`/_matrix/client/v3/${where}`, { method: how, ...(content ? { body: JSON.stringify(content) } : {}) });
+      return { status: response.status, body: await response.json() };
+    },
+    [method, endpoint, body],
+  );
+
+const register = (username) => api('POST', 'register', { username, password: 'a long enough password', auth: { type: 'm.login.dummy' } });
+const logIn = (user) => api('POST', 'login', { type: 'm.login.password', identifier: { type: 'm.id.user', user }, password: 'a long enough password' });
+
+test('what was acknowledged is there after the worker was ended', async () => {
+  const { serverName } = await start();
+  assert.equal((await register('alice')).status, 200);
+  await stopWorkers(page);
+  assert.equal((await logIn('alice')).body.user_id, `@alice:${serverName}`);
+});
+
+test('a panic of the engine costs one request, and the next one finds the database as it was', async () => {
+  // Randomness that fails is the one thing that the engine cannot do without: it panics.
+  const sabotage = `{
+    const random = crypto.getRandomValues.bind(crypto);
+    let failing = false;
+    new BroadcastChannel('sabotage').onmessage = ({ data }) => { failing = data; };
+    crypto.getRandomValues = (bytes) => { if (failing) throw new Error('no randomness'); return random(bytes); };
+  }`;
+  files['ephapse-worker.js'] = Buffer.concat([Buffer.from(sabotage), files['ephapse-worker.js']]);
+  const { serverName } = await start();
+  assert.equal((await register('alice')).status, 200);
+  const sabotaged = (on) => page.evaluate(async (data) => {
+    const channel = new BroadcastChannel('sabotage');
+    channel.postMessage(data);
+    await fetch('/_matrix/client/versions');
+    channel.close();
+  }, on);
+  await sabotaged(true);
+  const failed = await register('bob');
+  assert.deepEqual([failed.status, failed.body.errcode], [500, 'M_UNKNOWN']);
+  await sabotaged(false);
+  assert.equal((await register('bob')).status, 200);
+  assert.equal((await logIn('alice')).body.user_id, `@alice:${serverName}`);
+  assert.deepEqual(await page.evaluate(() => globalThis.news.map(({ event }) => event)), ['restart']);
+  assert.equal((await page.evaluate(() => globalThis.server.status())).rebuilds, 1);
+});
+
+test('a database of a newer version is refused with a sentence, and left as it is', async () => {
+  await start();
+  await page.evaluate(() => globalThis.server.stop());
+  await stopWorkers(page);
+  const version = await page.evaluate(
+    () =>
+      new Promise((resolve, reject) => {
+        const request = indexedDB.open('ephapse /', 1_000);
+        request.onerror = () => reject(request.error);
+        request.onsuccess = () => { resolve(request.result.version); request.result.close(); };
+      }),
+  );
+  assert.equal(version, 1_000);
+  await assert.rejects(() => start(), /format 1000.*Nothing was changed\. Reload all tabs/s);
+});
+
 test('a server of a directory answers under its path', async () => {
   await page.goto(`${site.url}/app/`);
   await assert.rejects(() => start(page, { scope: '/other/', workerUrl: '/ephapse-worker.js' }), /lies outside the server's scope/);

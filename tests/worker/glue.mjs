@@ -16,6 +16,7 @@ export function createGlue() {
     serverName: () => 'k51.test',
     status: () => ({ position: 7 }),
     setHolding: (holding) => { engine.holding = holding; },
+    hasLostDatabase: async () => engine.lost === true,
     shutdown: async () => { engine.closed = true; },
     handle: (call, method, path) =>
       new Promise((resolve, reject) => {

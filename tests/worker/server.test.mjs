@@ -105,6 +105,22 @@ test('a database that does not open is said with the next step, and tried again'
   assert.equal((await next).status, 200);
 });
 
+test('a database that the browser closed is opened again', async () => {
+  const asking = request('GET', 'versions');
+  const first = await engine(0, 1);
+  first.lost = true;
+  first.calls[0].answer(503);
+  (await engine(1, 1)).calls[0].answer();
+  assert.equal((await asking).status, 200);
+});
+
+test('a server that is only busy is left alone', async () => {
+  const asking = request('GET', 'versions');
+  (await engine(0, 1)).calls[0].answer(503);
+  assert.equal((await asking).status, 503);
+  assert.equal(engines.length, 1);
+});
+
 test('at a hand-over nothing is held, and stopping closes the database before the lock is let go', async () => {
   const first = request('GET', 'versions');
   const running = await engine(0, 1);

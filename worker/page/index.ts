@@ -39,7 +39,7 @@ export async function start(options: StartOptions = {}): Promise<Server> {
     const news = data as News;
     switch (news.news) {
       case 'progress':
-        options.onProgress?.({ stage: news.stage, loaded: news.loaded, total: news.total });
+        if (!listeners.started) options.onProgress?.({ stage: news.stage, loaded: news.loaded, total: news.total });
         break;
       case 'restarted':
         listeners.tell('restart', { reason: news.reason });
@@ -60,6 +60,7 @@ export async function start(options: StartOptions = {}): Promise<Server> {
     const control = await takeControl(registration, workerUrl);
     const { serverName } = await ask<Booted>(control, 'boot');
     listeners.started = true;
+    options.onProgress?.({ stage: 'open', loaded: 1, total: 1 });
     const home = new URL(scope);
     return new PageServer(home.href.replace(/\/$/, ''), serverName, control, pause, channel, listeners);
   } catch (error) {

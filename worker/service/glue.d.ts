@@ -26,7 +26,7 @@ declare module 'ephapse:glue' {
 
   /** Why the engine does not open. */
   export interface OpenFailure {
-    kind: 'newer-format' | 'quota' | 'fenced' | 'failed';
+    kind: 'newer-format' | 'quota' | 'storage' | 'failed';
     message: string;
   }
 
@@ -36,6 +36,8 @@ declare module 'ephapse:glue' {
     status(): Record<string, unknown>;
     /** Whether requests such as `/sync` may wait for something to happen; `false` also answers those that wait. */
     setHolding(holding: boolean): void;
+    /** Whether the database is gone for good: closed by the browser, or taken over by another engine. */
+    hasLostDatabase(): Promise<boolean>;
     shutdown(): Promise<void>;
   }
 

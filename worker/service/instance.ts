@@ -79,6 +79,16 @@ export class Instance {
     if (!this.dead) this.#engine.setHolding(holding);
   }
 
+  /** See `Engine.hasLostDatabase`. */
+  async hasLostDatabase(): Promise<boolean> {
+    return this.#life.during(0, () => this.#engine.hasLostDatabase());
+  }
+
+  /** Dies of something that the engine itself survived. */
+  end(reason: string): void {
+    this.#life.end(reason, 0);
+  }
+
   /** Finishes what is being written and closes the database. */
   async shutdown(): Promise<void> {
     if (!this.dead) await this.#life.during(0, () => this.#engine.shutdown());
@@ -157,6 +167,8 @@ function openFailure(error: unknown): Error {
       return new Failed({ code: 'newer-database', message, nextStep: 'Nothing was changed. Reload all tabs of this site to load the newer version that wrote it.' });
     case 'quota':
       return new Failed({ code: 'storage-blocked', message, nextStep: 'Free some disk space or allow this site to store more, then reload.' });
+    case 'storage':
+      return new Failed({ code: 'storage-blocked', message, nextStep: 'Allow this site to store data, open it in a window that is not private, then reload.' });
     default:
       return new Failed({ code: 'server-failed', message, nextStep: 'Reload the page. If it happens again, report it with this message.' });
   }

@@ -12,6 +12,8 @@ declare const self: ServiceWorkerGlobalScope;
 
 /** While it waits to be activated, a new version asks this often that requests be let go. */
 const askToHandOver = 2_000;
+/** Pages fall silent for 300 ms when a hand-over is asked for; by then what they had under way has mostly ended. */
+const untilSilence = 100;
 
 const scope = self.registration.scope;
 const channel = new BroadcastChannel(channelName(scope));
@@ -79,11 +81,15 @@ async function answerTo(question: Question, sender: string | undefined): Promise
   }
 }
 
-/** The browser activates this version in a moment in which the running one has nothing pending. */
+/**
+ * The browser activates this version in a moment in which the running one has nothing to do. Chromium looks for that moment only right after it was asked,
+ * so it is asked again in each of the pages' silences.
+ */
 async function becomeActive(): Promise<void> {
-  void self.skipWaiting();
   while (self.registration.active && self.serviceWorker.state !== 'activating' && self.serviceWorker.state !== 'activated') {
     tell({ [mark]: 1, news: 'handover', version: EPHAPSE_VERSION });
+    await sleep(untilSilence);
+    void self.skipWaiting();
     await sleep(askToHandOver);
   }
 }

@@ -48,7 +48,14 @@ export class Server {
   async handle(call: Call): Promise<RawResponse> {
     for (let attempt = 0; ; attempt += 1) {
       try {
-        const response = await (await this.running()).handle(call);
+        const instance = await this.running();
+        const response = await instance.handle(call);
+        if (response.status === 503 && (await instance.hasLostDatabase())) {
+          // The browser closes a database that the user or a newer version wants gone; the next instance opens what is there now.
+          instance.end('the database was closed');
+          if (call.method === 'POST') return response;
+          continue;
+        }
         if (this.#handingOver !== undefined && isLongPoll(call)) await nextTick();
         return response;
       } catch (error) {
@@ -112,7 +119,6 @@ export class Server {
     const home = new URL(this.#scope);
     const publicUrl = home.href.replace(/\/$/, '');
     const instance = await Instance.open(module, `ephapse ${home.pathname}`, publicUrl, (reason) => { this.#died(reason); });
-    this.#progress('open', 1, 1);
     this.#instance = instance;
     if (this.#handingOver !== undefined) instance.setHolding(false);
     return instance;

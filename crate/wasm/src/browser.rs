@@ -9,7 +9,7 @@ use crate::{
 };
 use bytes::Bytes;
 use ephapse_homeserver::{Config, Entrance, Homeserver, Host, OpenError, Registration};
-use ephapse_store::{LocalBoxFuture, MemoryStore, Store, StoreError};
+use ephapse_store::{IndexedDbStore, LocalBoxFuture, Store, StoreError};
 use http::Response;
 use js_sys::{Object, Promise, Reflect, Uint8Array};
 use serde::Serialize;
@@ -65,7 +65,7 @@ impl From<OpenError> for OpenFailure {
         let kind = match &error {
             OpenError::Store(StoreError::NewerFormat { .. }) => "newer-format",
             OpenError::Store(StoreError::QuotaExceeded) => "quota",
-            OpenError::Store(StoreError::Fenced) => "fenced",
+            OpenError::Store(StoreError::Platform(_)) => "storage",
             _ => "failed",
         };
         Self { kind, message: error.to_string() }
@@ -76,6 +76,7 @@ impl From<OpenError> for OpenFailure {
 #[wasm_bindgen]
 pub struct Engine {
     homeserver: Rc<Homeserver>,
+    store: Rc<dyn Store>,
 }
 
 /// Opens the server in the database of that name, or makes one.
@@ -88,14 +89,15 @@ pub async fn open(database: String, public_url: String, worker: Worker) -> Resul
     }));
     // The second instance of a worker has its own statics, so this is always the first.
     let _ = tracing::subscriber::set_global_default(Console(log_line));
-    let opened = Turns { call: 0, task: Box::pin(open_homeserver(database, public_url, worker)) }.await;
-    opened.map(|homeserver| Engine { homeserver }).map_err(|error| to_js(&OpenFailure::from(error)))
+    let opened = Turns { call: 0, task: Box::pin(open_engine(database, public_url, worker)) }.await;
+    opened.map_err(|error| to_js(&OpenFailure::from(error)))
 }
 
-async fn open_homeserver(_database: String, public_url: String, worker: Worker) -> Result<Rc<Homeserver>, OpenError> {
-    let store: Rc<dyn Store> = Rc::new(MemoryStore::new());
+async fn open_engine(database: String, public_url: String, worker: Worker) -> Result<Engine, OpenError> {
+    let store: Rc<dyn Store> = Rc::new(IndexedDbStore::open(&database).await?);
     let config = Config { registration: Registration::Open, public_url: Some(public_url), rate_limits: false, ..Config::default() };
-    Homeserver::open(store, Rc::new(Browser { worker }), config).await
+    let homeserver = Homeserver::open(store.clone(), Rc::new(Browser { worker }), config).await?;
+    Ok(Engine { homeserver, store })
 }
 
 #[wasm_bindgen]
@@ -125,6 +127,13 @@ impl Engine {
     /// What the server tells of itself.
     pub fn status(&self) -> JsValue {
         to_js(&self.homeserver.status())
+    }
+
+    /// Whether the database is gone for good: closed by the browser, or taken over by another engine.
+    #[wasm_bindgen(js_name = hasLostDatabase)]
+    pub async fn has_lost_database(&self) -> bool {
+        let task = self.store.barrier();
+        matches!(Turns { call: 0, task }.await, Err(StoreError::Closed | StoreError::Fenced))
     }
 
     /// Whether long polls may wait; `false` also answers those that do.
