@@ -153,7 +153,8 @@ pub async fn pending(hs: &Homeserver, session: &Session, since: Option<Position>
         if let Some(last) = arrived.checked_sub(1) {
             forget_arrived(hs, session, &subject, &waiting[last], &held, generation);
         }
-        if arrived == messages.len() && arrived == PAGE {
+        // There may be more behind this page than it shows.
+        if arrived > 0 && messages.len() == PAGE {
             waiting = subject.pending(hs.store(), DEVICE, PAGE).await?;
             continue;
         }

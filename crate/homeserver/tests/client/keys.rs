@@ -183,7 +183,7 @@ fn step() -> impl Strategy<Value = Step> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(48))]
+    #![proptest_config(ProptestConfig::with_cases(24))]
     #[test]
     fn no_one_time_key_is_given_twice(steps in prop::collection::vec(step(), 1..25)) {
         let mut store = UnreliableStore::new();

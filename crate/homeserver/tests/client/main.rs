@@ -3,6 +3,7 @@
 mod account;
 mod account_data;
 mod cross_signing;
+mod device_lists;
 mod devices;
 mod endpoints;
 mod errors;
@@ -19,3 +20,4 @@ mod signing;
 mod support;
 mod sync;
 mod sync_model;
+mod to_device;

@@ -1,0 +1,177 @@
+//! Whose devices a client has to look at again (Client-Server API, Tracking the device list for a user), in syncs and in `/keys/changes`.
+
+use crate::{
+    rooms::room,
+    signing::{Key, cross_signing_key, device_keys},
+    support::{TestServer, TestUser},
+};
+use serde_json::{Value, json};
+
+const ENCRYPTED: &str =
+    r#"{"preset":"public_chat","initial_state":[{"type":"m.room.encryption","state_key":"","content":{"algorithm":"m.megolm.v1.aes-sha2"}}]}"#;
+
+/// A client that remembers how far it has read.
+struct Client {
+    user: TestUser,
+    since: String,
+}
+
+impl Client {
+    fn new(server: &TestServer, name: &str) -> Self {
+        let user = server.register(name);
+        let since = server.get(&user, "/_matrix/client/v3/sync?timeout=0").ok()["next_batch"].as_str().expect("a token").to_owned();
+        Self { user, since }
+    }
+
+    /// Who changed and who left since the last time; `/keys/changes` says the same.
+    #[track_caller]
+    fn lists(&mut self, server: &TestServer) -> (Vec<String>, Vec<String>) {
+        let body = server.get(&self.user, &format!("/_matrix/client/v3/sync?timeout=0&since={}", self.since)).ok();
+        let next = body["next_batch"].as_str().expect("a token").to_owned();
+        let changes = server.get(&self.user, &format!("/_matrix/client/v3/keys/changes?from={}&to={next}", self.since)).ok();
+        let named = |lists: &Value, which: &str| {
+            let mut names: Vec<String> = lists[which].as_array().into_iter().flatten().map(|id| id.as_str().expect("a user").to_owned()).collect();
+            names.sort();
+            names
+        };
+        let lists = (named(&body["device_lists"], "changed"), named(&body["device_lists"], "left"));
+        assert_eq!(lists, (named(&changes, "changed"), named(&changes, "left")));
+        self.since = next;
+        lists
+    }
+}
+
+fn upload(server: &TestServer, user: &TestUser, seed: u8) {
+    server.post(user, "/_matrix/client/v3/keys/upload", json!({ "device_keys": device_keys(user, &Key::new(seed)) })).ok();
+}
+
+fn nobody() -> (Vec<String>, Vec<String>) {
+    Default::default()
+}
+
+fn changed(users: &[&Client]) -> (Vec<String>, Vec<String>) {
+    (users.iter().map(|client| client.user.id.clone()).collect(), Vec::new())
+}
+
+fn left(users: &[&Client]) -> (Vec<String>, Vec<String>) {
+    (Vec::new(), users.iter().map(|client| client.user.id.clone()).collect())
+}
+
+#[test]
+fn who_shares_a_room_hears_of_new_keys_and_so_does_the_user() {
+    let server = TestServer::new();
+    let (mut alice, mut bob, mut carol) = (Client::new(&server, "alice"), Client::new(&server, "bob"), Client::new(&server, "carol"));
+    let id = room(&server, &alice.user, serde_json::from_str(ENCRYPTED).expect("JSON"));
+    server.post(&bob.user, &format!("/_matrix/client/v3/join/{id}"), json!({})).ok();
+    assert_eq!(alice.lists(&server), changed(&[&bob]), "they share a room now");
+    assert_eq!(bob.lists(&server), changed(&[&alice]));
+    assert_eq!(carol.lists(&server), nobody());
+    upload(&server, &bob.user, 1);
+    assert_eq!(alice.lists(&server), changed(&[&bob]));
+    assert_eq!(bob.lists(&server), changed(&[&bob]));
+    assert_eq!(carol.lists(&server), nobody());
+    upload(&server, &bob.user, 1);
+    server.post(&bob.user, "/_matrix/client/v3/keys/upload", json!({ "one_time_keys": { "plain:a": "text" } })).ok();
+    assert_eq!(alice.lists(&server), nobody(), "nothing changed");
+    let tablet = server.login("bob", Some("TABLET"));
+    alice.lists(&server);
+    upload(&server, &tablet, 2);
+    assert_eq!(alice.lists(&server), changed(&[&bob]));
+    server.post(&tablet, "/_matrix/client/v3/logout", json!({})).ok();
+    assert_eq!(alice.lists(&server), changed(&[&bob]));
+    let keys = json!({ "master_key": cross_signing_key(&bob.user, "master", &Key::new(3)) });
+    server.post(&bob.user, "/_matrix/client/v3/keys/device_signing/upload", keys).ok();
+    assert_eq!(alice.lists(&server), changed(&[&bob]));
+    server.put(&bob.user, &format!("/_matrix/client/v3/profile/{}/displayname", bob.user.id), json!({ "displayname": "Bob" })).ok();
+    assert_eq!(alice.lists(&server), nobody(), "a new name is a member event, and no new device");
+}
+
+#[test]
+fn who_leaves_the_last_shared_room_has_left() {
+    let server = TestServer::new();
+    let (mut alice, mut bob) = (Client::new(&server, "alice"), Client::new(&server, "bob"));
+    let first = room(&server, &alice.user, serde_json::from_str(ENCRYPTED).expect("JSON"));
+    let second = room(&server, &alice.user, serde_json::from_str(ENCRYPTED).expect("JSON"));
+    let bob_user = bob.user.clone();
+    let join = |room: &str| server.post(&bob_user, &format!("/_matrix/client/v3/join/{room}"), json!({})).ok();
+    let leave = |user: &TestUser, room: &str| server.post(user, &format!("/_matrix/client/v3/rooms/{room}/leave"), json!({})).ok();
+    join(&first);
+    join(&second);
+    (alice.lists(&server), bob.lists(&server));
+    leave(&bob.user, &first);
+    assert_eq!(alice.lists(&server), nobody(), "they share the other room");
+    leave(&alice.user, &second);
+    assert_eq!(alice.lists(&server), left(&[&bob]));
+    assert_eq!(bob.lists(&server), left(&[&alice]));
+    upload(&server, &bob.user, 1);
+    assert_eq!(alice.lists(&server), nobody(), "they share nothing");
+    join(&first);
+    assert_eq!(alice.lists(&server), changed(&[&bob]), "what he did meanwhile may be new");
+}
+
+#[test]
+fn who_leaves_the_last_encrypted_room_has_left_although_another_room_is_shared() {
+    let server = TestServer::new();
+    let (mut alice, mut bob) = (Client::new(&server, "alice"), Client::new(&server, "bob"));
+    let encrypted = room(&server, &alice.user, serde_json::from_str(ENCRYPTED).expect("JSON"));
+    let open = room(&server, &alice.user, json!({ "preset": "public_chat" }));
+    for id in [&encrypted, &open] {
+        server.post(&bob.user, &format!("/_matrix/client/v3/join/{id}"), json!({})).ok();
+    }
+    (alice.lists(&server), bob.lists(&server));
+    server.post(&bob.user, &format!("/_matrix/client/v3/rooms/{encrypted}/leave"), json!({})).ok();
+    assert_eq!(alice.lists(&server), left(&[&bob]));
+    assert_eq!(bob.lists(&server), left(&[&alice]));
+}
+
+#[test]
+fn a_signature_of_another_users_key_is_news_to_the_signer_alone() {
+    let server = TestServer::new();
+    let (mut alice, mut bob) = (Client::new(&server, "alice"), Client::new(&server, "bob"));
+    let id = room(&server, &alice.user, serde_json::from_str(ENCRYPTED).expect("JSON"));
+    server.post(&bob.user, &format!("/_matrix/client/v3/join/{id}"), json!({})).ok();
+    let [master, user_signing, bobs] = [1, 2, 3].map(Key::new);
+    let mut signed = cross_signing_key(&alice.user, "user_signing", &user_signing);
+    master.sign(&mut signed, &alice.user.id, &master.public());
+    let keys = json!({ "master_key": cross_signing_key(&alice.user, "master", &master), "user_signing_key": signed });
+    server.post(&alice.user, "/_matrix/client/v3/keys/device_signing/upload", keys).ok();
+    let mut key = cross_signing_key(&bob.user, "master", &bobs);
+    server.post(&bob.user, "/_matrix/client/v3/keys/device_signing/upload", json!({ "master_key": key })).ok();
+    (alice.lists(&server), bob.lists(&server));
+    user_signing.sign(&mut key, &alice.user.id, &user_signing.public());
+    let body = json!({ &bob.user.id: { bobs.public(): key } });
+    assert_eq!(server.post(&alice.user, "/_matrix/client/v3/keys/signatures/upload", body).ok(), json!({}));
+    assert_eq!(alice.lists(&server), changed(&[&bob]));
+    assert_eq!(bob.lists(&server), nobody());
+}
+
+#[test]
+fn a_sync_says_how_many_keys_are_left_and_which_fallback_keys_are_unused() {
+    let server = TestServer::new();
+    let (alice, bob) = (server.register("alice"), server.register("bob"));
+    let keys = || {
+        let body = server.get(&bob, "/_matrix/client/v3/sync?timeout=0").ok();
+        (body["device_one_time_keys_count"].clone(), body["device_unused_fallback_key_types"].clone())
+    };
+    assert_eq!(keys(), (json!({ "signed_curve25519": 0 }), json!([])));
+    let uploaded = json!({ "one_time_keys": { "plain:a": "text" }, "fallback_keys": { "plain:f": "fallback" } });
+    server.post(&bob, "/_matrix/client/v3/keys/upload", uploaded.clone()).ok();
+    assert_eq!(keys(), (json!({ "plain": 1, "signed_curve25519": 0 }), json!(["plain"])));
+    let claim = json!({ "one_time_keys": { &bob.id: { &bob.device: "plain" } } });
+    for unused in [json!(["plain"]), json!([])] {
+        server.post(&alice, "/_matrix/client/v3/keys/claim", claim.clone()).ok();
+        assert_eq!(keys(), (json!({ "plain": 0, "signed_curve25519": 0 }), unused));
+    }
+    server.post(&bob, "/_matrix/client/v3/keys/upload", json!({ "fallback_keys": { "plain:f": "fallback" } })).ok();
+    assert_eq!(keys().1, json!([]), "the same key stays used");
+    server.post(&bob, "/_matrix/client/v3/keys/upload", json!({ "fallback_keys": { "plain:g": "another" } })).ok();
+    assert_eq!(keys().1, json!(["plain"]));
+}
+
+#[test]
+fn tokens_that_are_none_are_refused() {
+    let server = TestServer::new();
+    let alice = server.register("alice");
+    server.get(&alice, "/_matrix/client/v3/keys/changes?from=x&to=y").fails(400, "M_INVALID_PARAM");
+    server.get(&alice, "/_matrix/client/v3/keys/changes").fails(400, "M_MISSING_PARAM");
+}
