@@ -10,6 +10,7 @@ export class Connection {
   #host;
   #received = Buffer.alloc(0);
   #waiting = null;
+  #ended = null;
 
   constructor(socket, host) {
     this.#socket = socket;
@@ -35,6 +36,7 @@ export class Connection {
   /** Sends a request and resolves to `{ status, body }`, the body as text. */
   send(method, path, token, body) {
     if (this.#waiting) throw new Error('one request at a time');
+    if (this.#ended) return Promise.reject(this.#ended);
     const text = body === undefined ? '' : JSON.stringify(body);
     let head = `${method} ${path} HTTP/1.1\r\nhost: ${this.#host}\r\n`;
     if (token) head += `authorization: Bearer ${token}\r\n`;
@@ -50,6 +52,7 @@ export class Connection {
   }
 
   #fail(error) {
+    this.#ended ??= error;
     const waiting = this.#waiting;
     this.#waiting = null;
     waiting?.reject(error);

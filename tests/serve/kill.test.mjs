@@ -5,7 +5,7 @@
 import assert from 'node:assert/strict';
 import { randomInt } from 'node:crypto';
 import { test } from 'node:test';
-import { Server } from './server.mjs';
+import { Server, verifyEvents } from './server.mjs';
 
 const KILLS = Number(process.env.KILLS ?? 10);
 const SEED = Number(process.env.SEED ?? randomInt(2 ** 31));
@@ -162,6 +162,9 @@ test(`everything acknowledged outlives ${KILLS} kills (SEED=${SEED})`, { timeout
   assert.deepEqual(received, messages, 'each to-device message once, in order');
   assert.deepEqual(doubled(claimed), [], 'no one-time key given twice');
   assert.ok(claimed.length > 0, 'keys were claimed');
+
+  assert.equal(await server.stop(), 0);
+  assert.ok(await verifyEvents(server.directory) > sent.length, 'hashes, signatures and ids are those of the events');
 });
 
 function doubled(list) {

@@ -1,9 +1,10 @@
 // `ephapse serve` for tests: the binary that the suite has built (EPHAPSE names another), a directory of its own, a client on a bare connection.
 
-import { spawn } from 'node:child_process';
+import { execFile, spawn } from 'node:child_process';
 import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
-import { join } from 'node:path';
+import { dirname, join } from 'node:path';
+import { promisify } from 'node:util';
 import { Connection } from '../../bench/connection.mjs';
 import { ServerProcess, freePort } from '../../bench/targets/process.mjs';
 
@@ -11,6 +12,12 @@ const root = join(import.meta.dirname, '..', '..');
 
 /** The binary under test. */
 export const binary = process.env.EPHAPSE ?? join(process.env.CARGO_TARGET_DIR ?? join(root, 'target'), 'debug', 'ephapse');
+
+/** Verifies every event that a data directory holds; resolves to how many there are. */
+export async function verifyEvents(dataDirectory) {
+  const { stdout } = await promisify(execFile)(join(dirname(binary), 'examples', 'verify-events'), [dataDirectory]);
+  return Number(stdout);
+}
 
 /** An empty directory that goes when the test `t` ends. */
 export async function directory(t) {
