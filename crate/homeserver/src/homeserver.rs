@@ -155,8 +155,7 @@ impl Homeserver {
         let reads_only = request.method() == Method::GET || request.method() == Method::HEAD;
         let attempts = if reads_only { READ_ATTEMPTS } else { 1 };
         for attempt in 1.. {
-            self.drop_what_was_lost().await?;
-            let generation = self.generation.get();
+            let generation = self.fresh_generation();
             let answer = self.run(request.clone()).await;
             let durable = match self.store.barrier().await {
                 // A batch refused because of an earlier failure leaves nothing for the barrier to wait for.
@@ -181,29 +180,33 @@ impl Homeserver {
             Ok(answer) => answer,
             Err(_) => {
                 self.panics.set(self.panics.get() + 1);
-                self.reload().await?;
+                self.forget_memory();
+                self.streams.reload(&*self.store).await?;
                 Err(Error::Internal("a handler panicked; its request was answered 500".to_owned()))
             }
         }
     }
 
-    /// When a write failed since the last request, whatever memory holds of it goes.
-    async fn drop_what_was_lost(&self) -> Result<()> {
+    /// The generation that a request or a task begins in. When a write failed since the last one began, whatever memory holds of it goes first; without
+    /// an await, so that nobody begins in the new generation with the memory of the old one.
+    pub(crate) fn fresh_generation(&self) -> u64 {
         if self.generation.get() != self.store.generation() {
             self.generation.set(self.store.generation());
-            self.reload().await?;
+            self.forget_memory();
         }
-        Ok(())
+        self.generation.get()
     }
 
-    /// Forgets what memory holds of the store. Numbers and positions that were given stay given: others under way may hold them.
-    async fn reload(&self) -> Result<()> {
-        // Before anything is awaited: nobody may decide on what is gone.
+    /// Drops every cache. Counters stay: a number or position that was given must not be given again with another meaning.
+    fn forget_memory(&self) {
         self.users.forget_all();
         self.rooms.forget_all();
         self.sync.reset();
-        self.streams.reload(&*self.store).await?;
-        Ok(())
+    }
+
+    /// Whether what was read since `generation` may be kept in memory.
+    pub(crate) fn may_keep(&self, generation: u64) -> bool {
+        self.store.generation() == generation
     }
 
     /// Writes `batch` with the changes that it makes visible, and wakes who waits for them. No await may lie between taking the changes' positions

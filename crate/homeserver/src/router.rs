@@ -85,7 +85,7 @@ impl Router {
 
     /// Answers `request`; errors are the caller's to write.
     pub async fn handle(&self, hs: Rc<Homeserver>, request: Request<Bytes>) -> Result<Response<Vec<u8>>> {
-        let generation = hs.store().generation();
+        let generation = hs.fresh_generation();
         let path = request.uri().path().to_owned();
         let found = self.paths.at(&path).map_err(|_| Error::unrecognized())?;
         let method = if request.method() == Method::HEAD { &Method::GET } else { request.method() };

@@ -53,8 +53,11 @@ impl Homeserver {
         if let Some(sn) = self.users.by_id.borrow_mut().get(id) {
             return Ok(Some(*sn));
         }
+        let generation = self.store().generation();
         let found = tables::USER_SNS.get(self.store(), &id.to_owned()).await?;
-        if let Some(sn) = found {
+        if let Some(sn) = found
+            && self.may_keep(generation)
+        {
             self.users.remember(id, sn);
         }
         Ok(found)
@@ -85,8 +88,11 @@ impl Homeserver {
         if let Some(id) = self.users.by_sn.borrow_mut().get(&sn) {
             return Ok(id.clone());
         }
+        let generation = self.store().generation();
         let id = tables::USERS.get(self.store(), &sn).await?.ok_or_else(|| crate::Error::Internal(format!("user number {sn} leads nowhere")))?;
-        self.users.remember(&id, sn);
+        if self.may_keep(generation) {
+            self.users.remember(&id, sn);
+        }
         Ok(id)
     }
 

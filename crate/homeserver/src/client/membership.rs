@@ -178,6 +178,7 @@ pub async fn forget(call: UserCall, request: forget_room::v3::Request) -> Result
         }
         if !own.forgotten {
             let mut batch = Batch::since(call.raw.generation);
+            batch.set_frees_space();
             tables::MEMBERSHIPS.put(&mut batch, &(user, room.sn), &Membership { forgotten: true, ..own });
             let change = (hs.positions.next(), Change::Forgotten { user, room: room.sn });
             hs.commit(batch, vec![change]).await?;
@@ -202,6 +203,14 @@ fn bare(membership: &str, reason: Option<String>) -> CanonicalJsonObject {
 /// Sends a member event for `target`; the auth rules say whether the caller may.
 async fn set(call: &UserCall, room: &Rc<RoomInfo>, target: &UserId, content: CanonicalJsonObject) -> Result<()> {
     let draft = Draft::state(call.session.user_id.clone(), StateEventType::RoomMember, target.as_str(), content);
-    call.hs.write_room(room, call.raw.generation, |write: &mut Write<'_>| write.send(draft.clone())).await?;
+    // Who leaves makes room, in the end: it works where storage is full.
+    let leaves = draft.content.get("membership").and_then(CanonicalJsonValue::as_str) == Some("leave");
+    let send = |write: &mut Write<'_>| {
+        if leaves {
+            write.batch.set_frees_space();
+        }
+        write.send(draft.clone())
+    };
+    call.hs.write_room(room, call.raw.generation, send).await?;
     Ok(())
 }

@@ -30,6 +30,7 @@ impl Homeserver {
         }
         self.purge_events(room).await?;
         let mut batch = Batch::new();
+        batch.set_frees_space();
         for user in members {
             tables::MEMBERSHIPS.delete(&mut batch, &(user, room.sn));
         }
@@ -58,6 +59,7 @@ impl Homeserver {
                 return Ok(());
             }
             let mut batch = Batch::new();
+            batch.set_frees_space();
             for (key, record) in events {
                 tables::EVENT_IDS.delete(&mut batch, &record.event_id);
                 tables::EVENTS.delete(&mut batch, &key);

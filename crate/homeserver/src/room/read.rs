@@ -30,6 +30,7 @@ impl Homeserver {
         if let Some(info) = self.rooms.by_sn.borrow_mut().get(&sn) {
             return Ok(info.clone());
         }
+        let generation = self.store().generation();
         let room = tables::ROOMS.get(self.store(), &sn).await?.ok_or_else(|| Error::Internal(format!("room number {sn} leads nowhere")))?;
         self.remember_room(sn, room)
     }
@@ -37,7 +38,9 @@ impl Homeserver {
     fn remember_room(&self, sn: RoomSn, room: tables::Room) -> Result<Rc<RoomInfo>> {
         let rules = room.version.rules().ok_or_else(|| Error::Internal(format!("room {} has version {}", room.id, room.version)))?;
         let info = Rc::new(RoomInfo { sn, id: room.id, version: room.version, rules });
-        self.rooms.remember(&info);
+        if self.may_keep(generation) {
+            self.rooms.remember(&info);
+        }
         Ok(info)
     }
 
@@ -46,8 +49,12 @@ impl Homeserver {
         if let Some(head) = self.rooms.heads.borrow_mut().get(&sn) {
             return Ok(head.clone());
         }
+        let generation = self.store().generation();
         let head = tables::ROOM_HEADS.get(self.store(), &sn).await?.ok_or_else(|| Error::Internal(format!("room number {sn} has no head")))?;
         let head = Rc::new(head);
+        if !self.may_keep(generation) {
+            return Ok(head);
+        }
         // Another reader or a writer may have put a newer one there meanwhile.
         Ok(self.rooms.heads.borrow_mut().entry(sn).or_insert(head).clone())
     }
@@ -105,10 +112,11 @@ impl Homeserver {
             return Ok(found);
         }
         let keys: Vec<_> = missing.iter().map(|index| (room, positions[*index])).collect();
+        let generation = self.store().generation();
         let records = tables::EVENTS.get_many(self.store(), &keys).await?;
         for (index, record) in missing.into_iter().zip(records) {
             if let Some(record) = record {
-                found[index] = Some(self.decode_event(room, positions[index], record)?);
+                found[index] = Some(self.decode_event(room, positions[index], record, generation)?);
             }
         }
         Ok(found)
@@ -120,14 +128,16 @@ impl Homeserver {
         found.into_iter().next().flatten().ok_or_else(|| Error::Internal(format!("room number {room} has nothing at {position}")))
     }
 
-    /// An event that was read from the table; kept in memory unless memory has a newer one.
-    pub(crate) fn decode_event(&self, room: RoomSn, position: Position, record: tables::EventRecord) -> Result<Rc<Event>> {
+    /// An event that was read from the table since `generation`; kept in memory unless memory has a newer one.
+    pub(crate) fn decode_event(&self, room: RoomSn, position: Position, record: tables::EventRecord, generation: u64) -> Result<Rc<Event>> {
         if let Some(event) = self.rooms.events.borrow_mut().get(&(room, position)) {
             return Ok(event);
         }
         let event = Event::from_record(room, position, record).map_err(|error| Error::Internal(format!("a stored event cannot be read: {error}")))?;
         let event = Rc::new(event);
-        self.rooms.events.borrow_mut().insert((room, position), event.clone(), event.weight());
+        if self.may_keep(generation) {
+            self.rooms.events.borrow_mut().insert((room, position), event.clone(), event.weight());
+        }
         Ok(event)
     }
 
@@ -136,8 +146,11 @@ impl Homeserver {
         if let Some(place) = self.rooms.ids.borrow_mut().get(id) {
             return Ok(Some(*place));
         }
+        let generation = self.store().generation();
         let place = tables::EVENT_IDS.get(self.store(), &id.to_owned()).await?;
-        if let Some(place) = place {
+        if let Some(place) = place
+            && self.may_keep(generation)
+        {
             self.rooms.ids.borrow_mut().insert(id.to_owned(), place);
         }
         Ok(place)

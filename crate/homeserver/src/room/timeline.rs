@@ -32,8 +32,9 @@ impl Homeserver {
             return Ok(Vec::new());
         }
         let range = tables::EVENTS.key(&(room, boundaries.start.next()))..tables::EVENTS.key(&(room, boundaries.end.next()));
+        let generation = self.store().generation();
         let entries = tables::EVENTS.scan_range(self.store(), range, direction, limit).await?;
-        entries.into_iter().map(|((_, position), record)| self.decode_event(room, position, record)).collect()
+        entries.into_iter().map(|((_, position), record)| self.decode_event(room, position, record, generation)).collect()
     }
 
     /// What a user sees of a room between two boundaries, of which `wanted` says yes: at most `limit` events.

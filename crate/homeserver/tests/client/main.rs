@@ -8,6 +8,7 @@ mod devices;
 mod endpoints;
 mod errors;
 mod hostile;
+mod failures;
 mod key_backup;
 mod keys;
 mod profile;

@@ -1,0 +1,143 @@
+//! Storage that fails, fills up and crashes under a server: what was acknowledged is there once and in order, nothing else is claimed.
+
+use crate::{
+    rooms::room,
+    support::{TestServer, TestUser, config},
+};
+use ephapse_store::{StoreError, unreliable::UnreliableStore};
+use futures_util::FutureExt;
+use proptest::prelude::*;
+use serde_json::json;
+use std::rc::Rc;
+
+fn server_on(store: &UnreliableStore) -> TestServer {
+    TestServer::with(Rc::new(store.clone()), config())
+}
+
+fn path(room: &str, txn: usize) -> String {
+    format!("/_matrix/client/v3/rooms/{room}/send/m.room.message/t{txn}")
+}
+
+/// The bodies of a room's messages, in order.
+fn bodies(server: &TestServer, user: &TestUser, room: &str) -> Vec<String> {
+    let page = server.get(user, &format!("/_matrix/client/v3/rooms/{room}/messages?dir=f&limit=1000")).ok();
+    let events = page["chunk"].as_array().expect("a chunk").iter();
+    events.filter(|event| event["type"] == "m.room.message").map(|event| event["content"]["body"].as_str().expect("a body").to_owned()).collect()
+}
+
+#[test]
+fn no_answer_leaves_before_what_it_says_is_durable() {
+    let store = UnreliableStore::new();
+    let server = server_on(&store);
+    let alice = server.register("alice");
+    let id = room(&server, &alice, json!({}));
+    store.hold();
+    let mut sending = Box::pin(server.start("PUT", &path(&id, 1), Some(&alice.token), Some(json!({ "body": "1" }))));
+    assert!((&mut sending).now_or_never().is_none(), "the event is not on disk yet");
+    // A reader may build its answer on the event, but not send it.
+    let mut reading = Box::pin(server.start("GET", &format!("/_matrix/client/v3/rooms/{id}/messages?dir=b&limit=1"), Some(&alice.token), None));
+    assert!((&mut reading).now_or_never().is_none(), "the answer shows what could still be lost");
+    store.release_all();
+    server.run(sending).ok();
+    assert_eq!(server.run(reading).ok()["chunk"][0]["content"]["body"], "1");
+}
+
+#[test]
+fn a_failed_write_fails_whatever_was_built_on_it_and_the_next_ones_work() {
+    let store = UnreliableStore::new();
+    let server = server_on(&store);
+    let alice = server.register("alice");
+    let id = room(&server, &alice, json!({}));
+    server.put(&alice, &path(&id, 0), json!({ "body": "0" })).ok();
+    store.hold();
+    let start = |txn: usize| Box::pin(server.start("PUT", &path(&id, txn), Some(&alice.token), Some(json!({ "body": txn.to_string() }))));
+    let mut sends: Vec<_> = (1..=4).map(start).collect();
+    for send in &mut sends {
+        assert!(send.now_or_never().is_none());
+    }
+    store.fail_next(StoreError::Platform("the disk is on fire".to_owned()));
+    store.release_all();
+    for send in sends {
+        let answer = server.run(send);
+        assert!(answer.status >= 500, "{answer:?}");
+    }
+    assert_eq!(bodies(&server, &alice, &id), ["0"]);
+    for txn in 1..=4 {
+        server.put(&alice, &path(&id, txn), json!({ "body": txn.to_string() })).ok();
+    }
+    assert_eq!(bodies(&server, &alice, &id), ["0", "1", "2", "3", "4"]);
+    let server = server.restart();
+    assert_eq!(bodies(&server, &alice, &id), ["0", "1", "2", "3", "4"]);
+}
+
+#[test]
+fn at_the_quota_sends_are_refused_reads_go_on_and_forgetting_a_room_makes_space() {
+    let store = UnreliableStore::new();
+    let server = server_on(&store);
+    let alice = server.register("alice");
+    let (kept, old) = (room(&server, &alice, json!({})), room(&server, &alice, json!({})));
+    for txn in 0..30 {
+        server.put(&alice, &path(&old, txn), json!({ "body": "x".repeat(2000) })).ok();
+    }
+    store.set_quota(Some(server.store.stats().bytes_stored as usize + 10_000));
+    let mut acknowledged = Vec::new();
+    let refused = loop {
+        let txn = acknowledged.len();
+        let answer = server.put(&alice, &path(&kept, txn), json!({ "body": format!("{txn}{}", "y".repeat(1000)) }));
+        match answer.status {
+            200 => acknowledged.push(format!("{txn}{}", "y".repeat(1000))),
+            _ => break answer,
+        }
+    };
+    // Until not even the smallest fits.
+    let mut txn = 5000;
+    while server.put(&alice, &path(&old, txn), json!({})).status == 200 {
+        txn += 1;
+    }
+    let body = refused.fails(403, "M_RESOURCE_LIMIT_EXCEEDED");
+    assert!(body["admin_contact"].is_string());
+    assert_eq!(bodies(&server, &alice, &kept), acknowledged);
+    server.post(&alice, &format!("/_matrix/client/v3/rooms/{old}/leave"), json!({})).ok();
+    server.post(&alice, &format!("/_matrix/client/v3/rooms/{old}/forget"), json!({})).ok();
+    server.put(&alice, &path(&kept, 1000), json!({ "body": "z".repeat(1000) })).ok();
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 48, ..ProptestConfig::default() })]
+
+    /// A crash at any write: afterwards each acknowledged message is there once and in order, at most one more, and a repeated request makes no second one.
+    #[test]
+    fn after_a_crash_at_any_write_what_was_acknowledged_is_there_once(crash in 0..40u32, at_once in 1..5usize) {
+        let store = UnreliableStore::new();
+        let server = server_on(&store);
+        let alice = server.register("alice");
+        let id = room(&server, &alice, json!({}));
+        store.crash_at_write(crash);
+        let mut acknowledged = Vec::new();
+        let mut asked = 0;
+        while !store.crashed() && asked < 60 {
+            let mut sends: Vec<_> = (asked..asked + at_once)
+                .map(|txn| Box::pin(server.start("PUT", &path(&id, txn), Some(&alice.token), Some(json!({ "body": txn.to_string() })))))
+                .collect();
+            for (send, txn) in sends.iter_mut().zip(asked..) {
+                if send.now_or_never().is_some_and(|answer| answer.status == 200) {
+                    acknowledged.push(txn.to_string());
+                }
+            }
+            asked += at_once;
+        }
+        let server = server_on(&store.restart());
+        let there = bodies(&server, &alice, &id);
+        for body in &acknowledged {
+            prop_assert_eq!(there.iter().filter(|other| *other == body).count(), 1);
+        }
+        for txn in 0..asked {
+            server.put(&alice, &path(&id, txn), json!({ "body": txn.to_string() })).ok();
+        }
+        let mut all = bodies(&server, &alice, &id);
+        prop_assert_eq!(all.len(), asked);
+        all.sort_by_key(|body| body.parse::<usize>().unwrap_or_default());
+        all.dedup();
+        prop_assert_eq!(all.len(), asked);
+    }
+}
