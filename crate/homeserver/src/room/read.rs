@@ -32,10 +32,10 @@ impl Homeserver {
         }
         let generation = self.store().generation();
         let room = tables::ROOMS.get(self.store(), &sn).await?.ok_or_else(|| Error::Internal(format!("room number {sn} leads nowhere")))?;
-        self.remember_room(sn, room)
+        self.remember_room(sn, room, generation)
     }
 
-    fn remember_room(&self, sn: RoomSn, room: tables::Room) -> Result<Rc<RoomInfo>> {
+    fn remember_room(&self, sn: RoomSn, room: tables::Room, generation: u64) -> Result<Rc<RoomInfo>> {
         let rules = room.version.rules().ok_or_else(|| Error::Internal(format!("room {} has version {}", room.id, room.version)))?;
         let info = Rc::new(RoomInfo { sn, id: room.id, version: room.version, rules });
         if self.may_keep(generation) {
@@ -66,9 +66,10 @@ impl Homeserver {
             numbers.iter().copied().filter(|sn| !cache.contains_key(sn)).collect()
         };
         let mut read = HashMap::new();
+        let generation = self.store().generation();
         for (sn, room) in missing.iter().zip(tables::ROOMS.get_many(self.store(), &missing).await?) {
             let room = room.ok_or_else(|| Error::Internal(format!("room number {sn} leads nowhere")))?;
-            read.insert(*sn, self.remember_room(*sn, room)?);
+            read.insert(*sn, self.remember_room(*sn, room, generation)?);
         }
         let mut rooms = Vec::with_capacity(numbers.len());
         for sn in numbers {
@@ -87,6 +88,7 @@ impl Homeserver {
             numbers.iter().copied().filter(|sn| !cache.contains_key(sn)).collect()
         };
         let mut read = HashMap::new();
+        let generation = self.store().generation();
         for (sn, head) in missing.iter().zip(tables::ROOM_HEADS.get_many(self.store(), &missing).await?) {
             let head = Rc::new(head.ok_or_else(|| Error::Internal(format!("room number {sn} has no head")))?);
             read.insert(*sn, self.rooms.heads.borrow_mut().entry(*sn).or_insert(head).clone());
