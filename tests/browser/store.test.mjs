@@ -101,7 +101,7 @@ test('it behaves like a map in a dedicated worker', { timeout: 60_000 }, () => w
 test('after a crash at any point what was acknowledged is there', { timeout: 240_000 }, () => withPage(async (tab) => {
   const hit = await tab.call(([n]) => store.survives_crashes('crashes', n, 70, 2), seeds(1));
   console.log(`crashed at ${hit.join(', ')}`);
-  for (const point of ['Migrating', 'BeforePut', 'BetweenPutAndCommit', 'BetweenCommitAndAnswer', 'Flushing']) assert.ok(hit.includes(point), `${point} was not hit`);
+  for (const point of ['Migrating', 'BeforePut', 'BetweenPutAndCommit', 'BetweenCommitAndAnswer', 'Flushing', 'MergingRuns']) assert.ok(hit.includes(point), `${point} was not hit`);
 }));
 
 test('a failed write takes what stands on it along', { timeout: 120_000 }, () => withPage(async (tab) => {

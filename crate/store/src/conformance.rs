@@ -21,6 +21,12 @@ pub trait Ground {
 
     /// Opens the store on whatever the last one left.
     fn open(&self, faults: Faults) -> LocalBoxFuture<'_, Result<Self::Store, StoreError>>;
+
+    /// Waits for what the store does in the background.
+    fn settle<'a>(&'a self, store: &'a Self::Store) -> LocalBoxFuture<'a, ()> {
+        let _ = store;
+        Box::pin(std::future::ready(()))
+    }
 }
 
 /// One step of a script: what to do and three numbers that choose how.
@@ -238,6 +244,7 @@ pub async fn survives_crashes<G: Ground>(fresh: impl AsyncFn() -> G, script: &Sc
                     break;
                 }
             }
+            ground.settle(&store).await;
             if crashed.lock().is_ok_and(|point| point.is_none()) {
                 store.close().await.expect("closes");
             }

@@ -41,6 +41,10 @@ impl Ground for InBrowser {
     fn open(&self, faults: Faults) -> LocalBoxFuture<'_, Result<IndexedDbStore, StoreError>> {
         Box::pin(async { IndexedDbStore::open_with(&self.name, IndexedDbOptions { faults, ..self.options.clone() }).await })
     }
+
+    fn settle<'a>(&'a self, store: &'a IndexedDbStore) -> LocalBoxFuture<'a, ()> {
+        Box::pin(store.settled())
+    }
 }
 
 fn text(error: StoreError) -> JsValue {

@@ -202,4 +202,8 @@ impl Ground for FakeGround {
     fn open(&self, faults: Faults) -> LocalBoxFuture<'_, Result<Self::Store, StoreError>> {
         Box::pin(std::future::ready(self.open_now(faults)))
     }
+
+    fn settle<'a>(&'a self, store: &'a Self::Store) -> LocalBoxFuture<'a, ()> {
+        Box::pin(store.settled())
+    }
 }

@@ -6,7 +6,7 @@ use super::{
     state::{Core, State},
 };
 use crate::{
-    Bytes, CrashPoint, Direction, StoreError,
+    Bytes, CrashPoint, Direction, Op, StoreError,
     codec::Damaged,
     layer::Ranges,
     merge::{Entry, Merge, Source},
@@ -280,10 +280,7 @@ impl<B: Backend> Core<B> {
     /// Drops the segments all of which a newer range delete hides, without reading them.
     async fn drop_hidden(&self) -> Result<(), StoreError> {
         let _writing = self.writing.lock().await;
-        let hidden: Vec<Rc<Segment>> = {
-            let state = self.state.borrow();
-            state.levels.all().filter(|segment| state.hides_all_of(segment)).cloned().collect()
-        };
+        let hidden = self.state.borrow().hidden_segments();
         if hidden.is_empty() {
             return Ok(());
         }
@@ -332,23 +329,22 @@ impl<B: Backend> Core<B> {
 }
 
 impl State {
-    /// Whether a durable range delete that is newer than `segment` covers it whole.
-    fn hides_all_of(&self, segment: &Segment) -> bool {
-        let covers = |hidden: &Ranges| hidden.around(&segment.start).is_some_and(|range| range.end >= segment.end);
-        let newer = |other: &Segment| other.level < segment.level || other.level == 0 && segment.level == 0 && other.id > segment.id;
-        let in_log = || {
-            let mut ranges = Ranges::default();
-            for batch in &self.durable {
-                for op in batch.ops() {
-                    if let crate::Op::DeleteRange(range) = op {
-                        ranges.insert(range.clone());
-                    }
-                }
-            }
-            covers(&ranges)
+    /// The segments all of which a newer, durable range delete covers.
+    fn hidden_segments(&self) -> Vec<Rc<Segment>> {
+        let mut in_log = Ranges::default();
+        let deletes = self.durable.iter().flat_map(|batch| batch.ops()).filter_map(|op| match op {
+            Op::DeleteRange(range) => Some(range.clone()),
+            _ => None,
+        });
+        deletes.for_each(|range| in_log.insert(range));
+        let frozen = self.frozen.as_ref().filter(|frozen| frozen.through.is_some()).map(|frozen| frozen.layer.hidden());
+        let covers = |hidden: &Ranges, segment: &Segment| hidden.around(&segment.start).is_some_and(|range| range.end >= segment.end);
+        let newer = |a: &Segment, b: &Segment| a.level < b.level || a.level == 0 && b.level == 0 && a.id > b.id;
+        let is_hidden = |segment: &Segment| {
+            let by_segment = || self.levels.all().any(|other| !other.hidden.is_empty() && newer(other, segment) && covers(&other.hidden, segment));
+            covers(&in_log, segment) || frozen.is_some_and(|frozen| covers(frozen, segment)) || by_segment()
         };
-        let frozen = || self.frozen.as_ref().is_some_and(|frozen| frozen.through.is_some() && covers(frozen.layer.hidden()));
-        in_log() || frozen() || self.levels.all().any(|other| newer(other) && covers(&other.hidden))
+        self.levels.all().filter(|segment| is_hidden(segment)).cloned().collect()
     }
 }
 

@@ -85,6 +85,9 @@ impl<B: Backend> Core<B> {
     }
 
     fn filler(&self) -> Vec<Bytes> {
-        vec![vec![0; self.options.reserve_bytes].into()]
+        const PART: usize = 64 << 10;
+        // One buffer many times over, so that it takes no memory here.
+        let part = Bytes::from(vec![0; PART.min(self.options.reserve_bytes)]);
+        vec![part; self.options.reserve_bytes.div_ceil(PART)]
     }
 }

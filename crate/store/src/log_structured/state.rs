@@ -262,8 +262,8 @@ impl<B: Backend> Store for LogStructured<B> {
 
     fn barrier(&self) -> LocalBoxFuture<'static, Result<(), StoreError>> {
         let state = self.core.state.borrow();
-        if state.closing {
-            return Box::pin(ready(Err(state.dead.clone().unwrap_or(StoreError::Closed))));
+        if let Some(error) = state.dead.clone().or(state.closing.then_some(StoreError::Closed)) {
+            return Box::pin(ready(Err(error)));
         }
         if !state.committing {
             return Box::pin(ready(Ok(())));

@@ -105,6 +105,7 @@ fn an_older_opening_can_no_longer_write() {
         let new = ground.open_now(Faults::default()).expect("opens");
         assert_eq!(old.commit(put("after", 10)).await, Err(StoreError::Fenced));
         assert_eq!(old.commit(put("later", 10)).await, Err(StoreError::Fenced));
+        assert_eq!(old.barrier().await, Err(StoreError::Fenced));
         new.commit(put("new", 10)).await.expect("commits");
         let keys: Vec<_> = conformance::dump(&new).await.expect("readable").into_keys().collect();
         assert_eq!(keys, ["before", "new"]);

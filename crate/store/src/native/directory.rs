@@ -37,9 +37,9 @@ impl Directory {
         }
         for migrate in &MIGRATIONS[format.saturating_sub(1) as usize..] {
             migrate(path).map_err(platform)?;
-            if faults.crash_at(CrashPoint::Migrating) {
-                return Err(StoreError::Closed);
-            }
+        }
+        if (format < FORMAT || epoch == 0) && faults.crash_at(CrashPoint::Migrating) {
+            return Err(StoreError::Closed);
         }
         write_format(path, FORMAT, epoch + 1).map_err(platform)?;
         Ok(Self { path: path.to_owned(), epoch: epoch + 1, _lock: lock })

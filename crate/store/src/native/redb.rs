@@ -496,6 +496,10 @@ const TABLES_FILE: &str = "tables.redb";
 
 fn open_tables(directory: &Path, cache_bytes: usize) -> Result<Database, StoreError> {
     let tables = Database::builder().set_cache_size(cache_bytes).create(directory.join(TABLES_FILE)).map_err(failed)?;
+    let reading = tables.begin_read().map_err(failed)?;
+    if reading.open_table(ENTRIES).is_ok() && reading.open_table(PROGRESS).is_ok() {
+        return Ok(tables);
+    }
     let mut transaction = tables.begin_write().map_err(failed)?;
     transaction.set_quick_repair(true);
     transaction.open_table(ENTRIES).map_err(failed)?;

@@ -61,7 +61,8 @@ proptest! {
 #[test]
 fn every_crash_point_is_hit() {
     let hit = block_on(conformance::survives_crashes(async || OnDisk::new(), &Script::from_seed(7, 40), 2));
-    let wanted = BTreeSet::from([CrashPoint::BeforePut, CrashPoint::BetweenPutAndCommit, CrashPoint::BetweenCommitAndAnswer, CrashPoint::Flushing]);
+    use CrashPoint::*;
+    let wanted = BTreeSet::from([BeforePut, BetweenPutAndCommit, BetweenCommitAndAnswer, Flushing, Migrating]);
     println!("crashed at {hit:?}");
     assert_eq!(hit, wanted);
 }
