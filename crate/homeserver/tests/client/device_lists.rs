@@ -97,7 +97,8 @@ fn who_leaves_the_last_shared_room_has_left() {
     let leave = |user: &TestUser, room: &str| server.post(user, &format!("/_matrix/client/v3/rooms/{room}/leave"), json!({})).ok();
     join(&first);
     join(&second);
-    (alice.lists(&server), bob.lists(&server));
+    alice.lists(&server);
+    bob.lists(&server);
     leave(&bob.user, &first);
     assert_eq!(alice.lists(&server), nobody(), "they share the other room");
     leave(&alice.user, &second);
@@ -118,10 +119,30 @@ fn who_leaves_the_last_encrypted_room_has_left_although_another_room_is_shared()
     for id in [&encrypted, &open] {
         server.post(&bob.user, &format!("/_matrix/client/v3/join/{id}"), json!({})).ok();
     }
-    (alice.lists(&server), bob.lists(&server));
+    alice.lists(&server);
+    bob.lists(&server);
     server.post(&bob.user, &format!("/_matrix/client/v3/rooms/{encrypted}/leave"), json!({})).ok();
     assert_eq!(alice.lists(&server), left(&[&bob]));
     assert_eq!(bob.lists(&server), left(&[&alice]));
+}
+
+#[test]
+fn a_room_that_is_gone_for_good_does_not_stand_in_the_way() {
+    let server = TestServer::new();
+    let (mut alice, bob) = (Client::new(&server, "alice"), Client::new(&server, "bob"));
+    let gone = room(&server, &alice.user, serde_json::from_str(ENCRYPTED).expect("JSON"));
+    let open = room(&server, &alice.user, json!({ "preset": "public_chat" }));
+    for id in [&gone, &open] {
+        server.post(&bob.user, &format!("/_matrix/client/v3/join/{id}"), json!({})).ok();
+    }
+    alice.lists(&server);
+    for step in ["leave", "forget"] {
+        for user in [&bob.user, &alice.user] {
+            server.post(user, &format!("/_matrix/client/v3/rooms/{gone}/{step}"), json!({})).ok();
+        }
+    }
+    upload(&server, &bob.user, 1);
+    assert_eq!(alice.lists(&server), changed(&[&bob]), "they share the other room");
 }
 
 #[test]
@@ -137,7 +158,8 @@ fn a_signature_of_another_users_key_is_news_to_the_signer_alone() {
     server.post(&alice.user, "/_matrix/client/v3/keys/device_signing/upload", keys).ok();
     let mut key = cross_signing_key(&bob.user, "master", &bobs);
     server.post(&bob.user, "/_matrix/client/v3/keys/device_signing/upload", json!({ "master_key": key })).ok();
-    (alice.lists(&server), bob.lists(&server));
+    alice.lists(&server);
+    bob.lists(&server);
     user_signing.sign(&mut key, &alice.user.id, &user_signing.public());
     let body = json!({ &bob.user.id: { bobs.public(): key } });
     assert_eq!(server.post(&alice.user, "/_matrix/client/v3/keys/signatures/upload", body).ok(), json!({}));

@@ -48,6 +48,7 @@ pub async fn device_lists(hs: &Homeserver, user: UserSn, since: Position, to: Po
             Some((last, _)) if page.len() == PAGE => from = last.next(),
             _ => break,
         }
+        hs.host.yield_now().await;
     }
     found.judge(hs, user).await
 }
@@ -184,7 +185,8 @@ async fn has_left(hs: &Homeserver, mine: &BTreeSet<RoomSn>, other: UserSn, rooms
 }
 
 async fn is_encrypted(hs: &Homeserver, room: RoomSn) -> Result<bool> {
-    let head = hs.room_head(room).await?;
+    // The room may have been forgotten by everybody meanwhile.
+    let Some(head) = tables::ROOM_HEADS.get(hs.store(), &room).await? else { return Ok(false) };
     let place = (StateEventType::RoomEncryption, String::new());
     Ok(hs.state_get(room, NodeId(head.state), &[place]).await?.first().copied().flatten().is_some())
 }
@@ -194,7 +196,8 @@ async fn was_joined_before(hs: &Homeserver, room: RoomSn, first: Position) -> Re
     // The event may be gone with its room.
     let Some(event) = hs.events_at(room, &[first]).await?.into_iter().next().flatten() else { return Ok(true) };
     let Some(before) = event.replaces else { return Ok(false) };
-    Ok(membership_of(&*hs.event_at(room, before).await?) == MembershipKind::Join)
+    let before = hs.events_at(room, &[before]).await?.into_iter().next().flatten();
+    Ok(before.is_none_or(|before| membership_of(&before) == MembershipKind::Join))
 }
 
 async fn is_joined(hs: &Homeserver, room: RoomSn, user: UserSn) -> Result<bool> {
