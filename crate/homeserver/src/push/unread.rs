@@ -10,11 +10,11 @@ use crate::{
     homeserver::Homeserver,
     position::Position,
     room::{Event, RoomInfo, membership_of},
-    tables::{self, MembershipKind, ReceiptKind, RoomHead, RoomSn, StoredReceipt, Unread, UnreadThread, UserSn},
+    tables::{self, MembershipKind, ReceiptKind, RoomHead, RoomSn, Session, StoredReceipt, Unread, UnreadThread, UserSn},
 };
 use ephapse_store::{Batch, Direction};
 use hashlink::LruCache;
-use ruma::{EventId, OwnedEventId, OwnedUserId, events::TimelineEventType};
+use ruma::{EventId, OwnedEventId, events::TimelineEventType};
 use std::{cell::RefCell, collections::BTreeMap, rc::Rc};
 
 /// How many events are looked at for one count at most: more unread ones than these are not told apart by anybody.
@@ -144,8 +144,16 @@ impl Unread {
 }
 
 impl Homeserver {
-    /// A user's unread events of a room, as of `to`.
-    pub(crate) async fn unread(&self, room: &RoomInfo, head: &RoomHead, user: UserSn, user_id: &OwnedUserId, to: Position) -> Result<Counts> {
+    /// A user's unread events of a room, as of `to`. `receipts`: the user's, if they are at hand.
+    pub(crate) async fn unread(
+        &self,
+        room: &RoomInfo,
+        head: &RoomHead,
+        session: &Session,
+        receipts: Option<Vec<(ReceiptKind, StoredReceipt)>>,
+        to: Position,
+    ) -> Result<Counts> {
+        let user = session.user;
         let cached = self.sync.unread.0.borrow_mut().get(&(user, room.sn)).cloned();
         let (mut unread, mut unwritten) = match cached {
             Some(cached) => cached,
@@ -157,8 +165,13 @@ impl Homeserver {
         if unread.counted == Position::default() || self.left_since(room.sn, user, unread.counted).await? {
             unread = Unread { counted: self.joined_at(room.sn, user).await?, threads: Vec::new() };
         }
-        let receipts = tables::RECEIPTS.scan(self.store(), &(room.sn, user), Direction::Forward, usize::MAX).await?;
-        let receipts: Vec<_> = receipts.into_iter().map(|((_, _, kind), receipt)| (kind, receipt)).collect();
+        let receipts = match receipts {
+            Some(receipts) => receipts,
+            None => {
+                let found = tables::RECEIPTS.scan(self.store(), &(room.sn, user), Direction::Forward, usize::MAX).await?;
+                found.into_iter().map(|((_, _, kind), receipt)| (kind, receipt)).collect()
+            }
+        };
         let read = Read(&receipts);
         if let Some(from) = unread.apply(&read) {
             unread = Unread { counted: from.max(self.joined_at(room.sn, user).await?), threads: Vec::new() };
@@ -172,7 +185,7 @@ impl Homeserver {
                 events = self.newest_events(room.sn, unread.counted..to).await?;
             }
             unwritten += events.len();
-            self.count(&mut unread, room, head, (user, user_id), events, &read).await?;
+            self.count(&mut unread, room, head, session, events, &read).await?;
             unread.counted = to;
         }
         if unwritten >= WRITTEN_AFTER {
@@ -199,17 +212,18 @@ impl Homeserver {
         unread: &mut Unread,
         room: &RoomInfo,
         head: &RoomHead,
-        (user, user_id): (UserSn, &OwnedUserId),
+        session: &Session,
         events: Vec<Rc<Event>>,
         read: &Read<'_>,
     ) -> Result<()> {
-        let evaluation = self.push_evaluation(room, head, user, user_id).await?;
+        let evaluation = self.push_evaluation(room, head, session.user, &session.user_id).await?;
+        let ignored = self.ignored_by(session.user).await?;
         let mut began = self.host.now();
         for event in events {
-            if !event.is_shown() || event.position <= unread.counted {
+            if !event.is_shown() || event.position <= unread.counted || ignored.contains(&event.pdu.sender) {
                 continue;
             }
-            let own = event.pdu.sender == *user_id;
+            let own = event.pdu.sender == session.user_id;
             let effect = if own { Effect::default() } else { evaluation.of(&event).await? };
             if own || effect.notify {
                 let root = self.thread_of(room.sn, &event).await?;

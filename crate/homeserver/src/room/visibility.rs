@@ -51,6 +51,11 @@ impl Viewer {
         Ok(Self { room: room.clone(), user: Some(hs.user_id(user).await?), membership, states: HashMap::new() })
     }
 
+    /// The eyes of a user whose part in the room has been read already.
+    pub fn of(room: &Rc<RoomInfo>, user: OwnedUserId, membership: Membership) -> Self {
+        Self { room: room.clone(), user: Some(user), membership: Some(membership), states: HashMap::new() }
+    }
+
     /// Those of `events` that the user sees, in their order.
     pub async fn visible(&mut self, hs: &Homeserver, events: Vec<Rc<Event>>) -> Result<Vec<Rc<Event>>> {
         self.read_states(hs, &events).await?;

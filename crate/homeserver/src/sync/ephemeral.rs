@@ -44,27 +44,41 @@ pub fn account_data_event<T>(kind: &str, data: &AccountData) -> Result<Raw<T>> {
 }
 
 impl Homeserver {
-    /// The room's `m.receipt` events, one for each thread; `changes`: only of what changed since then, else of everything.
-    pub(crate) async fn receipt_events(
+    /// The receipts of a room; `changes`: only what changed since then, else all.
+    pub(super) async fn receipts_of(
         &self,
         room: RoomSn,
-        user: UserSn,
         changes: Option<(&RoomChanges, Position)>,
-    ) -> Result<Vec<Raw<AnySyncEphemeralRoomEvent>>> {
-        let receipts: Vec<((UserSn, ReceiptKind), StoredReceipt)> = match changes {
+    ) -> Result<Vec<((UserSn, ReceiptKind), StoredReceipt)>> {
+        match changes {
             Some((RoomChanges { receipts: Which::These(these), .. }, _)) => {
                 let keys: Vec<_> = these.iter().map(|(user, kind)| (room, *user, kind.clone())).collect();
+                if keys.is_empty() {
+                    return Ok(Vec::new());
+                }
                 let found = tables::RECEIPTS.get_many(self.store(), &keys).await?;
-                keys.into_iter().zip(found).filter_map(|((_, user, kind), receipt)| Some(((user, kind), receipt?))).collect()
+                Ok(keys.into_iter().zip(found).filter_map(|((_, user, kind), receipt)| Some(((user, kind), receipt?))).collect())
             }
             other => {
                 let since = other.map_or(Position::MIN, |(_, since)| since);
                 let found = tables::RECEIPTS.scan(self.store(), &room, Direction::Forward, usize::MAX).await?;
-                found.into_iter().filter(|(_, receipt)| receipt.position > since).map(|((_, user, kind), receipt)| ((user, kind), receipt)).collect()
+                Ok(found
+                    .into_iter()
+                    .filter(|(_, receipt)| receipt.position > since)
+                    .map(|((_, user, kind), receipt)| ((user, kind), receipt))
+                    .collect())
             }
-        };
+        }
+    }
+
+    /// Receipts as `m.receipt` events for `user`, one for each thread.
+    pub(super) async fn receipt_events(
+        &self,
+        user: UserSn,
+        receipts: &[((UserSn, ReceiptKind), StoredReceipt)],
+    ) -> Result<Vec<Raw<AnySyncEphemeralRoomEvent>>> {
         let mut threads: BTreeMap<Option<&str>, ReceiptContent<'_>> = BTreeMap::new();
-        for ((whose, kind), receipt) in &receipts {
+        for ((whose, kind), receipt) in receipts {
             if kind.private && *whose != user {
                 continue;
             }
@@ -76,7 +90,7 @@ impl Homeserver {
     }
 
     /// The room's `m.typing` event.
-    pub(crate) async fn typing_event(&self, room: RoomSn) -> Result<Raw<AnySyncEphemeralRoomEvent>> {
+    pub(super) async fn typing_event(&self, room: RoomSn) -> Result<Raw<AnySyncEphemeralRoomEvent>> {
         #[derive(Serialize)]
         struct Content {
             user_ids: Vec<OwnedUserId>,
@@ -85,7 +99,7 @@ impl Homeserver {
     }
 
     /// A user's account data of a room (0: outside of rooms); `changes`: only of what changed since then, else all.
-    pub(crate) async fn account_data_of(
+    pub(super) async fn account_data_of(
         &self,
         user: UserSn,
         room: RoomSn,

@@ -4,7 +4,6 @@ use super::{
     changes::{Changes, RoomChanges},
     ephemeral::{account_data_event, bare_event},
     filter::{self, Facts},
-    memberships::InRoom,
 };
 use crate::{
     error::Result,
@@ -12,7 +11,7 @@ use crate::{
     position::Position,
     push::PUSH_RULES,
     room::{RoomInfo, membership_of},
-    tables::{self, AccountData, Change, MembershipKind, RoomSn, Session},
+    tables::{self, AccountData, Change, Membership, MembershipKind, RoomSn, Session},
 };
 use ephapse_store::Direction;
 use futures_util::{StreamExt, TryStreamExt, stream};
@@ -98,7 +97,7 @@ impl Homeserver {
                 look.account_data.entry(room).or_default().push((kind, data));
             }
         }
-        let candidates: Vec<(RoomSn, InRoom)> = match &changes {
+        let candidates: Vec<(RoomSn, Membership)> = match &changes {
             Some(changes) if !ask.full_state => changes.rooms.keys().filter_map(|room| Some((*room, rooms.get(*room)?))).collect(),
             _ => rooms.all(),
         };
@@ -109,7 +108,7 @@ impl Homeserver {
 }
 
 impl Look<'_> {
-    async fn rooms(&self, candidates: Vec<(RoomSn, InRoom)>, changes: Option<&Changes>, response: &mut Response) -> Result<()> {
+    async fn rooms(&self, candidates: Vec<(RoomSn, Membership)>, changes: Option<&Changes>, response: &mut Response) -> Result<()> {
         let numbers: Vec<RoomSn> = candidates.iter().map(|(room, _)| *room).collect();
         let infos = self.hs.rooms_by_sn(&numbers).await?;
         self.hs.room_heads(&numbers).await?;
@@ -119,7 +118,7 @@ impl Look<'_> {
         let sections = stream::iter(wanted.map(|((room, now), info)| {
             let changes = changes.map(|changes| changes.rooms.get(&room).unwrap_or(&none));
             async move {
-                let section = self.room(&info, now, changes).await?;
+                let section = self.room(&info, &now, changes).await?;
                 self.breathe().await;
                 Ok::<_, crate::Error>((info, section))
             }
@@ -147,7 +146,7 @@ impl Look<'_> {
         }
     }
 
-    async fn room(&self, room: &Rc<RoomInfo>, now: InRoom, changes: Option<&RoomChanges>) -> Result<Option<Section>> {
+    async fn room(&self, room: &Rc<RoomInfo>, now: &Membership, changes: Option<&RoomChanges>) -> Result<Option<Section>> {
         let Some((kind, position)) = (if now.position > self.to { self.membership_at(room, self.to).await? } else { Some((now.kind, now.position)) })
         else {
             return Ok(None);
@@ -163,14 +162,14 @@ impl Look<'_> {
             MembershipKind::Join => {
                 let from = self.from.filter(|_| before == Some(MembershipKind::Join));
                 let again = self.from.is_some() && from.is_none() && now.last_left.is_some();
-                Ok(self.joined(room, changes, from, again).await?.map(Section::Join))
+                Ok(self.joined(room, now, changes, from, again).await?.map(Section::Join))
             }
             MembershipKind::Invite if came => self.invited(room, position).await.map(|invited| invited.map(Section::Invite)),
             MembershipKind::Knock if came => self.knocked(room, position).await.map(|knocked| Some(Section::Knock(knocked))),
             MembershipKind::Leave | MembershipKind::Ban if came && !now.forgotten && (self.from.is_some() || self.ask.filter.room.include_leave) => {
                 let from = self.from.filter(|_| before == Some(MembershipKind::Join));
                 let was_in = from.is_some() || now.last_left.is_some_and(|left| self.from.is_none_or(|from| left > from));
-                Ok(Some(Section::Leave(self.left(room, changes, from, position, was_in).await?)))
+                Ok(Some(Section::Leave(self.left(room, now, changes, from, position, was_in).await?)))
             }
             _ => Ok(None),
         }

@@ -5,7 +5,6 @@
 use crate::{
     error::Result,
     homeserver::Homeserver,
-    position::Position,
     tables::{self, Change, Membership, MembershipKind, RoomSn, UserSn},
 };
 use ephapse_store::Direction;
@@ -18,28 +17,9 @@ use std::{
 /// How many memberships are held in all, beside those of users who are waited for.
 const HELD: usize = 50_000;
 
-/// A membership, as much of it as is held.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct InRoom {
-    /// What it is now.
-    pub kind: MembershipKind,
-    /// The member event.
-    pub position: Position,
-    /// When the user was last put out of being joined.
-    pub last_left: Option<Position>,
-    /// Whether the user has forgotten the room.
-    pub forgotten: bool,
-}
-
-impl From<Membership> for InRoom {
-    fn from(membership: Membership) -> Self {
-        Self { kind: membership.kind, position: membership.position, last_left: membership.last_left, forgotten: membership.forgotten }
-    }
-}
-
 /// One user's rooms.
 pub struct UserRooms {
-    rooms: RefCell<HashMap<RoomSn, InRoom>>,
+    rooms: RefCell<HashMap<RoomSn, Membership>>,
     /// What changed since it was read.
     stale: RefCell<BTreeMap<RoomSn, u64>>,
     complete: Cell<bool>,
@@ -47,13 +27,13 @@ pub struct UserRooms {
 
 impl UserRooms {
     /// The user's membership in a room, if there is one.
-    pub fn get(&self, room: RoomSn) -> Option<InRoom> {
-        self.rooms.borrow().get(&room).copied()
+    pub fn get(&self, room: RoomSn) -> Option<Membership> {
+        self.rooms.borrow().get(&room).cloned()
     }
 
     /// Every room the user has or had a membership in.
-    pub fn all(&self) -> Vec<(RoomSn, InRoom)> {
-        let mut all: Vec<_> = self.rooms.borrow().iter().map(|(room, membership)| (*room, *membership)).collect();
+    pub fn all(&self) -> Vec<(RoomSn, Membership)> {
+        let mut all: Vec<_> = self.rooms.borrow().iter().map(|(room, membership)| (*room, membership.clone())).collect();
         all.sort_unstable_by_key(|(room, _)| *room);
         all
     }
@@ -146,7 +126,7 @@ impl Homeserver {
             let found = tables::MEMBERSHIPS.scan(self.store(), &user, Direction::Forward, usize::MAX).await?;
             // What changed while this read is marked, and read again below.
             if self.store().generation() == generation {
-                *rooms.rooms.borrow_mut() = found.into_iter().map(|((_, room), membership)| (room, membership.into())).collect();
+                *rooms.rooms.borrow_mut() = found.into_iter().map(|((_, room), membership)| (room, membership)).collect();
                 rooms.complete.set(true);
             }
         }
@@ -167,7 +147,7 @@ impl Homeserver {
                 }
                 marks.remove(&room);
                 match membership {
-                    Some(membership) => map.insert(room, membership.into()),
+                    Some(membership) => map.insert(room, membership),
                     None => map.remove(&room),
                 };
             }

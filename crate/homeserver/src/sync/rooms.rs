@@ -16,7 +16,7 @@ use crate::{
     position::Position,
     push::Count,
     room::{Event, Format, NodeId, RoomInfo, StateKey, Viewer, state_tree::Part},
-    tables::{RoomHead, RoomSn},
+    tables::{Membership, ReceiptKind, RoomHead, RoomSn, StoredReceipt},
 };
 use ephapse_store::Direction;
 use ruma::{
@@ -49,7 +49,9 @@ const STRIPPED: [StateEventType; 7] = [
 ];
 
 /// Which part of a room an answer covers.
-struct Span {
+struct Span<'a> {
+    /// The user's part in the room.
+    now: &'a Membership,
     /// Where the timeline begins; `None`: as far back as its limit goes.
     timeline_from: Option<Position>,
     /// Which state the client has; `None`: none.
@@ -92,6 +94,7 @@ impl Look<'_> {
     pub(super) async fn joined(
         &self,
         room: &Rc<RoomInfo>,
+        now: &Membership,
         changes: Option<&RoomChanges>,
         from: Option<Position>,
         again: bool,
@@ -100,7 +103,7 @@ impl Look<'_> {
         let head = self.hs.room_head(room.sn).await?;
         let whole = from.is_none() || self.ask.full_state;
         let changes = changes.filter(|_| from.is_some());
-        let span = Span { timeline_from: from, state_from: from.filter(|_| !whole), to: self.to };
+        let span = Span { now, timeline_from: from, state_from: from.filter(|_| !whole), to: self.to };
         let mut stretch =
             if changes.is_none_or(|changes| changes.events) { self.stretch(room, &head, &span).await? } else { Stretch::empty(self.to) };
         // The client's timeline of its earlier stay does not go on here.
@@ -117,8 +120,9 @@ impl Look<'_> {
 
         let filter = &self.ask.filter.room.ephemeral;
         let allows = |kind| filter::allows_room_event(filter, &room.id, Facts { event_type: kind, sender: None, json: b"{}" });
-        if changes.is_none_or(|changes| !changes.receipts.is_none()) && allows("m.receipt") {
-            joined.ephemeral.events = self.hs.receipt_events(room.sn, user, changes.zip(from)).await?;
+        let receipts = self.hs.receipts_of(room.sn, changes.zip(from)).await?;
+        if allows("m.receipt") {
+            joined.ephemeral.events = self.hs.receipt_events(user, &receipts).await?;
         }
         let typing = match changes {
             Some(changes) => changes.typing,
@@ -135,7 +139,12 @@ impl Look<'_> {
         if !whole && joined.is_empty() && changes.is_none_or(|changes| changes.receipts.is_none()) {
             return Ok(None);
         }
-        self.count_unread(room, &head, &mut joined).await?;
+        // All there are, or those that changed: then the user's own have to be read.
+        let own = changes.is_none().then(|| {
+            let own = receipts.into_iter().filter(|((whose, _), _)| *whose == user);
+            own.map(|((_, kind), receipt)| (kind, receipt)).collect()
+        });
+        self.count_unread(room, &head, own, &mut joined).await?;
         Ok(Some(joined))
     }
 
@@ -143,13 +152,14 @@ impl Look<'_> {
     pub(super) async fn left(
         &self,
         room: &Rc<RoomInfo>,
+        now: &Membership,
         changes: Option<&RoomChanges>,
         from: Option<Position>,
         leave: Position,
         was_in: bool,
     ) -> Result<LeftRoom> {
         let head = self.hs.room_head(room.sn).await?;
-        let span = Span { timeline_from: from, state_from: from, to: leave };
+        let span = Span { now, timeline_from: from, state_from: from, to: leave };
         let mut left = LeftRoom::new();
         let own = self.hs.event_at(room.sn, leave).await?;
         if was_in {
@@ -203,10 +213,10 @@ impl Look<'_> {
         events.iter().flatten().chain([member]).map(|event| Homeserver::stripped_event(event)).collect()
     }
 
-    async fn stretch(&self, room: &Rc<RoomInfo>, head: &RoomHead, span: &Span) -> Result<Stretch> {
+    async fn stretch(&self, room: &Rc<RoomInfo>, head: &RoomHead, span: &Span<'_>) -> Result<Stretch> {
         let filter = &self.ask.filter.room.timeline;
         let limit = filter::timeline_limit(filter);
-        let mut viewer = Viewer::new(self.hs, room, self.ask.session.user).await?;
+        let mut viewer = Viewer::of(room, self.ask.session.user_id.clone(), span.now.clone());
         let wanted = |event: &Event| (event.pdu.state_key.is_some() || !self.ignored.contains(&event.pdu.sender)) && allows(filter, room, event);
         let boundaries = span.timeline_from.unwrap_or(Position::MIN)..span.to;
         // One more than the limit tells whether there are more.
@@ -233,7 +243,7 @@ impl Look<'_> {
 
     /// Cuts off the beginning of a timeline that would leave the client with a state that is not the room's: where an event that decided it is not the
     /// user's to see, or a fork was decided against the last to arrive. What is cut off is found as earlier history.
-    async fn cut(&self, room: &RoomInfo, head: &RoomHead, span: &Span, stretch: &mut Stretch) -> Result<()> {
+    async fn cut(&self, room: &RoomInfo, head: &RoomHead, span: &Span<'_>, stretch: &mut Stretch) -> Result<()> {
         let told: BTreeMap<StateKey, Position> = stretch.events.iter().filter_map(|event| Some((event.pdu.key()?, event.position))).collect();
         if told.is_empty() {
             return Ok(());
@@ -263,7 +273,7 @@ impl Look<'_> {
     }
 
     /// The state that goes with a timeline.
-    async fn state(&self, room: &Rc<RoomInfo>, head: &RoomHead, span: &Span, stretch: &Stretch, heroes: BTreeSet<String>) -> Result<State> {
+    async fn state(&self, room: &Rc<RoomInfo>, head: &RoomHead, span: &Span<'_>, stretch: &Stretch, heroes: BTreeSet<String>) -> Result<State> {
         let (hs, sn) = (self.hs, room.sn);
         let end = hs.room_state_at(sn, head, span.to).await?;
         let known = match span.state_from {
@@ -349,9 +359,15 @@ impl Look<'_> {
         Ok(written.into_iter().filter_map(|event| filter::only_fields(event.json(), fields).map(Raw::from_json)).collect())
     }
 
-    async fn count_unread(&self, room: &RoomInfo, head: &RoomHead, joined: &mut JoinedRoom) -> Result<()> {
+    async fn count_unread(
+        &self,
+        room: &RoomInfo,
+        head: &RoomHead,
+        receipts: Option<Vec<(ReceiptKind, StoredReceipt)>>,
+        joined: &mut JoinedRoom,
+    ) -> Result<()> {
         let session = &self.ask.session;
-        let counts = self.hs.unread(room, head, session.user, &session.user_id, self.to).await?;
+        let counts = self.hs.unread(room, head, session, receipts, self.to).await?;
         if self.ask.filter.room.timeline.unread_thread_notifications {
             joined.unread_notifications = in_response(counts.main);
             joined.unread_thread_notifications = counts.threads.into_iter().map(|(root, count)| (root, in_response(count))).collect();

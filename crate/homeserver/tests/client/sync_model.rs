@@ -238,7 +238,7 @@ fn clients_see_every_event_once_and_hold_the_rooms_state() {
     let server = TestServer::new();
     let users = [server.register("alice"), server.register("bob"), server.register("carol")];
     let number = Cell::new(0);
-    let mut runner = TestRunner::new(Config { cases: 96, failure_persistence: None, ..Config::default() });
+    let mut runner = TestRunner::new(Config { cases: 64, failure_persistence: None, ..Config::default() });
     let result = runner.run(&prop::collection::vec(op(), 10..60), |ops| {
         number.set(number.get() + 1);
         play(&server, &users, number.get(), &ops);
