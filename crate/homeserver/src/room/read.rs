@@ -91,7 +91,9 @@ impl Homeserver {
         let generation = self.store().generation();
         for (sn, head) in missing.iter().zip(tables::ROOM_HEADS.get_many(self.store(), &missing).await?) {
             let head = Rc::new(head.ok_or_else(|| Error::Internal(format!("room number {sn} has no head")))?);
-            read.insert(*sn, self.rooms.heads.borrow_mut().entry(*sn).or_insert(head).clone());
+            // As for one: memory may have a newer one by now, and keeps none of another generation.
+            let head = if self.may_keep(generation) { self.rooms.heads.borrow_mut().entry(*sn).or_insert(head).clone() } else { head };
+            read.insert(*sn, head);
         }
         let mut heads = Vec::with_capacity(numbers.len());
         for sn in numbers {
