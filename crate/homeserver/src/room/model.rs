@@ -309,7 +309,7 @@ impl Model {
         self.rounds.set(0);
         let answer = loop {
             self.rounds.set(self.rounds.get() + 1);
-            assert!(self.rounds.get() < 1_000, "no end of rounds");
+            assert!(self.rounds.get() < 10_000, "no end of rounds");
             match ask(&known) {
                 Ok(answer) => break answer,
                 Err(Unresolved::Missing(missing)) => self.load(missing, root, &mut known),

@@ -3,8 +3,8 @@
 //! v2 and v2.1 are ruma's, given only what the conflict touches: the entries in which the states differ, the auth difference (`auth_chain`), and those entries
 //! of the rest that the rules read. What comes out is what the full computation gives. v1 is in `v1`.
 //!
-//! Nothing here reads a store: what is not [`Known`] is reported as [`Missing`], and the question is asked again. Each round gets further: rounds grow with the
-//! depth of the conflict, so a caller bounds what it loads rather than the rounds.
+//! Nothing here reads a store: what is not [`Known`] is reported as [`Missing`], and the question is asked again. Each round goes on where the last one
+//! stopped: rounds grow with the depth of the conflict, so a caller bounds what it loads rather than the rounds.
 
 mod auth_chain;
 mod known;
@@ -14,14 +14,16 @@ mod view;
 pub use known::{Citing, Known, Missing};
 
 use super::pdu::{Pdu, StateKey, create_of_room};
+use auth_chain::Walks;
 use known::Gather;
 use ruma::{
     OwnedEventId,
+    events::StateEventType,
     room_version_rules::{AuthorizationRules, RoomVersionRules, StateResolutionV2Rules, StateResolutionVersion},
     state_res::{self, StateMap, auth_types_for_event, utils::event_id_set::EventIdSet},
 };
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use view::View;
+use view::{Mainlines, View};
 
 /// The most states that are resolved at once: more than a room keeps extremities.
 pub const MAX_STATES: usize = 128;
@@ -48,46 +50,94 @@ pub fn resolve(rules: &RoomVersionRules, states: &[StateMap<OwnedEventId>], know
     let gather = Gather::new(known);
     match &rules.state_res {
         StateResolutionVersion::V1 => v1::resolve(&rules.authorization, states, &gather),
-        StateResolutionVersion::V2(v2) => resolve_v2(&rules.authorization, v2, states, &gather),
+        StateResolutionVersion::V2(v2) => resolve_v2(&rules.authorization, v2, states, known, &gather),
         _ => Err(Unresolved::Failed("unknown algorithm".to_owned())),
     }
+}
+
+/// How far a resolution has come. What is found is kept, so that a deep conflict, which takes many rounds, is walked once.
+#[derive(Default)]
+struct Progress {
+    conflicted: BTreeSet<OwnedEventId>,
+    walks: Walks,
+    sets: Option<Sets>,
+    mainlines: Option<Mainlines>,
+}
+
+/// What the definitions of the algorithm name.
+struct Sets {
+    difference: BTreeSet<OwnedEventId>,
+    subgraph: BTreeSet<OwnedEventId>,
+    unconflicted: StateMap<OwnedEventId>,
 }
 
 fn resolve_v2(
     rules: &AuthorizationRules,
     v2: &StateResolutionV2Rules,
     states: &[StateMap<OwnedEventId>],
+    known: &Known,
     gather: &Gather<'_>,
 ) -> Result<Changes, Unresolved> {
-    let conflicted: BTreeSet<OwnedEventId> = states.iter().flat_map(HashMap::values).cloned().collect();
-    let difference = auth_chain::auth_difference(states, &conflicted, gather);
-    let subgraph = match v2.consider_conflicted_state_subgraph {
-        true => auth_chain::conflicted_subgraph(&conflicted, gather),
-        false => BTreeSet::new(),
+    let progress = &mut *known.progress.borrow_mut();
+    if progress.sets.is_none() {
+        gather_sets(progress, rules, v2, states, gather);
+        gather.complete()?;
+    }
+    let (Some(sets), Some(mainlines)) = (&progress.sets, &mut progress.mainlines) else {
+        return Err(Unresolved::Failed("nothing is missing, but nothing found".to_owned()));
     };
+    let cut = mainlines.meet(gather).unwrap_or_default();
     gather.complete()?;
+
+    let mut maps = states.to_vec();
+    for map in &mut maps {
+        map.extend(sets.unconflicted.iter().map(|(key, id)| (key.clone(), id.clone())));
+    }
+    // The difference of these two chains is the auth difference.
+    let chains = vec![sets.difference.iter().cloned().collect::<EventIdSet<_>>(), EventIdSet::new()];
+    let resolved = state_res::resolve(
+        rules,
+        v2,
+        &maps,
+        chains,
+        |id| gather.event(id).map(|event| View::new(event, cut.as_ref())),
+        |_| Some(sets.subgraph.iter().cloned().collect()),
+    );
+    // Misses first: what ruma did not find it leaves out or fails on.
+    gather.complete()?;
+    let resolved = resolved.map_err(|error| Unresolved::Failed(error.to_string()))?;
+    Ok(changes(states, &sets.unconflicted, resolved))
+}
+
+/// Goes as far as what is known allows.
+fn gather_sets(
+    progress: &mut Progress,
+    rules: &AuthorizationRules,
+    v2: &StateResolutionV2Rules,
+    states: &[StateMap<OwnedEventId>],
+    gather: &Gather<'_>,
+) {
+    if progress.conflicted.is_empty() {
+        progress.conflicted = states.iter().flat_map(HashMap::values).cloned().collect();
+    }
+    let conflicted = &progress.conflicted;
+    let difference = auth_chain::auth_difference(&mut progress.walks, states, conflicted, gather);
+    let subgraph = match v2.consider_conflicted_state_subgraph {
+        true => auth_chain::conflicted_subgraph(&mut progress.walks, conflicted, gather),
+        false => Ok(BTreeSet::new()),
+    };
+    let (Ok(difference), Ok(subgraph)) = (difference, subgraph) else { return };
 
     let full: BTreeSet<&OwnedEventId> = conflicted.iter().chain(&difference).chain(&subgraph).collect();
     let full: Vec<&Pdu> = full.into_iter().filter_map(|id| gather.event(id)).collect();
     let reads_unconflicted = !v2.begin_iterative_auth_checks_with_empty_state_map;
     let unconflicted = unconflicted_read(&full, states, reads_unconflicted, rules, gather);
     load_auth_events(&full, rules, gather);
-    let cut = view::mainline_cut(&full, unconflicted.values(), gather);
-    gather.complete()?;
-
-    let mut maps = states.to_vec();
-    for map in &mut maps {
-        map.extend(unconflicted.iter().map(|(key, id)| (key.clone(), id.clone())));
+    let power_levels = unconflicted.get(&(StateEventType::RoomPowerLevels, String::new())).and_then(|id| gather.event(id));
+    if gather.complete().is_ok() {
+        progress.mainlines = Some(Mainlines::begin(&full, power_levels));
+        progress.sets = Some(Sets { difference, subgraph, unconflicted });
     }
-    // The difference of these two chains is the auth difference.
-    let chains = vec![difference.into_iter().collect::<EventIdSet<_>>(), EventIdSet::new()];
-    let subgraph: EventIdSet<OwnedEventId> = subgraph.into_iter().collect();
-    let resolved =
-        state_res::resolve(rules, v2, &maps, chains, |id| gather.event(id).map(|event| View::new(event, cut.as_ref())), |_| Some(subgraph.clone()));
-    // Misses first: what ruma did not find it leaves out or fails on.
-    gather.complete()?;
-    let resolved = resolved.map_err(|error| Unresolved::Failed(error.to_string()))?;
-    Ok(changes(states, &unconflicted, resolved))
 }
 
 /// The entries outside the conflict that the algorithm reads: where the events stand, and what allows them.
@@ -143,10 +193,13 @@ pub(super) fn walk(
     known: &Known,
 ) -> Result<(BTreeSet<OwnedEventId>, BTreeSet<OwnedEventId>), Unresolved> {
     let gather = Gather::new(known);
-    let difference = auth_chain::auth_difference(states, conflicted, &gather);
-    let subgraph = auth_chain::conflicted_subgraph(conflicted, &gather);
-    gather.complete()?;
-    Ok((difference.difference(conflicted).cloned().collect(), subgraph))
+    let walks = &mut known.progress.borrow_mut().walks;
+    let difference = auth_chain::auth_difference(walks, states, conflicted, &gather);
+    let subgraph = auth_chain::conflicted_subgraph(walks, conflicted, &gather);
+    match (difference, subgraph) {
+        (Ok(difference), Ok(subgraph)) => Ok((difference.difference(conflicted).cloned().collect(), subgraph)),
+        _ => gather.complete().and_then(|()| Err(Unresolved::Failed("nothing is missing".to_owned()))),
+    }
 }
 
 #[cfg(test)]

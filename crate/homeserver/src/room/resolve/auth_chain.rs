@@ -9,68 +9,95 @@ use super::{
     known::{Gather, Waiting},
 };
 use ruma::{EventId, OwnedEventId, state_res::StateMap};
-use std::collections::{BTreeMap, BTreeSet, BinaryHeap, HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
+
+/// How far the walks of one resolution have come: a question that is asked again goes on here.
+#[derive(Default)]
+pub(super) struct Walks {
+    descent: Option<Descent>,
+    is_below_unconflicted: HashMap<OwnedEventId, bool>,
+    between: Option<Between>,
+}
 
 /// The generation, unless the event was stored without.
-fn generation(event: &Pdu) -> Option<u64> {
+pub(super) fn generation(event: &Pdu) -> Option<u64> {
     (event.generation > 0 || event.auth_events.is_empty()).then_some(event.generation)
 }
 
-/// The events that are in the auth chain of some states but not of all.
-pub(super) fn auth_difference(states: &[StateMap<OwnedEventId>], conflicted: &BTreeSet<OwnedEventId>, gather: &Gather<'_>) -> BTreeSet<OwnedEventId> {
-    let mut walk = Descent::new(states.len(), gather);
-    for (state, bit) in states.iter().zip(0..) {
-        for event in state.values().filter_map(|id| gather.event(id)) {
-            walk.reach_auth_events(event, 1 << bit);
-        }
+/// The events that are in the auth chain of some states but not of all; of conflicted events, all that were met.
+pub(super) fn auth_difference(
+    walks: &mut Walks,
+    states: &[StateMap<OwnedEventId>],
+    conflicted: &BTreeSet<OwnedEventId>,
+    gather: &Gather<'_>,
+) -> Result<BTreeSet<OwnedEventId>, Waiting> {
+    if walks.descent.is_none() {
+        walks.descent = Some(Descent::begin(states, gather)?);
     }
-    let mut ascent = Ascent { conflicted, gather, found: HashMap::new() };
-    while let Some(event) = walk.next() {
+    let Some(descent) = &mut walks.descent else { return Err(Waiting) };
+    let mut ascent = Ascent { conflicted, gather, found: &mut walks.is_below_unconflicted };
+    while let Some(event) = descent.next(gather)? {
         // A conflicted event is part of the full conflicted set anyway.
-        if !walk.is_common(&event.event_id) && !conflicted.contains(&event.event_id) {
+        if descent.is_partial(&event.event_id) && !conflicted.contains(&event.event_id) {
             match ascent.leads_to_unconflicted(&event.event_id) {
-                Ok(true) => walk.make_common(&event.event_id),
+                Ok(true) => descent.reach(&event.event_id, descent.all),
                 Ok(false) => {}
-                Err(Waiting) => continue,
+                Err(Waiting) => {
+                    descent.ask_ahead(&mut ascent);
+                    return Err(Waiting);
+                }
             }
         }
-        let states = walk.reached[&event.event_id];
-        walk.reach_auth_events(event, states);
+        descent.pass(event);
     }
-    walk.difference()
+    Ok(descent.difference())
 }
 
+/// How many events the walk down asks about beside the one it waits for.
+const ASK_AHEAD: usize = 16;
+
 /// A walk down the auth chains of several states at once.
-struct Descent<'a, 'k> {
+struct Descent {
     all: u128,
     /// The states, as bits, in whose auth chain an event is.
     reached: HashMap<OwnedEventId, u128>,
-    waiting: BinaryHeap<(u64, OwnedEventId)>,
-    is_waiting: HashSet<OwnedEventId>,
-    /// How many of those waiting are not common.
+    /// Reached and not passed yet.
+    pending: HashSet<OwnedEventId>,
+    /// Of those, the ones that have to be loaded for their generation.
+    arriving: BTreeSet<OwnedEventId>,
+    /// Of those, the others in the order of generations.
+    waiting: BTreeSet<(u64, OwnedEventId)>,
+    /// How many that are pending are not common to all states.
     partial: usize,
+    /// All generations are known.
     may_stop: bool,
-    gather: &'a Gather<'k>,
 }
 
-impl<'a, 'k> Descent<'a, 'k> {
-    fn new(states: usize, gather: &'a Gather<'k>) -> Self {
-        let all = if states == 128 { u128::MAX } else { (1 << states) - 1 };
-        Self { all, reached: HashMap::new(), waiting: BinaryHeap::new(), is_waiting: HashSet::new(), partial: 0, may_stop: true, gather }
-    }
-
-    fn is_common(&self, id: &EventId) -> bool {
-        self.reached.get(id) == Some(&self.all)
-    }
-
-    fn make_common(&mut self, id: &EventId) {
-        self.reached.insert(id.to_owned(), self.all);
-    }
-
-    fn reach_auth_events(&mut self, event: &Pdu, states: u128) {
-        for id in &event.auth_events {
-            self.reach(id, states);
+impl Descent {
+    fn begin(states: &[StateMap<OwnedEventId>], gather: &Gather<'_>) -> Result<Self, Waiting> {
+        let mut descent = Self {
+            all: if states.len() == 128 { u128::MAX } else { (1 << states.len()) - 1 },
+            reached: HashMap::new(),
+            pending: HashSet::new(),
+            arriving: BTreeSet::new(),
+            waiting: BTreeSet::new(),
+            partial: 0,
+            may_stop: true,
+        };
+        let mut is_complete = true;
+        for (state, bit) in states.iter().zip(0..) {
+            for id in state.values() {
+                match gather.event(id) {
+                    Some(event) => event.auth_events.iter().for_each(|id| descent.reach(id, 1 << bit)),
+                    None => is_complete = false,
+                }
+            }
         }
+        if is_complete { Ok(descent) } else { Err(Waiting) }
+    }
+
+    fn is_partial(&self, id: &EventId) -> bool {
+        self.reached.get(id) != Some(&self.all)
     }
 
     fn reach(&mut self, id: &OwnedEventId, states: u128) {
@@ -80,29 +107,56 @@ impl<'a, 'k> Descent<'a, 'k> {
             return;
         }
         self.reached.insert(id.clone(), after);
-        if self.is_waiting.contains(id) {
-            self.partial -= usize::from(after == self.all);
-        } else if let Some(event) = self.gather.event(id) {
-            self.may_stop &= generation(event).is_some();
-            self.waiting.push((event.generation, id.clone()));
-            self.is_waiting.insert(id.clone());
+        if !self.pending.contains(id) {
+            // Also one that was passed: where generations are not known it may have been too early.
+            self.pending.insert(id.clone());
+            self.arriving.insert(id.clone());
             self.partial += usize::from(after != self.all);
+        } else if after == self.all {
+            self.partial -= 1;
         }
     }
 
-    /// The event of the greatest generation, until all that wait are common to all states.
-    fn next(&mut self) -> Option<&'k Pdu> {
+    /// The pending event of the greatest generation, until all that are pending are common to all states.
+    fn next<'k>(&mut self, gather: &Gather<'k>) -> Result<Option<&'k Pdu>, Waiting> {
         if self.partial == 0 && self.may_stop {
-            return None;
+            return Ok(None);
         }
-        let (_, id) = self.waiting.pop()?;
-        self.is_waiting.remove(&id);
-        self.partial -= usize::from(!self.is_common(&id));
-        self.gather.event(&id)
+        for id in std::mem::take(&mut self.arriving) {
+            if let Some(event) = gather.event(&id) {
+                self.may_stop &= generation(event).is_some();
+                self.waiting.insert((event.generation, id));
+            } else {
+                self.arriving.insert(id);
+            }
+        }
+        if !self.arriving.is_empty() {
+            return Err(Waiting);
+        }
+        self.waiting.last().map(|(_, id)| gather.event(id).ok_or(Waiting)).transpose()
     }
 
-    fn difference(self) -> BTreeSet<OwnedEventId> {
-        self.reached.into_iter().filter(|(_, states)| *states != self.all).map(|(id, _)| id).collect()
+    fn pass(&mut self, event: &Pdu) {
+        self.waiting.remove(&(event.generation, event.event_id.clone()));
+        self.pending.remove(&event.event_id);
+        self.partial -= usize::from(self.is_partial(&event.event_id));
+        let states = self.reached[&event.event_id];
+        event.auth_events.iter().for_each(|id| self.reach(id, states));
+    }
+
+    /// Lets those that come next say what they miss.
+    fn ask_ahead(&self, ascent: &mut Ascent<'_, '_>) {
+        let next = self.waiting.iter().rev().skip(1).take(ASK_AHEAD);
+        for event in next.filter_map(|(_, id)| ascent.gather.event(id)) {
+            if self.is_partial(&event.event_id) && !ascent.conflicted.contains(&event.event_id) {
+                // The answer is asked for again in its turn.
+                let _ = ascent.leads_to_unconflicted(&event.event_id);
+            }
+        }
+    }
+
+    fn difference(&self) -> BTreeSet<OwnedEventId> {
+        self.reached.iter().filter(|(_, states)| **states != self.all).map(|(id, _)| id.clone()).collect()
     }
 }
 
@@ -113,7 +167,7 @@ const ASK_AT_ONCE: usize = 64;
 struct Ascent<'a, 'k> {
     conflicted: &'a BTreeSet<OwnedEventId>,
     gather: &'a Gather<'k>,
-    found: HashMap<OwnedEventId, bool>,
+    found: &'a mut HashMap<OwnedEventId, bool>,
 }
 
 /// An event on the way up, and the events above it still to try.
@@ -180,32 +234,65 @@ impl<'k> Ascent<'_, 'k> {
 }
 
 /// Since v12: all events on paths along `auth_events` from one conflicted event to another, these included.
-pub(super) fn conflicted_subgraph(conflicted: &BTreeSet<OwnedEventId>, gather: &Gather<'_>) -> BTreeSet<OwnedEventId> {
-    let events: Vec<&Pdu> = conflicted.iter().filter_map(|id| gather.event(id)).collect();
-    // No way down leads from an event to one of the same or a greater generation.
-    let least = events.iter().map(|event| generation(event)).min().flatten().unwrap_or(0);
-    let mut cited_by: BTreeMap<&EventId, Vec<&EventId>> = BTreeMap::new();
-    let mut seen: HashSet<&EventId> = events.iter().map(|event| &*event.event_id).collect();
-    let mut down = events;
-    while let Some(event) = down.pop() {
-        for id in &event.auth_events {
-            cited_by.entry(id).or_default().push(&event.event_id);
-            if seen.insert(id)
-                && let Some(cited) = gather.event(id)
-                && generation(cited).is_none_or(|generation| generation > least)
-            {
-                down.push(cited);
-            }
-        }
+pub(super) fn conflicted_subgraph(
+    walks: &mut Walks,
+    conflicted: &BTreeSet<OwnedEventId>,
+    gather: &Gather<'_>,
+) -> Result<BTreeSet<OwnedEventId>, Waiting> {
+    if walks.between.is_none() {
+        walks.between = Some(Between::begin(conflicted, gather)?);
     }
+    let Some(between) = &mut walks.between else { return Err(Waiting) };
+    between.descend(gather)?;
     let mut subgraph = conflicted.clone();
-    let mut up: Vec<&EventId> = conflicted.iter().map(|id| &**id).collect();
+    let mut up: Vec<&OwnedEventId> = conflicted.iter().collect();
     while let Some(id) = up.pop() {
-        for above in cited_by.get(id).into_iter().flatten() {
-            if subgraph.insert((*above).to_owned()) {
+        for above in between.cited_by.get(id).into_iter().flatten() {
+            if subgraph.insert(above.clone()) {
                 up.push(above);
             }
         }
     }
-    subgraph
+    Ok(subgraph)
+}
+
+/// A walk from the conflicted events down to the least of them.
+struct Between {
+    least: u64,
+    seen: HashSet<OwnedEventId>,
+    down: Vec<OwnedEventId>,
+    cited_by: HashMap<OwnedEventId, Vec<OwnedEventId>>,
+}
+
+impl Between {
+    fn begin(conflicted: &BTreeSet<OwnedEventId>, gather: &Gather<'_>) -> Result<Self, Waiting> {
+        let events: Vec<&Pdu> = conflicted.iter().filter_map(|id| gather.event(id)).collect();
+        if events.len() < conflicted.len() {
+            return Err(Waiting);
+        }
+        // No way down leads from an event to one of the same or a greater generation.
+        let least = events.into_iter().map(generation).min().flatten().unwrap_or(0);
+        Ok(Self { least, seen: conflicted.iter().cloned().collect(), down: conflicted.iter().cloned().collect(), cited_by: HashMap::new() })
+    }
+
+    fn descend(&mut self, gather: &Gather<'_>) -> Result<(), Waiting> {
+        let mut arriving = Vec::new();
+        while let Some(id) = self.down.pop() {
+            let Some(event) = gather.event(&id) else {
+                arriving.push(id);
+                continue;
+            };
+            if generation(event).is_some_and(|generation| generation <= self.least) {
+                continue;
+            }
+            for cited in &event.auth_events {
+                self.cited_by.entry(cited.clone()).or_default().push(id.clone());
+                if self.seen.insert(cited.clone()) {
+                    self.down.push(cited.clone());
+                }
+            }
+        }
+        self.down = arriving;
+        if self.down.is_empty() { Ok(()) } else { Err(Waiting) }
+    }
 }

@@ -2,7 +2,7 @@
 
 use super::{
     super::pdu::{Pdu, StateKey},
-    Unresolved,
+    Progress, Unresolved,
 };
 use ruma::{EventId, OwnedEventId};
 use std::{
@@ -11,7 +11,7 @@ use std::{
     sync::Arc,
 };
 
-/// What was loaded for one resolution.
+/// What was loaded for one resolution, and how far it has come: for one set of states only.
 #[derive(Default)]
 pub struct Known {
     /// Events, with their generation.
@@ -20,6 +20,7 @@ pub struct Known {
     pub unconflicted: HashMap<StateKey, Option<OwnedEventId>>,
     /// The events that name an event in their `auth_events`.
     pub citing: HashMap<OwnedEventId, Citing>,
+    pub(super) progress: RefCell<Progress>,
 }
 
 /// The accepted state events that name an event in their `auth_events`, as far as loaded.

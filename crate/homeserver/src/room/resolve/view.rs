@@ -1,14 +1,17 @@
 //! The mainline ordering follows power levels events back to the room's first. Where the mainlines of all events of a conflict have met, what lies
 //! further back changes no order: ruma is shown the event where they meet as if nothing came before it.
 
-use super::{super::pdu::Pdu, known::Gather};
+use super::{
+    super::pdu::Pdu,
+    known::{Gather, Waiting},
+};
 use ruma::{
-    EventId, MilliSecondsSinceUnixEpoch, OwnedEventId, RoomId, UserId,
+    MilliSecondsSinceUnixEpoch, OwnedEventId, RoomId, UserId,
     events::{StateEventType, TimelineEventType},
     state_res::Event,
 };
 use serde_json::value::RawValue;
-use std::collections::BTreeMap;
+use std::collections::{BTreeSet, HashSet};
 
 /// An event as ruma sees it.
 #[derive(Clone, Copy)]
@@ -23,25 +26,46 @@ impl<'a> View<'a> {
     }
 }
 
-/// Where the mainlines of these events meet, if that event is outside the full conflicted set.
-pub(super) fn mainline_cut<'k>(full: &[&'k Pdu], unconflicted: impl Iterator<Item = &'k OwnedEventId>, gather: &Gather<'k>) -> Option<OwnedEventId> {
-    let mut waiting: BTreeMap<(u64, &EventId), &Pdu> = BTreeMap::new();
-    let is_power_levels = |event: &Pdu| event.is_at(&StateEventType::RoomPowerLevels, "");
-    let starts = full.iter().copied().chain(unconflicted.filter_map(|id| gather.event(id)).filter(|event| is_power_levels(event)));
-    for event in starts {
-        waiting.insert((event.generation, &event.event_id), event);
-    }
-    while let Some((_, event)) = waiting.pop_last() {
-        let is_last = waiting.is_empty();
-        if is_last && is_power_levels(event) && event.generation > 0 && !full.iter().any(|f| f.event_id == event.event_id) {
-            return Some(event.event_id.clone());
-        }
-        let auth_events = event.auth_events.iter().filter_map(|id| gather.event(id));
-        if let Some(before) = { auth_events }.find(|event| is_power_levels(event)) {
-            waiting.insert((before.generation, &before.event_id), before);
+/// The walk along the mainlines of a full conflicted set, to where they meet.
+pub(super) struct Mainlines {
+    full: HashSet<OwnedEventId>,
+    waiting: BTreeSet<(u64, OwnedEventId)>,
+    cut: Option<OwnedEventId>,
+}
+
+impl Mainlines {
+    /// From these events and from the power levels that are not in conflict.
+    pub(super) fn begin(full: &[&Pdu], power_levels: Option<&Pdu>) -> Self {
+        Self {
+            full: full.iter().map(|event| event.event_id.clone()).collect(),
+            waiting: full.iter().copied().chain(power_levels).map(|event| (event.generation, event.event_id.clone())).collect(),
+            cut: None,
         }
     }
-    None
+
+    /// The event where they meet, if it is outside the full conflicted set; None if they do not.
+    pub(super) fn meet(&mut self, gather: &Gather<'_>) -> Result<Option<OwnedEventId>, Waiting> {
+        while let (None, Some((generation, id))) = (&self.cut, self.waiting.last().cloned()) {
+            let event = gather.event(&id).ok_or(Waiting)?;
+            let is_last = self.waiting.len() == 1;
+            if is_last && generation > 0 && is_power_levels(event) && !self.full.contains(&id) {
+                self.cut = Some(id);
+                break;
+            }
+            let auth_events: Vec<Option<&Pdu>> = event.auth_events.iter().map(|id| gather.event(id)).collect();
+            if auth_events.iter().any(Option::is_none) {
+                return Err(Waiting);
+            }
+            self.waiting.pop_last();
+            let before = auth_events.into_iter().flatten().find(|event| is_power_levels(event));
+            self.waiting.extend(before.map(|event| (event.generation, event.event_id.clone())));
+        }
+        Ok(self.cut.clone())
+    }
+}
+
+fn is_power_levels(event: &Pdu) -> bool {
+    event.is_at(&StateEventType::RoomPowerLevels, "")
 }
 
 impl Event for View<'_> {
