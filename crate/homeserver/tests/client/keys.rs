@@ -2,6 +2,7 @@
 
 use crate::{
     signing::{Key, device_keys, one_time_key},
+    slow::SlowStore,
     support::{Answer, TestServer, TestUser, config},
 };
 use ephapse_store::{StoreError, unreliable::UnreliableStore};
@@ -132,7 +133,7 @@ fn a_key_is_replaced_by_no_other_one_and_a_repeated_upload_brings_no_claimed_key
 
 #[test]
 fn claims_at_once_get_different_keys() {
-    let server = TestServer::new();
+    let server = TestServer::with(Rc::new(SlowStore::default()), config());
     let (alice, bob) = (server.register("alice"), server.register("bob"));
     server.post(&bob, UPLOAD, json!({ "one_time_keys": one_time_keys(&bob, &Key::new(1), 0..5) })).ok();
     let claims = (0..8).map(|_| server.start("POST", CLAIM, Some(&alice.token), Some(claim_of(&bob)))).collect::<Vec<_>>();

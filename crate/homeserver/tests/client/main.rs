@@ -18,6 +18,7 @@ mod rooms;
 mod session;
 mod shared_secret;
 mod signing;
+mod slow;
 mod support;
 mod sync;
 mod sync_model;

@@ -1,7 +1,11 @@
 //! Send-to-device messaging (Client-Server API, Send-to-Device messaging), as syncs show it.
 
-use crate::support::{TestServer, TestUser, config};
+use crate::{
+    slow::SlowStore,
+    support::{TestServer, TestUser, config},
+};
 use ephapse_store::{StoreError, unreliable::UnreliableStore};
+use futures_util::future::join_all;
 use proptest::prelude::*;
 use serde_json::{Value, json};
 use std::{rc::Rc, time::Duration};
@@ -89,6 +93,28 @@ fn a_hundred_come_at_once_and_the_rest_at_once_after_them() {
     let (third, after_third) = sync(&server, &bob, Some(&after_second));
     assert_eq!(numbers(&third), (200..250).collect::<Vec<_>>());
     assert_eq!(numbers(&sync(&server, &bob, Some(&after_third)).0), [] as [u64; 0]);
+}
+
+#[test]
+fn messages_sent_and_read_at_once_are_all_there() {
+    let server = TestServer::with(Rc::new(SlowStore::default()), config());
+    let (alice, bob) = (server.register("alice"), server.register("bob"));
+    let (_, since) = sync(&server, &bob, None);
+    let put = |n: u64| {
+        let body = json!({ "messages": { &bob.id: { "*": { "n": n } } } });
+        server.start("PUT", &format!("/_matrix/client/v3/sendToDevice/m.test/{n}"), Some(&alice.token), Some(body))
+    };
+    let read = || server.start("GET", &format!("/_matrix/client/v3/sync?timeout=0&since={since}"), Some(&bob.token), None);
+    let (sends, reads) = ((0..20).map(put).collect::<Vec<_>>(), (0..5).map(|_| read()).collect::<Vec<_>>());
+    let (sent, _) = server.run(async move { futures_util::join!(join_all(sends), join_all(reads)) });
+    assert!(sent.iter().all(|answer| answer.status == 200));
+    let (events, next) = sync(&server, &bob, Some(&since));
+    let mut all = numbers(&events);
+    all.sort();
+    assert_eq!(all, (0..20).collect::<Vec<_>>());
+    assert_eq!(server.hs.status().streams[0].length, 20);
+    assert_eq!(numbers(&sync(&server, &bob, Some(&next)).0), [] as [u64; 0]);
+    assert_eq!(server.hs.status().streams[0].length, 0);
 }
 
 #[test]
