@@ -45,6 +45,10 @@ impl Cache {
     }
 
     pub(super) fn insert(&mut self, place: Place, cached: Cached) {
+        if cached.bytes() > self.limit / 4 {
+            // One large value must not push everything else out.
+            return;
+        }
         self.bytes += cached.bytes();
         if let Some(old) = self.entries.insert(place, cached) {
             self.bytes -= old.bytes();

@@ -216,3 +216,37 @@ fn blobs_that_nothing_refers_to_are_deleted_at_the_next_opening() {
         assert_eq!(conformance::dump(&store).await.expect("readable").len(), 100);
     });
 }
+
+/// Prints the processor time that bulk work takes without a platform below; run with `--release --ignored --nocapture`.
+#[test]
+#[ignore = "a measurement"]
+fn bulk_work() {
+    fn processor_ms() -> f64 {
+        let text = std::fs::read_to_string("/proc/thread-self/schedstat").expect("Linux");
+        text.split(' ').next().and_then(|ns| ns.parse::<f64>().ok()).expect("a number") / 1e6
+    }
+    on_a_disk(async |mut ground| {
+        ground.options = Options::default();
+        let store = ground.open_now(Faults::default()).expect("opens");
+        let (mut seed, mut bytes) = (1u64, 0);
+        let start = processor_ms();
+        for at in 0..32u64 * 350 {
+            let mut batch = Batch::new();
+            for table in 0..8u8 {
+                seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+                let place = if table < 3 { seed } else { at };
+                batch.put([&[table][..], &place.to_be_bytes()].concat(), vec![7; if table == 3 { 1500 } else { 200 }]);
+            }
+            bytes += batch.bytes();
+            if at % 350 == 349 {
+                store.commit(batch).await.expect("commits");
+            } else {
+                drop(store.commit(batch));
+            }
+        }
+        let written = processor_ms();
+        store.settled().await;
+        let merged = processor_ms();
+        println!("{:.1} MB: {:.0} ms to write, {:.0} ms to merge", bytes as f64 / 1e6, written - start, merged - written);
+    });
+}

@@ -7,7 +7,14 @@ use crate::{
 };
 use futures_executor::block_on;
 use proptest::prelude::*;
-use std::{collections::BTreeSet, fs, future::ready, time::Instant};
+use std::{
+    collections::BTreeSet,
+    fs,
+    future::ready,
+    io::{BufRead, BufReader},
+    process::{Command, Stdio},
+    time::Instant,
+};
 use tempfile::{TempDir, tempdir};
 
 struct OnDisk {
@@ -116,6 +123,52 @@ fn what_was_refused_does_not_come_back() {
     drop(store);
     let store = block_on(ground.open(Faults::default())).expect("opens");
     assert_eq!(block_on(store.get_many(&[b"key".to_vec()])), Ok(vec![None]));
+}
+
+/// What [`killed_processes_lose_nothing_they_acknowledged`] starts and kills: writes numbers until then, and prints each when it is durable.
+#[test]
+#[ignore = "runs until it is killed"]
+fn writes_until_killed() {
+    let directory = std::env::var("EPHAPSE_STORE_TEST").expect("set by the test that starts this one");
+    let store = RedbStore::open_with(directory, RedbOptions { log_bytes: 40_000, ..RedbOptions::default() }).expect("opens");
+    let written = block_on(conformance::dump(&store)).expect("readable").len() as u64;
+    for number in written.. {
+        let mut batch = Batch::new();
+        batch.put(number.to_be_bytes().to_vec(), vec![number as u8; 1_000]);
+        block_on(store.commit(batch)).expect("commits");
+        println!("acknowledged {number}");
+    }
+}
+
+#[test]
+fn killed_processes_lose_nothing_they_acknowledged() {
+    let directory = tempdir().expect("a directory");
+    let mut acknowledged = None;
+    for round in 0..8u64 {
+        let mut child = Command::new(std::env::current_exe().expect("a test has a program"))
+            .args(["--exact", "native::tests::writes_until_killed", "--ignored", "--nocapture"])
+            .env("EPHAPSE_STORE_TEST", directory.path())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("starts");
+        let mut lines = BufReader::new(child.stdout.take().expect("piped")).lines().map_while(Result::ok);
+        let mut note = |line: String| {
+            if let Some(number) = line.strip_prefix("acknowledged ").and_then(|number| number.parse::<u64>().ok()) {
+                acknowledged = acknowledged.max(Some(number));
+            }
+        };
+        lines.by_ref().take(20 + 37 * round as usize).for_each(&mut note);
+        child.kill().expect("can be killed");
+        child.wait().expect("ends");
+        // What it had still written into the pipe counts too.
+        lines.for_each(&mut note);
+        let store = RedbStore::open(directory.path()).expect("opens after a kill");
+        let keys: Vec<u64> =
+            block_on(conformance::dump(&store)).expect("readable").keys().map(|key| key.as_ref().try_into().map_or(0, u64::from_be_bytes)).collect();
+        let last = acknowledged.expect("some were acknowledged");
+        assert!(keys.len() as u64 > last, "round {round}: {last} was acknowledged, {} are there", keys.len());
+        assert!(keys.iter().copied().eq(0..keys.len() as u64), "round {round}: not all in order");
+    }
 }
 
 /// Prints what a durable commit costs; run with `--ignored --nocapture`.
