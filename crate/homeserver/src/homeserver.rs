@@ -24,6 +24,8 @@ use http::{HeaderValue, Method, Request, Response, header};
 use ruma::ServerName;
 use std::{cell::Cell, panic::AssertUnwindSafe, rc::Rc};
 
+/// How often what is outdated is cleared away, in ms.
+const CLEARED_EVERY: u64 = 60 * 60 * 1000;
 /// How often a request that only reads is tried again when what it had read was lost by a failed write.
 const READ_ATTEMPTS: usize = 3;
 
@@ -49,6 +51,8 @@ pub struct Homeserver {
     /// The generation that the caches belong to.
     generation: Cell<u64>,
     panics: Cell<u64>,
+    /// When outdated answers are cleared away next, in ms.
+    cleared_next: Cell<u64>,
 }
 
 /// Why a server does not open.
@@ -122,6 +126,7 @@ impl Homeserver {
             sync: Syncing::default(),
             router: Router::new(),
             panics: Cell::new(0),
+            cleared_next: Cell::new(0),
         });
         hs.end_typing_of_last_run().await?;
         Ok(hs)
@@ -129,6 +134,7 @@ impl Homeserver {
 
     /// Answers one request. The answer leaves only when everything it could have seen or done is durable.
     pub async fn handle(self: &Rc<Self>, entrance: Entrance, request: Request<Bytes>) -> Response<Bytes> {
+        self.clear_when_due();
         let mut response = if request.method() == Method::OPTIONS {
             Response::new(Vec::new())
         } else {
@@ -143,6 +149,21 @@ impl Homeserver {
         headers.insert(header::ACCESS_CONTROL_ALLOW_METHODS, HeaderValue::from_static("GET, POST, PUT, DELETE, OPTIONS"));
         headers.insert(header::ACCESS_CONTROL_ALLOW_HEADERS, HeaderValue::from_static("X-Requested-With, Content-Type, Authorization"));
         response.map(Bytes::from)
+    }
+
+    /// Beside the first request after the start, and then once an hour: nothing runs while nobody asks.
+    fn clear_when_due(self: &Rc<Self>) {
+        let now = self.host.now();
+        if now < self.cleared_next.get() {
+            return;
+        }
+        self.cleared_next.set(now + CLEARED_EVERY);
+        let hs = self.clone();
+        self.host.spawn(Box::pin(async move {
+            if let Err(error) = hs.forget_old_transactions().await {
+                tracing::warn!("outdated transactions stay: {error}");
+            }
+        }));
     }
 
     async fn answer(self: &Rc<Self>, entrance: Entrance, request: Request<Bytes>) -> Result<Response<Vec<u8>>> {

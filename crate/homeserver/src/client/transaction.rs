@@ -14,8 +14,8 @@ use ruma::OwnedEventId;
 
 /// How long an answer is kept, in ms.
 const KEPT: u64 = 7 * 24 * 60 * 60 * 1000;
-/// How many outdated answers one request clears away at most.
-const CLEARED_AT_ONCE: usize = 8;
+/// How many outdated answers go in one batch.
+const CLEARED_AT_ONCE: usize = 256;
 
 /// One request with a transaction id, while it is being answered; nobody else answers an equal one meanwhile.
 pub struct Once {
@@ -52,7 +52,7 @@ impl Once {
 }
 
 impl Homeserver {
-    /// Forgets answers that are older than seven days, a few at a time; called now and then.
+    /// Forgets answers that are older than seven days, a few at a time.
     pub(crate) async fn forget_old_transactions(&self) -> Result<()> {
         let range = tables::TRANSACTIONS_BY_TIME.range(&()).start..tables::TRANSACTIONS_BY_TIME.prefix_of(&self.host.now().saturating_sub(KEPT));
         loop {
@@ -62,6 +62,7 @@ impl Homeserver {
                 return Ok(());
             }
             let mut batch = Batch::new();
+            batch.set_frees_space();
             for (key, ()) in old {
                 tables::TRANSACTIONS_BY_TIME.delete(&mut batch, &key);
                 let (_, user, device, request) = key;

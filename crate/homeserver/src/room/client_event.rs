@@ -1,6 +1,6 @@
 //! Events as clients see them (Client-Server API, "Room event format"): without what only servers need, with `unsigned`.
 
-use super::{event::Event, rooms::RoomInfo};
+use super::{event::Event, read::TURN, rooms::RoomInfo};
 use crate::{
     error::{Error, Result},
     homeserver::Homeserver,
@@ -65,7 +65,16 @@ impl Homeserver {
         positions.dedup();
         let others = self.events_at(room.sn, &positions).await?;
         let others: HashMap<Position, Rc<Event>> = others.into_iter().flatten().map(|event| (event.position, event)).collect();
-        events.iter().map(|event| self.write_event(room, event, &others, session, format).map(Raw::from_json)).collect()
+        let mut written = Vec::with_capacity(events.len());
+        for (number, events) in events.chunks(TURN).enumerate() {
+            if number > 0 {
+                self.host.yield_now().await;
+            }
+            for event in events {
+                written.push(Raw::from_json(self.write_event(room, event, &others, session, format)?));
+            }
+        }
+        Ok(written)
     }
 
     /// One event as the session's device sees it.

@@ -15,6 +15,9 @@ use crate::{
 use ruma::{EventId, RoomId};
 use std::{collections::HashMap, rc::Rc};
 
+/// How many events are read or written in one go before others get their turn.
+pub(super) const TURN: usize = 256;
+
 impl Homeserver {
     /// The room of an id, if this server knows it.
     pub async fn room(&self, id: &RoomId) -> Result<Option<Rc<RoomInfo>>> {
@@ -115,12 +118,17 @@ impl Homeserver {
         if missing.is_empty() {
             return Ok(found);
         }
-        let keys: Vec<_> = missing.iter().map(|index| (room, positions[*index])).collect();
-        let generation = self.store().generation();
-        let records = tables::EVENTS.get_many(self.store(), &keys).await?;
-        for (index, record) in missing.into_iter().zip(records) {
-            if let Some(record) = record {
-                found[index] = Some(self.decode_event(room, positions[index], record, generation)?);
+        for (number, missing) in missing.chunks(TURN).enumerate() {
+            if number > 0 {
+                self.host.yield_now().await;
+            }
+            let keys: Vec<_> = missing.iter().map(|index| (room, positions[*index])).collect();
+            let generation = self.store().generation();
+            let records = tables::EVENTS.get_many(self.store(), &keys).await?;
+            for (index, record) in missing.iter().zip(records) {
+                if let Some(record) = record {
+                    found[*index] = Some(self.decode_event(room, positions[*index], record, generation)?);
+                }
             }
         }
         Ok(found)

@@ -51,6 +51,20 @@ fn the_same_transaction_makes_one_event_also_at_once_and_after_a_restart() {
 }
 
 #[test]
+fn a_transaction_is_remembered_for_seven_days() {
+    let server = TestServer::new();
+    let alice = server.register("alice");
+    let id = room(&server, &alice, json!({}));
+    let first = send(&server, &alice, &id, "t1", "hello");
+    server.host.advance(std::time::Duration::from_secs(6 * 24 * 3600));
+    assert_eq!(send(&server, &alice, &id, "t1", "hello"), first);
+    server.host.advance(std::time::Duration::from_secs(2 * 24 * 3600));
+    // The first request begins to clear up, beside its own work.
+    send(&server, &alice, &id, "t2", "other");
+    assert_ne!(send(&server, &alice, &id, "t1", "hello"), first);
+}
+
+#[test]
 fn a_redaction_takes_the_content_away_and_says_why() {
     let server = TestServer::new();
     let (alice, bob) = (server.register("alice"), server.register("bob"));
