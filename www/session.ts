@@ -75,6 +75,8 @@ export async function recover(client: MatrixClient, encoded: string): Promise<nu
   const crypto = client.getCrypto();
   if (!crypto) throw new Error('Encryption is not available in this session.');
   recoveryKey = decodeRecoveryKey(encoded);
+  // The private keys are only taken when the public ones are known.
+  await crypto.userHasCrossSigningKeys(undefined, true);
   await crypto.bootstrapCrossSigning({});
   await crypto.loadSessionBackupPrivateKeyFromSecretStorage();
   await crypto.checkKeyBackupAndEnable();

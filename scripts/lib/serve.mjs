@@ -14,7 +14,7 @@ const types = {
 };
 
 /**
- * Serves a directory. `override(pathname)` may answer a path itself with `{ body, type }`, or with a status alone.
+ * Serves a directory. `override(pathname, request)` may answer a path itself with `{ body, type }`, or with a status alone.
  * @returns {Promise<{url: string, requests: string[], close: () => Promise<void>}>}
  */
 export async function serve(directory, { port = 0, override = () => undefined } = {}) {
@@ -24,7 +24,7 @@ export async function serve(directory, { port = 0, override = () => undefined } 
     requests.push(pathname);
     // The worker's script is looked at again at every visit, as a site should have it; so is everything else while developing.
     const headers = { 'cache-control': 'no-cache', 'x-content-type-options': 'nosniff' };
-    const own = await override(pathname);
+    const own = await override(pathname, request);
     if (own) {
       response.writeHead(own.status ?? 200, { ...headers, 'content-type': own.type ?? 'text/plain' }).end(own.body ?? '');
       return;

@@ -75,6 +75,8 @@ export interface Status {
   storageQuota: number;
   /** How often the engine was rebuilt from its database since the worker started. */
   rebuilds: number;
+  /** When the worker started, in milliseconds since 1970: browsers end it when nothing needs it, and start it with the next request. */
+  workerStarted: number;
   /** What else the server tells of itself; may change from version to version. */
   [detail: string]: unknown;
 }

@@ -76,6 +76,7 @@ export class Server {
       storageUsed: usage ?? 0,
       storageQuota: quota ?? 0,
       rebuilds: this.#rebuilds,
+      workerStarted: performance.timeOrigin,
     };
   }
 
