@@ -42,6 +42,11 @@ export async function browserTests() {
   return nodeTests(await testFiles('browser'), { CHROMIUM: await chromium() });
 }
 
+/** Kills, stops, updates, idleness and a full disk, in Chromium; `BROWSER_KILLS`, `WORKER_STOPS` and `IDLE` say how much of it. */
+export async function durabilityTests() {
+  return nodeTests(await testFiles('durability'), { CHROMIUM: await chromium() });
+}
+
 async function testFiles(directory) {
   const entries = await readdir(path('tests', directory));
   return entries.filter((name) => name.endsWith('.test.mjs')).sort().map((name) => path('tests', directory, name));
