@@ -183,6 +183,23 @@ fn a_signature_that_is_wrong_or_of_something_else_is_refused_and_the_others_are_
 }
 
 #[test]
+fn signatures_go_with_the_device_keys_that_they_sign() {
+    let server = TestServer::new();
+    let alice = Signer::new(&server, "alice", 10);
+    server.post(&alice.user, UPLOAD, alice.keys()).ok();
+    let mut device = device_keys(&alice.user, &alice.device);
+    alice.self_signing.sign(&mut device, &alice.user.id, &alice.self_signing.public());
+    server.post(&alice.user, SIGN, json!({ &alice.user.id: { &alice.user.device: device } })).ok();
+    let by = format!("ed25519:{}", alice.self_signing.public());
+    let is_signed =
+        || alice.query(&server, &alice)["device_keys"][&alice.user.id][&alice.user.device]["signatures"][&alice.user.id].get(&by).is_some();
+    for (keys, expected) in [(device_keys(&alice.user, &alice.device), true), (device_keys(&alice.user, &Key::new(50)), false)] {
+        server.post(&alice.user, "/_matrix/client/v3/keys/upload", json!({ "device_keys": keys })).ok();
+        assert_eq!(is_signed(), expected);
+    }
+}
+
+#[test]
 fn signatures_go_with_the_key_that_made_them() {
     let server = TestServer::new();
     let alice = Signer::new(&server, "alice", 10);

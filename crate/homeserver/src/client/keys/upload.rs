@@ -79,6 +79,12 @@ async fn put_device_keys(call: &UserCall, keys: &Raw<DeviceKeys>, batch: &mut Ba
     }
     let key = (session.user, session.device.clone());
     let stored = tables::DEVICE_KEYS.get(hs.store(), &key).await?;
+    if let Some(stored) = &stored
+        && !signed::is_same(&object(&stored.0)?, &keys)
+    {
+        // What others signed was another object.
+        tables::KEY_SIGNATURES.delete_all(batch, &(session.user, session.user, session.device.to_string()));
+    }
     let keys = Json(CanonicalJsonValue::Object(keys).to_string());
     if stored.as_ref() == Some(&keys) {
         return Ok(false);
