@@ -8,7 +8,10 @@ const END_OF_HEAD = Buffer.from('\r\n\r\n');
 export class Connection {
   #socket;
   #host;
-  #received = Buffer.alloc(0);
+  #received = [];
+  #bytes = 0;
+  /** How many bytes there have to be before it is worth looking: a large body is looked at once. */
+  #needed = 0;
   #waiting = null;
   #ended = null;
 
@@ -59,27 +62,33 @@ export class Connection {
   }
 
   #take(data) {
-    this.#received = this.#received.length ? Buffer.concat([this.#received, data]) : data;
-    const whole = parse(this.#received);
-    if (!whole) return;
-    this.#received = this.#received.subarray(whole.length);
+    this.#received.push(data);
+    this.#bytes += data.length;
+    if (this.#bytes < this.#needed) return;
+    const bytes = this.#received.length === 1 ? data : Buffer.concat(this.#received);
+    const { response, length } = parse(bytes);
+    const rest = response ? bytes.subarray(length) : bytes;
+    this.#received = rest.length ? [rest] : [];
+    this.#bytes = rest.length;
+    this.#needed = response ? 0 : length;
+    if (!response) return;
     const waiting = this.#waiting;
     this.#waiting = null;
-    waiting?.resolve(whole.response);
+    waiting?.resolve(response);
   }
 }
 
-/** The response at the start of `bytes` with its length, once it is there as a whole. */
+/** The response at the start of `bytes` with its length; before it is there as a whole, how long `bytes` has to be at least. */
 function parse(bytes) {
   const headEnd = bytes.indexOf(END_OF_HEAD);
-  if (headEnd < 0) return null;
+  if (headEnd < 0) return { length: 0 };
   const head = bytes.latin1Slice(0, headEnd).toLowerCase();
   const status = Number(head.slice(9, 12));
   const start = headEnd + END_OF_HEAD.length;
   const declared = /\r\ncontent-length: *(\d+)/.exec(head);
   if (declared) {
     const end = start + Number(declared[1]);
-    return bytes.length < end ? null : { length: end, response: { status, body: bytes.utf8Slice(start, end) } }
+    return bytes.length < end ? { length: end } : { length: end, response: { status, body: bytes.utf8Slice(start, end) } }
   }
   if (/\r\ntransfer-encoding: *chunked/.test(head)) return parseChunks(bytes, start, status);
   return { length: start, response: { status, body: '' } }
@@ -89,10 +98,10 @@ function parseChunks(bytes, start, status) {
   const parts = [];
   for (let at = start; ; ) {
     const lineEnd = bytes.indexOf('\r\n', at);
-    if (lineEnd < 0) return null;
+    if (lineEnd < 0) return { length: 0 };
     const size = Number.parseInt(bytes.latin1Slice(at, lineEnd), 16);
     const next = lineEnd + 2 + size + 2;
-    if (bytes.length < next) return null;
+    if (bytes.length < next) return { length: next };
     if (size === 0) return { length: next, response: { status, body: Buffer.concat(parts).toString() } }
     parts.push(bytes.subarray(lineEnd + 2, lineEnd + 2 + size));
     at = next;

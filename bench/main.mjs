@@ -2,6 +2,7 @@
 //   -- --json FILE         also writes the figures to FILE
 //   -- --only serve        the native server only; `worker`: the service worker in Chromium only
 //   -- --against synapse   does the same work on a real Synapse and prints the ratios
+//   -- --built             measures what is built already
 //   -- --short             leaves out the rooms of 100,000 events and 10,000 members, and the thousand rooms
 
 import { writeFile } from 'node:fs/promises';
@@ -23,6 +24,7 @@ const { values: options } = parseArgs({
     json: { type: 'string' },
     only: { type: 'string', multiple: true, default: Object.keys(targets) },
     against: { type: 'string' },
+    built: { type: 'boolean', default: false },
     short: { type: 'boolean', default: false },
   },
 });
@@ -32,6 +34,7 @@ if (unknown.length > 0) throw new Error(`${unknown.join(', ')}: --only knows ${O
 /** Does all the work; resolves to `{ figures, verified }`. */
 async function run(target) {
   const say = (part) => console.error(`${target.name}: ${part}`);
+  if (!options.built) await target.build?.();
   await target.start();
   let figures;
   try {

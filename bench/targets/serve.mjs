@@ -17,8 +17,11 @@ export class Serve {
   name = 'ephapse serve';
   large = { events: 100_000, members: 10_000 };
 
+  build() {
+    return promisify(execFile)('cargo', ['build', '--release', '--quiet', '-p', 'ephapse-node', '--bins', '--examples'], { cwd: root });
+  }
+
   async start() {
-    await promisify(execFile)('cargo', ['build', '--release', '--quiet', '-p', 'ephapse-node', '--bins', '--examples'], { cwd: root });
     this.directory = await mkdtemp(join(tmpdir(), 'ephapse-bench-'));
     this.port = await freePort();
     this.url = `http://127.0.0.1:${this.port}`;

@@ -57,7 +57,7 @@ export class Synapse {
     await run(python, [...args, '--generate-keys'], { cwd: this.directory });
     this.process = await ServerProcess.start(python, args, { url: this.url, cwd: this.directory });
     const { stdout } = await run(python, ['-c', 'import synapse; print(synapse.__version__)']);
-    this.name = `Synapse ${stdout.trim()}`;
+    this.name = `Synapse ${stdout.trim().split(' ')[0]}`;
   }
 
   connect() {

@@ -16,8 +16,11 @@ export class Worker {
   name = 'service worker';
   large = { events: 100_000, members: 10_000 };
 
+  build() {
+    return web();
+  }
+
   async start() {
-    await web();
     process.env.CHROMIUM ??= await chromium();
     const bundled = await build({ entryPoints: [path('bench', 'page.mjs')], bundle: true, write: false, format: 'esm', alias: { ephapse: path('dist', 'index.js') } });
     const script = { body: bundled.outputFiles[0].contents, type: 'text/javascript' };
