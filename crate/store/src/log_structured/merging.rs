@@ -11,6 +11,7 @@ use crate::{
     layer::Ranges,
     merge::{Entry, Merge, Source},
 };
+use futures_util::future::{try_join, try_join_all};
 use std::{ops::Range, rc::Rc};
 
 /// Level 0 is merged from so many segments on.
@@ -198,21 +199,7 @@ impl<B: Backend> Core<B> {
             let moved = Segment { level: job.level + 1, ..Segment::clone(upper) };
             return self.install(job, step, vec![Rc::new(moved)]).await;
         }
-        let part = step.part.start.to_vec()..step.part.end.to_vec();
-        let mut inputs = Vec::new();
-        for upper in &job.uppers {
-            inputs.push((upper.hidden.clone(), self.load(upper, &part).await?));
-        }
-        let mut hidden = Ranges::default();
-        for upper in &job.uppers {
-            upper.hidden.clip(Some(&step.part.start), Some(&step.part.end)).iter().for_each(|(s, e)| hidden.insert(s.clone()..e.clone()));
-        }
-        let mut below = Vec::new();
-        for lower in &step.lowers {
-            lower.hidden.iter().for_each(|(s, e)| hidden.insert(s.clone()..e.clone()));
-            below.extend(self.load(lower, &lower.whole()).await?);
-        }
-        inputs.push((Ranges::default(), below));
+        let (inputs, hidden) = self.load_step(job, step).await?;
         let end = step.lowers.last().map_or(&step.part.end, |lower| (&lower.end).max(&step.part.end));
         let everything = Vec::new()..end.to_vec();
         let input_bytes: usize = inputs.iter().flat_map(|(_, pages)| pages).map(|pages| pages.bytes).sum();
@@ -225,6 +212,22 @@ impl<B: Backend> Core<B> {
         let built = self.build(live, hidden, job.level + 1, target).await?;
         let segments = self.put_blobs(built).await?;
         self.install(job, step, segments).await
+    }
+
+    /// The pages to merge, newest first, each with what it hides of those behind it; and what the result has to hide.
+    async fn load_step(&self, job: &Job, step: &Step) -> Result<(Vec<(Ranges, Vec<Pages>)>, Ranges), StoreError> {
+        let part = step.part.start.to_vec()..step.part.end.to_vec();
+        let uppers = try_join_all(job.uppers.iter().map(|upper| self.load(upper, part.clone())));
+        let lowers = try_join_all(step.lowers.iter().map(|lower| self.load(lower, lower.whole())));
+        let (uppers, lowers) = try_join(uppers, lowers).await?;
+        let clipped = job.uppers.iter().map(|upper| upper.hidden.clip(Some(&step.part.start), Some(&step.part.end)));
+        let mut hidden = Ranges::default();
+        for ranges in clipped.chain(step.lowers.iter().map(|lower| lower.hidden.clone())) {
+            ranges.iter().for_each(|(start, end)| hidden.insert(start.clone()..end.clone()));
+        }
+        let uppers = job.uppers.iter().map(|upper| upper.hidden.clone()).zip(uppers);
+        let lowers = (Ranges::default(), lowers.into_iter().flatten().collect());
+        Ok((uppers.chain(std::iter::once(lowers)).collect(), hidden))
     }
 
     /// Puts `segments` in the place of what the step has merged.
@@ -263,18 +266,18 @@ impl<B: Backend> Core<B> {
     }
 
     /// The pages of a segment that may hold entries of `part`.
-    async fn load(&self, segment: &Rc<Segment>, part: &Range<Vec<u8>>) -> Result<Vec<Pages>, StoreError> {
+    async fn load(&self, segment: &Rc<Segment>, part: Range<Vec<u8>>) -> Result<Vec<Pages>, StoreError> {
         if segment.points == 0 {
             return Ok(Vec::new());
         }
         let index = self.fetch_index(segment).await?;
-        let pages = index.pages_of(part);
+        let pages = index.pages_of(&part);
         if pages.is_empty() {
             return Ok(Vec::new());
         }
         let bytes = self.backend.read_blob(segment.id, index.place(pages.clone())).await?;
         let length = bytes.len();
-        Ok(vec![Pages { pages: index.cut(pages, &bytes)?, part: part.clone(), bytes: length }])
+        Ok(vec![Pages { pages: index.cut(pages, &bytes)?, part, bytes: length }])
     }
 
     /// Drops the segments all of which a newer range delete hides, without reading them.

@@ -109,7 +109,9 @@ impl<B: Backend> Core<B> {
             return Ok(index);
         }
         let bytes = self.backend.read_blob(segment.id, segment.index_at..segment.length).await?;
-        Ok(Rc::new(Index::read(bytes)?))
+        let index = Rc::new(Index::read(bytes)?);
+        self.cache.borrow_mut().insert((segment.id, INDEX), Cached::Index(index.clone()));
+        Ok(index)
     }
 }
 
