@@ -119,6 +119,12 @@ impl Script {
         Self { origin: format!("seed {seed}, {length} steps"), ..Self::new(&raw) }
     }
 
+    /// The same script for a store that keeps nothing when it is closed.
+    pub fn without_reopening(mut self) -> Self {
+        self.steps.retain(|step| !matches!(step, Step::Reopen));
+        self
+    }
+
     fn batches(&self) -> Vec<Batch> {
         self.steps
             .iter()

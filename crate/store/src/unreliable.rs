@@ -1,6 +1,6 @@
 //! A store for tests of what stands on it: it is slow, fails, runs out of room or crashes when told to, and tells what was read.
 
-use crate::{Batch, Bytes, Direction, LocalBoxFuture, MemoryStore, Stats, Store, StoreError, conformance::apply};
+use crate::{Batch, Bytes, Direction, LocalBoxFuture, Stats, Store, StoreError, conformance::apply};
 use futures_channel::oneshot;
 use std::{
     cell::RefCell,
@@ -230,14 +230,92 @@ impl Store for UnreliableStore {
     }
 }
 
-/// A ground of [`MemoryStore`]s: nothing is kept, so only scripts that never reopen fit it.
-#[derive(Default)]
-pub struct MemoryGround;
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        Faults, MemoryStore,
+        conformance::{Ground, Raw, Script, behaves_like_a_map, dump},
+    };
+    use futures_executor::block_on;
+    use proptest::prelude::*;
 
-impl crate::conformance::Ground for MemoryGround {
-    type Store = MemoryStore;
+    /// Each opening restarts the store that the last one left.
+    #[derive(Default)]
+    struct Restarts(RefCell<UnreliableStore>);
 
-    fn open(&self, _: crate::Faults) -> LocalBoxFuture<'_, Result<MemoryStore, StoreError>> {
-        Box::pin(ready(Ok(MemoryStore::new())))
+    impl Ground for Restarts {
+        type Store = UnreliableStore;
+
+        fn open(&self, _: Faults) -> LocalBoxFuture<'_, Result<UnreliableStore, StoreError>> {
+            let next = self.0.borrow().restart();
+            self.0.replace(next.clone());
+            Box::pin(ready(Ok(next)))
+        }
+    }
+
+    struct InMemory;
+
+    impl Ground for InMemory {
+        type Store = MemoryStore;
+
+        fn open(&self, _: Faults) -> LocalBoxFuture<'_, Result<MemoryStore, StoreError>> {
+            Box::pin(ready(Ok(MemoryStore::new())))
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
+
+        #[test]
+        fn both_stores_in_memory_behave_like_a_map(raw in prop::collection::vec(any::<Raw>(), 1..80)) {
+            block_on(behaves_like_a_map(&Restarts::default(), &Script::new(&raw)));
+            block_on(behaves_like_a_map(&InMemory, &Script::new(&raw).without_reopening()));
+        }
+    }
+
+    fn put(key: &'static str) -> Batch {
+        let mut batch = Batch::new();
+        batch.put(key, "value");
+        batch
+    }
+
+    fn keys(store: &UnreliableStore) -> Vec<Bytes> {
+        block_on(dump(store)).expect("readable").into_keys().collect()
+    }
+
+    #[test]
+    fn what_waits_is_seen_and_a_failure_takes_it_back() {
+        let store = UnreliableStore::new();
+        store.hold();
+        store.fail_next(StoreError::QuotaExceeded);
+        let (first, second) = (store.commit(put("a")), store.commit(put("b")));
+        assert_eq!((keys(&store), store.waiting()), (vec!["a".into(), "b".into()], 2));
+        store.release(1);
+        assert_eq!((block_on(first), block_on(second)), (Err(StoreError::QuotaExceeded), Err(StoreError::RolledBack)));
+        assert_eq!((keys(&store), store.generation()), (vec![], 1));
+    }
+
+    #[test]
+    fn a_crash_keeps_what_was_written_before_it() {
+        let store = UnreliableStore::new();
+        store.crash_at_write(1);
+        assert_eq!(block_on(store.commit(put("a"))), Ok(()));
+        assert_eq!(block_on(store.commit(put("b"))), Err(StoreError::Closed));
+        assert!(store.crashed());
+        assert_eq!(keys(&store.restart()), ["a"]);
+    }
+
+    #[test]
+    fn a_full_store_takes_what_makes_room() {
+        let store = UnreliableStore::new();
+        block_on(store.commit(put("a"))).expect("commits");
+        store.set_quota(Some(8));
+        assert_eq!(block_on(store.commit(put("b"))), Err(StoreError::QuotaExceeded));
+        let mut room = Batch::new();
+        room.delete("a");
+        room.set_frees_space();
+        block_on(store.commit(room)).expect("makes room");
+        block_on(store.commit(put("b"))).expect("there is room");
     }
 }

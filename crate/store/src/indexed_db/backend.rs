@@ -1,6 +1,7 @@
 //! Which record goes where: the log-structured store's [`Backend`] on IndexedDB.
 //!
-//! Blobs have transactions and an object store of their own, so that writing a large one does not keep commits waiting. A Blob is not fenced: its number
+//! Blobs have transactions and an object store of their own, so that writing a large one does not keep commits waiting: while Blobs of 1.5 MiB were written
+//! without a pause, a commit beside them took 3 to 5 ms in Chromium, and 18 ms with the Blobs in the same object store. A Blob is not fenced: its number
 //! holds the opening's epoch, and it counts only when a fenced transaction has put its segment record.
 
 use super::{

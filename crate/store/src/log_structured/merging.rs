@@ -139,7 +139,11 @@ impl<B: Backend> Core<B> {
 
     async fn run_job(&self, job: Job) -> Result<(), StoreError> {
         let mut from = job.range.start.clone();
-        while !self.stopped() {
+        loop {
+            self.wait_while_busy().await;
+            if self.stopped() {
+                return Ok(());
+            }
             let Some(step) = self.next_step(&job, &from) else { return Ok(()) };
             if !self.run_step(&job, &step).await? || step.last {
                 return Ok(());
@@ -147,9 +151,7 @@ impl<B: Backend> Core<B> {
             from = step.part.end.clone();
             drop(step);
             self.sweep().await?;
-            self.wait_while_busy().await;
         }
-        Ok(())
     }
 
     /// Merging waits while commits come in, unless reads begin to suffer.
