@@ -5,7 +5,7 @@ import { type MatrixEvent, MatrixEventEvent, MsgType, type Room, ClientEvent, Ro
 import { dropAccount, shortName, useAccount } from './accounts.ts';
 import { button, field, h, icon, openForm, openNotice, text, toast } from './dom.ts';
 import { invite, joinedRooms, lock, newRoom, renderRooms } from './rooms.ts';
-import { brand, showStatus } from './server.ts';
+import { brand, statusLine } from './server.ts';
 import { type Session, makeRecoveryKey, recover } from './session.ts';
 import { loadOlder, renderTimeline } from './timeline.ts';
 
@@ -53,10 +53,9 @@ export function chat(place: HTMLElement, server: Server, session: Session): Prom
         'div',
         { class: 'sheet' },
         h('p', {}, h('strong', {}, shortName(account.userId)), h('small', { class: 'id' }, account.userId)),
-        button({}, 'Homeserver', () => showStatus(server, joinedRooms(client).length)),
         encryption && button({}, 'Make a recovery key', async () => { openNotice('Your recovery key', h('p', {}, 'Keep it somewhere safe. With it another device of yours can read your encrypted messages.'), h('code', { class: 'key' }, await makeRecoveryKey(client))); }),
-        encryption && button({}, 'Enter a recovery key', () => { openForm('Read older messages', [field('Recovery key', { name: 'key', required: true, autocomplete: 'off', spellcheck: 'false' })], 'Restore', async (fields) => { toast(`${String(await recover(client, text(fields, 'key')))} keys restored`); draw(); }); }),
-        button({}, 'Use another account', () => { session.close(); useAccount(undefined); resolve(); }),
+        encryption && button({}, 'Enter a recovery key', () => { openForm('Read older messages', [field('Recovery key', { name: 'key', required: true, autocomplete: 'off', spellcheck: 'false' })], 'Restore', async (fields) => { toast(`${String(await recover(client, text(fields, 'key')))} keys restored`); return draw; }); }),
+        button({}, 'Use another account', () => { session.close(); useAccount(undefined); status.stop(); resolve(); }),
         button({ class: 'danger' }, 'Log out', logOut),
       ),
     );
@@ -65,7 +64,8 @@ export function chat(place: HTMLElement, server: Server, session: Session): Prom
     menu.addEventListener('focusout', ({ relatedTarget }) => { if (relatedTarget instanceof Node && !menu.contains(relatedTarget)) menu.open = false; });
 
     const adding = button({ class: 'round', 'aria-label': 'New room', title: 'New room' }, icon('plus'), () => { newRoom(client, encryption, open); });
-    const side = h('nav', { class: 'side', 'aria-label': 'Rooms' }, h('header', {}, brand(), h('span', { class: 'grow' }), adding, menu), list);
+    const status = statusLine(server, () => joinedRooms(client).length);
+    const side = h('nav', { class: 'side', 'aria-label': 'Rooms' }, h('header', {}, brand(), h('span', { class: 'grow' }), adding, menu), list, status.line);
     place.replaceChildren(h('main', { class: 'chat' }, side, h('div', { class: 'stage' }, welcome, conversation)));
 
     for (const event of [RoomEvent.Timeline, RoomEvent.Redaction, RoomEvent.LocalEchoUpdated, RoomEvent.MyMembership, RoomEvent.Name, ClientEvent.Room, MatrixEventEvent.Decrypted, MatrixEventEvent.Replaced, RoomMemberEvent.Membership] as const) {
@@ -79,6 +79,7 @@ export function chat(place: HTMLElement, server: Server, session: Session): Prom
       await client.clearStores({ cryptoDatabasePrefix: `ephapse demo ${account.userId} ${account.deviceId}` });
       session.close();
       dropAccount(account);
+      status.stop();
       resolve();
     }
   });
@@ -155,7 +156,7 @@ export function chat(place: HTMLElement, server: Server, session: Session): Prom
     openForm(`Leave ${room.name}?`, [h('p', {}, 'You can come back only when somebody invites you.')], 'Leave', async () => {
       await client.leave(room.roomId);
       await client.forget(room.roomId);
-      open(undefined);
+      return () => { open(undefined); };
     });
   }
 

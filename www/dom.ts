@@ -69,8 +69,11 @@ export function messageOf(error: unknown): string {
   return error instanceof Error ? error.message : 'Something went wrong.';
 }
 
-/** Opens a dialog with a form; `submit` gets its fields, and the dialog closes when it succeeds. */
-export function openForm(title: string, content: Content[], action: string, submit: (fields: FormData) => unknown): void {
+/**
+ * Opens a dialog with a form; `submit` gets its fields, and the dialog closes when it succeeds. What `submit` returns is called afterwards: a dialog gives
+ * the focus back when it closes.
+ */
+export function openForm(title: string, content: Content[], action: string, submit: (fields: FormData) => Promise<(() => void) | undefined>): void {
   const problem = h('p', { class: 'problem', role: 'alert' });
   const go = h('button', { class: 'primary' }, action);
   const cancel = h('button', { type: 'button' }, 'Cancel');
@@ -82,7 +85,7 @@ export function openForm(title: string, content: Content[], action: string, subm
   form.addEventListener('submit', (event) => {
     event.preventDefault();
     problem.textContent = '';
-    void busy(go, async () => { await submit(new FormData(form)); close(); }, (error) => { problem.textContent = messageOf(error); });
+    void busy(go, async () => { const then = await submit(new FormData(form)); close(); then?.(); }, (error) => { problem.textContent = messageOf(error); });
   });
   document.body.append(dialog);
   dialog.showModal();

@@ -65,15 +65,16 @@ export function newRoom(client: MatrixClient, encryption: boolean, open: (roomId
       invite,
       initial_state: fields.has('encrypted') ? [{ type: 'm.room.encryption', state_key: '', content: { algorithm: 'm.megolm.v1.aes-sha2' } }] : [],
     });
-    open(roomId);
+    return () => { open(roomId); };
   });
 }
 
 /** Asks for a user and invites them. */
 export function invite(client: MatrixClient, room: Room): void {
-  openForm(`Invite to ${room.name}`, [field('User name', { name: 'user', required: true, autocapitalize: 'none', spellcheck: 'false' }, 'Somebody who has an account on this homeserver.')], 'Invite', (fields) =>
-    client.invite(room.roomId, userId(client, text(fields, 'user'))),
-  );
+  openForm(`Invite to ${room.name}`, [field('User name', { name: 'user', required: true, autocapitalize: 'none', spellcheck: 'false' }, 'Somebody who has an account on this homeserver.')], 'Invite', async (fields) => {
+    await client.invite(room.roomId, userId(client, text(fields, 'user')));
+    return undefined;
+  });
 }
 
 /** A full user id from what somebody typed. */

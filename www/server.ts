@@ -40,8 +40,23 @@ export function brand(): HTMLElement {
   return h('span', { class: 'brand' }, mark, 'ephapse');
 }
 
-/** Shows what the server holds, in a dialog. */
-export async function showStatus(server: Server, rooms: number): Promise<void> {
+/** A line that tells that the server runs, and more when it is pressed; `stop` ends its renewal. */
+export function statusLine(server: Server, rooms: () => number): { line: HTMLElement; stop: () => void } {
+  const { serverName } = server;
+  const details = h('small', {}, `${serverName.slice(0, 8)}…${serverName.slice(-4)}`);
+  const line = button({ class: 'server', title: serverName }, h('span', { class: 'dot', 'aria-hidden': 'true' }), () => showStatus(server, rooms()));
+  line.append(h('span', {}, h('strong', {}, 'Homeserver in this browser'), details));
+  const renew = async (): Promise<void> => {
+    if (document.hidden) return;
+    const { storageUsed } = await server.status();
+    details.textContent = `${serverName.slice(0, 8)}…${serverName.slice(-4)} · ${size(storageUsed)} stored`;
+  };
+  const timer = setInterval(() => { renew().catch(() => undefined); }, 10_000);
+  renew().catch(() => undefined);
+  return { line, stop: () => { clearInterval(timer); } };
+}
+
+async function showStatus(server: Server, rooms: number): Promise<void> {
   const status = await server.status();
   const rows: [string, string | Node][] = [
     ['Server name', h('code', {}, status.serverName)],
