@@ -4,9 +4,9 @@ use crate::{
     error::{Error, Result},
     homeserver::Homeserver,
     room::{Event, RoomInfo},
+    sync::Remembered,
     tables::{Change, RoomHead, UserSn},
 };
-use hashlink::LruCache;
 use ruma::{
     OwnedUserId, UInt, UserId,
     events::{
@@ -18,17 +18,17 @@ use ruma::{
     state_res::events::RoomCreateEvent,
 };
 use serde::Deserialize;
-use std::{cell::RefCell, rc::Rc};
+use std::rc::Rc;
 
 /// The type of the account data that holds a user's rules.
 pub const PUSH_RULES: &str = "m.push_rules";
 
 /// Rules lately used.
-pub struct RuleSets(RefCell<LruCache<UserSn, Rc<Ruleset>>>);
+pub struct RuleSets(Remembered<UserSn, Rc<Ruleset>>);
 
 impl Default for RuleSets {
     fn default() -> Self {
-        Self(RefCell::new(LruCache::new(256)))
+        Self(Remembered::new(256))
     }
 }
 
@@ -39,14 +39,14 @@ impl RuleSets {
             if let Change::AccountData { user, room: 0, kind } = change
                 && kind == PUSH_RULES
             {
-                self.0.borrow_mut().remove(user);
+                self.0.forget(user);
             }
         }
     }
 
     /// Forgets everything.
     pub fn reset(&self) {
-        self.0.borrow_mut().clear();
+        self.0.forget_all();
     }
 }
 
@@ -79,15 +79,12 @@ impl Evaluation {
 impl Homeserver {
     /// A user's rules: their own, or the default ones.
     pub(crate) async fn push_rules(&self, user: UserSn, user_id: &UserId) -> Result<Rc<Ruleset>> {
-        if let Some(rules) = self.sync.rules.0.borrow_mut().get(&user) {
-            return Ok(rules.clone());
-        }
-        let before = self.positions.newest();
+        let epoch = match self.sync.rules.0.get(&user) {
+            Ok(rules) => return Ok(rules),
+            Err(epoch) => epoch,
+        };
         let rules = Rc::new(crate::client::rules_of(self, user, user_id).await?);
-        // What changed while this read may be newer than what was found.
-        if self.positions.newest() == before {
-            self.sync.rules.0.borrow_mut().insert(user, rules.clone());
-        }
+        self.sync.rules.0.keep(epoch, user, rules.clone());
         Ok(rules)
     }
 

@@ -10,12 +10,12 @@ use crate::{
     homeserver::Homeserver,
     position::Position,
     room::{Event, RoomInfo, membership_of},
+    sync::Remembered,
     tables::{self, MembershipKind, ReceiptKind, RoomHead, RoomSn, Session, StoredReceipt, Unread, UnreadThread, UserSn},
 };
 use ephapse_store::{Batch, Direction};
-use hashlink::LruCache;
 use ruma::{EventId, OwnedEventId, events::TimelineEventType};
-use std::{cell::RefCell, collections::BTreeMap, rc::Rc};
+use std::{collections::BTreeMap, rc::Rc};
 
 /// How many events are looked at for one count at most: more unread ones than these are not told apart by anybody.
 const COUNTED_AT_MOST: usize = 2000;
@@ -23,18 +23,18 @@ const COUNTED_AT_MOST: usize = 2000;
 const WRITTEN_AFTER: usize = 64;
 
 /// Counts lately used: what was counted, and how many events ago it was written.
-pub struct Unreads(RefCell<LruCache<(UserSn, RoomSn), (Unread, usize)>>);
+pub struct Unreads(Remembered<(UserSn, RoomSn), (Unread, usize)>);
 
 impl Default for Unreads {
     fn default() -> Self {
-        Self(RefCell::new(LruCache::new(8192)))
+        Self(Remembered::new(8192))
     }
 }
 
 impl Unreads {
     /// Forgets everything.
     pub fn reset(&self) {
-        self.0.borrow_mut().clear();
+        self.0.forget_all();
     }
 }
 
@@ -154,10 +154,12 @@ impl Homeserver {
         to: Position,
     ) -> Result<Counts> {
         let user = session.user;
-        let cached = self.sync.unread.0.borrow_mut().get(&(user, room.sn)).cloned();
+        let generation = self.store().generation();
+        let cached = self.sync.unread.0.get(&(user, room.sn));
+        let epoch = self.sync.unread.0.epoch();
         let (mut unread, mut unwritten) = match cached {
-            Some(cached) => cached,
-            None => (tables::UNREAD.get(self.store(), &(user, room.sn)).await?.unwrap_or_default(), 0),
+            Ok(cached) => cached,
+            Err(_) => (tables::UNREAD.get(self.store(), &(user, room.sn)).await?.unwrap_or_default(), 0),
         };
         if unread.counted > to {
             return Ok(unread.counts());
@@ -189,14 +191,14 @@ impl Homeserver {
             unread.counted = to;
         }
         if unwritten >= WRITTEN_AFTER {
-            let mut batch = Batch::new();
+            let mut batch = Batch::since(generation);
             tables::UNREAD.put(&mut batch, &(user, room.sn), &unread);
             // Nobody is told of it: if it is lost, it is counted again.
             drop(self.commit(batch, Vec::new()));
             unwritten = 0;
         }
         let counts = unread.counts();
-        self.sync.unread.0.borrow_mut().insert((user, room.sn), (unread, unwritten));
+        self.sync.unread.0.keep(epoch, (user, room.sn), (unread, unwritten));
         Ok(counts)
     }
 

@@ -33,6 +33,7 @@ impl Homeserver {
         batch.set_frees_space();
         for user in members {
             tables::MEMBERSHIPS.delete(&mut batch, &(user, room.sn));
+            tables::UNREAD.delete(&mut batch, &(user, room.sn));
         }
         for ((_, alias), ()) in tables::ROOM_ALIASES.scan(self.store(), &room.sn, Direction::Forward, usize::MAX).await? {
             tables::ALIASES.delete(&mut batch, &alias);

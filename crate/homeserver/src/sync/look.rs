@@ -4,6 +4,7 @@ use super::{
     changes::{Changes, RoomChanges},
     ephemeral::{account_data_event, bare_event},
     filter::{self, Facts},
+    sent_members::Recipient,
 };
 use crate::{
     error::Result,
@@ -57,8 +58,8 @@ pub struct Look<'a> {
     from: Option<Position>,
     pub(super) to: Position,
     pub(super) ignored: Rc<BTreeSet<OwnedUserId>>,
-    /// The device's number among those that lazy-load.
-    pub(super) device: u32,
+    /// The device, as far as it lazy-loads members.
+    pub(super) recipient: Recipient,
     /// All account data, when nothing has been looked at.
     account_data: HashMap<RoomSn, Vec<(String, AccountData)>>,
     began: Cell<u64>,
@@ -88,7 +89,7 @@ impl Homeserver {
             from,
             to,
             ignored: self.ignored_by(user).await?,
-            device: self.sync.sent_members.device(user, &ask.session.device, ask.since.is_none()),
+            recipient: self.sync.sent_members.recipient(user, &ask.session.device, ask.since, to),
             account_data: HashMap::new(),
             began: Cell::new(self.host.now()),
         };
@@ -101,6 +102,8 @@ impl Homeserver {
             Some(changes) if !ask.full_state => changes.rooms.keys().filter_map(|room| Some((*room, rooms.get(*room)?))).collect(),
             _ => rooms.all(),
         };
+        // A forgotten room may be gone for good.
+        let candidates = candidates.into_iter().filter(|(_, membership)| !membership.forgotten).collect();
         look.rooms(candidates, changes.as_ref(), &mut response).await?;
         look.global_account_data(changes.as_ref(), &mut response).await?;
         Ok(response)
@@ -166,7 +169,7 @@ impl Look<'_> {
             }
             MembershipKind::Invite if came => self.invited(room, position).await.map(|invited| invited.map(Section::Invite)),
             MembershipKind::Knock if came => self.knocked(room, position).await.map(|knocked| Some(Section::Knock(knocked))),
-            MembershipKind::Leave | MembershipKind::Ban if came && !now.forgotten && (self.from.is_some() || self.ask.filter.room.include_leave) => {
+            MembershipKind::Leave | MembershipKind::Ban if came && (self.from.is_some() || self.ask.filter.room.include_leave) => {
                 let from = self.from.filter(|_| before == Some(MembershipKind::Join));
                 let was_in = from.is_some() || now.last_left.is_some_and(|left| self.from.is_none_or(|from| left > from));
                 Ok(Some(Section::Leave(self.left(room, now, changes, from, position, was_in).await?)))

@@ -8,6 +8,7 @@ pub mod filter;
 mod ignored;
 mod look;
 mod memberships;
+mod remembered;
 mod rooms;
 mod sent_members;
 mod summary;
@@ -15,6 +16,7 @@ pub mod threads;
 mod typing;
 
 pub use look::Ask;
+pub use remembered::Remembered;
 pub use typing::Typing;
 
 use crate::{

@@ -320,7 +320,7 @@ impl Look<'_> {
             for (key, position) in before.into_iter().chain(after).zip(found) {
                 let Some(position) = position else { continue };
                 let told = !self.ask.state_after && in_timeline.contains(&position);
-                let has = !whole && !redundant && self.ask.since.is_some_and(|since| hs.sync.sent_members.has(self.device, sn, position, since));
+                let has = !whole && !redundant && hs.sync.sent_members.has(&self.recipient, sn, position);
                 if !told && !has {
                     state.insert(key, position);
                 }
@@ -328,7 +328,7 @@ impl Look<'_> {
             let in_timeline = stretch.events.iter().filter(|event| event.pdu.key().is_some_and(|(kind, _)| kind == StateEventType::RoomMember));
             let members = state.iter().filter(|((kind, _), _)| *kind == StateEventType::RoomMember).map(|(_, position)| *position);
             for position in members.chain(in_timeline.map(|event| event.position)) {
-                hs.sync.sent_members.sent(self.device, sn, position, self.to);
+                hs.sync.sent_members.sent(&self.recipient, sn, position);
             }
         }
         let mut positions: Vec<Position> = state.into_values().collect();

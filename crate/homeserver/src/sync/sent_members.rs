@@ -9,68 +9,116 @@ use crate::{
     tables::{RoomSn, UserSn},
 };
 use hashlink::LruCache;
-use ruma::OwnedDeviceId;
-use std::{cell::RefCell, rc::Rc};
+use ruma::DeviceId;
+use std::{
+    cell::{Cell, RefCell},
+    collections::BTreeSet,
+    rc::Rc,
+};
 
 const REMEMBERED: usize = 32_768;
 const DEVICES: usize = 1024;
 
-/// A device's member events: room and position of the event, with the position up to which the answer went that contained it.
+/// How many lost answers of one device are remembered before it counts as having nothing.
+const ANSWERS: usize = 64;
+
+/// The member events that devices have been given.
 pub struct SentMembers {
+    /// By device, room and position of the event: the end of the answer that contained it.
     sent: RefCell<LruCache<(u32, RoomSn, Position), Position>>,
-    devices: RefCell<LruCache<(UserSn, Rc<str>), u32>>,
-    newest: RefCell<u32>,
+    devices: RefCell<LruCache<(UserSn, Rc<str>), Device>>,
+    newest: Cell<u32>,
+}
+
+/// How a device goes on from answer to answer.
+struct Device {
+    /// Changes when the device begins anew.
+    number: u32,
+    /// The ends of answers that the device may or may not have.
+    given: BTreeSet<Position>,
+    /// The ends of answers that it does not have, since it went on from earlier ones.
+    lost: Rc<BTreeSet<Position>>,
+}
+
+/// A device as of one request.
+pub struct Recipient {
+    key: (UserSn, Rc<str>),
+    number: u32,
+    lost: Rc<BTreeSet<Position>>,
+    /// The end of the answer that it goes on from.
+    since: Position,
+    /// The end of the answer that it is being given.
+    to: Position,
 }
 
 impl Default for SentMembers {
     fn default() -> Self {
-        Self { sent: RefCell::new(LruCache::new(REMEMBERED)), devices: RefCell::new(LruCache::new(DEVICES)), newest: RefCell::default() }
+        Self { sent: RefCell::new(LruCache::new(REMEMBERED)), devices: RefCell::new(LruCache::new(DEVICES)), newest: Cell::new(0) }
     }
 }
 
 impl SentMembers {
-    /// The number of a device that goes on from an earlier answer; one that begins anew gets a new one, since it has nothing.
-    pub fn device(&self, user: UserSn, device: &OwnedDeviceId, begins: bool) -> u32 {
+    /// A device that goes on from the answer that ended at `since`, and is given one that ends at `to`; without `since` it has nothing.
+    pub fn recipient(&self, user: UserSn, device: &DeviceId, since: Option<Position>, to: Position) -> Recipient {
         let key = (user, Rc::from(device.as_str()));
         let mut devices = self.devices.borrow_mut();
-        if !begins && let Some(number) = devices.get(&key) {
-            return *number;
+        let known = since.zip(devices.remove(&key)).filter(|(_, device)| device.lost.len() < ANSWERS);
+        let mut device = known.map_or_else(|| self.new_device(), |(_, device)| device);
+        let since = since.unwrap_or(Position::MIN);
+        let lost: Vec<Position> = device.given.range(since.next()..).copied().collect();
+        if !lost.is_empty() {
+            Rc::make_mut(&mut device.lost).extend(lost);
         }
-        let mut newest = self.newest.borrow_mut();
-        *newest = newest.wrapping_add(1);
-        devices.insert(key, *newest);
-        *newest
+        // It has those up to where it goes on from.
+        device.given.clear();
+        let recipient = Recipient { key: key.clone(), number: device.number, lost: device.lost.clone(), since, to };
+        devices.insert(key, device);
+        recipient
     }
 
-    /// Whether a device that goes on from `since` has a member event.
-    pub fn has(&self, device: u32, room: RoomSn, event: Position, since: Position) -> bool {
-        self.sent.borrow_mut().get(&(device, room, event)).is_some_and(|answer| *answer <= since)
+    fn new_device(&self) -> Device {
+        self.newest.set(self.newest.get().wrapping_add(1));
+        Device { number: self.newest.get(), given: BTreeSet::new(), lost: Rc::default() }
     }
 
-    /// The answer up to `answer` contains a member event.
-    pub fn sent(&self, device: u32, room: RoomSn, event: Position, answer: Position) {
-        let mut sent = self.sent.borrow_mut();
-        // The earliest answer counts: the device may go on from that one.
-        let earliest = sent.get(&(device, room, event)).map_or(answer, |before| (*before).min(answer));
-        sent.insert((device, room, event), earliest);
+    /// Whether the device has a member event.
+    pub fn has(&self, device: &Recipient, room: RoomSn, event: Position) -> bool {
+        let answer = self.sent.borrow_mut().get(&(device.number, room, event)).copied();
+        answer.is_some_and(|answer| answer <= device.since && !device.lost.contains(&answer))
+    }
+
+    /// The answer contains a member event.
+    pub fn sent(&self, device: &Recipient, room: RoomSn, event: Position) {
+        if !self.has(device, room, event) {
+            self.sent.borrow_mut().insert((device.number, room, event), device.to);
+            if let Some(known) = self.devices.borrow_mut().get_mut(&device.key) {
+                known.given.insert(device.to);
+            }
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use ruma::OwnedDeviceId;
 
     #[test]
     fn an_answer_counts_when_the_device_goes_on_from_it() {
         let members = SentMembers::default();
         let device: OwnedDeviceId = "D".into();
-        let number = members.device(1, &device, true);
-        members.sent(number, 5, Position(3), Position(10));
-        assert!(!members.has(number, 5, Position(3), Position(9)), "the answer was lost");
-        assert!(members.has(number, 5, Position(3), Position(10)));
-        assert!(!members.has(number, 5, Position(4), Position(10)), "a newer member event");
-        assert_eq!(members.device(1, &device, false), number);
-        let anew = members.device(1, &device, true);
-        assert!(!members.has(anew, 5, Position(3), Position(10)), "an initial sync begins with nothing");
+        let ask = |since: Option<i64>, to| members.recipient(1, &device, since.map(Position), Position(to));
+        let first = ask(None, 10);
+        members.sent(&first, 5, Position(3));
+        let second = ask(Some(10), 20);
+        assert!(members.has(&second, 5, Position(3)));
+        assert!(!members.has(&second, 5, Position(4)), "a newer member event");
+        members.sent(&second, 5, Position(4));
+        let again = ask(Some(10), 30);
+        assert!(!members.has(&again, 5, Position(4)), "the answer was lost");
+        let third = ask(Some(30), 40);
+        assert!(!members.has(&third, 5, Position(4)), "and the next one did not contain it");
+        assert!(members.has(&third, 5, Position(3)));
+        assert!(!members.has(&ask(None, 40), 5, Position(3)), "an initial sync begins with nothing");
     }
 }

@@ -526,3 +526,18 @@ fn ignored_users_are_not_heard_but_their_state_counts() {
     room(&server, &bob, json!({"invite": [alice.id]}));
     assert!(next(&server, &alice, &second)["rooms"].is_null(), "nor do their invites arrive");
 }
+
+#[test]
+fn a_room_that_everybody_forgot_is_no_part_of_any_sync() {
+    let server = TestServer::new();
+    let alice = server.register("alice");
+    let id = room(&server, &alice, json!({}));
+    let since = sync(&server, &alice, &[]);
+    act(&server, &alice, &id, "leave", json!({})).ok();
+    act(&server, &alice, &id, "forget", json!({})).ok();
+    let filter = r#"{"room":{"include_leave":true}}"#;
+    for server in [&server, &TestServer::with(server.store.clone(), crate::support::config())] {
+        assert!(next(server, &alice, &since)["rooms"].is_null());
+        assert!(sync(server, &alice, &[("filter", filter)])["rooms"].is_null());
+    }
+}
