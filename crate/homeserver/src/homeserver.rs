@@ -76,7 +76,7 @@ pub struct Status {
     pub position: i64,
     /// Bytes in storage.
     pub bytes_stored: u64,
-    /// Bytes of the store's caches.
+    /// Bytes that caches take, of the store and of decoded events and state.
     pub bytes_cached: u64,
     /// Sorted runs of the store.
     pub runs: u32,
@@ -268,7 +268,7 @@ impl Homeserver {
             server_name: self.server_name().to_string(),
             position: self.positions.newest().0,
             bytes_stored: stats.bytes_stored,
-            bytes_cached: stats.bytes_cached,
+            bytes_cached: stats.bytes_cached + self.rooms.cached_bytes() as u64,
             runs: stats.runs,
             commits: stats.commits,
             keys_read: stats.keys_read,

@@ -28,12 +28,10 @@ pub enum Entrance {
     Peer,
 }
 
-/// A request without (or with optional) authentication.
+/// A request without authentication.
 pub struct Call {
     /// The server.
     pub hs: Rc<Homeserver>,
-    /// Who asks, where a valid access token came along.
-    pub session: Option<Session>,
     /// The request as it came: for what ruma's types leave out.
     pub raw: RawRequest,
 }
@@ -107,7 +105,7 @@ pub struct Table {
 }
 
 impl Table {
-    /// An endpoint that everybody may call; a valid access token is passed on.
+    /// An endpoint that everybody may call.
     pub fn public<R, F, A>(&mut self, handler: F) -> &mut Self
     where
         R: IncomingRequest + 'static,
@@ -117,12 +115,8 @@ impl Table {
         self.add::<R>(Rc::new(move |hs, request, arguments, generation| {
             let handler = handler.clone();
             Box::pin(async move {
-                let session = match access_token(&request) {
-                    Some(token) => session_of(&hs, &token).await?,
-                    None => None,
-                };
                 let parsed = parse::<R>(&request, &arguments)?;
-                answer::<R>(handler(Call { hs, session, raw: raw(request, generation) }, parsed).await?)
+                answer::<R>(handler(Call { hs, raw: raw(request, generation) }, parsed).await?)
             })
         }))
     }

@@ -20,6 +20,8 @@ pub mod unreliable;
 mod codec;
 #[cfg(target_arch = "wasm32")]
 mod indexed_db;
+// What only the log-structured store uses of it is for wasm32.
+#[cfg_attr(not(any(target_arch = "wasm32", test)), allow(dead_code))]
 mod layer;
 // Natively it is compiled for its tests alone, which do not use all that IndexedDB needs.
 #[cfg(any(target_arch = "wasm32", test))]

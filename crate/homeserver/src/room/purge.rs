@@ -20,7 +20,7 @@ impl Homeserver {
         let mut members = Vec::new();
         for kind in [MembershipKind::Join, MembershipKind::Invite, MembershipKind::Knock, MembershipKind::Leave, MembershipKind::Ban] {
             for ((_, _, user), _) in tables::MEMBERS.scan(self.store(), &(room.sn, kind as u8), Direction::Forward, usize::MAX).await? {
-                let local = self.is_local(&*self.user_id(user).await?);
+                let local = self.is_local(&self.user_id(user).await?);
                 let forgotten = tables::MEMBERSHIPS.get(self.store(), &(user, room.sn)).await?.is_some_and(|membership| membership.forgotten);
                 if local && !forgotten {
                     return Ok(());

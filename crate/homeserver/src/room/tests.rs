@@ -116,7 +116,7 @@ impl Forked {
             BTreeMap::from([(format!("ed25519:{}", self.remote.key.version()), ruma::serde::Base64::new(self.remote.key.public_key().to_vec()))]),
         )]);
         assert_eq!(KeyPair::sign(&self.remote.key, b"x").algorithm(), ruma::SigningKeyAlgorithm::Ed25519);
-        received.verify(&keys.into_iter().map(|(name, keys)| (name, keys)).collect(), rules).expect("a good signature")
+        received.verify(&keys.into_iter().collect(), rules).expect("a good signature")
     }
 
     fn message(&self, body: &str, parents: &[Rc<Event>]) -> Pdu {

@@ -83,10 +83,8 @@ impl Changes {
                 let room = self.rooms.entry(*room).or_default();
                 (room.events, room.members, room.own) = (true, true, true);
             }
-            Change::Receipt { room, user: whose, kind } => {
-                if *whose == user || !kind.private {
-                    self.rooms.entry(*room).or_default().receipts.add((*whose, kind.clone()));
-                }
+            Change::Receipt { room, user: whose, kind } if *whose == user || !kind.private => {
+                self.rooms.entry(*room).or_default().receipts.add((*whose, kind.clone()));
             }
             Change::Typing { room, .. } => self.rooms.entry(*room).or_default().typing = true,
             Change::AccountData { user: whose, room: 0, kind } if *whose == user => self.account_data.add(kind.clone()),

@@ -183,7 +183,7 @@ impl Look<'_> {
         let head = self.hs.room_head(room.sn).await?;
         let state = self.hs.room_state_at(room.sn, &head, position).await?;
         let key = (StateEventType::RoomMember, self.ask.session.user_id.to_string());
-        Ok(self.hs.state_event(room.sn, state, key).await?.map(|event| (membership_of(&*event), event.position)))
+        Ok(self.hs.state_event(room.sn, state, key).await?.map(|event| (membership_of(&event), event.position)))
     }
 
     /// The user's account data of a room, or outside of rooms (0).

@@ -171,7 +171,7 @@ impl Look<'_> {
             left.state = self.state(room, &head, &span, &stretch, BTreeSet::new()).await?;
             left.timeline = self.timeline(room, &stretch).await?;
         } else {
-            let state = if self.ask.state_after { self.write(room, &[own.clone()]).await? } else { Vec::new() };
+            let state = if self.ask.state_after { self.write(room, std::slice::from_ref(&own)).await? } else { Vec::new() };
             left.state = self.state_of(state);
             left.timeline.events = self.write(room, &[own]).await?;
         }
