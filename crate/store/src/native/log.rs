@@ -18,7 +18,7 @@ const HEADER: usize = 16;
 /// How far ahead of the records a file is filled with zeros.
 const FILL: usize = 1 << 20;
 /// A file longer than this is cut back when it is written from the start again.
-const KEEP: u64 = 32 << 20;
+const KEEP: u64 = 8 << 20;
 
 /// A record as it was read back.
 #[derive(Debug)]
@@ -56,9 +56,13 @@ pub(super) struct Recovered {
 impl Log {
     /// Opens or makes the files and reads every record after `applied`.
     pub(super) fn open(directory: &Path, applied: u64) -> Result<(Self, Recovered), StoreError> {
-        let (first, first_records) = LogFile::open(&directory.join("log.0"), applied)?;
-        let (second, second_records) = LogFile::open(&directory.join("log.1"), applied)?;
-        sync_directory(directory).map_err(platform)?;
+        let paths = ["log.0", "log.1"].map(|name| directory.join(name));
+        let new = !paths.iter().all(|path| path.exists());
+        let (first, first_records) = LogFile::open(&paths[0], applied)?;
+        let (second, second_records) = LogFile::open(&paths[1], applied)?;
+        if new {
+            sync_directory(directory).map_err(platform)?;
+        }
         let start = |records: &[Record]| records.first().map_or(u64::MAX, |record| record.number);
         let swapped = start(&second_records) < start(&first_records);
         let (older, newer) = if swapped { (second_records, first_records) } else { (first_records, second_records) };

@@ -309,7 +309,7 @@ impl Shared {
 
     /// Where a log file that redb cannot take over stops growing.
     fn crowded_at(&self) -> u64 {
-        self.options.log_bytes.saturating_mul(8)
+        self.options.log_bytes.saturating_mul(3)
     }
 
     /// Refuses to let the log grow without end when redb cannot take it over.
