@@ -9,7 +9,7 @@ use std::process::ExitCode;
 
 fn main() -> ExitCode {
     let Command::Serve(options) = Options::parse().command;
-    let filter = match tracing_subscriber::EnvFilter::try_new(&options.log) {
+    let filter = match tracing_subscriber::EnvFilter::try_new(options.log_filter()) {
         Ok(filter) => filter,
         Err(error) => {
             eprintln!("ephapse: --log {}: {error}; for example: info, or info,ephapse_homeserver=debug", options.log);

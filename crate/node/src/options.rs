@@ -111,6 +111,11 @@ impl Serve {
         self.listen.or_else(default)
     }
 
+    /// The filter of `--log`. The library of the auth rules tells of every event it allows: more than the server itself, so it is to be asked for.
+    pub fn log_filter(&self) -> String {
+        format!("ruma_state_res=warn,{}", self.log)
+    }
+
     /// What these options mean to the homeserver.
     pub fn config(&self) -> Config {
         Config {
