@@ -252,7 +252,8 @@ impl Homeserver {
         loop {
             let event = self.event_at(room, position).await?;
             let Some(before) = event.replaces else { return Ok(position) };
-            if membership_of(&*self.event_at(room, before).await?) != MembershipKind::Join {
+            let earlier = self.event_at(room, before).await?;
+            if membership_of(&earlier) != MembershipKind::Join {
                 return Ok(position);
             }
             position = before;
