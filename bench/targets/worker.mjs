@@ -68,10 +68,11 @@ class Trace {
     return trace;
   }
 
-  take({ name, ph, pid, tid, dur, args }) {
+  // `tdur` is what the thread itself worked; `dur` also counts the time in which the machine did something else.
+  take({ name, ph, pid, tid, dur, tdur = dur, args }) {
     const thread = `${pid} ${tid}`;
     if (ph === 'M' && name === 'thread_name') this.threads.set(thread, args.name);
-    if (ph === 'X' && name.endsWith('RunTask')) this.longest.set(thread, Math.max(this.longest.get(thread) ?? 0, dur / 1_000));
+    if (ph === 'X' && name.endsWith('RunTask')) this.longest.set(thread, Math.max(this.longest.get(thread) ?? 0, tdur / 1_000));
   }
 
   /** The longest task of a service worker's thread, in ms. */
