@@ -232,6 +232,54 @@ fn of_two_conflicting_bans_that_of_the_higher_level_holds() {
     }
 }
 
+/// The topic that a client knows after a sync, when it does with the answer what the specification says.
+fn topic_after(answer: &Value, room: &str, known: Option<String>) -> Option<String> {
+    let joined = &answer["rooms"]["join"][room];
+    let events = match joined.get("state_after") {
+        Some(state) => state["events"].as_array().cloned().unwrap_or_default(),
+        None => [&joined["state"]["events"], &joined["timeline"]["events"]].into_iter().filter_map(Value::as_array).flatten().cloned().collect(),
+    };
+    let topics = events.iter().filter(|event| event["type"] == "m.room.topic");
+    topics.last().and_then(|event| event["content"]["topic"].as_str().map(str::to_owned)).or(known)
+}
+
+#[test]
+fn a_client_holds_the_state_that_a_fork_resolves_to() {
+    for (alice_is_later, state_after) in [(false, false), (true, false), (false, true), (true, true)] {
+        let forked = Forked::new(&RoomVersionId::V11);
+        let room = forked.room.id.as_str();
+        let path = format!("/_matrix/client/v3/rooms/{room}/state");
+        let mut levels = forked.server.get(&forked.alice, &format!("{path}/m.room.power_levels/")).ok();
+        levels["users"]["@eve:other.example"] = json!(50);
+        forked.server.put(&forked.alice, &format!("{path}/m.room.power_levels/"), levels).ok();
+        let sync = |since: &str| {
+            let query = format!("/_matrix/client/v3/sync?use_state_after={state_after}{since}");
+            let answer = forked.server.get(&forked.alice, &query).ok();
+            let next = format!("&since={}", answer["next_batch"].as_str().expect("a token"));
+            (answer, next)
+        };
+        let (_, start) = sync("");
+        let before = forked.end();
+        if alice_is_later {
+            forked.server.host.advance(std::time::Duration::from_secs(3600));
+        }
+        forked.server.put(&forked.alice, &format!("{path}/m.room.topic/"), json!({ "topic": "here" })).ok();
+        let (middle, since) = sync(&start);
+        let known = topic_after(&middle, room, None);
+        assert_eq!(known.as_deref(), Some("here"));
+        let there = object(&json!({ "topic": "there" }));
+        let eves = Draft::state(forked.remote.user("eve"), StateEventType::RoomTopic, "", there);
+        forked.receive(forked.remote_event(eves, &before));
+
+        let topic = forked.server.get(&forked.alice, &format!("{path}/m.room.topic/")).ok()["topic"].as_str().map(str::to_owned);
+        assert_eq!(topic.as_deref(), Some(if alice_is_later { "here" } else { "there" }));
+        assert_eq!(topic_after(&sync(&since).0, room, known), topic, "who saw one branch before: {alice_is_later} {state_after}");
+        assert_eq!(topic_after(&sync(&start).0, room, None), topic, "who sees both at once: {alice_is_later} {state_after}");
+        forked.say("end");
+        assert_eq!(topic_after(&sync(&start).0, room, None), topic, "after the merge: {alice_is_later} {state_after}");
+    }
+}
+
 /// What eve does in the property test.
 #[derive(Clone, Debug)]
 enum Act {
