@@ -59,6 +59,7 @@ impl<B: Backend> Core<B> {
                 Err(StoreError::QuotaExceeded) => {
                     let state = &mut *self.state.borrow_mut();
                     state.space.no_merging_before = self.backend.now() + super::space::PATIENCE;
+                    state.space.making_room = false;
                     break;
                 }
                 Err(error) => {
@@ -78,7 +79,11 @@ impl<B: Backend> Core<B> {
     async fn maintain_once(self: &Rc<Self>) -> Result<bool, StoreError> {
         self.sweep().await?;
         if self.state.borrow().space.reclaim {
-            self.state.borrow_mut().space.reclaim = false;
+            {
+                let space = &mut self.state.borrow_mut().space;
+                space.reclaim = false;
+                space.making_room = space.full;
+            }
             self.drop_hidden().await?;
             self.sweep().await?;
             self.restore_reserve().await;
@@ -100,7 +105,8 @@ impl<B: Backend> Core<B> {
     fn next_job(&self) -> Option<Job> {
         let state = &mut *self.state.borrow_mut();
         let full = state.space.full;
-        if !full && self.backend.now() < state.space.no_merging_before {
+        let held_back = if full { !state.space.making_room } else { self.backend.now() < state.space.no_merging_before };
+        if held_back {
             return None;
         }
         state.merged_to.resize(usize::from(state.levels.deepest()) + 2, Bytes::new());

@@ -20,16 +20,24 @@ pub(super) struct Space {
     pub(super) reserve_there: bool,
     /// Something was deleted: segments may be droppable.
     pub(super) reclaim: bool,
+    /// Since storage became full something was deleted: merging may make room of it.
+    pub(super) making_room: bool,
     /// Merging was refused for want of room.
     pub(super) no_merging_before: f64,
-    looking: bool,
+    pub(super) looking: bool,
     no_look_before: f64,
 }
 
 impl Space {
+    /// Whether background work may take room: not while storage is full, unless it makes more.
+    pub(super) fn may_grow(&self) -> bool {
+        !self.full || self.making_room
+    }
+
     /// A write was refused.
     pub(super) fn fill_up(&mut self, now: f64) {
         self.full = true;
+        self.making_room = false;
         self.no_look_before = now + PATIENCE;
     }
 }
