@@ -6,42 +6,47 @@ import net from 'node:net';
 const END_OF_HEAD = Buffer.from('\r\n\r\n');
 
 export class Connection {
+  #url;
   #socket;
-  #host;
   #received = [];
   #bytes = 0;
   /** How many bytes there have to be before it is worth looking: a large body is looked at once. */
   #needed = 0;
   #waiting = null;
-  #ended = null;
-
-  constructor(socket, host) {
-    this.#socket = socket;
-    this.#host = host;
-    socket.setNoDelay(true);
-    socket.on('data', (data) => this.#take(data));
-    socket.on('error', (error) => this.#fail(error));
-    socket.on('close', () => this.#fail(new Error('the server closed the connection')));
-  }
 
   /** Connects to `url`, of which host and port count. */
-  static open(url) {
-    const { hostname, port, host } = new URL(url);
+  static async open(url) {
+    const connection = new Connection();
+    connection.#url = new URL(url);
+    await connection.#open();
+    return connection;
+  }
+
+  #open() {
     return new Promise((resolve, reject) => {
-      const socket = net.connect(Number(port), hostname, () => {
-        socket.off('error', reject);
-        resolve(new Connection(socket, host));
+      const socket = net.connect(Number(this.#url.port), this.#url.hostname, () => {
+        this.#socket = socket;
+        resolve();
       });
-      socket.once('error', reject);
+      socket.setNoDelay(true);
+      socket.on('data', (data) => this.#take(data));
+      let error = new Error('the server closed the connection');
+      socket.on('error', (cause) => { error = cause; });
+      // Comes after an error, too.
+      socket.on('close', () => {
+        reject(error);
+        this.#fail(error);
+      });
     });
   }
 
   /** Sends a request and resolves to `{ status, body }`, the body as text. */
-  send(method, path, token, body) {
+  async send(method, path, token, body) {
     if (this.#waiting) throw new Error('one request at a time');
-    if (this.#ended) return Promise.reject(this.#ended);
+    // Servers close connections that were idle for long.
+    if (!this.#socket) await this.#open();
     const text = body === undefined ? '' : JSON.stringify(body);
-    let head = `${method} ${path} HTTP/1.1\r\nhost: ${this.#host}\r\n`;
+    let head = `${method} ${path} HTTP/1.1\r\nhost: ${this.#url.host}\r\n`;
     if (token) head += `authorization: Bearer ${token}\r\n`;
     if (body !== undefined) head += `content-type: application/json\r\ncontent-length: ${Buffer.byteLength(text)}\r\n`;
     return new Promise((resolve, reject) => {
@@ -51,13 +56,16 @@ export class Connection {
   }
 
   close() {
-    this.#socket.destroy();
+    this.#socket?.destroy();
   }
 
   #fail(error) {
-    this.#ended ??= error;
     const waiting = this.#waiting;
     this.#waiting = null;
+    this.#socket = null;
+    this.#received = [];
+    this.#bytes = 0;
+    this.#needed = 0;
     waiting?.reject(error);
   }
 
