@@ -76,15 +76,16 @@ impl Homeserver {
         if head.newest_state <= position {
             return Ok(NodeId(head.state));
         }
-        let mut end = position;
+        let (mut end, mut count) = (position, 1);
         loop {
-            let Some(event) = self.events_between(room, Position::MIN..end, Direction::Backward, 1).await?.into_iter().next() else {
-                return Ok(NodeId::EMPTY);
-            };
-            if event.is_shown() {
+            // Mostly the first is shown; many in a row that are not must not mean as many reads.
+            let events = self.events_between(room, Position::MIN..end, Direction::Backward, count).await?;
+            if let Some(event) = events.iter().find(|event| event.is_shown()) {
                 return Ok(event.room_state);
             }
-            end = Position(event.position.0 - 1);
+            let Some(last) = events.last() else { return Ok(NodeId::EMPTY) };
+            end = Position(last.position.0 - 1);
+            count = (2 * count).min(64);
         }
     }
 }
