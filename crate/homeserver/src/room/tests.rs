@@ -239,8 +239,8 @@ fn topic_after(answer: &Value, room: &str, known: Option<String>) -> Option<Stri
         Some(state) => state["events"].as_array().cloned().unwrap_or_default(),
         None => [&joined["state"]["events"], &joined["timeline"]["events"]].into_iter().filter_map(Value::as_array).flatten().cloned().collect(),
     };
-    let topics = events.iter().filter(|event| event["type"] == "m.room.topic");
-    topics.last().and_then(|event| event["content"]["topic"].as_str().map(str::to_owned)).or(known)
+    let mut topics = events.iter().filter(|event| event["type"] == "m.room.topic");
+    topics.next_back().and_then(|event| event["content"]["topic"].as_str().map(str::to_owned)).or(known)
 }
 
 #[test]
