@@ -22,7 +22,12 @@ use ephapse_store::{Batch, Store, StoreError};
 use futures_util::FutureExt;
 use http::{HeaderValue, Method, Request, Response, header};
 use ruma::ServerName;
-use std::{cell::Cell, panic::AssertUnwindSafe, rc::Rc};
+use std::{
+    cell::{Cell, RefCell},
+    future::ready,
+    panic::AssertUnwindSafe,
+    rc::Rc,
+};
 
 /// How often what is outdated is cleared away, in ms.
 const CLEARED_EVERY: u64 = 60 * 60 * 1000;
@@ -50,6 +55,10 @@ pub struct Homeserver {
     router: Router,
     /// The generation that the caches belong to.
     generation: Cell<u64>,
+    /// Whether memory may hold what a refused batch would have written.
+    stale: Cell<bool>,
+    /// How many batches were refused at once, and why the last one was.
+    refused: RefCell<(u64, Option<StoreError>)>,
     panics: Cell<u64>,
     /// When outdated answers are cleared away next, in ms.
     cleared_next: Cell<u64>,
@@ -111,6 +120,8 @@ impl Homeserver {
         let streams = Streams::open(&*store, STREAMS).await?;
         let hs = Rc::new(Self {
             generation: Cell::new(store.generation()),
+            stale: Cell::new(false),
+            refused: RefCell::default(),
             store,
             host,
             config,
@@ -177,7 +188,14 @@ impl Homeserver {
         let attempts = if reads_only { READ_ATTEMPTS } else { 1 };
         for attempt in 1.. {
             let generation = self.fresh_generation();
+            let refused = self.refused.borrow().0;
             let answer = self.run(request.clone()).await;
+            if !reads_only && answer.is_ok() {
+                let (count, error) = &*self.refused.borrow();
+                if *count != refused {
+                    return Err(error.clone().unwrap_or(StoreError::RolledBack).into());
+                }
+            }
             let durable = match self.store.barrier().await {
                 // A batch refused because of an earlier failure leaves nothing for the barrier to wait for.
                 Ok(()) if self.store.generation() != generation => Err(StoreError::RolledBack),
@@ -211,7 +229,8 @@ impl Homeserver {
     /// The generation that a request or a task begins in. When a write failed since the last one began, whatever memory holds of it goes first; without
     /// an await, so that nobody begins in the new generation with the memory of the old one.
     pub(crate) fn fresh_generation(&self) -> u64 {
-        if self.generation.get() != self.store.generation() {
+        let stale = self.stale.take();
+        if stale || self.generation.get() != self.store.generation() {
             self.generation.set(self.store.generation());
             self.forget_memory();
         }
@@ -225,9 +244,9 @@ impl Homeserver {
         self.sync.reset();
     }
 
-    /// Whether what was read since `generation` may be kept in memory.
+    /// Whether what was read or written since `generation` may be kept in memory.
     pub(crate) fn may_keep(&self, generation: u64) -> bool {
-        self.store.generation() == generation
+        self.store.generation() == generation && !self.stale.get()
     }
 
     /// Writes `batch` with the changes that it makes visible, and wakes who waits for them. No await may lie between taking the changes' positions
@@ -243,7 +262,17 @@ impl Homeserver {
         for (position, change) in &changes {
             tables::CHANGES.put(&mut batch, position, change);
         }
-        let written = self.store.commit(batch);
+        let mut written = self.store.commit(batch);
+        if let Some(outcome) = (&mut written).now_or_never() {
+            if let Err(error) = &outcome {
+                // Refused at once, as by a full store: nothing became visible, and whoever does not wait for the write must not answer as if it had been done.
+                let count = self.refused.borrow().0 + 1;
+                self.refused.replace((count, Some(error.clone())));
+                self.stale.set(true);
+                return Box::pin(ready(outcome));
+            }
+            written = Box::pin(ready(outcome));
+        }
         let changes: Vec<Change> = changes.into_iter().map(|(_, change)| change).collect();
         self.sync.changed(&changes);
         self.notify.changed(&changes);

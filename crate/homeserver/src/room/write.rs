@@ -379,7 +379,7 @@ impl Write<'_> {
         let generation = self.batch.generation();
         let written = self.hs.commit(self.batch, self.changes);
         // A batch that was refused at once leaves nothing behind.
-        if generation.is_none_or(|generation| generation == self.hs.store().generation()) {
+        if self.hs.may_keep(generation.unwrap_or_else(|| self.hs.store().generation())) {
             let rooms = &self.hs.rooms;
             rooms.heads.borrow_mut().insert(sn, Rc::new(self.head));
             for (position, event) in self.events {
