@@ -79,7 +79,7 @@ impl Homeserver {
         tables::USER_SNS.put(&mut batch, &id.to_owned(), &sn);
         tables::USERS.put(&mut batch, &sn, &id.to_owned());
         // Batches are written in order: what uses the number comes after it, and fails with it.
-        drop(self.store().commit(batch));
+        drop(self.commit(batch, Vec::new()));
         Ok(sn)
     }
 

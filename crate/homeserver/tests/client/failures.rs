@@ -102,6 +102,26 @@ fn at_the_quota_sends_are_refused_reads_go_on_and_forgetting_a_room_makes_space(
     server.put(&alice, &path(&kept, 1000), json!({ "body": "z".repeat(1000) })).ok();
 }
 
+#[test]
+fn at_the_quota_nothing_that_needs_room_is_acknowledged() {
+    let store = UnreliableStore::new();
+    let server = server_on(&store);
+    let alice = server.register("alice");
+    server.put(&alice, &format!("/_matrix/client/v3/profile/{}/displayname", alice.id), json!({ "displayname": "Alice" })).ok();
+    store.set_quota(Some(0));
+    let to_device = json!({ "messages": { &alice.id: { &alice.device: { "n": 1 } } } });
+    for (path, body) in [
+        ("/_matrix/client/v3/sendToDevice/org.example.test/t1".to_owned(), to_device),
+        (format!("/_matrix/client/v3/user/{}/account_data/org.example.test", alice.id), json!({ "full": true })),
+        (format!("/_matrix/client/v3/profile/{}/displayname", alice.id), json!({ "displayname": "Full" })),
+    ] {
+        server.put(&alice, &path, body).fails(403, "M_RESOURCE_LIMIT_EXCEEDED");
+    }
+    server.post(&alice, "/_matrix/client/v3/createRoom", json!({})).fails(403, "M_RESOURCE_LIMIT_EXCEEDED");
+    let profile = server.get(&alice, &format!("/_matrix/client/v3/profile/{}", alice.id)).ok();
+    assert_eq!(profile["displayname"], "Alice");
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 48, ..ProptestConfig::default() })]
 

@@ -35,12 +35,12 @@ impl<B: Backend> Core<B> {
         if state.closing {
             return Err(StoreError::Closed);
         }
-        if batch.generation().is_some_and(|generation| generation < state.generation) {
-            return Err(StoreError::RolledBack);
-        }
         if state.space.full && !batch.frees_space() && !batch.is_empty() {
             self.clone().look_for_room(state);
             return Err(StoreError::QuotaExceeded);
+        }
+        if batch.generation().is_some_and(|generation| generation < state.generation) {
+            return Err(StoreError::RolledBack);
         }
         state.bytes_committed += batch.bytes() as u64;
         state.active.apply(&batch);
@@ -148,7 +148,8 @@ impl<B: Backend> Core<B> {
             let _ = waiting.answer.send(result.clone());
         }
         for waiting in lost {
-            let _ = waiting.answer.send(Err(StoreError::RolledBack));
+            let full = result == Err(StoreError::QuotaExceeded) && !waiting.batch.frees_space();
+            let _ = waiting.answer.send(Err(if full { StoreError::QuotaExceeded } else { StoreError::RolledBack }));
         }
     }
 
