@@ -9,7 +9,7 @@ import { path } from '../../scripts/lib/run.mjs';
 import { launch } from './browser.mjs';
 import { messages, openPage, packageSite, register } from './site.mjs';
 
-test('updates of the worker under a held sync and sends', { timeout: 120_000 }, async (t) => {
+test('updates of the worker under a held sync and sends', { timeout: 240_000 }, async (t) => {
   let current;
   const site = await packageSite((pathname) => (current && pathname === '/ephapse-worker.js' ? { body: current, type: 'text/javascript' } : undefined));
   t.after(() => site.close());
