@@ -6,6 +6,7 @@ use crate::{
     tables::{self, UserSn},
 };
 use ephapse_store::{Batch, Direction};
+use futures_util::FutureExt;
 use ruma::{OwnedUserId, UserId};
 use std::{
     cell::{Cell, RefCell},
@@ -74,12 +75,14 @@ impl Homeserver {
         }
         let sn = self.users.newest.get() + 1;
         self.users.newest.set(sn);
-        self.users.remember(id, sn);
         let mut batch = Batch::new();
         tables::USER_SNS.put(&mut batch, &id.to_owned(), &sn);
         tables::USERS.put(&mut batch, &sn, &id.to_owned());
-        // Batches are written in order: what uses the number comes after it, and fails with it.
-        drop(self.commit(batch, Vec::new()));
+        // Batches are written in order: what uses the number comes after it, and fails with it. A full store refuses at once.
+        if let Some(Err(error)) = self.commit(batch, Vec::new()).now_or_never() {
+            return Err(error.into());
+        }
+        self.users.remember(id, sn);
         Ok(sn)
     }
 
