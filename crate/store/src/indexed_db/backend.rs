@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     Bytes, CrashPoint, Fault, Faults, LocalBoxFuture, StoreError,
-    log_structured::{Backend, Loaded, Transaction, is_filler},
+    log_structured::{Backend, Loaded, RESERVE_BLOB, Transaction, is_filler},
 };
 use futures_channel::oneshot;
 use futures_util::future::{join, try_join};
@@ -28,6 +28,9 @@ use web_sys::{Blob, Event, IdbDatabase, IdbKeyRange, IdbObjectStore, IdbTransact
 const EPOCH: &str = "epoch";
 const HAS_BLOBS: &str = "blobs";
 const CHUNK: usize = 32 << 10;
+/// How often, and after which pause in ms, a full database is asked again to let itself be opened.
+const FULL_ATTEMPTS: u32 = 20;
+const FULL_PAUSE: u32 = 250;
 /// So many Blob handles are kept; a handle takes little, but not nothing, in the browser.
 const HANDLES: usize = 4096;
 
@@ -59,7 +62,7 @@ impl IndexedDb {
         let (faults, with_blobs) = (options.faults.clone(), options.blobs);
         let database = database::open(name, move |database, transaction, from| upgrade(database, transaction, from, with_blobs, &faults)).await?;
         let clock: Performance = database::global("performance")?.unchecked_into();
-        let (loaded, blobs) = load(&database).await.inspect_err(|_| database.close())?;
+        let (loaded, blobs) = load_also_when_full(&database).await.inspect_err(|_| database.close())?;
         let inner = Rc::new(Inner {
             database,
             epoch: loaded.epoch as f64,
@@ -120,6 +123,28 @@ async fn load(database: &IdbDatabase) -> Result<(Loaded, bool), StoreError> {
     let (log, segments) = records?;
     done?;
     Ok((Loaded { epoch: epoch as u64, log, segments }, blobs.is_truthy()))
+}
+
+/// Where storage is full, not even the epoch can be put: the reserve gives way to it. Its space is free some time after it was deleted.
+async fn load_also_when_full(database: &IdbDatabase) -> Result<(Loaded, bool), StoreError> {
+    for _ in 0..FULL_ATTEMPTS {
+        match load(database).await {
+            Err(StoreError::QuotaExceeded) => delete_reserve(database).await?,
+            loaded => return loaded,
+        }
+        sleep(FULL_PAUSE).await;
+    }
+    load(database).await
+}
+
+async fn delete_reserve(database: &IdbDatabase) -> Result<(), StoreError> {
+    let transaction = strict(database, &[BLOBS, PAGES])?;
+    let done = ended(&transaction);
+    let [blobs, pages] = [BLOBS, PAGES].map(|store| transaction.object_store(store).map_err(|error| failed(&error)));
+    blobs?.delete(&number(RESERVE_BLOB)).map_err(|error| failed(&error))?;
+    pages?.delete(chunk_range(RESERVE_BLOB, 0.0, f64::INFINITY)?.as_ref()).map_err(|error| failed(&error))?;
+    database::commit(&transaction);
+    done.await
 }
 
 fn get(store: &IdbObjectStore, key: &JsValue) -> Result<impl Future<Output = Result<JsValue, StoreError>> + use<>, StoreError> {
