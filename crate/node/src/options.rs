@@ -72,10 +72,6 @@ pub struct Serve {
     #[arg(long, env = "HS_RATE_LIMITS", value_enum, default_value_t = Switch::On)]
     pub rate_limits: Switch,
 
-    /// Whether presence is kept
-    #[arg(long, env = "HS_PRESENCE", value_enum, default_value_t = Switch::On)]
-    pub presence: Switch,
-
     /// What is logged to standard error: off, error, warn, info, debug, trace, or one of these per module
     #[arg(long, env = "HS_LOG", value_name = "FILTER", default_value = "info")]
     pub log: String,
@@ -130,7 +126,6 @@ impl Serve {
             default_room_version: self.default_room_version.clone(),
             longest_sync: LONGEST_SYNC,
             rate_limits: self.rate_limits == Switch::On,
-            presence: self.presence == Switch::On,
             public_url: self.public_url.clone(),
             ..Config::default()
         }
