@@ -11,23 +11,18 @@ use crate::{
     position::{Position, Positions, Token},
     room::Rooms,
     router::{Entrance, Router},
-    stream::{Stream, StreamStatus, Streams},
+    stream::{Ground, Stream, StreamStatus, Streams},
     sync::Syncing,
     tables::{self, Change, FORMAT},
     users::Users,
 };
 use async_lock::MutexGuardArc;
 use bytes::Bytes;
-use ephapse_store::{Batch, Store, StoreError};
+use ephapse_store::{Batch, LocalBoxFuture, Store, StoreError};
 use futures_util::FutureExt;
 use http::{HeaderValue, Method, Request, Response, header};
 use ruma::ServerName;
-use std::{
-    cell::{Cell, RefCell},
-    future::ready,
-    panic::AssertUnwindSafe,
-    rc::Rc,
-};
+use std::{cell::Cell, future::ready, panic::AssertUnwindSafe, rc::Rc};
 
 /// How often what is outdated is cleared away, in ms.
 const CLEARED_EVERY: u64 = 60 * 60 * 1000;
@@ -55,13 +50,19 @@ pub struct Homeserver {
     router: Router,
     /// The generation that the caches belong to.
     generation: Cell<u64>,
-    /// Whether memory may hold what a refused batch would have written.
-    stale: Cell<bool>,
-    /// How many batches were refused at once, and why the last one was.
-    refused: RefCell<(u64, Option<StoreError>)>,
     panics: Cell<u64>,
     /// When outdated answers are cleared away next, in ms.
     cleared_next: Cell<u64>,
+}
+
+/// A batch that reads see from now on.
+pub(crate) struct Submitted(LocalBoxFuture<'static, Result<(), StoreError>>);
+
+impl Submitted {
+    /// Ends when the batch is on disk, or says why it will never be.
+    pub(crate) async fn durable(self) -> Result<(), StoreError> {
+        self.0.await
+    }
 }
 
 /// Why a server does not open.
@@ -120,8 +121,6 @@ impl Homeserver {
         let streams = Streams::open(&*store, STREAMS).await?;
         let hs = Rc::new(Self {
             generation: Cell::new(store.generation()),
-            stale: Cell::new(false),
-            refused: RefCell::default(),
             store,
             host,
             config,
@@ -188,14 +187,10 @@ impl Homeserver {
         let attempts = if reads_only { READ_ATTEMPTS } else { 1 };
         for attempt in 1.. {
             let generation = self.fresh_generation();
-            let refused = self.refused.borrow().0;
-            let answer = self.run(request.clone()).await;
-            if !reads_only && answer.is_ok() {
-                let (count, error) = &*self.refused.borrow();
-                if *count != refused {
-                    return Err(error.clone().unwrap_or(StoreError::RolledBack).into());
-                }
+            if !self.positions.newest_is_known() {
+                self.positions.found_newest(tables::NEWEST_POSITION.get(&*self.store, &()).await?.unwrap_or_default());
             }
+            let answer = self.run(request.clone()).await;
             let durable = match self.store.barrier().await {
                 // A batch refused because of an earlier failure leaves nothing for the barrier to wait for.
                 Ok(()) if self.store.generation() != generation => Err(StoreError::RolledBack),
@@ -229,9 +224,9 @@ impl Homeserver {
     /// The generation that a request or a task begins in. When a write failed since the last one began, whatever memory holds of it goes first; without
     /// an await, so that nobody begins in the new generation with the memory of the old one.
     pub(crate) fn fresh_generation(&self) -> u64 {
-        let stale = self.stale.take();
-        if stale || self.generation.get() != self.store.generation() {
+        if self.generation.get() != self.store.generation() {
             self.generation.set(self.store.generation());
+            self.positions.forget_newest();
             self.forget_memory();
         }
         self.generation.get()
@@ -246,16 +241,15 @@ impl Homeserver {
 
     /// Whether what was read or written since `generation` may be kept in memory.
     pub(crate) fn may_keep(&self, generation: u64) -> bool {
-        self.store.generation() == generation && !self.stale.get()
+        self.store.generation() == generation
     }
 
-    /// Writes `batch` with the changes that it makes visible, and wakes who waits for them. No await may lie between taking the changes' positions
-    /// and this call. The future ends when the batch is durable; whoever only answers a request need not wait for it, since no answer leaves before.
-    pub(crate) fn commit(
-        &self,
-        mut batch: Batch,
-        changes: Vec<(Position, Change)>,
-    ) -> ephapse_store::LocalBoxFuture<'static, Result<(), StoreError>> {
+    /// The one way to the disk: hands in `batch` with the changes that it makes visible, and wakes who waits for them. No await may lie between taking
+    /// the changes' positions and this call. Whoever only answers a request need not wait for [`Submitted::durable`], since no answer leaves before.
+    ///
+    /// # Errors
+    /// The batch was refused at once, as by a full store: nothing of it became visible, and whoever wanted it must not answer as if it had been done.
+    pub(crate) fn submit(&self, mut batch: Batch, changes: Vec<(Position, Change)>) -> Result<Submitted, StoreError> {
         if let Some((newest, _)) = changes.last() {
             tables::NEWEST_POSITION.put(&mut batch, &(), newest);
         }
@@ -264,19 +258,19 @@ impl Homeserver {
         }
         let mut written = self.store.commit(batch);
         if let Some(outcome) = (&mut written).now_or_never() {
-            if let Err(error) = &outcome {
-                // Refused at once, as by a full store: nothing became visible, and whoever does not wait for the write must not answer as if it had been done.
-                let count = self.refused.borrow().0 + 1;
-                self.refused.replace((count, Some(error.clone())));
-                self.stale.set(true);
-                return Box::pin(ready(outcome));
-            }
-            written = Box::pin(ready(outcome));
+            self.streams.submitted(outcome.is_ok());
+            outcome?;
+            written = Box::pin(ready(Ok(())));
+        } else {
+            self.streams.submitted(true);
+        }
+        if let Some((newest, _)) = changes.last() {
+            self.positions.became_visible(*newest);
         }
         let changes: Vec<Change> = changes.into_iter().map(|(_, change)| change).collect();
         self.sync.changed(&changes);
         self.notify.changed(&changes);
-        written
+        Ok(Submitted(written))
     }
 
     /// Whether long polls may wait for something to happen; `false` also answers those that wait. For a host that is about to hand over to another.
@@ -344,5 +338,15 @@ impl Homeserver {
         let mut bytes = vec![0; length];
         self.host.random(&mut bytes);
         bytes.iter().map(|byte| char::from(LETTERS[usize::from(byte & 63)])).collect()
+    }
+}
+
+impl Ground for Homeserver {
+    fn store(&self) -> &dyn Store {
+        &*self.store
+    }
+
+    fn submit(&self, batch: Batch) -> Result<LocalBoxFuture<'static, Result<(), StoreError>>, StoreError> {
+        self.submit(batch, Vec::new()).map(|submitted| submitted.0)
     }
 }

@@ -28,27 +28,54 @@ impl fmt::Display for Position {
     }
 }
 
-/// Counts positions; the newest one given is stored with every batch that uses one.
+/// Counts positions; the newest one is stored with every batch that uses one.
 #[derive(Debug, Default)]
 pub struct Positions {
-    newest: Cell<i64>,
+    given: Cell<i64>,
+    /// Not known after a failed write: what was behind the last durable one is gone, and no client may hold a token of it.
+    newest: Cell<Option<i64>>,
 }
 
 impl Positions {
     /// Goes on behind `newest`, the last position that is stored.
     pub fn starting_after(newest: Position) -> Self {
-        Self { newest: Cell::new(newest.0) }
+        Self { given: Cell::new(newest.0), newest: Cell::new(Some(newest.0)) }
     }
 
-    /// The next position. No await may lie between this and the `commit` of the batch that uses it.
+    /// The next position; none is given twice. No await may lie between this and the submission of the batch that uses it.
     pub fn next(&self) -> Position {
-        self.newest.set(self.newest.get() + 1);
-        Position(self.newest.get())
+        self.given.set(self.given.get() + 1);
+        self.given()
     }
 
-    /// The newest position given.
+    /// The last position given, whether or not its batch was taken.
+    pub fn given(&self) -> Position {
+        Position(self.given.get())
+    }
+
+    /// The newest position of anything that can be seen.
     pub fn newest(&self) -> Position {
-        Position(self.newest.get())
+        Position(self.newest.get().unwrap_or(self.given.get()))
+    }
+
+    /// The batch that uses the positions up to this one was taken.
+    pub fn became_visible(&self, newest: Position) {
+        self.newest.set(Some(newest.0));
+    }
+
+    /// What could be seen may be lost.
+    pub fn forget_newest(&self) {
+        self.newest.set(None);
+    }
+
+    /// Whether [`Self::newest`] is certain.
+    pub fn newest_is_known(&self) -> bool {
+        self.newest.get().is_some()
+    }
+
+    /// The newest position that is stored, unless something newer became visible meanwhile.
+    pub fn found_newest(&self, stored: Position) {
+        self.newest.set(self.newest.get().or(Some(stored.0)));
     }
 }
 

@@ -6,7 +6,6 @@ use crate::{
     tables::{self, UserSn},
 };
 use ephapse_store::{Batch, Direction};
-use futures_util::FutureExt;
 use ruma::{OwnedUserId, UserId};
 use std::{
     cell::{Cell, RefCell},
@@ -78,10 +77,8 @@ impl Homeserver {
         let mut batch = Batch::new();
         tables::USER_SNS.put(&mut batch, &id.to_owned(), &sn);
         tables::USERS.put(&mut batch, &sn, &id.to_owned());
-        // Batches are written in order: what uses the number comes after it, and fails with it. A full store refuses at once.
-        if let Some(Err(error)) = self.commit(batch, Vec::new()).now_or_never() {
-            return Err(error.into());
-        }
+        // Batches are written in order: what uses the number comes after it, and fails with it.
+        self.submit(batch, Vec::new())?;
         self.users.remember(id, sn);
         Ok(sn)
     }

@@ -26,6 +26,7 @@ struct Inner {
     held: bool,
     fail_next: VecDeque<StoreError>,
     quota: Option<usize>,
+    full: bool,
     crash_in: Option<u32>,
     crashed: bool,
     generation: u64,
@@ -76,6 +77,11 @@ impl UnreliableStore {
     /// Refuses writes after which the entries would take more than `bytes`, unless the batch frees space; none lifts the limit.
     pub fn set_quota(&self, bytes: Option<usize>) {
         self.inner.borrow_mut().quota = bytes;
+    }
+
+    /// Refuses at once, as a store that knows it is full, what does not free space.
+    pub fn set_full(&self, full: bool) {
+        self.inner.borrow_mut().full = full;
     }
 
     /// Crashes instead of the `nth` write from now (0 is the next): nobody is answered, and nothing works until [`Self::restart`].
@@ -197,6 +203,9 @@ impl Store for UnreliableStore {
             let inner = &mut *self.inner.borrow_mut();
             if let Err(error) = inner.check() {
                 return Box::pin(ready(Err(error)));
+            }
+            if inner.full && !batch.frees_space() && !batch.is_empty() {
+                return Box::pin(ready(Err(StoreError::QuotaExceeded)));
             }
             if batch.generation().is_some_and(|generation| generation < inner.generation) {
                 return Box::pin(ready(Err(StoreError::RolledBack)));

@@ -37,7 +37,7 @@ pub async fn change_password(call: UserCall, request: change_password::Request) 
     tables::ACCOUNTS.put(&mut batch, &session.user, &account);
     let others = request.logout_devices && devices::forget(hs, session, |device| *device != session.device, &mut batch).await?;
     let changes = if others { vec![(hs.positions.next(), Change::DeviceList { user: session.user })] } else { Vec::new() };
-    drop(hs.commit(batch, changes));
+    hs.submit(batch, changes)?;
     Ok(change_password::Response::new())
 }
 
@@ -63,7 +63,7 @@ pub async fn deactivate(call: UserCall, request: deactivate::Request) -> Result<
     tables::KEY_BACKUPS.delete_all(&mut batch, &session.user);
     tables::BACKED_UP_KEYS.delete_all(&mut batch, &session.user);
     devices::forget(hs, session, |_| true, &mut batch).await?;
-    drop(hs.commit(batch, vec![(hs.positions.next(), Change::DeviceList { user: session.user })]));
+    hs.submit(batch, vec![(hs.positions.next(), Change::DeviceList { user: session.user })])?;
     // No third-party identifiers are kept here, so there was nothing to unbind.
     Ok(deactivate::Response::new(ThirdPartyIdRemovalStatus::Success))
 }

@@ -117,7 +117,7 @@ async fn change_tags(call: &UserCall, room_id: &RoomId, change: impl FnOnce(&mut
     let content = serde_json::to_string(&TagEventContent::new(tags)).map_err(|error| Error::bad_json(error.to_string()))?;
     let mut batch = Batch::since(call.raw.generation);
     let change = stage(hs, &mut batch, call.session.user, room, TAGS.to_owned(), Json(content));
-    drop(hs.commit(batch, vec![change]));
+    hs.submit(batch, vec![change])?;
     Ok(())
 }
 
@@ -158,6 +158,6 @@ fn write(call: &UserCall, room: RoomSn, kind: String, content: &RawValue) -> Res
     }
     let mut batch = Batch::since(call.raw.generation);
     let change = stage(&call.hs, &mut batch, call.session.user, room, kind, Json(content.get().to_owned()));
-    drop(call.hs.commit(batch, vec![change]));
+    call.hs.submit(batch, vec![change])?;
     Ok(())
 }

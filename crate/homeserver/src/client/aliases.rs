@@ -54,7 +54,7 @@ pub async fn create(call: UserCall, request: create_alias::v3::Request) -> Resul
     }
     let mut batch = Batch::since(call.raw.generation);
     put(&mut batch, &request.room_alias, room.sn, call.session.user);
-    hs.commit(batch, Vec::new()).await?;
+    hs.submit(batch, Vec::new())?.durable().await?;
     Ok(create_alias::v3::Response::new())
 }
 
@@ -83,7 +83,7 @@ pub async fn delete(call: UserCall, request: delete_alias::v3::Request) -> Resul
     let mut batch = Batch::since(call.raw.generation);
     tables::ALIASES.delete(&mut batch, &request.room_alias);
     tables::ROOM_ALIASES.delete(&mut batch, &(alias.room, request.room_alias.clone()));
-    hs.commit(batch, Vec::new()).await?;
+    hs.submit(batch, Vec::new())?.durable().await?;
     Ok(delete_alias::v3::Response::new())
 }
 

@@ -72,7 +72,7 @@ pub async fn upload_keys(call: UserCall, request: upload_signing_keys::Request) 
         }
         let mut batch = Batch::since(call.raw.generation);
         replace(hs, session.user, &stored, &new, &mut batch).await?;
-        drop(hs.commit(batch, vec![(hs.positions.next(), Change::DeviceList { user: session.user })]));
+        hs.submit(batch, vec![(hs.positions.next(), Change::DeviceList { user: session.user })])?;
         return Ok(upload_signing_keys::Response::new());
     }
 }
@@ -222,7 +222,7 @@ pub async fn upload_signatures(call: UserCall, request: upload_signatures::Reque
         }
     }
     if !changes.is_empty() {
-        drop(hs.commit(batch, changes.into_iter().map(|change| (hs.positions.next(), change)).collect()));
+        hs.submit(batch, changes.into_iter().map(|change| (hs.positions.next(), change)).collect())?;
     }
     Ok(response)
 }

@@ -72,7 +72,7 @@ pub async fn update(call: UserCall, request: update_device::Request) -> Result<u
         device.display_name = request.display_name;
         let mut batch = Batch::since(call.raw.generation);
         tables::DEVICES.put(&mut batch, &key, &device);
-        drop(hs.commit(batch, vec![(hs.positions.next(), Change::DeviceList { user: call.session.user })]));
+        hs.submit(batch, vec![(hs.positions.next(), Change::DeviceList { user: call.session.user })])?;
     }
     Ok(update_device::Response::new())
 }
@@ -97,7 +97,7 @@ pub async fn remove(call: &UserCall, which: impl Fn(&OwnedDeviceId) -> bool) -> 
     let _lock = hs.lock(LockKey::Account(call.session.user_id.to_string())).await;
     let mut batch = Batch::since(call.raw.generation);
     if forget(hs, &call.session, which, &mut batch).await? {
-        drop(hs.commit(batch, vec![(hs.positions.next(), Change::DeviceList { user: call.session.user })]));
+        hs.submit(batch, vec![(hs.positions.next(), Change::DeviceList { user: call.session.user })])?;
     }
     Ok(())
 }
@@ -148,7 +148,7 @@ async fn write_seen(hs: &Homeserver, user_id: String, key: (UserSn, OwnedDeviceI
         device.last_seen = now;
         let mut batch = Batch::since(generation);
         tables::DEVICES.put(&mut batch, &key, &device);
-        hs.commit(batch, Vec::new()).await?;
+        hs.submit(batch, Vec::new())?.durable().await?;
     }
     Ok(())
 }

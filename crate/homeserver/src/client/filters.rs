@@ -27,7 +27,7 @@ pub async fn create(call: UserCall, request: create_filter::Request) -> Result<c
     if tables::FILTERS.get(call.hs.store(), &key).await?.is_none() {
         let mut batch = Batch::since(call.raw.generation);
         tables::FILTERS.put(&mut batch, &key, &Json(content));
-        drop(call.hs.commit(batch, Vec::new()));
+        call.hs.submit(batch, Vec::new())?;
     }
     Ok(create_filter::Response::new(id))
 }

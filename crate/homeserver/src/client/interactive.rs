@@ -60,7 +60,7 @@ pub async fn require_of(hs: &Homeserver, raw: &RawRequest, user: Option<&Session
     if named.is_some() {
         let mut batch = Batch::since(raw.generation);
         tables::INTERACTIVE_SESSIONS.put(&mut batch, &id, &session);
-        drop(hs.commit(batch, Vec::new()));
+        hs.submit(batch, Vec::new())?;
     } else if !complete {
         begin(hs, raw, &id, &session).await?;
     }
@@ -146,7 +146,7 @@ async fn begin(hs: &Homeserver, raw: &RawRequest, id: &str, session: &Interactiv
         tables::INTERACTIVE_SESSIONS.delete(&mut batch, id);
     }
     tables::INTERACTIVE_SESSIONS.put(&mut batch, &id.to_owned(), session);
-    drop(hs.commit(batch, Vec::new()));
+    hs.submit(batch, Vec::new())?;
     Ok(())
 }
 

@@ -41,7 +41,7 @@ pub async fn create(call: UserCall, request: create_backup_version::Request) -> 
     let version = newest.first().map_or(1, |((_, version), _)| version + 1);
     let mut batch = Batch::since(call.raw.generation);
     tables::KEY_BACKUPS.put(&mut batch, &(user, version), &KeyBackup { algorithm, auth_data, count: 0, etag: 0, deleted: false });
-    drop(hs.commit(batch, Vec::new()));
+    hs.submit(batch, Vec::new())?;
     Ok(create_backup_version::Response::new(version.to_string()))
 }
 
@@ -71,7 +71,7 @@ pub async fn update(call: UserCall, request: update_backup_version::Request) -> 
     }
     let mut batch = Batch::since(call.raw.generation);
     tables::KEY_BACKUPS.put(&mut batch, &(user, number), &KeyBackup { auth_data, ..backup });
-    drop(hs.commit(batch, Vec::new()));
+    hs.submit(batch, Vec::new())?;
     Ok(update_backup_version::Response::new())
 }
 
@@ -86,7 +86,7 @@ pub async fn delete(call: UserCall, request: delete_backup_version::Request) -> 
         let gone = KeyBackup { auth_data: Json("{}".to_owned()), count: 0, deleted: true, ..backup };
         tables::KEY_BACKUPS.put(&mut batch, &(user, number), &gone);
         tables::BACKED_UP_KEYS.delete_all(&mut batch, &(user, number));
-        drop(hs.commit(batch, Vec::new()));
+        hs.submit(batch, Vec::new())?;
     }
     Ok(delete_backup_version::Response::new())
 }
@@ -183,7 +183,7 @@ async fn put(call: &UserCall, version: &str, keys: Vec<(OwnedRoomId, String, Raw
     if !batch.is_empty() {
         backup.etag += 1;
         tables::KEY_BACKUPS.put(&mut batch, &(user, number), &backup);
-        drop(hs.commit(batch, Vec::new()));
+        hs.submit(batch, Vec::new())?;
     }
     Ok((backup.etag.to_string(), UInt::new_saturating(backup.count)))
 }
@@ -218,7 +218,7 @@ async fn remove(call: &UserCall, version: &str, which: Which) -> Result<(String,
             keys.delete(&mut batch, &place);
         }
         tables::KEY_BACKUPS.put(&mut batch, &(user, number), &backup);
-        drop(hs.commit(batch, Vec::new()));
+        hs.submit(batch, Vec::new())?;
     }
     Ok((backup.etag.to_string(), UInt::new_saturating(backup.count)))
 }

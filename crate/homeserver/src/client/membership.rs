@@ -181,7 +181,7 @@ pub async fn forget(call: UserCall, request: forget_room::v3::Request) -> Result
             batch.set_frees_space();
             tables::MEMBERSHIPS.put(&mut batch, &(user, room.sn), &Membership { forgotten: true, ..own });
             let change = (hs.positions.next(), Change::Forgotten { user, room: room.sn });
-            hs.commit(batch, vec![change]).await?;
+            hs.submit(batch, vec![change])?.durable().await?;
         }
     }
     hs.purge_if_forgotten(&room).await?;

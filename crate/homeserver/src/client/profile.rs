@@ -105,7 +105,7 @@ async fn write(call: &UserCall, field: String, value: Option<Box<RawValue>>) -> 
         }
         None => tables::PROFILES.delete(&mut batch, &(user, field)),
     }
-    drop(hs.commit(batch, Vec::new()));
+    hs.submit(batch, Vec::new())?;
     if is_shown { show_in_rooms(call).await } else { Ok(()) }
 }
 

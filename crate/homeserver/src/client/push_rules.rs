@@ -128,7 +128,7 @@ async fn change(call: &UserCall, change: impl FnOnce(&mut Ruleset) -> Result<()>
     }
     let mut batch = Batch::since(call.raw.generation);
     let change = account_data::stage(hs, &mut batch, call.session.user, 0, TYPE.to_owned(), content);
-    drop(hs.commit(batch, vec![change]));
+    hs.submit(batch, vec![change])?;
     Ok(())
 }
 

@@ -104,7 +104,7 @@ pub async fn create(hs: &Homeserver, mut batch: Batch, account: NewAccount) -> R
     // Clients see the push rules in their first sync, as any account data.
     let rules = push_rules::stored_as(&Ruleset::server_default(&user_id));
     let change = account_data::stage(hs, &mut batch, user, 0, push_rules::TYPE.to_owned(), rules);
-    drop(hs.commit(batch, vec![change]));
+    hs.submit(batch, vec![change])?;
     Ok(Json::of(&registered))
 }
 

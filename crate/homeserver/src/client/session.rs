@@ -59,7 +59,7 @@ pub async fn login(call: Call, Login(request): Login) -> Result<login::Response>
     let mut batch = Batch::since(call.raw.generation);
     let (token, device) = sign_in(hs, user, &user_id, request.device_id, request.initial_device_display_name, &mut batch).await?;
     let changes = if is_known { Vec::new() } else { vec![(hs.positions.next(), Change::DeviceList { user })] };
-    drop(hs.commit(batch, changes));
+    hs.submit(batch, changes)?;
     Ok(login::Response::new(user_id, token, device))
 }
 

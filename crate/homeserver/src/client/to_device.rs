@@ -86,7 +86,7 @@ pub async fn send(call: UserCall, request: send_event_to_device::Request) -> Res
     let event_type = request.event_type.to_string();
     let changes = queues.into_iter().map(|queue| queue.append(hs, &mut batch, sender, &event_type)).collect();
     once.done(&call, &mut batch, None);
-    drop(hs.commit(batch, changes));
+    hs.submit(batch, changes)?;
     Ok(send_event_to_device::Response::new())
 }
 
@@ -160,7 +160,7 @@ pub async fn pending(hs: &Homeserver, session: &Session, since: Option<Position>
         }
         let mut shown: Vec<Waiting> = messages.into_iter().skip(arrived).take_while(|message| message.position <= to).collect();
         if let Some(first) = shown.get(SHOWN) {
-            hold(hs, session, first.number, generation);
+            hold(hs, session, first.number, generation)?;
         }
         shown.truncate(SHOWN);
         return shown.into_iter().map(|message| Ok(Raw::from_json(RawValue::from_string(message.event).map_err(unreadable)?))).collect();
@@ -189,6 +189,7 @@ fn unreadable(error: impl std::fmt::Display) -> Error {
 
 fn forget_arrived(hs: &Homeserver, session: &Session, subject: &Subject, last: &StreamEntry, held: &BTreeMap<u64, Position>, generation: u64) {
     let mut batch = Batch::since(generation);
+    batch.set_frees_space();
     subject.ack(&mut batch, DEVICE, last.end);
     // What was held for messages that are gone holds nothing any more; the last of them may still hold those behind it.
     let next = last.end.entries;
@@ -196,14 +197,20 @@ fn forget_arrived(hs: &Homeserver, session: &Session, subject: &Subject, last: &
     for (number, _) in held.range(..in_force) {
         tables::TO_DEVICE_HELD.delete(&mut batch, &(session.user, session.device.clone(), *number));
     }
-    drop(hs.commit(batch, Vec::new()));
+    if let Err(error) = hs.submit(batch, Vec::new()) {
+        tracing::debug!("to-device messages stay after their delivery: {error}");
+    }
 }
 
-fn hold(hs: &Homeserver, session: &Session, from: u64, generation: u64) {
+/// Without this the messages would count as arrived although they were not shown, so a sync that cannot write it fails.
+fn hold(hs: &Homeserver, session: &Session, from: u64, generation: u64) -> Result<()> {
     let mut batch = Batch::since(generation);
+    // What was shown goes with the next sync, and that makes more room than this takes.
+    batch.set_frees_space();
     let position = hs.positions.next();
     tables::TO_DEVICE_HELD.put(&mut batch, &(session.user, session.device.clone(), from), &position);
-    drop(hs.commit(batch, vec![(position, Change::ToDevice { user: session.user, device: session.device.clone() })]));
+    hs.submit(batch, vec![(position, Change::ToDevice { user: session.user, device: session.device.clone() })])?;
+    Ok(())
 }
 
 /// What waits for a device that is being deleted.
@@ -227,5 +234,5 @@ impl Departing {
 }
 
 async fn subject(hs: &Homeserver, user: UserSn, device: &DeviceId) -> Result<Subject> {
-    Ok(hs.streams.subject(hs.store(), &TO_DEVICE, &format!("{user}/{device}"), hs.host.now()).await?)
+    Ok(hs.streams.subject(hs, &TO_DEVICE, &format!("{user}/{device}"), hs.host.now()).await?)
 }

@@ -68,7 +68,7 @@ impl Homeserver {
                 let (_, user, device, request) = key;
                 tables::TRANSACTIONS.delete(&mut batch, &(user, device, request));
             }
-            self.commit(batch, Vec::new()).await?;
+            self.submit(batch, Vec::new())?.durable().await?;
             self.host.yield_now().await;
         }
     }

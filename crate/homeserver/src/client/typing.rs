@@ -17,6 +17,6 @@ pub async fn create_typing_event(call: UserCall, request: Request) -> Result<Res
         Typing::Yes(info) => Some(info.timeout),
         Typing::No => None,
     };
-    call.hs.set_typing(room, call.session.user, duration);
+    call.hs.set_typing(room, call.session.user, duration)?;
     Ok(Response::new())
 }

@@ -193,9 +193,10 @@ impl Homeserver {
         if unwritten >= WRITTEN_AFTER {
             let mut batch = Batch::since(generation);
             tables::UNREAD.put(&mut batch, &(user, room.sn), &unread);
-            // Nobody is told of it: if it is lost, it is counted again.
-            drop(self.commit(batch, Vec::new()));
-            unwritten = 0;
+            // Nobody is told of it: if it is refused or lost, it is counted again.
+            if self.submit(batch, Vec::new()).is_ok() {
+                unwritten = 0;
+            }
         }
         let counts = unread.counts();
         self.sync.unread.0.keep(epoch, (user, room.sn), (unread, unwritten));

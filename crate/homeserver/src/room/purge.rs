@@ -48,7 +48,7 @@ impl Homeserver {
         tables::ROOM_HEADS.delete(&mut batch, &room.sn);
         tables::ROOM_SNS.delete(&mut batch, &room.id);
         self.rooms.forget(room);
-        self.commit(batch, Vec::new()).await?;
+        self.submit(batch, Vec::new())?.durable().await?;
         Ok(())
     }
 
@@ -65,7 +65,7 @@ impl Homeserver {
                 tables::EVENT_IDS.delete(&mut batch, &record.event_id);
                 tables::EVENTS.delete(&mut batch, &key);
             }
-            self.commit(batch, Vec::new()).await?;
+            self.submit(batch, Vec::new())?.durable().await?;
             self.host.yield_now().await;
         }
     }

@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     error::{Error, Result},
-    homeserver::Homeserver,
+    homeserver::{Homeserver, Submitted},
     locks::LockKey,
     position::Position,
     tables::{self, Change, Membership, MembershipKind, Relation, RoomHead, UserSn},
@@ -119,7 +119,7 @@ impl Homeserver {
         let head = self.room_head(room.sn).await?;
         let (answer, written) = self.decide(room, RoomHead::clone(&head), generation, decide).await?;
         drop(guard);
-        written.await?;
+        written.durable().await?;
         Ok(answer)
     }
 
@@ -132,7 +132,7 @@ impl Homeserver {
     ) -> Result<T> {
         let (answer, written) = self.decide(room, RoomHead::default(), generation, decide).await?;
         self.rooms.remember(room);
-        written.await?;
+        written.durable().await?;
         Ok(answer)
     }
 
@@ -142,7 +142,7 @@ impl Homeserver {
         head: RoomHead,
         generation: u64,
         mut decide: impl FnMut(&mut Write<'_>) -> Result<T, Stop>,
-    ) -> Result<(T, ephapse_store::LocalBoxFuture<'static, Result<(), ephapse_store::StoreError>>)> {
+    ) -> Result<(T, Submitted)> {
         let mut known = Known::default();
         for _ in 0..ROUNDS {
             let mut write = Write {
@@ -152,7 +152,7 @@ impl Homeserver {
                 head: head.clone(),
                 batch: Batch::since(generation),
                 changes: Vec::new(),
-                base: self.positions.newest(),
+                base: self.positions.given(),
                 events: BTreeMap::new(),
                 ids: HashMap::new(),
                 nodes: RefCell::default(),
@@ -160,7 +160,7 @@ impl Homeserver {
                 citing: HashMap::new(),
             };
             match decide(&mut write) {
-                Ok(answer) => return Ok((answer, write.submit(&head))),
+                Ok(answer) => return Ok((answer, write.submit(&head)?)),
                 Err(Stop::Refused(error)) => return Err(error),
                 Err(Stop::Missing(needs)) => self.read_needs(room, &mut known, needs).await?,
             }
@@ -355,7 +355,7 @@ impl Write<'_> {
     }
 
     /// Everything staged as one batch, handed to the store; memory follows.
-    fn submit(mut self, before: &RoomHead) -> ephapse_store::LocalBoxFuture<'static, Result<(), ephapse_store::StoreError>> {
+    fn submit(mut self, before: &RoomHead) -> Result<Submitted> {
         let sn = self.room.sn;
         for (position, event) in &self.events {
             tables::EVENTS.put(&mut self.batch, &(sn, *position), &event.to_record());
@@ -377,8 +377,7 @@ impl Write<'_> {
             self.hs.positions.next();
         }
         let generation = self.batch.generation();
-        let written = self.hs.commit(self.batch, self.changes);
-        // A batch that was refused at once leaves nothing behind.
+        let written = self.hs.submit(self.batch, self.changes)?;
         if self.hs.may_keep(generation.unwrap_or_else(|| self.hs.store().generation())) {
             let rooms = &self.hs.rooms;
             rooms.heads.borrow_mut().insert(sn, Rc::new(self.head));
@@ -391,6 +390,6 @@ impl Write<'_> {
                 rooms.nodes.borrow_mut().insert((sn, id), node, weights[&id]);
             }
         }
-        written
+        Ok(written)
     }
 }

@@ -15,7 +15,20 @@ pub use status::{ConsumerStatus, StreamStatus};
 pub use streams::Streams;
 pub use subject::{Delivered, Full, Subject, Taken};
 
+use ephapse_store::{Batch, LocalBoxFuture, Store, StoreError};
 use std::time::Duration;
+
+/// What streams stand on.
+pub trait Ground {
+    /// Where entries are read from.
+    fn store(&self) -> &dyn Store;
+
+    /// Hands in a batch and tells [`Streams::submitted`] how that went; the future ends when the batch is durable.
+    ///
+    /// # Errors
+    /// The batch was refused at once.
+    fn submit(&self, batch: Batch) -> Result<LocalBoxFuture<'static, Result<(), StoreError>>, StoreError>;
+}
 
 /// A stream: what its subjects keep, for whom, and how much.
 #[derive(Debug)]

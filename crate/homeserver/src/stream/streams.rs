@@ -1,9 +1,9 @@
 //! Every stream of a server, and the heads of the subjects in use.
 //!
 //! A head in memory is the newest one: whoever appends or acknowledges changes it and puts it into the batch in one step, without an await before the
-//! commit. Heads are dropped when nobody uses them, and all at once when a write fails.
+//! batch is handed in; when it is refused, the change is taken back. Heads are dropped when nobody uses them, and all at once when a write fails.
 
-use super::{Stream, StreamStatus, Subject};
+use super::{Ground, Stream, StreamStatus, Subject};
 use crate::tables::{self, ParkedEntry, StreamHead, StreamTotals};
 use ephapse_store::{Batch, Direction, Store, StoreError};
 use std::{
@@ -28,6 +28,14 @@ pub(super) struct Shared {
     heads: RefCell<HashMap<String, Weak<RefCell<StreamHead>>>>,
     /// How many heads were written, so that one that was read meanwhile is known to be stale.
     pub(super) writes: Cell<u64>,
+    /// As it was before the changes that wait for their batch to be handed in.
+    before: RefCell<Before>,
+}
+
+#[derive(Default)]
+struct Before {
+    heads: Vec<(Rc<RefCell<StreamHead>>, StreamHead)>,
+    totals: Option<BTreeMap<&'static str, StreamTotals>>,
 }
 
 impl Streams {
@@ -48,7 +56,8 @@ impl Streams {
     }
 
     /// A subject of a stream, within its limits, to append to and consume from.
-    pub async fn subject(&self, store: &dyn Store, stream: &'static Stream, name: &str, now: u64) -> Result<Subject, StoreError> {
+    pub async fn subject(&self, ground: &dyn Ground, stream: &'static Stream, name: &str, now: u64) -> Result<Subject, StoreError> {
+        let store = ground.store();
         if self.shared.borrow().generation != store.generation() {
             self.reload(store).await?;
         }
@@ -56,8 +65,23 @@ impl Streams {
         let key = format!("{}/{name}", stream.name);
         let head = shared.head(store, stream, &key).await?;
         let subject = Subject { stream, key, shared, head };
-        trim(&subject, store, now).await?;
+        trim(&subject, ground, now).await?;
         Ok(subject)
+    }
+
+    /// The batch with the last changes was handed in: taken, or refused, and then they have not happened.
+    pub fn submitted(&self, taken: bool) {
+        let shared = self.shared.borrow();
+        let Before { heads, totals } = shared.before.take();
+        if taken {
+            return;
+        }
+        for (head, before) in heads.into_iter().rev() {
+            *head.borrow_mut() = before;
+        }
+        if let Some(before) = totals {
+            shared.totals.replace(before);
+        }
     }
 
     /// What every stream holds.
@@ -79,11 +103,22 @@ impl Shared {
     async fn load(store: &dyn Store, streams: &[&'static Stream]) -> Result<Rc<Self>, StoreError> {
         let generation = store.generation();
         let totals = stored_totals(store, streams).await?;
-        Ok(Rc::new(Self { generation, totals: RefCell::new(totals), heads: RefCell::default(), writes: Cell::new(0) }))
+        Ok(Rc::new(Self { generation, totals: RefCell::new(totals), heads: RefCell::default(), writes: Cell::new(0), before: RefCell::default() }))
+    }
+
+    /// The totals are about to change.
+    pub(super) fn remember_totals(&self) {
+        self.before.borrow_mut().totals.get_or_insert_with(|| self.totals.borrow().clone());
+    }
+
+    /// A head has changed.
+    pub(super) fn remember_head(&self, head: &Rc<RefCell<StreamHead>>, before: StreamHead) {
+        self.before.borrow_mut().heads.push((head.clone(), before));
     }
 
     /// Makes every head in use, and the totals, what the store says they are.
     async fn refresh(&self, store: &dyn Store, streams: &[&'static Stream]) -> Result<(), StoreError> {
+        self.before.take();
         loop {
             let writes = self.writes.get();
             let live: Vec<_> = self.heads.borrow().iter().filter_map(|(key, head)| Some((key.clone(), head.upgrade()?))).collect();
@@ -136,21 +171,20 @@ async fn stored_totals(store: &dyn Store, streams: &[&'static Stream]) -> Result
 }
 
 /// Drops the oldest entries for as long as there are too many or they are too old.
-async fn trim(subject: &Subject, store: &dyn Store, now: u64) -> Result<(), StoreError> {
+async fn trim(subject: &Subject, ground: &dyn Ground, now: u64) -> Result<(), StoreError> {
     let has_age = subject.stream.limits.age.is_some();
     let exceeds = || subject.head.borrow().exceeds(subject.stream);
     let is_empty = || subject.head.borrow().is_empty();
     let mut step = if exceeds() { TRIMMED } else { 1 };
     while !is_empty() && (has_age || exceeds()) {
         let first = subject.head.borrow().first.entries;
-        let oldest = subject.read(store, first, step).await?;
+        let oldest = subject.read(ground.store(), first, step).await?;
         let mut batch = Batch::new();
+        batch.set_frees_space();
         let dropped = subject.drop_outlived(&mut batch, &oldest, now);
-        if dropped > 0 {
-            // Nobody waits for it: it is written before whatever is appended next, or fails with it.
-            drop(store.commit(batch));
-        }
-        if dropped < oldest.len() || oldest.is_empty() {
+        // Nobody waits for it: it is written before whatever is appended next, or fails with it. Refused, it is tried again next time.
+        let refused = dropped > 0 && ground.submit(batch).is_err();
+        if refused || dropped < oldest.len() || oldest.is_empty() {
             break;
         }
         step = TRIMMED;

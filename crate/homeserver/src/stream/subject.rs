@@ -1,6 +1,6 @@
 //! One subject of a stream: append, take, acknowledge, park.
 
-use super::{Stream, WhenFull, streams::Shared};
+use super::{Ground, Stream, WhenFull, streams::Shared};
 use crate::{
     host::Host,
     tables::{self, Mark, ParkedEntry, RawBytes, StreamEntry, StreamHead},
@@ -12,7 +12,7 @@ use std::{cell::RefCell, future::Future, panic::AssertUnwindSafe, rc::Rc};
 /// What is kept of an error text.
 const LONGEST_ERROR: usize = 500;
 
-/// A subject in use. Between `append` or `ack` and the commit of their batch there must be no await.
+/// A subject in use. Between `append` or `ack` and the handing in of their batch there must be no await.
 pub struct Subject {
     pub(super) stream: &'static Stream,
     pub(super) key: String,
@@ -106,7 +106,7 @@ impl Subject {
 
     /// What `consumer` is to process next, counted as delivered (durably, before this returns): once the whole of it, and after that, when it was not
     /// acknowledged, one entry at a time and later each time, until the entry is parked.
-    pub async fn take(&self, store: &dyn Store, consumer: &str, now: u64, limit: usize) -> Result<Taken, StoreError> {
+    pub async fn take(&self, ground: &dyn Ground, consumer: &str, now: u64, limit: usize) -> Result<Taken, StoreError> {
         loop {
             let (cursor, lag) = {
                 let head = self.head.borrow();
@@ -125,7 +125,7 @@ impl Subject {
                 return Ok(Taken::Later(due));
             }
             let alone = cursor.deliveries > 0;
-            let entries = self.read(store, cursor.at.entries, if alone { 1 } else { limit }).await?;
+            let entries = self.read(ground.store(), cursor.at.entries, if alone { 1 } else { limit }).await?;
             if self.head.borrow().cursors.get(consumer) != Some(&cursor) {
                 continue;
             }
@@ -134,7 +134,7 @@ impl Subject {
             if is_poison {
                 let error = cursor.error.unwrap_or_else(|| "its consumer never came back".to_owned());
                 self.park(&mut batch, consumer, ParkedEntry { entry: first.clone(), deliveries: cursor.deliveries, error, parked: now });
-                store.commit(batch).await?;
+                ground.submit(batch)?.await?;
                 continue;
             }
             self.change(&mut batch, |head, _| {
@@ -144,7 +144,7 @@ impl Subject {
                 }
                 0
             });
-            store.commit(batch).await?;
+            ground.submit(batch)?.await?;
             return Ok(Taken::Entries(entries));
         }
     }
@@ -161,12 +161,12 @@ impl Subject {
     }
 
     /// Takes, lets `process` do its work, and acknowledges or says what went wrong; a panic is one of the things that go wrong.
-    pub async fn deliver<F, A>(&self, store: &dyn Store, host: &dyn Host, consumer: &str, limit: usize, process: F) -> Result<Delivered, StoreError>
+    pub async fn deliver<F, A>(&self, ground: &dyn Ground, host: &dyn Host, consumer: &str, limit: usize, process: F) -> Result<Delivered, StoreError>
     where
         F: FnOnce(Vec<StreamEntry>) -> A,
         A: Future<Output = Result<(), String>>,
     {
-        let entries = match self.take(store, consumer, host.now(), limit).await? {
+        let entries = match self.take(ground, consumer, host.now(), limit).await? {
             Taken::Nothing => return Ok(Delivered::Nothing),
             Taken::Later(due) => return Ok(Delivered::Later(due)),
             Taken::Entries(entries) => entries,
@@ -184,7 +184,7 @@ impl Subject {
                 Delivered::Failed(error)
             }
         };
-        store.commit(batch).await?;
+        ground.submit(batch)?.await?;
         Ok(delivered)
     }
 
@@ -192,6 +192,7 @@ impl Subject {
         let (number, end) = (parked.entry.end.entries - 1, parked.entry.end);
         let key = (self.stream.name.to_owned(), self.key.clone(), consumer.to_owned(), number);
         tables::STREAM_PARKED.put(batch, &key, &parked);
+        self.shared.remember_totals();
         if let Some(totals) = self.shared.totals.borrow_mut().get_mut(self.stream.name) {
             totals.parked += 1;
         }
@@ -229,6 +230,8 @@ impl Subject {
             return;
         }
         self.shared.writes.set(self.shared.writes.get() + 1);
+        self.shared.remember_totals();
+        self.shared.remember_head(&self.head, before.clone());
         if head.first.entries > before.first.entries {
             let key = |number| tables::STREAM_ENTRIES.key(&(self.key.clone(), number));
             batch.delete_range(key(before.first.entries)..key(head.first.entries));

@@ -1,11 +1,11 @@
 //! Streams against a model: whatever happens, each consumer gets every entry in order, none twice once acknowledged, and the figures are right.
 
-use super::{Limits, Redelivery, Retention, Stream, Streams, Subject, Taken, WhenFull};
+use super::{Ground, Limits, Redelivery, Retention, Stream, Streams, Subject, Taken, WhenFull};
 use crate::tables::{RawBytes, StreamEntry};
-use ephapse_store::{Batch, MemoryStore, Store};
+use ephapse_store::{Batch, LocalBoxFuture, MemoryStore, Store, StoreError};
 use futures_executor::block_on;
 use proptest::prelude::*;
-use std::{collections::BTreeMap, time::Duration};
+use std::{cell::Cell, collections::BTreeMap, time::Duration};
 
 const REDELIVERY: Redelivery = Redelivery { attempts: Some(5), first_delay: Duration::from_millis(100), longest_delay: Duration::from_secs(1) };
 const NO_LIMITS: Limits = Limits { entries: None, bytes: None, age: None };
@@ -48,40 +48,56 @@ struct Node {
     store: MemoryStore,
     streams: Streams,
     now: u64,
+    full: Cell<bool>,
 }
 
 impl Node {
     fn new() -> Self {
         let store = MemoryStore::new();
         let streams = block_on(Streams::open(&store, ALL)).expect("streams open");
-        Self { store, streams, now: 1_000_000 }
+        Self { store, streams, now: 1_000_000, full: Cell::new(false) }
     }
 
     fn subject(&self, stream: &'static Stream, name: &str) -> Subject {
-        block_on(self.streams.subject(&self.store, stream, name, self.now)).expect("a subject")
+        block_on(self.streams.subject(self, stream, name, self.now)).expect("a subject")
     }
 
     fn append(&self, stream: &'static Stream, name: &str, body: &[u8]) -> u64 {
         let subject = self.subject(stream, name);
         let mut batch = Batch::new();
         let number = subject.append(&mut batch, self.now, body.to_vec()).expect("there is room");
-        block_on(self.store.commit(batch)).expect("the store writes");
+        drop(self.submit(batch).expect("the store writes"));
         number
     }
 
     fn take(&self, stream: &'static Stream, name: &str, consumer: &str, limit: usize) -> Taken {
-        block_on(self.subject(stream, name).take(&self.store, consumer, self.now, limit)).expect("the store reads")
+        block_on(self.subject(stream, name).take(self, consumer, self.now, limit)).expect("the store reads")
     }
 
     fn ack(&self, stream: &'static Stream, name: &str, consumer: &str, entry: &StreamEntry) {
         let mut batch = Batch::new();
         self.subject(stream, name).ack(&mut batch, consumer, entry.end);
-        block_on(self.store.commit(batch)).expect("the store writes");
+        drop(self.submit(batch).expect("the store writes"));
     }
 
     /// Everything in memory is gone.
     fn restart(&mut self) {
         self.streams = block_on(Streams::open(&self.store, ALL)).expect("streams open");
+    }
+}
+
+impl Ground for Node {
+    fn store(&self) -> &dyn Store {
+        &self.store
+    }
+
+    fn submit(&self, batch: Batch) -> Result<LocalBoxFuture<'static, Result<(), StoreError>>, StoreError> {
+        if self.full.get() {
+            self.streams.submitted(false);
+            return Err(StoreError::QuotaExceeded);
+        }
+        self.streams.submitted(true);
+        Ok(self.store.commit(batch))
     }
 }
 
@@ -124,14 +140,14 @@ fn a_consumer_that_fails_or_panics_is_asked_again_and_its_reason_is_kept() {
     node.append(&WORK, "a", b"entry");
     let subject = node.subject(&WORK, "a");
     for turn in 0..5 {
-        let result = block_on(subject.deliver(&node.store, &host, "worker", 10, async |_| {
+        let result = block_on(subject.deliver(&node, &host, "worker", 10, async |_| {
             assert!(turn % 2 == 0, "turn {turn}");
             Err("no".to_owned())
         }));
         assert!(matches!(result, Ok(super::Delivered::Failed(_))), "{result:?}");
         host.0.set(host.0.get() + 10_000);
     }
-    let result = block_on(subject.deliver(&node.store, &host, "worker", 10, async |_| Ok(()))).expect("the store works");
+    let result = block_on(subject.deliver(&node, &host, "worker", 10, async |_| Ok(()))).expect("the store works");
     assert_eq!(result, super::Delivered::Nothing);
     assert_eq!(block_on(node.streams.parked(&node.store, &WORK, 10)).expect("the store reads")[0].1.error, "no");
 }
@@ -208,6 +224,26 @@ fn a_change_that_was_never_committed_is_forgotten_when_memory_is_read_anew() {
     node.append(&WORK, "a", b"next");
     assert_eq!(bodies(node.take(&WORK, "a", "worker", 10)), [b"kept".to_vec(), b"next".to_vec()]);
     assert_eq!(node.streams.status()[0].length, 2);
+}
+
+#[test]
+fn what_a_full_store_refuses_has_not_happened() {
+    let node = Node::new();
+    node.append(&WORK, "a", b"kept");
+    let held = node.subject(&WORK, "a");
+    node.full.set(true);
+    let before = node.streams.status();
+    let mut batch = Batch::new();
+    held.append(&mut batch, node.now, b"refused".to_vec()).expect("there is room");
+    node.subject(&WORK, "b").append(&mut batch, node.now, b"refused too".to_vec()).expect("there is room");
+    assert_eq!(node.submit(batch).err(), Some(StoreError::QuotaExceeded));
+    assert!(block_on(held.take(&node, "worker", node.now, 10)).is_err(), "what cannot be counted is not delivered");
+    assert_eq!(node.streams.status(), before);
+    node.full.set(false);
+    let Taken::Entries(entries) = block_on(held.take(&node, "worker", node.now, 10)).expect("there is room") else { panic!("nothing taken") };
+    assert_eq!(node.append(&WORK, "a", b"next"), 1, "no number is left out");
+    node.ack(&WORK, "a", "worker", &entries[0]);
+    assert_eq!(bodies(node.take(&WORK, "a", "worker", 10)), [b"next".to_vec()]);
 }
 
 #[derive(Clone, Debug)]
@@ -296,7 +332,7 @@ proptest! {
                 Step::Clear { subject } => {
                     let mut batch = Batch::new();
                     node.subject(&NEWS, &subject.to_string()).clear(&mut batch);
-                    block_on(node.store.commit(batch)).expect("the store writes");
+                    drop(node.submit(batch).expect("the store writes"));
                     let queue = model.entry(subject).or_default();
                     queue.waiting = Default::default();
                     queue.deliveries = [0; 2];

@@ -64,6 +64,11 @@ impl Typing {
         changed
     }
 
+    /// Until when `user` types in a room, if at all.
+    fn until(&self, room: RoomSn, user: UserSn) -> Option<u64> {
+        self.rooms.borrow().get(&room)?.get(&user).copied()
+    }
+
     fn change(&self, room: RoomSn) -> Change {
         Change::Typing { room, anybody: self.rooms.borrow().contains_key(&room) }
     }
@@ -71,22 +76,27 @@ impl Typing {
 
 impl Homeserver {
     /// `user` types in a room for `duration`, or no more.
-    pub(crate) fn set_typing(self: &Rc<Self>, room: RoomSn, user: UserSn, duration: Option<Duration>) {
+    pub(crate) fn set_typing(self: &Rc<Self>, room: RoomSn, user: UserSn, duration: Option<Duration>) -> Result<(), StoreError> {
         let until = duration.map(|duration| self.host.now() + duration.min(LONGEST).as_millis() as u64);
-        if self.sync.typing.set(room, user, until) {
-            self.typing_changed([room]);
+        let before = self.sync.typing.until(room, user);
+        if self.sync.typing.set(room, user, until)
+            && let Err(error) = self.typing_changed([room])
+        {
+            self.sync.typing.set(room, user, before);
+            return Err(error);
         }
         if until.is_some() && !self.sync.typing.sweeping.replace(true) {
             self.host.spawn(Box::pin(sweep(self.clone())));
         }
+        Ok(())
     }
 
-    fn typing_changed(&self, rooms: impl IntoIterator<Item = RoomSn>) {
+    fn typing_changed(&self, rooms: impl IntoIterator<Item = RoomSn>) -> Result<(), StoreError> {
         let changes: Vec<_> = rooms.into_iter().map(|room| (self.positions.next(), self.sync.typing.change(room))).collect();
         if !changes.is_empty() {
-            // A change that cannot be written is lost with what it told of.
-            drop(self.commit(Batch::new(), changes));
+            self.submit(Batch::new(), changes)?;
         }
+        Ok(())
     }
 
     /// Who types in a room, by name.
@@ -107,7 +117,10 @@ impl Homeserver {
                 newest.entry(room).or_insert(anybody);
             }
         }
-        self.typing_changed(newest.into_iter().filter(|(_, anybody)| *anybody).map(|(room, _)| room));
+        // A full database opens all the same: then clients see somebody type until something can be written.
+        if let Err(error) = self.typing_changed(newest.into_iter().filter(|(_, anybody)| *anybody).map(|(room, _)| room)) {
+            tracing::warn!("who typed when the server stopped types on: {error}");
+        }
         Ok(())
     }
 }
@@ -117,7 +130,9 @@ async fn sweep(hs: Rc<Homeserver>) {
     while !hs.notify.is_closed() && !hs.sync.typing.rooms.borrow().is_empty() {
         hs.host.sleep(SWEEP).await;
         let ended = hs.sync.typing.expire(hs.host.now());
-        hs.typing_changed(ended);
+        if let Err(error) = hs.typing_changed(ended) {
+            tracing::debug!("nobody is told that typing ended: {error}");
+        }
     }
     hs.sync.typing.sweeping.set(false);
 }

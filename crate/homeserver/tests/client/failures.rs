@@ -122,6 +122,102 @@ fn at_the_quota_nothing_that_needs_room_is_acknowledged() {
     assert_eq!(profile["displayname"], "Alice");
 }
 
+/// A refused write was once answered by whichever requests were under way at that moment: also by one whose own write was stored.
+#[test]
+fn each_of_two_requests_at_once_is_told_of_its_own_write() {
+    let store = UnreliableStore::new();
+    let server = server_on(&store);
+    let alice = server.register("alice");
+    let (kept, old) = (room(&server, &alice, json!({})), room(&server, &alice, json!({})));
+    server.post(&alice, &format!("/_matrix/client/v3/rooms/{old}/leave"), json!({})).ok();
+    store.hold();
+    let forget = format!("/_matrix/client/v3/rooms/{old}/forget");
+    let mut stored = Box::pin(server.start("POST", &forget, Some(&alice.token), Some(json!({}))));
+    assert!((&mut stored).now_or_never().is_none(), "it waits for the disk");
+    store.set_full(true);
+    let mut refused = Box::pin(server.start("PUT", &path(&kept, 1), Some(&alice.token), Some(json!({ "body": "1" }))));
+    assert!((&mut refused).now_or_never().is_none(), "what it saw is still being written");
+    store.release_all();
+    server.run(stored).ok();
+    server.run(refused).fails(403, "M_RESOURCE_LIMIT_EXCEEDED");
+    store.set_full(false);
+    assert_eq!(bodies(&server, &alice, &kept), Vec::<String>::new());
+    server.get(&alice, &format!("/_matrix/client/v3/rooms/{old}/messages?dir=b")).fails(403, "M_FORBIDDEN");
+    server.put(&alice, &path(&kept, 1), json!({ "body": "1" })).ok();
+    let server = server.restart();
+    assert_eq!(bodies(&server, &alice, &kept), ["1"]);
+}
+
+/// A message that a full store refused once stayed counted in memory, and the queue had a hole.
+#[test]
+fn to_device_messages_that_were_refused_leave_the_queue_as_it_was() {
+    let store = UnreliableStore::new();
+    let server = server_on(&store);
+    let alice = server.register("alice");
+    let send = |txn: usize| {
+        let body = json!({ "messages": { &alice.id: { &alice.device: { "n": txn } } } });
+        server.put(&alice, &format!("/_matrix/client/v3/sendToDevice/org.example.test/t{txn}"), body)
+    };
+    let first = server.get(&alice, "/_matrix/client/v3/sync").ok();
+    send(1).ok();
+    // A held sync keeps the queue in memory.
+    let since = first["next_batch"].as_str().expect("a token");
+    store.set_full(true);
+    send(2).fails(403, "M_RESOURCE_LIMIT_EXCEEDED");
+    store.set_full(false);
+    send(3).ok();
+    let status = server.hs.status();
+    assert_eq!((status.streams[0].length, status.streams[0].consumers[0].lag), (2, 2));
+    let seen = server.get(&alice, &format!("/_matrix/client/v3/sync?since={since}")).ok();
+    let numbers: Vec<_> = seen["to_device"]["events"].as_array().expect("events").iter().map(|event| event["content"]["n"].clone()).collect();
+    assert_eq!(numbers, [1, 3]);
+}
+
+/// More than a sync shows wait for a device, and storage is full: the rest must not count as delivered.
+#[test]
+fn at_the_quota_no_to_device_message_is_taken_for_delivered() {
+    let store = UnreliableStore::new();
+    let server = server_on(&store);
+    let alice = server.register("alice");
+    for n in 0..150 {
+        let body = json!({ "messages": { &alice.id: { &alice.device: { "n": n } } } });
+        server.put(&alice, &format!("/_matrix/client/v3/sendToDevice/org.example.test/t{n}"), body).ok();
+    }
+    store.set_full(true);
+    let (mut since, mut numbers) = (String::new(), Vec::new());
+    for _ in 0..3 {
+        let answer = server.get(&alice, &format!("/_matrix/client/v3/sync{since}")).ok();
+        since = format!("?since={}", answer["next_batch"].as_str().expect("a token"));
+        let events = answer["to_device"]["events"].as_array().cloned().unwrap_or_default();
+        numbers.extend(events.iter().map(|event| event["content"]["n"].as_u64().expect("a number")));
+    }
+    assert_eq!(numbers, (0..150).collect::<Vec<_>>());
+    assert_eq!(server.hs.status().streams[0].length, 0, "what arrived makes room");
+}
+
+/// The position of a write that failed is given again after a restart; a client that held a token of it would not see what stands there then.
+#[test]
+fn no_token_is_given_for_a_write_that_failed() {
+    let store = UnreliableStore::new();
+    let server = server_on(&store);
+    let alice = server.register("alice");
+    let set = |server: &TestServer, n: usize| {
+        let path = format!("/_matrix/client/v3/user/{}/account_data/org.example.test", alice.id);
+        server.put(&alice, &path, json!({ "n": n }))
+    };
+    set(&server, 1).ok();
+    store.fail_next(StoreError::QuotaExceeded);
+    set(&server, 2).fails(403, "M_RESOURCE_LIMIT_EXCEEDED");
+    store.set_full(true);
+    set(&server, 3).fails(403, "M_RESOURCE_LIMIT_EXCEEDED");
+    let token = server.get(&alice, "/_matrix/client/v3/sync").ok()["next_batch"].as_str().expect("a token").to_owned();
+    store.set_full(false);
+    let server = server.restart();
+    set(&server, 4).ok();
+    let seen = server.get(&alice, &format!("/_matrix/client/v3/sync?since={token}")).ok();
+    assert_eq!(seen["account_data"]["events"], json!([{ "type": "org.example.test", "content": { "n": 4 } }]));
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 48, ..ProptestConfig::default() })]
 

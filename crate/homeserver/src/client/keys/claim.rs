@@ -47,7 +47,7 @@ pub async fn claim_of(hs: &Homeserver, user: &UserId, devices: &BTreeMap<OwnedDe
         }
     }
     if !batch.is_empty() {
-        drop(hs.commit(batch, Vec::new()));
+        hs.submit(batch, Vec::new())?;
     }
     Ok(claimed)
 }

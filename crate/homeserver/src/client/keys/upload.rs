@@ -52,7 +52,7 @@ pub async fn upload(call: UserCall, request: upload_keys::Request) -> Result<upl
     }
     if !batch.is_empty() {
         let changes = if is_changed { vec![(hs.positions.next(), Change::DeviceList { user: session.user })] } else { Vec::new() };
-        drop(hs.commit(batch, changes));
+        hs.submit(batch, changes)?;
     }
     Ok(upload_keys::Response::new(shown(&counts)))
 }
