@@ -1,7 +1,8 @@
 //! Wakes the long polls that wait for something to happen.
 
-use crate::tables::Change;
+use crate::tables::{Change, UserSn};
 use event_listener::{Event, EventListener};
+use ruma::DeviceId;
 use std::{
     cell::{Cell, RefCell},
     rc::{Rc, Weak},
@@ -42,6 +43,11 @@ impl Notify {
                 waiter.wake();
             }
         }
+    }
+
+    /// Wakes those who wait for what concerns a device: its session may have ended.
+    pub fn wake_device(&self, user: UserSn, device: &DeviceId) {
+        self.changed(&[Change::ToDevice { user, device: device.to_owned() }]);
     }
 
     /// Wakes everyone, now and from now on: the server is about to stop, and holds nothing any more.

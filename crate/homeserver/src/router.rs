@@ -42,6 +42,8 @@ pub struct UserCall {
     pub hs: Rc<Homeserver>,
     /// Who asks, from which device.
     pub session: Session,
+    /// The hash of the access token that says so.
+    pub token: [u8; 32],
     /// The request as it came.
     pub raw: RawRequest,
 }
@@ -131,13 +133,13 @@ impl Table {
         self.add::<R>(Rc::new(move |hs, request, arguments, generation| {
             let handler = handler.clone();
             Box::pin(async move {
-                let token = access_token(&request).ok_or_else(Error::missing_token)?;
-                let session = session_of(&hs, &token).await?.ok_or_else(Error::unknown_token)?;
+                let token = token_hash(&access_token(&request).ok_or_else(Error::missing_token)?);
+                let session = tables::ACCESS_TOKENS.get(hs.store(), &token).await?.ok_or_else(Error::unknown_token)?;
                 if request.method() == Method::GET {
                     client::seen(&hs, &session);
                 }
                 let parsed = parse::<R>(&request, &arguments)?;
-                answer::<R>(handler(UserCall { hs, session, raw: raw(request, generation) }, parsed).await?)
+                answer::<R>(handler(UserCall { hs, session, token, raw: raw(request, generation) }, parsed).await?)
             })
         }))
     }
@@ -194,10 +196,6 @@ fn access_token(request: &Request<Bytes>) -> Option<String> {
 /// What an access token is kept as.
 pub fn token_hash(token: &str) -> [u8; 32] {
     Sha256::digest(token.as_bytes()).into()
-}
-
-async fn session_of(hs: &Homeserver, token: &str) -> Result<Option<Session>> {
-    Ok(tables::ACCESS_TOKENS.get(hs.store(), &token_hash(token)).await?)
 }
 
 fn parse<R: IncomingRequest>(request: &Request<Bytes>, arguments: &[String]) -> Result<R> {

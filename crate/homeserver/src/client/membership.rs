@@ -5,7 +5,7 @@ use crate::{
     error::{Error, Result},
     homeserver::Homeserver,
     locks::LockKey,
-    room::{Draft, NodeId, RoomInfo, Write},
+    room::{Draft, NodeId, RoomInfo, Stop, Write},
     router::UserCall,
     tables::{self, Change, Membership, MembershipKind},
 };
@@ -14,7 +14,10 @@ use http::StatusCode;
 use ruma::{
     CanonicalJsonObject, CanonicalJsonValue, OwnedRoomId, OwnedUserId, RoomOrAliasId, UserId,
     api::{
-        client::membership::{ban_user, forget_room, invite_user, join_room_by_id, join_room_by_id_or_alias, kick_user, leave_room, unban_user},
+        client::{
+            knock::knock_room,
+            membership::{ban_user, forget_room, invite_user, join_room_by_id, join_room_by_id_or_alias, kick_user, leave_room, unban_user},
+        },
         error::ErrorKind,
     },
     events::StateEventType,
@@ -37,6 +40,27 @@ pub async fn join_by_id(call: UserCall, request: join_room_by_id::v3::Request) -
     let room = find(&call.hs, <&RoomOrAliasId>::from(&*request.room_id)).await?;
     join_room(&call, &room, request.reason).await?;
     Ok(join_room_by_id::v3::Response::new(room.id.clone()))
+}
+
+/// `POST /knock/{roomIdOrAlias}`
+pub async fn knock(call: UserCall, request: knock_room::v3::Request) -> Result<knock_room::v3::Response> {
+    let (hs, session) = (&call.hs, &call.session);
+    let room = find(hs, &request.room_id_or_alias).await?;
+    let content = member_content(hs, session.user, &session.user_id, "knock", request.reason).await?;
+    let draft = Draft::state(session.user_id.clone(), StateEventType::RoomMember, session.user_id.as_str(), content);
+    let knock = |write: &mut Write<'_>| {
+        if let Some(own) = write.member(session.user)?.filter(|own| own.kind == MembershipKind::Knock) {
+            let before = write.event(own.position)?;
+            // Asked again in the same words: the members have heard it.
+            if serde_json::from_str::<CanonicalJsonObject>(before.pdu.content.get()).is_ok_and(|before| before == draft.content) {
+                return Ok(());
+            }
+        }
+        write.send(draft.clone())?;
+        Ok::<_, Stop>(())
+    };
+    hs.write_room(&room, call.raw.generation, knock).await?;
+    Ok(knock_room::v3::Response::new(room.id.clone()))
 }
 
 async fn find(hs: &Homeserver, id: &RoomOrAliasId) -> Result<Rc<RoomInfo>> {

@@ -63,7 +63,7 @@ pub fn routes(table: &mut Table) {
     table.user(sync::sync_events).user(receipts::create_receipt).user(read_markers::set_read_marker).user(typing::create_typing_event);
     table.user(create_room::create_room);
     table.user(aliases::create).public(aliases::get).user(aliases::delete).user(aliases::of_room);
-    table.user(membership::join).user(membership::join_by_id).user(membership::leave).user(membership::forget);
+    table.user(membership::join).user(membership::join_by_id).user(membership::knock).user(membership::leave).user(membership::forget);
     table.user(membership::invite).user(membership::kick).user(membership::ban).user(membership::unban);
     table.user(state::all).user(state::one).user(state::put);
     table.user(state::members).user(state::joined_members).user(state::joined_rooms);

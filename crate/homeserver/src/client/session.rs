@@ -60,6 +60,8 @@ pub async fn login(call: Call, Login(request): Login) -> Result<login::Response>
     let (token, device) = sign_in(hs, user, &user_id, request.device_id, request.initial_device_display_name, &mut batch).await?;
     let changes = if is_known { Vec::new() } else { vec![(hs.positions.next(), Change::DeviceList { user })] };
     hs.submit(batch, changes)?;
+    // A sync that is held with the token which the device had until now ends.
+    hs.notify.wake_device(user, &device);
     Ok(login::Response::new(user_id, token, device))
 }
 

@@ -2,12 +2,12 @@
 
 use super::{keys, to_device};
 use crate::{
-    error::Result,
+    error::{Error, Result},
     homeserver::Homeserver,
     position::Position,
     router::UserCall,
     sync::Ask,
-    tables::{Change, Session},
+    tables::{self, Change, Session},
 };
 use futures_util::future::{self, Either};
 use ruma::api::client::sync::sync_events::v3::{Request, Response};
@@ -40,8 +40,10 @@ pub async fn sync_events(call: UserCall, request: Request) -> Result<Response> {
         }
         from = Some(to);
         let timeout = hs.host.sleep(Duration::from_millis(deadline - now));
-        match future::select(pin!(waiting.woken()), timeout).await {
-            Either::Left(_) | Either::Right(_) => {}
+        if let Either::Left(_) = future::select(pin!(waiting.woken()), timeout).await {
+            // What woke it may have been the end of the session.
+            let session = tables::ACCESS_TOKENS.get(hs.store(), &call.token).await?;
+            session.ok_or_else(Error::unknown_token)?;
         }
     }
 }

@@ -11,7 +11,7 @@ use ephapse_store::Direction;
 use ruma::{OwnedEventId, OwnedUserId, events::AnySyncEphemeralRoomEvent, serde::Raw};
 use serde::Serialize;
 use serde_json::value::{RawValue, to_raw_value};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// `content.<event>.<type>.<user>` of an `m.receipt` event.
 type ReceiptContent<'a> = BTreeMap<&'a OwnedEventId, BTreeMap<&'static str, BTreeMap<OwnedUserId, Receipt<'a>>>>;
@@ -71,10 +71,11 @@ impl Homeserver {
         }
     }
 
-    /// Receipts as `m.receipt` events for `user`, one for each thread.
+    /// Receipts as `m.receipt` events for `user`, one for each thread; none of users who are ignored.
     pub(super) async fn receipt_events(
         &self,
         user: UserSn,
+        ignored: &BTreeSet<OwnedUserId>,
         receipts: &[((UserSn, ReceiptKind), StoredReceipt)],
     ) -> Result<Vec<Raw<AnySyncEphemeralRoomEvent>>> {
         let mut threads: BTreeMap<Option<&str>, ReceiptContent<'_>> = BTreeMap::new();
@@ -82,20 +83,26 @@ impl Homeserver {
             if kind.private && *whose != user {
                 continue;
             }
+            let id = self.user_id(*whose).await?;
+            if ignored.contains(&id) {
+                continue;
+            }
             let name = if kind.private { "m.read.private" } else { "m.read" };
             let users = threads.entry(kind.thread.as_deref()).or_default().entry(&receipt.event_id).or_default().entry(name).or_default();
-            users.insert(self.user_id(*whose).await?, Receipt { ts: receipt.ts, thread_id: kind.thread.as_deref() });
+            users.insert(id, Receipt { ts: receipt.ts, thread_id: kind.thread.as_deref() });
         }
         threads.into_values().map(|content| bare_event("m.receipt", content)).collect()
     }
 
-    /// The room's `m.typing` event.
-    pub(super) async fn typing_event(&self, room: RoomSn) -> Result<Raw<AnySyncEphemeralRoomEvent>> {
+    /// The room's `m.typing` event, without users who are ignored.
+    pub(super) async fn typing_event(&self, room: RoomSn, ignored: &BTreeSet<OwnedUserId>) -> Result<Raw<AnySyncEphemeralRoomEvent>> {
         #[derive(Serialize)]
         struct Content {
             user_ids: Vec<OwnedUserId>,
         }
-        bare_event("m.typing", Content { user_ids: self.typing_users(room).await? })
+        let mut user_ids = self.typing_users(room).await?;
+        user_ids.retain(|user| !ignored.contains(user));
+        bare_event("m.typing", Content { user_ids })
     }
 
     /// A user's account data of a room (0: outside of rooms); `changes`: only of what changed since then, else all.

@@ -48,7 +48,12 @@ impl Homeserver {
         };
         let stored = tables::ACCOUNT_DATA.get(self.store(), &(user, 0, IGNORED_USERS.to_owned())).await?;
         let stored = stored.and_then(|data| serde_json::from_str::<IgnoredUserListEventContent>(&data.content.0).ok());
-        let ignored: Rc<BTreeSet<OwnedUserId>> = Rc::new(stored.map(|content| content.ignored_users.into_keys().collect()).unwrap_or_default());
+        let mut ignored: BTreeSet<OwnedUserId> = stored.map(|content| content.ignored_users.into_keys().collect()).unwrap_or_default();
+        // Nobody is deaf to themselves: their own messages and receipts come back to all their devices.
+        if !ignored.is_empty() {
+            ignored.remove(&self.user_id(user).await?);
+        }
+        let ignored = Rc::new(ignored);
         self.sync.ignored.0.keep(epoch, user, ignored.clone());
         Ok(ignored)
     }

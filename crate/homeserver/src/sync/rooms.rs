@@ -123,21 +123,22 @@ impl Look<'_> {
         let allows = |kind| filter::allows_room_event(filter, &room.id, Facts { event_type: kind, sender: None, json: b"{}" });
         let receipts = self.hs.receipts_of(room.sn, changes.zip(from)).await?;
         if allows("m.receipt") {
-            joined.ephemeral.events = self.hs.receipt_events(user, &receipts).await?;
+            joined.ephemeral.events = self.hs.receipt_events(user, &self.ignored, &receipts).await?;
         }
         let typing = match changes {
             Some(changes) => changes.typing,
             None => !self.hs.sync.typing.in_room(room.sn).is_empty(),
         };
         if typing && allows("m.typing") {
-            joined.ephemeral.events.push(self.hs.typing_event(room.sn).await?);
+            joined.ephemeral.events.push(self.hs.typing_event(room.sn, &self.ignored).await?);
         }
         for (kind, data) in self.account_data(room.sn, changes.map(|changes| &changes.account_data)).await? {
             if self.allows_account_data(room, &kind, &data.content.0) {
                 joined.account_data.events.push(account_data_event(&kind, &data)?);
             }
         }
-        if !whole && joined.is_empty() && changes.is_none_or(|changes| changes.receipts.is_none()) {
+        // One's own receipts change the counts, also those that the filter keeps back.
+        if !whole && joined.is_empty() && !receipts.iter().any(|((whose, _), _)| *whose == user) {
             return Ok(None);
         }
         // All there are, or those that changed: then the user's own have to be read.

@@ -11,6 +11,7 @@ mod failures;
 mod hostile;
 mod key_backup;
 mod keys;
+mod knock;
 mod profile;
 mod push_rules;
 mod register;

@@ -1,6 +1,6 @@
 //! Logging in and out (Client-Server API, Login).
 
-use crate::support::{PASSWORD, TestServer};
+use crate::support::{Answer, PASSWORD, TestServer, TestUser};
 use serde_json::{Value, json};
 use std::time::Duration;
 
@@ -123,4 +123,36 @@ fn no_device_is_named_like_a_cross_signing_key() {
     let mut body = password_login("alice", PASSWORD).expect("a body");
     body["device_id"] = public.into();
     server.request("POST", LOGIN, None, Some(body)).fails(400, "M_INVALID_PARAM");
+}
+
+#[test]
+fn a_held_sync_ends_with_its_session() {
+    let server = TestServer::new();
+    let held = |user: &TestUser| {
+        let since = server.get(user, "/_matrix/client/v3/sync").ok()["next_batch"].as_str().expect("a token").to_owned();
+        server.start("GET", &format!("/_matrix/client/v3/sync?since={since}&timeout=20000"), Some(&user.token), None)
+    };
+    let before = server.now();
+    let together = |held, path: &str, user: &TestUser, body: Value| {
+        let ends = server.start("POST", path, Some(&user.token), Some(body));
+        let (held, ends): (Answer, _) = server.run(futures_util::future::join(held, ends));
+        ends.ok();
+        let body = held.fails(401, "M_UNKNOWN_TOKEN");
+        assert!(body.get("soft_logout").is_none(), "{body}");
+        assert_eq!(server.now(), before, "at once");
+    };
+    let auth = |user: &TestUser| {
+        let identifier = json!({"type": "m.id.user", "user": user.id});
+        json!({"auth": {"type": "m.login.password", "identifier": identifier, "password": PASSWORD}})
+    };
+
+    let alice = server.register("alice");
+    let (phone, desk) = (server.login("alice", Some("PHONE")), server.login("alice", Some("DESK")));
+    together(held(&phone), "/_matrix/client/v3/logout", &phone, json!({}));
+    together(held(&desk), "/_matrix/client/v3/logout/all", &alice, json!({}));
+
+    let (one, two) = (server.login("alice", Some("ONE")), server.login("alice", Some("TWO")));
+    let login = json!({"type": "m.login.password", "identifier": {"type": "m.id.user", "user": "alice"}, "password": PASSWORD, "device_id": "ONE"});
+    together(held(&one), "/_matrix/client/v3/login", &two, login);
+    together(held(&two), "/_matrix/client/v3/account/deactivate", &two, auth(&two));
 }

@@ -528,6 +528,44 @@ fn ignored_users_are_not_heard_but_their_state_counts() {
 }
 
 #[test]
+fn ignored_users_neither_type_nor_read_where_one_can_see_it() {
+    let server = TestServer::new();
+    let (alice, bob, carol) = (server.register("alice"), server.register("bob"), server.register("carol"));
+    let id = public(&server, &alice);
+    for user in [&bob, &carol] {
+        join(&server, user, &id);
+    }
+    let one = send(&server, &alice, &id, "1", "one");
+    let path = format!("/_matrix/client/v3/user/{}/account_data/m.ignored_user_list", alice.id);
+    server.put(&alice, &path, json!({"ignored_users": {&bob.id: {}, &alice.id: {}}})).ok();
+    let first = sync(&server, &alice, &[]);
+    let typing = |user: &TestUser| {
+        let path = format!("/_matrix/client/v3/rooms/{id}/typing/{}", user.id);
+        server.put(user, &path, json!({"typing": true, "timeout": 10_000})).ok();
+    };
+    act(&server, &bob, &id, &format!("receipt/m.read/{one}"), json!({})).ok();
+    let second = next(&server, &alice, &first);
+    assert!(second["rooms"].is_null(), "{second}");
+    for user in [&bob, &carol] {
+        typing(user);
+    }
+    act(&server, &carol, &id, &format!("receipt/m.read/{one}"), json!({})).ok();
+    act(&server, &alice, &id, &format!("receipt/m.read/{one}"), json!({})).ok();
+    let readers = |answer: &Value| {
+        let read = receipts(answer, &id)[0][&one]["m.read"].as_object().cloned().unwrap_or_default();
+        read.keys().cloned().collect::<Vec<_>>()
+    };
+    for answer in [next(&server, &alice, &second), sync(&server, &alice, &[])] {
+        assert_eq!(readers(&answer), [alice.id.as_str(), carol.id.as_str()], "one's own always");
+        let events = answer["rooms"]["join"][&id]["ephemeral"]["events"].as_array().cloned().unwrap_or_default();
+        let typing: Vec<_> = events.iter().filter(|event| event["type"] == "m.typing").map(|event| &event["content"]["user_ids"]).collect();
+        assert_eq!(typing, [&json!([carol.id])]);
+    }
+    server.put(&alice, &path, json!({"ignored_users": {}})).ok();
+    assert_eq!(readers(&sync(&server, &alice, &[])).len(), 3, "heard again");
+}
+
+#[test]
 fn a_room_that_everybody_forgot_is_no_part_of_any_sync() {
     let server = TestServer::new();
     let alice = server.register("alice");
