@@ -29,6 +29,8 @@ pub struct Config {
     pub longest_sync: Duration,
     /// Whether clients that ask too often are answered 429.
     pub rate_limits: bool,
+    /// Whether users see who of those they share a room with is there.
+    pub presence: bool,
     /// The base URL in `/.well-known/matrix/client`.
     pub public_url: Option<String>,
     /// Where a user asks for help when storage is full: a URI, in `admin_contact`.
@@ -46,6 +48,7 @@ impl Default for Config {
             default_room_version: RoomVersionId::V12,
             longest_sync: Duration::from_secs(25),
             rate_limits: true,
+            presence: true,
             public_url: None,
             admin_contact: "https://github.com/ephapse/ephapse#storage-is-full".to_owned(),
             largest_body: 8 << 20,

@@ -139,6 +139,7 @@ impl Homeserver {
             cleared_next: Cell::new(0),
         });
         hs.end_typing_of_last_run().await?;
+        hs.restore_presence().await?;
         Ok(hs)
     }
 
@@ -168,6 +169,7 @@ impl Homeserver {
             return;
         }
         self.cleared_next.set(now + CLEARED_EVERY);
+        self.watch_presence();
         let hs = self.clone();
         self.host.spawn(Box::pin(async move {
             if let Err(error) = hs.forget_old_transactions().await {

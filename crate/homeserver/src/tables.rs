@@ -88,6 +88,13 @@ pub const TRANSACTIONS_BY_TIME: Table<(u64, UserSn, OwnedDeviceId, String), ()> 
 /// User-interactive sessions under way, by their id.
 pub const INTERACTIVE_SESSIONS: Table<String, InteractiveSession> = Table::new(0x48, "user-interactive sessions");
 
+/// Who is not offline, as far as others were told.
+pub const PRESENT: Table<UserSn, PresenceKind> = Table::new(0x49, "present users");
+/// When users were last active, in ms, as of the last change of their presence.
+pub const LAST_ACTIVE: Table<UserSn, u64> = Table::new(0x4a, "last active times");
+/// What users say beside their presence.
+pub const STATUS_MESSAGES: Table<UserSn, String> = Table::new(0x4b, "status messages");
+
 /// Where the subjects of durable streams begin and end, and how far their consumers are.
 pub const STREAM_HEADS: Table<String, StreamHead> = Table::new(0x60, "stream heads");
 /// The entries of durable streams, by subject and number.

@@ -72,6 +72,10 @@ pub struct Serve {
     #[arg(long, env = "HS_RATE_LIMITS", value_enum, default_value_t = Switch::On)]
     pub rate_limits: Switch,
 
+    /// Whether users see who of those they share a room with is online
+    #[arg(long, env = "HS_PRESENCE", value_enum, default_value_t = Switch::On)]
+    pub presence: Switch,
+
     /// What is logged to standard error: off, error, warn, info, debug, trace, or one of these per module
     #[arg(long, env = "HS_LOG", value_name = "FILTER", default_value = "info")]
     pub log: String,
@@ -126,6 +130,7 @@ impl Serve {
             default_room_version: self.default_room_version.clone(),
             longest_sync: LONGEST_SYNC,
             rate_limits: self.rate_limits == Switch::On,
+            presence: self.presence == Switch::On,
             public_url: self.public_url.clone(),
             ..Config::default()
         }
@@ -174,6 +179,12 @@ mod tests {
         assert!(serve(&["--registration", "token"]).is_err_and(|error| error.contains("--registration-token")));
         let token = serve(&["--registration", "token", "--registration-token", "abc"]).expect("complete");
         assert_eq!(token.config().registration, Registration::Token("abc".to_owned()));
+    }
+
+    #[test]
+    fn presence_can_be_switched_off() {
+        assert!(serve(&[]).expect("valid").config().presence);
+        assert!(!serve(&["--presence", "off"]).expect("valid").config().presence);
     }
 
     #[test]

@@ -46,6 +46,7 @@ pub async fn deactivate(call: UserCall, request: deactivate::Request) -> Result<
     let (hs, session) = (&call.hs, &call.session);
     interactive::require(&call, interactive::password_flow(), request.auth.as_ref()).await?;
     // The rooms first: if this is interrupted, the user can still log in and finish it.
+    hs.end_presence(session.user).await?;
     leave_all(&call).await?;
 
     let _lock = hs.lock(LockKey::Account(session.user_id.to_string())).await;
@@ -63,6 +64,7 @@ pub async fn deactivate(call: UserCall, request: deactivate::Request) -> Result<
     tables::KEY_BACKUPS.delete_all(&mut batch, &session.user);
     tables::BACKED_UP_KEYS.delete_all(&mut batch, &session.user);
     devices::forget(hs, session, |_| true, &mut batch).await?;
+    hs.forget_presence(session.user, &mut batch);
     hs.submit(batch, vec![(hs.positions.next(), Change::DeviceList { user: session.user })])?;
     // No third-party identifiers are kept here, so there was nothing to unbind.
     Ok(deactivate::Response::new(ThirdPartyIdRemovalStatus::Success))

@@ -14,6 +14,7 @@ pub mod keys;
 mod membership;
 mod messages;
 mod password;
+mod presence;
 mod profile;
 mod push_rules;
 mod rate_limit;
@@ -61,6 +62,7 @@ pub fn routes(table: &mut Table) {
     table.user(push_rules::get_all).user(push_rules::get_global).user(push_rules::get).user(push_rules::set).user(push_rules::delete);
     table.user(push_rules::get_enabled).user(push_rules::set_enabled).user(push_rules::get_actions).user(push_rules::set_actions);
     table.user(sync::sync_events).user(receipts::create_receipt).user(read_markers::set_read_marker).user(typing::create_typing_event);
+    table.user(presence::get).user(presence::set);
     table.user(create_room::create_room);
     table.user(aliases::create).public(aliases::get).user(aliases::delete).user(aliases::of_room);
     table.user(membership::join).user(membership::join_by_id).user(membership::knock).user(membership::leave).user(membership::forget);

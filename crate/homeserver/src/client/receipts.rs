@@ -70,6 +70,7 @@ pub async fn mark(call: &UserCall, room_id: &RoomId, marks: Marks) -> Result<()>
     let hs = &*call.hs;
     let user = call.session.user;
     let room = joined_room(call, room_id).await?;
+    call.hs.active(&call.session).await?;
     let _guard = hs.lock(LockKey::Receipts(room, user)).await;
 
     let mut receipts = Vec::new();

@@ -49,6 +49,7 @@ pub async fn redact(call: UserCall, request: redact_event::v3::Request) -> Resul
 
 /// The event and the memory of its transaction in one batch.
 async fn send_once(call: &UserCall, room: &Rc<RoomInfo>, once: &Once, draft: Draft) -> Result<OwnedEventId> {
+    call.hs.active(&call.session).await?;
     let event = call.hs.write_room(room, call.raw.generation, |write| {
         let event = write.send(draft.clone())?;
         once.done(call, &mut write.batch, Some(event.pdu.event_id.clone()));

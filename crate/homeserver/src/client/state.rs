@@ -116,6 +116,7 @@ pub async fn put(call: UserCall, request: send_state_event::v3::Request) -> Resu
         check_aliases(hs, &room, request.body.json().get()).await?;
     }
     let draft = Draft::state(call.session.user_id.clone(), request.event_type, request.state_key, content);
+    hs.active(&call.session).await?;
     let event = hs.write_room(&room, call.raw.generation, |write: &mut Write<'_>| write.send(draft.clone())).await?;
     Ok(send_state_event::v3::Response::new(event.pdu.event_id.clone()))
 }

@@ -1,12 +1,12 @@
 //! `GET /sync` (Client-Server API, Syncing): looks, and where there is nothing to see waits until there is.
 
-use super::{keys, to_device};
+use super::{keys, presence::kind_of, to_device};
 use crate::{
     error::{Error, Result},
     homeserver::Homeserver,
     position::Position,
     router::UserCall,
-    sync::Ask,
+    sync::{self, Ask},
     tables::{self, Change, Session},
 };
 use futures_util::future::{self, Either};
@@ -21,14 +21,21 @@ pub async fn sync_events(call: UserCall, request: Request) -> Result<Response> {
         None => None,
     };
     let filter = hs.filter(call.session.user, request.filter).await?;
+    let wants_presence = hs.config.presence && sync::wants_presence(&filter);
     let ask = Ask { session: call.session, filter, since, full_state: request.full_state, state_after: request.use_state_after };
     let deadline = hs.host.now() + request.timeout.unwrap_or_default().min(hs.config.longest_sync).as_millis() as u64;
+    // Whoever syncs is there, until the answer leaves.
+    let _attendance = call.hs.attend(&ask.session, kind_of(&request.set_presence)?).await?;
     let mut from = since;
     loop {
         let rooms = hs.user_rooms(ask.session.user).await?;
         let session = ask.session.clone();
         // In the queue before the look, so that nothing falls between look and wait.
-        let waiting = hs.notify.wait(move |change| concerns(change, &session, |room| rooms.may_be_joined(room)));
+        let server = call.hs.clone();
+        let waiting = hs.notify.wait(move |change| match change {
+            Change::Presence { user } => wants_presence && (*user == session.user || server.sync.memberships.may_share(&rooms, *user)),
+            change => concerns(change, &session, |room| rooms.may_be_joined(room)),
+        });
         let to = hs.positions.newest();
         let mut response = look(hs, &ask, from, to).await?;
         let now = hs.host.now();
@@ -78,6 +85,7 @@ fn concerns(change: &Change, session: &Session, may_be_joined: impl Fn(u32) -> b
         Change::KeySignature { by, .. } => *by == session.user,
         // Whose keys matter to whom takes a look.
         Change::DeviceList { .. } => true,
+        // Who shares a room with whom is not the change's to say.
         Change::Presence { .. } | Change::Forgotten { .. } | Change::Hidden => false,
     }
 }

@@ -17,6 +17,9 @@ pub async fn create_typing_event(call: UserCall, request: Request) -> Result<Res
         Typing::Yes(info) => Some(info.timeout),
         Typing::No => None,
     };
+    if duration.is_some() {
+        call.hs.active(&call.session).await?;
+    }
     call.hs.set_typing(room, call.session.user, duration)?;
     Ok(Response::new())
 }

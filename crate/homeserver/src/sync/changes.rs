@@ -68,12 +68,17 @@ pub struct Changes {
     pub rooms: BTreeMap<RoomSn, RoomChanges>,
     /// Account data outside of rooms.
     pub account_data: Which<String>,
+    /// Whose presence, known to this user or not.
+    pub presence: Which<UserSn>,
+    /// Whose membership changed, and where.
+    pub moved: BTreeSet<(RoomSn, UserSn)>,
 }
 
 impl Changes {
     fn take(&mut self, user: UserSn, change: &Change) {
         match change {
             Change::Event { room, member } => {
+                self.moved.extend(member.filter(|member| *member != user).map(|member| (*room, member)));
                 let room = self.rooms.entry(*room).or_default();
                 room.events = true;
                 room.members |= member.is_some();
@@ -89,6 +94,7 @@ impl Changes {
             Change::Typing { room, .. } => self.rooms.entry(*room).or_default().typing = true,
             Change::AccountData { user: whose, room: 0, kind } if *whose == user => self.account_data.add(kind.clone()),
             Change::AccountData { user: whose, room, kind } if *whose == user => self.rooms.entry(*room).or_default().account_data.add(kind.clone()),
+            Change::Presence { user } => self.presence.add(*user),
             _ => {}
         }
     }
@@ -119,7 +125,7 @@ impl Homeserver {
     }
 
     async fn walk(&self, rooms: &UserRooms, since: Position) -> Result<Changes> {
-        let mut changes = Changes { account_data: Which::Unknown, ..Changes::default() };
+        let mut changes = Changes { account_data: Which::Unknown, presence: Which::Unknown, ..Changes::default() };
         let all = rooms.all();
         let joined: Vec<RoomSn> = all.iter().filter(|(_, membership)| membership.kind == MembershipKind::Join).map(|(room, _)| *room).collect();
         for (room, membership) in all {

@@ -55,7 +55,7 @@ pub struct Look<'a> {
     pub(super) hs: &'a Homeserver,
     pub(super) ask: &'a Ask,
     /// What has been looked at already; `None`: nothing.
-    from: Option<Position>,
+    pub(super) from: Option<Position>,
     pub(super) to: Position,
     pub(super) ignored: Rc<BTreeSet<OwnedUserId>>,
     /// The device, as far as it lazy-loads members.
@@ -106,6 +106,7 @@ impl Homeserver {
         let candidates = candidates.into_iter().filter(|(_, membership)| !membership.forgotten).collect();
         look.rooms(candidates, changes.as_ref(), &mut response).await?;
         look.global_account_data(changes.as_ref(), &mut response).await?;
+        look.presence(&rooms, changes.as_ref(), &mut response).await?;
         Ok(response)
     }
 }
@@ -142,7 +143,7 @@ impl Look<'_> {
     }
 
     /// Lets others have their turn when this has worked for a while.
-    async fn breathe(&self) {
+    pub(super) async fn breathe(&self) {
         if self.hs.host.now() >= self.began.get() + TURN {
             self.hs.host.yield_now().await;
             self.began.set(self.hs.host.now());

@@ -38,6 +38,23 @@ impl UserRooms {
         all
     }
 
+    /// Whether the user is joined to a room, as far as it was read.
+    pub fn is_joined(&self, room: RoomSn) -> bool {
+        self.rooms.borrow().get(&room).is_some_and(|membership| membership.kind == MembershipKind::Join)
+    }
+
+    /// Whether there is a room that both users are joined to.
+    pub fn shares(&self, other: &Self) -> bool {
+        let (few, many) = if self.rooms.borrow().len() <= other.rooms.borrow().len() { (self, other) } else { (other, self) };
+        few.rooms.borrow().iter().any(|(room, membership)| membership.kind == MembershipKind::Join && many.is_joined(*room))
+    }
+
+    /// Whether the users share a room, or may have come to do so just now.
+    fn may_share(&self, other: &Self) -> bool {
+        let may = |one: &Self, other: &Self| !one.complete.get() || one.stale.borrow().keys().any(|room| other.may_be_joined(*room));
+        self.shares(other) || may(self, other) || may(other, self)
+    }
+
     /// Whether the user is joined to a room, or may have become so just now.
     pub fn may_be_joined(&self, room: RoomSn) -> bool {
         !self.complete.get()
@@ -97,6 +114,11 @@ impl Memberships {
         let rooms = Rc::new(UserRooms { rooms: RefCell::default(), stale: RefCell::default(), complete: Cell::new(false) });
         known.insert(user, Rc::downgrade(&rooms));
         rooms
+    }
+
+    /// Whether a user shares a room with the one whose rooms these are, as far as memory can tell: `true` where it cannot.
+    pub fn may_share(&self, rooms: &UserRooms, user: UserSn) -> bool {
+        self.known.borrow().get(&user).and_then(Weak::upgrade).is_none_or(|other| rooms.may_share(&other))
     }
 
     /// Moves `rooms` to the end of those that are kept, and drops the first ones when they are too many.

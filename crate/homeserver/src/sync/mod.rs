@@ -1,6 +1,6 @@
 //! What a client has not seen yet, and the waiting for it (Client-Server API, Syncing).
 //!
-//! [`Syncing`] is what memory holds for it; all of it can be dropped at any time without changing an answer, except who types.
+//! [`Syncing`] is what memory holds for it; all of it can be dropped at any time without changing an answer, except who types and who is there.
 
 mod changes;
 mod ephemeral;
@@ -8,6 +8,8 @@ pub mod filter;
 mod ignored;
 mod look;
 mod memberships;
+mod presence;
+mod presence_events;
 mod remembered;
 mod rooms;
 mod sent_members;
@@ -16,6 +18,7 @@ pub mod threads;
 mod typing;
 
 pub use look::Ask;
+pub use presence_events::wants_presence;
 pub use remembered::Remembered;
 pub use typing::Typing;
 
@@ -25,12 +28,14 @@ use crate::{
 };
 use ignored::Ignored;
 use memberships::Memberships;
+use presence::Presences;
 use sent_members::SentMembers;
 
 /// What memory holds for syncs.
 #[derive(Default)]
 pub struct Syncing {
     pub(crate) typing: Typing,
+    pub(crate) presence: Presences,
     pub(crate) memberships: Memberships,
     pub(crate) rules: RuleSets,
     pub(crate) unread: Unreads,

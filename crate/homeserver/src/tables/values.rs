@@ -1,7 +1,7 @@
 //! The values that tables hold.
 
 use crate::position::Position;
-use ruma::{OwnedDeviceId, OwnedEventId, OwnedRoomId, OwnedServerName, OwnedUserId, RoomVersionId};
+use ruma::{OwnedDeviceId, OwnedEventId, OwnedRoomId, OwnedServerName, OwnedUserId, RoomVersionId, presence::PresenceState};
 use serde::{Deserialize, Serialize};
 
 use super::{RoomSn, UserSn};
@@ -98,6 +98,27 @@ pub enum Change {
         /// The room.
         room: RoomSn,
     },
+}
+
+/// How present a user is, the most present last.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum PresenceKind {
+    /// `offline`
+    Offline,
+    /// `unavailable`
+    Unavailable,
+    /// `online`
+    Online,
+}
+
+impl From<PresenceKind> for PresenceState {
+    fn from(kind: PresenceKind) -> Self {
+        match kind {
+            PresenceKind::Offline => Self::Offline,
+            PresenceKind::Unavailable => Self::Unavailable,
+            PresenceKind::Online => Self::Online,
+        }
+    }
 }
 
 /// What never changes about a room.

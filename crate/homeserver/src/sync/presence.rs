@@ -1,0 +1,475 @@
+//! Who is there (Client-Server API, Presence): what each device says with its syncs, put together for each user, with a position for each change of the
+//! whole, so that syncs see it in order.
+//!
+//! It lives in memory. What is written with a change is what a restart would lose: who is there, when they were last active, and their status message.
+//! A sync that says again what is known writes nothing and wakes nobody. What a sync shows of it is in `presence_events`.
+
+use super::memberships::UserRooms;
+use crate::{
+    error::{Error, Result},
+    homeserver::Homeserver,
+    tables::{self, Change, PresenceKind, Session, UserSn},
+};
+use ephapse_store::{Batch, Direction, StoreError};
+use ruma::{DeviceId, OwnedDeviceId};
+use std::{
+    cell::{Cell, RefCell},
+    collections::HashMap,
+    rc::Rc,
+    time::Duration,
+};
+
+/// How long after its last sync a device counts as there, in ms.
+const GONE_AFTER: u64 = 30_000;
+/// "The server will automatically set a user's presence to unavailable if their last active time was over a threshold value", in ms.
+const IDLE_AFTER: u64 = 5 * 60_000;
+/// How many users can be there at a time; others are offline until somebody goes.
+const MOST_PRESENT: usize = 4096;
+/// How many devices of a user are told apart.
+const MOST_DEVICES: usize = 32;
+/// How many users' changes are written together.
+const TOGETHER: usize = 64;
+
+/// Everybody who is there.
+#[derive(Default)]
+pub struct Presences {
+    users: RefCell<HashMap<UserSn, Present>>,
+    watched: Cell<bool>,
+}
+
+/// A user who is there, or was until lately.
+struct Present {
+    devices: HashMap<OwnedDeviceId, Attached>,
+    /// The last pro-active event, in ms.
+    last_active: u64,
+    /// From when on nothing happened that would end idleness, in ms.
+    quiet_from: u64,
+    status_msg: Option<String>,
+    /// What others know.
+    told: PresenceKind,
+}
+
+/// What a device says of its user.
+struct Attached {
+    says: PresenceKind,
+    /// Syncs under way.
+    held: usize,
+    /// When the last one ended, in ms.
+    seen: u64,
+}
+
+/// A user's presence as others are shown it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Shown {
+    /// Online, unavailable, offline.
+    pub state: PresenceKind,
+    /// The last pro-active event, in ms since the epoch, when there was one.
+    pub last_active: Option<u64>,
+    /// What the user says about it.
+    pub status_msg: Option<String>,
+}
+
+impl Shown {
+    /// How long ago the user was active.
+    pub fn last_active_ago(&self, now: u64) -> Option<Duration> {
+        self.last_active.map(|then| Duration::from_millis(now.saturating_sub(then)))
+    }
+
+    /// Whether the user is active now: who is not for some minutes is no longer shown as online.
+    pub fn currently_active(&self) -> Option<bool> {
+        match self.state {
+            PresenceKind::Online => Some(true),
+            PresenceKind::Unavailable => Some(false),
+            PresenceKind::Offline => None,
+        }
+    }
+}
+
+/// A sync under way; when it is dropped, the device is seen for the last time.
+pub struct Attendance {
+    hs: Rc<Homeserver>,
+    user: UserSn,
+    device: OwnedDeviceId,
+}
+
+impl Drop for Attendance {
+    fn drop(&mut self) {
+        let now = self.hs.host.now();
+        if let Some(present) = self.hs.sync.presence.users.borrow_mut().get_mut(&self.user)
+            && let Some(device) = present.devices.get_mut(&self.device)
+        {
+            device.held = device.held.saturating_sub(1);
+            device.seen = now;
+        }
+    }
+}
+
+impl Attached {
+    fn is_live(&self, now: u64) -> bool {
+        self.held > 0 || self.seen + GONE_AFTER > now
+    }
+}
+
+impl Present {
+    fn state(&self, now: u64) -> PresenceKind {
+        let said = self.devices.values().filter(|device| device.is_live(now)).map(|device| device.says).max();
+        match said.unwrap_or(PresenceKind::Offline) {
+            PresenceKind::Online if self.quiet_from + IDLE_AFTER <= now => PresenceKind::Unavailable,
+            said => said,
+        }
+    }
+
+    fn shown(&self, now: u64) -> Shown {
+        Shown { state: self.state(now), last_active: Some(self.last_active).filter(|last| *last > 0), status_msg: self.status_msg.clone() }
+    }
+
+    fn active(&mut self, now: u64) {
+        (self.last_active, self.quiet_from) = (now, now);
+    }
+
+    /// The next time at which its state may change by itself.
+    fn deadline(&self, now: u64) -> Option<u64> {
+        let waiting = self.devices.values().filter(|device| device.held == 0);
+        let gone = waiting.map(|device| device.seen + GONE_AFTER).filter(|at| *at > now).min();
+        let idle = Some(self.quiet_from + IDLE_AFTER).filter(|at| *at > now && self.state(now) == PresenceKind::Online);
+        gone.into_iter().chain(idle).min()
+    }
+
+    /// A device says something; `None` when there are too many of them.
+    fn device(&mut self, id: &DeviceId, says: PresenceKind, now: u64) -> Option<&mut Attached> {
+        // What the user's devices said before the restart holds until one of them says something.
+        let restored = self.devices.remove(before_restart());
+        let known = self.devices.get(id).or(restored.as_ref()).filter(|device| device.is_live(now));
+        // "A pro-active event may be sending a message to a room or changing presence state to `online`."
+        if says == PresenceKind::Online && known.is_none_or(|known| known.says != says) {
+            self.active(now);
+        }
+        if !self.devices.contains_key(id) {
+            self.devices.retain(|_, device| device.is_live(now));
+            if self.devices.len() >= MOST_DEVICES {
+                return None;
+            }
+        }
+        let device = self.devices.entry(id.to_owned()).or_insert(Attached { says, held: 0, seen: now });
+        (device.says, device.seen) = (says, now);
+        Some(device)
+    }
+}
+
+/// No device has this id.
+fn before_restart() -> &'static DeviceId {
+    <&DeviceId>::from("")
+}
+
+impl Presences {
+    /// Those who are there, or were until lately.
+    pub fn users(&self) -> Vec<UserSn> {
+        self.users.borrow().keys().copied().collect()
+    }
+
+    /// Whether a user is in memory; `None`: not yet, but there is room.
+    fn holds(&self, user: UserSn) -> Option<bool> {
+        let users = self.users.borrow();
+        let is_known = users.contains_key(&user);
+        (is_known || users.len() >= MOST_PRESENT).then_some(is_known)
+    }
+
+    /// A device sends, types or reads; whether others have to hear of it.
+    fn touch(&self, session: &Session, now: u64) -> bool {
+        let mut users = self.users.borrow_mut();
+        let Some(present) = users.get_mut(&session.user).filter(|present| present.state(now) != PresenceKind::Offline) else { return false };
+        present.active(now);
+        let says = present.devices.get(&session.device).filter(|device| device.is_live(now)).map(|device| device.says);
+        // Who wants to be offline on this device stays so.
+        if says != Some(PresenceKind::Offline) && present.state(now) != PresenceKind::Online {
+            present.device(&session.device, PresenceKind::Online, now);
+        }
+        present.state(now) != present.told
+    }
+
+    /// What others have to be told of a user now, and that they are.
+    fn news(&self, user: UserSn, now: u64, status: bool) -> Option<Shown> {
+        let mut users = self.users.borrow_mut();
+        let present = users.get_mut(&user)?;
+        let shown = present.shown(now);
+        let is_news = present.told != shown.state || status;
+        present.told = shown.state;
+        if shown.state == PresenceKind::Offline && present.devices.values().all(|device| device.held == 0) {
+            users.remove(&user);
+        }
+        is_news.then_some(shown)
+    }
+
+    /// Whose state changed with time, or who can be forgotten.
+    fn due(&self, now: u64) -> Vec<UserSn> {
+        let users = self.users.borrow();
+        let due = users.iter().filter(|(_, present)| {
+            let state = present.state(now);
+            state != present.told || state == PresenceKind::Offline && present.devices.values().all(|device| device.held == 0)
+        });
+        due.map(|(user, _)| *user).collect()
+    }
+
+    /// How long nothing can happen by itself; `None`: nobody is there.
+    fn quiet_for(&self, now: u64) -> Option<Duration> {
+        let users = self.users.borrow();
+        if users.is_empty() {
+            return None;
+        }
+        // A device that ends its sync in the meantime is there for this long.
+        let next = users.values().filter_map(|present| present.deadline(now)).min().unwrap_or(u64::MAX);
+        Some(Duration::from_millis(next.saturating_sub(now).clamp(1, GONE_AFTER)))
+    }
+}
+
+impl Homeserver {
+    /// A device syncs, and says that its user is online or unavailable, until what this returns is dropped. A device that says offline says nothing.
+    pub(crate) async fn attend(self: &Rc<Self>, session: &Session, says: PresenceKind) -> Result<Option<Attendance>> {
+        if !self.config.presence || says == PresenceKind::Offline {
+            return Ok(None);
+        }
+        let rooms = self.user_rooms(session.user).await?;
+        if !self.remember_presence(session.user).await? {
+            return Ok(None);
+        }
+        let now = self.host.now();
+        let attached = {
+            let mut users = self.sync.presence.users.borrow_mut();
+            let device = users.get_mut(&session.user).and_then(|present| present.device(&session.device, says, now));
+            device.map(|device| device.held += 1)
+        };
+        self.tell_presence(&[(session.user, rooms)], false).ok();
+        self.watch_presence();
+        Ok(attached.map(|()| Attendance { hs: self.clone(), user: session.user, device: session.device.clone() }))
+    }
+
+    /// A user says how it is, on one device, and what others are to read beside it.
+    pub(crate) async fn set_presence(self: &Rc<Self>, session: &Session, says: PresenceKind, status_msg: Option<String>) -> Result<()> {
+        let rooms = self.user_rooms(session.user).await?;
+        if !self.remember_presence(session.user).await? {
+            return Err(Error::limit_exceeded(Duration::from_millis(GONE_AFTER)));
+        }
+        let now = self.host.now();
+        let before = {
+            let mut users = self.sync.presence.users.borrow_mut();
+            let Some(present) = users.get_mut(&session.user) else { return Ok(()) };
+            present.device(&session.device, says, now);
+            // "The activity time is updated to reflect that activity."
+            present.active(now);
+            std::mem::replace(&mut present.status_msg, status_msg.clone())
+        };
+        let told = self.tell_presence(&[(session.user, rooms)], before != status_msg);
+        self.watch_presence();
+        match told {
+            Err(error) if before != status_msg => {
+                // A message that is not kept is not shown either.
+                if let Some(present) = self.sync.presence.users.borrow_mut().get_mut(&session.user) {
+                    present.status_msg = before;
+                }
+                Err(error.into())
+            }
+            Ok(()) | Err(_) => Ok(()),
+        }
+    }
+
+    /// A user did something. Who is offline stays so: sending alone does not show anybody.
+    pub(crate) async fn active(self: &Rc<Self>, session: &Session) -> Result<()> {
+        if self.config.presence && self.sync.presence.touch(session, self.host.now()) {
+            let rooms = self.user_rooms(session.user).await?;
+            self.tell_presence(&[(session.user, rooms)], false).ok();
+        }
+        Ok(())
+    }
+
+    /// A user leaves for good: offline, without a word.
+    pub(crate) async fn end_presence(&self, user: UserSn) -> Result<()> {
+        if self.config.presence && self.remember_presence(user).await? {
+            let rooms = self.user_rooms(user).await?;
+            let had_status = {
+                let mut users = self.sync.presence.users.borrow_mut();
+                let present = users.get_mut(&user);
+                present.is_some_and(|present| {
+                    present.devices.clear();
+                    present.status_msg.take().is_some()
+                })
+            };
+            self.tell_presence(&[(user, rooms)], had_status).ok();
+        }
+        Ok(())
+    }
+
+    /// Takes away what is kept of a user's presence; for a batch that takes away more.
+    pub(crate) fn forget_presence(&self, user: UserSn, batch: &mut Batch) {
+        self.sync.presence.users.borrow_mut().remove(&user);
+        tables::PRESENT.delete(batch, &user);
+        tables::LAST_ACTIVE.delete(batch, &user);
+        tables::STATUS_MESSAGES.delete(batch, &user);
+    }
+
+    /// The presence of users, as it is now.
+    pub(crate) async fn presence_of(&self, users: &[UserSn]) -> Result<Vec<Shown>> {
+        let now = self.host.now();
+        let mut shown: Vec<Option<Shown>> = {
+            let present = self.sync.presence.users.borrow();
+            users.iter().map(|user| present.get(user).map(|present| present.shown(now))).collect()
+        };
+        let absent: Vec<UserSn> = users.iter().zip(&shown).filter(|(_, shown)| shown.is_none()).map(|(user, _)| *user).collect();
+        if !absent.is_empty() {
+            let mut stored = self.stored_presence(&absent).await?.into_iter();
+            shown.iter_mut().filter(|shown| shown.is_none()).for_each(|shown| *shown = stored.next());
+        }
+        Ok(shown.into_iter().flatten().collect())
+    }
+
+    async fn stored_presence(&self, users: &[UserSn]) -> Result<Vec<Shown>, StoreError> {
+        let last_active = tables::LAST_ACTIVE.get_many(self.store(), users).await?;
+        let status = tables::STATUS_MESSAGES.get_many(self.store(), users).await?;
+        let stored = last_active.into_iter().zip(status);
+        Ok(stored.map(|(last_active, status_msg)| Shown { state: PresenceKind::Offline, last_active, status_msg }).collect())
+    }
+
+    /// Brings a user's presence into memory; whether there was room for it.
+    async fn remember_presence(&self, user: UserSn) -> Result<bool> {
+        if let Some(is_known) = self.sync.presence.holds(user) {
+            return Ok(is_known);
+        }
+        let stored = self.stored_presence(&[user]).await?.pop();
+        if let Some(is_known) = self.sync.presence.holds(user) {
+            return Ok(is_known);
+        }
+        let (last_active, status_msg) = stored.map_or((None, None), |stored| (stored.last_active, stored.status_msg));
+        let last_active = last_active.unwrap_or_default();
+        let present = Present { devices: HashMap::new(), last_active, quiet_from: last_active, status_msg, told: PresenceKind::Offline };
+        self.sync.presence.users.borrow_mut().insert(user, present);
+        Ok(true)
+    }
+
+    /// Tells those who share a room with users what changed about them. The users' rooms are held meanwhile: they say who has to wake up.
+    /// Where storage is full, they are not told.
+    fn tell_presence(&self, users: &[(UserSn, Rc<UserRooms>)], status: bool) -> Result<(), StoreError> {
+        let now = self.host.now();
+        let mut batch = Batch::new();
+        let mut changes = Vec::new();
+        for (user, _) in users {
+            let Some(shown) = self.sync.presence.news(*user, now, status) else { continue };
+            match shown.state {
+                PresenceKind::Offline => tables::PRESENT.delete(&mut batch, user),
+                state => tables::PRESENT.put(&mut batch, user, &state),
+            }
+            if let Some(last_active) = shown.last_active {
+                tables::LAST_ACTIVE.put(&mut batch, user, &last_active);
+            }
+            if status {
+                match shown.status_msg {
+                    Some(message) => tables::STATUS_MESSAGES.put(&mut batch, user, &message),
+                    None => tables::STATUS_MESSAGES.delete(&mut batch, user),
+                }
+            }
+            changes.push((self.positions.next(), Change::Presence { user: *user }));
+        }
+        if changes.is_empty() { Ok(()) } else { self.submit(batch, changes).map(drop) }
+    }
+
+    /// Who was there when the server stopped is there until it is clear that they do not come back.
+    pub(crate) async fn restore_presence(&self) -> Result<(), StoreError> {
+        if !self.config.presence {
+            return Ok(());
+        }
+        let now = self.host.now();
+        let present = tables::PRESENT.scan(self.store(), &(), Direction::Forward, MOST_PRESENT).await?;
+        if present.is_empty() {
+            return Ok(());
+        }
+        let users: Vec<UserSn> = present.iter().map(|(user, _)| *user).collect();
+        let stored = self.stored_presence(&users).await?;
+        let mut users = self.sync.presence.users.borrow_mut();
+        for ((user, told), stored) in present.into_iter().zip(stored) {
+            let devices = [(before_restart().to_owned(), Attached { says: told, held: 0, seen: now })].into();
+            let last_active = stored.last_active.unwrap_or_default();
+            users.insert(user, Present { devices, last_active, quiet_from: now, status_msg: stored.status_msg, told });
+        }
+        Ok(())
+    }
+
+    /// Has somebody notice when devices are gone and users idle, as long as anybody is there.
+    pub(crate) fn watch_presence(self: &Rc<Self>) {
+        let presence = &self.sync.presence;
+        if !presence.users.borrow().is_empty() && !presence.watched.replace(true) {
+            self.host.spawn(Box::pin(watch(self.clone())));
+        }
+    }
+}
+
+async fn watch(hs: Rc<Homeserver>) {
+    while !hs.notify.is_closed() {
+        hs.fresh_generation();
+        for due in hs.sync.presence.due(hs.host.now()).chunks(TOGETHER) {
+            let mut users = Vec::new();
+            for user in due {
+                match hs.user_rooms(*user).await {
+                    Ok(rooms) => users.push((*user, rooms)),
+                    Err(error) => tracing::debug!("who shares a room with a user cannot be read: {error}"),
+                }
+            }
+            hs.tell_presence(&users, false).ok();
+            hs.host.yield_now().await;
+        }
+        let Some(quiet) = hs.sync.presence.quiet_for(hs.host.now()) else { break };
+        hs.host.sleep(quiet).await;
+    }
+    hs.sync.presence.watched.set(false);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn session(device: &str) -> Session {
+        Session { user: 1, user_id: ruma::user_id!("@a:x").to_owned(), device: device.into() }
+    }
+
+    fn present() -> Present {
+        Present { devices: HashMap::new(), last_active: 0, quiet_from: 0, status_msg: None, told: PresenceKind::Offline }
+    }
+
+    #[test]
+    fn devices_are_put_together_and_go_one_by_one() {
+        let mut user = present();
+        user.device("A".into(), PresenceKind::Unavailable, 0).expect("there is room").held = 1;
+        assert_eq!(user.state(0), PresenceKind::Unavailable);
+        user.device("B".into(), PresenceKind::Online, 1000);
+        assert_eq!((user.state(1000), user.last_active), (PresenceKind::Online, 1000));
+        assert_eq!(user.deadline(1000), Some(31_000), "only that device can go by itself");
+        assert_eq!((user.state(30_999), user.state(31_000)), (PresenceKind::Online, PresenceKind::Unavailable));
+        user.device("B".into(), PresenceKind::Offline, 32_000);
+        assert_eq!(user.state(32_000), PresenceKind::Unavailable);
+    }
+
+    #[test]
+    fn who_only_listens_becomes_idle_and_who_sends_is_back() {
+        let presences = Presences::default();
+        let mut user = present();
+        user.device("A".into(), PresenceKind::Online, 1).expect("there is room").held = 1;
+        presences.users.borrow_mut().insert(1, user);
+        assert_eq!(presences.news(1, 1, false).map(|shown| shown.state), Some(PresenceKind::Online));
+        assert_eq!(presences.quiet_for(1), Some(Duration::from_millis(GONE_AFTER)));
+        presences.users.borrow_mut().get_mut(&1).and_then(|user| user.device("A".into(), PresenceKind::Online, 200_000)).expect("known");
+        assert_eq!(presences.due(300_000), [] as [UserSn; 0]);
+        assert_eq!(presences.due(300_001), [1]);
+        assert_eq!(presences.news(1, 300_001, false).map(|shown| shown.state), Some(PresenceKind::Unavailable));
+        assert_eq!(presences.news(1, 300_002, false), None);
+        assert!(presences.touch(&session("B"), 400_000), "on any device");
+        assert_eq!(presences.news(1, 400_000, false).and_then(|shown| shown.last_active), Some(400_000));
+        assert!(!presences.touch(&session("B"), 400_001));
+    }
+
+    #[test]
+    fn devices_are_bounded() {
+        let mut user = present();
+        for number in 0..MOST_DEVICES {
+            assert!(user.device(<&DeviceId>::from(&*number.to_string()), PresenceKind::Online, 0).is_some());
+        }
+        assert!(user.device("more".into(), PresenceKind::Online, 0).is_none());
+        assert!(user.device("more".into(), PresenceKind::Online, GONE_AFTER).is_some(), "the others are gone");
+    }
+}

@@ -1,0 +1,129 @@
+//! The `presence` section of a sync (Client-Server API, Presence): users who share a room with the client's user, and that user.
+
+use super::{
+    changes::{Changes, Which},
+    filter,
+    look::Look,
+    memberships::UserRooms,
+    presence::Shown,
+};
+use crate::{
+    error::{Error, Result},
+    homeserver::Homeserver,
+    tables::{self, MembershipKind, PresenceKind, RoomSn, UserSn},
+};
+use ephapse_store::Direction;
+use ruma::{
+    OwnedUserId, UInt,
+    api::client::{filter::FilterDefinition, sync::sync_events::v3::Response},
+    events::presence::{PresenceEvent, PresenceEventContent},
+    serde::Raw,
+};
+use std::collections::BTreeSet;
+
+/// The type of the events.
+const PRESENCE: &str = "m.presence";
+/// The most events of one answer: of those who were active last.
+const MOST: usize = 1000;
+/// How many of the users who are offline are looked at for one who shares a room and has something to say.
+const MOST_OFFLINE: usize = 256;
+
+/// Whom a look shows: those whose presence changed, or whom it is the first to show.
+#[derive(Default)]
+struct Wanted {
+    changed: BTreeSet<UserSn>,
+    /// As far as there is something to say of them.
+    new: BTreeSet<UserSn>,
+}
+
+/// Whether the client wants to see presence at all.
+pub fn wants_presence(filter: &FilterDefinition) -> bool {
+    let filter = &filter.presence;
+    filter.limit != Some(UInt::MIN) && filter::allows(filter, PRESENCE, None)
+}
+
+impl Look<'_> {
+    /// Adds what changed; everything that is not offline and silent when nothing has been looked at.
+    pub(super) async fn presence(&self, rooms: &UserRooms, changes: Option<&Changes>, response: &mut Response) -> Result<()> {
+        let hs = self.hs;
+        let filter = &self.ask.filter.presence;
+        if !hs.config.presence || !wants_presence(&self.ask.filter) {
+            return Ok(());
+        }
+        let wanted = self.wanted(rooms, changes).await?;
+        let users: Vec<UserSn> = wanted.changed.union(&wanted.new).copied().collect();
+        let left = |user| changes.is_some_and(|changes| changes.moved.iter().any(|(room, who)| *who == user && rooms.is_joined(*room)));
+        let mut shown: Vec<(OwnedUserId, Shown)> = Vec::new();
+        for (user, presence) in users.iter().zip(hs.presence_of(&users).await?) {
+            let silent = presence.state == PresenceKind::Offline && presence.status_msg.is_none();
+            if silent && !wanted.changed.contains(user) {
+                continue;
+            }
+            let id = hs.user_id(*user).await?;
+            let wanted = filter::allows(filter, PRESENCE, Some(id.as_str())) && !self.ignored.contains(&id);
+            // Who went offline and then left the room is offline also for those who stayed.
+            let went = presence.state == PresenceKind::Offline && left(*user);
+            if wanted && (went || self.shares(rooms, *user).await?) {
+                shown.push((id, presence));
+            }
+            self.breathe().await;
+        }
+        shown.sort_by_key(|(_, presence)| std::cmp::Reverse(presence.last_active));
+        let limit = filter.limit.map_or(MOST, |limit| usize::try_from(u64::from(limit)).unwrap_or(MOST).min(MOST));
+        shown.truncate(limit);
+        let now = hs.host.now();
+        let events = shown.into_iter().map(|(id, presence)| event(id, presence, now));
+        response.presence.events = events.collect::<Result<_>>()?;
+        Ok(())
+    }
+
+    async fn wanted(&self, rooms: &UserRooms, changes: Option<&Changes>) -> Result<Wanted> {
+        let hs = self.hs;
+        let mut wanted = Wanted::default();
+        let Some(Changes { presence: Which::These(these), moved, rooms: changed, .. }) = changes else {
+            wanted.new = hs.worth_showing().await?;
+            if self.from.is_some() {
+                // The client may believe of anybody that they are there.
+                let known = tables::LAST_ACTIVE.scan(hs.store(), &(), Direction::Forward, MOST_OFFLINE).await?;
+                wanted.changed.extend(known.into_iter().map(|(user, _)| user));
+            }
+            return Ok(wanted);
+        };
+        wanted.changed.clone_from(these);
+        wanted.new.extend(moved.iter().filter(|(room, _)| rooms.is_joined(*room)).map(|(_, user)| *user));
+        let came = |room: &RoomSn| rooms.get(*room).is_some_and(|own| own.kind == MembershipKind::Join && Some(own.position) > self.from);
+        let entered: Vec<RoomSn> = changed.iter().filter(|(room, changes)| changes.own && came(room)).map(|(room, _)| *room).collect();
+        if !entered.is_empty() {
+            for user in hs.worth_showing().await? {
+                let theirs = hs.user_rooms(user).await?;
+                if user != self.ask.session.user && entered.iter().any(|room| theirs.is_joined(*room)) {
+                    wanted.new.insert(user);
+                }
+                self.breathe().await;
+            }
+        }
+        Ok(wanted)
+    }
+
+    async fn shares(&self, rooms: &UserRooms, user: UserSn) -> Result<bool> {
+        Ok(user == self.ask.session.user || rooms.shares(&*self.hs.user_rooms(user).await?))
+    }
+}
+
+impl Homeserver {
+    /// Everybody of whom there is something to say: who is there, and who has left a message.
+    async fn worth_showing(&self) -> Result<BTreeSet<UserSn>> {
+        let mut users: BTreeSet<UserSn> = self.sync.presence.users().into_iter().collect();
+        let silent = tables::STATUS_MESSAGES.scan(self.store(), &(), Direction::Forward, MOST_OFFLINE).await?;
+        users.extend(silent.into_iter().map(|(user, _)| user));
+        Ok(users)
+    }
+}
+
+fn event(sender: OwnedUserId, presence: Shown, now: u64) -> Result<Raw<PresenceEvent>> {
+    let mut content = PresenceEventContent::new(presence.state.into());
+    content.currently_active = presence.currently_active();
+    content.last_active_ago = presence.last_active_ago(now).map(|ago| UInt::new_saturating(ago.as_millis() as u64));
+    content.status_msg = presence.status_msg;
+    Raw::new(&PresenceEvent { content, sender }).map_err(|error| Error::Internal(format!("an event cannot be written: {error}")))
+}
