@@ -143,13 +143,16 @@ impl Write<'_> {
         if before == after {
             return Ok(());
         }
-        let differences = state_tree::diff(before, after, &|id| self.node(id))?;
+        let own = event.pdu.key();
+        let differences = match &own {
+            // Nothing but this event lies between the two.
+            Some(key) if (before, after) == (event.state_before, event.state_after) => {
+                vec![Difference { key: key.clone(), before: event.replaces, after: Some(event.position) }]
+            }
+            _ => state_tree::diff(before, after, &|id| self.node(id))?,
+        };
         self.head.state = after.0;
         self.head.newest_state = event.position;
-        let mut own = None;
-        if let Some(key) = event.pdu.key() {
-            own = Some(key);
-        }
         let mut reset = false;
         for difference in &differences {
             reset |= own.as_ref() != Some(&difference.key);

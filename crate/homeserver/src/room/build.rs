@@ -54,16 +54,17 @@ impl Write<'_> {
     ///
     /// # Errors
     /// 403 M_FORBIDDEN with the rule's reason when the auth rules refuse it; 413 M_TOO_LARGE.
-    pub fn send(&mut self, draft: Draft) -> Result<Rc<Event>, Stop> {
+    pub fn send(&mut self, mut draft: Draft) -> Result<Rc<Event>, Stop> {
         let before = self.state_at_end()?;
-        let pdu = self.build(draft.clone(), before)?;
+        let transaction = draft.transaction.take();
+        let pdu = self.build(draft, before)?;
         if let Err(reason) = self.check_by_auth_events(&pdu)? {
             return Err(Error::forbidden(reason).into());
         }
         if let Err(reason) = self.check_in_state(&pdu, before)? {
             return Err(Error::forbidden(reason).into());
         }
-        self.append(pdu, before, Verdict { transaction: draft.transaction, ..Verdict::default() })
+        self.append(pdu, before, Verdict { transaction, ..Verdict::default() })
     }
 
     /// What a new event is built on: the newest extremities.

@@ -16,7 +16,7 @@ use ruma::{EventId, RoomId};
 use std::{collections::HashMap, rc::Rc};
 
 /// How many events are read or written in one go before others get their turn.
-pub(super) const TURN: usize = 256;
+pub(super) const TURN: usize = 128;
 
 impl Homeserver {
     /// The room of an id, if this server knows it.
@@ -220,7 +220,7 @@ impl Homeserver {
             let bytes = value.ok_or_else(|| Error::Internal(format!("state node {id:?} of room number {room} is missing")))?.0;
             let node = Node::decode(&bytes).map_err(|error| Error::Internal(format!("state node {id:?} cannot be read: {error}")))?;
             let node = Rc::new(node);
-            self.rooms.nodes.borrow_mut().insert((room, *id), node.clone(), 64 + 2 * bytes.len());
+            self.rooms.nodes.borrow_mut().insert((room, *id), node.clone(), node.weight());
             nodes.push((*id, node));
         }
         Ok(nodes)

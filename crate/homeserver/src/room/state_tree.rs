@@ -43,8 +43,26 @@ impl fmt::Debug for NodeId {
 pub enum Node {
     /// The subtrees by their digit, at least one, in order.
     Branch(Vec<(u8, NodeId)>),
-    /// The entries of a subtree that is small enough, sorted by key.
-    Leaf(Vec<Entry>),
+    /// The entries of a subtree that is small enough, sorted by place.
+    Leaf(Vec<(Rc<Place>, Position)>),
+}
+
+/// A place of the state as leaves share it, with its encoding: a leaf is written anew whenever one of its places changes.
+#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Place {
+    key: StateKey,
+    encoded: Vec<u8>,
+}
+
+impl Node {
+    /// Bytes it takes in memory, roughly.
+    pub fn weight(&self) -> usize {
+        let entry = |(place, _): &(Rc<Place>, Position)| 96 + place.key.1.len() + place.encoded.len();
+        match self {
+            Self::Branch(children) => 64 + 32 * children.len(),
+            Self::Leaf(entries) => 64 + entries.iter().map(entry).sum::<usize>(),
+        }
+    }
 }
 
 /// Nodes that must be loaded before the question can be answered.
@@ -143,7 +161,7 @@ pub fn entries(root: NodeId, part: Part, nodes: Nodes<'_>) -> Result<Vec<Entry>,
             walk.collect(*id, &mut entries);
         }
     }
-    walk.answer(entries)
+    walk.answer(entries.into_iter().map(|(place, position)| (place.key.clone(), position)).collect())
 }
 
 const WITHOUT_MEMBERS: u8 = 0;
@@ -229,7 +247,7 @@ impl<'a> Walk<'a> {
             match &*self.load(id)? {
                 Node::Branch(children) => id = child(children, path.digit(depth)),
                 Node::Leaf(entries) => {
-                    let at = entries.binary_search_by(|(k, _)| k.cmp(key)).ok()?;
+                    let at = entries.binary_search_by(|(place, _)| place.key.cmp(key)).ok()?;
                     return Some(entries[at].1);
                 }
             }
@@ -237,7 +255,7 @@ impl<'a> Walk<'a> {
         None
     }
 
-    fn collect(&mut self, id: NodeId, into: &mut Vec<Entry>) {
+    fn collect(&mut self, id: NodeId, into: &mut Vec<(Rc<Place>, Position)>) {
         match self.load(id).as_deref() {
             None => {}
             Some(Node::Leaf(entries)) => into.extend_from_slice(entries),
@@ -282,8 +300,9 @@ impl<'a> Walk<'a> {
                 let mark = new_nodes.len();
                 let removes = changes.iter().any(|change| change.to.is_none());
                 let children = self.update_children(children, depth, changes, new_nodes);
-                if removes && let Some(entries) = self.entries_that_fit(&children, depth, path, new_nodes) {
+                if removes && let Some(mut entries) = self.entries_that_fit(&children, depth, path, new_nodes) {
                     new_nodes.truncate(mark);
+                    entries.sort_unstable();
                     return build(entries, depth, new_nodes);
                 }
                 if children.is_empty() {
@@ -300,16 +319,20 @@ impl<'a> Walk<'a> {
     }
 
     fn update_children(&mut self, children: &[(u8, NodeId)], depth: usize, changes: Vec<Change>, new_nodes: &mut NewNodes) -> Vec<(u8, NodeId)> {
-        let mut updated: BTreeMap<u8, NodeId> = children.iter().copied().collect();
+        let mut updated = children.to_vec();
         for (digit, changes) in by_digit(changes, depth, |change| change.path) {
             let id = self.update(child(children, digit), depth + 1, changes, new_nodes);
-            updated.insert(digit, id);
+            match updated.binary_search_by_key(&digit, |(digit, _)| *digit) {
+                Ok(at) => updated[at].1 = id,
+                Err(at) => updated.insert(at, (digit, id)),
+            }
         }
-        updated.into_iter().filter(|(_, id)| *id != NodeId::EMPTY).collect()
+        updated.retain(|(_, id)| *id != NodeId::EMPTY);
+        updated
     }
 
     /// What lies below `children`, if a leaf can hold it.
-    fn entries_that_fit(&mut self, children: &[(u8, NodeId)], depth: usize, path: Path, new_nodes: &NewNodes) -> Option<Vec<Entry>> {
+    fn entries_that_fit(&mut self, children: &[(u8, NodeId)], depth: usize, path: Path, new_nodes: &NewNodes) -> Option<Vec<(Rc<Place>, Position)>> {
         if !fits_in_a_leaf(children.len(), depth, path) {
             return None;
         }
@@ -332,37 +355,42 @@ fn child(children: &[(u8, NodeId)], digit: u8) -> NodeId {
     children.iter().find(|(d, _)| *d == digit).map_or(NodeId::EMPTY, |(_, id)| *id)
 }
 
-fn changed_entries(entries: &[Entry], changes: Vec<Change>) -> Vec<Entry> {
-    let mut changed: BTreeMap<StateKey, Position> = entries.iter().cloned().collect();
+fn changed_entries(entries: &[(Rc<Place>, Position)], changes: Vec<Change>) -> Vec<(Rc<Place>, Position)> {
+    let mut changed = entries.to_vec();
     for Change { key, to, .. } in changes {
-        match to {
-            Some(position) => changed.insert(key, position),
-            None => changed.remove(&key),
-        };
+        match (changed.binary_search_by(|(place, _)| place.key.cmp(&key)), to) {
+            (Ok(at), Some(position)) => changed[at].1 = position,
+            (Ok(at), None) => drop(changed.remove(at)),
+            (Err(at), Some(position)) => changed.insert(at, (Rc::new(Place::new(key)), position)),
+            (Err(_), None) => {}
+        }
     }
-    changed.into_iter().collect()
+    changed
 }
 
-/// The subtree that holds `entries`.
-fn build(mut entries: Vec<Entry>, depth: usize, new_nodes: &mut NewNodes) -> NodeId {
+/// The subtree that holds `entries`, which are sorted.
+fn build(entries: Vec<(Rc<Place>, Position)>, depth: usize, new_nodes: &mut NewNodes) -> NodeId {
     let Some((first, _)) = entries.first() else {
         return NodeId::EMPTY;
     };
-    if fits_in_a_leaf(entries.len(), depth, Path::of(first)) {
-        entries.sort_unstable();
+    if fits_in_a_leaf(entries.len(), depth, Path::of(&first.key)) {
         return store(Node::Leaf(entries), new_nodes);
     }
-    let children = by_digit(entries, depth, |(key, _)| Path::of(key))
+    let children = by_digit(entries, depth, |(place, _)| Path::of(&place.key))
         .into_iter()
         .map(|(digit, entries)| (digit, build(entries, depth + 1, new_nodes)))
         .collect();
     store(Node::Branch(children), new_nodes)
 }
 
-fn by_digit<T>(items: Vec<T>, depth: usize, path: impl Fn(&T) -> Path) -> BTreeMap<u8, Vec<T>> {
-    let mut groups: BTreeMap<u8, Vec<T>> = BTreeMap::new();
+fn by_digit<T>(items: Vec<T>, depth: usize, path: impl Fn(&T) -> Path) -> Vec<(u8, Vec<T>)> {
+    let mut groups: Vec<(u8, Vec<T>)> = Vec::new();
     for item in items {
-        groups.entry(path(&item).digit(depth)).or_default().push(item);
+        let digit = path(&item).digit(depth);
+        match groups.binary_search_by_key(&digit, |(digit, _)| *digit) {
+            Ok(at) => groups[at].1.push(item),
+            Err(at) => groups.insert(at, (digit, vec![item])),
+        }
     }
     groups
 }
@@ -379,16 +407,16 @@ fn store_unless(old: NodeId, node: Node, new_nodes: &mut NewNodes) -> NodeId {
     id
 }
 
-fn compare(a: Vec<Entry>, b: Vec<Entry>, into: &mut Vec<Difference>) {
-    let mut places: BTreeMap<StateKey, (Option<Position>, Option<Position>)> = BTreeMap::new();
-    for (key, position) in a {
-        places.entry(key).or_default().0 = Some(position);
+fn compare(a: Vec<(Rc<Place>, Position)>, b: Vec<(Rc<Place>, Position)>, into: &mut Vec<Difference>) {
+    let mut places: BTreeMap<Rc<Place>, (Option<Position>, Option<Position>)> = BTreeMap::new();
+    for (place, position) in a {
+        places.entry(place).or_default().0 = Some(position);
     }
-    for (key, position) in b {
-        places.entry(key).or_default().1 = Some(position);
+    for (place, position) in b {
+        places.entry(place).or_default().1 = Some(position);
     }
     let differ = places.into_iter().filter(|(_, (before, after))| before != after);
-    into.extend(differ.map(|(key, (before, after))| Difference { key, before, after }));
+    into.extend(differ.map(|(place, (before, after))| Difference { key: place.key.clone(), before, after }));
 }
 
 #[cfg(test)]

@@ -3,10 +3,11 @@
 //! LEB128, positions zigzag. The encoding is part of a node's identity: it never changes, and the list
 //! of types only grows at its end.
 
-use super::{Entry, Node, NodeId};
+use super::{Node, NodeId, Place, StateKey};
 use crate::position::Position;
 use ruma::events::StateEventType;
 use sha2::{Digest, Sha256};
+use std::rc::Rc;
 
 /// Stored bytes that are no node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -84,22 +85,31 @@ fn encode_branch(children: &[(u8, NodeId)]) -> Vec<u8> {
     out
 }
 
-fn encode_leaf(entries: &[Entry]) -> Vec<u8> {
-    let mut out = vec![LEAF];
+fn encode_leaf(entries: &[(Rc<Place>, Position)]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(2 + entries.iter().map(|(place, _)| place.encoded.len() + 5).sum::<usize>());
+    out.push(LEAF);
     write_number(&mut out, entries.len() as u64);
-    for ((event_type, state_key), position) in entries {
-        let event_type = event_type.to_string();
-        match TYPES.iter().position(|known| **known == *event_type) {
-            Some(at) => write_number(&mut out, at as u64 + 1),
-            None => {
-                write_number(&mut out, 0);
-                write_text(&mut out, &event_type);
-            }
-        }
-        write_text(&mut out, state_key);
+    for (place, position) in entries {
+        out.extend_from_slice(&place.encoded);
         write_number(&mut out, zigzag(*position));
     }
     out
+}
+
+impl Place {
+    pub(super) fn new(key: StateKey) -> Self {
+        let mut encoded = Vec::new();
+        let event_type = key.0.to_string();
+        match TYPES.iter().position(|known| **known == *event_type) {
+            Some(at) => write_number(&mut encoded, at as u64 + 1),
+            None => {
+                write_number(&mut encoded, 0);
+                write_text(&mut encoded, &event_type);
+            }
+        }
+        write_text(&mut encoded, &key.1);
+        Self { key, encoded }
+    }
 }
 
 fn write_text(out: &mut Vec<u8>, text: &str) {
@@ -161,12 +171,14 @@ impl<'a> Reader<'a> {
         Ok(name.into())
     }
 
-    fn leaf(&mut self) -> Result<Vec<Entry>, NodeError> {
+    fn leaf(&mut self) -> Result<Vec<(Rc<Place>, Position)>, NodeError> {
         let len = self.number()?;
         let mut entries = Vec::new();
         for _ in 0..len {
+            let encoded = self.0;
             let key = (self.event_type()?, self.text()?.to_owned());
-            entries.push((key, unzigzag(self.number()?)));
+            let encoded = encoded[..encoded.len() - self.0.len()].to_vec();
+            entries.push((Rc::new(Place { key, encoded }), unzigzag(self.number()?)));
         }
         Ok(entries)
     }
