@@ -83,6 +83,16 @@ impl Bench {
         }
     }
 
+    /// Rooms that begin with `each` events of their own, as one request makes them.
+    async fn rooms(&self, total: usize, each: usize) {
+        let initial_state: Vec<Value> =
+            (0..each).map(|n| json!({ "type": "org.example.bench", "state_key": n.to_string(), "content": { "n": n } })).collect();
+        let body = json!({ "initial_state": initial_state });
+        for _ in 0..total / each {
+            request(&self.hs, "POST", "/_matrix/client/v3/createRoom", &self.token, &body).await;
+        }
+    }
+
     /// Whole requests, as clients send them, `at_once` under way.
     async fn requests(&self, total: usize, at_once: usize) {
         let content = json!({ "msgtype": "m.text", "body": "The quick brown fox jumps over the lazy dog." });
@@ -122,6 +132,7 @@ fn run(name: &str, store: Rc<dyn Store>) {
     block_on(bench.batches(500, 1));
     report(&format!("{name}, one a batch"), 3_000, bench.batches(3_000, 1));
     report(&format!("{name}, a hundred a batch"), 20_000, bench.batches(20_000, 100));
+    report(&format!("{name}, a thousand a room"), 20_000, bench.rooms(20_000, 1_000));
     report(&format!("{name}, requests one by one"), 3_000, bench.requests(3_000, 1));
     report(&format!("{name}, requests 8 at once"), 8_000, bench.requests(8_000, 8));
     report(&format!("{name}, requests 64 at once"), 12_800, bench.requests(12_800, 64));

@@ -12,6 +12,8 @@ use std::{
 pub enum LockKey {
     /// A room's head: build, authorize, append.
     Room(u32),
+    /// Rooms that are made in several turns.
+    LongCreation,
     /// A room alias.
     Alias(String),
     /// An account with its devices and keys being made or changed.

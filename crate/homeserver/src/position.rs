@@ -48,6 +48,12 @@ impl Positions {
         self.given()
     }
 
+    /// Gives every position up to and including `last`, for a batch that uses some of them. No await may lie between this and the batch's submission.
+    pub fn give_up_to(&self, last: Position) {
+        debug_assert!(last > self.given(), "positions are given once");
+        self.given.set(last.0);
+    }
+
     /// The last position given, whether or not its batch was taken.
     pub fn given(&self) -> Position {
         Position(self.given.get())

@@ -10,7 +10,7 @@ use crate::{
 };
 use http::StatusCode;
 use ruma::{
-    CanonicalJsonObject, CanonicalJsonValue, OwnedUserId, RoomVersionId,
+    CanonicalJsonObject, CanonicalJsonValue, OwnedUserId, RoomVersionId, UserId,
     api::{
         client::room::{
             Visibility,
@@ -99,14 +99,21 @@ pub async fn create_room(call: UserCall, request: Request) -> Result<Response> {
         invites.push((user.clone(), content));
     }
 
-    let fill = |write: &mut Write<'_>| -> Result<(), Stop> {
+    // So that the many members that `initial_state` may have are not asked for one by one.
+    for user in wanted.iter().filter(|event| event.event_type == StateEventType::RoomMember).filter_map(|event| UserId::parse(&*event.state_key).ok())
+    {
+        hs.intern_user(&user).await?;
+    }
+    let fill = async |write: &mut Write<'_>| -> Result<(), Stop> {
         write.send(Draft::state(creator.clone(), StateEventType::RoomMember, creator.as_str(), join.clone()))?;
         for event in &wanted {
             let draft = Draft::state(creator.clone(), event.event_type.clone(), event.state_key.clone(), event.content.clone());
             write.send(draft).map_err(|stop| invalid_room_state(stop, &event.event_type))?;
+            write.turn().await;
         }
         for (user, content) in &invites {
             write.send(Draft::state(creator.clone(), StateEventType::RoomMember, user.as_str(), content.clone()))?;
+            write.turn().await;
         }
         let sn = write.room.sn;
         if let Some(alias) = &alias {
@@ -117,7 +124,8 @@ pub async fn create_room(call: UserCall, request: Request) -> Result<Response> {
         }
         Ok(())
     };
-    let room = hs.create_room(creator.clone(), version, content, call.raw.generation, fill).await?;
+    let events = 2 + wanted.len() + invites.len();
+    let room = hs.create_room(creator.clone(), version, content, call.raw.generation, events, fill).await?;
     Ok(Response::new(room.id.clone()))
 }
 

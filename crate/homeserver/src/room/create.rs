@@ -33,7 +33,7 @@ pub const VERSIONS: [RoomVersionId; 12] = [
 ];
 
 impl Homeserver {
-    /// Makes a room: `content` is that of its create event, and `fill` adds the events that follow. All of it is one batch.
+    /// Makes a room: `content` is that of its create event, and `fill` adds the events that follow, about `events` of them. All of it is one batch.
     ///
     /// # Errors
     /// 400 M_UNSUPPORTED_ROOM_VERSION; whatever `fill` refuses with.
@@ -43,7 +43,8 @@ impl Homeserver {
         version: RoomVersionId,
         content: CanonicalJsonObject,
         generation: u64,
-        mut fill: impl FnMut(&mut Write<'_>) -> Result<(), Stop>,
+        events: usize,
+        mut fill: impl AsyncFnMut(&mut Write<'_>) -> Result<(), Stop>,
     ) -> Result<Rc<RoomInfo>> {
         let unsupported = || {
             let kind = ruma::api::error::ErrorKind::UnsupportedRoomVersion;
@@ -77,9 +78,9 @@ impl Homeserver {
             create = sign(self.rooms.next_creation(self.host.now()))?;
         }
         let info = Rc::new(RoomInfo { sn: self.rooms.next_sn(), id: create.room_id.clone(), version, rules });
-        self.write_new_room(&info, generation, |write| {
+        self.write_new_room(&info, generation, events, async |write: &mut Write<'_>| {
             write.begin(create.clone())?;
-            fill(write)
+            fill(write).await
         })
         .await?;
         Ok(info)

@@ -312,11 +312,11 @@ fn told(version: &RoomVersionId, room_id: &ruma::RoomId, events: &[Pdu]) -> Fork
         .run({
             let hs = hs.clone();
             async move {
-                let begin = |write: &mut Write<'_>| -> Result<(), Stop> {
+                let begin = async |write: &mut Write<'_>| -> Result<(), Stop> {
                     tables::ROOMS.put(&mut write.batch, &written.sn, &Room { id: written.id.clone(), version: written.version.clone() });
                     write.begin(create.clone())
                 };
-                hs.write_new_room(&written, 0, begin).await
+                hs.write_new_room(&written, 0, 1, begin).await
             }
         })
         .expect("a room");

@@ -29,6 +29,12 @@ use std::{
 const ROUNDS: usize = 4096;
 /// How many events a long auth chain may bring in ahead of being asked for.
 const READ_AHEAD: usize = 256;
+/// How long a decision on many events computes before others have their turn, in ms.
+const TURN: u64 = 8;
+/// So many events end a turn whatever the clock says; a new room of no more is decided on in one.
+const EVENTS_IN_A_TURN: usize = 64;
+/// How far behind the newest position a new room begins that takes several turns: how many positions may be given meanwhile.
+const POSITIONS_AHEAD: i64 = 1 << 12;
 
 /// Something that must be in memory before a decision can be made.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -89,12 +95,30 @@ struct Known {
     resolutions: Resolutions,
 }
 
+/// When others go on.
+struct Turns {
+    /// In ms.
+    ends: u64,
+    /// Events left.
+    left: usize,
+}
+
+impl Turns {
+    fn starting_at(now: u64) -> Self {
+        Self { ends: now + TURN, left: EVENTS_IN_A_TURN }
+    }
+}
+
 /// A room as one decision sees it, and what the decision stages.
 pub struct Write<'a> {
     pub(super) hs: &'a Homeserver,
     /// The room.
     pub room: Rc<RoomInfo>,
     known: &'a Known,
+    /// Nobody else knows of the room: it has only what is staged here.
+    is_new: bool,
+    /// None where nothing may happen between the first read and the batch.
+    turns: Option<Turns>,
     /// The head as the decision leaves it.
     pub(super) head: RoomHead,
     /// What else is written with the events.
@@ -123,17 +147,42 @@ impl Homeserver {
         Ok(answer)
     }
 
-    /// Decides and writes the first events of a room that nobody else knows of yet.
+    /// Decides and writes the first events of a room that nobody else knows of yet, about `events` of them. Many are decided on in turns: others go on
+    /// between them ([`Write::turn`]), and the room takes its positions some way behind theirs, so that in the end it is still newer than all they did.
     pub(super) async fn write_new_room<T>(
         &self,
         room: &Rc<RoomInfo>,
         generation: u64,
-        decide: impl FnMut(&mut Write<'_>) -> Result<T, Stop>,
+        events: usize,
+        mut decide: impl AsyncFnMut(&mut Write<'_>) -> Result<T, Stop>,
     ) -> Result<T> {
-        let (answer, written) = self.decide(room, RoomHead::default(), generation, decide).await?;
-        self.rooms.remember(room);
-        written.durable().await?;
-        Ok(answer)
+        let is_long = events > EVENTS_IN_A_TURN;
+        // Two at once would have to know of each other's positions.
+        let guard = if is_long { Some(self.lock(LockKey::LongCreation).await) } else { None };
+        let mut ahead = if is_long { POSITIONS_AHEAD } else { 0 };
+        let mut known = Known::default();
+        for _ in 0..ROUNDS {
+            let base = Position(self.positions.given().0 + ahead);
+            let turns = is_long.then(|| Turns::starting_at(self.host.now()));
+            let mut write = Write { is_new: true, turns, ..Write::new(self, room, &known, RoomHead::default(), generation, base) };
+            match decide(&mut write).await {
+                Ok(answer) => {
+                    write.encode(&RoomHead::default()).await;
+                    if is_long && self.positions.given() > base {
+                        ahead *= 2;
+                        continue;
+                    }
+                    let written = write.submit()?;
+                    drop(guard);
+                    self.rooms.remember(room);
+                    written.durable().await?;
+                    return Ok(answer);
+                }
+                Err(Stop::Refused(error)) => return Err(error),
+                Err(Stop::Missing(needs)) => self.read_needs(room, &mut known, needs).await?,
+            }
+        }
+        Err(too_many_rounds(room))
     }
 
     async fn decide<T>(
@@ -145,27 +194,18 @@ impl Homeserver {
     ) -> Result<(T, Submitted)> {
         let mut known = Known::default();
         for _ in 0..ROUNDS {
-            let mut write = Write {
-                hs: self,
-                room: room.clone(),
-                known: &known,
-                head: head.clone(),
-                batch: Batch::since(generation),
-                changes: Vec::new(),
-                base: self.positions.given(),
-                events: BTreeMap::new(),
-                ids: HashMap::new(),
-                nodes: RefCell::default(),
-                members: HashMap::new(),
-                citing: HashMap::new(),
-            };
+            let mut write = Write::new(self, room, &known, head.clone(), generation, self.positions.given());
             match decide(&mut write) {
-                Ok(answer) => return Ok((answer, write.submit(&head)?)),
+                Ok(answer) => {
+                    // Not in turns: nothing happens between the read and the batch.
+                    write.encode(&head).await;
+                    return Ok((answer, write.submit()?));
+                }
                 Err(Stop::Refused(error)) => return Err(error),
                 Err(Stop::Missing(needs)) => self.read_needs(room, &mut known, needs).await?,
             }
         }
-        Err(Error::Internal(format!("a decision in {} needs more reads than {ROUNDS} rounds", room.id)))
+        Err(too_many_rounds(room))
     }
 
     async fn read_needs(&self, room: &RoomInfo, known: &mut Known, needs: Vec<Need>) -> Result<()> {
@@ -237,7 +277,42 @@ impl Homeserver {
     }
 }
 
+fn too_many_rounds(room: &RoomInfo) -> Error {
+    Error::Internal(format!("a decision in {} needs more reads than {ROUNDS} rounds", room.id))
+}
+
+impl<'a> Write<'a> {
+    fn new(hs: &'a Homeserver, room: &Rc<RoomInfo>, known: &'a Known, head: RoomHead, generation: u64, base: Position) -> Self {
+        Self {
+            hs,
+            room: room.clone(),
+            known,
+            is_new: false,
+            turns: None,
+            head,
+            batch: Batch::since(generation),
+            changes: Vec::new(),
+            base,
+            events: BTreeMap::new(),
+            ids: HashMap::new(),
+            nodes: RefCell::default(),
+            members: HashMap::new(),
+            citing: HashMap::new(),
+        }
+    }
+}
+
 impl Write<'_> {
+    /// After each of many events: lets others go on when its turn is over. In a room that others know of it never is.
+    pub async fn turn(&mut self) {
+        let Some(turns) = &mut self.turns else { return };
+        turns.left -= 1;
+        if turns.left == 0 || self.hs.host.now() >= turns.ends {
+            self.hs.host.yield_now().await;
+            *turns = Turns::starting_at(self.hs.host.now());
+        }
+    }
+
     /// The head as it is now, staged changes included.
     pub fn head(&self) -> &RoomHead {
         &self.head
@@ -266,8 +341,8 @@ impl Write<'_> {
 
     /// An event of this room by its id; `None` when this server does not have it.
     pub fn event_by_id(&self, id: &EventId) -> Result<Option<Rc<Event>>, Need> {
-        let cached = self.hs.rooms.ids.borrow_mut().get(id).filter(|(sn, _)| *sn == self.room.sn).map(|(_, position)| *position);
-        match self.ids.get(id).copied().or(cached).map(Some).or_else(|| self.known.ids.get(id).copied()) {
+        let cached = || self.hs.rooms.ids.borrow_mut().get(id).filter(|(sn, _)| *sn == self.room.sn).map(|(_, position)| *position);
+        match self.ids.get(id).copied().or_else(cached).map(Some).or_else(|| self.known.ids.get(id).copied()) {
             Some(Some(position)) => self.event(position).map(Some),
             Some(None) => Ok(None),
             None => Err(Need::EventId(id.to_owned())),
@@ -283,6 +358,7 @@ impl Write<'_> {
     pub fn member(&self, user: UserSn) -> Result<Option<Membership>, Need> {
         match self.members.get(&user) {
             Some(member) => Ok(Some(member.clone())),
+            None if self.is_new => Ok(None),
             None => self.known.members.get(&user).cloned().ok_or(Need::Member(user)),
         }
     }
@@ -344,8 +420,11 @@ impl Write<'_> {
         position
     }
 
-    pub(super) fn add_nodes(&self, nodes: Vec<(NodeId, Rc<Node>)>) {
-        self.nodes.borrow_mut().extend(nodes);
+    pub(super) fn add_nodes(&mut self, nodes: Vec<(NodeId, Rc<Node>)>) {
+        for (id, node) in &nodes {
+            tables::STATE_NODES.put(&mut self.batch, &(self.room.sn, id.0), &tables::RawBytes(node.encode()));
+        }
+        self.nodes.get_mut().extend(nodes);
     }
 
     /// Puts an event where it stands: a new one, or a changed one in place of what stood there.
@@ -354,40 +433,50 @@ impl Write<'_> {
         self.events.insert(event.position, event);
     }
 
-    /// Everything staged as one batch, handed to the store; memory follows.
-    fn submit(mut self, before: &RoomHead) -> Result<Submitted> {
+    /// Puts everything staged into the batch.
+    async fn encode(&mut self, before: &RoomHead) {
         let sn = self.room.sn;
-        for (position, event) in &self.events {
-            tables::EVENTS.put(&mut self.batch, &(sn, *position), &event.to_record());
-            if *position > self.base {
-                tables::EVENT_IDS.put(&mut self.batch, &event.pdu.event_id, &(sn, *position));
+        let events: Vec<Rc<Event>> = self.events.values().cloned().collect();
+        for event in events {
+            tables::EVENTS.put(&mut self.batch, &(sn, event.position), &event.to_record());
+            if event.position > self.base {
+                tables::EVENT_IDS.put(&mut self.batch, &event.pdu.event_id, &(sn, event.position));
             }
+            self.turn().await;
         }
         if self.head != *before {
             tables::ROOM_HEADS.put(&mut self.batch, &sn, &self.head);
         }
-        let nodes = self.nodes.take();
-        let mut weights = HashMap::with_capacity(nodes.len());
-        for (id, node) in &nodes {
-            let bytes = node.encode();
-            weights.insert(*id, 64 + 2 * bytes.len());
-            tables::STATE_NODES.put(&mut self.batch, &(sn, id.0), &tables::RawBytes(bytes));
-        }
-        for _ in &self.changes {
-            self.hs.positions.next();
+    }
+
+    /// The batch, handed to the store; memory follows.
+    fn submit(self) -> Result<Submitted> {
+        let sn = self.room.sn;
+        if let Some((newest, _)) = self.changes.last() {
+            self.hs.positions.give_up_to(*newest);
         }
         let generation = self.batch.generation();
         let written = self.hs.submit(self.batch, self.changes)?;
         if self.hs.may_keep(generation.unwrap_or_else(|| self.hs.store().generation())) {
             let rooms = &self.hs.rooms;
+            let mut reached: Vec<NodeId> = self.head.extremities.iter().map(|extremity| NodeId(extremity.state)).collect();
+            reached.push(NodeId(self.head.state));
             rooms.heads.borrow_mut().insert(sn, Rc::new(self.head));
             for (position, event) in self.events {
                 rooms.ids.borrow_mut().insert(event.pdu.event_id.clone(), (sn, position));
                 let weight = event.weight();
                 rooms.events.borrow_mut().insert((sn, position), event, weight);
             }
-            for (id, node) in nodes {
-                rooms.nodes.borrow_mut().insert((sn, id), node, weights[&id]);
+            // Of the states, those that the room goes on from: the others were steps on the way.
+            let mut nodes = self.nodes.take();
+            let mut cached = rooms.nodes.borrow_mut();
+            while let Some(id) = reached.pop() {
+                let Some(node) = nodes.remove(&id) else { continue };
+                if let Node::Branch(children) = &*node {
+                    reached.extend(children.iter().map(|(_, child)| *child));
+                }
+                let weight = node.weight();
+                cached.insert((sn, id), node, weight);
             }
         }
         Ok(written)

@@ -169,3 +169,78 @@ fn rooms_made_alike_in_the_same_millisecond_are_different_rooms() {
     ids.dedup();
     assert_eq!(ids.len(), 3);
 }
+
+/// What `/sync` tells a user since a token, and the next token.
+fn news(server: &TestServer, user: &TestUser, since: &str) -> (Value, String) {
+    let answer = server.get(user, &format!("/_matrix/client/v3/sync?since={since}&timeout=0")).ok();
+    let next = answer["next_batch"].as_str().expect("a token").to_owned();
+    (answer["rooms"]["join"].clone(), next)
+}
+
+/// Making a thousand events took 200 ms in a browser, in which nobody else was answered.
+#[test]
+fn while_a_room_of_many_events_is_made_others_are_answered() {
+    let server = TestServer::new();
+    let (alice, bob) = (server.register("alice"), server.register("bob"));
+    let hall = server.post(&bob, "/_matrix/client/v3/createRoom", json!({})).ok()["room_id"].as_str().expect("a room").to_owned();
+    let since = |user: &TestUser| server.get(user, "/_matrix/client/v3/sync?timeout=0").ok()["next_batch"].as_str().expect("a token").to_owned();
+    let (alice_since, bob_since) = (since(&alice), since(&bob));
+
+    let before = server.host.yielded.get();
+    let initial_state: Vec<Value> =
+        (0..1_000).map(|n| json!({ "type": "org.example", "state_key": format!("{n}"), "content": { "n": n } })).collect();
+    let body = json!({ "initial_state": initial_state, "invite": [bob.id] });
+    // Two at once, since they must know of each other.
+    let large = |_| server.start("POST", "/_matrix/client/v3/createRoom", Some(&alice.token), Some(body.clone()));
+    let both = futures_util::future::join_all([0, 1].map(large));
+    let sends: Vec<_> = (0..10)
+        .map(|n| format!("/_matrix/client/v3/rooms/{hall}/send/m.room.message/{n}"))
+        .map(|path| server.start("PUT", &path, Some(&bob.token), Some(json!({ "msgtype": "m.text", "body": "hello" }))))
+        .collect();
+    let small = server.start("POST", "/_matrix/client/v3/createRoom", Some(&bob.token), Some(json!({})));
+    let sync = server.start("GET", &format!("/_matrix/client/v3/sync?since={alice_since}&timeout=0"), Some(&alice.token), None);
+    let order = std::rc::Rc::new(std::cell::RefCell::new(Vec::new()));
+    let (of_large, of_others) = (order.clone(), order.clone());
+    let large = async move {
+        let rooms = both.await;
+        of_large.borrow_mut().push("large");
+        rooms
+    };
+    let others = async move {
+        crate::support::turn().await;
+        for send in sends {
+            send.await.ok();
+        }
+        let small = small.await.ok()["room_id"].as_str().expect("a room").to_owned();
+        let early = sync.await.ok()["next_batch"].as_str().expect("a token").to_owned();
+        of_others.borrow_mut().push("others");
+        (small, early)
+    };
+    let (rooms, (small, early)) = server.run(futures_util::future::join(large, others));
+    assert_eq!(*order.borrow(), ["others", "large"]);
+    let yields = server.host.yielded.get() - before;
+    assert!(yields >= 2 * 2 * 1_000 / 64, "{yields} yields");
+
+    // Who asked before, and who asked while they were made, is told of everything once.
+    let rooms: Vec<String> = rooms.into_iter().map(|room| room.ok()["room_id"].as_str().expect("a room").to_owned()).collect();
+    let (told, late) = news(&server, &alice, &early);
+    for room in &rooms {
+        let timeline = told[room]["timeline"]["events"].as_array().map_or(0, Vec::len);
+        assert!(timeline > 0, "{told}");
+        let state = server.get(&alice, &format!("/_matrix/client/v3/rooms/{room}/state")).ok();
+        assert_eq!(state.as_array().map(Vec::len), Some(1_000 + 7));
+    }
+    assert_eq!(news(&server, &alice, &late).0, Value::Null);
+    let (told, late) = news(&server, &bob, &bob_since);
+    assert_eq!(told[&hall]["timeline"]["events"].as_array().map(Vec::len), Some(10));
+    assert!(told[&small].is_object(), "{told}");
+    assert_eq!(news(&server, &bob, &late).0, Value::Null);
+
+    // What comes afterwards is newer than all of it, also after a restart.
+    let server = server.restart();
+    let path = format!("/_matrix/client/v3/rooms/{}/send/m.room.message/later", rooms[0]);
+    let sent = server.put(&alice, &path, json!({ "msgtype": "m.text", "body": "hello" })).ok();
+    let (told, _) = news(&server, &alice, &alice_since);
+    let timeline = told[&rooms[0]]["timeline"]["events"].as_array().expect("events").clone();
+    assert_eq!(timeline.last().map(|event| &event["event_id"]), Some(&sent["event_id"]));
+}

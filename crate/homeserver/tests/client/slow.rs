@@ -1,25 +1,12 @@
 //! A store whose reads take a turn, as real ones do: what runs at once interleaves at every one of them.
 
+use crate::support::turn;
 use ephapse_store::{Batch, Bytes, Direction, LocalBoxFuture, MemoryStore, Stats, Store, StoreError};
-use futures_util::future::poll_fn;
-use std::{ops::Range, task::Poll};
+use std::ops::Range;
 
 /// A store in memory with slow reads.
 #[derive(Default)]
 pub struct SlowStore(MemoryStore);
-
-async fn turn() {
-    let mut is_over = false;
-    poll_fn(|context| {
-        if is_over {
-            return Poll::Ready(());
-        }
-        is_over = true;
-        context.waker().wake_by_ref();
-        Poll::Pending
-    })
-    .await;
-}
 
 impl Store for SlowStore {
     fn get_many<'a>(&'a self, keys: &'a [Vec<u8>]) -> LocalBoxFuture<'a, Result<Vec<Option<Bytes>>, StoreError>> {

@@ -5,12 +5,13 @@ use ephapse_homeserver::{Config, Entrance, Homeserver, Host, Registration, Store
 use ephapse_store::{LocalBoxFuture, MemoryStore};
 use futures_channel::oneshot;
 use futures_executor::LocalPool;
-use futures_util::task::LocalSpawnExt;
+use futures_util::{future::poll_fn, task::LocalSpawnExt};
 use serde_json::{Value, json};
 use std::{
     cell::{Cell, RefCell},
     future::Future,
     rc::Rc,
+    task::Poll,
     time::Duration,
 };
 
@@ -24,6 +25,8 @@ pub struct TestHost {
     spawned: RefCell<Vec<Task>>,
     /// How often something long was computed.
     pub computed: Cell<u32>,
+    /// How often something long let others go on.
+    pub yielded: Cell<u32>,
 }
 
 impl TestHost {
@@ -34,6 +37,7 @@ impl TestHost {
             timers: RefCell::default(),
             spawned: RefCell::default(),
             computed: Cell::default(),
+            yielded: Cell::default(),
         })
     }
 
@@ -82,7 +86,8 @@ impl Host for TestHost {
     }
 
     fn yield_now(&self) -> LocalBoxFuture<'static, ()> {
-        Box::pin(async {})
+        self.yielded.set(self.yielded.get() + 1);
+        Box::pin(turn())
     }
 
     fn compute(&self, work: Box<dyn FnOnce() -> Vec<u8> + Send>) -> LocalBoxFuture<'static, Vec<u8>> {
@@ -246,6 +251,20 @@ impl TestServer {
     pub fn delete(&self, user: &TestUser, path: &str) -> Answer {
         self.request("DELETE", path, Some(&user.token), None)
     }
+}
+
+/// Everything else that can run runs first.
+pub async fn turn() {
+    let mut is_over = false;
+    poll_fn(|context| {
+        if is_over {
+            return Poll::Ready(());
+        }
+        is_over = true;
+        context.waker().wake_by_ref();
+        Poll::Pending
+    })
+    .await;
 }
 
 /// The password of every user that a test registers.
