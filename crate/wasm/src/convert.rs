@@ -14,7 +14,7 @@ pub fn request(method: &str, path_and_query: &str, headers: Headers, body: Vec<u
         request = request.header(name, value);
     }
     request.body(Bytes::from(body)).map_err(|error| {
-        tracing::info!("a request was not understood: {error}");
+        tracing::warn!("a request was not understood: {error}");
         StatusCode::BAD_REQUEST
     })
 }
