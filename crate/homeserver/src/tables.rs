@@ -89,7 +89,7 @@ pub const TRANSACTIONS_BY_TIME: Table<(u64, UserSn, OwnedDeviceId, String), ()> 
 pub const INTERACTIVE_SESSIONS: Table<String, InteractiveSession> = Table::new(0x48, "user-interactive sessions");
 
 /// Who is not offline, as far as others were told.
-pub const PRESENT: Table<UserSn, PresenceKind> = Table::new(0x49, "present users");
+pub const PRESENT: Table<UserSn, StoredPresence> = Table::new(0x49, "present users");
 /// When users were last active, in ms, as of the last change of their presence.
 pub const LAST_ACTIVE: Table<UserSn, u64> = Table::new(0x4a, "last active times");
 /// What users say beside their presence.

@@ -8,7 +8,7 @@ use super::memberships::UserRooms;
 use crate::{
     error::{Error, Result},
     homeserver::Homeserver,
-    tables::{self, Change, PresenceKind, Session, UserSn},
+    tables::{self, Change, PresenceKind, Session, StoredPresence, UserSn},
 };
 use ephapse_store::{Batch, Direction, StoreError};
 use ruma::{DeviceId, OwnedDeviceId};
@@ -26,7 +26,7 @@ const IDLE_AFTER: u64 = 5 * 60_000;
 /// How many users can be there at a time; others are offline until somebody goes.
 const MOST_PRESENT: usize = 4096;
 /// How many devices of a user are told apart.
-const MOST_DEVICES: usize = 32;
+const MOST_DEVICES: usize = 16;
 /// How many users' changes are written together.
 const TOGETHER: usize = 64;
 
@@ -63,6 +63,8 @@ struct Attached {
 pub struct Shown {
     /// Online, unavailable, offline.
     pub state: PresenceKind,
+    /// Whether the user is unavailable by doing nothing.
+    pub is_idle: bool,
     /// The last pro-active event, in ms since the epoch, when there was one.
     pub last_active: Option<u64>,
     /// What the user says about it.
@@ -111,16 +113,23 @@ impl Attached {
 }
 
 impl Present {
+    /// What the user's devices say.
+    fn said(&self, now: u64) -> PresenceKind {
+        self.devices.values().filter(|device| device.is_live(now)).map(|device| device.says).max().unwrap_or(PresenceKind::Offline)
+    }
+
+    /// Whether the devices say online, and the user does nothing.
+    fn is_idle(&self, now: u64) -> bool {
+        self.said(now) == PresenceKind::Online && self.quiet_from + IDLE_AFTER <= now
+    }
+
     fn state(&self, now: u64) -> PresenceKind {
-        let said = self.devices.values().filter(|device| device.is_live(now)).map(|device| device.says).max();
-        match said.unwrap_or(PresenceKind::Offline) {
-            PresenceKind::Online if self.quiet_from + IDLE_AFTER <= now => PresenceKind::Unavailable,
-            said => said,
-        }
+        if self.is_idle(now) { PresenceKind::Unavailable } else { self.said(now) }
     }
 
     fn shown(&self, now: u64) -> Shown {
-        Shown { state: self.state(now), last_active: Some(self.last_active).filter(|last| *last > 0), status_msg: self.status_msg.clone() }
+        let last_active = Some(self.last_active).filter(|last| *last > 0);
+        Shown { state: self.state(now), is_idle: self.is_idle(now), last_active, status_msg: self.status_msg.clone() }
     }
 
     fn active(&mut self, now: u64) {
@@ -207,7 +216,9 @@ impl Presences {
             let state = present.state(now);
             state != present.told || state == PresenceKind::Offline && present.devices.values().all(|device| device.held == 0)
         });
-        due.map(|(user, _)| *user).collect()
+        let mut due: Vec<UserSn> = due.map(|(user, _)| *user).collect();
+        due.sort_unstable();
+        due
     }
 
     /// How long nothing can happen by itself; `None`: nobody is there.
@@ -325,7 +336,7 @@ impl Homeserver {
         let last_active = tables::LAST_ACTIVE.get_many(self.store(), users).await?;
         let status = tables::STATUS_MESSAGES.get_many(self.store(), users).await?;
         let stored = last_active.into_iter().zip(status);
-        Ok(stored.map(|(last_active, status_msg)| Shown { state: PresenceKind::Offline, last_active, status_msg }).collect())
+        Ok(stored.map(|(last_active, status_msg)| Shown { state: PresenceKind::Offline, is_idle: false, last_active, status_msg }).collect())
     }
 
     /// Brings a user's presence into memory; whether there was room for it.
@@ -354,7 +365,7 @@ impl Homeserver {
             let Some(shown) = self.sync.presence.news(*user, now, status) else { continue };
             match shown.state {
                 PresenceKind::Offline => tables::PRESENT.delete(&mut batch, user),
-                state => tables::PRESENT.put(&mut batch, user, &state),
+                told => tables::PRESENT.put(&mut batch, user, &StoredPresence { told, is_idle: shown.is_idle }),
             }
             if let Some(last_active) = shown.last_active {
                 tables::LAST_ACTIVE.put(&mut batch, user, &last_active);
@@ -383,10 +394,11 @@ impl Homeserver {
         let users: Vec<UserSn> = present.iter().map(|(user, _)| *user).collect();
         let stored = self.stored_presence(&users).await?;
         let mut users = self.sync.presence.users.borrow_mut();
-        for ((user, told), stored) in present.into_iter().zip(stored) {
-            let devices = [(before_restart().to_owned(), Attached { says: told, held: 0, seen: now })].into();
+        for ((user, StoredPresence { told, is_idle }), stored) in present.into_iter().zip(stored) {
+            let (says, quiet_from) = if is_idle { (PresenceKind::Online, now.saturating_sub(IDLE_AFTER)) } else { (told, now) };
+            let devices = [(before_restart().to_owned(), Attached { says, held: 0, seen: now })].into();
             let last_active = stored.last_active.unwrap_or_default();
-            users.insert(user, Present { devices, last_active, quiet_from: now, status_msg: stored.status_msg, told });
+            users.insert(user, Present { devices, last_active, quiet_from, status_msg: stored.status_msg, told });
         }
         Ok(())
     }

@@ -52,18 +52,23 @@ impl Look<'_> {
         }
         let wanted = self.wanted(rooms, changes).await?;
         let users: Vec<UserSn> = wanted.changed.union(&wanted.new).copied().collect();
-        let left = |user| changes.is_some_and(|changes| changes.moved.iter().any(|(room, who)| *who == user && rooms.is_joined(*room)));
         let mut shown: Vec<(OwnedUserId, Shown)> = Vec::new();
-        for (user, presence) in users.iter().zip(hs.presence_of(&users).await?) {
-            let silent = presence.state == PresenceKind::Offline && presence.status_msg.is_none();
-            if silent && !wanted.changed.contains(user) {
+        for (user, mut presence) in users.iter().zip(hs.presence_of(&users).await?) {
+            let is_offline = presence.state == PresenceKind::Offline;
+            let changed = wanted.changed.contains(user);
+            if is_offline && presence.status_msg.is_none() && !changed {
                 continue;
             }
             let id = hs.user_id(*user).await?;
-            let wanted = filter::allows(filter, PRESENCE, Some(id.as_str())) && !self.ignored.contains(&id);
-            // Who went offline and then left the room is offline also for those who stayed.
-            let went = presence.state == PresenceKind::Offline && left(*user);
-            if wanted && (went || self.shares(rooms, *user).await?) {
+            if !filter::allows(filter, PRESENCE, Some(id.as_str())) || self.ignored.contains(&id) {
+                continue;
+            }
+            let theirs = hs.user_rooms(*user).await?;
+            if *user == self.ask.session.user || rooms.shares(&theirs) {
+                shown.push((id, presence));
+            } else if is_offline && changed && changes.is_some_and(|changes| self.has_left(rooms, *user, &theirs, changes)) {
+                // Who went offline and then left is not to seem present for ever; there is no more to say of them.
+                presence.status_msg = None;
                 shown.push((id, presence));
             }
             self.breathe().await;
@@ -105,8 +110,10 @@ impl Look<'_> {
         Ok(wanted)
     }
 
-    async fn shares(&self, rooms: &UserRooms, user: UserSn) -> Result<bool> {
-        Ok(user == self.ask.session.user || rooms.shares(&*self.hs.user_rooms(user).await?))
+    /// Whether a user was in one of the client's rooms until lately.
+    fn has_left(&self, rooms: &UserRooms, user: UserSn, theirs: &UserRooms, changes: &Changes) -> bool {
+        let mut moves = changes.moved.iter().filter(|(room, who)| *who == user && rooms.is_joined(*room));
+        moves.any(|(room, _)| theirs.get(*room).is_some_and(|membership| membership.last_left > self.from))
     }
 }
 

@@ -111,6 +111,15 @@ pub enum PresenceKind {
     Online,
 }
 
+/// The presence of somebody who is not offline.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StoredPresence {
+    /// What others were told.
+    pub told: PresenceKind,
+    /// Whether that is so because the user did nothing, though online.
+    pub is_idle: bool,
+}
+
 impl From<PresenceKind> for PresenceState {
     fn from(kind: PresenceKind) -> Self {
         match kind {

@@ -197,6 +197,10 @@ fn who_only_listens_is_idle_after_five_minutes_until_they_do_something() {
         alices = peek(&server, &alice, Some(&alices));
         assert_eq!(seen(&alices), [(bob.id.as_str(), "unavailable")], "after {act}");
     }
+    let server = server.restart();
+    sync(&server, &bob, &[]);
+    assert_eq!(seen(&peek(&server, &alice, Some(&alices))), [], "a restart wakes nobody up");
+    assert_eq!(status(&server, &alice, &bob).ok()["presence"], "unavailable");
 }
 
 #[test]
@@ -204,13 +208,30 @@ fn a_change_wakes_those_who_share_a_room_and_nobody_else() {
     let server = TestServer::new();
     let (alice, bob, carol, _) = three(&server);
     let (alices, carols) = (peek(&server, &alice, None), peek(&server, &carol, None));
-    let before = server.store.stats().keys_read;
     let bob_syncs = || server.start("GET", &query(&[]), Some(&bob.token), None);
     let (held, answer) = held_while(&server, &carol, &carols, bob_syncs());
     assert_eq!((held, seen(&answer)), (20_000, vec![]));
     assert!(answer["presence"].is_null());
-    let read = server.store.stats().keys_read - before;
-    assert!(read < 60, "{read} keys read");
+    // Nor does she look: what is read is the access token of who changes.
+    let path = format!("/_matrix/client/v3/presence/{}/status", bob.id);
+    let reads = |user: &TestUser, says: &str| {
+        let since = peek(&server, user, None);
+        let held = query(&[("since", token(&since)), ("timeout", "20000"), ("set_presence", "offline")]);
+        let held = server.start("GET", &held, Some(&user.token), None);
+        let change = server.start("PUT", &path, Some(&bob.token), Some(json!({ "presence": says })));
+        let (store, host) = (server.store.clone(), server.host.clone());
+        let second = move || ephapse_homeserver::Host::sleep(&*host, Duration::from_secs(1));
+        let other = async move {
+            second().await;
+            let before = store.stats().keys_read;
+            change.await.ok();
+            second().await;
+            store.stats().keys_read - before
+        };
+        server.run(futures_util::future::join(held, other)).1
+    };
+    assert_eq!(reads(&carol, "unavailable"), 1);
+    assert!(reads(&alice, "online") > 1, "as those do whom it concerns");
 
     pass(&server, 40);
     let alices = peek(&server, &alice, Some(&alices));
@@ -317,6 +338,13 @@ fn who_comes_to_share_a_room_is_seen_at_once() {
     set(&server, &carol, json!({"presence": "unavailable"})).ok();
     assert_eq!(seen(&peek(&server, &alice, Some(&alices))), [], "not any more");
     status(&server, &alice, &carol).fails(403, "M_FORBIDDEN");
+
+    let alices = peek(&server, &alice, Some(&alices));
+    server.post(&bob, &format!("/_matrix/client/v3/rooms/{id}/leave"), json!({})).ok();
+    set(&server, &bob, json!({"presence": "offline", "status_msg": "a secret"})).ok();
+    let last = peek(&server, &alice, Some(&alices));
+    assert_eq!(seen(&last), [(bob.id.as_str(), "offline")], "nobody seems to be there for ever");
+    assert!(last["presence"]["events"][0]["content"].get("status_msg").is_none(), "but no more is told: {last}");
 }
 
 #[test]
