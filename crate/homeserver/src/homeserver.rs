@@ -26,6 +26,8 @@ use std::{cell::Cell, future::ready, panic::AssertUnwindSafe, rc::Rc};
 
 /// How often what is outdated is cleared away, in ms.
 const CLEARED_EVERY: u64 = 60 * 60 * 1000;
+/// How soon again when there is much of it.
+const CLEARED_AT_SOONEST: u64 = 60 * 1000;
 /// How often a request that only reads is tried again when what it had read was lost by a failed write.
 const READ_ATTEMPTS: usize = 3;
 
@@ -116,6 +118,7 @@ impl Homeserver {
         }
         let identity = Identity::open(&*store, &*host, config.server_name.as_deref()).await?;
         let newest = tables::NEWEST_POSITION.get(&*store, &()).await?.unwrap_or_default();
+        let listed_after = tables::LISTED_AFTER.get(&*store, &()).await?.unwrap_or_default();
         let users = Users::new(Users::newest_stored(&*store).await?);
         let rooms = Rooms::new(Rooms::newest_stored(&*store).await?);
         let streams = Streams::open(&*store, STREAMS).await?;
@@ -133,7 +136,7 @@ impl Homeserver {
             streams,
             rate_limits: RateLimits::default(),
             seen: Seen::default(),
-            sync: Syncing::default(),
+            sync: Syncing::new(listed_after),
             router: Router::new(),
             panics: Cell::new(0),
             cleared_next: Cell::new(0),
@@ -162,10 +165,11 @@ impl Homeserver {
         response.map(Bytes::from)
     }
 
-    /// Beside the first request after the start, and then once an hour: nothing runs while nobody asks.
+    /// Beside the first request after the start, and then once an hour, sooner when there is much to clear: nothing runs while nobody asks.
     fn clear_when_due(self: &Rc<Self>) {
         let now = self.host.now();
-        if now < self.cleared_next.get() {
+        let soonest = (self.cleared_next.get() + CLEARED_AT_SOONEST).saturating_sub(CLEARED_EVERY);
+        if now < self.cleared_next.get() && (now < soonest || !self.has_many_old_changes()) {
             return;
         }
         self.cleared_next.set(now + CLEARED_EVERY);
@@ -174,6 +178,9 @@ impl Homeserver {
         self.host.spawn(Box::pin(async move {
             if let Err(error) = hs.forget_old_transactions().await {
                 tracing::warn!("outdated transactions stay: {error}");
+            }
+            if let Err(error) = hs.forget_old_changes().await {
+                tracing::warn!("outdated changes stay: {error}");
             }
         }));
     }

@@ -29,4 +29,5 @@ pub use error::Error;
 pub use homeserver::{Homeserver, OpenError, Status};
 pub use host::Host;
 pub use http::{Request, Response};
+pub use position::Position;
 pub use router::Entrance;

@@ -24,6 +24,8 @@ pub enum LockKey {
     KeyBackup(u32),
     /// A user's profile, and what rooms show of it.
     Profile(String),
+    /// The beginning of the list of changes.
+    Changes,
     /// One request of a client that must happen once: user, device, method and path.
     Transaction(String),
 }

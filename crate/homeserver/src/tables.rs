@@ -32,8 +32,12 @@ pub const STORED_FORMAT: Table<(), u32> = Table::new(0x00, "format");
 pub const IDENTITY: Table<(), StoredIdentity> = Table::new(0x01, "identity");
 /// The newest position given; in every batch that gives one.
 pub const NEWEST_POSITION: Table<(), Position> = Table::new(0x02, "newest position");
-/// What changed at a position: incremental sync reads from here.
+/// What changed at a position: incremental sync reads from here. Up to [`LISTED_AFTER`] only what outlives the list.
 pub const CHANGES: Table<Position, Change> = Table::new(0x03, "changes");
+/// Behind which position every change is listed.
+pub const LISTED_AFTER: Table<(), Position> = Table::new(0x04, "listed after");
+/// Where the changes are that outlive the list: `(kind, user or room, other user)`.
+pub const OUTLIVING: Table<(u8, u32, u32), Position> = Table::new(0x05, "outliving changes");
 
 /// Room ids to numbers.
 pub const ROOM_SNS: Table<OwnedRoomId, RoomSn> = Table::new(0x10, "room numbers");

@@ -60,15 +60,12 @@ async fn look(hs: &Homeserver, ask: &Ask, from: Option<Position>, to: Position) 
     let mut response = match from {
         Some(from) if from == to && !ask.full_state => Response::new(hs.token(to)),
         Some(from) => {
-            let changes = hs.changes_between(from..to).await?;
-            let mut response = hs.look(ask, Some(from), to, changes.as_deref()).await?;
-            response.device_lists = match &changes {
-                Some(changes) => keys::device_lists_of(hs, ask.session.user, changes.iter().map(|(position, change)| (*position, change))).await?,
-                None => keys::device_lists(hs, ask.session.user, from, to).await?,
-            };
+            let listed = hs.changes_between(from..to).await?;
+            let mut response = hs.look(ask, Some((from, &listed)), to).await?;
+            response.device_lists = keys::device_lists(hs, ask.session.user, from, &listed).await?;
             response
         }
-        None => hs.look(ask, None, to, None).await?,
+        None => hs.look(ask, None, to).await?,
     };
     response.to_device.events = to_device::pending(hs, &ask.session, ask.since, to).await?;
     Ok(response)

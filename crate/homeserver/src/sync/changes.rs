@@ -1,20 +1,25 @@
-//! What changed for a user between two positions, read from the one list of changes; where that would be long, from the user's rooms instead.
+//! What changed for a user between two positions, read from the one list of changes; where that would be long or is not listed any more, from the
+//! user's rooms instead.
 
-use super::memberships::UserRooms;
+use super::{forget::outliving, memberships::UserRooms};
 use crate::{
     error::Result,
     homeserver::Homeserver,
     position::Position,
+    room::NodeId,
     tables::{self, Change, MembershipKind, ReceiptKind, RoomSn, UserSn},
 };
 use ephapse_store::Direction;
+use ruma::{OwnedUserId, events::StateEventType};
 use std::{
     collections::{BTreeMap, BTreeSet},
     ops::Range,
 };
 
 /// From how many changes on it is cheaper to look at each of the user's rooms.
-const WALK_FROM: i64 = 2000;
+pub(super) const WALK_FROM: i64 = 2000;
+/// How many changes are read at once.
+const PAGE: usize = 1000;
 
 /// Which of many things changed.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -69,9 +74,17 @@ pub struct Changes {
     /// Account data outside of rooms.
     pub account_data: Which<String>,
     /// Whose presence, known to this user or not.
-    pub presence: Which<UserSn>,
+    pub presence: BTreeSet<UserSn>,
     /// Whose membership changed, and where.
     pub moved: BTreeSet<(RoomSn, UserSn)>,
+}
+
+/// What the list says of everybody's changes.
+pub(crate) struct Listed {
+    /// In order.
+    pub changes: Vec<(Position, Change)>,
+    /// Whether these are all; otherwise only those that nothing else tells of, and they may go on behind the end that was asked for.
+    pub complete: bool,
 }
 
 impl Changes {
@@ -94,56 +107,76 @@ impl Changes {
             Change::Typing { room, .. } => self.rooms.entry(*room).or_default().typing = true,
             Change::AccountData { user: whose, room: 0, kind } if *whose == user => self.account_data.add(kind.clone()),
             Change::AccountData { user: whose, room, kind } if *whose == user => self.rooms.entry(*room).or_default().account_data.add(kind.clone()),
-            Change::Presence { user } => self.presence.add(*user),
+            Change::Presence { user } => drop(self.presence.insert(*user)),
             _ => {}
         }
     }
 }
 
 impl Homeserver {
-    /// What changed for anybody after `range.start`, up to and including `range.end`; `None`: too much to be listed.
-    pub(crate) async fn changes_between(&self, range: Range<Position>) -> Result<Option<Vec<(Position, Change)>>> {
-        if range.end.0 - range.start.0 > WALK_FROM {
-            return Ok(None);
+    /// What changed for anybody after `range.start`, up to and including `range.end`.
+    pub(crate) async fn changes_between(&self, range: Range<Position>) -> Result<Listed> {
+        if range.end.0 - range.start.0 <= WALK_FROM && range.start >= self.sync.listed_after.get() {
+            let keys = tables::CHANGES.key(&range.start.next())..tables::CHANGES.key(&range.end.next());
+            let changes = tables::CHANGES.scan_range(self.store(), keys, Direction::Forward, usize::MAX).await?;
+            // The beginning may have gone while this was read.
+            if range.start >= self.sync.listed_after.get() {
+                return Ok(Listed { changes, complete: true });
+            }
         }
-        let keys = tables::CHANGES.key(&range.start.next())..tables::CHANGES.key(&range.end.next());
-        Ok(Some(tables::CHANGES.scan_range(self.store(), keys, Direction::Forward, usize::MAX).await?))
+        let mut listed = Listed { changes: Vec::new(), complete: false };
+        let mut from = range.start.next();
+        loop {
+            let keys = tables::CHANGES.key(&from)..tables::CHANGES.range(&()).end;
+            let page = tables::CHANGES.scan_range(self.store(), keys, Direction::Forward, PAGE).await?;
+            let end = page.last().filter(|_| page.len() == PAGE).map(|(position, _)| position.next());
+            listed.changes.extend(page.into_iter().filter(|(_, change)| outliving(change).is_some()));
+            match end {
+                Some(end) => from = end,
+                None => return Ok(listed),
+            }
+            self.host.yield_now().await;
+        }
     }
 
     /// What of that is a user's business.
-    pub(super) async fn changes_for(&self, user: UserSn, rooms: &UserRooms, since: Position, list: Option<&[(Position, Change)]>) -> Result<Changes> {
-        let mut changes = match list {
-            Some(list) => {
-                let mut changes = Changes::default();
-                list.iter().for_each(|(_, change)| changes.take(user, change));
-                changes
-            }
-            None => self.walk(rooms, since).await?,
-        };
+    pub(super) async fn changes_for(&self, user: UserSn, rooms: &UserRooms, since: Position, listed: &Listed) -> Result<Changes> {
+        let mut changes = if listed.complete { Changes::default() } else { self.walk(user, rooms, since).await? };
+        listed.changes.iter().for_each(|(_, change)| changes.take(user, change));
         changes.rooms.retain(|room, changes| changes.own || rooms.get(*room).is_some_and(|membership| membership.kind == MembershipKind::Join));
         Ok(changes)
     }
 
-    async fn walk(&self, rooms: &UserRooms, since: Position) -> Result<Changes> {
-        let mut changes = Changes { account_data: Which::Unknown, presence: Which::Unknown, ..Changes::default() };
+    async fn walk(&self, user: UserSn, rooms: &UserRooms, since: Position) -> Result<Changes> {
+        let mut changes = Changes { account_data: Which::Unknown, ..Changes::default() };
+        let own = (StateEventType::RoomMember, self.user_id(user).await?.to_string());
         let all = rooms.all();
         let joined: Vec<RoomSn> = all.iter().filter(|(_, membership)| membership.kind == MembershipKind::Join).map(|(room, _)| *room).collect();
         for (room, membership) in all {
             if membership.position > since {
                 let changes = changes.rooms.entry(room).or_default();
                 (changes.events, changes.members, changes.own) = (true, true, true);
+                changes.account_data = Which::Unknown;
             }
         }
-        for head in self.room_heads(&joined).await?.into_iter().zip(joined) {
-            let (head, room) = head;
+        let mut moved: Vec<(RoomSn, String)> = Vec::new();
+        for (head, room) in self.room_heads(&joined).await?.into_iter().zip(joined) {
             let changes = changes.rooms.entry(room).or_default();
             changes.events |= head.newest > since;
-            // Between two states everybody may have come and gone, the user too.
-            changes.members |= head.newest_state > since;
-            changes.own |= head.newest_state > since;
+            if head.newest_state > since {
+                let before = self.room_state_at(room, &head, since).await?;
+                let differences = self.state_diff(room, before, NodeId(head.state)).await?;
+                changes.own |= differences.iter().any(|difference| difference.key == own);
+                let members = differences.into_iter().filter(|difference| difference.key.0 == StateEventType::RoomMember);
+                moved.extend(members.map(|difference| (room, difference.key.1)));
+                changes.members |= moved.last().is_some_and(|(last, _)| *last == room);
+            }
             changes.receipts = Which::Unknown;
             changes.account_data = Which::Unknown;
-            changes.typing = !self.sync.typing.in_room(room).is_empty();
+        }
+        for (room, member) in moved.into_iter().filter(|(_, member)| *member != own.1) {
+            let Ok(member) = OwnedUserId::try_from(member) else { continue };
+            changes.moved.extend(self.find_user(&member).await?.map(|member| (room, member)));
         }
         Ok(changes)
     }

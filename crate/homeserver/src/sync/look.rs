@@ -1,7 +1,7 @@
 //! One look at everything a client has not seen: which rooms belong in which section of the answer, and what stands beside the rooms.
 
 use super::{
-    changes::{Changes, RoomChanges},
+    changes::{Changes, Listed, RoomChanges},
     ephemeral::{account_data_event, bare_event},
     filter::{self, Facts},
     sent_members::Recipient,
@@ -12,7 +12,7 @@ use crate::{
     position::Position,
     push::PUSH_RULES,
     room::{RoomInfo, membership_of},
-    tables::{self, AccountData, Change, Membership, MembershipKind, RoomSn, Session},
+    tables::{self, AccountData, Membership, MembershipKind, RoomSn, Session},
 };
 use ephapse_store::Direction;
 use futures_util::{StreamExt, TryStreamExt, stream};
@@ -74,13 +74,14 @@ enum Section {
 }
 
 impl Homeserver {
-    /// What a client sees that has seen everything up to `from`, of its rooms and account data. `list`: what has changed since, if it can be listed.
-    pub(crate) async fn look(&self, ask: &Ask, from: Option<Position>, to: Position, list: Option<&[(Position, Change)]>) -> Result<Response> {
+    /// What a client sees of its rooms and account data; `seen`: that has seen everything up to a position, and what has changed since.
+    pub(crate) async fn look(&self, ask: &Ask, seen: Option<(Position, &Listed)>, to: Position) -> Result<Response> {
+        let from = seen.map(|(from, _)| from);
         let user = ask.session.user;
         let mut response = Response::new(self.token(to));
         let rooms = self.user_rooms(user).await?;
-        let changes = match from {
-            Some(from) => Some(self.changes_for(user, &rooms, from, list).await?),
+        let changes = match seen {
+            Some((from, listed)) => Some(self.changes_for(user, &rooms, from, listed).await?),
             None => None,
         };
         let mut look = Look {

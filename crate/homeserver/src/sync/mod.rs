@@ -5,6 +5,7 @@
 mod changes;
 mod ephemeral;
 pub mod filter;
+mod forget;
 mod ignored;
 mod look;
 mod memberships;
@@ -17,12 +18,14 @@ mod summary;
 pub mod threads;
 mod typing;
 
+pub(crate) use changes::Listed;
 pub use look::Ask;
 pub use presence_events::wants_presence;
 pub use remembered::Remembered;
 pub use typing::Typing;
 
 use crate::{
+    position::Position,
     push::{RuleSets, Unreads},
     tables::Change,
 };
@@ -30,6 +33,7 @@ use ignored::Ignored;
 use memberships::Memberships;
 use presence::Presences;
 use sent_members::SentMembers;
+use std::cell::Cell;
 
 /// What memory holds for syncs.
 #[derive(Default)]
@@ -41,9 +45,16 @@ pub struct Syncing {
     pub(crate) unread: Unreads,
     pub(crate) ignored: Ignored,
     pub(crate) sent_members: SentMembers,
+    /// Behind which position every change is listed.
+    pub(crate) listed_after: Cell<Position>,
 }
 
 impl Syncing {
+    /// With nothing in memory; behind `listed_after` every change is listed.
+    pub(crate) fn new(listed_after: Position) -> Self {
+        Self { listed_after: Cell::new(listed_after), ..Self::default() }
+    }
+
     /// Takes note of what became visible, before anyone is woken for it.
     pub(crate) fn changed(&self, changes: &[Change]) {
         self.memberships.changed(changes);

@@ -1,12 +1,6 @@
 //! The `presence` section of a sync (Client-Server API, Presence): users who share a room with the client's user, and that user.
 
-use super::{
-    changes::{Changes, Which},
-    filter,
-    look::Look,
-    memberships::UserRooms,
-    presence::Shown,
-};
+use super::{changes::Changes, filter, look::Look, memberships::UserRooms, presence::Shown};
 use crate::{
     error::{Error, Result},
     homeserver::Homeserver,
@@ -85,16 +79,11 @@ impl Look<'_> {
     async fn wanted(&self, rooms: &UserRooms, changes: Option<&Changes>) -> Result<Wanted> {
         let hs = self.hs;
         let mut wanted = Wanted::default();
-        let Some(Changes { presence: Which::These(these), moved, rooms: changed, .. }) = changes else {
+        let Some(Changes { presence, moved, rooms: changed, .. }) = changes else {
             wanted.new = hs.worth_showing().await?;
-            if self.from.is_some() {
-                // The client may believe of anybody that they are there.
-                let known = tables::LAST_ACTIVE.scan(hs.store(), &(), Direction::Forward, MOST_OFFLINE).await?;
-                wanted.changed.extend(known.into_iter().map(|(user, _)| user));
-            }
             return Ok(wanted);
         };
-        wanted.changed.clone_from(these);
+        wanted.changed.clone_from(presence);
         wanted.new.extend(moved.iter().filter(|(room, _)| rooms.is_joined(*room)).map(|(_, user)| *user));
         let came = |room: &RoomSn| rooms.get(*room).is_some_and(|own| own.kind == MembershipKind::Join && Some(own.position) > self.from);
         let entered: Vec<RoomSn> = changed.iter().filter(|(room, changes)| changes.own && came(room)).map(|(room, _)| *room).collect();

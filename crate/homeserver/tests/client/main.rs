@@ -12,6 +12,7 @@ mod hostile;
 mod key_backup;
 mod keys;
 mod knock;
+mod old_tokens;
 mod presence;
 mod profile;
 mod push_rules;

@@ -10,17 +10,16 @@ use crate::{
     position::Position,
     room::{NodeId, membership_of},
     router::UserCall,
+    sync::Listed,
     tables::{self, Change, MembershipKind, RoomSn, UserSn},
 };
 use ephapse_store::Direction;
 use ruma::{
+    UserId,
     api::client::{keys::get_key_changes::v3 as get_key_changes, sync::sync_events::DeviceLists},
     events::StateEventType,
 };
 use std::collections::{BTreeMap, BTreeSet};
-
-/// Changes read at once.
-const PAGE: usize = 1_000;
 
 /// Whoever joins a room without encryption is told of its members only when it is no larger: their devices matter if it is ever encrypted, and
 /// clients ask for all of them then.
@@ -32,31 +31,18 @@ pub async fn changes(call: UserCall, request: get_key_changes::Request) -> Resul
     // A token of before the database was restored: everything may have changed since.
     let from = hs.position_of(&request.from)?.unwrap_or(Position(0));
     let to = hs.position_of(&request.to)?.unwrap_or_else(|| hs.positions.newest());
-    let DeviceLists { changed, left, .. } = device_lists(hs, call.session.user, from, to).await?;
+    let listed = hs.changes_between(from..to).await?;
+    let DeviceLists { changed, left, .. } = device_lists(hs, call.session.user, from, &listed).await?;
     Ok(get_key_changes::Response::new(changed, left))
 }
 
-/// What a user has to know of others' devices, behind `since` and up to `to`.
-pub async fn device_lists(hs: &Homeserver, user: UserSn, since: Position, to: Position) -> Result<DeviceLists> {
+/// What a user has to know of others' devices behind `since`, of which `listed` is what the list says.
+pub async fn device_lists(hs: &Homeserver, user: UserSn, since: Position, listed: &Listed) -> Result<DeviceLists> {
     let mut found = Found::default();
-    let mut from = since.next();
-    while from <= to {
-        let range = tables::CHANGES.key(&from)..tables::CHANGES.key(&to.next());
-        let page = tables::CHANGES.scan_range(hs.store(), range, Direction::Forward, PAGE).await?;
-        found.add(user, page.iter().map(|(position, change)| (*position, change)));
-        match page.last() {
-            Some((last, _)) if page.len() == PAGE => from = last.next(),
-            _ => break,
-        }
-        hs.host.yield_now().await;
+    found.add(user, &listed.changes);
+    if !listed.complete {
+        found.add_members(hs, user, since).await?;
     }
-    found.judge(hs, user).await
-}
-
-/// As [`device_lists`], of changes in their order that the caller has read already.
-pub async fn device_lists_of(hs: &Homeserver, user: UserSn, changes: impl Iterator<Item = (Position, &Change)>) -> Result<DeviceLists> {
-    let mut found = Found::default();
-    found.add(user, changes);
     found.judge(hs, user).await
 }
 
@@ -67,14 +53,23 @@ struct Found {
     keys: BTreeSet<UserSn>,
     /// Whose keys the user has signed.
     signed: BTreeSet<UserSn>,
-    /// The first of each user's member events in each room.
-    members: BTreeMap<(RoomSn, UserSn), Position>,
+    /// Whose membership changed in which room, and what it was before.
+    members: BTreeMap<(RoomSn, UserSn), Before>,
     /// Rooms whose state changed without an event.
     reset: BTreeSet<RoomSn>,
 }
 
+/// What a membership was before it changed.
+#[derive(Clone, Copy)]
+enum Before {
+    /// What the event at this position replaced: the first that changed it.
+    First(Position),
+    /// What the event at this position says.
+    Was(Option<Position>),
+}
+
 impl Found {
-    fn add<'a>(&mut self, user: UserSn, changes: impl Iterator<Item = (Position, &'a Change)>) {
+    fn add(&mut self, user: UserSn, changes: &[(Position, Change)]) {
         for (position, change) in changes {
             match change {
                 Change::DeviceList { user } => {
@@ -84,7 +79,7 @@ impl Found {
                     self.signed.insert(*of);
                 }
                 Change::Event { room, member: Some(member) } => {
-                    self.members.entry((*room, *member)).or_insert(position);
+                    self.members.entry((*room, *member)).or_insert(Before::First(*position));
                 }
                 Change::StateReset { room } => {
                     self.reset.insert(*room);
@@ -92,6 +87,28 @@ impl Found {
                 _ => {}
             }
         }
+    }
+
+    /// Adds the members who changed since a position, by the states of the user's rooms then and now.
+    async fn add_members(&mut self, hs: &Homeserver, user: UserSn, since: Position) -> Result<()> {
+        let rooms = hs.user_rooms(user).await?.all().into_iter();
+        let was_there = rooms.filter(|(_, membership)| membership.kind == MembershipKind::Join || membership.position > since);
+        let rooms: Vec<RoomSn> = was_there.map(|(room, _)| room).collect();
+        let heads = tables::ROOM_HEADS.get_many(hs.store(), &rooms).await?;
+        for (room, head) in rooms.into_iter().zip(heads) {
+            // The room may have been forgotten by everybody meanwhile.
+            let Some(head) = head.filter(|head| head.newest_state > since) else { continue };
+            let before = hs.room_state_at(room, &head, since).await?;
+            for difference in hs.state_diff(room, before, NodeId(head.state)).await? {
+                let (StateEventType::RoomMember, member) = difference.key else { continue };
+                let Ok(member) = UserId::parse(member) else { continue };
+                if let Some(member) = hs.find_user(&member).await? {
+                    self.members.insert((room, member), Before::Was(difference.before));
+                }
+            }
+            hs.host.yield_now().await;
+        }
+        Ok(())
     }
 
     async fn judge(self, hs: &Homeserver, user: UserSn) -> Result<DeviceLists> {
@@ -107,12 +124,12 @@ impl Found {
         }
         // With whom the user parted, and in which room.
         let mut parted: BTreeMap<UserSn, BTreeSet<RoomSn>> = BTreeMap::new();
-        for ((room, member), first) in &self.members {
+        for ((room, member), before) in &self.members {
             let i_am_in = mine.contains(room);
             if *member != user && !i_am_in && !self.members.contains_key(&(*room, user)) {
                 continue;
             }
-            let was_in = was_joined_before(hs, *room, *first).await?;
+            let was_in = was_joined(hs, *room, *before).await?;
             let is_in = is_joined(hs, *room, *member).await?;
             match (was_in, is_in) {
                 (false, true) if *member == user => changed.extend(members_to_know(hs, *room).await?),
@@ -191,11 +208,16 @@ async fn is_encrypted(hs: &Homeserver, room: RoomSn) -> Result<bool> {
     Ok(hs.state_get(room, NodeId(head.state), &[place]).await?.first().copied().flatten().is_some())
 }
 
-/// Whether the user of the member event at `first` was joined to the room before it.
-async fn was_joined_before(hs: &Homeserver, room: RoomSn, first: Position) -> Result<bool> {
-    // The event may be gone with its room.
-    let Some(event) = hs.events_at(room, &[first]).await?.into_iter().next().flatten() else { return Ok(true) };
-    let Some(before) = event.replaces else { return Ok(false) };
+async fn was_joined(hs: &Homeserver, room: RoomSn, before: Before) -> Result<bool> {
+    let before = match before {
+        Before::Was(before) => before,
+        // The event may be gone with its room.
+        Before::First(first) => match hs.events_at(room, &[first]).await?.into_iter().next().flatten() {
+            Some(first) => first.replaces,
+            None => return Ok(true),
+        },
+    };
+    let Some(before) = before else { return Ok(false) };
     let before = hs.events_at(room, &[before]).await?.into_iter().next().flatten();
     Ok(before.is_none_or(|before| membership_of(&before) == MembershipKind::Join))
 }

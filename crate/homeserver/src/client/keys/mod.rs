@@ -1,7 +1,7 @@
 //! Keys of devices (Client-Server API, End-to-End Encryption): upload, query, claim, and who has to be told.
 //!
-//! A user's keys are written under the lock of the user's account, which deleting a device holds too. For syncs: [`counts`], [`device_lists`] and
-//! [`device_lists_of`]; for the deletion of devices: [`departing`].
+//! A user's keys are written under the lock of the user's account, which deleting a device holds too. For syncs: [`counts`] and
+//! [`device_lists`]; for the deletion of devices: [`departing`].
 
 mod claim;
 mod device_lists;
@@ -10,7 +10,7 @@ pub(super) mod signed;
 pub(super) mod upload;
 
 pub use claim::claim;
-pub use device_lists::{changes, device_lists, device_lists_of};
+pub use device_lists::{changes, device_lists};
 pub use query::query;
 pub use upload::upload;
 

@@ -1,0 +1,94 @@
+//! Old changes go: the list is kept as long as syncs read it, and an older `since` is answered from the rooms themselves ([`super::changes`]).
+//!
+//! Four kinds of changes are told of by nothing else than the list: whose device list changed, whose keys a user has signed, in which room it changed
+//! who types, and whose presence changed. Of these the newest of each user, pair and room *outlives* the list, at its place; so what is kept grows with users and rooms.
+
+use super::changes::WALK_FROM;
+use crate::{
+    error::Result,
+    homeserver::Homeserver,
+    locks::LockKey,
+    position::Position,
+    tables::{self, Change},
+};
+use ephapse_store::{Batch, Direction};
+use std::collections::BTreeMap;
+
+/// How many positions back the list is kept; syncs do not read further than half of that.
+const KEPT: i64 = 2 * WALK_FROM;
+/// How many positions go in one batch.
+const AT_ONCE: i64 = 1000;
+/// How many outdated positions are too many to wait for the next clearing.
+const TOO_MANY: i64 = 16 * AT_ONCE;
+
+/// What tells a change that outlives the list from all that it takes the place of: its kind, and what of.
+pub(crate) type Outliving = (u8, u32, u32);
+
+/// `None`: other tables tell of it.
+pub(super) fn outliving(change: &Change) -> Option<Outliving> {
+    match change {
+        Change::DeviceList { user } => Some((1, *user, 0)),
+        Change::KeySignature { by, of } => Some((2, *by, *of)),
+        Change::Typing { room, .. } => Some((3, *room, 0)),
+        Change::Presence { user } => Some((4, *user, 0)),
+        Change::Event { .. }
+        | Change::Receipt { .. }
+        | Change::AccountData { .. }
+        | Change::ToDevice { .. }
+        | Change::Forgotten { .. }
+        | Change::Hidden
+        | Change::StateReset { .. } => None,
+    }
+}
+
+impl Homeserver {
+    /// Whether so much of the list is outdated that it should not wait.
+    pub(crate) fn has_many_old_changes(&self) -> bool {
+        self.positions.newest().0 - self.sync.listed_after.get().0 > KEPT + TOO_MANY
+    }
+
+    /// Drops what no sync reads from the list any more.
+    pub(crate) async fn forget_old_changes(&self) -> Result<()> {
+        let to = Position(self.positions.newest().0 - KEPT);
+        // A batch for a few changes takes more room than it makes.
+        if to.0 - self.sync.listed_after.get().0 < AT_ONCE { Ok(()) } else { self.forget_changes(to).await }
+    }
+
+    /// Drops the list up to and including `to`, but for what outlives it.
+    pub async fn forget_changes(&self, to: Position) -> Result<()> {
+        let _lock = self.lock(LockKey::Changes).await;
+        loop {
+            let generation = self.store().generation();
+            let after = tables::LISTED_AFTER.get(self.store(), &()).await?.unwrap_or_default();
+            if after >= to {
+                return Ok(());
+            }
+            let end = Position(to.0.min(after.0 + AT_ONCE));
+            let range = tables::CHANGES.key(&after.next())..tables::CHANGES.key(&end.next());
+            let mut outlive = BTreeMap::new();
+            for (position, change) in tables::CHANGES.scan_range(self.store(), range.clone(), Direction::Forward, usize::MAX).await? {
+                if let Some(key) = outliving(&change) {
+                    outlive.insert(key, (position, change));
+                }
+            }
+            let keys: Vec<Outliving> = outlive.keys().copied().collect();
+            let older = tables::OUTLIVING.get_many(self.store(), &keys).await?;
+            let mut batch = Batch::since(generation);
+            batch.set_frees_space();
+            batch.delete_range(range);
+            for ((key, (position, change)), older) in outlive.into_iter().zip(older) {
+                if let Some(older) = older {
+                    tables::CHANGES.delete(&mut batch, &older);
+                }
+                tables::CHANGES.put(&mut batch, &position, &change);
+                tables::OUTLIVING.put(&mut batch, &key, &position);
+            }
+            tables::LISTED_AFTER.put(&mut batch, &(), &end);
+            let written = self.submit(batch, Vec::new())?;
+            // Reads see it from here on.
+            self.sync.listed_after.set(end);
+            written.durable().await?;
+            self.host.yield_now().await;
+        }
+    }
+}
