@@ -87,7 +87,7 @@ impl Play {
             Op::Invite { user, room } => drop(server.post(&users[0], &in_room(room, "invite"), json!({"user_id": users[user].id}))),
             Op::Receipt { user, room, kind } => {
                 let kind = ["m.read", "m.read.private", "m.fully_read"][kind];
-                let body = if kind == "m.read" && step % 2 == 0 { json!({"thread_id": "main"}) } else { json!({}) };
+                let body = if kind == "m.read" && step.is_multiple_of(2) { json!({"thread_id": "main"}) } else { json!({}) };
                 server.post(&users[user], &in_room(room, &format!("receipt/{kind}/{}", self.newest[room])), body);
             }
             Op::Typing { user, room, types } => {
