@@ -59,6 +59,34 @@ export interface StartOptions {
   onProgress?: (progress: Progress) => void;
 }
 
+/** What a durable queue holds: what the server has to pass on, and must not lose on the way. */
+export interface StreamStatus {
+  name: string;
+  /** Destinations for which something waits. */
+  subjects: number;
+  /** What waits, and its bytes. */
+  length: number;
+  bytes: number;
+  /** What was ever given up, because it could not be processed. */
+  parked: number;
+  /** The newest of that, oldest first: at most 100. */
+  parkedEntries: {
+    subject: string;
+    consumer: string;
+    /** Its number in its queue. */
+    position: number;
+    attempts: number;
+    lastError: string;
+    /** When it was appended and given up, in milliseconds since 1970. */
+    appended: number;
+    parked: number;
+  }[];
+  /** What reached a limit before it was passed on. */
+  dropped: number;
+  /** How far behind each consumer is. */
+  consumers: { name: string; lag: number }[];
+}
+
 /** What a server holds and does, as of one moment. */
 export interface Status {
   /** The server's name: what follows the colon in user ids. */
@@ -73,6 +101,8 @@ export interface Status {
   storageUsed: number;
   /** Bytes that the origin may store, as the browser estimates it. */
   storageQuota: number;
+  /** What waits in durable queues. */
+  streams: StreamStatus[];
   /** How often the engine was rebuilt from its database since the worker started. */
   rebuilds: number;
   /** When the worker started, in milliseconds since 1970: browsers end it when nothing needs it, and start it with the next request. */

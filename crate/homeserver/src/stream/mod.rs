@@ -2,7 +2,8 @@
 //!
 //! A [`Stream`] is declared in code; its subjects (one queue each: a device, a destination) are made when first appended to and pruned when empty.
 //! An entry is appended in the `Batch` of the write that causes it. Consumers take entries in order, acknowledge what they have processed, and get
-//! the rest again after a crash, later each time; an entry that is delivered too often without an acknowledgement is parked. Nothing of Matrix is in here.
+//! the rest again after a crash, later each time; an entry that is delivered too often without an acknowledgement is parked:
+//! it stays to be seen, and those behind it follow. Nothing of Matrix is in here.
 
 mod head;
 mod status;
@@ -11,7 +12,7 @@ mod subject;
 #[cfg(test)]
 mod tests;
 
-pub use status::{ConsumerStatus, StreamStatus};
+pub use status::{ConsumerStatus, ParkedStatus, StreamStatus};
 pub use streams::Streams;
 pub use subject::{Delivered, Full, Subject, Taken};
 

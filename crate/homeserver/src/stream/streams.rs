@@ -3,14 +3,20 @@
 //! A head in memory is the newest one: whoever appends or acknowledges changes it and puts it into the batch in one step, without an await before the
 //! batch is handed in; when it is refused, the change is taken back. Heads are dropped when nobody uses them, and all at once when a write fails.
 
-use super::{Ground, Stream, StreamStatus, Subject};
-use crate::tables::{self, ParkedEntry, StreamHead, StreamTotals};
+use super::{Ground, ParkedStatus, Stream, StreamStatus, Subject};
+use crate::tables::{self, StreamHead, StreamTotals};
 use ephapse_store::{Batch, Direction, Store, StoreError};
 use std::{
     cell::{Cell, RefCell},
     collections::{BTreeMap, HashMap},
     rc::{Rc, Weak},
 };
+
+/// Parked entries of a stream that are kept: the newest.
+pub(super) const PARKED: usize = 100;
+
+/// What is parked of each stream, oldest first.
+pub(super) type Parked = BTreeMap<&'static str, Rc<Vec<ParkedStatus>>>;
 
 /// Entries that one trimming step looks at.
 const TRIMMED: usize = 64;
@@ -25,6 +31,7 @@ pub struct Streams {
 pub(super) struct Shared {
     pub(super) generation: u64,
     pub(super) totals: RefCell<BTreeMap<&'static str, StreamTotals>>,
+    pub(super) parked: RefCell<Parked>,
     heads: RefCell<HashMap<String, Weak<RefCell<StreamHead>>>>,
     /// How many heads were written, so that one that was read meanwhile is known to be stale.
     pub(super) writes: Cell<u64>,
@@ -35,7 +42,7 @@ pub(super) struct Shared {
 #[derive(Default)]
 struct Before {
     heads: Vec<(Rc<RefCell<StreamHead>>, StreamHead)>,
-    totals: Option<BTreeMap<&'static str, StreamTotals>>,
+    totals: Option<(BTreeMap<&'static str, StreamTotals>, Parked)>,
 }
 
 impl Streams {
@@ -79,36 +86,36 @@ impl Streams {
         for (head, before) in heads.into_iter().rev() {
             *head.borrow_mut() = before;
         }
-        if let Some(before) = totals {
-            shared.totals.replace(before);
+        if let Some((totals, parked)) = totals {
+            shared.totals.replace(totals);
+            shared.parked.replace(parked);
         }
     }
 
     /// What every stream holds.
     pub fn status(&self) -> Vec<StreamStatus> {
         let shared = self.shared.borrow();
-        let totals = shared.totals.borrow();
+        let (totals, parked) = (shared.totals.borrow(), shared.parked.borrow());
         let none = StreamTotals::default();
-        self.streams.iter().map(|stream| StreamStatus::of(stream, totals.get(stream.name).unwrap_or(&none))).collect()
-    }
-
-    /// At most `limit` parked entries of `stream`, with their subject, consumer and number.
-    pub async fn parked(&self, store: &dyn Store, stream: &Stream, limit: usize) -> Result<Vec<((String, String, u64), ParkedEntry)>, StoreError> {
-        let found = tables::STREAM_PARKED.scan(store, &stream.name.to_owned(), Direction::Forward, limit).await?;
-        Ok(found.into_iter().map(|((_, subject, consumer, number), entry)| ((subject, consumer, number), entry)).collect())
+        let of = |stream: &&Stream| {
+            let parked = parked.get(stream.name).map(|parked| parked.as_slice()).unwrap_or_default();
+            StreamStatus::of(stream, totals.get(stream.name).unwrap_or(&none), parked)
+        };
+        self.streams.iter().map(of).collect()
     }
 }
 
 impl Shared {
     async fn load(store: &dyn Store, streams: &[&'static Stream]) -> Result<Rc<Self>, StoreError> {
         let generation = store.generation();
-        let totals = stored_totals(store, streams).await?;
-        Ok(Rc::new(Self { generation, totals: RefCell::new(totals), heads: RefCell::default(), writes: Cell::new(0), before: RefCell::default() }))
+        let totals = RefCell::new(stored_totals(store, streams).await?);
+        let parked = RefCell::new(stored_parked(store, streams).await?);
+        Ok(Rc::new(Self { generation, totals, parked, heads: RefCell::default(), writes: Cell::new(0), before: RefCell::default() }))
     }
 
-    /// The totals are about to change.
+    /// The totals, or what is parked, are about to change.
     pub(super) fn remember_totals(&self) {
-        self.before.borrow_mut().totals.get_or_insert_with(|| self.totals.borrow().clone());
+        self.before.borrow_mut().totals.get_or_insert_with(|| (self.totals.borrow().clone(), self.parked.borrow().clone()));
     }
 
     /// A head has changed.
@@ -124,6 +131,7 @@ impl Shared {
             let live: Vec<_> = self.heads.borrow().iter().filter_map(|(key, head)| Some((key.clone(), head.upgrade()?))).collect();
             let keys: Vec<String> = live.iter().map(|(key, _)| key.clone()).collect();
             let totals = stored_totals(store, streams).await?;
+            let parked = stored_parked(store, streams).await?;
             let stored = tables::STREAM_HEADS.get_many(store, &keys).await?;
             if writes != self.writes.get() {
                 continue;
@@ -134,6 +142,7 @@ impl Shared {
                 *head.borrow_mut() = stored.unwrap_or_else(|| StreamHead::starting_at(floor));
             }
             self.totals.replace(totals);
+            self.parked.replace(parked);
             return Ok(());
         }
     }
@@ -168,6 +177,24 @@ async fn stored_totals(store: &dyn Store, streams: &[&'static Stream]) -> Result
     let names: Vec<String> = streams.iter().map(|stream| stream.name.to_owned()).collect();
     let stored = tables::STREAM_TOTALS.get_many(store, &names).await?;
     Ok(streams.iter().zip(stored).map(|(stream, totals)| (stream.name, totals.unwrap_or_default())).collect())
+}
+
+async fn stored_parked(store: &dyn Store, streams: &[&'static Stream]) -> Result<Parked, StoreError> {
+    let mut all = Parked::new();
+    for stream in streams.iter().filter(|stream| stream.redelivery.attempts.is_some()) {
+        let found = tables::STREAM_PARKED.scan(store, &stream.name.to_owned(), Direction::Forward, usize::MAX).await?;
+        let found = found.into_iter();
+        let mut parked: Vec<ParkedStatus> =
+            found.map(|((_, key, consumer, number), entry)| ParkedStatus::of(subject_of(stream, &key), &consumer, number, &entry)).collect();
+        parked.sort_by_key(|entry| entry.parked);
+        all.insert(stream.name, Rc::new(parked));
+    }
+    Ok(all)
+}
+
+/// The name of a subject, as [`Streams::subject`] takes it, in its key.
+pub(super) fn subject_of<'a>(stream: &Stream, key: &'a str) -> &'a str {
+    key.strip_prefix(stream.name).and_then(|rest| rest.strip_prefix('/')).unwrap_or(key)
 }
 
 /// Drops the oldest entries for as long as there are too many or they are too old.

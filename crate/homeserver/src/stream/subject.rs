@@ -1,6 +1,9 @@
 //! One subject of a stream: append, take, acknowledge, park.
 
-use super::{Ground, Stream, WhenFull, streams::Shared};
+use super::{
+    Ground, ParkedStatus, Stream, WhenFull,
+    streams::{PARKED, Shared, subject_of},
+};
 use crate::{
     host::Host,
     tables::{self, Mark, ParkedEntry, RawBytes, StreamEntry, StreamHead},
@@ -190,9 +193,16 @@ impl Subject {
 
     fn park(&self, batch: &mut Batch, consumer: &str, parked: ParkedEntry) {
         let (number, end) = (parked.entry.end.entries - 1, parked.entry.end);
-        let key = (self.stream.name.to_owned(), self.key.clone(), consumer.to_owned(), number);
-        tables::STREAM_PARKED.put(batch, &key, &parked);
+        let key = |key: String, consumer: &str, number| (self.stream.name.to_owned(), key, consumer.to_owned(), number);
+        tables::STREAM_PARKED.put(batch, &key(self.key.clone(), consumer, number), &parked);
         self.shared.remember_totals();
+        let mut all = self.shared.parked.borrow_mut();
+        let kept = Rc::make_mut(all.entry(self.stream.name).or_default());
+        kept.push(ParkedStatus::of(subject_of(self.stream, &self.key), consumer, number, &parked));
+        for old in kept.drain(..kept.len().saturating_sub(PARKED)) {
+            tables::STREAM_PARKED.delete(batch, &key(format!("{}/{}", self.stream.name, old.subject), &old.consumer, old.position));
+        }
+        drop(all);
         if let Some(totals) = self.shared.totals.borrow_mut().get_mut(self.stream.name) {
             totals.parked += 1;
         }

@@ -129,8 +129,11 @@ fn an_entry_is_delivered_again_later_each_time_then_parked_and_the_next_one_foll
     assert_eq!(waits, [100, 200, 400, 800], "the fifth delivery is the last: nothing is waited for behind it");
     let status = &node.streams.status()[0];
     assert_eq!((status.parked, status.length, status.consumers[0].lag), (1, 1, 1));
-    let parked = block_on(node.streams.parked(&node.store, &WORK, 10)).expect("the store reads");
-    assert_eq!((parked.len(), parked[0].1.deliveries, parked[0].1.entry.body.0.as_slice()), (1, 5, b"poison".as_slice()));
+    let parked = &status.parked_entries[0];
+    assert_eq!((&*parked.subject, &*parked.consumer, parked.position, parked.attempts), ("a", "worker", 0, 5));
+    let status = node.streams.status();
+    node.restart();
+    assert_eq!(node.streams.status(), status, "also after a restart");
 }
 
 #[test]
@@ -149,7 +152,30 @@ fn a_consumer_that_fails_or_panics_is_asked_again_and_its_reason_is_kept() {
     }
     let result = block_on(subject.deliver(&node, &host, "worker", 10, async |_| Ok(()))).expect("the store works");
     assert_eq!(result, super::Delivered::Nothing);
-    assert_eq!(block_on(node.streams.parked(&node.store, &WORK, 10)).expect("the store reads")[0].1.error, "no");
+    assert_eq!(node.streams.status()[0].parked_entries[0].last_error, "no");
+}
+
+#[test]
+fn of_what_is_parked_the_newest_is_kept() {
+    let mut node = Node::new();
+    for n in 0..super::streams::PARKED + 20 {
+        let subject = format!("s{n}");
+        node.append(&WORK, &subject, b"poison");
+        for _ in 0..6 {
+            node.take(&WORK, &subject, "worker", 1);
+            node.now += 10_000;
+        }
+    }
+    let status = &node.streams.status()[0];
+    assert_eq!((status.parked, status.length), (120, 0));
+    let kept: Vec<_> = status.parked_entries.iter().map(|entry| entry.subject.clone()).collect();
+    assert_eq!(kept, (20..120).map(|n| format!("s{n}")).collect::<Vec<_>>());
+    let stored =
+        block_on(crate::tables::STREAM_PARKED.scan(&node.store, &(), ephapse_store::Direction::Forward, usize::MAX)).expect("the store reads");
+    assert_eq!(stored.len(), kept.len());
+    let before = node.streams.status();
+    node.restart();
+    assert_eq!(node.streams.status(), before);
 }
 
 struct Clock(std::cell::Cell<u64>);
