@@ -18,10 +18,10 @@ export function createGlue() {
     setHolding: (holding) => { engine.holding = holding; },
     hasLostDatabase: async () => engine.lost === true,
     shutdown: async () => { engine.closed = true; },
-    handle: (call, method, path) =>
+    handle: (call, method, path, headers, body, rest) =>
       new Promise((resolve, reject) => {
-        const answer = (status = 200) => resolve({ status, headers: [], body: new Uint8Array() });
-        engine.calls.push({ call, method, path, answer, reject });
+        const answer = (status = 200, content = new Uint8Array()) => resolve({ status, headers: [], body: content });
+        engine.calls.push({ call, method, path, body, rest, answer, reject });
         engine.arrived?.();
       }),
   };

@@ -3,38 +3,18 @@
 import assert from 'node:assert/strict';
 import { beforeEach, test } from 'node:test';
 import { answer } from '../../worker/service/answer.ts';
-import { Server } from '../../worker/service/server.ts';
 import { engines, failures } from './glue.mjs';
-
-const scope = 'https://chat.example/app/';
-const emptyModule = () => new Response(new Uint8Array([0, 0x61, 0x73, 0x6d, 1, 0, 0, 0]), { headers: { 'content-type': 'application/wasm' } });
+import { engine, freshServer, scope } from './scope.mjs';
 
 let news;
 let server;
 let locked;
 
 beforeEach(() => {
-  engines.length = 0;
-  failures.length = 0;
-  locked = [];
-  globalThis.location = { href: `${scope}ephapse-worker.js` };
-  globalThis.caches = { open: async () => ({ match: async () => emptyModule() }) };
-  Object.defineProperty(globalThis, 'navigator', {
-    configurable: true,
-    value: { locks: { request: async (name, held) => { locked.push(name); await held(); locked.splice(locked.indexOf(name), 1); } }, storage: { estimate: async () => ({ usage: 1, quota: 2 }) } },
-  });
-  console.error = () => undefined;
-  news = [];
-  server = new Server(scope, (item) => news.push(item));
+  ({ news, server, locked } = freshServer());
 });
 
 const request = (method, path) => answer(server, new Request(`${scope}${path}`, { method, ...(method === 'GET' ? {} : { body: '{}' }) }), `/${path}`);
-
-/** The engine's nth instance, once it has been asked for so many things. */
-async function engine(index, calls) {
-  while (!engines[index] || engines[index].calls.length < calls) await new Promise((resolve) => setTimeout(resolve, 1));
-  return engines[index];
-}
 
 test('requests that come before the server runs wait for it, and start it once', async () => {
   const both = Promise.all([request('GET', 'a'), request('GET', 'b')]);

@@ -17,11 +17,27 @@ declare module 'ephapse:glue' {
     log(level: 'error' | 'warn' | 'info', line: string): void;
   }
 
+  /** What is still to come of a request's body. */
+  export interface Rest {
+    /** Resolves to `undefined` at the end. */
+    next(): Promise<Uint8Array | undefined>;
+  }
+
+  /** The body of a large answer. */
+  export interface Pieces {
+    /** Resolves to `undefined` at the end. */
+    next(): Promise<Uint8Array<ArrayBuffer> | undefined>;
+    /** Drops what nobody will read. */
+    cancel(): void;
+    /** Ends this object. */
+    free(): void;
+  }
+
   /** A response as the engine gives it. */
   export interface RawResponse {
     status: number;
     headers: [string, string][];
-    body: Uint8Array<ArrayBuffer>;
+    body: Uint8Array<ArrayBuffer> | Pieces;
   }
 
   /** Why the engine does not open. */
@@ -31,7 +47,7 @@ declare module 'ephapse:glue' {
   }
 
   export interface Engine {
-    handle(call: number, method: string, pathAndQuery: string, headers: string[], body: Uint8Array): Promise<RawResponse>;
+    handle(call: number, method: string, pathAndQuery: string, headers: string[], body: Uint8Array, rest: Rest | undefined): Promise<RawResponse>;
     serverName(): string;
     status(): Record<string, unknown>;
     /** Whether requests such as `/sync` may wait for something to happen; `false` also answers those that wait. */

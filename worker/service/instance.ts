@@ -1,6 +1,7 @@
 // One instance of the engine. A panic leaves its memory in an unknown state, so the instance is dead from then on: whoever waits for it learns that.
 
-import { createGlue, type Engine, type OpenFailure, type RawResponse } from 'ephapse:glue';
+import { createGlue, type Engine, type OpenFailure } from 'ephapse:glue';
+import { type Rest, streamOf } from './body.ts';
 import { sleep, yieldNow } from './host.ts';
 import { Failed } from './failed.ts';
 
@@ -9,7 +10,17 @@ export interface Call {
   method: string;
   path: string;
   headers: string[];
+  /** All of the body, or its beginning. */
   body: Uint8Array;
+  /** What follows `body`, where that is not all. */
+  rest?: Rest | undefined;
+}
+
+/** The engine's answer. */
+export interface EngineResponse {
+  status: number;
+  headers: [string, string][];
+  body: Uint8Array<ArrayBuffer> | ReadableStream<Uint8Array<ArrayBuffer>>;
 }
 
 /** Rejects the calls of an instance that died; `culprit` is the one during which it happened. */
@@ -64,9 +75,11 @@ export class Instance {
   }
 
   /** Answers one request; rejects with `Died`. */
-  handle({ method, path, headers, body }: Call): Promise<RawResponse> {
+  async handle({ method, path, headers, body, rest }: Call): Promise<EngineResponse> {
     const call = this.#life.nextCall();
-    return this.#life.during(call, () => this.#engine.handle(call, method, path, headers, body));
+    const response = await this.#life.during(call, () => this.#engine.handle(call, method, path, headers, body, rest));
+    if (response.body instanceof Uint8Array) return { ...response, body: response.body };
+    return { ...response, body: streamOf(response.body, (work) => this.#life.during(call, work)) };
   }
 
   /** What the engine says of itself, and how much memory it has. */

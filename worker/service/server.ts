@@ -1,10 +1,9 @@
 // Keeps one engine running: under the scope's lock, rebuilt from disk after a panic, stopped for a newer version.
 
-import { type RawResponse } from 'ephapse:glue';
 import { type News, type Stage, channelName, mark } from '../shared/protocol.ts';
 import { failureOf } from './failed.ts';
 import { sleep } from './host.ts';
-import { type Call, Died, Instance } from './instance.ts';
+import { type Call, Died, type EngineResponse, Instance } from './instance.ts';
 import { loadModule } from './module.ts';
 
 /** While a hand-over is under way, answers that clients ask for again at once leave together, this often: between them nothing is pending. */
@@ -45,7 +44,7 @@ export class Server {
   }
 
   /** Answers a request. One that was under way when an engine died is done again where that does no harm, unless it was the cause. */
-  async handle(call: Call): Promise<RawResponse> {
+  async handle(call: Call): Promise<EngineResponse> {
     for (let attempt = 0; ; attempt += 1) {
       try {
         const instance = await this.running();
@@ -53,14 +52,14 @@ export class Server {
         if (response.status === 503 && (await instance.hasLostDatabase())) {
           // The browser closes a database that the user or a newer version wants gone; the next instance opens what is there now.
           instance.end('the database was closed');
-          if (call.method === 'POST') return response;
+          if (!isRepeatable(call)) return response;
           continue;
         }
         if (this.#handingOver !== undefined && isLongPoll(call)) await nextTick();
         return response;
       } catch (error) {
         if (!(error instanceof Died)) throw error;
-        if (error.culprit || call.method === 'POST' || attempt === 3) throw error;
+        if (error.culprit || !isRepeatable(call) || attempt === 3) throw error;
       }
     }
   }
@@ -156,6 +155,11 @@ export class Server {
   readonly #progress = (stage: Stage, loaded: number, total: number): void => {
     this.#tell({ [mark]: 1, news: 'progress', stage, loaded, total });
   };
+}
+
+/** A large body is there once: keeping it to repeat it would hold in memory what streams so as not to be. Its client is told, and does that better. */
+function isRepeatable({ method, rest }: Call): boolean {
+  return method !== 'POST' && !rest?.begun;
 }
 
 function isLongPoll({ method, path }: Call): boolean {

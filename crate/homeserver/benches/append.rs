@@ -1,8 +1,8 @@
 //! How many events a second one engine appends: built, hashed, signed, authorized, and on disk when counted. Run with `cargo bench -p ephapse-homeserver`;
 //! `-- memory` or `-- disk` runs one store only.
 
-use bytes::Bytes;
 use ephapse_homeserver::{
+    Body,
     Config, Entrance, Homeserver, Host, Registration,
     room::{Draft, RoomInfo},
 };
@@ -113,10 +113,12 @@ async fn request(hs: &Rc<Homeserver>, method: &str, path: &str, token: &str, bod
     if !token.is_empty() {
         request = request.header("authorization", format!("Bearer {token}"));
     }
-    let request = request.body(Bytes::from(body.to_string())).expect("a request");
+    let request = request.body(Body::from(body.to_string())).expect("a request");
     let response = hs.handle(Entrance::Client, request).await;
-    let text = String::from_utf8_lossy(response.body()).into_owned();
-    assert_eq!(response.status(), 200, "{method} {path}: {text}");
+    let status = response.status();
+    let body = response.into_body().read(usize::MAX).await.expect("an answer does not break off");
+    let text = String::from_utf8_lossy(&body).into_owned();
+    assert_eq!(status, 200, "{method} {path}: {text}");
     serde_json::from_str(&text).expect("JSON")
 }
 

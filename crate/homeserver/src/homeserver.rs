@@ -1,6 +1,7 @@
 //! The server itself: what it stands on, how it opens, how a request goes in and an answer comes out.
 
 use crate::{
+    body::{Body, ReadError},
     client::{RateLimits, Seen, TO_DEVICE},
     config::Config,
     error::{Error, Result},
@@ -20,8 +21,8 @@ use async_lock::MutexGuardArc;
 use bytes::Bytes;
 use ephapse_store::{Batch, LocalBoxFuture, Store, StoreError};
 use futures_util::FutureExt;
-use http::{HeaderValue, Method, Request, Response, header};
-use ruma::ServerName;
+use http::{HeaderValue, Method, Request, Response, StatusCode, header};
+use ruma::{ServerName, api::error::ErrorKind};
 use std::{cell::Cell, future::ready, panic::AssertUnwindSafe, rc::Rc};
 
 /// How often what is outdated is cleared away, in ms.
@@ -104,6 +105,10 @@ pub struct Status {
     pub streams: Vec<StreamStatus>,
 }
 
+fn reads_only(method: &Method) -> bool {
+    method == Method::GET || method == Method::HEAD
+}
+
 impl Homeserver {
     /// Opens the server that lives in `store`, or makes one there.
     pub async fn open(store: Rc<dyn Store>, host: Rc<dyn Host>, config: Config) -> Result<Rc<Self>, OpenError> {
@@ -146,8 +151,9 @@ impl Homeserver {
         Ok(hs)
     }
 
-    /// Answers one request. The answer leaves only when everything it could have seen or done is durable.
-    pub async fn handle(self: &Rc<Self>, entrance: Entrance, request: Request<Bytes>) -> Response<Bytes> {
+    /// Answers one request. The answer leaves only when everything it could have seen or done is durable. What can be refused without the request's body is
+    /// refused before any of it is read.
+    pub async fn handle(self: &Rc<Self>, entrance: Entrance, request: Request<Body>) -> Response<Body> {
         self.clear_when_due();
         let mut response = if request.method() == Method::OPTIONS {
             Response::new(Vec::new())
@@ -162,7 +168,7 @@ impl Homeserver {
         headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, HeaderValue::from_static("*"));
         headers.insert(header::ACCESS_CONTROL_ALLOW_METHODS, HeaderValue::from_static("GET, POST, PUT, DELETE, OPTIONS"));
         headers.insert(header::ACCESS_CONTROL_ALLOW_HEADERS, HeaderValue::from_static("X-Requested-With, Content-Type, Authorization"));
-        response.map(Bytes::from)
+        response.map(Body::from)
     }
 
     /// Beside the first request after the start, and then once an hour, sooner when there is much to clear: nothing runs while nobody asks.
@@ -185,14 +191,35 @@ impl Homeserver {
         }));
     }
 
-    async fn answer(self: &Rc<Self>, entrance: Entrance, request: Request<Bytes>) -> Result<Response<Vec<u8>>> {
+    /// The request with all of its body.
+    async fn arrived(self: &Rc<Self>, request: Request<Body>) -> Result<Request<Bytes>> {
+        let (parts, body) = request.into_parts();
+        let body = match body {
+            // "Content in a GET or HEAD request has no generally defined semantics" (RFC 9110, 9.3), and no endpoint gives it any.
+            _ if reads_only(&parts.method) => Bytes::new(),
+            Body::Whole(bytes) if bytes.len() <= self.config.largest_body => bytes,
+            body => {
+                let generation = self.fresh_generation();
+                if let Err(error) = self.router.admit(self, &parts).await {
+                    self.durable_since(generation).await?;
+                    return Err(error);
+                }
+                body.read(self.config.largest_body).await.map_err(|error| match error {
+                    ReadError::TooLarge(_) => Error::too_large(error.to_string()),
+                    ReadError::BrokeOff(_) => Error::new(StatusCode::BAD_REQUEST, ErrorKind::Unknown, error.to_string()),
+                })?
+            }
+        };
+        Ok(Request::from_parts(parts, body))
+    }
+
+    async fn answer(self: &Rc<Self>, entrance: Entrance, request: Request<Body>) -> Result<Response<Vec<u8>>> {
         if entrance == Entrance::Peer {
             return Err(Error::unrecognized());
         }
-        if request.body().len() > self.config.largest_body {
-            return Err(Error::too_large(format!("the body may have {} bytes at most", self.config.largest_body)));
-        }
-        let reads_only = request.method() == Method::GET || request.method() == Method::HEAD;
+        // Nothing is remembered of a request until its body is there: it may take long, and what it says counts from then on.
+        let request = self.arrived(request).await?;
+        let reads_only = reads_only(request.method());
         let attempts = if reads_only { READ_ATTEMPTS } else { 1 };
         for attempt in 1.. {
             let generation = self.fresh_generation();
@@ -200,12 +227,7 @@ impl Homeserver {
                 self.positions.found_newest(tables::NEWEST_POSITION.get(&*self.store, &()).await?.unwrap_or_default());
             }
             let answer = self.run(request.clone()).await;
-            let durable = match self.store.barrier().await {
-                // A batch refused because of an earlier failure leaves nothing for the barrier to wait for.
-                Ok(()) if self.store.generation() != generation => Err(StoreError::RolledBack),
-                durable => durable,
-            };
-            match durable {
+            match self.durable_since(generation).await {
                 Ok(()) => return answer,
                 // A handler that failed by itself says it better than the barrier.
                 Err(_) if answer.is_err() && attempt >= attempts => return answer,
@@ -214,6 +236,15 @@ impl Homeserver {
             }
         }
         unreachable!("the loop ends at the last attempt")
+    }
+
+    /// Ends when everything submitted so far is durable; fails when something was lost that could be read since `generation`.
+    async fn durable_since(&self, generation: u64) -> Result<(), StoreError> {
+        match self.store.barrier().await {
+            // A batch refused because of an earlier failure leaves nothing for the barrier to wait for.
+            Ok(()) if self.store.generation() != generation => Err(StoreError::RolledBack),
+            durable => durable,
+        }
     }
 
     /// A panic costs one request: it is answered 500, and everything in memory is read anew from disk.

@@ -5,6 +5,7 @@
 #[cfg(test)]
 extern crate self as ephapse_homeserver;
 
+mod body;
 pub mod config;
 pub mod error;
 mod homeserver;
@@ -23,6 +24,7 @@ pub mod stream;
 mod sync;
 mod users;
 
+pub use body::{Body, BodyError, PIECE, ReadError};
 pub use config::{Config, Registration};
 pub use ephapse_store::Store;
 pub use error::Error;

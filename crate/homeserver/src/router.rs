@@ -10,7 +10,7 @@ use crate::{
 };
 use bytes::Bytes;
 use futures_util::future::LocalBoxFuture;
-use http::{Method, Request, Response};
+use http::{HeaderMap, Method, Request, Response, Uri, request::Parts};
 use ruma::api::{
     IncomingRequest, IncomingRequestExt, Metadata, OutgoingResponseExt,
     error::{DeserializationError, ErrorKind, FromHttpRequestError},
@@ -63,9 +63,17 @@ pub struct RawRequest {
 
 type Handler = Rc<dyn Fn(Rc<Homeserver>, Request<Bytes>, Vec<String>, u64) -> LocalBoxFuture<'static, Result<Response<Vec<u8>>>>>;
 
-/// Finds the handler of a path and method.
+/// What is done for a path and method.
+#[derive(Clone)]
+struct Endpoint {
+    handler: Handler,
+    /// Whether only logged-in users may call it.
+    needs_session: bool,
+}
+
+/// Finds the endpoint of a path and method.
 pub struct Router {
-    paths: matchit::Router<HashMap<Method, Handler>>,
+    paths: matchit::Router<HashMap<Method, Endpoint>>,
     /// Every path with its methods, to compare with the specification.
     listed: Vec<(Method, &'static str)>,
 }
@@ -86,12 +94,25 @@ impl Router {
     /// Answers `request`; errors are the caller's to write.
     pub async fn handle(&self, hs: Rc<Homeserver>, request: Request<Bytes>) -> Result<Response<Vec<u8>>> {
         let generation = hs.fresh_generation();
-        let path = request.uri().path().to_owned();
-        let found = self.paths.at(&path).map_err(|_| Error::unrecognized())?;
-        let method = if request.method() == Method::HEAD { &Method::GET } else { request.method() };
-        let handler = found.value.get(method).ok_or_else(Error::wrong_method)?.clone();
+        let (endpoint, arguments) = self.find(request.method(), request.uri().path())?;
+        (endpoint.handler)(hs, request, arguments, generation).await
+    }
+
+    /// Refuses what can be refused before the body is read: no such endpoint, no valid access token. The token is looked at again when the body is there.
+    pub async fn admit(&self, hs: &Homeserver, request: &Parts) -> Result<()> {
+        let (endpoint, _) = self.find(&request.method, request.uri.path())?;
+        if endpoint.needs_session {
+            authenticate(hs, &request.headers, &request.uri).await?;
+        }
+        Ok(())
+    }
+
+    fn find(&self, method: &Method, path: &str) -> Result<(Endpoint, Vec<String>)> {
+        let found = self.paths.at(path).map_err(|_| Error::unrecognized())?;
+        let method = if method == Method::HEAD { &Method::GET } else { method };
+        let endpoint = found.value.get(method).ok_or_else(Error::wrong_method)?.clone();
         let arguments = found.params.iter().map(|(_, value)| decode(value)).collect::<Result<Vec<_>>>()?;
-        handler(hs, request, arguments, generation).await
+        Ok((endpoint, arguments))
     }
 }
 
@@ -102,7 +123,7 @@ fn decode(segment: &str) -> Result<String> {
 /// Handlers being gathered, by path.
 #[derive(Default)]
 pub struct Table {
-    paths: HashMap<&'static str, HashMap<Method, Handler>>,
+    paths: HashMap<&'static str, HashMap<Method, Endpoint>>,
     listed: Vec<(Method, &'static str)>,
 }
 
@@ -114,13 +135,14 @@ impl Table {
         F: Fn(Call, R) -> A + Clone + 'static,
         A: Future<Output = Result<R::OutgoingResponse>> + 'static,
     {
-        self.add::<R>(Rc::new(move |hs, request, arguments, generation| {
+        let handler: Handler = Rc::new(move |hs, request, arguments, generation| {
             let handler = handler.clone();
             Box::pin(async move {
                 let parsed = parse::<R>(&request, &arguments)?;
                 answer::<R>(handler(Call { hs, raw: raw(request, generation) }, parsed).await?)
             })
-        }))
+        });
+        self.add::<R>(Endpoint { handler, needs_session: false })
     }
 
     /// An endpoint for logged-in users.
@@ -130,40 +152,40 @@ impl Table {
         F: Fn(UserCall, R) -> A + Clone + 'static,
         A: Future<Output = Result<R::OutgoingResponse>> + 'static,
     {
-        self.add::<R>(Rc::new(move |hs, request, arguments, generation| {
+        let handler: Handler = Rc::new(move |hs, request, arguments, generation| {
             let handler = handler.clone();
             Box::pin(async move {
-                let token = token_hash(&access_token(&request).ok_or_else(Error::missing_token)?);
-                let session = tables::ACCESS_TOKENS.get(hs.store(), &token).await?.ok_or_else(Error::unknown_token)?;
+                let (session, token) = authenticate(&hs, request.headers(), request.uri()).await?;
                 if request.method() == Method::GET {
                     client::seen(&hs, &session);
                 }
                 let parsed = parse::<R>(&request, &arguments)?;
                 answer::<R>(handler(UserCall { hs, session, token, raw: raw(request, generation) }, parsed).await?)
             })
-        }))
+        });
+        self.add::<R>(Endpoint { handler, needs_session: true })
     }
 
-    fn add<R: Metadata>(&mut self, handler: Handler) -> &mut Self {
+    fn add<R: Metadata>(&mut self, endpoint: Endpoint) -> &mut Self {
         for path in R::PATH_BUILDER.all_paths() {
-            self.at(R::METHOD, path, handler.clone());
+            self.at(R::METHOD, path, endpoint.clone());
             // The state key may be left out, with or without the slash before it.
             if let Some(short) = path.strip_suffix("/{state_key}") {
-                self.at(R::METHOD, short, handler.clone());
+                self.at(R::METHOD, short, endpoint.clone());
             }
         }
         self
     }
 
-    fn at(&mut self, method: Method, path: &'static str, handler: Handler) {
-        self.paths.entry(path).or_default().insert(method.clone(), handler);
+    fn at(&mut self, method: Method, path: &'static str, endpoint: Endpoint) {
+        self.paths.entry(path).or_default().insert(method.clone(), endpoint);
         self.listed.push((method, path));
     }
 
     fn build(self) -> Router {
         let mut paths = matchit::Router::new();
         // Paths that differ only in the names of their parameters are one path with several methods.
-        let mut merged: HashMap<String, (&'static str, HashMap<Method, Handler>)> = HashMap::new();
+        let mut merged: HashMap<String, (&'static str, HashMap<Method, Endpoint>)> = HashMap::new();
         for (path, methods) in self.paths {
             let shape = path.split('/').map(|part| if part.starts_with('{') { "{}" } else { part }).collect::<Vec<_>>().join("/");
             merged.entry(shape).or_insert_with(|| (path, HashMap::new())).1.extend(methods);
@@ -184,18 +206,25 @@ fn raw(request: Request<Bytes>, generation: u64) -> RawRequest {
 }
 
 /// The access token of a request, from its header or, as clients before v1.11 do, its query.
-fn access_token(request: &Request<Bytes>) -> Option<String> {
-    let header = request.headers().get(http::header::AUTHORIZATION).and_then(|value| value.to_str().ok());
+fn access_token(headers: &HeaderMap, uri: &Uri) -> Option<String> {
+    let header = headers.get(http::header::AUTHORIZATION).and_then(|value| value.to_str().ok());
     if let Some(token) = header.and_then(|value| value.split_once(' ')).filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer")) {
         return Some(token.1.trim().to_owned());
     }
-    let query = request.uri().query()?;
+    let query = uri.query()?;
     form_urlencoded::parse(query.as_bytes()).find(|(name, _)| name == "access_token").map(|(_, token)| token.into_owned())
 }
 
 /// What an access token is kept as.
 pub fn token_hash(token: &str) -> [u8; 32] {
     Sha256::digest(token.as_bytes()).into()
+}
+
+/// Whose request it is, and what its access token is kept as.
+async fn authenticate(hs: &Homeserver, headers: &HeaderMap, uri: &Uri) -> Result<(Session, [u8; 32])> {
+    let token = token_hash(&access_token(headers, uri).ok_or_else(Error::missing_token)?);
+    let session = tables::ACCESS_TOKENS.get(hs.store(), &token).await?.ok_or_else(Error::unknown_token)?;
+    Ok((session, token))
 }
 
 fn parse<R: IncomingRequest>(request: &Request<Bytes>, arguments: &[String]) -> Result<R> {

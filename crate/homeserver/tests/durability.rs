@@ -1,8 +1,7 @@
 //! No answer precedes its sync: while the disk has not yet synced what a request wrote, neither that request is answered nor one that could have seen it.
 //! On the native store, with its sync held up.
 
-use bytes::Bytes;
-use ephapse_homeserver::{Config, Entrance, Homeserver, Host, Registration};
+use ephapse_homeserver::{Body, Config, Entrance, Homeserver, Host, Registration};
 use ephapse_store::{CrashPoint, Faults, LocalBoxFuture, RedbOptions, RedbStore};
 use futures_executor::LocalPool;
 use futures_util::task::LocalSpawnExt;
@@ -109,12 +108,14 @@ impl Server {
 
     fn start(&mut self, method: &str, path: &str, body: &Value) -> Slot {
         let request = http::Request::builder().method(method).uri(path).header("authorization", format!("Bearer {}", self.token));
-        let request = request.body(Bytes::from(if method == "GET" { String::new() } else { body.to_string() })).expect("a request");
+        let request = request.body(Body::from(if method == "GET" { String::new() } else { body.to_string() })).expect("a request");
         let slot = Slot::default();
         let (hs, answer) = (self.hs.clone(), slot.clone());
         let task = async move {
             let response = hs.handle(Entrance::Client, request).await;
-            *answer.borrow_mut() = Some((response.status().as_u16(), serde_json::from_slice(response.body()).unwrap_or_default()));
+            let status = response.status().as_u16();
+            let body = response.into_body().read(usize::MAX).await.expect("an answer does not break off");
+            *answer.borrow_mut() = Some((status, serde_json::from_slice(&body).unwrap_or_default()));
         };
         self.pool.spawner().spawn_local(task).expect("the pool runs");
         slot

@@ -4,11 +4,11 @@
 //! worker makes a new instance from disk.
 
 use crate::{
+    body::{self, Pieces, Rest},
     convert::{self, Headers},
     log::Console,
 };
-use bytes::Bytes;
-use ephapse_homeserver::{Config, Entrance, Homeserver, Host, OpenError, Registration};
+use ephapse_homeserver::{Body, Config, Entrance, Homeserver, Host, OpenError, PIECE, Registration};
 use ephapse_store::{IndexedDbStore, LocalBoxFuture, Store, StoreError};
 use http::Response;
 use js_sys::{Object, Promise, Reflect, Uint8Array};
@@ -102,20 +102,21 @@ async fn open_engine(database: String, public_url: String, worker: Worker) -> Re
 
 #[wasm_bindgen]
 impl Engine {
-    /// Answers one request with `{ status, headers, body }`. `call` is a number that [`current_call`] and the panic hook speak of.
-    pub async fn handle(&self, call: u32, method: String, path_and_query: String, headers: Headers, body: Vec<u8>) -> JsValue {
+    /// Answers one request with `{ status, headers, body }`; `body` is a `Uint8Array`, or `Pieces` of a large one. `call` is a number that
+    /// [`current_call`] and the panic hook speak of; `rest` is what has not come yet of the request's body.
+    pub async fn handle(&self, call: u32, method: String, path_and_query: String, headers: Headers, body: Vec<u8>, rest: Option<Rest>) -> JsValue {
         let homeserver = self.homeserver.clone();
         let task = Box::pin(async move {
-            match convert::request(&method, &path_and_query, headers, body) {
+            match convert::request(&method, &path_and_query, headers, body::incoming(body, rest)) {
                 Ok(request) => homeserver.handle(Entrance::Client, request).await,
                 Err(status) => {
-                    let mut response = Response::new(Bytes::new());
+                    let mut response = Response::new(Body::from(""));
                     *response.status_mut() = status;
                     response
                 }
             }
         });
-        response_to_js(&Turns { call, task }.await)
+        response_to_js(call, Turns { call, task }.await)
     }
 
     /// The server's name.
@@ -151,9 +152,9 @@ impl Engine {
 }
 
 /// A task that marks whose turn it is, and whose turns end with the instance.
-struct Turns<T> {
-    call: u32,
-    task: LocalBoxFuture<'static, T>,
+pub(crate) struct Turns<T> {
+    pub call: u32,
+    pub task: LocalBoxFuture<'static, T>,
 }
 
 impl<T> Future for Turns<T> {
@@ -216,13 +217,17 @@ fn to_js<T: Serialize>(value: &T) -> JsValue {
     value.serialize(&serde_wasm_bindgen::Serializer::json_compatible()).expect("plain data has a JavaScript form")
 }
 
-fn response_to_js(response: &Response<Bytes>) -> JsValue {
+fn response_to_js(call: u32, response: Response<Body>) -> JsValue {
+    let (parts, body) = response.into_parts();
     let object = Object::new();
     let set = |name: &str, value: &JsValue| {
         Reflect::set(&object, &name.into(), value).expect("a plain object takes properties");
     };
-    set("status", &response.status().as_u16().into());
-    set("headers", &to_js(&convert::header_pairs(response.headers())));
-    set("body", &Uint8Array::from(&response.body()[..]));
+    set("status", &parts.status.as_u16().into());
+    set("headers", &to_js(&convert::header_pairs(&parts.headers, &body)));
+    match body {
+        Body::Whole(bytes) if bytes.len() <= PIECE => set("body", &Uint8Array::from(&bytes[..])),
+        body => set("body", &Pieces::new(call, body).into()),
+    }
     object.into()
 }

@@ -2,6 +2,7 @@
 
 mod account;
 mod account_data;
+mod bodies;
 mod cross_signing;
 mod device_lists;
 mod devices;

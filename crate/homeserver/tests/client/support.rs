@@ -1,7 +1,6 @@
 //! A server for one test: a fake clock that jumps to the next timer whenever nothing else can run, seeded dice, and requests in one line.
 
-use bytes::Bytes;
-use ephapse_homeserver::{Config, Entrance, Homeserver, Host, Registration, Store};
+use ephapse_homeserver::{Body, Config, Entrance, Homeserver, Host, Registration, Store};
 use ephapse_store::{LocalBoxFuture, MemoryStore};
 use futures_channel::oneshot;
 use futures_executor::LocalPool;
@@ -213,11 +212,16 @@ impl TestServer {
         if let Some(token) = token {
             request = request.header("authorization", format!("Bearer {token}"));
         }
-        let request = request.body(Bytes::from(body.to_owned())).expect("a request");
+        self.start_request(request.body(Body::from(body.to_owned())).expect("a request"))
+    }
+
+    /// As [`Self::start`], with any request.
+    pub fn start_request(&self, request: http::Request<Body>) -> impl Future<Output = Answer> + use<> {
         let hs = self.hs.clone();
         async move {
             let response = hs.handle(Entrance::Client, request).await;
             let (parts, body) = response.into_parts();
+            let body = body.read(usize::MAX).await.expect("an answer does not break off");
             Answer { status: parts.status.as_u16(), body: serde_json::from_slice(&body).unwrap_or(Value::Null), headers: parts.headers }
         }
     }

@@ -1,16 +1,11 @@
 //! TCP and TLS connections: HTTP/1.1 in and out, within bounds of number, size and time.
 
-use bytes::{Bytes, BytesMut};
-use ephapse_homeserver::{Entrance, Homeserver};
-use http::{HeaderValue, Method, Request, Response, header};
-use http_body_util::{BodyExt, Full};
-use hyper::{
-    body::{Body, Incoming},
-    server::conn::http1,
-    service::service_fn,
-};
+use super::arriving::Arriving;
+use ephapse_homeserver::{Body, Entrance, Homeserver};
+use http::{Method, Request, Response};
+use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use std::{io, rc::Rc, sync::Arc, time::Duration};
+use std::{io, pin::Pin, rc::Rc, sync::Arc, time::Duration};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::{TcpListener, TcpStream},
@@ -18,6 +13,7 @@ use tokio::{
     task::spawn_local,
     time::{sleep, timeout},
 };
+use tokio_io_timeout::TimeoutStream;
 use tokio_rustls::TlsAcceptor;
 
 /// Connections at a time. Past this, new ones wait in the listener's backlog.
@@ -30,23 +26,21 @@ const HEADERS_WITHIN: Duration = Duration::from_secs(100);
 /// How long a TLS handshake may take.
 const HANDSHAKE_WITHIN: Duration = Duration::from_secs(15);
 
-/// How long a body may take to arrive.
-const BODY_WITHIN: Duration = Duration::from_secs(60);
+/// How long a client may take to read on where the system's buffers are full of what it has not read.
+const READ_WITHIN: Duration = Duration::from_secs(60);
+
+/// Bytes of a request's headers, and of what is read or written at once. Longer headers are answered 431.
+const BUFFER: usize = 64 << 10;
+
+/// Headers of a request. More are answered 431.
+const MOST_HEADERS: usize = 100;
 
 /// How long to wait before the next accept when the system has no room for a connection.
 const NO_ROOM: Duration = Duration::from_millis(50);
 
-/// What answers.
-#[derive(Clone)]
-struct Engine {
-    homeserver: Rc<Homeserver>,
-    /// Bytes a body may have.
-    largest_body: usize,
-}
-
 /// Everything that is connected.
 pub struct Connections {
-    engine: Engine,
+    homeserver: Rc<Homeserver>,
     places: Arc<Semaphore>,
     /// Becomes true when the server leaves. Every connection and every running handler holds a receiver, so that its end can be awaited.
     leaving: watch::Sender<bool>,
@@ -54,19 +48,18 @@ pub struct Connections {
 
 impl Connections {
     /// None yet.
-    pub fn new(homeserver: Rc<Homeserver>, largest_body: usize) -> Self {
-        let engine = Engine { homeserver, largest_body };
-        Self { engine, places: Arc::new(Semaphore::new(MOST_CONNECTIONS)), leaving: watch::Sender::new(false) }
+    pub fn new(homeserver: Rc<Homeserver>) -> Self {
+        Self { homeserver, places: Arc::new(Semaphore::new(MOST_CONNECTIONS)), leaving: watch::Sender::new(false) }
     }
 
     /// Serves what connects to `listener`, in the background.
     pub fn accept(&self, listener: TcpListener, tls: Option<TlsAcceptor>) {
-        let (engine, places, mut leaving) = (self.engine.clone(), self.places.clone(), self.leaving.subscribe());
+        let (homeserver, places, mut leaving) = (self.homeserver.clone(), self.places.clone(), self.leaving.subscribe());
         spawn_local(async move {
             while let Some((stream, place)) = next(&listener, &places, &mut leaving).await {
-                let (engine, leaving, tls) = (engine.clone(), leaving.clone(), tls.clone());
+                let (homeserver, leaving, tls) = (homeserver.clone(), leaving.clone(), tls.clone());
                 spawn_local(async move {
-                    connection(stream, tls, engine, leaving).await;
+                    connection(stream, tls, homeserver, leaving).await;
                     drop(place);
                 });
             }
@@ -104,23 +97,35 @@ async fn next(listener: &TcpListener, places: &Arc<Semaphore>, leaving: &mut wat
     }
 }
 
-async fn connection(stream: TcpStream, tls: Option<TlsAcceptor>, engine: Engine, leaving: watch::Receiver<bool>) {
+async fn connection(stream: TcpStream, tls: Option<TlsAcceptor>, homeserver: Rc<Homeserver>, leaving: watch::Receiver<bool>) {
     // Answers are small and each is a whole: waiting to fill a packet only delays them.
     let _ = stream.set_nodelay(true);
-    let Some(tls) = tls else { return http(stream, engine, leaving).await };
+    let stream = patient(stream);
+    let Some(tls) = tls else { return http(stream, homeserver, leaving).await };
     match timeout(HANDSHAKE_WITHIN, tls.accept(stream)).await {
-        Ok(Ok(stream)) => http(stream, engine, leaving).await,
+        Ok(Ok(stream)) => http(stream, homeserver, leaving).await,
         Ok(Err(error)) => tracing::debug!("a TLS handshake failed: {error}"),
         Err(_) => tracing::debug!("a TLS handshake took too long"),
     }
 }
 
+/// A connection that ends when its client does not read what is written. What a client sends is waited for elsewhere: while a sync is held it sends nothing.
+fn patient<S: AsyncRead + AsyncWrite>(stream: S) -> Pin<Box<TimeoutStream<S>>> {
+    let mut stream = TimeoutStream::new(stream);
+    stream.set_write_timeout(Some(READ_WITHIN));
+    Box::pin(stream)
+}
+
 /// Serves HTTP until either side ends it.
-async fn http<S: AsyncRead + AsyncWrite + Unpin + 'static>(stream: S, engine: Engine, mut leaving: watch::Receiver<bool>) {
+async fn http<S: AsyncRead + AsyncWrite + Unpin + 'static>(stream: S, homeserver: Rc<Homeserver>, mut leaving: watch::Receiver<bool>) {
     let running = leaving.clone();
-    let service = service_fn(move |request| answer(engine.clone(), request, running.clone()));
-    let connection =
-        http1::Builder::new().timer(TokioTimer::new()).header_read_timeout(HEADERS_WITHIN).serve_connection(TokioIo::new(stream), service);
+    let service = service_fn(move |request| answer(homeserver.clone(), request, running.clone()));
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEADERS_WITHIN)
+        .max_headers(MOST_HEADERS)
+        .max_buf_size(BUFFER)
+        .serve_connection(TokioIo::new(stream), service);
     tokio::pin!(connection);
     let ended = tokio::select! {
         ended = connection.as_mut() => ended,
@@ -134,58 +139,23 @@ async fn http<S: AsyncRead + AsyncWrite + Unpin + 'static>(stream: S, engine: En
     }
 }
 
-/// Why a request has no answer.
+/// The process is ending.
 #[derive(Debug, thiserror::Error)]
-enum NoAnswer {
-    /// The client stopped in the middle.
-    #[error(transparent)]
-    Body(#[from] hyper::Error),
-    /// The body took too long.
-    #[error("the body did not arrive within {BODY_WITHIN:?}")]
-    Slow,
-    /// The process is ending.
-    #[error("the request was given up")]
-    GivenUp,
-}
+#[error("the request was given up")]
+struct GivenUp;
 
-/// Reads the body and has the homeserver answer.
-async fn answer(engine: Engine, request: Request<Incoming>, running: watch::Receiver<bool>) -> Result<Response<Full<Bytes>>, NoAnswer> {
-    let (parts, body) = request.into_parts();
-    let body = timeout(BODY_WITHIN, read(body, engine.largest_body)).await.map_err(|_| NoAnswer::Slow)??;
-    let too_large = body.len() > engine.largest_body;
-    let only_reads = matches!(parts.method, Method::GET | Method::HEAD | Method::OPTIONS);
-    let request = Request::from_parts(parts, body);
-    let mut response = if only_reads {
+/// Has the homeserver answer.
+async fn answer(homeserver: Rc<Homeserver>, request: Request<Incoming>, running: watch::Receiver<bool>) -> Result<Response<Body>, GivenUp> {
+    let request = request.map(|body| Body::stream(Arriving::new(body, running.clone())));
+    if matches!(*request.method(), Method::GET | Method::HEAD | Method::OPTIONS) {
         // When the client goes away hyper drops this future, and with it a sync that is held for nobody.
-        engine.homeserver.handle(Entrance::Client, request).await
-    } else {
-        // What was begun is finished, whether the client waits for it or not.
-        let handler = spawn_local(async move {
-            let response = engine.homeserver.handle(Entrance::Client, request).await;
-            drop(running);
-            response
-        });
-        handler.await.map_err(|_| NoAnswer::GivenUp)?
-    };
-    if too_large {
-        // The rest of the body is still on its way.
-        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+        return Ok(homeserver.handle(Entrance::Client, request).await);
     }
-    Ok(response.map(Full::new))
-}
-
-/// The body; of one that is larger than `limit` only so much that the homeserver sees that it is.
-async fn read(mut body: Incoming, limit: usize) -> Result<Bytes, hyper::Error> {
-    let mut whole = BytesMut::new();
-    while let Some(frame) = body.frame().await {
-        let Ok(data) = frame?.into_data() else { continue };
-        if whole.is_empty() && body.is_end_stream() && data.len() <= limit {
-            return Ok(data);
-        }
-        whole.extend_from_slice(&data[..data.len().min(limit + 1 - whole.len())]);
-        if whole.len() > limit {
-            break;
-        }
-    }
-    Ok(whole.freeze())
+    // What was begun is finished, whether the client waits for it or not.
+    let handler = spawn_local(async move {
+        let response = homeserver.handle(Entrance::Client, request).await;
+        drop(running);
+        response
+    });
+    handler.await.map_err(|_| GivenUp)
 }

@@ -2,6 +2,7 @@
 //!
 //! No endpoint lives here: every request goes to `Homeserver::handle`.
 
+mod arriving;
 mod connection;
 mod host;
 mod tls;
@@ -102,7 +103,7 @@ async fn run(options: options::Serve) -> Result<(), ServeError> {
     let tls = listen(options.listen_tls).await?;
     let homeserver = open(&options).await?;
 
-    let connections = Connections::new(homeserver.clone(), options.config().largest_body);
+    let connections = Connections::new(homeserver.clone());
     if let Some((listener, address)) = plain {
         ready(&homeserver, "http", address);
         connections.accept(listener, None);

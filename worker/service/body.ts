@@ -1,0 +1,78 @@
+// Bodies between the browser and the engine. A small one crosses with its request, in one call; of a large one the engine asks for the next chunk when it
+// wants it, and may refuse the request before that.
+
+import { type Pieces } from 'ephapse:glue';
+
+/** What is larger than this comes and goes in pieces. */
+const small = 64 * 1024;
+
+/** What the engine has not been given yet of a body. It can be read once, so that a request with one is not repeated once that was begun. */
+export class Rest {
+  begun = false;
+  readonly #reader: ReadableStreamDefaultReader<Uint8Array>;
+
+  constructor(reader: ReadableStreamDefaultReader<Uint8Array>) {
+    this.#reader = reader;
+  }
+
+  /** The next chunk; `undefined` at the end. Rejects when the page gave the request up. */
+  async next(): Promise<Uint8Array | undefined> {
+    this.begun = true;
+    return (await this.#reader.read()).value;
+  }
+
+  /** Lets the browser drop what nobody will read. */
+  cancel(): void {
+    this.#reader.cancel().catch(() => undefined);
+  }
+}
+
+/** The body of `request` as far as it has to be held here, and what follows where that is not all. */
+export async function received(request: Request): Promise<{ body: Uint8Array; rest?: Rest }> {
+  if (request.method === 'GET' || request.method === 'HEAD') return { body: new Uint8Array() };
+  // Firefox gives a Request no `body` stream (bug 1387483): there the browser collects it, out of our memory where it can.
+  const given = request.body as ReadableStream<Uint8Array> | null | undefined;
+  const stream = given === undefined ? (await request.blob()).stream() : given;
+  if (!stream) return { body: new Uint8Array() };
+  const reader = stream.getReader();
+  const chunks: Uint8Array[] = [];
+  let length = 0;
+  while (length <= small) {
+    const { done, value } = await reader.read();
+    if (done) return { body: joined(chunks, length) };
+    chunks.push(value);
+    length += value.length;
+  }
+  return { body: joined(chunks, length), rest: new Rest(reader) };
+}
+
+function joined(chunks: Uint8Array[], length: number): Uint8Array {
+  if (chunks.length === 1 && chunks[0]) return chunks[0];
+  const body = new Uint8Array(length);
+  let offset = 0;
+  for (const chunk of chunks) {
+    body.set(chunk, offset);
+    offset += chunk.length;
+  }
+  return body;
+}
+
+/** A stream of what the engine has of an answer; `during` is told of every call into it. It takes a piece when there is room for one, and never ahead. */
+export function streamOf(pieces: Pieces, during: <T>(work: () => Promise<T>) => Promise<T>): ReadableStream<Uint8Array<ArrayBuffer>> {
+  // Not a byte stream: Safari has learnt those only lately, and nobody here reads into a buffer of their own.
+  return new ReadableStream(
+    {
+      pull: async (controller) => {
+        const piece = await during(() => pieces.next());
+        if (piece) { controller.enqueue(piece); return; }
+        controller.close();
+        pieces.free();
+      },
+      cancel: () => {
+        pieces.cancel();
+        pieces.free();
+      },
+    },
+    { highWaterMark: 0 },
+  );
+}
