@@ -172,6 +172,80 @@ test('a panic of the engine costs one request, and the next one finds the databa
   assert.equal((await page.evaluate(() => globalThis.server.status())).rebuilds, 1);
 });
 
+/** Makes `count` pieces of account data of about a megabyte in a page, and keeps what a sync has to give for them. */
+const fill = (token, userId, count) =>
+  page.evaluate(
+    async ([authorization, user, many]) => {
+      globalThis.headers = { authorization: `Bearer ${authorization}` };
+      globalThis.contents = {};
+      for (let n = 0; n < many; n += 1) {
+        const content = { text: `${n} \u00e9 `.repeat(120_000) };
+        const url = `/_matrix/client/v3/user/${encodeURIComponent(user)}/account_data/org.example.${n}`;
+        const { status } = await fetch(url, { method: 'PUT', headers: globalThis.headers, body: JSON.stringify(content) });
+        if (status !== 200) throw new Error(`PUT answered ${status}`);
+        globalThis.contents[`org.example.${n}`] = JSON.stringify(content);
+      }
+    },
+    [token, userId, count],
+  );
+
+test('large bodies go up and come down whole', async () => {
+  await start();
+  const { access_token: token, user_id: user } = (await register('alice')).body;
+  await fill(token, user, 4);
+  const result = await page.evaluate(async (name) => {
+    const { headers, contents } = globalThis;
+    const url = `/_matrix/client/v3/user/${encodeURIComponent(name)}/account_data/org.example.large`;
+    // Five megabytes, of which most is white space: one piece of account data may have one.
+    const text = JSON.stringify({ text: 'large \u00e9 '.repeat(80_000) });
+    const sent = await fetch(url, { method: 'PUT', headers, body: text + ' '.repeat(5_000_000 - text.length) });
+    const back = await fetch(url, { headers });
+    const refused = await fetch(url, { method: 'PUT', headers, body: ' '.repeat(20_000_000) });
+    const unknown = await fetch(`${url}/nothing`, { method: 'PUT', headers, body: ' '.repeat(20_000_000) });
+    const response = await fetch('/_matrix/client/v3/sync?timeout=0', { headers });
+    const bytes = await response.arrayBuffer();
+    const events = new Map(JSON.parse(new TextDecoder().decode(bytes)).account_data.events.map(({ type, content }) => [type, JSON.stringify(content)]));
+    return {
+      sent: sent.status,
+      same: (await back.text()) === text,
+      refused: [refused.status, (await refused.json()).errcode],
+      unknown: unknown.status,
+      length: bytes.byteLength,
+      declared: Number(response.headers.get('content-length')),
+      different: Object.keys(contents).filter((type) => events.get(type) !== contents[type]),
+    };
+  }, user);
+  assert.ok(result.length > 3_000_000);
+  assert.deepEqual(result, { sent: 200, same: true, refused: [413, 'M_TOO_LARGE'], unknown: 404, length: result.length, declared: result.length, different: [] });
+});
+
+test('large answers that nobody reads cost nothing, and do not keep a new version waiting', async () => {
+  await start();
+  const { access_token: token, user_id: user } = (await register('alice')).body;
+  await fill(token, user, 3);
+  const ask = (count) =>
+    page.evaluate(async (many) => {
+      globalThis.unread = [];
+      for (let n = 0; n < many; n += 1) globalThis.unread.push(await fetch('/_matrix/client/v3/sync?timeout=0', { headers: globalThis.headers }));
+    }, count);
+  const memory = async () => (await page.evaluate(() => globalThis.server.status())).memoryBytes;
+  await ask(1);
+  await page.evaluate(() => Promise.all(globalThis.unread.map(({ body }) => body.cancel())));
+  const before = await memory();
+  for (let round = 0; round < 10; round += 1) {
+    await ask(5);
+    await page.evaluate(() => Promise.all(globalThis.unread.map(({ body }) => body.cancel())));
+  }
+  const grown = (await memory()) - before;
+  assert.ok(grown < 60_000_000, `150 MB of answers that were not read left ${grown} bytes in use`);
+
+  await ask(2);
+  files['ephapse-worker.js'] = Buffer.concat([files['ephapse-worker.js'], Buffer.from('\n// a newer build')]);
+  await page.evaluate(async () => { await (await navigator.serviceWorker.getRegistration()).update(); });
+  await page.waitForFunction(() => globalThis.news.some(({ event }) => event === 'update'), undefined, { timeout: 25_000 });
+  assert.equal((await versions()).status, 200);
+});
+
 test('a database of a newer version is refused with a sentence, and left as it is', async () => {
   await start();
   await page.evaluate(() => globalThis.server.stop());

@@ -4,6 +4,7 @@ import assert from 'node:assert/strict';
 import { execFile } from 'node:child_process';
 import { once } from 'node:events';
 import { chmod, readFile, writeFile } from 'node:fs/promises';
+import http from 'node:http';
 import https from 'node:https';
 import net from 'node:net';
 import { join } from 'node:path';
@@ -134,6 +135,23 @@ test('what keeps it from starting is said with the next step', async (t) => {
   assert.equal((await serve(newer, other, '--federation', 'on')).code, 2, 'what is not there yet is not accepted');
 });
 
+/** A bare connection on which `text` was sent; `answered` resolves to the status of the first response. */
+async function raw(server, text) {
+  const socket = net.connect(server.port, '127.0.0.1');
+  await once(socket, 'connect');
+  socket.write(text);
+  socket.on('error', () => undefined);
+  const answered = (async () => {
+    let received = '';
+    for await (const data of socket.iterator({ destroyOnReturn: false })) {
+      received += data;
+      if (received.includes('\r\n')) return Number(received.slice(9, 12));
+    }
+    throw new Error(`closed after ${JSON.stringify(received)}`);
+  })();
+  return { socket, answered };
+}
+
 test('a body that is too large is refused without reading all of it', async (t) => {
   const server = await Server.start(t);
   const connection = await server.connect();
@@ -141,4 +159,75 @@ test('a body that is too large is refused without reading all of it', async (t) 
   connection.close();
   assert.equal(response.status, 413);
   assert.equal(JSON.parse(response.body).errcode, 'M_TOO_LARGE');
+});
+
+test('what is refused without its body is refused while the body is still on its way', async (t) => {
+  const server = await Server.start(t);
+  const head = (path, length) => `PUT ${path} HTTP/1.1\r\nhost: localhost\r\ncontent-length: ${length}\r\n\r\n`;
+  for (const [path, length, status] of [
+    ['/_matrix/client/v3/nothing', 1_000_000, 404],
+    ['/_matrix/client/v3/login', 1_000_000, 405],
+    ['/_matrix/client/v3/profile/@a:b/displayname', 1_000_000, 401],
+    ['/_matrix/client/v3/nothing', 1e15, 404],
+  ]) {
+    const { socket, answered } = await raw(server, head(path, length));
+    assert.equal(await answered, status, path);
+    socket.destroy();
+  }
+  const { socket, answered } = await raw(server, head('/_matrix/client/v3/login', 1e15).replace('PUT', 'POST'));
+  assert.equal(await answered, 413);
+  // And the server does not go on listening to it.
+  await once(socket.resume(), 'close');
+});
+
+test('a body that drips is read to its end, one that breaks off has no effect, and neither keeps the process', async (t) => {
+  const server = await Server.start(t);
+  const { access_token: token, user_id: user } = await server.register('alice');
+  const note = (name) => `/_matrix/client/v3/user/${encodeURIComponent(user)}/account_data/org.example.${name}`;
+  const head = (name, length) => `PUT ${note(name)} HTTP/1.1\r\nhost: localhost\r\nauthorization: Bearer ${token}\r\ncontent-length: ${length}\r\n\r\n`;
+
+  const body = '{"text":"drop by drop"}';
+  const dripping = await raw(server, head('slow', body.length));
+  for (const character of body) {
+    dripping.socket.write(character);
+    await new Promise((resolve) => setTimeout(resolve, 20));
+  }
+  assert.equal(await dripping.answered, 200);
+  dripping.socket.destroy();
+  assert.deepEqual(await server.ok('GET', note('slow'), token), JSON.parse(body));
+
+  const broken = await raw(server, `${head('broken', 100)}{}`);
+  await new Promise((resolve) => setTimeout(resolve, 50));
+  broken.socket.destroy();
+  await assert.rejects(broken.answered);
+  assert.equal((await server.request('GET', note('broken'), token)).status, 404);
+
+  const unfinished = await raw(server, `${head('unfinished', 100)}{}`);
+  unfinished.answered.catch(() => undefined);
+  await new Promise((resolve) => setTimeout(resolve, 50));
+  const started = performance.now();
+  assert.equal(await server.stop(), 0);
+  assert.ok(performance.now() - started < 2_000);
+});
+
+test('a large answer is the same byte for byte, also for one who reads slowly', async (t) => {
+  const server = await Server.start(t);
+  const { access_token: token, user_id: user } = await server.register('alice');
+  const contents = {};
+  for (let n = 0; n < 4; n++) {
+    contents[`org.example.${n}`] = { text: `${n} é `.repeat(150_000) };
+    await server.ok('PUT', `/_matrix/client/v3/user/${encodeURIComponent(user)}/account_data/org.example.${n}`, token, contents[`org.example.${n}`]);
+  }
+  const { account_data: { events } } = await server.ok('GET', sync(undefined, 0), token);
+  for (const [type, content] of Object.entries(contents)) assert.deepEqual(events.find((event) => event.type === type).content, content);
+
+  const request = http.get(`${server.url}${sync(undefined, 0)}`, { headers: { authorization: `Bearer ${token}` } });
+  const [response] = await once(request, 'response');
+  let received = 0;
+  for await (const data of response) {
+    received += data.length;
+    if (received < 500_000) await new Promise((resolve) => setTimeout(resolve, 20));
+  }
+  assert.ok(received > 3_000_000);
+  assert.equal(received, Number(response.headers['content-length']));
 });

@@ -2,8 +2,7 @@
 //! `-- memory` or `-- disk` runs one store only.
 
 use ephapse_homeserver::{
-    Body,
-    Config, Entrance, Homeserver, Host, Registration,
+    Body, Config, Entrance, Homeserver, Host, Registration,
     room::{Draft, RoomInfo},
 };
 use ephapse_store::{LocalBoxFuture, MemoryStore, RedbStore, Store};

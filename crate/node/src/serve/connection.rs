@@ -29,7 +29,7 @@ const HANDSHAKE_WITHIN: Duration = Duration::from_secs(15);
 /// How long a client may take to read on where the system's buffers are full of what it has not read.
 const READ_WITHIN: Duration = Duration::from_secs(60);
 
-/// Bytes of a request's headers, and of what is read or written at once. Longer headers are answered 431.
+/// About as many bytes a request's headers may have; longer ones are answered 431. As much is read or written at once.
 const BUFFER: usize = 64 << 10;
 
 /// Headers of a request. More are answered 431.
@@ -110,14 +110,14 @@ async fn connection(stream: TcpStream, tls: Option<TlsAcceptor>, homeserver: Rc<
 }
 
 /// A connection that ends when its client does not read what is written. What a client sends is waited for elsewhere: while a sync is held it sends nothing.
-fn patient<S: AsyncRead + AsyncWrite>(stream: S) -> Pin<Box<TimeoutStream<S>>> {
+pub(super) fn patient<S: AsyncRead + AsyncWrite>(stream: S) -> Pin<Box<TimeoutStream<S>>> {
     let mut stream = TimeoutStream::new(stream);
     stream.set_write_timeout(Some(READ_WITHIN));
     Box::pin(stream)
 }
 
 /// Serves HTTP until either side ends it.
-async fn http<S: AsyncRead + AsyncWrite + Unpin + 'static>(stream: S, homeserver: Rc<Homeserver>, mut leaving: watch::Receiver<bool>) {
+pub(super) async fn http<S: AsyncRead + AsyncWrite + Unpin + 'static>(stream: S, homeserver: Rc<Homeserver>, mut leaving: watch::Receiver<bool>) {
     let running = leaving.clone();
     let service = service_fn(move |request| answer(homeserver.clone(), request, running.clone()));
     let connection = http1::Builder::new()

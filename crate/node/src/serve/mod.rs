@@ -5,6 +5,8 @@
 mod arriving;
 mod connection;
 mod host;
+#[cfg(test)]
+mod patience;
 mod tls;
 
 use crate::options;
