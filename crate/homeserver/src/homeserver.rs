@@ -331,7 +331,7 @@ impl Homeserver {
             server_name: self.server_name().to_string(),
             position: self.positions.newest().0,
             bytes_stored: stats.bytes_stored,
-            bytes_cached: stats.bytes_cached + self.rooms.cached_bytes() as u64,
+            bytes_cached: stats.bytes_cached + self.cached_bytes() as u64,
             runs: stats.runs,
             commits: stats.commits,
             keys_read: stats.keys_read,
@@ -339,6 +339,12 @@ impl Homeserver {
             panics: self.panics.get(),
             streams: self.streams.status(),
         }
+    }
+
+    /// Bytes that caches take, but for the store's, roughly. Each is bounded.
+    fn cached_bytes(&self) -> usize {
+        let named = self.users.cached_bytes() + self.rooms.cached_bytes();
+        named + self.sync.cached_bytes() + self.rate_limits.cached_bytes() + self.seen.cached_bytes()
     }
 
     /// The name of this server.

@@ -6,6 +6,7 @@
 extern crate self as ephapse_homeserver;
 
 mod body;
+mod cache;
 pub mod config;
 pub mod error;
 mod homeserver;

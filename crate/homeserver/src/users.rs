@@ -1,33 +1,28 @@
 //! User ids and their numbers.
 
 use crate::{
+    cache::Cache,
     error::Result,
     homeserver::Homeserver,
     tables::{self, UserSn},
 };
 use ephapse_store::{Batch, Direction};
 use ruma::{OwnedUserId, UserId};
-use std::{
-    cell::{Cell, RefCell},
-    num::NonZeroUsize,
-};
+use std::cell::{Cell, RefCell};
 
 /// Numbers lately used, both ways.
 pub struct Users {
-    by_id: RefCell<hashlink::LruCache<OwnedUserId, UserSn>>,
-    by_sn: RefCell<hashlink::LruCache<UserSn, OwnedUserId>>,
+    by_id: RefCell<Cache<OwnedUserId, UserSn>>,
+    by_sn: RefCell<Cache<UserSn, OwnedUserId>>,
     newest: Cell<UserSn>,
 }
 
-const CACHED: NonZeroUsize = NonZeroUsize::new(4096).expect("not zero");
+/// Bytes of ids by number, and of numbers by id.
+const CACHED_BYTES: usize = 1 << 20;
 
 impl Users {
     pub(crate) fn new(newest: UserSn) -> Self {
-        Self {
-            by_id: RefCell::new(hashlink::LruCache::new(CACHED.get())),
-            by_sn: RefCell::new(hashlink::LruCache::new(CACHED.get())),
-            newest: Cell::new(newest),
-        }
+        Self { by_id: RefCell::new(Cache::new(CACHED_BYTES)), by_sn: RefCell::new(Cache::new(CACHED_BYTES)), newest: Cell::new(newest) }
     }
 
     /// The newest number that is stored.
@@ -42,8 +37,14 @@ impl Users {
     }
 
     fn remember(&self, id: &UserId, sn: UserSn) {
-        self.by_id.borrow_mut().insert(id.to_owned(), sn);
-        self.by_sn.borrow_mut().insert(sn, id.to_owned());
+        let weight = id.as_str().len();
+        self.by_id.borrow_mut().insert(id.to_owned(), sn, weight);
+        self.by_sn.borrow_mut().insert(sn, id.to_owned(), weight);
+    }
+
+    /// Bytes that the numbers take in memory, roughly.
+    pub(crate) fn cached_bytes(&self) -> usize {
+        self.by_id.borrow().bytes() + self.by_sn.borrow().bytes()
     }
 }
 
@@ -51,7 +52,7 @@ impl Homeserver {
     /// The number of a user this server has heard of.
     pub async fn find_user(&self, id: &UserId) -> Result<Option<UserSn>> {
         if let Some(sn) = self.users.by_id.borrow_mut().get(id) {
-            return Ok(Some(*sn));
+            return Ok(Some(sn));
         }
         let generation = self.store().generation();
         let found = tables::USER_SNS.get(self.store(), &id.to_owned()).await?;
@@ -70,7 +71,7 @@ impl Homeserver {
         }
         // Nothing awaits between the look-up below and the commit, so a user gets one number.
         if let Some(sn) = self.users.by_id.borrow_mut().get(id) {
-            return Ok(*sn);
+            return Ok(sn);
         }
         let sn = self.users.newest.get() + 1;
         self.users.newest.set(sn);
@@ -86,7 +87,7 @@ impl Homeserver {
     /// The id behind a number.
     pub async fn user_id(&self, sn: UserSn) -> Result<OwnedUserId> {
         if let Some(id) = self.users.by_sn.borrow_mut().get(&sn) {
-            return Ok(id.clone());
+            return Ok(id);
         }
         let generation = self.store().generation();
         let id = tables::USERS.get(self.store(), &sn).await?.ok_or_else(|| crate::Error::Internal(format!("user number {sn} leads nowhere")))?;
@@ -105,6 +106,20 @@ impl Homeserver {
 impl Homeserver {
     /// The number of a user lately seen.
     pub(crate) fn cached_user(&self, id: &UserId) -> Option<UserSn> {
-        self.users.by_id.borrow_mut().get(id).copied()
+        self.users.by_id.borrow_mut().get(id)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn many_users_take_no_more_than_they_may() {
+        let users = Users::new(0);
+        for n in 0..40_000 {
+            users.remember(&OwnedUserId::try_from(format!("@{n}:test.example")).expect("an id"), n);
+        }
+        assert!((CACHED_BYTES..=2 * CACHED_BYTES).contains(&users.cached_bytes()), "{}", users.cached_bytes());
     }
 }

@@ -2,6 +2,7 @@
 
 use super::{interactive, keys, to_device};
 use crate::{
+    cache::Cache,
     error::{Error, Result},
     homeserver::Homeserver,
     locks::LockKey,
@@ -9,7 +10,6 @@ use crate::{
     tables::{self, Change, Device, Session, UserSn},
 };
 use ephapse_store::{Batch, Direction};
-use hashlink::LruCache;
 use ruma::{
     DeviceId, MilliSecondsSinceUnixEpoch, OwnedDeviceId, UInt,
     api::client::device::{
@@ -28,12 +28,22 @@ const LONGEST_NAME: usize = 100;
 /// How often it is written when a device was last seen.
 const SEEN_EVERY: Duration = Duration::from_secs(60 * 60);
 
+/// Bytes of what is remembered of it.
+const SEEN_BYTES: usize = 1 << 20;
+
 /// When devices were last written to have been seen.
-pub struct Seen(RefCell<LruCache<(UserSn, OwnedDeviceId), u64>>);
+pub struct Seen(RefCell<Cache<(UserSn, OwnedDeviceId), u64>>);
 
 impl Default for Seen {
     fn default() -> Self {
-        Self(RefCell::new(LruCache::new(4096)))
+        Self(RefCell::new(Cache::new(SEEN_BYTES)))
+    }
+}
+
+impl Seen {
+    /// Bytes that it takes, roughly.
+    pub(crate) fn cached_bytes(&self) -> usize {
+        self.0.borrow().bytes()
     }
 }
 
@@ -131,7 +141,8 @@ pub fn seen(hs: &Rc<Homeserver>, session: &Session) {
     if written.get(&key).is_some_and(|last| last.saturating_add(SEEN_EVERY.as_millis() as u64) > now) {
         return;
     }
-    written.insert(key.clone(), now);
+    let weight = key.1.as_str().len();
+    written.insert(key.clone(), now, weight);
     let (hs, user_id) = (hs.clone(), session.user_id.to_string());
     hs.clone().host.spawn(Box::pin(async move {
         if let Err(error) = write_seen(&hs, user_id, key, now).await {

@@ -2,12 +2,14 @@
 //!
 //! Kept in memory only: a restart forgives. Wrong passwords are always limited; everything else only where the settings say so.
 
-use crate::error::{Error, Result};
-use hashlink::LruCache;
+use crate::{
+    cache::Cache,
+    error::{Error, Result},
+};
 use std::{cell::RefCell, time::Duration};
 
-/// How many keys a set of buckets remembers; whoever was not seen for longest is forgotten first.
-const REMEMBERED: usize = 16_384;
+/// Bytes that a set of buckets may take; whoever was not seen for longest is forgotten first.
+const REMEMBERED_BYTES: usize = 2 << 20;
 
 /// The buckets of one server.
 pub struct RateLimits {
@@ -29,19 +31,26 @@ impl Default for RateLimits {
     }
 }
 
+impl RateLimits {
+    /// Bytes that all buckets take, roughly.
+    pub(crate) fn cached_bytes(&self) -> usize {
+        [&self.passwords, &self.registration_tokens, &self.registrations].into_iter().map(|buckets| buckets.full_at.borrow().bytes()).sum()
+    }
+}
+
 /// Buckets of one size, by key.
 pub struct Buckets {
     size: u64,
     /// How long one drop takes to come back, in ms.
     refill: u64,
     /// When each bucket is full again, in ms: enough to know how full it is now.
-    full_at: RefCell<LruCache<String, u64>>,
+    full_at: RefCell<Cache<String, u64>>,
 }
 
 impl Buckets {
     /// Buckets of `size`, that win back one in `refill`.
     pub fn new(size: u32, refill: Duration) -> Self {
-        Self { size: size.into(), refill: refill.as_millis() as u64, full_at: RefCell::new(LruCache::new(REMEMBERED)) }
+        Self { size: size.into(), refill: refill.as_millis() as u64, full_at: RefCell::new(Cache::new(REMEMBERED_BYTES)) }
     }
 
     /// Takes one out of the bucket of `key`; 429 with the time to wait when there is none.
@@ -52,7 +61,7 @@ impl Buckets {
         if after > self.size * self.refill {
             return Err(Error::limit_exceeded(Duration::from_millis(after - self.size * self.refill)));
         }
-        full_at.insert(key.to_owned(), now + after);
+        full_at.insert(key.to_owned(), now + after, key.len());
         Ok(())
     }
 
@@ -67,6 +76,15 @@ impl Buckets {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn many_keys_take_no_more_than_they_may() {
+        let limits = RateLimits::default();
+        for n in 0..40_000 {
+            limits.passwords.take(&format!("@{n}:{}", "x".repeat(n % 200)), 1_000).expect("one goes");
+        }
+        assert!((REMEMBERED_BYTES / 2..=REMEMBERED_BYTES).contains(&limits.cached_bytes()), "{}", limits.cached_bytes());
+    }
 
     #[test]
     fn a_bucket_empties_and_fills_again() {

@@ -23,12 +23,17 @@ use std::rc::Rc;
 /// The type of the account data that holds a user's rules.
 pub const PUSH_RULES: &str = "m.push_rules";
 
+/// Bytes of rules in memory.
+const CACHED_BYTES: usize = 4 << 20;
+/// How many bytes rules take in memory for each byte of their JSON, roughly.
+const EXPANSION: usize = 4;
+
 /// Rules lately used.
 pub struct RuleSets(Remembered<UserSn, Rc<Ruleset>>);
 
 impl Default for RuleSets {
     fn default() -> Self {
-        Self(Remembered::new(256))
+        Self(Remembered::new(CACHED_BYTES))
     }
 }
 
@@ -47,6 +52,11 @@ impl RuleSets {
     /// Forgets everything.
     pub fn reset(&self) {
         self.0.forget_all();
+    }
+
+    /// Bytes that they take in memory, roughly.
+    pub fn cached_bytes(&self) -> usize {
+        self.0.bytes()
     }
 }
 
@@ -84,7 +94,8 @@ impl Homeserver {
             Err(epoch) => epoch,
         };
         let rules = Rc::new(crate::client::rules_of(self, user, user_id).await?);
-        self.sync.rules.0.keep(epoch, user, rules.clone());
+        let weight = EXPANSION * serde_json::to_vec(&*rules).map_or(0, |json| json.len());
+        self.sync.rules.0.keep(epoch, user, rules.clone(), weight);
         Ok(rules)
     }
 

@@ -22,12 +22,15 @@ const COUNTED_AT_MOST: usize = 2000;
 /// After how many events counted in memory the count is written.
 const WRITTEN_AFTER: usize = 64;
 
+/// Bytes of counts in memory.
+const CACHED_BYTES: usize = 2 << 20;
+
 /// Counts lately used: what was counted, and how many events ago it was written.
 pub struct Unreads(Remembered<(UserSn, RoomSn), (Unread, usize)>);
 
 impl Default for Unreads {
     fn default() -> Self {
-        Self(Remembered::new(8192))
+        Self(Remembered::new(CACHED_BYTES))
     }
 }
 
@@ -35,6 +38,11 @@ impl Unreads {
     /// Forgets everything.
     pub fn reset(&self) {
         self.0.forget_all();
+    }
+
+    /// Bytes that they take in memory, roughly.
+    pub fn cached_bytes(&self) -> usize {
+        self.0.bytes()
     }
 }
 
@@ -199,7 +207,8 @@ impl Homeserver {
             }
         }
         let counts = unread.counts();
-        self.sync.unread.0.keep(epoch, (user, room.sn), (unread, unwritten));
+        let weight = unread.threads.iter().map(|thread| size_of_val(thread) + thread.root.as_ref().map_or(0, |root| root.as_str().len())).sum();
+        self.sync.unread.0.keep(epoch, (user, room.sn), (unread, unwritten), weight);
         Ok(counts)
     }
 

@@ -22,7 +22,7 @@ impl Homeserver {
     /// The room of an id, if this server knows it.
     pub async fn room(&self, id: &RoomId) -> Result<Option<Rc<RoomInfo>>> {
         if let Some(info) = self.rooms.by_id.borrow_mut().get(id) {
-            return Ok(Some(info.clone()));
+            return Ok(Some(info));
         }
         let Some(sn) = tables::ROOM_SNS.get(self.store(), &id.to_owned()).await? else { return Ok(None) };
         self.room_by_sn(sn).await.map(Some)
@@ -31,7 +31,7 @@ impl Homeserver {
     /// The room of a number.
     pub async fn room_by_sn(&self, sn: RoomSn) -> Result<Rc<RoomInfo>> {
         if let Some(info) = self.rooms.by_sn.borrow_mut().get(&sn) {
-            return Ok(info.clone());
+            return Ok(info);
         }
         let generation = self.store().generation();
         let room = tables::ROOMS.get(self.store(), &sn).await?.ok_or_else(|| Error::Internal(format!("room number {sn} leads nowhere")))?;
@@ -50,7 +50,7 @@ impl Homeserver {
     /// The head of a room.
     pub async fn room_head(&self, sn: RoomSn) -> Result<Rc<RoomHead>> {
         if let Some(head) = self.rooms.heads.borrow_mut().get(&sn) {
-            return Ok(head.clone());
+            return Ok(head);
         }
         let generation = self.store().generation();
         let head = tables::ROOM_HEADS.get(self.store(), &sn).await?.ok_or_else(|| Error::Internal(format!("room number {sn} has no head")))?;
@@ -58,15 +58,14 @@ impl Homeserver {
         if !self.may_keep(generation) {
             return Ok(head);
         }
-        // Another reader or a writer may have put a newer one there meanwhile.
-        Ok(self.rooms.heads.borrow_mut().entry(sn).or_insert(head).clone())
+        Ok(self.rooms.found_head(sn, head))
     }
 
     /// The rooms of `numbers`, in their order.
     pub async fn rooms_by_sn(&self, numbers: &[RoomSn]) -> Result<Vec<Rc<RoomInfo>>> {
         let missing: Vec<RoomSn> = {
             let cache = self.rooms.by_sn.borrow();
-            numbers.iter().copied().filter(|sn| !cache.contains_key(sn)).collect()
+            numbers.iter().copied().filter(|sn| !cache.contains(sn)).collect()
         };
         let mut read = HashMap::new();
         let generation = self.store().generation();
@@ -88,14 +87,14 @@ impl Homeserver {
     pub async fn room_heads(&self, numbers: &[RoomSn]) -> Result<Vec<Rc<RoomHead>>> {
         let missing: Vec<RoomSn> = {
             let cache = self.rooms.heads.borrow();
-            numbers.iter().copied().filter(|sn| !cache.contains_key(sn)).collect()
+            numbers.iter().copied().filter(|sn| !cache.contains(sn)).collect()
         };
         let mut read = HashMap::new();
         let generation = self.store().generation();
         for (sn, head) in missing.iter().zip(tables::ROOM_HEADS.get_many(self.store(), &missing).await?) {
             let head = Rc::new(head.ok_or_else(|| Error::Internal(format!("room number {sn} has no head")))?);
             // As for one: memory may have a newer one by now, and keeps none of another generation.
-            let head = if self.may_keep(generation) { self.rooms.heads.borrow_mut().entry(*sn).or_insert(head).clone() } else { head };
+            let head = if self.may_keep(generation) { self.rooms.found_head(*sn, head) } else { head };
             read.insert(*sn, head);
         }
         let mut heads = Vec::with_capacity(numbers.len());
@@ -156,14 +155,14 @@ impl Homeserver {
     /// Where an event stands.
     pub async fn find_event(&self, id: &EventId) -> Result<Option<(RoomSn, Position)>> {
         if let Some(place) = self.rooms.ids.borrow_mut().get(id) {
-            return Ok(Some(*place));
+            return Ok(Some(place));
         }
         let generation = self.store().generation();
         let place = tables::EVENT_IDS.get(self.store(), &id.to_owned()).await?;
         if let Some(place) = place
             && self.may_keep(generation)
         {
-            self.rooms.ids.borrow_mut().insert(id.to_owned(), place);
+            self.rooms.keep_place(id.to_owned(), place);
         }
         Ok(place)
     }

@@ -5,11 +5,11 @@ use super::{
     state_tree::{Node, NodeId},
 };
 use crate::{
+    cache::Cache,
     position::Position,
     tables::{self, RoomHead, RoomSn},
 };
 use ephapse_store::{Direction, Store, StoreError};
-use hashlink::LruCache;
 use ruma::{OwnedEventId, OwnedRoomId, RoomVersionId, room_version_rules::RoomVersionRules};
 use std::{
     cell::{Cell, RefCell},
@@ -31,19 +31,22 @@ pub struct RoomInfo {
 
 /// Bytes of decoded events kept, at most; tree nodes may take as much again.
 const CACHED_BYTES: usize = 4 << 20;
-const CACHED_ROOMS: usize = 2048;
+/// Bytes of heads.
+const HEADS_BYTES: usize = 2 << 20;
+/// Bytes of what never changes about rooms, and of the places of events; of each.
+const INFOS_BYTES: usize = 1 << 20;
 
 /// What memory holds of rooms.
 pub struct Rooms {
     newest: Cell<RoomSn>,
     /// When the newest room was made here, in ms.
     newest_creation: Cell<u64>,
-    pub(super) by_id: RefCell<LruCache<OwnedRoomId, Rc<RoomInfo>>>,
-    pub(super) by_sn: RefCell<LruCache<RoomSn, Rc<RoomInfo>>>,
-    pub(super) heads: RefCell<LruCache<RoomSn, Rc<RoomHead>>>,
-    pub(super) events: RefCell<Weighed<(RoomSn, Position), Rc<Event>>>,
-    pub(super) ids: RefCell<LruCache<OwnedEventId, (RoomSn, Position)>>,
-    pub(super) nodes: RefCell<Weighed<(RoomSn, NodeId), Rc<Node>>>,
+    pub(super) by_id: RefCell<Cache<OwnedRoomId, Rc<RoomInfo>>>,
+    pub(super) by_sn: RefCell<Cache<RoomSn, Rc<RoomInfo>>>,
+    pub(super) heads: RefCell<Cache<RoomSn, Rc<RoomHead>>>,
+    pub(super) events: RefCell<Cache<(RoomSn, Position), Rc<Event>>>,
+    pub(super) ids: RefCell<Cache<OwnedEventId, (RoomSn, Position)>>,
+    pub(super) nodes: RefCell<Cache<(RoomSn, NodeId), Rc<Node>>>,
 }
 
 impl Rooms {
@@ -51,12 +54,12 @@ impl Rooms {
         Self {
             newest: Cell::new(newest),
             newest_creation: Cell::new(0),
-            by_id: RefCell::new(LruCache::new(CACHED_ROOMS)),
-            by_sn: RefCell::new(LruCache::new(CACHED_ROOMS)),
-            heads: RefCell::new(LruCache::new(CACHED_ROOMS)),
-            events: RefCell::new(Weighed::new(CACHED_BYTES)),
-            ids: RefCell::new(LruCache::new(8192)),
-            nodes: RefCell::new(Weighed::new(CACHED_BYTES)),
+            by_id: RefCell::new(Cache::new(INFOS_BYTES)),
+            by_sn: RefCell::new(Cache::new(INFOS_BYTES)),
+            heads: RefCell::new(Cache::new(HEADS_BYTES)),
+            events: RefCell::new(Cache::new(CACHED_BYTES)),
+            ids: RefCell::new(Cache::new(INFOS_BYTES)),
+            nodes: RefCell::new(Cache::new(CACHED_BYTES)),
         }
     }
 
@@ -87,52 +90,62 @@ impl Rooms {
     }
 
     pub(super) fn remember(&self, info: &Rc<RoomInfo>) {
-        self.by_id.borrow_mut().insert(info.id.clone(), info.clone());
-        self.by_sn.borrow_mut().insert(info.sn, info.clone());
+        let weight = size_of::<RoomInfo>() + info.id.as_str().len();
+        self.by_id.borrow_mut().insert(info.id.clone(), info.clone(), weight + info.id.as_str().len());
+        self.by_sn.borrow_mut().insert(info.sn, info.clone(), weight);
+    }
+
+    /// Keeps a head that a writer has just made.
+    pub(super) fn keep_head(&self, sn: RoomSn, head: Rc<RoomHead>) {
+        let weight = size_of::<RoomHead>() + head.extremities.iter().map(|of| size_of_val(of) + of.event_id.as_str().len()).sum::<usize>();
+        self.heads.borrow_mut().insert(sn, head, weight);
+    }
+
+    /// Keeps a head that was read, unless a writer or another reader has put a newer one there meanwhile; the newest.
+    pub(super) fn found_head(&self, sn: RoomSn, head: Rc<RoomHead>) -> Rc<RoomHead> {
+        if let Some(newer) = self.heads.borrow_mut().get(&sn) {
+            return newer;
+        }
+        self.keep_head(sn, head.clone());
+        head
+    }
+
+    /// Keeps where an event is.
+    pub(super) fn keep_place(&self, id: OwnedEventId, place: (RoomSn, Position)) {
+        let weight = id.as_str().len();
+        self.ids.borrow_mut().insert(id, place, weight);
     }
 
     /// Forgets a room that is no more. (Its events are found by number, which is not given again.)
     pub(super) fn forget(&self, room: &RoomInfo) {
         self.by_id.borrow_mut().remove(&room.id);
         self.heads.borrow_mut().remove(&room.sn);
-        self.ids.borrow_mut().retain(|_, (sn, _)| *sn != room.sn);
+        self.ids.borrow_mut().retain(|(sn, _)| *sn != room.sn);
     }
 
-    /// Bytes that decoded events and tree nodes take, roughly.
+    /// Bytes that all of it takes, roughly.
     pub(crate) fn cached_bytes(&self) -> usize {
-        self.events.borrow().bytes + self.nodes.borrow().bytes
+        let infos = self.by_id.borrow().bytes() + self.by_sn.borrow().bytes();
+        infos + self.heads.borrow().bytes() + self.ids.borrow().bytes() + self.events.borrow().bytes() + self.nodes.borrow().bytes()
     }
 }
 
-/// A cache that is bounded by the weight of what it holds, in bytes.
-pub(super) struct Weighed<K, V> {
-    map: LruCache<K, (V, usize)>,
-    bytes: usize,
-    limit: usize,
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-impl<K: std::hash::Hash + Eq, V: Clone> Weighed<K, V> {
-    fn new(limit: usize) -> Self {
-        Self { map: LruCache::new_unbounded(), bytes: 0, limit }
-    }
-
-    pub(super) fn get(&mut self, key: &K) -> Option<V> {
-        self.map.get(key).map(|(value, _)| value.clone())
-    }
-
-    pub(super) fn insert(&mut self, key: K, value: V, weight: usize) {
-        if let Some((_, old)) = self.map.insert(key, (value, weight)) {
-            self.bytes -= old;
+    #[test]
+    fn many_rooms_take_no_more_than_they_may() {
+        let rooms = Rooms::new(0);
+        for sn in 0..40_000 {
+            let id = OwnedRoomId::try_from(format!("!{sn}:test.example")).expect("an id");
+            let version = RoomVersionId::V12;
+            let rules = version.rules().expect("a known version");
+            rooms.remember(&Rc::new(RoomInfo { sn, id, version, rules }));
+            rooms.keep_head(sn, Rc::default());
+            rooms.keep_place(OwnedEventId::try_from(format!("${sn}:test.example")).expect("an id"), (sn, Position(1)));
         }
-        self.bytes += weight;
-        while self.bytes > self.limit {
-            let Some((_, (_, weight))) = self.map.remove_lru() else { break };
-            self.bytes -= weight;
-        }
-    }
-
-    fn clear(&mut self) {
-        self.map.clear();
-        self.bytes = 0;
+        let (least, most) = (HEADS_BYTES + INFOS_BYTES, HEADS_BYTES + 3 * INFOS_BYTES);
+        assert!((least..=most).contains(&rooms.cached_bytes()), "{}", rooms.cached_bytes());
     }
 }

@@ -341,7 +341,7 @@ impl Write<'_> {
 
     /// An event of this room by its id; `None` when this server does not have it.
     pub fn event_by_id(&self, id: &EventId) -> Result<Option<Rc<Event>>, Need> {
-        let cached = || self.hs.rooms.ids.borrow_mut().get(id).filter(|(sn, _)| *sn == self.room.sn).map(|(_, position)| *position);
+        let cached = || self.hs.rooms.ids.borrow_mut().get(id).filter(|(sn, _)| *sn == self.room.sn).map(|(_, position)| position);
         match self.ids.get(id).copied().or_else(cached).map(Some).or_else(|| self.known.ids.get(id).copied()) {
             Some(Some(position)) => self.event(position).map(Some),
             Some(None) => Ok(None),
@@ -461,9 +461,9 @@ impl Write<'_> {
             let rooms = &self.hs.rooms;
             let mut reached: Vec<NodeId> = self.head.extremities.iter().map(|extremity| NodeId(extremity.state)).collect();
             reached.push(NodeId(self.head.state));
-            rooms.heads.borrow_mut().insert(sn, Rc::new(self.head));
+            rooms.keep_head(sn, Rc::new(self.head));
             for (position, event) in self.events {
-                rooms.ids.borrow_mut().insert(event.pdu.event_id.clone(), (sn, position));
+                rooms.keep_place(event.pdu.event_id.clone(), (sn, position));
                 let weight = event.weight();
                 rooms.events.borrow_mut().insert((sn, position), event, weight);
             }

@@ -12,12 +12,17 @@ use std::{collections::BTreeSet, rc::Rc};
 /// The type of the account data that lists them.
 const IGNORED_USERS: &str = "m.ignored_user_list";
 
+/// Bytes of lists in memory.
+const CACHED_BYTES: usize = 1 << 20;
+/// Bytes that a place in a set takes, roughly.
+const PLACE: usize = 32;
+
 /// Lists lately used.
 pub struct Ignored(Remembered<UserSn, Rc<BTreeSet<OwnedUserId>>>);
 
 impl Default for Ignored {
     fn default() -> Self {
-        Self(Remembered::new(256))
+        Self(Remembered::new(CACHED_BYTES))
     }
 }
 
@@ -37,6 +42,11 @@ impl Ignored {
     pub fn reset(&self) {
         self.0.forget_all();
     }
+
+    /// Bytes that they take in memory, roughly.
+    pub fn cached_bytes(&self) -> usize {
+        self.0.bytes()
+    }
 }
 
 impl Homeserver {
@@ -54,7 +64,8 @@ impl Homeserver {
             ignored.remove(&self.user_id(user).await?);
         }
         let ignored = Rc::new(ignored);
-        self.sync.ignored.0.keep(epoch, user, ignored.clone());
+        let weight = ignored.iter().map(|user| PLACE + user.as_str().len()).sum();
+        self.sync.ignored.0.keep(epoch, user, ignored.clone(), weight);
         Ok(ignored)
     }
 }

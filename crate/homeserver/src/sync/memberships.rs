@@ -72,6 +72,12 @@ pub struct Memberships {
 }
 
 impl Memberships {
+    /// Bytes that those take that are held, roughly.
+    pub fn cached_bytes(&self) -> usize {
+        let each = size_of::<(RoomSn, Membership)>();
+        self.held.borrow().iter().map(|rooms| size_of::<UserRooms>() + each * rooms.rooms.borrow().capacity()).sum()
+    }
+
     /// Marks what has to be read again.
     pub fn changed(&self, changes: &[Change]) {
         let known = self.known.borrow();

@@ -55,6 +55,12 @@ impl Syncing {
         Self { listed_after: Cell::new(listed_after), ..Self::default() }
     }
 
+    /// Bytes that the caches take, roughly.
+    pub(crate) fn cached_bytes(&self) -> usize {
+        let counts = self.rules.cached_bytes() + self.unread.cached_bytes();
+        counts + self.memberships.cached_bytes() + self.ignored.cached_bytes() + self.sent_members.cached_bytes()
+    }
+
     /// Takes note of what became visible, before anyone is woken for it.
     pub(crate) fn changed(&self, changes: &[Change]) {
         self.memberships.changed(changes);

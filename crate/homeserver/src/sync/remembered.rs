@@ -1,6 +1,6 @@
 //! A bounded cache that takes nothing in that was being read while something was forgotten.
 
-use hashlink::LruCache;
+use crate::cache::Cache;
 use std::{
     cell::{Cell, RefCell},
     hash::Hash,
@@ -8,19 +8,19 @@ use std::{
 
 /// Values lately used.
 pub struct Remembered<K, V> {
-    values: RefCell<LruCache<K, V>>,
+    values: RefCell<Cache<K, V>>,
     epoch: Cell<u64>,
 }
 
 impl<K: Hash + Eq, V: Clone> Remembered<K, V> {
-    /// At most `number` values.
-    pub fn new(number: usize) -> Self {
-        Self { values: RefCell::new(LruCache::new(number)), epoch: Cell::new(0) }
+    /// At most `limit` bytes.
+    pub fn new(limit: usize) -> Self {
+        Self { values: RefCell::new(Cache::new(limit)), epoch: Cell::new(0) }
     }
 
     /// The value of `key`, or what has to be given to [`Self::keep`] when it has been read.
     pub fn get(&self, key: &K) -> Result<V, u64> {
-        self.values.borrow_mut().get(key).cloned().ok_or(self.epoch.get())
+        self.values.borrow_mut().get(key).ok_or(self.epoch.get())
     }
 
     /// The time for [`Self::keep`].
@@ -28,11 +28,16 @@ impl<K: Hash + Eq, V: Clone> Remembered<K, V> {
         self.epoch.get()
     }
 
-    /// Keeps a value that was read since `epoch`, unless something was forgotten meanwhile: it may be that.
-    pub fn keep(&self, epoch: u64, key: K, value: V) {
+    /// Keeps a value that was read since `epoch` and holds `weight` bytes beside itself, unless something was forgotten meanwhile: it may be that.
+    pub fn keep(&self, epoch: u64, key: K, value: V, weight: usize) {
         if self.epoch.get() == epoch {
-            self.values.borrow_mut().insert(key, value);
+            self.values.borrow_mut().insert(key, value, weight);
         }
+    }
+
+    /// Bytes that the values take, roughly.
+    pub fn bytes(&self) -> usize {
+        self.values.borrow().bytes()
     }
 
     /// Forgets one value.
@@ -54,12 +59,12 @@ mod tests {
 
     #[test]
     fn what_was_read_before_it_changed_is_not_kept() {
-        let remembered = Remembered::new(8);
+        let remembered = Remembered::new(1 << 10);
         let epoch = remembered.get(&1).expect_err("nothing yet");
         remembered.forget(&1);
-        remembered.keep(epoch, 1, "old");
+        remembered.keep(epoch, 1, "old", 0);
         let epoch = remembered.get(&1).expect_err("it changed while it was read");
-        remembered.keep(epoch, 1, "new");
+        remembered.keep(epoch, 1, "new", 0);
         assert_eq!(remembered.get(&1), Ok("new"));
     }
 }

@@ -5,10 +5,10 @@
 //! again, which is allowed.
 
 use crate::{
+    cache::Cache,
     position::Position,
     tables::{RoomSn, UserSn},
 };
-use hashlink::LruCache;
 use ruma::DeviceId;
 use std::{
     cell::{Cell, RefCell},
@@ -16,8 +16,12 @@ use std::{
     rc::Rc,
 };
 
-const REMEMBERED: usize = 32_768;
-const DEVICES: usize = 1024;
+/// Bytes of what was sent.
+const SENT_BYTES: usize = 3 << 20;
+/// Bytes of what is known of devices.
+const DEVICES_BYTES: usize = 1 << 20;
+/// Bytes that the end of an answer takes in a set, roughly.
+const END: usize = 32;
 
 /// How many lost answers of one device are remembered before it counts as having nothing.
 const ANSWERS: usize = 64;
@@ -25,12 +29,13 @@ const ANSWERS: usize = 64;
 /// The member events that devices have been given.
 pub struct SentMembers {
     /// By device, room and position of the event: the end of the answer that contained it.
-    sent: RefCell<LruCache<(u32, RoomSn, Position), Position>>,
-    devices: RefCell<LruCache<(UserSn, Rc<str>), Device>>,
+    sent: RefCell<Cache<(u32, RoomSn, Position), Position>>,
+    devices: RefCell<Cache<(UserSn, Rc<str>), Device>>,
     newest: Cell<u32>,
 }
 
 /// How a device goes on from answer to answer.
+#[derive(Clone)]
 struct Device {
     /// Changes when the device begins anew.
     number: u32,
@@ -53,7 +58,7 @@ pub struct Recipient {
 
 impl Default for SentMembers {
     fn default() -> Self {
-        Self { sent: RefCell::new(LruCache::new(REMEMBERED)), devices: RefCell::new(LruCache::new(DEVICES)), newest: Cell::new(0) }
+        Self { sent: RefCell::new(Cache::new(SENT_BYTES)), devices: RefCell::new(Cache::new(DEVICES_BYTES)), newest: Cell::new(0) }
     }
 }
 
@@ -72,7 +77,9 @@ impl SentMembers {
         // It has those up to where it goes on from.
         device.given.clear();
         let recipient = Recipient { key: key.clone(), number: device.number, lost: device.lost.clone(), since, to };
-        devices.insert(key, device);
+        // With the end of this answer, should it contain members.
+        let weight = key.1.len() + END * (device.lost.len() + 1);
+        devices.insert(key, device, weight);
         recipient
     }
 
@@ -81,16 +88,21 @@ impl SentMembers {
         Device { number: self.newest.get(), given: BTreeSet::new(), lost: Rc::default() }
     }
 
+    /// Bytes that it takes, roughly.
+    pub fn cached_bytes(&self) -> usize {
+        self.sent.borrow().bytes() + self.devices.borrow().bytes()
+    }
+
     /// Whether the device has a member event.
     pub fn has(&self, device: &Recipient, room: RoomSn, event: Position) -> bool {
-        let answer = self.sent.borrow_mut().get(&(device.number, room, event)).copied();
+        let answer = self.sent.borrow_mut().get(&(device.number, room, event));
         answer.is_some_and(|answer| answer <= device.since && !device.lost.contains(&answer))
     }
 
     /// The answer contains a member event.
     pub fn sent(&self, device: &Recipient, room: RoomSn, event: Position) {
         if !self.has(device, room, event) {
-            self.sent.borrow_mut().insert((device.number, room, event), device.to);
+            self.sent.borrow_mut().insert((device.number, room, event), device.to, 0);
             if let Some(known) = self.devices.borrow_mut().get_mut(&device.key) {
                 known.given.insert(device.to);
             }
@@ -102,6 +114,19 @@ impl SentMembers {
 mod tests {
     use super::*;
     use ruma::OwnedDeviceId;
+
+    #[test]
+    fn many_devices_and_members_take_no_more_than_they_may() {
+        let members = SentMembers::default();
+        for n in 0..20_000 {
+            let device: OwnedDeviceId = format!("D{}", n % 3_000).into();
+            // Every answer is lost.
+            let recipient = members.recipient(1, &device, Some(Position(0)), Position(n + 1));
+            (0..5).for_each(|member| members.sent(&recipient, 1, Position(n * 5 + member)));
+        }
+        let bytes = members.cached_bytes();
+        assert!((DEVICES_BYTES..=SENT_BYTES + DEVICES_BYTES).contains(&bytes), "{bytes}");
+    }
 
     #[test]
     fn an_answer_counts_when_the_device_goes_on_from_it() {
