@@ -185,6 +185,9 @@ impl Homeserver {
             if let Err(error) = hs.forget_old_transactions().await {
                 tracing::warn!("outdated transactions stay: {error}");
             }
+            if let Err(error) = hs.resume_purges().await {
+                tracing::warn!("rooms that nobody knows any more stay: {error}");
+            }
             if let Err(error) = hs.forget_old_changes().await {
                 tracing::warn!("outdated changes stay: {error}");
             }

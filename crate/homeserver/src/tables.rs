@@ -73,6 +73,9 @@ pub const RECEIPTS: Table<(RoomSn, UserSn, ReceiptKind), StoredReceipt> = Table:
 /// Rooms that their members show in the directory.
 pub const PUBLISHED_ROOMS: Table<RoomSn, ()> = Table::new(0x2a, "published rooms");
 
+/// Rooms that may be deleted (`false`), or are being deleted and known to nobody any more (`true`).
+pub const ROOMS_TO_DELETE: Table<RoomSn, bool> = Table::new(0x2c, "rooms to delete");
+
 /// Accounts of this server.
 pub const ACCOUNTS: Table<UserSn, Account> = Table::new(0x40, "accounts");
 /// Devices, with their display data.

@@ -204,6 +204,7 @@ pub async fn forget(call: UserCall, request: forget_room::v3::Request) -> Result
             let mut batch = Batch::since(call.raw.generation);
             batch.set_frees_space();
             tables::MEMBERSHIPS.put(&mut batch, &(user, room.sn), &Membership { forgotten: true, ..own });
+            tables::ROOMS_TO_DELETE.put(&mut batch, &room.sn, &false);
             let change = (hs.positions.next(), Change::Forgotten { user, room: room.sn });
             hs.submit(batch, vec![change])?.durable().await?;
         }

@@ -4,7 +4,10 @@
 #[allow(dead_code, clippy::unwrap_used, missing_docs)]
 mod support;
 
-use super::{Draft, Event, NewPdu, NodeId, Pdu, ReceivedPdu, RoomInfo, Stop, Write, state_tree::Part};
+use super::{
+    Draft, Event, NewPdu, NodeId, Pdu, ReceivedPdu, RoomInfo, Stop, Write,
+    state_tree::{Node, Part},
+};
 use crate::{
     position::Position,
     tables::{self, Room},
@@ -156,6 +159,22 @@ impl Forked {
             state
         })
     }
+}
+
+/// Nodes of the room's state tree that are stored although no event refers to them. Nothing collects such nodes, since there must be none: only what
+/// an event refers to is written, and events go with their room only.
+fn stray_nodes(forked: &Forked) -> BTreeSet<NodeId> {
+    let (store, sn) = (forked.server.store.clone(), forked.room.sn);
+    let stored = forked.server.run(async move { tables::STATE_NODES.scan(&*store, &sn, Direction::Forward, usize::MAX).await }).expect("nodes");
+    let mut stored: BTreeMap<NodeId, Node> =
+        stored.into_iter().map(|((_, id), bytes)| (NodeId(id), Node::decode(&bytes.0).expect("a node"))).collect();
+    let mut referred: Vec<NodeId> = events_of(forked).iter().flat_map(|event| [event.state_before, event.state_after, event.room_state]).collect();
+    while let Some(id) = referred.pop() {
+        if let Some(Node::Branch(children)) = stored.remove(&id) {
+            referred.extend(children.into_iter().map(|(_, child)| child));
+        }
+    }
+    stored.into_keys().collect()
 }
 
 fn versions() -> Vec<RoomVersionId> {
@@ -371,6 +390,8 @@ proptest! {
             shuffled.push(Pdu { rejected: false, ..Pdu::clone(&next.pdu) });
         }
         let other = told(&version, &forked.room.id, &shuffled);
+        prop_assert_eq!(stray_nodes(&forked), BTreeSet::new());
+        prop_assert_eq!(stray_nodes(&other), BTreeSet::new());
         for event in &events {
             let there = other.event(event.pdu.event_id.as_str());
             prop_assert_eq!(&event.rejected, &there.rejected);

@@ -218,6 +218,33 @@ fn no_token_is_given_for_a_write_that_failed() {
     assert_eq!(seen["account_data"]["events"], json!([{ "type": "org.example.test", "content": { "n": 4 } }]));
 }
 
+/// What a forgotten room held stayed for ever when the server ended while it was being deleted.
+#[test]
+fn a_forgotten_room_goes_whole_whenever_the_server_ends() {
+    for crash in 0..6 {
+        let store = UnreliableStore::new();
+        let server = server_on(&store);
+        let alice = server.register("alice");
+        let id = room(&server, &alice, json!({}));
+        for txn in 0..510 {
+            server.put(&alice, &path(&id, txn), json!({ "body": "x" })).ok();
+        }
+        server.post(&alice, &format!("/_matrix/client/v3/rooms/{id}/leave"), json!({})).ok();
+        store.crash_at_write(crash);
+        server.post(&alice, &format!("/_matrix/client/v3/rooms/{id}/forget"), json!({}));
+        let server = server_on(&store.restart());
+        // The first request has the server clear up, the second is answered after that.
+        server.get(&alice, "/_matrix/client/v3/sync").ok();
+        let left = server.get(&alice, "/_matrix/client/v3/sync?filter={%22room%22:{%22include_leave%22:true}}").ok();
+        if left["rooms"]["leave"].get(&id).is_some() {
+            assert_eq!(crash, 0, "it was not forgotten");
+            continue;
+        }
+        let of_rooms = server.store.scan(vec![0x20]..vec![0x2d], ephapse_store::Direction::Forward, usize::MAX).now_or_never();
+        assert_eq!(of_rooms.expect("at once").expect("the store reads"), Vec::new(), "crash at write {crash}");
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 48, ..ProptestConfig::default() })]
 
