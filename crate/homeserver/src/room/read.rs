@@ -16,7 +16,7 @@ use ruma::{EventId, RoomId};
 use std::{collections::HashMap, rc::Rc};
 
 /// How many events are read or written in one go before others get their turn.
-pub(super) const TURN: usize = 128;
+pub(super) const TURN: usize = 256;
 
 impl Homeserver {
     /// The room of an id, if this server knows it.

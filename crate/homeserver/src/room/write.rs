@@ -459,26 +459,37 @@ impl Write<'_> {
         let written = self.hs.submit(self.batch, self.changes)?;
         if self.hs.may_keep(generation.unwrap_or_else(|| self.hs.store().generation())) {
             let rooms = &self.hs.rooms;
-            let mut reached: Vec<NodeId> = self.head.extremities.iter().map(|extremity| NodeId(extremity.state)).collect();
-            reached.push(NodeId(self.head.state));
+            let mut nodes = self.nodes.take();
+            if self.turns.is_some() {
+                // Of many states only the one that the room goes on from: the others would take its place in memory.
+                nodes = nodes_of(NodeId(self.head.state), nodes);
+            }
             rooms.keep_head(sn, Rc::new(self.head));
             for (position, event) in self.events {
                 rooms.keep_place(event.pdu.event_id.clone(), (sn, position));
                 let weight = event.weight();
                 rooms.events.borrow_mut().insert((sn, position), event, weight);
             }
-            // Of the states, those that the room goes on from: the others were steps on the way.
-            let mut nodes = self.nodes.take();
             let mut cached = rooms.nodes.borrow_mut();
-            while let Some(id) = reached.pop() {
-                let Some(node) = nodes.remove(&id) else { continue };
-                if let Node::Branch(children) = &*node {
-                    reached.extend(children.iter().map(|(_, child)| *child));
-                }
+            for (id, node) in nodes {
                 let weight = node.weight();
                 cached.insert((sn, id), node, weight);
             }
         }
         Ok(written)
     }
+}
+
+/// Those of `nodes` that a state consists of.
+fn nodes_of(root: NodeId, mut nodes: HashMap<NodeId, Rc<Node>>) -> HashMap<NodeId, Rc<Node>> {
+    let mut found = HashMap::new();
+    let mut reached = vec![root];
+    while let Some(id) = reached.pop() {
+        let Some(node) = nodes.remove(&id) else { continue };
+        if let Node::Branch(children) = &*node {
+            reached.extend(children.iter().map(|(_, child)| *child));
+        }
+        found.insert(id, node);
+    }
+    found
 }
