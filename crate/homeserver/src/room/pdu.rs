@@ -5,6 +5,7 @@
 //! [`Pdu`]. A [`Pdu`] keeps its canonical JSON and the fields the rules read. `unsigned` is no
 //! part of it. Local events are written by `sign`.
 
+mod format;
 mod numbers;
 
 use base64::{Engine, alphabet, engine::general_purpose};
@@ -232,7 +233,7 @@ impl ReceivedPdu {
         let mut read = Read::new(json, rules)?;
         read.object.remove("unsigned");
         let json = read.write(&RedactingSerializer::new())?;
-        check_format(&read.object, json.len(), rules)?;
+        format::check(&read.object, json.len(), rules)?;
         let event_id = event_id_of(&read, rules)?;
         let fields: Fields = serde_json::from_str(&json)?;
         let pdu = fields.into_pdu(event_id, json.into(), false)?;
@@ -406,7 +407,9 @@ pub fn create_of_room(room: &RoomId) -> Option<OwnedEventId> {
 
 fn event_id_of(read: &Read, rules: &RoomVersionRules) -> Result<OwnedEventId, PduError> {
     let id = match rules.event_id_format {
-        EventIdFormatVersion::V1 => string(&read.object, "event_id")?.ok_or_else(|| PduError::Format("`event_id` is missing".to_owned()))?.to_owned(),
+        EventIdFormatVersion::V1 => {
+            format::string(&read.object, "event_id")?.ok_or_else(|| PduError::Format("`event_id` is missing".to_owned()))?.to_owned()
+        }
         _ => format!("${}", hash_of(&read.write(&to_be_signed(rules))?, rules)),
     };
     OwnedEventId::try_from(id).map_err(|error| PduError::Format(format!("`event_id`: {error}")))
@@ -448,76 +451,6 @@ pub(super) fn hash_of(redacted: impl AsRef<[u8]>, rules: &RoomVersionRules) -> S
         _ => &alphabet::URL_SAFE,
     };
     general_purpose::GeneralPurpose::new(alphabet, general_purpose::NO_PAD).encode(Sha256::digest(redacted))
-}
-
-/// The sizes and types that every PDU of the room version has.
-fn check_format(object: &CanonicalJsonObject, size: usize, rules: &RoomVersionRules) -> Result<(), PduError> {
-    if size > MAX_PDU_BYTES {
-        return Err(PduError::TooLarge("event"));
-    }
-    let required = |field| match string(object, field) {
-        Ok(None) => Err(PduError::Format(format!("`{field}` is missing"))),
-        other => other,
-    };
-    let event_type = required("type")?;
-    required("sender")?;
-    string(object, "state_key")?;
-    let is_create = event_type == Some("m.room.create");
-    if !is_create || rules.event_format.require_room_create_room_id {
-        required("room_id")?;
-    } else if object.contains_key("room_id") {
-        return Err(PduError::Format("a create event has no `room_id` in this version".to_owned()));
-    }
-    if rules.event_format.require_event_id {
-        required("event_id")?;
-    }
-    check_references(object, "prev_events", MAX_PREV_EVENTS, rules)?;
-    check_references(object, "auth_events", MAX_AUTH_EVENTS, rules)?;
-    if !matches!(object.get("content"), Some(CanonicalJsonValue::Object(_))) {
-        return Err(PduError::Format("`content` is not an object".to_owned()));
-    }
-    if !matches!(object.get("depth"), Some(CanonicalJsonValue::Integer(depth)) if i64::from(*depth) >= 0) {
-        return Err(PduError::Format("`depth` is not a positive integer".to_owned()));
-    }
-    if rules.event_format.allow_room_create_in_auth_events || is_create {
-        return Ok(());
-    }
-    // Since v12: the create event is implied by the room's id.
-    let create = required("room_id")?.unwrap_or_default().replacen('!', "$", 1);
-    match object.get("auth_events") {
-        Some(CanonicalJsonValue::Array(ids)) if ids.iter().any(|id| id.as_str() == Some(&create)) => {
-            Err(PduError::Format("`auth_events` names the create event".to_owned()))
-        }
-        _ => Ok(()),
-    }
-}
-
-fn string<'a>(object: &'a CanonicalJsonObject, field: &'static str) -> Result<Option<&'a str>, PduError> {
-    match object.get(field) {
-        None => Ok(None),
-        Some(CanonicalJsonValue::String(value)) if value.len() > MAX_ID_BYTES => Err(PduError::TooLarge(field)),
-        Some(CanonicalJsonValue::String(value)) => Ok(Some(value)),
-        Some(_) => Err(PduError::Format(format!("`{field}` is not a string"))),
-    }
-}
-
-fn check_references(object: &CanonicalJsonObject, field: &'static str, limit: usize, rules: &RoomVersionRules) -> Result<(), PduError> {
-    let Some(CanonicalJsonValue::Array(entries)) = object.get(field) else {
-        return Err(PduError::Format(format!("`{field}` is not an array")));
-    };
-    if entries.len() > limit {
-        return Err(PduError::TooLarge(field));
-    }
-    let with_hash = rules.events_reference_format == EventsReferenceFormatVersion::V1;
-    let fits = |entry: &CanonicalJsonValue| match entry {
-        CanonicalJsonValue::String(_) => !with_hash,
-        CanonicalJsonValue::Array(_) => with_hash,
-        _ => false,
-    };
-    if entries.iter().all(fits) {
-        return Ok(());
-    }
-    Err(PduError::Format(format!("`{field}` has an entry of another room version")))
 }
 
 /// Unpadded base64 with the standard alphabet, as hashes and signatures are written.
