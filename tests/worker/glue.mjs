@@ -9,7 +9,9 @@ export function createGlue() {
     current: 0,
     holding: true,
     closed: false,
-    /** Ends the instance as a panic does: the hook is called, and nothing is answered any more. */
+    /** The calls that have handed in a write. */
+    written: new Set(),
+    /** Ends the instance as a panic does: the hook is called, and none but those who have written are answered any more. */
     panic(call) {
       engine.host.panicked(call, 'a panic of the test');
     },
@@ -28,6 +30,8 @@ export function createGlue() {
   engines.push(engine);
   const glue = async () => ({ memory: new WebAssembly.Memory({ initial: 1 }) });
   glue.current_call = () => engine.current;
+  glue.has_written = (call) => engine.written.has(call);
+  glue.end_turns = () => { engine.written.delete(engine.current); };
   glue.open = async (database, publicUrl, host) => {
     Object.assign(engine, { database, publicUrl, host });
     const failure = failures.shift();

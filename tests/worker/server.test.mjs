@@ -29,19 +29,59 @@ test('requests that come before the server runs wait for it, and start it once',
 
 test('a panic costs one request: the others are done again on an instance made from disk', async () => {
   const culprit = request('POST', 'createRoom');
-  const reading = request('GET', 'sync');
-  const sending = request('PUT', 'send/1');
-  const first = await engine(0, 3);
-  first.panic(first.calls.find(({ method }) => method === 'POST').call);
-  const second = await engine(1, 2);
-  assert.deepEqual(second.calls.map(({ path }) => path).sort(), ['/send/1', '/sync']);
+  const others = [request('GET', 'sync'), request('PUT', 'send/1'), request('POST', 'keys/query')];
+  const first = await engine(0, 4);
+  first.panic(first.calls.find(({ path }) => path === '/createRoom').call);
+  const second = await engine(1, 3);
+  assert.deepEqual(second.calls.map(({ path }) => path).sort(), ['/keys/query', '/send/1', '/sync']);
   second.calls.forEach(({ answer: respond }) => respond());
-  assert.deepEqual([(await reading).status, (await sending).status], [200, 200]);
+  assert.deepEqual((await Promise.all(others)).map(({ status }) => status), [200, 200, 200]);
   const failed = await culprit;
   assert.equal(failed.status, 500);
   assert.equal((await failed.json()).errcode, 'M_UNKNOWN');
   assert.equal(news.filter((item) => item.news === 'restarted').length, 1);
   assert.equal((await server.status()).rebuilds, 1);
+});
+
+test('what had been written when another request panicked is answered by the instance that wrote it, before the next one opens', async () => {
+  const creating = request('POST', 'createRoom');
+  const culprit = request('POST', 'login');
+  const first = await engine(0, 2);
+  const [create, logIn] = ['/createRoom', '/login'].map((path) => first.calls.find((call) => call.path === path));
+  first.written.add(create.call);
+  first.panic(logIn.call);
+  assert.equal((await culprit).status, 500);
+  const next = request('GET', 'sync');
+  await new Promise((resolve) => setTimeout(resolve, 20));
+  assert.equal(engines[1]?.calls, undefined, 'the database is still in use');
+  create.answer(200);
+  assert.equal((await creating).status, 200);
+  const second = await engine(1, 1);
+  assert.deepEqual(second.calls.map(({ path }) => path), ['/sync']);
+  second.calls[0].answer();
+  assert.equal((await next).status, 200);
+});
+
+test('what had been written and is not answered is repeated where the method allows it, and else a mistake of the server', async () => {
+  const creating = request('POST', 'createRoom');
+  const sending = request('PUT', 'send/1');
+  const culprit = request('POST', 'login');
+  const first = await engine(0, 3);
+  for (const { call, path } of first.calls) if (path !== '/login') first.written.add(call);
+  first.panic(first.calls.find(({ path }) => path === '/login').call);
+  const second = await engine(1, 1);
+  assert.deepEqual(second.calls.map(({ path }) => path), ['/send/1']);
+  second.calls[0].answer();
+  assert.deepEqual((await Promise.all([creating, sending, culprit])).map(({ status }) => status), [500, 200, 500]);
+});
+
+test('a request that ended just when another panicked is not done again', async () => {
+  const done = request('POST', 'createRoom');
+  const culprit = request('POST', 'login');
+  const first = await engine(0, 2);
+  first.calls.find(({ path }) => path === '/createRoom').answer();
+  first.panic(first.calls.find(({ path }) => path === '/login').call);
+  assert.deepEqual((await Promise.all([done, culprit])).map(({ status }) => status), [200, 500]);
 });
 
 test('a request that panics again and again is answered 500 once, and never repeated', async () => {

@@ -63,6 +63,10 @@ declare module 'ephapse:glue' {
     open(database: string, publicUrl: string, host: Host): Promise<Engine>;
     /** The number of the call whose turn it is or, after a trap, was. */
     current_call(): number;
+    /** Whether a call has handed in a write; after the end of the instance, whether it still goes on to its answer. */
+    has_written(call: number): boolean;
+    /** Ends the instance as a panic does, for what no panic hook sees. */
+    end_turns(): void;
   }
 
   /** Every call makes an independent instance. */

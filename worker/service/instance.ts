@@ -1,9 +1,13 @@
-// One instance of the engine. A panic leaves its memory in an unknown state, so the instance is dead from then on: whoever waits for it learns that.
+// One instance of the engine. A panic leaves its memory in an unknown state, so the instance is dead from then on. Calls that had handed in what they write
+// are still answered by it; all others learn that it died, and whether they may be done again.
 
-import { createGlue, type Engine, type OpenFailure } from 'ephapse:glue';
+import { createGlue, type Engine, type Glue, type OpenFailure } from 'ephapse:glue';
 import { type Rest, streamOf } from './body.ts';
 import { sleep, yieldNow } from './host.ts';
 import { Failed } from './failed.ts';
+
+/** So many milliseconds a dead instance has for the answers of calls that have written. */
+const lastAnswers = 3_000;
 
 /** A request as the engine takes it. */
 export interface Call {
@@ -23,19 +27,27 @@ export interface EngineResponse {
   body: Uint8Array<ArrayBuffer> | ReadableStream<Uint8Array<ArrayBuffer>>;
 }
 
-/** Rejects the calls of an instance that died; `culprit` is the one during which it happened. */
-export class Died extends Error {
-  readonly culprit: boolean;
+/**
+ * What became of a call whose instance died: it was the `culprit`, during which it happened; it was left `undone`, and has changed nothing; or it is
+ * `unknown` whether what it wrote was stored.
+ */
+export type Fate = 'culprit' | 'undone' | 'unknown';
 
-  constructor(reason: string, culprit: boolean) {
+/** Rejects the calls of an instance that died. */
+export class Died extends Error {
+  readonly fate: Fate;
+
+  constructor(reason: string, fate: Fate) {
     super(reason);
-    this.culprit = culprit;
+    this.fate = fate;
   }
 }
 
 interface Waiting {
   reject: (error: Died) => void;
 }
+
+type OnDeath = (reason: string, done: Promise<void>) => void;
 
 /** One instance, open on its database. */
 export class Instance {
@@ -49,10 +61,10 @@ export class Instance {
     this.#life = life;
   }
 
-  /** Opens the database; `onDeath` is called once, when the instance dies. */
-  static async open(module: WebAssembly.Module, database: string, publicUrl: string, onDeath: (reason: string) => void): Promise<Instance> {
+  /** Opens the database; `onDeath` is called once, when the instance dies. What it gets ends when the instance is done with the database. */
+  static async open(module: WebAssembly.Module, database: string, publicUrl: string, onDeath: OnDeath): Promise<Instance> {
     const glue = createGlue();
-    const life = new Life(() => glue.current_call(), onDeath);
+    const life = new Life(glue, onDeath);
     const { memory } = await glue({ module_or_path: module });
     const host = {
       sleep,
@@ -99,7 +111,7 @@ export class Instance {
 
   /** Dies of something that the engine itself survived. */
   end(reason: string): void {
-    this.#life.end(reason, 0);
+    this.#life.endTurns(reason);
   }
 
   /** Finishes what is being written and closes the database. */
@@ -117,12 +129,13 @@ export class Instance {
 class Life {
   over = false;
   readonly #waiting = new Map<number, Set<Waiting>>();
-  readonly #currentCall: () => number;
-  readonly #onDeath: (reason: string) => void;
+  readonly #glue: Glue;
+  readonly #onDeath: OnDeath;
   #calls = 0;
+  #allAnswered: () => void = () => undefined;
 
-  constructor(currentCall: () => number, onDeath: (reason: string) => void) {
-    this.#currentCall = currentCall;
+  constructor(glue: Glue, onDeath: OnDeath) {
+    this.#glue = glue;
     this.#onDeath = onDeath;
   }
 
@@ -135,7 +148,7 @@ class Life {
   during<T>(call: number, work: () => Promise<T>): Promise<T> {
     return new Promise<T>((resolve, reject) => {
       if (this.over) {
-        reject(new Died('the engine has stopped', false));
+        reject(new Died('the engine has stopped', 'undone'));
         return;
       }
       const waiting: Waiting = { reject };
@@ -144,6 +157,7 @@ class Life {
       const settle = (): void => {
         others.delete(waiting);
         if (others.size === 0) this.#waiting.delete(call);
+        if (this.#waiting.size === 0) this.#allAnswered();
       };
       try {
         work().then(resolve, reject).finally(settle);
@@ -155,20 +169,39 @@ class Life {
     });
   }
 
+  /** A panic has told before that it ends the instance; memory that ran out has not. */
   trapped(error: WebAssembly.RuntimeError): void {
-    this.end(error.message, this.#currentCall());
+    this.endTurns(error.message);
   }
 
-  end(reason: string, call: number): void {
-    if (this.over) return;
+  /** Dies of something that the engine has not noticed, in the turn of the current call. */
+  endTurns(reason: string): void {
+    this.#glue.end_turns();
+    this.end(reason, this.#glue.current_call());
+  }
+
+  end(reason: string, culprit: number): void {
+    const first = !this.over;
     this.over = true;
     console.error(`ephapse: the engine stopped: ${reason}`);
-    const waiting = [...this.#waiting];
-    this.#waiting.clear();
-    for (const [number, calls] of waiting) {
-      for (const { reject } of calls) reject(new Died(reason, number === call || number === 0));
-    }
-    this.#onDeath(reason);
+    for (const call of [culprit, 0]) this.#reject(call, new Died(reason, 'culprit'));
+    if (first) this.#onDeath(reason, this.#answerTheRest(reason));
+  }
+
+  /** Ends when those who have written are answered, or have waited long enough. */
+  async #answerTheRest(reason: string): Promise<void> {
+    // A call may have ended in the turn in which another panicked; that reaches whoever waits for it by the next turn.
+    await sleep(0);
+    for (const call of [...this.#waiting.keys()]) if (!this.#glue.has_written(call)) this.#reject(call, new Died(reason, 'undone'));
+    if (this.#waiting.size === 0) return;
+    await Promise.race([new Promise<void>((resolve) => { this.#allAnswered = resolve; }), sleep(lastAnswers)]);
+    for (const call of [...this.#waiting.keys()]) this.#reject(call, new Died(reason, 'unknown'));
+  }
+
+  #reject(call: number, error: Died): void {
+    const waiting = this.#waiting.get(call) ?? [];
+    this.#waiting.delete(call);
+    for (const { reject } of waiting) reject(error);
   }
 }
 

@@ -23,6 +23,8 @@ export class Server {
   #instance: Instance | undefined;
   #module: Promise<WebAssembly.Module> | undefined;
   #release: (() => void) | undefined;
+  /** Ends when the instance that died last is done with the database. */
+  #dying: Promise<void> = Promise.resolve();
   #handingOver: ReturnType<typeof setTimeout> | undefined;
   #failedAt = -restartPause;
   #rebuilds = 0;
@@ -43,13 +45,16 @@ export class Server {
     return this.#starting;
   }
 
-  /** Answers a request. One that was under way when an engine died is done again where that does no harm, unless it was the cause. */
+  /**
+   * Answers a request. One that was left undone when an engine died is done again, as far as its body can be read again; one of unknown fate only where
+   * that does no harm.
+   */
   async handle(call: Call): Promise<EngineResponse> {
     for (let attempt = 0; ; attempt += 1) {
       try {
         const instance = await this.running();
         const response = await instance.handle(call);
-        if (response.status === 503 && (await instance.hasLostDatabase())) {
+        if (response.status === 503 && (instance.dead || (await instance.hasLostDatabase()))) {
           // The browser closes a database that the user or a newer version wants gone; the next instance opens what is there now.
           instance.end('the database was closed');
           if (!isRepeatable(call)) return response;
@@ -58,8 +63,8 @@ export class Server {
         if (this.#handingOver !== undefined && isLongPoll(call)) await nextTick();
         return response;
       } catch (error) {
-        if (!(error instanceof Died)) throw error;
-        if (error.culprit || !isRepeatable(call) || attempt === 3) throw error;
+        const again = error instanceof Died && ((error.fate === 'undone' && !call.rest?.begun) || (error.fate === 'unknown' && isRepeatable(call)));
+        if (!again || attempt === 3) throw error;
       }
     }
   }
@@ -115,10 +120,11 @@ export class Server {
     if (pause > 0) await sleep(pause);
     const module = await this.#loadModule();
     await this.#lock();
+    await this.#dying;
     this.#progress('open', 0, 1);
     const home = new URL(this.#scope);
     const publicUrl = home.href.replace(/\/$/, '');
-    const instance = await Instance.open(module, `ephapse ${home.pathname}`, publicUrl, (reason) => { this.#died(reason); });
+    const instance = await Instance.open(module, `ephapse ${home.pathname}`, publicUrl, (reason, done) => { this.#died(reason, done); });
     this.#instance = instance;
     if (this.#handingOver !== undefined) instance.setHolding(false);
     return instance;
@@ -145,7 +151,8 @@ export class Server {
     });
   }
 
-  #died(reason: string): void {
+  #died(reason: string, done: Promise<void>): void {
+    this.#dying = done;
     this.#starting = undefined;
     this.#instance = undefined;
     this.#rebuilds += 1;

@@ -1,7 +1,7 @@
 //! Bodies between JavaScript and the core. What is small crosses as bytes in the one call that a request is; what is large crosses chunk by chunk, as it
 //! is asked for.
 
-use crate::browser::Turns;
+use crate::calls::Turns;
 use bytes::Bytes;
 use ephapse_homeserver::{Body, BodyError};
 use http_body::{Body as _, Frame};

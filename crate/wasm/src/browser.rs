@@ -1,10 +1,10 @@
 //! What the service worker calls: `open` a database, `Engine::handle` a request; and the host that the browser is.
 //!
-//! A panic ends the whole instance, since it may leave anything half done: the worker is told at once, no task of this instance runs any more, and the
-//! worker makes a new instance from disk.
+//! A panic ends the whole instance, since it may leave anything half done (`calls`): the worker is told at once, and makes a new instance from disk.
 
 use crate::{
     body::{self, Pieces, Rest},
+    calls::{self, Noting, Turns},
     convert::{self, Headers},
     log::Console,
 };
@@ -13,15 +13,7 @@ use ephapse_store::{IndexedDbStore, LocalBoxFuture, Store, StoreError};
 use http::Response;
 use js_sys::{Object, Promise, Reflect, Uint8Array};
 use serde::Serialize;
-use std::{
-    cell::{Cell, RefCell},
-    future::Future,
-    panic,
-    pin::Pin,
-    rc::Rc,
-    task::{Context, Poll},
-    time::Duration,
-};
+use std::{cell::RefCell, future::ready, panic, rc::Rc, time::Duration};
 use tracing::Level;
 use wasm_bindgen::prelude::*;
 use wasm_bindgen_futures::{JsFuture, spawn_local};
@@ -43,14 +35,26 @@ extern "C" {
 
 thread_local! {
     static WORKER: RefCell<Option<Worker>> = const { RefCell::new(None) };
-    static PANICKED: Cell<bool> = const { Cell::new(false) };
-    static CURRENT_CALL: Cell<u32> = const { Cell::new(0) };
 }
 
 /// The number of the call whose turn it is or, after a trap, was; 0: a background task.
 #[wasm_bindgen]
 pub fn current_call() -> u32 {
-    CURRENT_CALL.get()
+    calls::current()
+}
+
+/// Whether a call has handed in a write; after the end of the instance, whether it still goes on to its answer.
+#[wasm_bindgen]
+pub fn has_written(call: u32) -> bool {
+    calls::has_written(call)
+}
+
+/// Ends the instance as a panic does, for what no panic hook sees.
+#[wasm_bindgen]
+pub fn end_turns() {
+    calls::end();
+    // A trap leaves the rest of the executor's queue where it is until something new comes.
+    spawn_local(ready(()));
 }
 
 /// Why the database does not open, for `instance.ts`.
@@ -84,8 +88,8 @@ pub struct Engine {
 pub async fn open(database: String, public_url: String, worker: Worker) -> Result<Engine, JsValue> {
     WORKER.set(Some(worker.clone()));
     panic::set_hook(Box::new(|info| {
-        PANICKED.set(true);
-        WORKER.with_borrow(|worker| worker.iter().for_each(|worker| worker.panicked(CURRENT_CALL.get(), &info.to_string())));
+        end_turns();
+        WORKER.with_borrow(|worker| worker.iter().for_each(|worker| worker.panicked(calls::current(), &info.to_string())));
     }));
     // The second instance of a worker has its own statics, so this is always the first.
     let _ = tracing::subscriber::set_global_default(Console(log_line));
@@ -94,7 +98,7 @@ pub async fn open(database: String, public_url: String, worker: Worker) -> Resul
 }
 
 async fn open_engine(database: String, public_url: String, worker: Worker) -> Result<Engine, OpenError> {
-    let store: Rc<dyn Store> = Rc::new(IndexedDbStore::open(&database).await?);
+    let store: Rc<dyn Store> = Rc::new(Noting(Rc::new(IndexedDbStore::open(&database).await?)));
     let config = Config { registration: Registration::Open, public_url: Some(public_url), rate_limits: false, ..Config::default() };
     let homeserver = Homeserver::open(store.clone(), Rc::new(Browser { worker }), config).await?;
     Ok(Engine { homeserver, store })
@@ -148,26 +152,6 @@ impl Engine {
         let homeserver = self.homeserver.clone();
         let task = Box::pin(async move { homeserver.shutdown().await });
         Turns { call: 0, task }.await.map_err(|error| JsError::new(&error.to_string()).into())
-    }
-}
-
-/// A task that marks whose turn it is, and whose turns end with the instance.
-pub(crate) struct Turns<T> {
-    pub call: u32,
-    pub task: LocalBoxFuture<'static, T>,
-}
-
-impl<T> Future for Turns<T> {
-    type Output = T;
-
-    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<T> {
-        if PANICKED.get() {
-            return Poll::Pending;
-        }
-        let before = CURRENT_CALL.replace(self.call);
-        let polled = self.task.as_mut().poll(context);
-        CURRENT_CALL.set(before);
-        polled
     }
 }
 
