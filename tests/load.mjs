@@ -25,6 +25,7 @@ export function dice(seed) {
 export class Load {
   #connect;
   #working = true;
+  #rest = Promise.resolve();
   #work;
   #sent = [];
   #messages = [];
@@ -52,10 +53,20 @@ export class Load {
     return this.#sent.length;
   }
 
+  /** Lets the work go on until `moment` resolves, and gives what it resolves to; rejects when the work failed. */
+  until(moment) {
+    return Promise.race([this.failed.then((error) => { throw error; }), moment]);
+  }
+
   /** Lets the work go on for so long; rejects when it failed. */
-  async goOn(milliseconds) {
-    const error = await Promise.race([this.failed, new Promise((resolve) => setTimeout(resolve, milliseconds))]);
-    if (error) throw error;
+  goOn(milliseconds) {
+    return this.until(new Promise((resolve) => setTimeout(resolve, milliseconds)));
+  }
+
+  /** Begins nothing for so long. */
+  async rest(milliseconds) {
+    this.#rest = new Promise((resolve) => setTimeout(resolve, milliseconds));
+    await this.goOn(milliseconds);
   }
 
   /** Ends the work: whatever was begun is repeated until it is acknowledged. */
@@ -67,6 +78,7 @@ export class Load {
   async #sends(sender) {
     const line = this.#connect(this.alice.access_token);
     for (let n = 0; this.#working; n += 1) {
+      await this.#rest;
       const text = `${sender}-${n}`;
       const entry = { text, begun: performance.now() };
       const { event_id: id } = await line.ask('PUT', `/rooms/${encodeURIComponent(this.room)}/send/m.room.message/${text}`, { msgtype: 'm.text', body: text });
@@ -78,6 +90,7 @@ export class Load {
   async #sendsToDevice() {
     const line = this.#connect(this.alice.access_token);
     for (let n = 0; this.#working; n += 1) {
+      await this.#rest;
       await line.ask('PUT', `/sendToDevice/org.example.test/d${n}`, { messages: { [this.bob.user_id]: { [this.bob.device_id]: { n } } } });
       this.#messages.push(n);
     }
@@ -89,6 +102,7 @@ export class Load {
     let since = '';
     // Two rounds after the end: what the last messages' batch holds, and that nothing comes again.
     for (let rest = 2; this.#working || rest > 0; rest -= this.#working ? 0 : 1) {
+      await this.#rest;
       const answer = await line.ask('GET', `/sync?timeout=200&filter=${filter}${since && `&since=${since}`}`);
       const events = answer.to_device?.events ?? [];
       this.#received.push(...events.map((event) => event.content.n));
@@ -100,6 +114,7 @@ export class Load {
   async #uploads() {
     const line = this.#connect(this.bob.access_token);
     while (this.#working) {
+      await this.#rest;
       const keys = {};
       for (let n = this.#uploaded; n < this.#uploaded + 20; n += 1) keys[`curve25519:${String(n).padStart(6, '0')}`] = Buffer.alloc(32, n).toString('base64').replace('=', '');
       const answer = await line.ask('POST', '/keys/upload', { one_time_keys: keys });
@@ -111,6 +126,7 @@ export class Load {
   async #claims() {
     const line = this.#connect(this.alice.access_token);
     while (this.#working) {
+      await this.#rest;
       const body = { one_time_keys: { [this.bob.user_id]: { [this.bob.device_id]: 'curve25519' } } };
       // A claim whose answer was lost has cost its key: repeating it claims another.
       const answer = await line.ask('POST', '/keys/claim', body, { again: false });
@@ -118,18 +134,24 @@ export class Load {
     }
   }
 
-  /** Compares what was acknowledged with what is there; `least` is how many acknowledged events make the load a real one. Tells what it saw. */
-  async check(least) {
+  /** While the work goes on: what was acknowledged until now is there, once. */
+  async look() {
+    const sent = [...this.#sent];
+    this.#compare(sent, await this.#timeline());
+  }
+
+  async #timeline() {
     const line = this.#connect(this.alice.access_token);
-    const sent = this.#sent;
     const timeline = [];
     for (let from = ''; ;) {
       const page = await line.ask('GET', `/rooms/${encodeURIComponent(this.room)}/messages?dir=f&limit=500${from && `&from=${from}`}`);
       timeline.push(...page.chunk.filter((event) => event.type === 'm.room.message'));
-      if (!page.end || page.chunk.length === 0) break;
+      if (!page.end || page.chunk.length === 0) return timeline;
       from = page.end;
     }
-    assert.ok(sent.length >= least, `the load was real: ${sent.length} events`);
+  }
+
+  #compare(sent, timeline) {
     assert.deepEqual(doubled(timeline.map((event) => event.event_id)), [], 'each event once');
     assert.deepEqual(doubled(timeline.map((event) => event.content.body)), [], 'one event a transaction id');
     const byText = new Map(timeline.map((event, index) => [event.content.body, { id: event.event_id, index }]));
@@ -137,7 +159,6 @@ export class Load {
       assert.equal(byText.get(entry.text)?.id, entry.id, `event ${entry.text} is there under the id that was acknowledged`);
       entry.index = byText.get(entry.text).index;
     }
-    assert.equal(timeline.length, sent.length, 'no event that nobody sent');
     // An event that was acknowledged before another was asked for stands before it.
     sent.sort((a, b) => a.index - b.index);
     let earliest = Infinity;
@@ -145,7 +166,15 @@ export class Load {
       assert.ok(entry.begun < earliest, `event ${entry.text} stands before one that was acknowledged before it was sent`);
       earliest = Math.min(earliest, entry.done);
     }
+  }
 
+  /** Compares what was acknowledged with what is there; `least` is how many acknowledged events make the load a real one. Tells what it saw. */
+  async check(least) {
+    const sent = this.#sent;
+    const timeline = await this.#timeline();
+    assert.ok(sent.length >= least, `the load was real: ${sent.length} events`);
+    this.#compare(sent, timeline);
+    assert.equal(timeline.length, sent.length, 'no event that nobody sent');
     assert.deepEqual(this.#received, this.#messages, 'each to-device message once, in order');
     assert.deepEqual(doubled(this.#claimed), [], 'no one-time key given twice');
     assert.ok(this.#claimed.length > 0, 'keys were claimed');

@@ -1,18 +1,21 @@
-// A real Chromium with a fresh profile, and what tests need to look into it.
+// A real Chromium with a fresh profile, and what tests need to look into it and to end it.
 
-import { mkdtemp, rm } from 'node:fs/promises';
+import { spawn } from 'node:child_process';
+import { mkdtemp, readFile, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { chromium } from 'playwright-core';
 
-export const flags = [
+const flags = [
   '--headless', '--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run', '--disable-background-networking', '--disable-component-update', '--disable-sync',
 ];
+
+const executable = process.env.CHROMIUM ?? '/usr/bin/chromium';
 
 /** Starts Chromium with a profile of its own, which `close` deletes. */
 export async function launch() {
   const profile = await mkdtemp(join(tmpdir(), 'ephapse-chromium-'));
-  const context = await chromium.launchPersistentContext(profile, { executablePath: process.env.CHROMIUM ?? '/usr/bin/chromium', args: flags });
+  const context = await chromium.launchPersistentContext(profile, { executablePath: executable, args: flags });
   return {
     context,
     close: async () => {
@@ -37,4 +40,64 @@ export async function hardReload(page) {
   await devtools.send('Page.reload', { ignoreCache: true });
   await loaded;
   await devtools.detach();
+}
+
+/** The Chromium that runs on a profile. */
+const running = new Map();
+
+/** An empty profile that goes when the test `t` ends, with the Chromium that runs on it. */
+export async function emptyProfile(t) {
+  const profile = await mkdtemp(join(tmpdir(), 'ephapse-chromium-'));
+  t.after(async () => {
+    await running.get(profile)?.kill();
+    await rm(profile, { recursive: true, force: true, maxRetries: 10 });
+  });
+  return profile;
+}
+
+/** Starts Chromium as a process of ours on an `emptyProfile`, with children that die with it. */
+export function spawnChromium(profile, ...more) {
+  const child = spawn(executable, [...flags, `--user-data-dir=${profile}`, ...more], { detached: true, stdio: 'ignore' });
+  const ended = new Promise((resolve) => child.once('exit', resolve));
+  const browser = {
+    /** SIGKILL, for the browser and every process of it. */
+    kill: async () => {
+      if (child.exitCode === null && child.signalCode === null) process.kill(-child.pid, 'SIGKILL');
+      await ended;
+    },
+  };
+  running.set(profile, browser);
+  return browser;
+}
+
+/**
+ * Starts Chromium as `spawnChromium` does and connects to it; `context` is its one context, `kill` ends it. A profile may be started again after it was
+ * killed.
+ */
+export async function killable(profile) {
+  const portFile = join(profile, 'DevToolsActivePort');
+  await rm(portFile, { force: true });
+  const { kill } = spawnChromium(profile, '--remote-debugging-port=0', 'about:blank');
+  try {
+    const connection = await chromium.connectOverCDP(`http://127.0.0.1:${await portIn(portFile)}`);
+    return {
+      context: connection.contexts()[0],
+      kill: async () => {
+        await kill();
+        await connection.close().catch(() => undefined);
+      },
+    };
+  } catch (error) {
+    await kill();
+    throw error;
+  }
+}
+
+async function portIn(file) {
+  for (let attempt = 0; attempt < 600; attempt += 1) {
+    const [port] = (await readFile(file, 'utf8').catch(() => '')).split('\n');
+    if (port) return port;
+    await new Promise((resolve) => setTimeout(resolve, 50));
+  }
+  throw new Error('Chromium does not start');
 }

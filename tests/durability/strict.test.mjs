@@ -4,7 +4,7 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { launch, stopWorkers } from '../browser/browser.mjs';
-import { ask, ok, openPage, packageSite, register } from './support.mjs';
+import { ask, ok, openPage, packageSite, register } from '../browser/site.mjs';
 
 /** Runs in the worker before its own script: notes every writing transaction, and puts how many have ended into each answer. */
 const notes = `{

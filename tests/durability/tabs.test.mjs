@@ -1,4 +1,5 @@
-// Two tabs with two accounts talk to one server at once, and a new version of the worker takes over while they do: nothing fails that a client sees.
+// Two tabs with two accounts talk to one server at once, and a new version of the worker takes over, while they do and in silence: nothing fails that a client
+// sees.
 
 import assert from 'node:assert/strict';
 import { readFile } from 'node:fs/promises';
@@ -6,7 +7,7 @@ import { test } from 'node:test';
 import { worker as buildWorker } from '../../scripts/lib/bundle.mjs';
 import { path } from '../../scripts/lib/run.mjs';
 import { launch } from '../browser/browser.mjs';
-import { messagesOf, ok, openPage, packageSite, pause, register } from './support.mjs';
+import { messagesOf, ok, openPage, packageSite, pause, register } from '../browser/site.mjs';
 
 /**
  * A conversation: each tab sends, and syncs all the time with requests that are held. Alice's never pauses; Bob's sends with the page's own fetch, as a
@@ -144,4 +145,29 @@ test('a new version takes over with syncs held and sends in flight, beside pages
   }
   const talks = await mustHaveGoneWell(talking);
   t.diagnostic(talks.map(({ sent }) => `${sent.length} sent`).join(', '));
+});
+
+test('a new version takes over in silence, with nothing but a held sync', { timeout: 120_000 }, async (t) => {
+  const next = path('.cache', 'silent', 'ephapse-worker.js');
+  await buildWorker({ outfile: next, label: '-silent' });
+  let updated = false;
+  const site = await packageSite(t, { worker: (script) => (updated ? readFile(next, 'utf8') : script) });
+  const browser = await launch();
+  t.after(() => browser.close());
+  const page = await openPage(browser.context, site);
+  const { access_token: token } = await register(page, 'alice');
+  const { next_batch: since } = await ok(page, token, 'GET', '/sync?timeout=0');
+  const begun = performance.now();
+  const held = ok(page, token, 'GET', `/sync?timeout=60000&since=${since}`);
+  held.catch(() => undefined);
+
+  await pause(3_000);
+  updated = true;
+  await page.evaluate(async () => { await (await navigator.serviceWorker.getRegistration()).update(); });
+  await page.waitForFunction(() => globalThis.news.some(({ event, version }) => event === 'update' && version.endsWith('-silent')), undefined, { timeout: 60_000 });
+  const { next_batch: after } = await held;
+  assert.ok(performance.now() - begun < 55_000, 'the held sync was answered before its time');
+  const { room_id: room } = await ok(page, token, 'POST', '/createRoom', {});
+  const { rooms } = await ok(page, token, 'GET', `/sync?timeout=0&since=${after}`);
+  assert.deepEqual(Object.keys(rooms.join), [room]);
 });

@@ -2,13 +2,9 @@
 // IDLE is how many seconds the client is silent: browsers end idle workers after 30.
 
 import assert from 'node:assert/strict';
-import { spawn } from 'node:child_process';
-import { mkdtemp, rm } from 'node:fs/promises';
-import { tmpdir } from 'node:os';
-import { join } from 'node:path';
 import { test } from 'node:test';
-import { flags } from './browser.mjs';
-import { packageSite } from './site.mjs';
+import { emptyProfile, spawnChromium } from '../browser/browser.mjs';
+import { packageSite } from '../browser/site.mjs';
 
 const idle = Number(process.env.IDLE ?? 40);
 
@@ -39,7 +35,7 @@ const script = `
 test(`a worker whose client is silent for ${idle} seconds`, { timeout: 60_000 + idle * 3_000 }, async (t) => {
   let told;
   const report = new Promise((resolve) => { told = resolve; });
-  const site = await packageSite(async (pathname, request) => {
+  const answer = async (pathname, request) => {
     if (pathname === '/report') {
       const chunks = [];
       for await (const chunk of request) chunks.push(chunk);
@@ -48,16 +44,9 @@ test(`a worker whose client is silent for ${idle} seconds`, { timeout: 60_000 + 
     }
     if (pathname === '/idle.html') return { body: `<!doctype html><title>idle</title><script type="module">${script}</script>`, type: 'text/html' };
     return undefined;
-  });
-  t.after(() => site.close());
-  const profile = await mkdtemp(join(tmpdir(), 'ephapse-idle-'));
-  const child = spawn(process.env.CHROMIUM ?? '/usr/bin/chromium', [...flags, `--user-data-dir=${profile}`, `${site.url}/idle.html`], { detached: true, stdio: 'ignore' });
-  const ended = new Promise((resolve) => child.once('exit', resolve));
-  t.after(async () => {
-    process.kill(-child.pid, 'SIGKILL');
-    await ended;
-    await rm(profile, { recursive: true, force: true, maxRetries: 5 });
-  });
+  };
+  const site = await packageSite(t, { answer });
+  spawnChromium(await emptyProfile(t), `${site.url}/idle.html`);
   const { error, first, kept, let_go: letGo } = await report;
   assert.equal(error, undefined);
   assert.deepEqual([first.status, kept.status, letGo.status], [200, 200, 200]);
