@@ -51,6 +51,9 @@ pub(crate) trait Backend: 'static {
     /// Deletes Blobs; those that are not there are no error.
     fn delete_blobs(&self, ids: Vec<u64>) -> LocalBoxFuture<'static, Result<(), StoreError>>;
 
+    /// Storage is full: the space of deleted Blobs is wanted soon.
+    fn hurry(&self) -> LocalBoxFuture<'static, ()>;
+
     /// Every Blob there is.
     fn blobs(&self) -> LocalBoxFuture<'static, Result<Vec<u64>, StoreError>>;
 

@@ -2,6 +2,7 @@
 
 use super::{
     backend::{Backend, Transaction},
+    space,
     state::{Core, Frozen, State, Waiting},
 };
 use crate::{Batch, Bytes, CrashPoint, Op, StoreError, codec::encode_batch, layer::Layer};
@@ -116,7 +117,15 @@ impl<B: Backend> Core<B> {
         }
         let length = encoded.len();
         let log = self.number_pieces(encoded.into());
-        let result = self.backend.write(Transaction { put_log: log, ..Transaction::default() }).await;
+        let mut result = self.backend.write(Transaction { put_log: log.clone(), ..Transaction::default() }).await;
+        let makes_room = group.iter().any(|waiting| waiting.batch.frees_space());
+        for _ in 0..space::ATTEMPTS {
+            if !makes_room || result != Err(StoreError::QuotaExceeded) {
+                break;
+            }
+            self.have_room_made().await;
+            result = self.backend.write(Transaction { put_log: log.clone(), ..Transaction::default() }).await;
+        }
         if result.is_ok() {
             self.state.borrow_mut().log_bytes += length;
         }

@@ -125,6 +125,10 @@ impl Backend for FakeBackend {
         })
     }
 
+    fn hurry(&self) -> LocalBoxFuture<'static, ()> {
+        Box::pin(turns(1))
+    }
+
     fn blobs(&self) -> LocalBoxFuture<'static, Result<Vec<u64>, StoreError>> {
         self.later(1, |disk| Ok(disk.blobs.keys().copied().collect()))
     }

@@ -311,7 +311,12 @@ impl<B: Backend> Core<B> {
             state.doomed = held;
             gone.iter().filter(|segment| segment.points > 0).map(|segment| segment.id).collect()
         };
-        if ids.is_empty() { Ok(()) } else { self.backend.delete_blobs(ids).await }
+        if ids.is_empty() {
+            return Ok(());
+        }
+        self.backend.delete_blobs(ids).await?;
+        self.hurry().await;
+        Ok(())
     }
 
     /// When a store is opened: Blobs that an earlier opening left behind go, and the reserve is made.

@@ -11,6 +11,13 @@ use std::rc::Rc;
 /// Milliseconds before merging, or the search for room, is tried again.
 pub(super) const PATIENCE: f64 = 2_000.0;
 
+/// How often a batch that makes room is tried again, and the pause in milliseconds before that.
+pub(super) const ATTEMPTS: u32 = 20;
+const PAUSE: u32 = 250;
+
+/// Milliseconds before the platform is hurried again.
+const HURRY: f64 = 1_000.0;
+
 /// What is known of the room that is left.
 #[derive(Debug, Default)]
 pub(super) struct Space {
@@ -26,6 +33,7 @@ pub(super) struct Space {
     pub(super) no_merging_before: f64,
     pub(super) looking: bool,
     no_look_before: f64,
+    no_hurry_before: f64,
 }
 
 impl Space {
@@ -47,6 +55,30 @@ impl<B: Backend> Core<B> {
     pub(super) async fn give_up_reserve(&self) {
         if std::mem::take(&mut self.state.borrow_mut().space.reserve_there) && self.backend.delete_blobs(vec![RESERVE_BLOB]).await.is_err() {
             self.state.borrow_mut().space.reserve_there = true;
+        }
+    }
+
+    /// After a batch that makes room was refused: storage is full, perhaps unknown until now, and what was deleted is free only some time later.
+    pub(super) async fn have_room_made(&self) {
+        self.state.borrow_mut().space.fill_up(self.backend.now());
+        self.give_up_reserve().await;
+        self.hurry().await;
+        self.backend.pause(PAUSE).await;
+    }
+
+    /// While storage is full, has the platform give back what was deleted.
+    pub(super) async fn hurry(&self) {
+        let now = self.backend.now();
+        let due = {
+            let space = &mut self.state.borrow_mut().space;
+            let due = space.full && now >= space.no_hurry_before;
+            if due {
+                space.no_hurry_before = now + HURRY;
+            }
+            due
+        };
+        if due {
+            self.backend.hurry().await;
         }
     }
 
@@ -75,6 +107,9 @@ impl<B: Backend> Core<B> {
             core.restore_reserve().await;
             let still_full = core.state.borrow().space.full;
             let room = still_full && core.state.borrow().space.reserve_there && core.probe().await;
+            if still_full && !room {
+                core.hurry().await;
+            }
             let state = &mut *core.state.borrow_mut();
             state.space.looking = false;
             state.space.no_look_before = core.backend.now() + PATIENCE;
