@@ -104,7 +104,7 @@ export async function measure(target, say) {
     return connection;
   };
   const part = async (name, body) => {
-    say(name);
+    await say(name);
     Object.assign(figures, await body());
   };
 

@@ -18,7 +18,7 @@ export class Serve {
   large = { events: 100_000, members: 10_000 };
 
   build() {
-    return promisify(execFile)('cargo', ['build', '--release', '--quiet', '-p', 'ephapse-node', '--bins', '--examples'], { cwd: root });
+    return promisify(execFile)('cargo', ['build', '--release', '--quiet', '-p', 'ephapse-node', '-p', 'ephapse-verify', '--bins'], { cwd: root });
   }
 
   async start() {
@@ -58,7 +58,7 @@ export class Serve {
   /** Ends the server; resolves to how many stored events were verified, and throws when one is not what was signed. */
   async stop() {
     await this.process.stop();
-    const { stdout } = await promisify(execFile)(join(targetDirectory, 'release', 'examples', 'verify-events'), [this.directory]);
+    const { stdout } = await promisify(execFile)(join(targetDirectory, 'release', 'verify-events'), [this.directory]);
     await rm(this.directory, { recursive: true });
     return Number(stdout.trim());
   }

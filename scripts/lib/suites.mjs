@@ -13,7 +13,7 @@ export async function rustTests() {
 
 /** `ephapse serve` as a process; `KILLS` says how often it is killed under load. */
 export async function serveTests() {
-  await run('cargo', ['build', '-p', 'ephapse-node', '--bins', '--examples']);
+  await run('cargo', ['build', '-p', 'ephapse-node', '-p', 'ephapse-verify', '--bins']);
   return nodeTests(await testFiles('serve'));
 }
 

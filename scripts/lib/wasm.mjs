@@ -6,6 +6,7 @@ import { mkdir, readFile, writeFile } from 'node:fs/promises';
 import { brotliCompressSync, constants } from 'node:zlib';
 import { parse } from 'smol-toml';
 import { path, run, withPath } from './run.mjs';
+import { wasmBindgen } from './tools.mjs';
 
 /** Where the glue lies that `wasm()` leaves behind. */
 export const glueFile = path('.cache', 'wasm', 'glue.js');
@@ -33,6 +34,16 @@ export async function wasm(bindgen) {
   await run('node', [path('node_modules', 'binaryen', 'bin', 'wasm-opt'), `${out}/ephapse_bg.wasm`, '-o', wasmFile, ...opt.flags]);
   await writeFile(glueFile, glueModule(await readFile(`${out}/ephapse.js`, 'utf8')));
   await writeFile(stampFile, stamp);
+}
+
+/** Builds a crate of the tests as an ES module for a page, `NAME.js` in the directory `out`. */
+export async function wasmForPages(crate, name, out) {
+  const { cargo } = parse(await readFile(path('wasm-pack.toml'), 'utf8'));
+  await run('cargo', ['build', '--quiet', '-p', crate, '--lib', '--target', cargo.target, '--release']);
+  const bindgen = await wasmBindgen();
+  await mkdir(out, { recursive: true });
+  const compiled = path('target', cargo.target, 'release', `${crate.replaceAll('-', '_')}.wasm`);
+  await run('wasm-bindgen', [compiled, '--target', 'web', '--no-typescript', '--out-dir', out, '--out-name', name], { env: bindgen ? withPath(bindgen) : {} });
 }
 
 // The no-modules glue keeps its instance in a closure that is made once. After a panic a new instance needs a new closure, so it becomes a function.

@@ -1,11 +1,10 @@
 // The store's conformance suite on IndexedDB, in a real Chromium: the map it must be, crashes, fences, versions, room. Seeds are printed.
 
 import assert from 'node:assert/strict';
-import { mkdir } from 'node:fs/promises';
 import { after, before, test } from 'node:test';
-import { path, run, withPath } from '../../scripts/lib/run.mjs';
+import { path } from '../../scripts/lib/run.mjs';
 import { serve } from '../../scripts/lib/serve.mjs';
-import { wasmBindgen } from '../../scripts/lib/tools.mjs';
+import { wasmForPages } from '../../scripts/lib/wasm.mjs';
 import { launch } from './browser.mjs';
 
 const out = path('.cache', 'store-tests');
@@ -13,11 +12,7 @@ let browser;
 let site;
 
 before(async () => {
-  await run('cargo', ['build', '--quiet', '-p', 'ephapse-store-tests', '--target', 'wasm32-unknown-unknown', '--release']);
-  const bindgen = await wasmBindgen();
-  await mkdir(out, { recursive: true });
-  const compiled = path('target', 'wasm32-unknown-unknown', 'release', 'ephapse_store_tests.wasm');
-  await run('wasm-bindgen', [compiled, '--target', 'web', '--no-typescript', '--out-dir', out, '--out-name', 'store'], { env: bindgen ? withPath(bindgen) : {} });
+  await wasmForPages('ephapse-store-tests', 'store', out);
   site = await serve(out, { override: (name) => (name === '/' ? { body: '<!doctype html><title>store</title>', type: 'text/html' } : undefined) });
   browser = await launch();
 });

@@ -15,7 +15,7 @@ export const binary = process.env.EPHAPSE ?? join(process.env.CARGO_TARGET_DIR ?
 
 /** Verifies every event that a data directory holds; resolves to how many there are. */
 export async function verifyEvents(dataDirectory) {
-  const { stdout } = await promisify(execFile)(join(dirname(binary), 'examples', 'verify-events'), [dataDirectory]);
+  const { stdout } = await promisify(execFile)(join(dirname(binary), 'verify-events'), [dataDirectory]);
   return Number(stdout);
 }
 

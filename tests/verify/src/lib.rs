@@ -1,51 +1,37 @@
-//! Verifies every event in a data directory that no server has open: content hash, signature and id by ruma's own functions, the events it stands on,
-//! and that each is found by its id. Prints how many there are; a bench whose events do not verify is void.
+//! Verifies every event of a database that no server has open: content hash, signature and id by ruma's own functions, the events it stands on, and that
+//! each is found by its id. A bench or a test whose stored events do not verify is void.
+
+#[cfg(target_arch = "wasm32")]
+mod browser;
 
 use ephapse_homeserver::tables::{self, EventRecord, Room, RoomSn};
-use ephapse_store::{Direction, RedbStore, Store};
-use futures_executor::block_on;
+use ephapse_store::{Direction, Store};
 use ruma::{
     CanonicalJsonObject, CanonicalJsonValue,
     room_version_rules::{EventIdFormatVersion, RoomVersionRules},
     serde::Base64,
     signatures::{PublicKeyMap, Verified, reference_hash, verify_event},
 };
-use std::{error::Error, path::Path, process::ExitCode};
+use std::error::Error;
 
-type Result<T> = std::result::Result<T, Box<dyn Error>>;
+/// What went wrong, with the event that it was.
+pub type Result<T> = std::result::Result<T, Box<dyn Error>>;
 
 /// Events read at a time.
 const PAGE: usize = 2_000;
 
-fn main() -> ExitCode {
-    let Some(directory) = std::env::args().nth(1) else {
-        eprintln!("usage: verify-events DATA_DIR");
-        return ExitCode::from(2);
-    };
-    match block_on(verify(Path::new(&directory))) {
-        Ok(verified) => {
-            println!("{verified}");
-            ExitCode::SUCCESS
-        }
-        Err(error) => {
-            eprintln!("{directory}: {error}");
-            ExitCode::FAILURE
-        }
-    }
-}
-
-async fn verify(directory: &Path) -> Result<usize> {
-    let store = RedbStore::open(directory)?;
-    let keys = own_key(&store).await?;
+/// Verifies every event in `store`; resolves to how many there are.
+pub async fn verify(store: &dyn Store) -> Result<usize> {
+    let keys = own_key(store).await?;
     let mut verified = 0;
-    for (number, room) in tables::ROOMS.scan(&store, &(), Direction::Forward, usize::MAX).await? {
-        verified += verify_room(&store, &keys, number, &room).await.map_err(|error| format!("{}: {error}", room.id))?;
+    for (number, room) in tables::ROOMS.scan(store, &(), Direction::Forward, usize::MAX).await? {
+        verified += verify_room(store, &keys, number, &room).await.map_err(|error| format!("{}: {error}", room.id))?;
     }
     Ok(verified)
 }
 
 async fn own_key(store: &dyn Store) -> Result<PublicKeyMap> {
-    let identity = tables::IDENTITY.get(store, &()).await?.ok_or("this directory has no server in it")?;
+    let identity = tables::IDENTITY.get(store, &()).await?.ok_or("there is no server in this database")?;
     let public = ed25519_dalek::SigningKey::from_bytes(&identity.seed).verifying_key();
     let key = (format!("ed25519:{}", ephapse_homeserver::identity::KEY_VERSION), Base64::new(public.to_bytes().to_vec()));
     Ok([(identity.server_name.to_string(), [key].into())].into())
