@@ -8,10 +8,20 @@ const pauses = [0, 100, 400, 1_600];
 /** A moment in which this page asks for nothing. */
 export class Pause {
   #over: Promise<void> = Promise.resolve();
+  #end: () => void = () => undefined;
 
-  /** Lets requests wait for so many milliseconds from now. */
+  /** Lets requests wait, for so many milliseconds from now at most. */
   begin(milliseconds: number): void {
-    this.#over = new Promise((resolve) => setTimeout(resolve, milliseconds));
+    this.#end();
+    this.#over = new Promise((resolve) => {
+      this.#end = resolve;
+      setTimeout(resolve, milliseconds);
+    });
+  }
+
+  /** Ends the pause now. */
+  end(): void {
+    this.#end();
   }
 
   /** Ends with the pause. */

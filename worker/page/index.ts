@@ -6,15 +6,15 @@ import { ask, askTo } from './ask.ts';
 import { type Control, takeControl } from './control.ts';
 import { Pause, retryingFetch } from './fetch.ts';
 import { keepAlive } from './keep-alive.ts';
-import { checkEnvironment, register } from './register.ts';
+import { checkEnvironment, register, registerAgain } from './register.ts';
 
 export * from './api.ts';
 
 /**
- * A browser switches to a new version of the worker in a moment in which the old one has nothing to do. Chromium needs 10 to 50 ms of that, which a
- * client that asks again at once never gives it; so at a hand-over each page is silent for a moment.
+ * A browser switches to a new version of the worker when the old one has nothing to do, and needs some 10 to 50 ms for it, which a client that asks
+ * again at once never gives it; so at a hand-over each page is silent until the switch, and for this long at most.
  */
-const handoverPause = 300;
+const handoverPause = 1_500;
 
 /**
  * Starts the homeserver of this site, or finds it running, and resolves when it answers.
@@ -45,6 +45,7 @@ export async function start(options: StartOptions = {}): Promise<Server> {
         listeners.tell('restart', { reason: news.reason });
         break;
       case 'activated':
+        pause.end();
         if (listeners.started) listeners.tell('update', { version: news.version });
         break;
       case 'failed':
@@ -52,6 +53,9 @@ export async function start(options: StartOptions = {}): Promise<Server> {
         break;
       case 'handover':
         pause.begin(handoverPause);
+        break;
+      case 'parked':
+        void registerAgain(news.script, scope);
     }
   });
 

@@ -51,7 +51,7 @@ export async function register(workerUrl: URL, scope: string): Promise<ServiceWo
   }
   let registration: ServiceWorkerRegistration;
   try {
-    registration = await navigator.serviceWorker.register(workerUrl, { scope, updateViaCache: 'none' });
+    registration = await navigator.serviceWorker.register(await registeredAs(workerUrl, scope), { scope, updateViaCache: 'none' });
   } catch (error) {
     if (error instanceof DOMException && error.name === 'SecurityError' && !/scope|script|mime/i.test(error.message)) throw storageFailure(error);
     throw new EphapseError(
@@ -62,6 +62,35 @@ export async function register(workerUrl: URL, scope: string): Promise<ServiceWo
   }
   await firstActive(registration);
   return registration;
+}
+
+/** Marks a script that was registered once more; the site need not know it. */
+const attempt = 'ephapse-attempt';
+const mostAttempts = 8;
+
+/**
+ * Registers a script that waits in vain to become active under a URL that differs in its query, so that the browser takes it for another new version.
+ * One page of the site does it.
+ */
+export async function registerAgain(script: string, scope: string): Promise<void> {
+  await navigator.locks.request(`${scope} ${attempt}`, async () => {
+    const registration = await navigator.serviceWorker.getRegistration(scope);
+    const url = new URL(script);
+    const next = Number(url.searchParams.get(attempt) ?? 0) + 1;
+    if (registration?.waiting?.scriptURL !== script || next > mostAttempts) return;
+    url.searchParams.set(attempt, String(next));
+    await navigator.serviceWorker.register(url, { scope, updateViaCache: 'none' });
+  });
+}
+
+/** The URL under which the worker is registered, so that one that was registered once more is not taken for another version. */
+async function registeredAs(workerUrl: URL, scope: string): Promise<URL> {
+  const registration = await navigator.serviceWorker.getRegistration(scope);
+  const newest = registration?.waiting ?? registration?.active;
+  if (!newest) return workerUrl;
+  const registered = new URL(newest.scriptURL);
+  registered.searchParams.delete(attempt);
+  return registered.href === workerUrl.href ? new URL(newest.scriptURL) : workerUrl;
 }
 
 function firstActive(registration: ServiceWorkerRegistration): Promise<void> {

@@ -10,10 +10,10 @@ import { Server } from './server.ts';
 
 declare const self: ServiceWorkerGlobalScope;
 
-/** While it waits to be activated, a new version asks this often that requests be let go. */
-const askToHandOver = 2_000;
-/** Pages fall silent for 300 ms when a hand-over is asked for; by then what they had under way has mostly ended. */
-const untilSilence = 100;
+/** How long a new version waits for the running one to fall quiet; one that is too old for that never says so. */
+const untilQuiet = 1_500;
+/** How long the browser may take for the switch. */
+const untilActivated = 3_000;
 
 const scope = self.registration.scope;
 const channel = new BroadcastChannel(channelName(scope));
@@ -22,7 +22,7 @@ const server = new Server(scope, tell);
 
 self.addEventListener('fetch', (event) => {
   const path = matrixPath(event.request.url, scope);
-  if (path !== undefined) event.respondWith(answer(server, event.request, path));
+  if (path !== undefined) event.respondWith(server.together.leave(answer(server, event.request, path)));
 });
 
 self.addEventListener('install', (event) => {
@@ -82,14 +82,32 @@ async function answerTo(question: Question, sender: string | undefined): Promise
 }
 
 /**
- * The browser activates this version in a moment in which the running one has nothing to do. Chromium looks for that moment only right after it was asked,
- * so it is asked again in each of the pages' silences.
+ * The browser activates this version when the running one has nothing to do and stays so until it has ended. Chromium tries that once for each new
+ * version, when it is asked; a request that comes while the old worker ends starts that one again, and the new version waits in vain. So the question
+ * comes in a silence, and where it was in vain the pages register the script once more, as another new version.
  */
 async function becomeActive(): Promise<void> {
-  while (self.registration.active && self.serviceWorker.state !== 'activating' && self.serviceWorker.state !== 'activated') {
-    tell({ [mark]: 1, news: 'handover', version: EPHAPSE_VERSION });
-    await sleep(untilSilence);
-    void self.skipWaiting();
-    await sleep(askToHandOver);
-  }
+  if (!self.registration.active) return;
+  const quiet = heard('quiet', untilQuiet);
+  tell({ [mark]: 1, news: 'handover', version: EPHAPSE_VERSION });
+  await quiet;
+  void self.skipWaiting();
+  await sleep(untilActivated);
+  if (self.serviceWorker.state === 'installed') tell({ [mark]: 1, news: 'parked', script: self.serviceWorker.scriptURL });
+}
+
+/** Ends when another version says so, or after `patience` milliseconds. */
+function heard(news: News['news'], patience: number): Promise<void> {
+  return new Promise((resolve) => {
+    const listen = ({ data }: MessageEvent): void => {
+      if (isOurs(data) && (data as News).news === news) end();
+    };
+    const end = (): void => {
+      clearTimeout(late);
+      channel.removeEventListener('message', listen);
+      resolve();
+    };
+    const late = setTimeout(end, patience);
+    channel.addEventListener('message', listen);
+  });
 }

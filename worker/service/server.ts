@@ -5,9 +5,14 @@ import { failureOf } from './failed.ts';
 import { sleep } from './host.ts';
 import { type Call, Died, type EngineResponse, Instance } from './instance.ts';
 import { loadModule } from './module.ts';
+import { Together } from './together.ts';
 
 /** While a hand-over is under way, answers that clients ask for again at once leave together, this often: between them nothing is pending. */
 const handoverTick = 100;
+/** Pages fall silent when a hand-over is asked for; by then they have heard of it. */
+const untilSilence = 60;
+/** From the word that all is quiet until the new version has asked the browser to switch. */
+const untilAsked = 25;
 /** A hand-over that does not come about ends after this long. */
 const handoverPatience = 30_000;
 /** After a failed start the next one waits this long, so that a client's retries cost little. */
@@ -19,6 +24,8 @@ type Tell = (news: News) => void;
 export class Server {
   readonly #scope: string;
   readonly #tell: Tell;
+  /** How answers leave. */
+  readonly together = new Together();
   #starting: Promise<Instance> | undefined;
   #instance: Instance | undefined;
   #module: Promise<WebAssembly.Module> | undefined;
@@ -92,6 +99,16 @@ export class Server {
       this.#instance?.setHolding(true);
     }, handoverPatience);
     this.#instance?.setHolding(false);
+    void this.#fallQuiet();
+  }
+
+  /** Makes an instant in which nothing is pending, just after the new version has heard of it. */
+  async #fallQuiet(): Promise<void> {
+    await sleep(untilSilence);
+    const release = await this.together.gather();
+    this.#tell({ [mark]: 1, news: 'quiet' });
+    await sleep(untilAsked);
+    release();
   }
 
   /** Finishes what is being written, closes the database and lets the next one have it. */

@@ -51,6 +51,10 @@ export type News =
   | { [mark]: 1; news: 'progress'; stage: Stage; loaded: number; total: number }
   /** A new version waits: whoever runs holds no requests any more, so that the browser can switch. */
   | { [mark]: 1; news: 'handover'; version: string }
+  /** Nothing is pending at the running version, for a moment: now the browser can be asked. */
+  | { [mark]: 1; news: 'quiet' }
+  /** The browser was asked in vain: a page registers the script once more. */
+  | { [mark]: 1; news: 'parked'; script: string }
   /** A new version is active: whoever still runs finishes its writes and lets go of the database. */
   | { [mark]: 1; news: 'activated'; version: string }
   /** The server starts anew from its database. */
