@@ -171,3 +171,37 @@ test('a new version takes over in silence, with nothing but a held sync', { time
   const { rooms } = await ok(page, token, 'GET', `/sync?timeout=0&since=${after}`);
   assert.deepEqual(Object.keys(rooms.join), [room]);
 });
+
+test('a client that never pauses puts off an update, but not for longer than it goes on', { timeout: 120_000 }, async (t) => {
+  const next = path('.cache', 'restless', 'ephapse-worker.js');
+  await buildWorker({ outfile: next, label: '-restless' });
+  let updated = false;
+  const site = await packageSite(t, { worker: (script) => (updated ? readFile(next, 'utf8') : script) });
+  const browser = await launch();
+  t.after(() => browser.close());
+  const page = await openPage(browser.context, site);
+  await pause(3_000);
+  updated = true;
+  await page.evaluate(async () => { await (await navigator.serviceWorker.getRegistration()).update(); });
+  await page.evaluate(() => {
+    globalThis.restless = { on: true, failures: [] };
+    const asking = async () => {
+      while (globalThis.restless.on) {
+        await globalThis.fetch('/_matrix/client/versions').then(
+          ({ status }) => { if (status !== 200) globalThis.restless.failures.push(status); },
+          (error) => globalThis.restless.failures.push(String(error)),
+        );
+      }
+    };
+    globalThis.restless.over = Promise.all([asking(), asking(), asking()]);
+  });
+  await pause(6_000);
+  const failures = await page.evaluate(async () => {
+    globalThis.restless.on = false;
+    await globalThis.restless.over;
+    return globalThis.restless.failures;
+  });
+  assert.deepEqual(failures, []);
+  await page.waitForFunction(() => globalThis.news.some(({ event, version }) => event === 'update' && version.endsWith('-restless')), undefined, { timeout: 60_000 });
+  assert.equal((await page.evaluate(async () => (await fetch('/_matrix/client/versions')).status)), 200);
+});
