@@ -187,6 +187,7 @@ impl<B: Backend> Core<B> {
         }
         if deletes {
             state.space.reclaim = true;
+            state.space.owed = true;
             self.maintain(state);
         }
     }

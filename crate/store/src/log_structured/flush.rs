@@ -16,7 +16,7 @@ impl<B: Backend> Core<B> {
     /// Flushes the frozen layer, if all of it is in the log, beside whatever else goes on.
     pub(super) fn start_flush(self: &Rc<Self>, state: &mut State) {
         let through = state.frozen.as_ref().and_then(|frozen| frozen.through);
-        let held_back = state.flushing || state.closing || state.space.full || self.backend.now() < state.no_flush_before;
+        let held_back = state.flushing || state.closing || !state.space.may_grow() || self.backend.now() < state.no_flush_before;
         let (Some(through), false) = (through, held_back) else { return };
         state.flushing = true;
         let core = self.clone();

@@ -55,7 +55,11 @@ impl<B: Backend> Core<B> {
         while !self.stopped() {
             match self.maintain_once().await {
                 Ok(true) => {}
-                Ok(false) => break,
+                Ok(false) => {
+                    let space = &mut self.state.borrow_mut().space;
+                    space.owed &= !space.may_grow();
+                    break;
+                }
                 Err(StoreError::QuotaExceeded) => {
                     let state = &mut *self.state.borrow_mut();
                     state.space.no_merging_before = self.backend.now() + super::space::PATIENCE;

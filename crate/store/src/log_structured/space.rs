@@ -29,6 +29,8 @@ pub(super) struct Space {
     pub(super) reclaim: bool,
     /// Since storage became full something was deleted: merging may make room of it.
     pub(super) making_room: bool,
+    /// Something was deleted of which merging has not yet made all the room that it can.
+    pub(super) owed: bool,
     /// Merging was refused for want of room.
     pub(super) no_merging_before: f64,
     pub(super) looking: bool,
@@ -114,7 +116,9 @@ impl<B: Backend> Core<B> {
             state.space.looking = false;
             state.space.no_look_before = core.backend.now() + PATIENCE;
             state.space.full = still_full && !room;
-            if !state.space.full {
+            // While there is none, merging tries again to make some of what was deleted: a refused Blob costs nothing.
+            state.space.reclaim |= state.space.full && state.space.owed;
+            if !state.space.full || state.space.reclaim {
                 core.maintain(state);
             }
             core.progress.notify(usize::MAX);

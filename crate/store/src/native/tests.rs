@@ -67,9 +67,16 @@ proptest! {
 
 #[test]
 fn every_crash_point_is_hit() {
-    let hit = block_on(conformance::survives_crashes(async || OnDisk::new(), &Script::from_seed(7, 40), 2));
     use CrashPoint::*;
     let wanted = BTreeSet::from([BeforePut, BetweenPutAndCommit, BetweenCommitAndAnswer, Flushing, Migrating]);
+    let mut hit = BTreeSet::new();
+    // Where the thread behind the log is slow, a script may end before it comes to all of its points.
+    for seed in 7..12 {
+        hit.extend(block_on(conformance::survives_crashes(async || OnDisk::new(), &Script::from_seed(seed, 40), 2)));
+        if hit == wanted {
+            break;
+        }
+    }
     println!("crashed at {hit:?}");
     assert_eq!(hit, wanted);
 }
