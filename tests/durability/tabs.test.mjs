@@ -97,6 +97,22 @@ async function mustHaveGoneWell({ tabs, room }) {
 
 const messagesUntil = (tab, count) => tab.page.waitForFunction((wanted) => globalThis.talk.sent.length >= wanted || globalThis.talk.failures.length > 0, count, { timeout: 60_000 });
 
+/** A site that has another version of the worker once a page was made to look for one. */
+async function updatableSite(t, label) {
+  const next = path('.cache', label, 'ephapse-worker.js');
+  await buildWorker({ outfile: next, label: `-${label}` });
+  let updated = false;
+  const site = await packageSite(t, { worker: (script) => (updated ? readFile(next, 'utf8') : script) });
+  return {
+    site,
+    update: async (page) => {
+      updated = true;
+      await page.evaluate(async () => { await (await navigator.serviceWorker.getRegistration()).update(); });
+    },
+    arrived: (page) => page.waitForFunction((end) => globalThis.news.some(({ event, version }) => event === 'update' && version.endsWith(end)), `-${label}`, { timeout: 60_000 }),
+  };
+}
+
 test('two tabs with two accounts talk to one server at once', { timeout: 120_000 }, async (t) => {
   const site = await packageSite(t);
   const talking = await conversation(t, site);
@@ -106,10 +122,7 @@ test('two tabs with two accounts talk to one server at once', { timeout: 120_000
 });
 
 test('a new version takes over with syncs held and sends in flight, beside pages of the old one', { timeout: 180_000 }, async (t) => {
-  const next = path('.cache', 'next', 'ephapse-worker.js');
-  await buildWorker({ outfile: next, label: '-next' });
-  let updated = false;
-  const site = await packageSite(t, { worker: (script) => (updated ? readFile(next, 'utf8') : script) });
+  const { site, update, arrived } = await updatableSite(t, 'next');
   const talking = await conversation(t, site);
   // A client to which nothing happens: its sync would be held far beyond the update.
   const carol = await openPage(talking.browser.context, site);
@@ -124,12 +137,11 @@ test('a new version takes over with syncs held and sends in flight, beside pages
 
   // Right after a page was opened Chromium has a look for updates of its own planned, which ours would wait for.
   await pause(3_000);
-  updated = true;
   const [alice, bob] = talking.tabs;
   const old = await carol.evaluate(() => globalThis.server.status());
-  await bob.page.evaluate(async () => { await (await navigator.serviceWorker.getRegistration()).update(); });
+  await update(bob.page);
   const asked = performance.now();
-  await alice.page.waitForFunction(() => globalThis.news.some(({ event, version }) => event === 'update' && version.endsWith('-next')), undefined, { timeout: 60_000 });
+  await arrived(alice.page);
   t.diagnostic(`the new version was active after ${((performance.now() - asked) / 1_000).toFixed(1)} s`);
   const { answer, error, milliseconds } = await held;
   assert.equal(error, undefined, 'the held sync was answered');
@@ -148,10 +160,7 @@ test('a new version takes over with syncs held and sends in flight, beside pages
 });
 
 test('a new version takes over in silence, with nothing but a held sync', { timeout: 120_000 }, async (t) => {
-  const next = path('.cache', 'silent', 'ephapse-worker.js');
-  await buildWorker({ outfile: next, label: '-silent' });
-  let updated = false;
-  const site = await packageSite(t, { worker: (script) => (updated ? readFile(next, 'utf8') : script) });
+  const { site, update, arrived } = await updatableSite(t, 'silent');
   const browser = await launch();
   t.after(() => browser.close());
   const page = await openPage(browser.context, site);
@@ -162,9 +171,8 @@ test('a new version takes over in silence, with nothing but a held sync', { time
   held.catch(() => undefined);
 
   await pause(3_000);
-  updated = true;
-  await page.evaluate(async () => { await (await navigator.serviceWorker.getRegistration()).update(); });
-  await page.waitForFunction(() => globalThis.news.some(({ event, version }) => event === 'update' && version.endsWith('-silent')), undefined, { timeout: 60_000 });
+  await update(page);
+  await arrived(page);
   const { next_batch: after } = await held;
   assert.ok(performance.now() - begun < 55_000, 'the held sync was answered before its time');
   const { room_id: room } = await ok(page, token, 'POST', '/createRoom', {});
@@ -173,16 +181,12 @@ test('a new version takes over in silence, with nothing but a held sync', { time
 });
 
 test('a client that never pauses puts off an update, but not for longer than it goes on', { timeout: 120_000 }, async (t) => {
-  const next = path('.cache', 'restless', 'ephapse-worker.js');
-  await buildWorker({ outfile: next, label: '-restless' });
-  let updated = false;
-  const site = await packageSite(t, { worker: (script) => (updated ? readFile(next, 'utf8') : script) });
+  const { site, update, arrived } = await updatableSite(t, 'restless');
   const browser = await launch();
   t.after(() => browser.close());
   const page = await openPage(browser.context, site);
   await pause(3_000);
-  updated = true;
-  await page.evaluate(async () => { await (await navigator.serviceWorker.getRegistration()).update(); });
+  await update(page);
   await page.evaluate(() => {
     globalThis.restless = { on: true, failures: [] };
     const asking = async () => {
@@ -202,6 +206,6 @@ test('a client that never pauses puts off an update, but not for longer than it 
     return globalThis.restless.failures;
   });
   assert.deepEqual(failures, []);
-  await page.waitForFunction(() => globalThis.news.some(({ event, version }) => event === 'update' && version.endsWith('-restless')), undefined, { timeout: 60_000 });
+  await arrived(page);
   assert.equal((await page.evaluate(async () => (await fetch('/_matrix/client/versions')).status)), 200);
 });
