@@ -259,6 +259,9 @@ impl Homeserver {
                 self.panics.set(self.panics.get() + 1);
                 self.forget_memory();
                 self.streams.reload(&*self.store).await?;
+                // Its batch may have been taken before it panicked, and nobody was told.
+                self.positions.found_newest(tables::NEWEST_POSITION.get(&*self.store, &()).await?.unwrap_or_default());
+                self.notify.wake_all();
                 Err(Error::Internal("a handler panicked; its request was answered 500".to_owned()))
             }
         }

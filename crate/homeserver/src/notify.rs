@@ -45,6 +45,13 @@ impl Notify {
         }
     }
 
+    /// Wakes everyone: it is not known what has changed.
+    pub fn wake_all(&self) {
+        for waiter in self.waiters.borrow().iter().filter_map(Weak::upgrade) {
+            waiter.wake();
+        }
+    }
+
     /// Wakes those who wait for what concerns a device: its session may have ended.
     pub fn wake_device(&self, user: UserSn, device: &DeviceId) {
         self.changed(&[Change::ToDevice { user, device: device.to_owned() }]);
@@ -53,9 +60,7 @@ impl Notify {
     /// Wakes everyone, now and from now on: the server is about to stop, and holds nothing any more.
     pub fn close(&self) {
         self.closed.set(true);
-        for waiter in self.waiters.borrow().iter().filter_map(Weak::upgrade) {
-            waiter.wake();
-        }
+        self.wake_all();
     }
 
     /// Lets wait again, after [`Self::close`].

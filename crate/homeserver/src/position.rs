@@ -81,7 +81,7 @@ impl Positions {
 
     /// The newest position that is stored, unless something newer became visible meanwhile.
     pub fn found_newest(&self, stored: Position) {
-        self.newest.set(self.newest.get().or(Some(stored.0)));
+        self.newest.set(self.newest.get().max(Some(stored.0)));
     }
 }
 

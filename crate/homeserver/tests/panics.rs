@@ -8,7 +8,7 @@
 mod support;
 
 use ephapse_store::{Batch, Bytes, Direction, LocalBoxFuture, MemoryStore, Stats, Store, StoreError};
-use futures_util::future::join_all;
+use futures_util::future::{join, join_all};
 use serde_json::{Value, json};
 use std::{
     cell::Cell,
@@ -147,6 +147,77 @@ fn insist(server: &TestServer, method: &str, path: &str, user: &TestUser, body: 
     panic!("{method} {path} never ends well");
 }
 
+/// A server whose store panics when the countdown ends.
+fn panicking(countdown: &Rc<Countdown>) -> TestServer {
+    TestServer::with(Rc::new(PanickingStore { inner: MemoryStore::new(), countdown: countdown.clone() }), config())
+}
+
+/// The panics that are wanted are not printed.
+fn be_quiet_about_faults() {
+    let print = panic::take_hook();
+    panic::set_hook(Box::new(move |info| {
+        if info.payload().downcast_ref::<String>().is_none_or(|text| text != FAULT) {
+            print(info);
+        }
+    }));
+}
+
+/// A request may panic when its write is stored already. The next sync shows what it wrote, also when nothing else happens, and so does one that waits.
+#[test]
+fn what_was_stored_before_a_panic_is_seen_at_once() {
+    be_quiet_about_faults();
+    let countdown = Rc::new(Countdown::default());
+    let server = panicking(&countdown);
+    let (alice, bob) = (server.register("alice"), server.register("bob"));
+    let mut since = server.get(&bob, "/_matrix/client/v3/sync?timeout=0").ok()["next_batch"].as_str().expect("a token").to_owned();
+    let numbers = |synced: &Value| -> Vec<u64> {
+        let events = synced["to_device"]["events"].as_array().into_iter().flatten();
+        events.map(|event| event["content"]["n"].as_u64().expect("a number")).collect()
+    };
+    let mut stored_yet_panicked = 0;
+    for n in 0..40 {
+        let path = format!("/_matrix/client/v3/sendToDevice/org.example.test/{n}");
+        let body = json!({ "messages": { &bob.id: { &bob.device: { "n": n } } } });
+        let held = server.start("GET", &format!("/_matrix/client/v3/sync?timeout=30000&since={since}"), Some(&bob.token), None);
+        let send = server.start("PUT", &path, Some(&alice.token), Some(body.clone()));
+        let (started, counter) = (server.now(), countdown.clone());
+        let send = async move {
+            for _ in 0..100 {
+                yield_once().await;
+            }
+            counter.left.set(Some(n));
+            let sent = send.await;
+            counter.left.set(None);
+            sent
+        };
+        let (held, sent) = server.run(join(held, send));
+        let sync = |since: &mut String| {
+            let synced = server.get(&bob, &format!("/_matrix/client/v3/sync?timeout=0&since={since}")).ok();
+            *since = synced["next_batch"].as_str().expect("a token").to_owned();
+            numbers(&synced)
+        };
+        let mut seen = Vec::new();
+        if held.status == 200 {
+            seen = numbers(&held.body);
+            since = held.body["next_batch"].as_str().expect("a token").to_owned();
+            assert!(seen.is_empty() || server.now() == started, "the sync was woken");
+        }
+        if sent.status == 500 && !seen.is_empty() {
+            stored_yet_panicked += 1;
+        }
+        if seen.is_empty() && sent.status == 500 {
+            seen = sync(&mut since);
+            assert!(held.status == 500 || seen.is_empty(), "{n} was stored, and the sync slept");
+        }
+        if seen.is_empty() {
+            insist(&server, "PUT", &path, &alice, &body);
+            seen = sync(&mut since);
+        }
+        assert_eq!(seen, [u64::from(n)], "once, with nothing else happening");
+    }
+    assert!(stored_yet_panicked > 0, "no request panicked after its write was stored");
+}
+
 fn expect_ok_or_panicked(answer: Answer) -> Option<Value> {
     (answer.status != 500).then(|| answer.ok())
 }
@@ -157,15 +228,9 @@ fn a_panic_costs_one_request() {
     let wanted = from_environment("PANICS", 1_000) as u32;
     println!("SEED={seed}");
     let mut dice = Dice(seed);
-    let print = panic::take_hook();
-    panic::set_hook(Box::new(move |info| {
-        if info.payload().downcast_ref::<String>().is_none_or(|text| text != FAULT) {
-            print(info);
-        }
-    }));
-
+    be_quiet_about_faults();
     let countdown = Rc::new(Countdown::default());
-    let server = TestServer::with(Rc::new(PanickingStore { inner: MemoryStore::new(), countdown: countdown.clone() }), config());
+    let server = panicking(&countdown);
     let bob = server.register("bob");
     let names = ["alice", "carol", "dave"];
     let first = server.register(names[0]);
