@@ -4,6 +4,7 @@ use super::object;
 use crate::{
     error::{Error, Result},
     homeserver::Homeserver,
+    position::Position,
     room::{Draft, NodeId, RoomInfo, Write, state_tree::Part},
     router::UserCall,
     tables::{self, MembershipKind, Session},
@@ -54,30 +55,39 @@ impl Homeserver {
 
 /// A room and the root of the state that a user may read: the current one for members and where everybody may read, that of the departure for others.
 pub async fn readable_state(hs: &Homeserver, session: &Session, room_id: &RoomId) -> Result<(Rc<RoomInfo>, NodeId)> {
+    let (room, until) = readable(hs, session, room_id).await?;
+    let root = match until {
+        // The departure may have come without an event of its own, by a fork that was decided against the user.
+        Some(left) => hs.event_at(room.sn, left).await?.room_state,
+        None => NodeId(hs.room_head(room.sn).await?.state),
+    };
+    Ok((room, root))
+}
+
+/// A room that a user may read, and until when: where they left it, unless they are in it or everybody may read it. Who has forgotten it was never in it.
+pub async fn readable(hs: &Homeserver, session: &Session, room_id: &RoomId) -> Result<(Rc<RoomInfo>, Option<Position>)> {
     let room = hs.room_for(room_id).await?;
-    let membership = tables::MEMBERSHIPS.get(hs.store(), &(session.user, room.sn)).await?;
-    let head = hs.room_head(room.sn).await?;
+    let membership = tables::MEMBERSHIPS.get(hs.store(), &(session.user, room.sn)).await?.filter(|membership| !membership.forgotten);
     match membership {
-        Some(membership) if membership.kind == MembershipKind::Join => return Ok((room, NodeId(head.state))),
+        Some(membership) if membership.kind == MembershipKind::Join => Ok((room, None)),
         Some(membership) if membership.ever_joined && matches!(membership.kind, MembershipKind::Leave | MembershipKind::Ban) => {
-            let left = membership.last_left.unwrap_or(membership.position);
-            let state = hs.event_at(room.sn, left).await?.state_after;
-            return Ok((room, state));
+            Ok((room, Some(membership.last_left.unwrap_or(membership.position))))
         }
-        _ => {}
+        _ if is_world_readable(hs, &room).await? => Ok((room, None)),
+        _ => Err(Error::forbidden("you are not in this room")),
     }
-    if let Some(position) = head.history_visibility {
-        #[derive(Deserialize)]
-        struct Content {
-            history_visibility: HistoryVisibility,
-        }
-        let event = hs.event_at(room.sn, position).await?;
-        let content: Option<Content> = serde_json::from_str(event.pdu.content.get()).ok();
-        if content.is_some_and(|content| content.history_visibility == HistoryVisibility::WorldReadable) {
-            return Ok((room, NodeId(head.state)));
-        }
+}
+
+async fn is_world_readable(hs: &Homeserver, room: &RoomInfo) -> Result<bool> {
+    #[derive(Deserialize)]
+    struct Content {
+        history_visibility: HistoryVisibility,
     }
-    Err(Error::forbidden("you are not in this room"))
+    let head = hs.room_head(room.sn).await?;
+    let Some(position) = head.history_visibility else { return Ok(false) };
+    let event = hs.event_at(room.sn, position).await?;
+    let content: Option<Content> = serde_json::from_str(event.pdu.content.get()).ok();
+    Ok(content.is_some_and(|content| content.history_visibility == HistoryVisibility::WorldReadable))
 }
 
 /// `GET /rooms/{roomId}/state`
@@ -141,31 +151,29 @@ async fn check_aliases(hs: &Homeserver, room: &RoomInfo, content: &str) -> Resul
     Ok(())
 }
 
-/// `GET /rooms/{roomId}/members`, now or `at` a token.
+/// `GET /rooms/{roomId}/members`, now or `at` a token; who has left sees those of the departure at the latest.
 pub async fn members(call: UserCall, request: get_member_events::v3::Request) -> Result<get_member_events::v3::Response> {
     let hs = &call.hs;
-    let (room, mut root) = readable_state(hs, &call.session, &request.room_id).await?;
-    if let Some(at) = &request.at {
-        root = state_at(hs, &room, at).await?.unwrap_or(root);
-    }
+    let (room, until) = readable(hs, &call.session, &request.room_id).await?;
+    let at = request.at.as_deref().map(|token| hs.position_of(token)).transpose()?.flatten();
+    let head = hs.room_head(room.sn).await?;
+    let root = match at.into_iter().chain(until).min() {
+        Some(position) => hs.room_state_at(room.sn, &head, position).await?,
+        None => NodeId(head.state),
+    };
     let entries = hs.state_entries(room.sn, root, Part::Members).await?;
     let mut positions: Vec<_> = entries.into_iter().map(|(_, position)| position).collect();
     positions.sort_unstable();
     let mut events: Vec<_> = hs.events_at(room.sn, &positions).await?.into_iter().flatten().collect();
     events.retain(|event| {
         let kind = crate::room::membership_of(event).as_str();
-        request.membership.as_ref().is_none_or(|wanted| wanted.as_str() == kind)
-            && request.not_membership.as_ref().is_none_or(|not| not.as_str() != kind)
+        let is = request.membership.as_ref().map(|wanted| wanted.as_str() == kind);
+        let is_not = request.not_membership.as_ref().map(|not| not.as_str() != kind);
+        // "The two parameters create an 'or' condition."
+        is.into_iter().chain(is_not).reduce(|is, is_not| is || is_not).unwrap_or(true)
     });
     let chunk = hs.client_events(&room, &events, &call.session, crate::room::Format::Whole).await?;
     Ok(get_member_events::v3::Response::new(chunk))
-}
-
-/// The root of the state at a token: after the last event up to it.
-async fn state_at(hs: &Homeserver, room: &RoomInfo, token: &str) -> Result<Option<NodeId>> {
-    let Some(position) = hs.position_of(token)? else { return Ok(None) };
-    let before = hs.events_between(room.sn, crate::position::Position::MIN..position, Direction::Backward, 16).await?;
-    Ok(before.iter().find(|event| event.is_shown()).map(|event| event.state_after))
 }
 
 /// `GET /rooms/{roomId}/joined_members`

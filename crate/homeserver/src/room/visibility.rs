@@ -40,7 +40,7 @@ pub struct Viewer {
     room: Rc<RoomInfo>,
     user: Option<OwnedUserId>,
     /// The user's part in the room now.
-    pub membership: Option<Membership>,
+    membership: Option<Membership>,
     states: HashMap<NodeId, AtState>,
 }
 
@@ -48,12 +48,14 @@ impl Viewer {
     /// The eyes of a user of this server.
     pub async fn new(hs: &Homeserver, room: &Rc<RoomInfo>, user: UserSn) -> Result<Self> {
         let membership = tables::MEMBERSHIPS.get(hs.store(), &(user, room.sn)).await?;
-        Ok(Self { room: room.clone(), user: Some(hs.user_id(user).await?), membership, states: HashMap::new() })
+        Ok(Self::of(room, hs.user_id(user).await?, membership))
     }
 
-    /// The eyes of a user whose part in the room has been read already.
-    pub fn of(room: &Rc<RoomInfo>, user: OwnedUserId, membership: Membership) -> Self {
-        Self { room: room.clone(), user: Some(user), membership: Some(membership), states: HashMap::new() }
+    /// The eyes of a user whose part in the room has been read already. Who has forgotten it "will no longer be able to retrieve history", and sees what
+    /// everybody sees.
+    pub fn of(room: &Rc<RoomInfo>, user: OwnedUserId, membership: Option<Membership>) -> Self {
+        let forgotten = membership.as_ref().is_some_and(|membership| membership.forgotten);
+        Self { room: room.clone(), user: (!forgotten).then_some(user), membership: membership.filter(|_| !forgotten), states: HashMap::new() }
     }
 
     /// Those of `events` that the user sees, in their order.

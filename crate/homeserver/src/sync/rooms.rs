@@ -218,7 +218,7 @@ impl Look<'_> {
     async fn stretch(&self, room: &Rc<RoomInfo>, head: &RoomHead, span: &Span<'_>) -> Result<Stretch> {
         let filter = &self.ask.filter.room.timeline;
         let limit = filter::timeline_limit(filter);
-        let mut viewer = Viewer::of(room, self.ask.session.user_id.clone(), span.now.clone());
+        let mut viewer = Viewer::of(room, self.ask.session.user_id.clone(), Some(span.now.clone()));
         let wanted = |event: &Event| (event.pdu.state_key.is_some() || !self.ignored.contains(&event.pdu.sender)) && allows(filter, room, event);
         let boundaries = span.timeline_from.unwrap_or(Position::MIN)..span.to;
         // One more than the limit tells whether there are more.

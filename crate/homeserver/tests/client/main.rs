@@ -13,6 +13,7 @@ mod hostile;
 mod key_backup;
 mod keys;
 mod knock;
+mod members;
 mod old_tokens;
 mod presence;
 mod profile;
