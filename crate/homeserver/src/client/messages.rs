@@ -5,7 +5,7 @@ use crate::{
     error::{Error, Result},
     homeserver::Homeserver,
     position::Position,
-    room::{Event, Format, NodeId, RoomInfo, StateKey, Viewer},
+    room::{Event, Format, NodeId, RoomInfo, StateKey, Viewer, state_tree::Part},
     router::UserCall,
     sync::filter::{self, Facts},
     tables::Session,
@@ -22,8 +22,7 @@ use ruma::{
             room::get_room_event,
         },
     },
-    events::{AnyStateEvent, StateEventType},
-    serde::Raw,
+    events::StateEventType,
 };
 use std::{collections::BTreeSet, ops::Range, rc::Rc};
 
@@ -72,7 +71,9 @@ pub async fn messages(call: UserCall, request: get_message_events::v3::Request) 
     response.end = page.more.then(|| hs.token(page.end));
     response.chunk = hs.client_events(&room, &page.events, &call.session, Format::Whole).await?;
     if lazy(&request.filter) {
-        response.state = senders(hs, &room, root, &page.events, &call.session).await?;
+        let members = senders(hs, &room, root, &page.events).await?;
+        let members: Vec<Rc<Event>> = hs.events_at(room.sn, &members).await?.into_iter().flatten().collect();
+        response.state = hs.client_events(&room, &members, &call.session, Format::Whole).await?;
     }
     Ok(response)
 }
@@ -82,12 +83,21 @@ fn lazy(filter: &RoomEventFilter) -> bool {
 }
 
 /// The member events of those who sent `events`.
-async fn senders(hs: &Homeserver, room: &RoomInfo, state: NodeId, events: &[Rc<Event>], session: &Session) -> Result<Vec<Raw<AnyStateEvent>>> {
+async fn senders(hs: &Homeserver, room: &RoomInfo, state: NodeId, events: &[Rc<Event>]) -> Result<Vec<Position>> {
     let senders: BTreeSet<&str> = events.iter().map(|event| event.pdu.sender.as_str()).collect();
     let keys: Vec<StateKey> = senders.into_iter().map(|sender| (StateEventType::RoomMember, sender.to_owned())).collect();
-    let positions: Vec<Position> = hs.state_get(room.sn, state, &keys).await?.into_iter().flatten().collect();
-    let members: Vec<Rc<Event>> = hs.events_at(room.sn, &positions).await?.into_iter().flatten().collect();
-    hs.client_events(room, &members, session, Format::Whole).await
+    Ok(hs.state_get(room.sn, state, &keys).await?.into_iter().flatten().collect())
+}
+
+/// The state that goes with `shown`; of the members only those who sent them, where they are loaded lazily.
+async fn state_for(hs: &Homeserver, room: &RoomInfo, state: NodeId, shown: &[Rc<Event>], lazy: bool) -> Result<Vec<Rc<Event>>> {
+    let part = if lazy { Part::WithoutMembers } else { Part::All };
+    let mut positions: Vec<Position> = hs.state_entries(room.sn, state, part).await?.into_iter().map(|(_, at)| at).collect();
+    if lazy {
+        positions.extend(senders(hs, room, state, shown).await?);
+    }
+    positions.sort_unstable();
+    Ok(hs.events_at(room.sn, &positions).await?.into_iter().flatten().collect())
 }
 
 /// An event that the user may see; 404 M_NOT_FOUND whatever the reason that they may not.
@@ -119,19 +129,12 @@ pub async fn context(call: UserCall, request: get_context::v3::Request) -> Resul
     let after = hs.page(&room, &mut viewer, event.position..Position::MAX, Direction::Forward, limit - limit / 2, keep).await?;
 
     let last = after.events.last().unwrap_or(&event);
-    let state = last.room_state;
     let mut shown: Vec<Rc<Event>> = before.events.iter().chain(&after.events).cloned().collect();
     shown.push(event.clone());
+    let mut state = state_for(hs, &room, last.room_state, &shown, lazy(&request.filter)).await?;
+    state.retain(|event| keep(event));
     let mut response = get_context::v3::Response::new();
-    response.state = if lazy(&request.filter) {
-        senders(hs, &room, state, &shown, &call.session).await?
-    } else {
-        let mut positions: Vec<_> =
-            hs.state_entries(room.sn, state, crate::room::state_tree::Part::All).await?.into_iter().map(|(_, at)| at).collect();
-        positions.sort_unstable();
-        let events: Vec<_> = hs.events_at(room.sn, &positions).await?.into_iter().flatten().collect();
-        hs.client_events(&room, &events, &call.session, Format::Whole).await?
-    };
+    response.state = hs.client_events(&room, &state, &call.session, Format::Whole).await?;
     response.start = Some(hs.token(if before.end == Position::MIN { Position(0) } else { before.end }));
     response.end = Some(hs.token(if after.end == Position::MAX { hs.positions.newest() } else { after.end }));
     response.events_before = hs.client_events(&room, &before.events, &call.session, Format::Whole).await?;

@@ -3,6 +3,7 @@
 mod account;
 mod account_data;
 mod bodies;
+mod context;
 mod cross_signing;
 mod device_lists;
 mod devices;
