@@ -1,6 +1,6 @@
 //! One's own account: who am I, a new password, the end (Client-Server API, Account management).
 
-use super::{devices, interactive, password};
+use super::{devices, interactive, password, wire::Confirmed};
 use crate::{
     error::{Error, Result},
     locks::LockKey,
@@ -23,7 +23,7 @@ pub async fn whoami(call: UserCall, _: whoami::Request) -> Result<whoami::Respon
 }
 
 /// `POST /_matrix/client/v3/account/password`
-pub async fn change_password(call: UserCall, request: change_password::Request) -> Result<change_password::Response> {
+pub async fn change_password(call: UserCall, Confirmed(request): Confirmed<change_password::Request>) -> Result<change_password::Response> {
     let (hs, session) = (&call.hs, &call.session);
     password::acceptable(&request.new_password)?;
     interactive::require(&call, interactive::password_flow(), request.auth.as_ref()).await?;
@@ -42,7 +42,7 @@ pub async fn change_password(call: UserCall, request: change_password::Request) 
 }
 
 /// `POST /_matrix/client/v3/account/deactivate`
-pub async fn deactivate(call: UserCall, request: deactivate::Request) -> Result<deactivate::Response> {
+pub async fn deactivate(call: UserCall, Confirmed(request): Confirmed<deactivate::Request>) -> Result<deactivate::Response> {
     let (hs, session) = (&call.hs, &call.session);
     interactive::require(&call, interactive::password_flow(), request.auth.as_ref()).await?;
     // The rooms first: if this is interrupted, the user can still log in and finish it.

@@ -8,6 +8,7 @@ use super::{
         upload::key_of,
     },
     object,
+    wire::Confirmed,
 };
 use crate::{
     error::{Error, Result},
@@ -41,7 +42,7 @@ const MOST_SIGNATURES: usize = 10_000;
 type Keys = BTreeMap<CrossSigningUse, CanonicalJsonObject>;
 
 /// `POST /_matrix/client/v3/keys/device_signing/upload`
-pub async fn upload_keys(call: UserCall, request: upload_signing_keys::Request) -> Result<upload_signing_keys::Response> {
+pub async fn upload_keys(call: UserCall, Confirmed(request): Confirmed<upload_signing_keys::Request>) -> Result<upload_signing_keys::Response> {
     let (hs, session) = (&call.hs, &call.session);
     let given = [
         (CrossSigningUse::Master, KeyUsage::Master, &request.master_key),

@@ -1,6 +1,6 @@
 //! Devices (Client-Server API, Device management).
 
-use super::{interactive, keys, to_device};
+use super::{interactive, keys, to_device, wire::Confirmed};
 use crate::{
     cache::Cache,
     error::{Error, Result},
@@ -88,14 +88,14 @@ pub async fn update(call: UserCall, request: update_device::Request) -> Result<u
 }
 
 /// `DELETE /_matrix/client/v3/devices/{deviceId}`
-pub async fn delete(call: UserCall, request: delete_device::Request) -> Result<delete_device::Response> {
+pub async fn delete(call: UserCall, Confirmed(request): Confirmed<delete_device::Request>) -> Result<delete_device::Response> {
     interactive::require(&call, interactive::password_flow(), request.auth.as_ref()).await?;
     remove(&call, |device| *device == request.device_id).await?;
     Ok(delete_device::Response::new())
 }
 
 /// `POST /_matrix/client/v3/delete_devices`: devices that do not exist (any more) are no error.
-pub async fn delete_many(call: UserCall, request: delete_devices::Request) -> Result<delete_devices::Response> {
+pub async fn delete_many(call: UserCall, Confirmed(request): Confirmed<delete_devices::Request>) -> Result<delete_devices::Response> {
     interactive::require(&call, interactive::password_flow(), request.auth.as_ref()).await?;
     remove(&call, |device| request.devices.contains(device)).await?;
     Ok(delete_devices::Response::new())

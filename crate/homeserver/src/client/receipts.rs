@@ -7,9 +7,9 @@ use crate::{
     homeserver::Homeserver,
     locks::LockKey,
     position::Position,
-    room::Event,
+    room::{Event, RoomInfo, Viewer},
     router::UserCall,
-    tables::{self, AccountData, Change, Json, MembershipKind, ReceiptKind, RoomSn, StoredReceipt},
+    tables::{self, AccountData, Change, Json, Membership, MembershipKind, ReceiptKind, RoomSn, StoredReceipt},
 };
 use ephapse_store::Batch;
 use ruma::{
@@ -43,12 +43,13 @@ pub async fn create_receipt(call: UserCall, request: Request) -> Result<Response
     Ok(Response::new())
 }
 
-/// The number of a room the user is joined to.
-pub async fn joined_room(call: &UserCall, room_id: &RoomId) -> Result<RoomSn> {
+/// A room the user is joined to, and the user's part in it.
+pub async fn joined_room(call: &UserCall, room_id: &RoomId) -> Result<(Rc<RoomInfo>, Membership)> {
     let forbidden = || Error::forbidden("you are not in this room");
-    let room = call.hs.room(room_id).await?.ok_or_else(forbidden)?.sn;
-    let membership = tables::MEMBERSHIPS.get(call.hs.store(), &(call.session.user, room)).await?;
-    membership.filter(|membership| membership.kind == MembershipKind::Join).map(|_| room).ok_or_else(forbidden)
+    let room = call.hs.room(room_id).await?.ok_or_else(forbidden)?;
+    let membership = tables::MEMBERSHIPS.get(call.hs.store(), &(call.session.user, room.sn)).await?;
+    let joined = membership.filter(|membership| membership.kind == MembershipKind::Join).ok_or_else(forbidden)?;
+    Ok((room, joined))
 }
 
 /// What is to be marked as read up to which event.
@@ -69,13 +70,15 @@ struct FullyRead {
 pub async fn mark(call: &UserCall, room_id: &RoomId, marks: Marks) -> Result<()> {
     let hs = &*call.hs;
     let user = call.session.user;
-    let room = joined_room(call, room_id).await?;
+    let (info, membership) = joined_room(call, room_id).await?;
+    let room = info.sn;
+    let mut viewer = Viewer::of(&info, call.session.user_id.clone(), Some(membership));
     call.hs.active(&call.session).await?;
     let _guard = hs.lock(LockKey::Receipts(room, user)).await;
 
     let mut receipts = Vec::new();
     for (kind, event_id) in marks.receipts {
-        let event = event_in_room(hs, room, &event_id).await?;
+        let event = seen_event(hs, &mut viewer, room, &event_id).await?;
         check_thread(hs, room, &kind, &event_id, &event).await?;
         let key = (room, user, kind);
         if tables::RECEIPTS.get(hs.store(), &key).await?.is_none_or(|old| old.event < event.position) {
@@ -83,7 +86,7 @@ pub async fn mark(call: &UserCall, room_id: &RoomId, marks: Marks) -> Result<()>
         }
     }
     let fully_read = match marks.fully_read {
-        Some(event_id) if marker(hs, room, user).await? < Some(event_in_room(hs, room, &event_id).await?.position) => Some(event_id),
+        Some(event_id) if marker(hs, room, user).await? < Some(seen_event(hs, &mut viewer, room, &event_id).await?.position) => Some(event_id),
         _ => None,
     };
 
@@ -106,20 +109,23 @@ pub async fn mark(call: &UserCall, room_id: &RoomId, marks: Marks) -> Result<()>
     Ok(())
 }
 
-/// An event of the room that clients can know of, and where it is.
-async fn event_in_room(hs: &Homeserver, room: RoomSn, event_id: &OwnedEventId) -> Result<Rc<Event>> {
-    let unknown = || Error::not_found(format!("the room has no event {event_id}"));
-    hs.event_by_id(room, event_id).await?.filter(|event| event.is_shown()).ok_or_else(unknown)
+/// An event that the user may see; an id that nothing has and one of what is hidden are answered alike.
+async fn seen_event(hs: &Homeserver, viewer: &mut Viewer, room: RoomSn, event_id: &OwnedEventId) -> Result<Rc<Event>> {
+    let unknown = || Error::not_found(format!("the room has no event {event_id}, or you may not see it"));
+    let event = hs.event_by_id(room, event_id).await?.ok_or_else(unknown)?;
+    if viewer.sees(hs, &event).await? { Ok(event) } else { Err(unknown()) }
 }
 
-/// A receipt in a thread is for an event of that thread. A redacted event no longer tells which it was in.
+/// "The event_id is not related to the thread_id" otherwise: a receipt in a thread is for an event of that thread, or for its root, which belongs to the main
+/// timeline too. A redacted event no longer tells which it was in.
 async fn check_thread(hs: &Homeserver, room: RoomSn, kind: &ReceiptKind, event_id: &OwnedEventId, event: &Event) -> Result<()> {
-    let Some(thread) = kind.thread.as_deref().filter(|thread| *thread != "main") else { return Ok(()) };
+    let Some(thread) = kind.thread.as_deref() else { return Ok(()) };
     if thread == event_id.as_str() || event.redacted_by.is_some() {
         return Ok(());
     }
     let of_event = hs.thread_of(room, event).await?;
-    if of_event.is_some_and(|root| root.as_str() == thread) { Ok(()) } else { Err(Error::invalid_param("the event is not in this thread")) }
+    let in_thread = of_event.as_ref().map_or("main", |root| root.as_str()) == thread;
+    if in_thread { Ok(()) } else { Err(Error::invalid_param("the event is not in this thread")) }
 }
 
 /// Where the read marker is.

@@ -1,18 +1,18 @@
 //! `PUT /rooms/{roomId}/typing/{userId}` (Client-Server API, Typing Notifications).
 
 use crate::{
-    client::receipts::joined_room,
+    client::{receipts::joined_room, wire::SetTyping},
     error::{Error, Result},
     router::UserCall,
 };
-use ruma::api::client::typing::create_typing_event::v3::{Request, Response, Typing};
+use ruma::api::client::typing::create_typing_event::v3::{Response, Typing};
 
 /// Says that the user types, or no more.
-pub async fn create_typing_event(call: UserCall, request: Request) -> Result<Response> {
+pub async fn create_typing_event(call: UserCall, SetTyping(request): SetTyping) -> Result<Response> {
     if request.user_id != call.session.user_id {
         return Err(Error::forbidden("nobody types for somebody else"));
     }
-    let room = joined_room(&call, &request.room_id).await?;
+    let (room, _) = joined_room(&call, &request.room_id).await?;
     let duration = match request.state {
         Typing::Yes(info) => Some(info.timeout),
         Typing::No => None,
@@ -20,6 +20,6 @@ pub async fn create_typing_event(call: UserCall, request: Request) -> Result<Res
     if duration.is_some() {
         call.hs.active(&call.session).await?;
     }
-    call.hs.set_typing(room, call.session.user, duration)?;
+    call.hs.set_typing(room.sn, call.session.user, duration)?;
     Ok(Response::new())
 }

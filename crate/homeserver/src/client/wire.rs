@@ -4,12 +4,12 @@ use ruma::{
     OwnedUserId,
     api::{
         BytesBody, IncomingRequest, Metadata, OutgoingResponse,
-        client::{profile::set_profile_field, push::set_pushrule, session::login},
+        client::{profile::set_profile_field, push::set_pushrule, session::login, typing::create_typing_event},
         error::{DeserializationError, Error as MatrixError, IntoHttpError},
     },
 };
 use serde::{Deserialize, Serialize, de};
-use serde_json::value::RawValue;
+use serde_json::{Value, json, value::RawValue};
 use std::collections::BTreeMap;
 
 /// A request of ruma's that is answered with [`Json`].
@@ -30,6 +30,50 @@ impl<R: IncomingRequest> IncomingRequest for Own<R> {
     fn try_from_http_request_inner(request: http::Request<&[u8]>, path_args: &[&str]) -> Result<Self, DeserializationError> {
         R::try_from_http_request_inner(request, path_args).map(Self)
     }
+}
+
+/// A request of ruma's that may hold a password for user-interactive authentication; before r0.4 the user stood beside it, as some clients still write it.
+pub struct Confirmed<R>(pub R);
+
+impl<R: Metadata> Metadata for Confirmed<R> {
+    const METHOD: http::Method = R::METHOD;
+    const RATE_LIMITED: bool = R::RATE_LIMITED;
+    type Authentication = R::Authentication;
+    type PathBuilder = R::PathBuilder;
+    const PATH_BUILDER: R::PathBuilder = R::PATH_BUILDER;
+}
+
+impl<R: IncomingRequest> IncomingRequest for Confirmed<R> {
+    type EndpointError = R::EndpointError;
+    type OutgoingResponse = R::OutgoingResponse;
+
+    fn try_from_http_request_inner(request: http::Request<&[u8]>, path_args: &[&str]) -> Result<Self, DeserializationError> {
+        #[derive(Deserialize)]
+        struct Body {
+            auth: Option<Value>,
+        }
+        let (parts, body) = request.into_parts();
+        let named = match serde_json::from_slice::<Body>(body)?.auth.as_ref().and_then(by_user) {
+            Some(auth) => {
+                let mut body: BTreeMap<String, Box<RawValue>> = serde_json::from_slice(body)?;
+                body.insert("auth".to_owned(), serde_json::value::to_raw_value(&auth)?);
+                Some(serde_json::to_vec(&body)?)
+            }
+            None => None,
+        };
+        R::try_from_http_request_inner(http::Request::from_parts(parts, named.as_deref().unwrap_or(body)), path_args).map(Self)
+    }
+}
+
+/// A password's stage with an `identifier`, if it names the `user` alone.
+fn by_user(auth: &Value) -> Option<Value> {
+    let mut auth = auth.as_object()?.clone();
+    if auth.get("type")? != "m.login.password" || auth.contains_key("identifier") {
+        return None;
+    }
+    let user = auth.remove("user")?;
+    auth.insert("identifier".to_owned(), json!({ "type": "m.id.user", "user": user }));
+    Some(Value::Object(auth))
 }
 
 /// A 200 with a body of our own.
@@ -126,10 +170,38 @@ impl IncomingRequest for SetPushRule {
 
     fn try_from_http_request_inner(request: http::Request<&[u8]>, path_args: &[&str]) -> Result<Self, DeserializationError> {
         let (parts, body) = request.into_parts();
-        let mut body: BTreeMap<String, serde_json::Value> = serde_json::from_slice(body)?;
-        body.entry("conditions".to_owned()).or_insert_with(|| serde_json::Value::Array(Vec::new()));
+        let mut body: BTreeMap<String, Value> = serde_json::from_slice(body)?;
+        body.entry("conditions".to_owned()).or_insert_with(|| Value::Array(Vec::new()));
         let body = serde_json::to_vec(&body)?;
         let request = http::Request::from_parts(parts, body.as_slice());
         set_pushrule::v3::Request::try_from_http_request_inner(request, path_args).map(Self)
+    }
+}
+
+/// `PUT /_matrix/client/v3/rooms/{roomId}/typing/{userId}`: ruma wants a `timeout` of whoever types, which the specification does not require.
+pub struct SetTyping(pub create_typing_event::v3::Request);
+
+/// How long a user types who does not say, in ms.
+const TYPES_FOR: u64 = 30_000;
+
+impl Metadata for SetTyping {
+    const METHOD: http::Method = create_typing_event::v3::Request::METHOD;
+    const RATE_LIMITED: bool = create_typing_event::v3::Request::RATE_LIMITED;
+    type Authentication = <create_typing_event::v3::Request as Metadata>::Authentication;
+    type PathBuilder = <create_typing_event::v3::Request as Metadata>::PathBuilder;
+    const PATH_BUILDER: Self::PathBuilder = create_typing_event::v3::Request::PATH_BUILDER;
+}
+
+impl IncomingRequest for SetTyping {
+    type EndpointError = MatrixError;
+    type OutgoingResponse = create_typing_event::v3::Response;
+
+    fn try_from_http_request_inner(request: http::Request<&[u8]>, path_args: &[&str]) -> Result<Self, DeserializationError> {
+        let (parts, body) = request.into_parts();
+        let mut body: BTreeMap<String, Value> = serde_json::from_slice(body)?;
+        body.entry("timeout".to_owned()).or_insert_with(|| TYPES_FOR.into());
+        let body = serde_json::to_vec(&body)?;
+        let request = http::Request::from_parts(parts, body.as_slice());
+        create_typing_event::v3::Request::try_from_http_request_inner(request, path_args).map(Self)
     }
 }

@@ -102,3 +102,19 @@ fn wrong_passwords_are_limited_here_as_they_are_at_the_login() {
     confirm(&server, &alice, "POST", PASSWORD_PATH, json!({ "new_password": "new" }), PASSWORD).fails(429, "M_LIMIT_EXCEEDED");
     login(&server, "alice", PASSWORD).fails(429, "M_LIMIT_EXCEEDED");
 }
+
+/// Before r0.4 the user stood beside the password, and some clients still write it so.
+#[test]
+fn a_user_beside_the_password_is_understood() {
+    let server = TestServer::new();
+    let (alice, bob) = (server.register("alice"), server.register("bob"));
+    let auth = |user: &str| json!({ "type": "m.login.password", "user": user, "password": PASSWORD });
+    server.post(&alice, PASSWORD_PATH, json!({ "new_password": "new", "auth": auth(&bob.id) })).fails(401, "M_FORBIDDEN");
+    server.post(&alice, PASSWORD_PATH, json!({ "new_password": "new", "auth": auth(&alice.id) })).ok();
+    login(&server, "alice", "new").ok();
+    server
+        .post(&bob, PASSWORD_PATH, json!({ "new_password": "new", "auth": { "type": "m.login.password", "password": PASSWORD } }))
+        .fails(400, "M_BAD_JSON");
+    server.post(&bob, DEACTIVATE, json!({ "auth": auth("bob") })).ok();
+    server.get(&bob, WHOAMI).fails(401, "M_UNKNOWN_TOKEN");
+}

@@ -19,6 +19,7 @@ mod old_tokens;
 mod presence;
 mod profile;
 mod push_rules;
+mod receipts;
 mod register;
 mod rooms;
 mod session;
