@@ -74,7 +74,7 @@ async fn is_no_cross_signing_key(hs: &Homeserver, user: UserSn, device: &DeviceI
     for (_, stored) in tables::CROSS_SIGNING_KEYS.scan(hs.store(), &user, Direction::Forward, usize::MAX).await? {
         let key: Key = serde_json::from_str(&stored.0).map_err(|error| Error::Internal(format!("a cross-signing key cannot be read: {error}")))?;
         if key.keys.values().any(|public| public == device.as_str()) {
-            return Err(Error::invalid_param("this device id is the id of a cross-signing key"));
+            return Err(Error::forbidden("this device id is the id of a cross-signing key"));
         }
     }
     Ok(())

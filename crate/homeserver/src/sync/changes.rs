@@ -116,7 +116,7 @@ impl Changes {
 impl Homeserver {
     /// What changed for anybody after `range.start`, up to and including `range.end`.
     pub(crate) async fn changes_between(&self, range: Range<Position>) -> Result<Listed> {
-        if range.end.0 - range.start.0 <= WALK_FROM && range.start >= self.sync.listed_after.get() {
+        if range.end.0.saturating_sub(range.start.0) <= WALK_FROM && range.start >= self.sync.listed_after.get() {
             let keys = tables::CHANGES.key(&range.start.next())..tables::CHANGES.key(&range.end.next());
             let changes = tables::CHANGES.scan_range(self.store(), keys, Direction::Forward, usize::MAX).await?;
             // The beginning may have gone while this was read.

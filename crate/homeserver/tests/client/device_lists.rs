@@ -198,3 +198,19 @@ fn tokens_that_are_none_are_refused() {
     server.get(&alice, "/_matrix/client/v3/keys/changes?from=x&to=y").fails(400, "M_INVALID_PARAM");
     server.get(&alice, "/_matrix/client/v3/keys/changes").fails(400, "M_MISSING_PARAM");
 }
+
+/// The distance between the two overflowed.
+#[test]
+fn a_crafted_token_is_before_everything() {
+    let server = TestServer::new();
+    let (alice, bob) = (server.register("alice"), server.register("bob"));
+    let id = room(&server, &alice, json!({"preset": "public_chat"}));
+    server.post(&bob, &format!("/_matrix/client/v3/join/{id}"), json!({})).ok();
+    let now = server.get(&alice, "/_matrix/client/v3/sync").ok()["next_batch"].as_str().expect("a token").to_owned();
+    let instance = now.split_once('_').expect("a token").1;
+    for first in [i64::MIN, -1, 0] {
+        let changed = server.get(&alice, &format!("/_matrix/client/v3/keys/changes?from=s{first}_{instance}&to={now}")).ok()["changed"].take();
+        assert_eq!(changed, json!([bob.id]), "{first}");
+        server.get(&alice, &format!("/_matrix/client/v3/sync?since=s{first}_{instance}")).ok();
+    }
+}

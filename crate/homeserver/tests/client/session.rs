@@ -122,7 +122,7 @@ fn no_device_is_named_like_a_cross_signing_key() {
     server.post(&alice, "/_matrix/client/v3/keys/device_signing/upload", json!({ "master_key": key, "auth": auth })).ok();
     let mut body = password_login("alice", PASSWORD).expect("a body");
     body["device_id"] = public.into();
-    server.request("POST", LOGIN, None, Some(body)).fails(400, "M_INVALID_PARAM");
+    server.request("POST", LOGIN, None, Some(body)).fails(403, "M_FORBIDDEN");
 }
 
 #[test]

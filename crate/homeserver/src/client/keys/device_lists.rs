@@ -29,7 +29,7 @@ const SMALL: usize = 200;
 pub async fn changes(call: UserCall, request: get_key_changes::Request) -> Result<get_key_changes::Response> {
     let hs = &call.hs;
     // A token of before the database was restored: everything may have changed since.
-    let from = hs.position_of(&request.from)?.unwrap_or(Position(0));
+    let from = hs.position_of(&request.from)?.map_or(Position(0), |from| from.max(Position(0)));
     let to = hs.position_of(&request.to)?.unwrap_or_else(|| hs.positions.newest());
     let listed = hs.changes_between(from..to).await?;
     let DeviceLists { changed, left, .. } = device_lists(hs, call.session.user, from, &listed).await?;
