@@ -15,8 +15,14 @@ export interface Control {
 }
 
 /** Makes the page one of the worker's. */
-export async function takeControl(registration: ServiceWorkerRegistration, workerUrl: URL): Promise<Control> {
-  const isOurs = (worker: ServiceWorker | null): boolean => worker !== null && sameScript(worker.scriptURL, registration.active?.scriptURL ?? workerUrl.href);
+export async function takeControl(registration: ServiceWorkerRegistration): Promise<Control> {
+  const met = new WeakSet<ServiceWorker>();
+  // Another scope's worker runs the same script. In a switch of versions the page may hear of its new controller before or after it hears of the
+  // registration's new worker, so that for a moment the one is still the version that waits, or the other already the next.
+  const isOurs = (worker: ServiceWorker | null): boolean => {
+    for (const version of [registration.active, registration.waiting]) if (version) met.add(version);
+    return worker !== null && met.has(worker);
+  };
   let claiming: Promise<void> | undefined;
 
   const control: Control = {
@@ -59,8 +65,4 @@ export async function takeControl(registration: ServiceWorkerRegistration, worke
 
   await control.controlled();
   return control;
-}
-
-function sameScript(a: string, b: string): boolean {
-  return new URL(a).pathname === new URL(b).pathname;
 }

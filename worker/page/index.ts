@@ -61,7 +61,7 @@ export async function start(options: StartOptions = {}): Promise<Server> {
 
   try {
     const registration = await register(workerUrl, scope);
-    const control = await takeControl(registration, workerUrl);
+    const control = await takeControl(registration);
     const { serverName } = await ask<Booted>(control, 'boot');
     listeners.started = true;
     options.onProgress?.({ stage: 'open', loaded: 1, total: 1 });
