@@ -61,12 +61,26 @@ export async function register(workerUrl: URL, scope: string): Promise<ServiceWo
     );
   }
   await firstActive(registration);
+  await checkReach(registration);
   return registration;
 }
 
-/** Marks a script that was registered once more; the site need not know it. */
+/** The browser gives a page to the worker of the narrowest scope, and no other one can take it from there. */
+async function checkReach(registration: ServiceWorkerRegistration): Promise<void> {
+  const nearest = await navigator.serviceWorker.getRegistration();
+  if (!nearest || nearest.scope === registration.scope) return;
+  throw new EphapseError(
+    'out-of-scope',
+    `This page belongs to the service worker of ${new URL(nearest.scope).pathname}, which keeps it from the server of ${new URL(registration.scope).pathname}.`,
+    'Pass that narrower `scope`, or unregister its worker.',
+  );
+}
+
+/** Marks a script that was registered once more, with a number that grows with each time; the site need not know it. */
 const attempt = 'ephapse-attempt';
-const mostAttempts = 8;
+/** So many attempts to activate a new version follow at once upon each other. A client that never pauses may use them up; then there is one now and then. */
+const quickAttempts = 8;
+const slowPace = 600_000;
 
 /**
  * Registers a script that waits in vain to become active under a URL that differs in its query, so that the browser takes it for another new version.
@@ -75,12 +89,20 @@ const mostAttempts = 8;
 export async function registerAgain(script: string, scope: string): Promise<void> {
   await navigator.locks.request(`${scope} ${attempt}`, async () => {
     const registration = await navigator.serviceWorker.getRegistration(scope);
+    const waits = (): boolean => registration?.waiting?.scriptURL === script;
+    const last = attemptOf(script);
+    // The active version has the number of its own last attempt, from which those of the next ones go on.
+    const quick = last - attemptOf(registration?.active?.scriptURL ?? script) < quickAttempts;
+    if (waits() && !quick) await new Promise((resolve) => setTimeout(resolve, slowPace));
+    if (!waits()) return;
     const url = new URL(script);
-    const next = Number(url.searchParams.get(attempt) ?? 0) + 1;
-    if (registration?.waiting?.scriptURL !== script || next > mostAttempts) return;
-    url.searchParams.set(attempt, String(next));
+    url.searchParams.set(attempt, String(last + 1));
     await navigator.serviceWorker.register(url, { scope, updateViaCache: 'none' });
   });
+}
+
+function attemptOf(script: string): number {
+  return Number(new URL(script).searchParams.get(attempt) ?? 0);
 }
 
 /** The URL under which the worker is registered, so that one that was registered once more is not taken for another version. */
