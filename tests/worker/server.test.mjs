@@ -158,6 +158,70 @@ test('at a hand-over nothing is held, and stopping closes the database before th
   assert.equal((await later).status, 200);
 });
 
+test('stopping lets what is under way end; what comes meanwhile is answered by the next engine, which waits for that', async () => {
+  const underWay = [request('GET', 'sync'), request('POST', 'createRoom')];
+  const first = await engine(0, 2);
+  const stopping = server.stop();
+  const later = request('GET', 'versions');
+  await new Promise((resolve) => setTimeout(resolve, 20));
+  assert.deepEqual([first.holding, first.closed, engines.length], [false, false, 1]);
+  for (const { answer: respond } of first.calls) respond();
+  assert.deepEqual((await Promise.all(underWay)).map(({ status }) => status), [200, 200]);
+  await stopping;
+  assert.equal(first.closed, true);
+  const second = await engine(1, 1);
+  second.calls[0].answer();
+  assert.equal((await later).status, 200);
+  assert.equal(second.holding, true);
+  assert.deepEqual(news.filter((item) => item.news === 'restarted'), []);
+  assert.equal((await server.status()).rebuilds, 0);
+  assert.equal(engines.length, 2);
+});
+
+test('a panic while the server stops costs its request and no more', async () => {
+  const underWay = [request('GET', 'sync'), request('POST', 'createRoom')];
+  const first = await engine(0, 2);
+  const stopping = server.stop();
+  await new Promise((resolve) => setTimeout(resolve, 5));
+  first.panic(first.calls.find(({ path }) => path === '/createRoom').call);
+  await stopping;
+  (await engine(1, 1)).calls[0].answer();
+  assert.deepEqual((await Promise.all(underWay)).map(({ status }) => status), [200, 500]);
+  assert.equal(engines.length, 2);
+});
+
+test('stopping lets go of the lock also where no engine runs', async () => {
+  failures.push({ kind: 'failed', message: 'not today' });
+  assert.equal((await request('GET', 'versions')).status, 503);
+  await server.stop();
+  await new Promise((resolve) => setTimeout(resolve, 1));
+  assert.deepEqual(locked, [], 'after a start that failed');
+
+  const culprit = request('GET', 'poison');
+  const second = await engine(1, 1);
+  second.panic(second.calls[0].call);
+  assert.equal((await culprit).status, 500);
+  await server.stop();
+  await new Promise((resolve) => setTimeout(resolve, 1));
+  assert.deepEqual(locked, [], 'after a panic');
+});
+
+test('stopped twice, with a request between, it is stopped in the end', async () => {
+  const first = request('GET', 'a');
+  (await engine(0, 1)).calls[0].answer();
+  await first;
+  const stops = [server.stop()];
+  const between = request('GET', 'b');
+  await Promise.resolve();
+  stops.push(server.stop());
+  (await engine(1, 1)).calls[0].answer();
+  assert.equal((await between).status, 200);
+  await Promise.all(stops);
+  assert.deepEqual(engines.map(({ closed }) => closed), [true, true]);
+  await new Promise((resolve) => setTimeout(resolve, 1));
+  assert.deepEqual(locked, []);
+});
+
 test('a name of another node is not answered by this one', async () => {
   const other = 'k51qzi5uqu5dlvj2baxnqndepeb86cbk3ng7n3i46uzyxzyqj2xjonzllnv0v8';
   const response = await answer(server, new Request(`https://${other}/_matrix/federation/v1/version`), '/_matrix/federation/v1/version');

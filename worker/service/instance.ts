@@ -51,6 +51,8 @@ type OnDeath = (reason: string, done: Promise<void>) => void;
 
 /** One instance, open on its database. */
 export class Instance {
+  /** Whether it has been shut down, or is about to be. */
+  closed = false;
   readonly #engine: Engine;
   readonly #memory: WebAssembly.Memory;
   readonly #life: Life;
@@ -114,8 +116,14 @@ export class Instance {
     this.#life.endTurns(reason);
   }
 
+  /** Ends when no call is under way, or after `patience` milliseconds. */
+  async idle(patience: number): Promise<void> {
+    await this.#life.idle(patience);
+  }
+
   /** Finishes what is being written and closes the database. */
   async shutdown(): Promise<void> {
+    this.closed = true;
     if (!this.dead) await this.#life.during(0, () => this.#engine.shutdown());
   }
 
@@ -132,7 +140,7 @@ class Life {
   readonly #glue: Glue;
   readonly #onDeath: OnDeath;
   #calls = 0;
-  #allAnswered: () => void = () => undefined;
+  #whenIdle: (() => void)[] = [];
 
   constructor(glue: Glue, onDeath: OnDeath) {
     this.#glue = glue;
@@ -142,6 +150,14 @@ class Life {
   nextCall(): number {
     this.#calls += 1;
     return this.#calls;
+  }
+
+  /** Ends when nothing is under way, or after `patience` milliseconds. */
+  async idle(patience: number): Promise<void> {
+    // A call may have ended in this turn, and a request that has just found the instance comes into it; both are seen by the next turn.
+    await sleep(0);
+    if (this.#waiting.size === 0) return;
+    await Promise.race([new Promise<void>((resolve) => this.#whenIdle.push(resolve)), sleep(patience)]);
   }
 
   /** `work`, unless the instance dies first. */
@@ -156,8 +172,7 @@ class Life {
       this.#waiting.set(call, others.add(waiting));
       const settle = (): void => {
         others.delete(waiting);
-        if (others.size === 0) this.#waiting.delete(call);
-        if (this.#waiting.size === 0) this.#allAnswered();
+        if (others.size === 0) this.#ended(call);
       };
       try {
         work().then(resolve, reject).finally(settle);
@@ -193,15 +208,19 @@ class Life {
     // A call may have ended in the turn in which another panicked; that reaches whoever waits for it by the next turn.
     await sleep(0);
     for (const call of [...this.#waiting.keys()]) if (!this.#glue.has_written(call)) this.#reject(call, new Died(reason, 'undone'));
-    if (this.#waiting.size === 0) return;
-    await Promise.race([new Promise<void>((resolve) => { this.#allAnswered = resolve; }), sleep(lastAnswers)]);
+    await this.idle(lastAnswers);
     for (const call of [...this.#waiting.keys()]) this.#reject(call, new Died(reason, 'unknown'));
   }
 
   #reject(call: number, error: Died): void {
     const waiting = this.#waiting.get(call) ?? [];
-    this.#waiting.delete(call);
+    this.#ended(call);
     for (const { reject } of waiting) reject(error);
+  }
+
+  #ended(call: number): void {
+    this.#waiting.delete(call);
+    if (this.#waiting.size === 0) for (const tell of this.#whenIdle.splice(0)) tell();
   }
 }
 

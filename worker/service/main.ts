@@ -55,8 +55,9 @@ self.addEventListener('message', (event) => {
 channel.addEventListener('message', ({ data }) => {
   if (!isOurs(data)) return;
   const news = data as News;
-  // A broadcast never comes back to its sender, so these are another version's words.
-  if (news.news === 'handover') server.handOver();
+  // A broadcast never comes back to its sender, so these are another version's words. One that waits itself has nothing to hand over, and must not say for
+  // the running one that all is quiet.
+  if (news.news === 'handover' && !isWaiting()) server.handOver();
   if (news.news === 'activated') void server.stop();
 });
 
@@ -66,10 +67,12 @@ self.addEventListener('unhandledrejection', ({ reason }) => { server.trapped(rea
 async function answerTo(question: Question, sender: string | undefined): Promise<unknown> {
   switch (question.ask) {
     case 'boot': {
+      await activated();
       const { serverName } = await server.running();
       return { serverName, version: EPHAPSE_VERSION } satisfies Booted;
     }
     case 'status':
+      await activated();
       return server.status();
     case 'claim':
       return self.clients.claim();
@@ -78,6 +81,22 @@ async function answerTo(question: Question, sender: string | undefined): Promise
       if (others.length === 0) await server.stop();
       return undefined;
     }
+  }
+}
+
+/** Of this version; a browser that does not tell it leaves every version to take itself for the active one. */
+function stateOf(): ServiceWorkerState {
+  return (self.serviceWorker as ServiceWorker | undefined)?.state ?? 'activated';
+}
+
+function isWaiting(): boolean {
+  return stateOf() === 'installing' || stateOf() === 'installed';
+}
+
+/** Ends when this version is active: until then the database is another one's. */
+async function activated(): Promise<void> {
+  while (isWaiting() || stateOf() === 'activating') {
+    await new Promise((changed) => { self.serviceWorker.addEventListener('statechange', changed, { once: true }); });
   }
 }
 
@@ -93,7 +112,7 @@ async function becomeActive(): Promise<void> {
   await quiet;
   void self.skipWaiting();
   await sleep(untilActivated);
-  if (self.serviceWorker.state === 'installed') tell({ [mark]: 1, news: 'parked', script: self.serviceWorker.scriptURL });
+  if (stateOf() === 'installed') tell({ [mark]: 1, news: 'parked', script: self.serviceWorker.scriptURL });
 }
 
 /** Ends when another version says so, or after `patience` milliseconds. */

@@ -17,6 +17,8 @@ const untilAsked = 25;
 const handoverPatience = 30_000;
 /** After a failed start the next one waits this long, so that a client's retries cost little. */
 const restartPause = 1_000;
+/** What is under way when the server is stopped has this long to end. */
+const lastCalls = 5_000;
 
 type Tell = (news: News) => void;
 
@@ -32,6 +34,9 @@ export class Server {
   #release: (() => void) | undefined;
   /** Ends when the instance that died last is done with the database. */
   #dying: Promise<void> = Promise.resolve();
+  /** Ends when all is stopped that was to be. */
+  #stopping: Promise<void> = Promise.resolve();
+  #starts = 0;
   #handingOver: ReturnType<typeof setTimeout> | undefined;
   #failedAt = -restartPause;
   #rebuilds = 0;
@@ -43,8 +48,10 @@ export class Server {
 
   /** The running instance; starts one where none runs. */
   running(): Promise<Instance> {
-    this.#starting ??= this.#start().catch((error: unknown) => {
-      this.#starting = undefined;
+    if (this.#starting) return this.#starting;
+    const start = (this.#starts += 1);
+    this.#starting = this.#start(start, this.#stopping).catch((error: unknown) => {
+      if (start === this.#starts) this.#starting = undefined;
       this.#failedAt = performance.now();
       this.#tell({ [mark]: 1, news: 'failed', failure: failureOf(error) });
       throw error;
@@ -61,9 +68,9 @@ export class Server {
       try {
         const instance = await this.running();
         const response = await instance.handle(call);
-        if (response.status === 503 && (instance.dead || (await instance.hasLostDatabase()))) {
+        if (response.status === 503 && (instance.dead || instance.closed || (await instance.hasLostDatabase()))) {
           // The browser closes a database that the user or a newer version wants gone; the next instance opens what is there now.
-          instance.end('the database was closed');
+          if (!instance.closed) instance.end('the database was closed');
           if (!isRepeatable(call)) return response;
           continue;
         }
@@ -111,20 +118,29 @@ export class Server {
     release();
   }
 
-  /** Finishes what is being written, closes the database and lets the next one have it. */
-  async stop(): Promise<void> {
+  /**
+   * Answers what is under way, closes the database and lets the next one have it. A request that comes meanwhile is answered by an instance that starts
+   * after that.
+   */
+  stop(): Promise<void> {
     clearTimeout(this.#handingOver);
     this.#handingOver = undefined;
     const starting = this.#starting;
-    if (!starting) return;
-    try {
-      await (await starting).shutdown();
-    } finally {
-      this.#starting = undefined;
-      this.#instance = undefined;
-      this.#release?.();
-      this.#release = undefined;
-    }
+    this.#starting = undefined;
+    this.#stopping = this.#stopping.then(() => this.#end(starting));
+    return this.#stopping;
+  }
+
+  async #end(starting: Promise<Instance> | undefined): Promise<void> {
+    // One that does not start has told why; one that dies meanwhile has told that.
+    const instance = await starting?.catch(() => undefined);
+    instance?.setHolding(false);
+    await instance?.idle(lastCalls);
+    await instance?.shutdown().catch(() => undefined);
+    this.#instance = undefined;
+    await this.#dying;
+    this.#release?.();
+    this.#release = undefined;
   }
 
   /** An error that no promise carried: a trap in one of the engine's background tasks. */
@@ -132,7 +148,8 @@ export class Server {
     if (error instanceof WebAssembly.RuntimeError) this.#instance?.trapped(error);
   }
 
-  async #start(): Promise<Instance> {
+  async #start(start: number, stopped: Promise<void>): Promise<Instance> {
+    await stopped;
     const pause = this.#failedAt + restartPause - performance.now();
     if (pause > 0) await sleep(pause);
     const module = await this.#loadModule();
@@ -141,7 +158,7 @@ export class Server {
     this.#progress('open', 0, 1);
     const home = new URL(this.#scope);
     const publicUrl = home.href.replace(/\/$/, '');
-    const instance = await Instance.open(module, `ephapse ${home.pathname}`, publicUrl, (reason, done) => { this.#died(reason, done); });
+    const instance = await Instance.open(module, `ephapse ${home.pathname}`, publicUrl, (reason, done) => { this.#died(start, reason, done); });
     this.#instance = instance;
     if (this.#handingOver !== undefined) instance.setHolding(false);
     return instance;
@@ -168,10 +185,13 @@ export class Server {
     });
   }
 
-  #died(reason: string, done: Promise<void>): void {
+  #died(start: number, reason: string, done: Promise<void>): void {
     this.#dying = done;
-    this.#starting = undefined;
-    this.#instance = undefined;
+    // Where this one was being stopped, the next may already wait for that.
+    if (start === this.#starts) {
+      this.#starting = undefined;
+      this.#instance = undefined;
+    }
     this.#rebuilds += 1;
     this.#tell({ [mark]: 1, news: 'restarted', reason });
   }
