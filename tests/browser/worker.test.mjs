@@ -6,6 +6,8 @@ import { afterEach, before, beforeEach, test } from 'node:test';
 import { serve } from '../../scripts/lib/serve.mjs';
 import { path } from '../../scripts/lib/run.mjs';
 import { hardReload, launch, stopWorkers } from './browser.mjs';
+import { failOnce, sabotage } from './sabotage.mjs';
+import { pause } from './site.mjs';
 
 const html = '<!doctype html><title>a page</title>';
 const files = {};
@@ -36,7 +38,6 @@ afterEach(async () => {
   await site.close();
   files['ephapse-worker.js'] = await readFile(path('dist', 'ephapse-worker.js'));
 });
-
 
 /** Runs `start()` in a page and leaves the server in `globalThis.server`. */
 const start = (target = page, options = {}) =>
@@ -90,12 +91,24 @@ test('a page that was loaded past the worker is put under its control', async ()
   assert.equal(site.requests.some((pathname) => pathname.startsWith('/_matrix/')), false);
 });
 
+/**
+ * Makes the browser look for a new version and find one, once it has nothing of that kind planned itself: right after a page was opened it has, which would
+ * wait for a pause of the worker and make ours wait with it.
+ */
+const update = async (target = page) => {
+  await pause(3_000);
+  files['ephapse-worker.js'] = Buffer.concat([files['ephapse-worker.js'], Buffer.from('\n// a newer build')]);
+  await target.evaluate(async () => { await (await navigator.serviceWorker.getRegistration()).update(); });
+};
+
+/** Ends when a page has heard of the new version. An attempt to switch takes some seconds, and may be in vain. */
+const updated = (target = page) => target.waitForFunction(() => globalThis.news.some(({ event }) => event === 'update'), undefined, { timeout: 90_000 });
+
 test('a new version takes over while the old one is in use, and pages of both go on', async () => {
   await start();
   const second = await browser.context.newPage();
   await second.goto(`${site.url}/`);
   await start(second);
-  files['ephapse-worker.js'] = Buffer.concat([files['ephapse-worker.js'], Buffer.from('\n// a newer build')]);
   // Requests without a pause, so that the old version always has something to do; and one by one with the global fetch, as a client that thinks between.
   await page.evaluate(() => {
     globalThis.failures = [];
@@ -114,8 +127,8 @@ test('a new version takes over while the old one is in use, and pages of both go
       if (status !== 200) globalThis.failures.push(status);
     }, 200);
   });
-  await second.evaluate(async () => { await (await navigator.serviceWorker.getRegistration()).update(); });
-  await page.waitForFunction(() => globalThis.news.some(({ event }) => event === 'update'), undefined, { timeout: 20_000 });
+  await update(second);
+  await updated();
   const failures = await page.evaluate(async () => {
     globalThis.asking = false;
     await globalThis.asked;
@@ -146,26 +159,12 @@ test('what was acknowledged is there after the worker was ended', async () => {
 });
 
 test('a panic of the engine costs one request, and the next one finds the database as it was', async () => {
-  // Randomness that fails is the one thing that the engine cannot do without: it panics.
-  const sabotage = `{
-    const random = crypto.getRandomValues.bind(crypto);
-    let failing = false;
-    new BroadcastChannel('sabotage').onmessage = ({ data }) => { failing = data; };
-    crypto.getRandomValues = (bytes) => { if (failing) throw new Error('no randomness'); return random(bytes); };
-  }`;
   files['ephapse-worker.js'] = Buffer.concat([Buffer.from(sabotage), files['ephapse-worker.js']]);
   const { serverName } = await start();
   assert.equal((await register('alice')).status, 200);
-  const sabotaged = (on) => page.evaluate(async (data) => {
-    const channel = new BroadcastChannel('sabotage');
-    channel.postMessage(data);
-    await fetch('/_matrix/client/versions');
-    channel.close();
-  }, on);
-  await sabotaged(true);
+  await failOnce(page);
   const failed = await register('bob');
   assert.deepEqual([failed.status, failed.body.errcode], [500, 'M_UNKNOWN']);
-  await sabotaged(false);
   assert.equal((await register('bob')).status, 200);
   assert.equal((await logIn('alice')).body.user_id, `@alice:${serverName}`);
   assert.deepEqual(await page.evaluate(() => globalThis.news.map(({ event }) => event)), ['restart']);
@@ -240,10 +239,33 @@ test('large answers that nobody reads cost nothing, and do not keep a new versio
   assert.ok(grown < 60_000_000, `150 MB of answers that were not read left ${grown} bytes in use`);
 
   await ask(2);
-  files['ephapse-worker.js'] = Buffer.concat([files['ephapse-worker.js'], Buffer.from('\n// a newer build')]);
-  await page.evaluate(async () => { await (await navigator.serviceWorker.getRegistration()).update(); });
-  await page.waitForFunction(() => globalThis.news.some(({ event }) => event === 'update'), undefined, { timeout: 25_000 });
+  await update();
+  await updated();
   assert.equal((await versions()).status, 200);
+});
+
+test('the last page that stops the server loses nothing that is under way, and the next request starts it again', async () => {
+  await start();
+  const { access_token: token } = (await register('alice')).body;
+  const stopped = await page.evaluate(async (authorization) => {
+    const { server } = globalThis;
+    const ask = async (method, endpoint, body) => {
+      const response = await server.fetch(`/_matrix/client/v3/${endpoint}`, { method, headers: { authorization: `Bearer ${authorization}` }, body: body && JSON.stringify(body) });
+      return { status: response.status, body: await response.json() };
+    };
+    const { body: { next_batch: since } } = await ask('GET', 'sync?timeout=0');
+    const held = ask('GET', `sync?timeout=60000&since=${since}`);
+    await ask('GET', 'account/whoami');
+    // Rooms are made, and the sync that they end has not yet been answered, when it stops.
+    const created = Array.from({ length: 5 }, () => ask('POST', 'createRoom', {}));
+    await server.stop();
+    const answers = await Promise.all([held, ...created]);
+    const rooms = (await ask('GET', 'joined_rooms')).body.joined_rooms;
+    return { statuses: answers.map(({ status }) => status), made: answers.slice(1).map(({ body }) => body.room_id), rooms, rebuilds: (await server.status()).rebuilds };
+  }, token);
+  assert.deepEqual(stopped.statuses, [200, 200, 200, 200, 200, 200]);
+  assert.deepEqual(stopped.rooms.toSorted(), stopped.made.toSorted());
+  assert.equal(stopped.rebuilds, 0);
 });
 
 test('a database of a newer version is refused with a sentence, and left as it is', async () => {
@@ -269,6 +291,20 @@ test('a server of a directory answers under its path', async () => {
   assert.equal(baseUrl, `${site.url}/app`);
   const status = await page.evaluate(async () => (await fetch('/app/_matrix/client/versions')).status);
   assert.equal(status, 200);
+});
+
+test('a server of a directory is not taken for that of the whole site, which has the same script', async () => {
+  await start();
+  const status = (target, path) => target.evaluate(async (url) => (await globalThis.server.fetch(url)).status, path);
+  const inner = await browser.context.newPage();
+  await inner.goto(`${site.url}/app/`);
+  assert.notEqual(await inner.evaluate(() => navigator.serviceWorker.controller), null, 'the test would show nothing otherwise');
+  const { serverName } = await start(inner, { scope: '/app/', workerUrl: '/ephapse-worker.js' });
+  assert.notEqual(serverName, await page.evaluate(() => globalThis.server.serverName));
+  assert.equal(await status(inner, '/app/_matrix/client/versions'), 200);
+  assert.equal(await status(page, '/_matrix/client/versions'), 200);
+  assert.deepEqual(site.requests.filter((pathname) => pathname.includes('/_matrix/')), []);
+  await assert.rejects(() => start(inner, { scope: '/', workerUrl: '/ephapse-worker.js' }), /belongs to the service worker of \/app\/.*Pass that narrower/);
 });
 
 test('what goes wrong is said with the next step', async () => {

@@ -3,28 +3,9 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { launch } from '../browser/browser.mjs';
+import { drawn, failOnce, sabotage } from '../browser/sabotage.mjs';
 import { ask, messagesOf, ok, openPage, packageSite, pause, register } from '../browser/site.mjs';
 import { interruptions, release, stopAt } from './interruptions.mjs';
-
-/** Randomness is the one thing that the engine cannot do without: where it fails, the engine panics. It fails once. */
-const sabotage = `{
-  const random = crypto.getRandomValues.bind(crypto);
-  const channel = new BroadcastChannel('sabotage');
-  let failing = false;
-  channel.onmessage = () => { failing = true; channel.postMessage('ready'); };
-  crypto.getRandomValues = (bytes) => {
-    if (!failing) return random(bytes);
-    failing = false;
-    throw new Error('no randomness');
-  };
-}
-`;
-
-const failOnce = (page) => page.evaluate(() => new Promise((resolve) => {
-  const channel = new BroadcastChannel('sabotage');
-  channel.onmessage = () => { channel.close(); resolve(); };
-  channel.postMessage('fail');
-}));
 
 test('a panic costs one request, whatever else is under way', { timeout: 120_000 }, async (t) => {
   const site = await packageSite(t, { worker: (script) => sabotage + interruptions + script });
@@ -32,11 +13,14 @@ test('a panic costs one request, whatever else is under way', { timeout: 120_000
   t.after(() => browser.close());
   const page = await openPage(browser.context, site);
   const { access_token: token, user_id: user } = await register(page, 'alice');
+  const before = await drawn(page);
   const { room_id: room } = await ok(page, token, 'POST', '/createRoom', { name: 'first' });
+  const drawsOfRoom = (await drawn(page)) - before;
   const bob = await register(page, 'bob');
 
   // One write is on its way to the disk, others wait behind it, and what only reads waits with them.
   const { reached } = await stopAt(page, 'BetweenPutAndCommit', { hold: true });
+  const drawnBefore = await drawn(page);
   const underWay = [ask(page, token, 'POST', '/createRoom', { name: 'on its way' })];
   await reached;
   underWay.push(
@@ -47,7 +31,9 @@ test('a panic costs one request, whatever else is under way', { timeout: 120_000
     ask(page, token, 'POST', '/keys/query', { device_keys: { [user]: [] } }),
     ask(page, token, 'GET', '/sync?timeout=0'),
   );
-  await pause(500);
+  // Of those only the rooms draw randomness; once both have, it is the login that finds none.
+  assert.ok(drawsOfRoom > 0);
+  while ((await drawn(page)) < drawnBefore + 2 * drawsOfRoom) await pause(20);
   await failOnce(page);
   const failed = await ask(page, undefined, 'POST', '/login', { type: 'm.login.password', identifier: { type: 'm.id.user', user: 'alice' }, password: 'a long enough password' });
   await release(page);
