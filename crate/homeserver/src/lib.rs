@@ -23,6 +23,7 @@ mod push;
 pub mod room;
 pub mod stream;
 mod sync;
+mod turns;
 mod users;
 
 pub use body::{Body, BodyError, PIECE, ReadError};

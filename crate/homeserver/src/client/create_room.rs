@@ -4,9 +4,10 @@ use super::{aliases, member_content, object};
 use crate::{
     error::{Error, Result},
     locks::LockKey,
-    room::{Draft, Stop, Write},
+    room::{Draft, NewRoom, Stop, Write},
     router::UserCall,
     tables,
+    turns::Turns,
 };
 use http::StatusCode;
 use ruma::{
@@ -22,6 +23,10 @@ use ruma::{
     room_version_rules::RoomVersionRules,
 };
 use serde_json::json;
+use std::collections::HashMap;
+
+/// Events of `initial_state` and invitations together.
+const MOST_EVENTS: usize = 5_000;
 
 /// A state event that a new room gets.
 struct Wanted {
@@ -45,6 +50,9 @@ pub async fn create_room(call: UserCall, request: Request) -> Result<Response> {
     }
     let version = request.room_version.clone().unwrap_or_else(|| hs.config.default_room_version.clone());
     let rules = version.rules();
+    if request.initial_state.len() + request.invite.len() > MOST_EVENTS {
+        return Err(Error::too_large(format!("a room begins with {MOST_EVENTS} events of initial_state and invitations at most")));
+    }
     let preset = request.preset.clone().unwrap_or(match request.visibility {
         Visibility::Public => RoomPreset::PublicChat,
         _ => RoomPreset::PrivateChat,
@@ -76,7 +84,12 @@ pub async fn create_room(call: UserCall, request: Request) -> Result<Response> {
     wanted.push(Wanted::new(StateEventType::RoomJoinRules, json!({ "join_rule": join_rule }))?);
     wanted.push(Wanted::new(StateEventType::RoomHistoryVisibility, json!({ "history_visibility": "shared" }))?);
     wanted.push(Wanted::new(StateEventType::RoomGuestAccess, json!({ "guest_access": guest_access }))?);
-    let given: Vec<Wanted> = request.initial_state.iter().map(|event| initial_state(event.json().get())).collect::<Result<_>>()?;
+    let mut turns = Turns::new(&*hs.host);
+    let mut given: Vec<Wanted> = Vec::with_capacity(request.initial_state.len());
+    for event in &request.initial_state {
+        given.push(initial_state(event.json().get())?);
+        turns.short_step().await;
+    }
     // What the client gives itself takes the place of the preset's.
     wanted.retain(|preset| !given.iter().any(|given| given.event_type == preset.event_type && given.state_key == preset.state_key));
     wanted.extend(given);
@@ -89,20 +102,24 @@ pub async fn create_room(call: UserCall, request: Request) -> Result<Response> {
     }
 
     let join = member_content(hs, call.session.user, &creator, "join", None).await?;
+    // At hand when the events are made, so that none of many members is asked for then.
+    let mut users = HashMap::from([(creator.clone(), call.session.user)]);
     let mut invites = Vec::new();
     for user in &request.invite {
         let sn = hs.intern_user(user).await?;
+        users.insert(user.clone(), sn);
         let mut content = member_content(hs, sn, user, "invite", None).await?;
         if request.is_direct {
             content.insert("is_direct".to_owned(), CanonicalJsonValue::Bool(true));
         }
         invites.push((user.clone(), content));
+        turns.step().await;
     }
-
-    // So that the many members that `initial_state` may have are not asked for one by one.
-    for user in wanted.iter().filter(|event| event.event_type == StateEventType::RoomMember).filter_map(|event| UserId::parse(&*event.state_key).ok())
-    {
-        hs.intern_user(&user).await?;
+    for event in wanted.iter().filter(|event| event.event_type == StateEventType::RoomMember) {
+        let Ok(user) = UserId::parse(&*event.state_key) else { continue };
+        let sn = hs.intern_user(&user).await?;
+        users.insert(user, sn);
+        turns.step().await;
     }
     let fill = async |write: &mut Write<'_>| -> Result<(), Stop> {
         write.send(Draft::state(creator.clone(), StateEventType::RoomMember, creator.as_str(), join.clone()))?;
@@ -125,7 +142,8 @@ pub async fn create_room(call: UserCall, request: Request) -> Result<Response> {
         Ok(())
     };
     let events = 2 + wanted.len() + invites.len();
-    let room = hs.create_room(creator.clone(), version, content, call.raw.generation, events, fill).await?;
+    let new = NewRoom { creator: creator.clone(), version, content, users, events };
+    let room = hs.create_room(new, call.raw.generation, fill).await?;
     Ok(Response::new(room.id.clone()))
 }
 

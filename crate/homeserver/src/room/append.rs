@@ -11,7 +11,7 @@ use super::{
 use crate::{
     error::Error,
     position::Position,
-    tables::{self, Change, Extremity, Membership, MembershipKind, Relation},
+    tables::{self, Change, Extremity, Membership, MembershipKind, Relation, UserSn},
 };
 use ruma::{
     EventId, OwnedDeviceId, OwnedUserId, UserId,
@@ -45,6 +45,14 @@ struct Relating {
 struct RelatesTo {
     rel_type: Option<String>,
     event_id: Option<String>,
+}
+
+/// A user whose membership changes.
+struct Moved {
+    user: UserSn,
+    old: Option<Membership>,
+    /// The member event that holds from now on.
+    event: Option<Rc<Event>>,
 }
 
 /// How a redaction is listed among what relates to an event: it may arrive before the event does.
@@ -153,38 +161,52 @@ impl Write<'_> {
         };
         self.head.state = after.0;
         self.head.newest_state = event.position;
-        let mut reset = false;
-        for difference in &differences {
-            reset |= own.as_ref() != Some(&difference.key);
-            self.follow(difference)?;
-        }
+        let reset = differences.iter().any(|difference| own.as_ref() != Some(&difference.key));
+        self.follow(&differences)?;
         if reset {
             self.change(Change::StateReset { room: self.room.sn });
         }
         Ok(())
     }
 
-    fn follow(&mut self, difference: &Difference) -> Result<(), Stop> {
-        let after = difference.after;
-        let (kind, state_key) = &difference.key;
-        match kind {
-            StateEventType::RoomMember => return self.follow_member(state_key, after),
-            _ if !state_key.is_empty() => {}
-            StateEventType::RoomCreate => self.head.create = after,
-            StateEventType::RoomPowerLevels => self.head.power_levels = after,
-            StateEventType::RoomJoinRules => self.head.join_rules = after,
-            StateEventType::RoomHistoryVisibility => self.head.history_visibility = after,
-            _ => {}
+    /// What is missing is asked for at once: a merge may change the memberships of thousands.
+    fn follow(&mut self, differences: &[Difference]) -> Result<(), Stop> {
+        let mut members = Vec::new();
+        let mut needs = Vec::new();
+        for Difference { key: (kind, state_key), after, .. } in differences {
+            match kind {
+                StateEventType::RoomMember => match self.moved(state_key, *after) {
+                    Ok(moved) => members.extend(moved),
+                    Err(more) => needs.extend(more),
+                },
+                _ if !state_key.is_empty() => {}
+                StateEventType::RoomCreate => self.head.create = *after,
+                StateEventType::RoomPowerLevels => self.head.power_levels = *after,
+                StateEventType::RoomJoinRules => self.head.join_rules = *after,
+                StateEventType::RoomHistoryVisibility => self.head.history_visibility = *after,
+                _ => {}
+            }
         }
+        if !needs.is_empty() {
+            return Err(Stop::Missing(needs));
+        }
+        members.into_iter().for_each(|moved| self.follow_member(moved));
         Ok(())
     }
 
-    fn follow_member(&mut self, state_key: &str, after: Option<Position>) -> Result<(), Stop> {
-        let Ok(user) = OwnedUserId::try_from(state_key) else { return Ok(()) };
-        let sn = self.user_sn(&user)?;
-        let old = self.member(sn)?;
-        let (kind, position) = match after {
-            Some(position) => (membership_of(&*self.event(position)?), position),
+    /// Whose membership a place in the state is, and what it becomes; of a name that is no user's, none.
+    fn moved(&self, state_key: &str, after: Option<Position>) -> Result<Option<Moved>, Vec<Need>> {
+        let Ok(user) = OwnedUserId::try_from(state_key) else { return Ok(None) };
+        let member = self.user_sn(&user).and_then(|user| Ok((user, self.member(user)?)));
+        match (member, after.map(|position| self.event(position)).transpose()) {
+            (Ok((user, old)), Ok(event)) => Ok(Some(Moved { user, old, event })),
+            (member, event) => Err(member.err().into_iter().chain(event.err()).collect()),
+        }
+    }
+
+    fn follow_member(&mut self, Moved { user, old, event }: Moved) {
+        let (kind, position) = match event {
+            Some(event) => (membership_of(&event), event.position),
             None => (MembershipKind::Leave, self.head.newest),
         };
         let before = old.as_ref().map(|old| old.kind);
@@ -208,8 +230,7 @@ impl Write<'_> {
             // Forgetting ends when the user is asked in or comes back.
             forgotten: old.as_ref().is_some_and(|old| old.forgotten) && matches!(kind, MembershipKind::Leave | MembershipKind::Ban),
         };
-        self.set_member(sn, before, member);
-        Ok(())
+        self.set_member(user, before, member);
     }
 
     /// Lists the event under the one it relates to.

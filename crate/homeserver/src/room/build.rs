@@ -121,7 +121,8 @@ impl Write<'_> {
     }
 }
 
-fn refused(error: PduError) -> Error {
+/// What a client is told of an event that cannot be built.
+pub(super) fn refused(error: PduError) -> Error {
     match error {
         PduError::TooLarge(what) => Error::too_large(format!("{what} is too large")),
         error => Error::bad_json(error.to_string()),

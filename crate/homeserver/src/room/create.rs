@@ -2,6 +2,7 @@
 
 use super::{
     append::Verdict,
+    build::refused,
     pdu::Pdu,
     rooms::RoomInfo,
     sign::NewPdu,
@@ -11,10 +12,10 @@ use super::{
 use crate::{
     error::{Error, Result},
     homeserver::Homeserver,
-    tables::{self, Room},
+    tables::{self, Room, UserSn},
 };
 use ruma::{CanonicalJsonObject, MilliSecondsSinceUnixEpoch, OwnedRoomId, OwnedUserId, RoomVersionId, UInt, events::TimelineEventType};
-use std::rc::Rc;
+use std::{collections::HashMap, rc::Rc};
 
 /// The room versions that can be created here.
 pub const VERSIONS: [RoomVersionId; 12] = [
@@ -32,20 +33,32 @@ pub const VERSIONS: [RoomVersionId; 12] = [
     RoomVersionId::V12,
 ];
 
+/// What a room begins with.
+pub struct NewRoom {
+    /// Who makes it.
+    pub creator: OwnedUserId,
+    /// Its version.
+    pub version: RoomVersionId,
+    /// The content of its create event.
+    pub content: CanonicalJsonObject,
+    /// Those whose memberships it begins with.
+    pub users: HashMap<OwnedUserId, UserSn>,
+    /// How many events it begins with, about.
+    pub events: usize,
+}
+
 impl Homeserver {
-    /// Makes a room: `content` is that of its create event, and `fill` adds the events that follow, about `events` of them. All of it is one batch.
+    /// Makes a room: `fill` adds the events that follow the create event. All of it is one batch.
     ///
     /// # Errors
-    /// 400 M_UNSUPPORTED_ROOM_VERSION; whatever `fill` refuses with.
+    /// 400 M_UNSUPPORTED_ROOM_VERSION; 413 M_TOO_LARGE; whatever `fill` refuses with.
     pub async fn create_room(
         &self,
-        creator: OwnedUserId,
-        version: RoomVersionId,
-        content: CanonicalJsonObject,
+        new: NewRoom,
         generation: u64,
-        events: usize,
         mut fill: impl AsyncFnMut(&mut Write<'_>) -> Result<(), Stop>,
     ) -> Result<Rc<RoomInfo>> {
+        let NewRoom { creator, version, content, users, events } = new;
         let unsupported = || {
             let kind = ruma::api::error::ErrorKind::UnsupportedRoomVersion;
             Error::new(http::StatusCode::BAD_REQUEST, kind, format!("room version {version} is not known here"))
@@ -70,7 +83,7 @@ impl Homeserver {
                 redacts: None,
                 event_localpart: event_localpart.clone(),
             };
-            create.sign(self.server_name(), &self.identity.key_pair, &rules).map_err(|error| Error::bad_json(error.to_string()))
+            create.sign(self.server_name(), &self.identity.key_pair, &rules).map_err(refused)
         };
         // Since v12: the time is all that tells apart two rooms which somebody makes alike, so it is never given twice.
         let mut create = sign(self.rooms.next_creation(self.host.now()))?;
@@ -78,7 +91,7 @@ impl Homeserver {
             create = sign(self.rooms.next_creation(self.host.now()))?;
         }
         let info = Rc::new(RoomInfo { sn: self.rooms.next_sn(), id: create.room_id.clone(), version, rules });
-        self.write_new_room(&info, generation, events, async |write: &mut Write<'_>| {
+        self.write_new_room(&info, generation, events, users, async |write: &mut Write<'_>| {
             write.begin(create.clone())?;
             fill(write).await
         })

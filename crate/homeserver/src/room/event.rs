@@ -2,6 +2,7 @@
 
 use super::{
     pdu::{Pdu, PduError},
+    rooms::RoomInfo,
     state_tree::NodeId,
 };
 use crate::{
@@ -40,12 +41,12 @@ pub struct Event {
 
 impl Event {
     /// Reads what a table holds.
-    pub fn from_record(room: RoomSn, position: Position, record: EventRecord) -> Result<Self, PduError> {
+    pub fn from_record(room: &RoomInfo, position: Position, record: EventRecord) -> Result<Self, PduError> {
         let state_before = NodeId(record.state_before);
         let state_after = record.state_after.map_or(state_before, NodeId);
-        let pdu = Pdu::from_stored(record.event_id, record.pdu.0.into(), record.rejected.is_some())?;
+        let pdu = Pdu::from_stored(record.event_id, record.pdu.0.into(), record.rejected.is_some(), &room.rules)?;
         Ok(Self {
-            room,
+            room: room.sn,
             position,
             pdu: Arc::new(Pdu { generation: record.generation, ..pdu }),
             rejected: record.rejected,

@@ -32,7 +32,7 @@ pub(crate) use self::append::{REDACTION, membership_of};
 pub use self::{
     build::Draft,
     client_event::Format,
-    create::VERSIONS,
+    create::{NewRoom, VERSIONS},
     event::Event,
     pdu::{EventReference, MAX_AUTH_EVENTS, MAX_ID_BYTES, MAX_PDU_BYTES, MAX_PREV_EVENTS, Pdu, PduError, ReceivedPdu, StateKey, room_id_of_create},
     power::Levels,

@@ -86,7 +86,7 @@ pub fn versions() -> impl Iterator<Item = u8> {
     1..=12
 }
 
-fn rules(version: u8) -> RoomVersionRules {
+pub fn rules(version: u8) -> RoomVersionRules {
     RoomVersionId::try_from(version.to_string()).unwrap().rules().unwrap()
 }
 

@@ -121,9 +121,9 @@ pub struct Pdu {
 
 impl Pdu {
     /// Reads an event that this server stored before; nothing is checked again.
-    pub fn from_stored(event_id: OwnedEventId, json: Bytes, rejected: bool) -> Result<Self, PduError> {
+    pub fn from_stored(event_id: OwnedEventId, json: Bytes, rejected: bool, rules: &RoomVersionRules) -> Result<Self, PduError> {
         let fields: Fields = serde_json::from_slice(&json)?;
-        fields.into_pdu(event_id, json, rejected)
+        fields.into_pdu(event_id, json, rejected, rules)
     }
 
     /// Its place in the room state, when it is a state event.
@@ -135,7 +135,7 @@ impl Pdu {
     /// The event as the spec's redaction algorithm leaves it. The id stays the same.
     pub fn redacted(&self, rules: &RoomVersionRules) -> Result<Self, PduError> {
         let json = Read::new(&self.json, rules)?.write(&RedactingSerializer::new().rules(&rules.redaction))?;
-        let redacted = Self::from_stored(self.event_id.clone(), json.into(), self.rejected)?;
+        let redacted = Self::from_stored(self.event_id.clone(), json.into(), self.rejected, rules)?;
         Ok(Self { generation: self.generation, ..redacted })
     }
 
@@ -236,7 +236,7 @@ impl ReceivedPdu {
         format::check(&read.object, json.len(), rules)?;
         let event_id = event_id_of(&read, rules)?;
         let fields: Fields = serde_json::from_str(&json)?;
-        let pdu = fields.into_pdu(event_id, json.into(), false)?;
+        let pdu = fields.into_pdu(event_id, json.into(), false, rules)?;
         Ok(Self { read, pdu })
     }
 
@@ -354,13 +354,13 @@ struct RedactionContent {
 }
 
 impl Fields {
-    fn into_pdu(self, event_id: OwnedEventId, json: Bytes, rejected: bool) -> Result<Pdu, PduError> {
+    fn into_pdu(self, event_id: OwnedEventId, json: Bytes, rejected: bool, rules: &RoomVersionRules) -> Result<Pdu, PduError> {
         let gives_room_id = self.room_id.is_none();
         let room_id = match self.room_id {
             Some(room_id) => room_id,
             None => room_id_of_create(&event_id)?,
         };
-        let redacts = redacts_of(&self.event_type, self.redacts, &self.content);
+        let redacts = redacts_of(&self.event_type, self.redacts, &self.content, rules);
         let content = match self.event_type {
             TimelineEventType::RoomPowerLevels => numbers::truncated(self.content),
             _ => self.content,
@@ -386,12 +386,20 @@ impl Fields {
 }
 
 /// A malformed `redacts` redacts nothing: it is no reason to refuse the event.
-fn redacts_of(event_type: &TimelineEventType, top_level: Option<serde_json::Value>, content: &RawValue) -> Option<OwnedEventId> {
+fn redacts_of(
+    event_type: &TimelineEventType,
+    top_level: Option<serde_json::Value>,
+    content: &RawValue,
+    rules: &RoomVersionRules,
+) -> Option<OwnedEventId> {
     if *event_type != TimelineEventType::RoomRedaction {
         return None;
     }
-    let top_level = top_level.and_then(|id| serde_json::from_value(id).ok());
-    top_level.or_else(|| serde_json::from_str::<RedactionContent>(content.get()).ok()?.redacts)
+    // Since v11 it is part of the content; what stands in the other place says nothing.
+    if rules.redaction.content_field_redacts {
+        return serde_json::from_str::<RedactionContent>(content.get()).ok()?.redacts;
+    }
+    top_level.and_then(|id| serde_json::from_value(id).ok())
 }
 
 /// Since v12: the room's id is the create event's id with another sigil.

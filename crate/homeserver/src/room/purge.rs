@@ -7,44 +7,30 @@ use crate::{
     error::Result,
     homeserver::Homeserver,
     locks::LockKey,
-    tables::{self, MembershipKind, RoomSn},
+    tables::{self, RoomSn},
 };
 use ephapse_store::{Batch, Direction};
 use std::rc::Rc;
 
-/// How many events go in one batch.
+/// How many members or events are looked at, or go in one batch, before others have their turn.
 const AT_ONCE: usize = 500;
 
 impl Homeserver {
     /// Deletes a room when no local user is in it or remembers it. Whoever forgets it puts it into [`tables::ROOMS_TO_DELETE`] in the same batch.
     pub async fn purge_if_forgotten(&self, room: &Rc<RoomInfo>) -> Result<()> {
         let lock = self.lock(LockKey::Room(room.sn)).await;
-        let mut members = Vec::new();
-        for kind in [MembershipKind::Join, MembershipKind::Invite, MembershipKind::Knock, MembershipKind::Leave, MembershipKind::Ban] {
-            for ((_, _, user), _) in tables::MEMBERS.scan(self.store(), &(room.sn, kind as u8), Direction::Forward, usize::MAX).await? {
-                let local = self.is_local(&self.user_id(user).await?);
-                let forgotten = tables::MEMBERSHIPS.get(self.store(), &(user, room.sn)).await?.is_some_and(|membership| membership.forgotten);
-                if local && !forgotten {
-                    let mut batch = Batch::new();
-                    tables::ROOMS_TO_DELETE.delete(&mut batch, &room.sn);
-                    // It is asked again later if this is lost.
-                    self.submit(batch, Vec::new()).ok();
-                    return Ok(());
-                }
-                members.push(user);
-            }
-        }
         let mut batch = Batch::new();
-        batch.set_frees_space();
-        for user in members {
-            tables::MEMBERSHIPS.delete(&mut batch, &(user, room.sn));
-            tables::UNREAD.delete(&mut batch, &(user, room.sn));
+        if !self.is_forgotten(room.sn).await? {
+            tables::ROOMS_TO_DELETE.delete(&mut batch, &room.sn);
+            // It is asked again later if this is lost.
+            self.submit(batch, Vec::new()).ok();
+            return Ok(());
         }
+        batch.set_frees_space();
         for ((_, alias), ()) in tables::ROOM_ALIASES.scan(self.store(), &room.sn, Direction::Forward, usize::MAX).await? {
             tables::ALIASES.delete(&mut batch, &alias);
         }
         tables::ROOM_ALIASES.delete_all(&mut batch, &room.sn);
-        tables::MEMBERS.delete_all(&mut batch, &room.sn);
         tables::PUBLISHED_ROOMS.delete(&mut batch, &room.sn);
         tables::ROOM_HEADS.delete(&mut batch, &room.sn);
         tables::ROOM_SNS.delete(&mut batch, &room.id);
@@ -55,8 +41,45 @@ impl Homeserver {
         self.purge(room.sn).await
     }
 
+    /// Whether no local user is in a room or remembers it.
+    async fn is_forgotten(&self, room: RoomSn) -> Result<bool> {
+        let range = tables::MEMBERS.range(&room);
+        let mut from = range.start;
+        loop {
+            let page = tables::MEMBERS.scan_range(self.store(), from..range.end.clone(), Direction::Forward, AT_ONCE).await?;
+            let places: Vec<_> = page.iter().map(|((_, _, user), _)| (*user, room)).collect();
+            let memberships = tables::MEMBERSHIPS.get_many(self.store(), &places).await?;
+            for ((user, _), membership) in places.iter().zip(memberships) {
+                let forgotten = membership.is_some_and(|membership| membership.forgotten);
+                if !forgotten && self.is_local(&self.user_id(*user).await?) {
+                    return Ok(false);
+                }
+            }
+            let Some((last, _)) = page.last().filter(|_| page.len() == AT_ONCE) else { return Ok(true) };
+            from = tables::MEMBERS.key(last);
+            // The first key behind it.
+            from.push(0);
+            self.host.yield_now().await;
+        }
+    }
+
     /// Deletes what a room held that nobody knows any more.
     async fn purge(&self, room: RoomSn) -> Result<()> {
+        loop {
+            let members = tables::MEMBERS.scan(self.store(), &room, Direction::Forward, AT_ONCE).await?;
+            if members.is_empty() {
+                break;
+            }
+            let mut batch = Batch::new();
+            batch.set_frees_space();
+            for (key @ (_, _, user), _) in members {
+                tables::MEMBERS.delete(&mut batch, &key);
+                tables::MEMBERSHIPS.delete(&mut batch, &(user, room));
+                tables::UNREAD.delete(&mut batch, &(user, room));
+                tables::ACCOUNT_DATA.delete_all(&mut batch, &(user, room));
+            }
+            self.purged(batch).await?;
+        }
         loop {
             let events = tables::EVENTS.scan(self.store(), &room, Direction::Backward, AT_ONCE).await?;
             let mut batch = Batch::new();
@@ -64,6 +87,7 @@ impl Homeserver {
             if events.is_empty() {
                 // They are gone one by one already; what a range covers, the store drops without merging it, which takes room.
                 tables::EVENTS.delete_all(&mut batch, &room);
+                tables::MEMBERS.delete_all(&mut batch, &room);
                 tables::STATE_NODES.delete_all(&mut batch, &room);
                 tables::RELATIONS.delete_all(&mut batch, &room);
                 tables::CITING.delete_all(&mut batch, &room);
@@ -75,9 +99,15 @@ impl Homeserver {
                 tables::EVENT_IDS.delete(&mut batch, &record.event_id);
                 tables::EVENTS.delete(&mut batch, &key);
             }
-            self.submit(batch, Vec::new())?.durable().await?;
-            self.host.yield_now().await;
+            self.purged(batch).await?;
         }
+    }
+
+    /// One of many batches of deletions: then others have their turn.
+    async fn purged(&self, batch: Batch) -> Result<()> {
+        self.submit(batch, Vec::new())?.durable().await?;
+        self.host.yield_now().await;
+        Ok(())
     }
 
     /// Goes on with the deletions that the end of the last run interrupted.

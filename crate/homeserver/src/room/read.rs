@@ -48,12 +48,15 @@ impl Homeserver {
     }
 
     /// The head of a room.
+    ///
+    /// # Errors
+    /// 403 M_FORBIDDEN, as for a room that is not known, when everybody has forgotten the room meanwhile.
     pub async fn room_head(&self, sn: RoomSn) -> Result<Rc<RoomHead>> {
         if let Some(head) = self.rooms.heads.borrow_mut().get(&sn) {
             return Ok(head);
         }
         let generation = self.store().generation();
-        let head = tables::ROOM_HEADS.get(self.store(), &sn).await?.ok_or_else(|| Error::Internal(format!("room number {sn} has no head")))?;
+        let head = tables::ROOM_HEADS.get(self.store(), &sn).await?.ok_or_else(|| Error::forbidden("you are not in this room"))?;
         let head = Rc::new(head);
         if !self.may_keep(generation) {
             return Ok(head);
@@ -83,26 +86,19 @@ impl Homeserver {
         Ok(rooms)
     }
 
-    /// The heads of the rooms of `numbers`, in their order.
-    pub async fn room_heads(&self, numbers: &[RoomSn]) -> Result<Vec<Rc<RoomHead>>> {
-        let missing: Vec<RoomSn> = {
-            let cache = self.rooms.heads.borrow();
-            numbers.iter().copied().filter(|sn| !cache.contains(sn)).collect()
+    /// The heads of the rooms of `numbers`, in their order; none of a room that everybody has forgotten meanwhile.
+    pub async fn room_heads(&self, numbers: &[RoomSn]) -> Result<Vec<Option<Rc<RoomHead>>>> {
+        let mut heads: Vec<Option<Rc<RoomHead>>> = {
+            let mut cache = self.rooms.heads.borrow_mut();
+            numbers.iter().map(|sn| cache.get(sn)).collect()
         };
-        let mut read = HashMap::new();
+        let missing: Vec<usize> = (0..numbers.len()).filter(|index| heads[*index].is_none()).collect();
+        let keys: Vec<RoomSn> = missing.iter().map(|index| numbers[*index]).collect();
         let generation = self.store().generation();
-        for (sn, head) in missing.iter().zip(tables::ROOM_HEADS.get_many(self.store(), &missing).await?) {
-            let head = Rc::new(head.ok_or_else(|| Error::Internal(format!("room number {sn} has no head")))?);
+        for (index, head) in missing.into_iter().zip(tables::ROOM_HEADS.get_many(self.store(), &keys).await?) {
+            let Some(head) = head.map(Rc::new) else { continue };
             // As for one: memory may have a newer one by now, and keeps none of another generation.
-            let head = if self.may_keep(generation) { self.rooms.found_head(*sn, head) } else { head };
-            read.insert(*sn, head);
-        }
-        let mut heads = Vec::with_capacity(numbers.len());
-        for sn in numbers {
-            heads.push(match read.get(sn) {
-                Some(head) => head.clone(),
-                None => self.room_head(*sn).await?,
-            });
+            heads[index] = Some(if self.may_keep(generation) { self.rooms.found_head(numbers[index], head) } else { head });
         }
         Ok(heads)
     }
@@ -117,6 +113,7 @@ impl Homeserver {
         if missing.is_empty() {
             return Ok(found);
         }
+        let info = self.room_by_sn(room).await?;
         for (number, missing) in missing.chunks(TURN).enumerate() {
             if number > 0 {
                 self.host.yield_now().await;
@@ -126,7 +123,7 @@ impl Homeserver {
             let records = tables::EVENTS.get_many(self.store(), &keys).await?;
             for (index, record) in missing.iter().zip(records) {
                 if let Some(record) = record {
-                    found[*index] = Some(self.decode_event(room, positions[*index], record, generation)?);
+                    found[*index] = Some(self.decode_event(&info, positions[*index], record, generation)?);
                 }
             }
         }
@@ -140,14 +137,14 @@ impl Homeserver {
     }
 
     /// An event that was read from the table since `generation`; kept in memory unless memory has a newer one.
-    pub(crate) fn decode_event(&self, room: RoomSn, position: Position, record: tables::EventRecord, generation: u64) -> Result<Rc<Event>> {
-        if let Some(event) = self.rooms.events.borrow_mut().get(&(room, position)) {
+    pub(crate) fn decode_event(&self, room: &RoomInfo, position: Position, record: tables::EventRecord, generation: u64) -> Result<Rc<Event>> {
+        if let Some(event) = self.rooms.events.borrow_mut().get(&(room.sn, position)) {
             return Ok(event);
         }
         let event = Event::from_record(room, position, record).map_err(|error| Error::Internal(format!("a stored event cannot be read: {error}")))?;
         let event = Rc::new(event);
         if self.may_keep(generation) {
-            self.rooms.events.borrow_mut().insert((room, position), event.clone(), event.weight());
+            self.rooms.events.borrow_mut().insert((room.sn, position), event.clone(), event.weight());
         }
         Ok(event)
     }

@@ -22,7 +22,7 @@ use ruma::{
 };
 use serde_json::{Value, json};
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, HashMap},
     rc::Rc,
 };
 use support::{TestServer, TestUser};
@@ -251,6 +251,47 @@ fn of_two_conflicting_bans_that_of_the_higher_level_holds() {
     }
 }
 
+/// Each membership cost a round of the whole decision, and past some thousand of them the event could never be received.
+#[test]
+fn a_merge_that_changes_many_memberships_is_decided_in_few_rounds() {
+    const MANY: usize = 300;
+    let forked = Forked::new(&RoomVersionId::V11);
+    let path = format!("/_matrix/client/v3/rooms/{}/state/m.room.power_levels/", forked.room.id);
+    let mut levels = forked.server.get(&forked.alice, &path).ok();
+    levels["users"]["@eve:other.example"] = json!(100);
+    forked.server.put(&forked.alice, &path, levels.clone()).ok();
+    let bob = forked.server.register("bob");
+    forked.server.post(&bob, &format!("/_matrix/client/v3/join/{}", forked.room.id), json!({})).ok();
+    let before = forked.end();
+    let bob: OwnedUserId = bob.id.try_into().expect("a user id");
+    for n in 0..MANY {
+        let invite = object(&json!({ "membership": "invite" }));
+        let invite = Draft::state(bob.clone(), StateEventType::RoomMember, format!("@u{n}:other.example"), invite);
+        let (hs, room) = (forked.server.hs.clone(), forked.room.clone());
+        forked.server.run(async move { hs.write_room(&room, 0, |write: &mut Write<'_>| write.send(invite.clone())).await }).expect("sent");
+    }
+    let invited = || {
+        let members = forked.server.get(&forked.alice, &format!("/_matrix/client/v3/rooms/{}/members?membership=invite", forked.room.id)).ok();
+        members["chunk"].as_array().map_or(0, Vec::len)
+    };
+    assert_eq!(invited(), MANY);
+    // Before them, as eve says, inviting took more than bob has.
+    levels["invite"] = json!(100);
+    let levels = forked.remote_event(Draft::state(forked.remote.user("eve"), StateEventType::RoomPowerLevels, "", object(&levels)), &before);
+    let (hs, room) = (forked.server.hs.clone(), forked.room.clone());
+    let rounds = forked.server.run(async move {
+        let mut rounds = 0;
+        let receive = |write: &mut Write<'_>| {
+            rounds += 1;
+            write.receive(levels.clone())
+        };
+        hs.write_room(&room, 0, receive).await.expect("received");
+        rounds
+    });
+    assert_eq!(invited(), 0);
+    assert!(rounds <= 12, "{rounds} rounds");
+}
+
 /// The topic that a client knows after a sync, when it does with the answer what the specification says.
 fn topic_after(answer: &Value, room: &str, known: Option<String>) -> Option<String> {
     let joined = &answer["rooms"]["join"][room];
@@ -335,7 +376,7 @@ fn told(version: &RoomVersionId, room_id: &ruma::RoomId, events: &[Pdu]) -> Fork
                     tables::ROOMS.put(&mut write.batch, &written.sn, &Room { id: written.id.clone(), version: written.version.clone() });
                     write.begin(create.clone())
                 };
-                hs.write_new_room(&written, 0, 1, begin).await
+                hs.write_new_room(&written, 0, 1, HashMap::new(), begin).await
             }
         })
         .expect("a room");

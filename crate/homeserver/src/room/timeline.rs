@@ -32,9 +32,10 @@ impl Homeserver {
             return Ok(Vec::new());
         }
         let range = tables::EVENTS.key(&(room, boundaries.start.next()))..tables::EVENTS.key(&(room, boundaries.end.next()));
+        let info = self.room_by_sn(room).await?;
         let generation = self.store().generation();
         let entries = tables::EVENTS.scan_range(self.store(), range, direction, limit).await?;
-        entries.into_iter().map(|((_, position), record)| self.decode_event(room, position, record, generation)).collect()
+        entries.into_iter().map(|((_, position), record)| self.decode_event(&info, position, record, generation)).collect()
     }
 
     /// What a user sees of a room between two boundaries, of which `wanted` says yes: at most `limit` events.

@@ -16,6 +16,7 @@ use crate::{
     locks::LockKey,
     position::Position,
     tables::{self, Change, Membership, MembershipKind, Relation, RoomHead, UserSn},
+    turns::{self, Turns},
 };
 use ephapse_store::{Batch, Direction};
 use ruma::{EventId, OwnedEventId, OwnedUserId, UserId};
@@ -29,10 +30,6 @@ use std::{
 const ROUNDS: usize = 4096;
 /// How many events a long auth chain may bring in ahead of being asked for.
 const READ_AHEAD: usize = 256;
-/// How long a decision on many events computes before others have their turn, in ms.
-const TURN: u64 = 8;
-/// So many events end a turn whatever the clock says; a new room of no more is decided on in one.
-const EVENTS_IN_A_TURN: usize = 64;
 /// How far behind the newest position a new room begins that takes several turns: how many positions may be given meanwhile.
 const POSITIONS_AHEAD: i64 = 1 << 12;
 
@@ -95,20 +92,6 @@ struct Known {
     resolutions: Resolutions,
 }
 
-/// When others go on.
-struct Turns {
-    /// In ms.
-    ends: u64,
-    /// Events left.
-    left: usize,
-}
-
-impl Turns {
-    fn starting_at(now: u64) -> Self {
-        Self { ends: now + TURN, left: EVENTS_IN_A_TURN }
-    }
-}
-
 /// A room as one decision sees it, and what the decision stages.
 pub struct Write<'a> {
     pub(super) hs: &'a Homeserver,
@@ -118,7 +101,7 @@ pub struct Write<'a> {
     /// Nobody else knows of the room: it has only what is staged here.
     is_new: bool,
     /// None where nothing may happen between the first read and the batch.
-    turns: Option<Turns>,
+    turns: Option<Turns<'a>>,
     /// The head as the decision leaves it.
     pub(super) head: RoomHead,
     /// What else is written with the events.
@@ -147,23 +130,25 @@ impl Homeserver {
         Ok(answer)
     }
 
-    /// Decides and writes the first events of a room that nobody else knows of yet, about `events` of them. Many are decided on in turns: others go on
-    /// between them ([`Write::turn`]), and the room takes its positions some way behind theirs, so that in the end it is still newer than all they did.
+    /// Decides and writes the first events of a room that nobody else knows of yet, about `events` of them, which concern `users`. Many are decided on in
+    /// turns: others go on between them ([`Write::turn`]), and the room takes its positions some way behind theirs, so that in the end it is still newer
+    /// than all they did.
     pub(super) async fn write_new_room<T>(
         &self,
         room: &Rc<RoomInfo>,
         generation: u64,
         events: usize,
+        users: HashMap<OwnedUserId, UserSn>,
         mut decide: impl AsyncFnMut(&mut Write<'_>) -> Result<T, Stop>,
     ) -> Result<T> {
-        let is_long = events > EVENTS_IN_A_TURN;
+        let is_long = events > turns::STEPS;
         // Two at once would have to know of each other's positions.
         let guard = if is_long { Some(self.lock(LockKey::LongCreation).await) } else { None };
         let mut ahead = if is_long { POSITIONS_AHEAD } else { 0 };
-        let mut known = Known::default();
+        let mut known = Known { users, ..Known::default() };
         for _ in 0..ROUNDS {
             let base = Position(self.positions.given().0 + ahead);
-            let turns = is_long.then(|| Turns::starting_at(self.host.now()));
+            let turns = is_long.then(|| Turns::new(&*self.host));
             let mut write = Write { is_new: true, turns, ..Write::new(self, room, &known, RoomHead::default(), generation, base) };
             match decide(&mut write).await {
                 Ok(answer) => {
@@ -193,6 +178,7 @@ impl Homeserver {
         mut decide: impl FnMut(&mut Write<'_>) -> Result<T, Stop>,
     ) -> Result<(T, Submitted)> {
         let mut known = Known::default();
+        let mut turns = Turns::new(&*self.host);
         for _ in 0..ROUNDS {
             let mut write = Write::new(self, room, &known, head.clone(), generation, self.positions.given());
             match decide(&mut write) {
@@ -202,16 +188,22 @@ impl Homeserver {
                     return Ok((answer, write.submit()?));
                 }
                 Err(Stop::Refused(error)) => return Err(error),
-                Err(Stop::Missing(needs)) => self.read_needs(room, &mut known, needs).await?,
+                Err(Stop::Missing(needs)) => {
+                    self.read_needs(room, &mut known, needs).await?;
+                    // The room's lock is held: whatever others do now, it changes nothing here.
+                    turns.step().await;
+                }
             }
         }
         Err(too_many_rounds(room))
     }
 
     async fn read_needs(&self, room: &RoomInfo, known: &mut Known, needs: Vec<Need>) -> Result<()> {
+        let mut turns = Turns::new(&*self.host);
         let mut nodes = Vec::new();
         let mut positions = Vec::new();
         let mut ids = Vec::new();
+        let mut members = Vec::new();
         for need in needs {
             match need {
                 Need::Node(id) => nodes.push(id),
@@ -220,11 +212,9 @@ impl Homeserver {
                 Need::User(id) => {
                     let sn = self.intern_user(&id).await?;
                     known.users.insert(id, sn);
+                    turns.step().await;
                 }
-                Need::Member(user) => {
-                    let member = tables::MEMBERSHIPS.get(self.store(), &(user, room.sn)).await?;
-                    known.members.insert(user, member);
-                }
+                Need::Member(user) => members.push((user, room.sn)),
                 Need::Citing(cited, count) => {
                     let found = tables::CITING.scan(self.store(), &(room.sn, cited), Direction::Backward, count).await?;
                     let all = found.len() < count;
@@ -235,6 +225,11 @@ impl Homeserver {
                     known.relations.insert(id, found.into_iter().map(|((_, _, position), relation)| (position, relation)).collect());
                 }
             }
+        }
+        for members in members.chunks(READ_AHEAD) {
+            let found = tables::MEMBERSHIPS.get_many(self.store(), members).await?;
+            known.members.extend(members.iter().map(|(user, _)| *user).zip(found));
+            turns.step().await;
         }
         if !nodes.is_empty() {
             known.nodes.extend(self.load_nodes(room.sn, &nodes).await?);
@@ -305,11 +300,8 @@ impl<'a> Write<'a> {
 impl Write<'_> {
     /// After each of many events: lets others go on when its turn is over. In a room that others know of it never is.
     pub async fn turn(&mut self) {
-        let Some(turns) = &mut self.turns else { return };
-        turns.left -= 1;
-        if turns.left == 0 || self.hs.host.now() >= turns.ends {
-            self.hs.host.yield_now().await;
-            *turns = Turns::starting_at(self.hs.host.now());
+        if let Some(turns) = &mut self.turns {
+            turns.step().await;
         }
     }
 

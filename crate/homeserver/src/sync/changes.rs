@@ -161,6 +161,8 @@ impl Homeserver {
         }
         let mut moved: Vec<(RoomSn, String)> = Vec::new();
         for (head, room) in self.room_heads(&joined).await?.into_iter().zip(joined) {
+            // Everybody may have left and forgotten the room meanwhile.
+            let Some(head) = head else { continue };
             let changes = changes.rooms.entry(room).or_default();
             changes.events |= head.newest > since;
             if head.newest_state > since {

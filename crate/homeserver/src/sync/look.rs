@@ -123,9 +123,13 @@ impl Look<'_> {
         let sections = stream::iter(wanted.map(|((room, now), info)| {
             let changes = changes.map(|changes| changes.rooms.get(&room).unwrap_or(&none));
             async move {
-                let section = self.room(&info, &now, changes).await?;
+                let section = self.room(&info, &now, changes).await;
                 self.breathe().await;
-                Ok::<_, crate::Error>((info, section))
+                // Everybody may have forgotten the room meanwhile: then there is nothing left to tell of it.
+                if section.is_err() && tables::ROOM_HEADS.get(self.hs.store(), &room).await?.is_none() {
+                    return Ok((info, None));
+                }
+                Ok::<_, crate::Error>((info, section?))
             }
         }));
         let mut sections = sections.buffered(AT_A_TIME);

@@ -17,12 +17,18 @@ use std::{
 /// How many memberships are held in all, beside those of users who are waited for.
 const HELD: usize = 50_000;
 
+/// So few users' rooms need no clearing up.
+const FEW: usize = 64;
+
 /// One user's rooms.
+#[derive(Default)]
 pub struct UserRooms {
     rooms: RefCell<HashMap<RoomSn, Membership>>,
     /// What changed since it was read.
     stale: RefCell<BTreeMap<RoomSn, u64>>,
     complete: Cell<bool>,
+    /// Its place among those that are kept, and what it counts there.
+    held: Cell<(u64, usize)>,
 }
 
 impl UserRooms {
@@ -66,8 +72,14 @@ impl UserRooms {
 /// The users' rooms.
 #[derive(Default)]
 pub struct Memberships {
-    held: RefCell<Vec<Rc<UserRooms>>>,
+    /// By when they were last asked for.
+    held: RefCell<BTreeMap<u64, Rc<UserRooms>>>,
+    /// The counts of all that are held.
+    total: Cell<usize>,
     known: RefCell<HashMap<UserSn, Weak<UserRooms>>>,
+    /// How many of `known` were in use when the others were last dropped.
+    in_use: Cell<usize>,
+    /// Counts marks and places.
     marks: Cell<u64>,
 }
 
@@ -75,7 +87,7 @@ impl Memberships {
     /// Bytes that those take that are held, roughly.
     pub fn cached_bytes(&self) -> usize {
         let each = size_of::<(RoomSn, Membership)>();
-        self.held.borrow().iter().map(|rooms| size_of::<UserRooms>() + each * rooms.rooms.borrow().capacity()).sum()
+        self.held.borrow().values().map(|rooms| size_of::<UserRooms>() + each * rooms.rooms.borrow().capacity()).sum()
     }
 
     /// Marks what has to be read again.
@@ -99,13 +111,18 @@ impl Memberships {
     }
 
     fn mark(&self, rooms: &UserRooms, room: RoomSn) {
+        rooms.stale.borrow_mut().insert(room, self.next_mark());
+    }
+
+    fn next_mark(&self) -> u64 {
         self.marks.set(self.marks.get() + 1);
-        rooms.stale.borrow_mut().insert(room, self.marks.get());
+        self.marks.get()
     }
 
     /// Forgets everything.
     pub fn reset(&self) {
         self.held.borrow_mut().clear();
+        self.total.set(0);
         for rooms in self.known.borrow().values().filter_map(Weak::upgrade) {
             rooms.complete.set(false);
         }
@@ -116,8 +133,11 @@ impl Memberships {
         if let Some(rooms) = known.get(&user).and_then(Weak::upgrade) {
             return rooms;
         }
-        known.retain(|_, rooms| rooms.strong_count() > 0);
-        let rooms = Rc::new(UserRooms { rooms: RefCell::default(), stale: RefCell::default(), complete: Cell::new(false) });
+        if known.len() >= 2 * self.in_use.get().max(FEW) {
+            known.retain(|_, rooms| rooms.strong_count() > 0);
+            self.in_use.set(known.len());
+        }
+        let rooms = Rc::new(UserRooms::default());
         known.insert(user, Rc::downgrade(&rooms));
         rooms
     }
@@ -127,21 +147,22 @@ impl Memberships {
         self.known.borrow().get(&user).and_then(Weak::upgrade).is_none_or(|other| rooms.may_share(&other))
     }
 
-    /// Moves `rooms` to the end of those that are kept, and drops the first ones when they are too many.
+    /// Keeps `rooms` as those last asked for, and drops the ones that were not for longest when they are too many.
     fn hold(&self, rooms: &Rc<UserRooms>) {
         let mut held = self.held.borrow_mut();
-        if held.last().is_some_and(|last| Rc::ptr_eq(last, rooms)) {
-            return;
+        let (place, counted) = rooms.held.get();
+        let mut total = self.total.get();
+        if held.remove(&place).is_some() {
+            total -= counted;
         }
-        held.retain(|other| !Rc::ptr_eq(other, rooms));
-        held.push(rooms.clone());
-        let mut total: usize = held.iter().map(|rooms| 1 + rooms.rooms.borrow().len()).sum();
-        let mut dropped = 0;
-        while total > HELD && dropped + 1 < held.len() {
-            total -= 1 + held[dropped].rooms.borrow().len();
-            dropped += 1;
+        let (place, count) = (self.next_mark(), 1 + rooms.rooms.borrow().len());
+        rooms.held.set((place, count));
+        held.insert(place, rooms.clone());
+        total += count;
+        while total > HELD && held.len() > 1 {
+            total -= held.pop_first().map_or(0, |(_, dropped)| dropped.held.get().1);
         }
-        held.drain(..dropped);
+        self.total.set(total);
     }
 }
 

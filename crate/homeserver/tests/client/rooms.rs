@@ -1,6 +1,9 @@
 //! A room from its creation to a message read by somebody else.
 
-use crate::support::{TestServer, TestUser};
+use crate::{
+    slow::SlowStore,
+    support::{TestServer, TestUser, config},
+};
 use serde_json::{Value, json};
 
 /// A room that `owner` made, with its id encoded for paths.
@@ -143,6 +146,8 @@ fn forgetting_frees_the_room() {
     for number in 0..20 {
         send(&server, &alice, &id, &format!("t{number}"), "words that take space");
     }
+    let account_data = format!("/_matrix/client/v3/user/{}/rooms/{id}/account_data/org.example.notes", alice.id);
+    server.put(&alice, &account_data, json!({ "notes": "words that take space".repeat(5_000) })).ok();
     let full = server.store.stats().bytes_stored;
     server.post(&alice, &format!("/_matrix/client/v3/rooms/{id}/forget"), json!({})).fails(400, "M_UNKNOWN");
     server.post(&alice, &format!("/_matrix/client/v3/rooms/{id}/leave"), json!({})).ok();
@@ -152,6 +157,76 @@ fn forgetting_frees_the_room() {
     server.get(&alice, "/_matrix/client/v3/directory/room/%23den:test.example").fails(404, "M_NOT_FOUND");
     let freed = full - server.store.stats().bytes_stored;
     assert!(freed * 2 > full - empty, "{freed} bytes freed of {}", full - empty);
+}
+
+#[test]
+fn a_room_of_many_members_is_deleted_in_turns() {
+    let server = TestServer::new();
+    let alice = server.register("alice");
+    let invite: Vec<String> = (0..1_100).map(|n| format!("@u{n}:other.example")).collect();
+    let id = room(&server, &alice, json!({ "invite": invite }));
+    let full = server.store.stats().bytes_stored;
+    server.post(&alice, &format!("/_matrix/client/v3/rooms/{id}/leave"), json!({})).ok();
+    let before = server.host.yielded.get();
+    server.post(&alice, &format!("/_matrix/client/v3/rooms/{id}/forget"), json!({})).ok();
+    let yields = server.host.yielded.get() - before;
+    // Three times 500 and less: members looked at, members and events deleted.
+    assert!(yields >= 2 + 3 + 3, "{yields} yields");
+    let rest = server.store.stats().bytes_stored;
+    assert!(rest < full / 3, "{rest} bytes left of {full}");
+}
+
+/// The sync had found the room among the user's before it was gone.
+#[test]
+fn a_sync_passes_over_a_room_that_is_forgotten_meanwhile() {
+    let server = TestServer::with(std::rc::Rc::new(SlowStore::default()), config());
+    let alice = server.register("alice");
+    let filter = "%7B%22room%22%3A%7B%22include_leave%22%3Atrue%7D%7D";
+    let mut lost = 0;
+    for turns in 0..40 {
+        let id = room(&server, &alice, json!({ "name": "den" }));
+        server.post(&alice, &format!("/_matrix/client/v3/rooms/{id}/leave"), json!({})).ok();
+        // Nothing of it in memory.
+        let sync = server.start("GET", &format!("/_matrix/client/v3/sync?filter={filter}"), Some(&alice.token), None);
+        let forget = server.start("POST", &format!("/_matrix/client/v3/rooms/{id}/forget"), Some(&alice.token), Some(json!({})));
+        let sync = async move {
+            for _ in 0..turns {
+                crate::support::turn().await;
+            }
+            sync.await
+        };
+        let (sync, forgotten) = server.run(futures_util::future::join(sync, forget));
+        forgotten.ok();
+        lost += u32::from(sync.ok()["rooms"]["leave"].get(&id).is_none());
+    }
+    assert!(lost > 0, "no sync was late");
+}
+
+#[test]
+fn what_is_too_much_for_a_new_room_is_refused_as_too_large() {
+    let server = TestServer::new();
+    let alice = server.register("alice");
+    let create = |request: Value| server.post(&alice, "/_matrix/client/v3/createRoom", request).fails(413, "M_TOO_LARGE");
+    create(json!({ "creation_content": { "org.example": "x".repeat(66_000) } }));
+    create(json!({ "topic": "x".repeat(66_000) }));
+    let before = server.store.stats().bytes_stored;
+    create(json!({ "invite": (0..12_000).map(|n| format!("@u{n}:other.example")).collect::<Vec<_>>() }));
+    assert_eq!(server.store.stats().bytes_stored, before, "none of them was looked up");
+}
+
+/// Numbers of users were asked for one by one, and everything signed again each time, when they did not all fit into memory.
+#[test]
+fn a_new_room_of_many_long_names_is_made_once() {
+    let server = TestServer::new();
+    let alice = server.register("alice");
+    let invite: Vec<String> = (0..4_500).map(|n| format!("@{n}-{}:other.example", "x".repeat(230))).collect();
+    let before = server.host.yielded.get();
+    let id = room(&server, &alice, json!({ "invite": invite }));
+    let yields = server.host.yielded.get() - before;
+    // One for each 64 who are looked up, whose events are made, and whose events are stored.
+    assert!(yields <= 3 * (4_500 / 64 + 1), "{yields} yields");
+    let summary = server.get(&alice, &format!("/_matrix/client/v3/rooms/{id}/members?membership=invite")).ok();
+    assert_eq!(summary["chunk"].as_array().map(Vec::len), Some(4_500));
 }
 
 #[test]

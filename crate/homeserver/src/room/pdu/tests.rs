@@ -104,7 +104,7 @@ fn signed_here_is_what_ruma_signs_and_verifies_elsewhere() {
             assert!(received.signing_servers(&rules).unwrap().iter().all(|s| s == "one.example"));
             assert_eq!(received.key_ids("one.example".try_into().unwrap()), ["ed25519:1"]);
             let verified = received.verify(&keys(&key), &rules).unwrap();
-            let stored = Pdu::from_stored(pdu.event_id.clone(), pdu.json.clone(), false).unwrap();
+            let stored = Pdu::from_stored(pdu.event_id.clone(), pdu.json.clone(), false, &rules).unwrap();
             assert_eq!(format!("{pdu:?}"), format!("{verified:?}"));
             assert_eq!(format!("{pdu:?}"), format!("{stored:?}"));
         }
@@ -156,6 +156,26 @@ fn a_redaction_keeps_the_id_and_names_its_target_in_every_version() {
         }
         let redaction = sign(samples(&rules).remove(3), &key, &rules);
         assert_eq!(redaction.redacts, Some(reference("bad", &rules).event_id));
+    }
+}
+
+#[test]
+fn what_is_redacted_stands_where_the_room_version_says_and_nowhere_else() {
+    let key = key();
+    for (version, rules) in (1..).zip(versions()) {
+        let redaction = sign(samples(&rules).remove(3), &key, &rules);
+        let mut moved: Value = serde_json::from_slice(&redaction.json).unwrap();
+        let id = Value::from(redaction.redacts.unwrap().to_string());
+        if version < 11 {
+            moved.as_object_mut().unwrap().remove("redacts");
+            moved["content"]["redacts"] = id;
+        } else {
+            moved["content"].as_object_mut().unwrap().remove("redacts");
+            moved["redacts"] = id;
+        }
+        let json = moved.to_string();
+        assert_eq!(ReceivedPdu::parse(json.as_bytes(), &rules).unwrap().unverified().redacts, None, "version {version}");
+        assert_eq!(Pdu::from_stored(redaction.event_id, json.into(), false, &rules).unwrap().redacts, None, "version {version}");
     }
 }
 

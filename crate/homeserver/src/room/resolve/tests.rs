@@ -3,7 +3,7 @@
 
 #![allow(clippy::unwrap_used)]
 
-use crate::room::model::{Draft, Model, user, versions};
+use crate::room::model::{Draft, Model, rules, user, versions};
 use proptest::{prelude::*, sample::Index};
 use ruma::OwnedEventId;
 use serde_json::json;
@@ -96,14 +96,14 @@ fn delivered_otherwise(room: &Model, choices: &[Index]) -> Model {
         let ready: Vec<usize> =
             (0..waiting.len()).filter(|at| waiting[*at].prev_events.iter().chain(&waiting[*at].auth_events).all(is_here)).collect();
         let next = waiting.swap_remove(*choices.next().unwrap().get(&ready));
-        let _ = other.receive(ruma_free(&next));
+        let _ = other.receive(ruma_free(&next, room.version));
     }
     other
 }
 
 /// The event as it comes over the wire.
-fn ruma_free(event: &crate::room::Pdu) -> crate::room::Pdu {
-    crate::room::Pdu::from_stored(event.event_id.clone(), event.json.clone(), false).unwrap()
+fn ruma_free(event: &crate::room::Pdu, version: u8) -> crate::room::Pdu {
+    crate::room::Pdu::from_stored(event.event_id.clone(), event.json.clone(), false, &rules(version)).unwrap()
 }
 
 /// Each case signs and resolves a few hundred times: few by default, as many as `PROPTEST_CASES` says.
