@@ -58,6 +58,10 @@ pub const EVENT_IDS: Table<OwnedEventId, (RoomSn, Position)> = Table::new(0x22, 
 pub const STATE_NODES: Table<(RoomSn, [u8; 16]), RawBytes> = Table::new(0x23, "state nodes");
 /// Children of an event, by the parent's id: `(room, parent, child)`.
 pub const RELATIONS: Table<(RoomSn, OwnedEventId, Position), Relation> = Table::new(0x24, "relations");
+/// Events that relate to an event through others, by the id of the event at the other end: `(room, event, descendant)`.
+pub const INDIRECT_RELATIONS: Table<(RoomSn, OwnedEventId, Position), IndirectRelation> = Table::new(0x2d, "indirect relations");
+/// The newest annotation of each kind: `(room, parent, fingerprint of sender, type and key)`.
+pub const ANNOTATIONS: Table<(RoomSn, OwnedEventId, [u8; 16]), Position> = Table::new(0x2e, "annotations");
 /// State events by the events that allowed them: `(room, auth event, state event)`.
 pub const CITING: Table<(RoomSn, Position, Position), ()> = Table::new(0x2b, "citing");
 /// A user's rooms.

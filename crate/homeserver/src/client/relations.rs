@@ -3,10 +3,11 @@
 use super::messages::visible_event;
 use crate::{
     error::{Error, Result},
+    homeserver::Homeserver,
     position::Position,
-    room::{Event, Format},
+    room::{DEPTH, Event, Format, REDACTION},
     router::UserCall,
-    tables::{self, Relation},
+    tables::{self, IndirectRelation, RoomSn},
 };
 use ephapse_store::Direction;
 use ruma::{
@@ -18,14 +19,14 @@ use ruma::{
     events::AnyMessageLikeEvent,
     serde::Raw,
 };
-use std::{collections::VecDeque, rc::Rc};
+use std::{collections::BTreeSet, ops::Range, rc::Rc};
 
 const DEFAULT_PAGE: usize = 20;
 const LARGEST_PAGE: usize = 100;
-/// How far `recurse` follows children of children, at least three levels by the specification.
-const DEPTH: u32 = 3;
-/// How many children are looked at for one page at most.
-const LOOKED_AT: usize = 5000;
+/// How many children are read before others have their turn.
+const READ_AT_ONCE: usize = 128;
+/// How many children are read for one page at most, seen or not: whoever sees few of many gets a short page and the token to go on.
+const READ_AT_MOST: usize = 2000;
 
 /// What the three endpoints ask in common.
 struct Asked {
@@ -102,47 +103,116 @@ async fn find(call: &UserCall, asked: Asked) -> Result<Found> {
     let limit = asked.limit.map_or(DEFAULT_PAGE, |limit| usize::try_from(u64::from(limit)).unwrap_or(LARGEST_PAGE).clamp(1, LARGEST_PAGE));
     let from = asked.from.as_deref().map(|token| hs.position_of(token)).transpose()?.flatten();
     let to = asked.to.as_deref().map(|token| hs.position_of(token)).transpose()?.flatten();
-
-    let mut children: Vec<Rc<Event>> = Vec::new();
-    let mut parents = VecDeque::from([(parent.pdu.event_id.clone(), 1)]);
-    while let Some((id, depth)) = parents.pop_front() {
-        let related = tables::RELATIONS.scan(hs.store(), &(room.sn, id), Direction::Forward, LOOKED_AT - children.len().min(LOOKED_AT)).await?;
-        let positions: Vec<Position> =
-            related.iter().filter(|(_, relation)| relation.rel_type != crate::room::REDACTION).map(|((_, _, position), _)| *position).collect();
-        let relations: Vec<&Relation> =
-            related.iter().map(|(_, relation)| relation).filter(|relation| relation.rel_type != crate::room::REDACTION).collect();
-        let events = hs.events_at(room.sn, &positions).await?;
-        for (event, relation) in events.into_iter().zip(relations) {
-            let Some(event) = event else { continue };
-            if asked.recurse && depth < DEPTH {
-                parents.push_back((event.pdu.event_id.clone(), depth + 1));
-            }
-            let of_type = asked.rel_type.as_ref().is_none_or(|wanted| *wanted == relation.rel_type);
-            // A redacted child relates to nothing any more.
-            if of_type && asked.event_type.as_ref().is_none_or(|wanted| *wanted == relation.event_type) && event.redacted_by.is_none() {
-                children.push(event);
-            }
+    let mut unread = Unread {
+        room: room.sn,
+        parent: parent.pdu.event_id.clone(),
+        dir: asked.dir,
+        rest: match asked.dir {
+            Dir::Backward => to.unwrap_or(Position::MIN)..from.unwrap_or(Position::MAX),
+            Dir::Forward => from.unwrap_or(Position::MIN)..to.unwrap_or(Position::MAX),
+        },
+        recurse: asked.recurse,
+        is_over: false,
+    };
+    let mut found: Vec<Rc<Event>> = Vec::new();
+    let mut read = 0;
+    while found.len() <= limit && !unread.is_over && read < READ_AT_MOST {
+        if read > 0 {
+            hs.host.yield_now().await;
         }
+        let mut children = unread.read(hs).await?;
+        read += children.len();
+        children.retain(|(_, IndirectRelation { relation, .. })| {
+            relation.rel_type != REDACTION
+                && asked.rel_type.as_ref().is_none_or(|wanted| *wanted == relation.rel_type)
+                && asked.event_type.as_ref().is_none_or(|wanted| *wanted == relation.event_type)
+        });
+        let children = related_still(hs, room.sn, children).await?;
+        found.extend(viewer.visible(hs, children).await?);
     }
-    let mut children = viewer.visible(hs, children).await?;
-    children.sort_by_key(|event| event.position);
-    if asked.dir == Dir::Backward {
-        children.reverse();
-    }
-    children.retain(|event| match asked.dir {
-        Dir::Backward => from.is_none_or(|from| event.position <= from) && to.is_none_or(|to| event.position > to),
-        Dir::Forward => from.is_none_or(|from| event.position > from) && to.is_none_or(|to| event.position <= to),
-    });
-    let more = children.len() > limit;
-    children.truncate(limit);
-    let next = children.last().filter(|_| more).map(|last| match asked.dir {
-        Dir::Backward => Position(last.position.0 - 1),
-        Dir::Forward => last.position,
-    });
+    let next = if found.len() > limit {
+        found.truncate(limit);
+        found.last().map(|last| behind(last.position, asked.dir))
+    } else {
+        (!unread.is_over).then(|| unread.boundary())
+    };
     Ok(Found {
-        chunk: hs.client_events(&room, &children, &call.session, Format::Whole).await?,
+        chunk: hs.client_events(&room, &found, &call.session, Format::Whole).await?,
         next_batch: next.map(|position| hs.token(position)),
         prev_batch: asked.from.clone(),
-        recursion_depth: asked.recurse.then(|| UInt::from(DEPTH)),
+        recursion_depth: asked.recurse.then(|| UInt::try_from(DEPTH).expect("a small number")),
     })
+}
+
+/// What relates to an event and has not been read yet.
+struct Unread {
+    room: RoomSn,
+    parent: OwnedEventId,
+    dir: Dir,
+    /// The boundaries that it lies between.
+    rest: Range<Position>,
+    /// Whether what relates to it through other events is meant too.
+    recurse: bool,
+    is_over: bool,
+}
+
+impl Unread {
+    /// The next ones, [`READ_AT_ONCE`] at most.
+    async fn read(&mut self, hs: &Homeserver) -> Result<Vec<(Position, IndirectRelation)>> {
+        if self.rest.start >= self.rest.end {
+            self.is_over = true;
+            return Ok(Vec::new());
+        }
+        let place = |position: Position| (self.room, self.parent.clone(), position.next());
+        let direction = if self.dir == Dir::Backward { Direction::Backward } else { Direction::Forward };
+        let range = tables::RELATIONS.key(&place(self.rest.start))..tables::RELATIONS.key(&place(self.rest.end));
+        let direct = tables::RELATIONS.scan_range(hs.store(), range, direction, READ_AT_ONCE).await?;
+        let mut indirect = Vec::new();
+        if self.recurse {
+            let range = tables::INDIRECT_RELATIONS.key(&place(self.rest.start))..tables::INDIRECT_RELATIONS.key(&place(self.rest.end));
+            indirect = tables::INDIRECT_RELATIONS.scan_range(hs.store(), range, direction, READ_AT_ONCE).await?;
+        }
+        self.is_over = direct.len() < READ_AT_ONCE && indirect.len() < READ_AT_ONCE;
+        let direct = direct.into_iter().map(|((_, _, position), relation)| (position, IndirectRelation { relation, through: Vec::new() }));
+        let indirect = indirect.into_iter().map(|((_, _, position), indirect)| (position, indirect));
+        let mut children: Vec<_> = direct.chain(indirect).collect();
+        children.sort_by_key(|(position, _)| *position);
+        if self.dir == Dir::Backward {
+            children.reverse();
+        }
+        children.dedup_by_key(|(position, _)| *position);
+        // What lies further, one of the two may not have been read as far as.
+        self.is_over &= children.len() <= READ_AT_ONCE;
+        children.truncate(READ_AT_ONCE);
+        if let Some((last, _)) = children.last() {
+            match self.dir {
+                Dir::Backward => self.rest.end = behind(*last, self.dir),
+                Dir::Forward => self.rest.start = behind(*last, self.dir),
+            }
+        }
+        Ok(children)
+    }
+
+    /// The boundary behind the last one that was read.
+    fn boundary(&self) -> Position {
+        if self.dir == Dir::Backward { self.rest.end } else { self.rest.start }
+    }
+}
+
+/// The boundary behind an event, in the direction of reading.
+fn behind(position: Position, dir: Dir) -> Position {
+    if dir == Dir::Backward { Position(position.0 - 1) } else { position }
+}
+
+/// The children that are left: a redacted event relates to nothing any more, and what related through it neither.
+async fn related_still(hs: &Homeserver, room: RoomSn, children: Vec<(Position, IndirectRelation)>) -> Result<Vec<Rc<Event>>> {
+    let mut between: Vec<Position> = children.iter().flat_map(|(_, child)| child.through.iter().copied()).collect();
+    between.sort_unstable();
+    between.dedup();
+    let is_left = |event: &Option<Rc<Event>>| event.as_ref().is_some_and(|event| event.redacted_by.is_none());
+    let events = hs.events_at(room, &between).await?;
+    let left: BTreeSet<Position> = between.into_iter().zip(&events).filter(|(_, event)| is_left(event)).map(|(position, _)| position).collect();
+    let children = children.into_iter().filter(|(_, child)| child.through.iter().all(|between| left.contains(between)));
+    let positions: Vec<Position> = children.map(|(position, _)| position).collect();
+    Ok(hs.events_at(room, &positions).await?.into_iter().filter(is_left).flatten().collect())
 }

@@ -1,6 +1,7 @@
 //! Sending: messages and redactions (Client-Server API, "Sending events to a room", "Redactions").
 
 use super::{
+    messages::visible_event,
     object,
     transaction::{self, First, Once},
 };
@@ -10,7 +11,7 @@ use crate::{
     router::UserCall,
 };
 use ruma::{
-    CanonicalJsonObject, CanonicalJsonValue, OwnedEventId,
+    CanonicalJsonObject, CanonicalJsonValue, EventId, OwnedEventId,
     api::client::{message::send_message_event, redact::redact_event},
     events::TimelineEventType,
 };
@@ -26,8 +27,9 @@ pub async fn message(call: UserCall, request: send_message_event::v3::Request) -
     let mut draft = Draft::message(call.session.user_id.clone(), request.event_type.into(), object(request.body.json().get())?);
     draft.transaction = Some((call.session.device.clone(), request.txn_id.to_string()));
     if draft.event_type == TimelineEventType::RoomRedaction {
-        draft.redacts = redacts_of(&draft.content);
-        may_redact(&call, &room, draft.redacts.as_ref()).await?;
+        let target = take_redacts(&mut draft.content)?;
+        may_redact(&call, &room, &target).await?;
+        draft.redacts = Some(target);
     }
     Ok(send_message_event::v3::Response::new(send_once(&call, &room, &once, draft).await?))
 }
@@ -39,7 +41,7 @@ pub async fn redact(call: UserCall, request: redact_event::v3::Request) -> Resul
         First::Now(once) => once,
     };
     let room = call.hs.room_for(&request.room_id).await?;
-    may_redact(&call, &room, Some(&request.event_id)).await?;
+    may_redact(&call, &room, &request.event_id).await?;
     let content = request.reason.map(|reason| ("reason".to_owned(), CanonicalJsonValue::String(reason)));
     let mut draft = Draft::message(call.session.user_id.clone(), TimelineEventType::RoomRedaction, content.into_iter().collect());
     draft.redacts = Some(request.event_id);
@@ -62,15 +64,16 @@ fn event_of(answered: crate::tables::Transaction) -> Result<OwnedEventId> {
     answered.event_id.ok_or_else(|| Error::Internal("a send was answered without an event".to_owned()))
 }
 
-fn redacts_of(content: &CanonicalJsonObject) -> Option<OwnedEventId> {
-    OwnedEventId::try_from(content.get("redacts")?.as_str()?).ok()
+/// What a redaction redacts: before v11 this stands beside the content, and signing the event puts it where the room's version wants it.
+fn take_redacts(content: &mut CanonicalJsonObject) -> Result<OwnedEventId> {
+    let redacts = content.remove("redacts").ok_or_else(|| Error::bad_json("a redaction says in `redacts` what it redacts"))?;
+    redacts.as_str().and_then(|id| OwnedEventId::try_from(id).ok()).ok_or_else(|| Error::bad_json("`redacts` is no event id"))
 }
 
 /// Anybody may redact their own events; others' only with the level for it. (The auth rules leave this to whoever applies the redaction.)
-async fn may_redact(call: &UserCall, room: &Rc<RoomInfo>, target: Option<&OwnedEventId>) -> Result<()> {
-    let Some(target) = target else { return Ok(()) };
+async fn may_redact(call: &UserCall, room: &Rc<RoomInfo>, target: &EventId) -> Result<()> {
     let hs = &call.hs;
-    let target = hs.event_by_id(room.sn, target).await?.ok_or_else(|| Error::not_found("the room has no such event"))?;
+    let (_, target) = visible_event(hs, &call.session, room, target).await?;
     if target.pdu.sender == call.session.user_id || hs.may_redact_others(room, &call.session.user_id).await? {
         return Ok(());
     }

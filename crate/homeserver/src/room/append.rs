@@ -5,13 +5,14 @@ use super::{
     event::Event,
     pdu::{Pdu, StateKey},
     power::Levels,
+    relations::REDACTION,
     state_tree::{self, Difference, Node, NodeId},
     write::{Need, Stop, Write},
 };
 use crate::{
     error::Error,
     position::Position,
-    tables::{self, Change, Extremity, Membership, MembershipKind, Relation, UserSn},
+    tables::{Change, Extremity, Membership, MembershipKind, UserSn},
 };
 use ruma::{
     EventId, OwnedDeviceId, OwnedUserId, UserId,
@@ -34,19 +35,6 @@ pub struct Verdict {
     pub transaction: Option<(OwnedDeviceId, String)>,
 }
 
-/// The part of a content that relates it to another event.
-#[derive(Deserialize)]
-struct Relating {
-    #[serde(rename = "m.relates_to")]
-    relates_to: Option<RelatesTo>,
-}
-
-#[derive(Deserialize)]
-struct RelatesTo {
-    rel_type: Option<String>,
-    event_id: Option<String>,
-}
-
 /// A user whose membership changes.
 struct Moved {
     user: UserSn,
@@ -54,9 +42,6 @@ struct Moved {
     /// The member event that holds from now on.
     event: Option<Rc<Event>>,
 }
-
-/// How a redaction is listed among what relates to an event: it may arrive before the event does.
-pub(crate) const REDACTION: &str = "m.redaction";
 
 impl Write<'_> {
     /// Adds an event whose parents' state resolves to `before`.
@@ -233,30 +218,6 @@ impl Write<'_> {
         self.set_member(user, before, member);
     }
 
-    /// Lists the event under the one it relates to.
-    fn relate(&mut self, event: &Event) -> Result<(), Stop> {
-        let pdu = &event.pdu;
-        let (parent, rel_type) = if let Some(target) = &pdu.redacts {
-            (target.clone(), REDACTION.to_owned())
-        } else {
-            // Most contents relate to nothing: look before parsing.
-            if !pdu.content.get().contains("m.relates_to") {
-                return Ok(());
-            }
-            let Ok(Relating { relates_to: Some(RelatesTo { rel_type: Some(rel_type), event_id: Some(parent) }) }) =
-                serde_json::from_str(pdu.content.get())
-            else {
-                return Ok(());
-            };
-            let Ok(parent) = ruma::OwnedEventId::try_from(parent) else { return Ok(()) };
-            (parent, rel_type)
-        };
-        let sender = self.user_sn(&pdu.sender)?;
-        let relation = Relation { rel_type, event_type: pdu.event_type.to_string(), sender };
-        tables::RELATIONS.put(&mut self.batch, &(self.room.sn, parent, event.position), &relation);
-        Ok(())
-    }
-
     /// A redaction takes the content of its target away, if its sender may.
     fn redact_target(&mut self, redaction: &Rc<Event>) -> Result<(), Stop> {
         let Some(target) = &redaction.pdu.redacts else { return Ok(()) };
@@ -269,7 +230,7 @@ impl Write<'_> {
         let asked: Vec<Position> = self
             .relations(&event.pdu.event_id)?
             .iter()
-            .filter(|(_, relation)| relation.rel_type == REDACTION)
+            .filter(|(_, related)| related.relation.rel_type == REDACTION)
             .map(|(position, _)| *position)
             .collect();
         for position in asked {

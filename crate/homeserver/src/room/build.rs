@@ -3,7 +3,7 @@
 use super::{
     append::Verdict,
     event::Event,
-    pdu::{MAX_PREV_EVENTS, PduError},
+    pdu::{MAX_PREV_EVENTS, Pdu, PduError},
     sign::NewPdu,
     state_tree::NodeId,
     write::{Stop, Write},
@@ -53,9 +53,12 @@ impl Write<'_> {
     /// Builds, hashes, signs and authorizes an event at the end of the room, and appends it.
     ///
     /// # Errors
-    /// 403 M_FORBIDDEN with the rule's reason when the auth rules refuse it; 413 M_TOO_LARGE.
+    /// 403 M_FORBIDDEN with the rule's reason when the auth rules refuse it; 413 M_TOO_LARGE; 400 M_BAD_JSON for power levels of the
+    /// wrong shape; what [`Self::relation_refused`] says.
     pub fn send(&mut self, mut draft: Draft) -> Result<Rc<Event>, Stop> {
         let before = self.state_at_end()?;
+        // Asked before anything is signed, so that what has to be read for it is; said only to those who may send the event at all.
+        let refused = self.relation_refused(&draft)?;
         let transaction = draft.transaction.take();
         let pdu = self.build(draft, before)?;
         if let Err(reason) = self.check_by_auth_events(&pdu)? {
@@ -63,6 +66,9 @@ impl Write<'_> {
         }
         if let Err(reason) = self.check_in_state(&pdu, before)? {
             return Err(Error::forbidden(reason).into());
+        }
+        if let Some(error) = refused {
+            return Err(error.into());
         }
         self.append(pdu, before, Verdict { transaction, ..Verdict::default() })
     }
@@ -78,7 +84,7 @@ impl Write<'_> {
         self.resolve(&states)
     }
 
-    fn build(&self, draft: Draft, before: NodeId) -> Result<super::pdu::Pdu, Stop> {
+    fn build(&self, draft: Draft, before: NodeId) -> Result<Pdu, Stop> {
         let rules = &self.room.rules;
         let is_create = draft.event_type == TimelineEventType::RoomCreate;
         let mut prev_events = Vec::new();

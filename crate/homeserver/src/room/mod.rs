@@ -17,6 +17,7 @@ mod power;
 mod purge;
 mod read;
 mod receive;
+mod relations;
 mod resolution;
 pub mod resolve;
 mod rooms;
@@ -28,7 +29,10 @@ mod timeline;
 mod visibility;
 mod write;
 
-pub(crate) use self::append::{REDACTION, membership_of};
+pub(crate) use self::{
+    append::membership_of,
+    relations::{DEPTH, REDACTION, RelatesTo},
+};
 pub use self::{
     build::Draft,
     client_event::Format,

@@ -90,6 +90,8 @@ impl Homeserver {
                 tables::MEMBERS.delete_all(&mut batch, &room);
                 tables::STATE_NODES.delete_all(&mut batch, &room);
                 tables::RELATIONS.delete_all(&mut batch, &room);
+                tables::INDIRECT_RELATIONS.delete_all(&mut batch, &room);
+                tables::ANNOTATIONS.delete_all(&mut batch, &room);
                 tables::CITING.delete_all(&mut batch, &room);
                 tables::RECEIPTS.delete_all(&mut batch, &room);
                 tables::ROOMS_TO_DELETE.delete(&mut batch, &room);

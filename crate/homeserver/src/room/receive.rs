@@ -42,6 +42,7 @@ impl Write<'_> {
         let pdu = Pdu { rejected: verdict.rejected.is_some(), ..pdu };
         let event = self.append(pdu, before, verdict)?;
         self.redact_if_asked_before(&event)?;
+        self.relate_those_before(&event)?;
         Ok(event)
     }
 

@@ -196,6 +196,31 @@ fn a_late_event_is_shown_and_the_next_one_merges_the_fork() {
     }
 }
 
+/// What relates to an event through one that this server did not have yet.
+#[test]
+fn what_relates_through_a_late_event_is_found_when_that_has_come() {
+    let forked = Forked::new(&RoomVersionId::V11);
+    let end = forked.end();
+    let relating = |body: &str, rel_type: &str, parent: &Pdu| {
+        let content = json!({ "msgtype": "m.text", "body": body, "m.relates_to": { "rel_type": rel_type, "event_id": parent.event_id } });
+        forked.remote_event(Draft::message(forked.remote.user("eve"), TimelineEventType::RoomMessage, object(&content)), &end)
+    };
+    let root = forked.message("root", &end);
+    let late = relating("late", "m.thread", &root);
+    let child = relating("child", "m.annotation", &late);
+    let grandchild = relating("grandchild", "m.reference", &child);
+    for pdu in [&root, &child, &grandchild, &late] {
+        forked.receive(pdu.clone());
+    }
+    let path = format!("/_matrix/client/v1/rooms/{}/relations/{}?dir=f&recurse=", forked.room.id, root.event_id);
+    let found = |recurse: bool| {
+        let page = forked.server.get(&forked.alice, &format!("{path}{recurse}")).ok();
+        page["chunk"].as_array().expect("a chunk").iter().map(|event| event["content"]["body"].clone()).collect::<Vec<_>>()
+    };
+    assert_eq!(found(true), ["child", "grandchild", "late"]);
+    assert_eq!(found(false), ["late"]);
+}
+
 /// The specification's example of soft failure: a banned user's server sends an event that claims to be from before the ban.
 #[test]
 fn what_a_banned_user_sends_from_before_the_ban_is_kept_but_shown_to_nobody() {

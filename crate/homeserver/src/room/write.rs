@@ -15,7 +15,7 @@ use crate::{
     homeserver::{Homeserver, Submitted},
     locks::LockKey,
     position::Position,
-    tables::{self, Change, Membership, MembershipKind, Relation, RoomHead, UserSn},
+    tables::{self, Change, IndirectRelation, Membership, MembershipKind, RoomHead, UserSn},
     turns::{self, Turns},
 };
 use ephapse_store::{Batch, Direction};
@@ -46,8 +46,10 @@ pub enum Need {
     User(OwnedUserId),
     /// A user's membership in this room.
     Member(UserSn),
-    /// Events that refer to this one and came before it.
+    /// Events that refer to this one, also through others, and came before it.
     Relations(OwnedEventId),
+    /// The newest annotation of an event with a fingerprint.
+    Annotation(OwnedEventId, [u8; 16]),
     /// The newest accepted state events, this many, that have the event at a position among their auth events.
     Citing(Position, usize),
 }
@@ -87,7 +89,8 @@ struct Known {
     ids: HashMap<OwnedEventId, Option<Position>>,
     users: HashMap<OwnedUserId, UserSn>,
     members: HashMap<UserSn, Option<Membership>>,
-    relations: HashMap<OwnedEventId, Vec<(Position, Relation)>>,
+    relations: HashMap<OwnedEventId, Vec<(Position, IndirectRelation)>>,
+    annotations: HashMap<(OwnedEventId, [u8; 16]), Option<Position>>,
     citing: HashMap<Position, (Vec<Position>, bool)>,
     resolutions: Resolutions,
 }
@@ -221,8 +224,17 @@ impl Homeserver {
                     known.citing.insert(cited, (found.into_iter().map(|((_, _, position), ())| position).collect(), all));
                 }
                 Need::Relations(id) => {
-                    let found = tables::RELATIONS.scan(self.store(), &(room.sn, id.clone()), Direction::Forward, READ_AHEAD).await?;
-                    known.relations.insert(id, found.into_iter().map(|((_, _, position), relation)| (position, relation)).collect());
+                    let place = (room.sn, id.clone());
+                    let direct = tables::RELATIONS.scan(self.store(), &place, Direction::Forward, READ_AHEAD).await?;
+                    let indirect = tables::INDIRECT_RELATIONS.scan(self.store(), &place, Direction::Forward, READ_AHEAD).await?;
+                    let direct =
+                        direct.into_iter().map(|((_, _, position), relation)| (position, IndirectRelation { relation, through: Vec::new() }));
+                    let indirect = indirect.into_iter().map(|((_, _, position), indirect)| (position, indirect));
+                    known.relations.insert(id, direct.chain(indirect).collect());
+                }
+                Need::Annotation(id, fingerprint) => {
+                    let found = tables::ANNOTATIONS.get(self.store(), &(room.sn, id.clone(), fingerprint)).await?;
+                    known.annotations.insert((id, fingerprint), found);
                 }
             }
         }
@@ -365,9 +377,15 @@ impl Write<'_> {
         self.members.insert(user, member);
     }
 
-    /// What refers to an event that has only now arrived.
-    pub(super) fn relations(&self, id: &EventId) -> Result<&[(Position, Relation)], Need> {
+    /// What refers to an event that has only now arrived, also through others.
+    pub(super) fn relations(&self, id: &EventId) -> Result<&[(Position, IndirectRelation)], Need> {
         self.known.relations.get(id).map(Vec::as_slice).ok_or_else(|| Need::Relations(id.to_owned()))
+    }
+
+    /// The newest annotation of an event with a fingerprint.
+    pub(super) fn annotation(&self, id: &EventId, fingerprint: [u8; 16]) -> Result<Option<Position>, Need> {
+        let key = (id.to_owned(), fingerprint);
+        self.known.annotations.get(&key).copied().ok_or(Need::Annotation(key.0, key.1))
     }
 
     /// The newest accepted state events that have the event at `cited` among their auth events, at least `count` of them or all.

@@ -217,6 +217,15 @@ pub struct Relation {
     pub sender: UserSn,
 }
 
+/// A descendant of an event that relates to it through others.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct IndirectRelation {
+    /// How the descendant relates to its own parent.
+    pub relation: Relation,
+    /// Where the events between the two stand, the descendant's parent first.
+    pub through: Vec<Position>,
+}
+
 /// A membership, as the byte that keys hold.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[repr(u8)]

@@ -1,0 +1,133 @@
+//! Redactions (Client-Server API, Redactions), by both endpoints and in every shape that room versions give them.
+
+use crate::{
+    rooms::{room, send},
+    support::{TestServer, TestUser},
+};
+use serde_json::{Value, json};
+
+/// An id in a path: those of v3 may have slashes.
+fn encoded(id: &str) -> String {
+    percent_encoding::utf8_percent_encode(id, percent_encoding::NON_ALPHANUMERIC).to_string()
+}
+
+/// The newest event of a room as servers see it.
+fn newest_pdu(server: &TestServer, user: &TestUser, room: &str) -> Value {
+    let filter = encoded(r#"{"event_format":"federation","room":{"timeline":{"limit":1}}}"#);
+    let body = server.get(user, &format!("/_matrix/client/v3/sync?timeout=0&filter={filter}")).ok();
+    body["rooms"]["join"][room]["timeline"]["events"][0].clone()
+}
+
+#[test]
+fn redacts_stands_where_the_room_version_wants_it() {
+    let server = TestServer::new();
+    let alice = server.register("alice");
+    for (version, in_content) in [("1", false), ("2", false), ("3", false), ("10", false), ("11", true), ("12", true)] {
+        let id = room(&server, &alice, json!({ "room_version": version }));
+        for (endpoint, txn) in [("send", "t1"), ("redact", "t2")] {
+            let target = send(&server, &alice, &id, &format!("m-{txn}"), "a secret");
+            let (path, body) = match endpoint {
+                "send" => (format!("send/m.room.redaction/{txn}"), json!({ "redacts": target, "reason": "oops" })),
+                _ => (format!("redact/{}/{txn}", encoded(&target)), json!({ "reason": "oops" })),
+            };
+            let sent = server.put(&alice, &format!("/_matrix/client/v3/rooms/{id}/{path}"), body).ok();
+            let pdu = newest_pdu(&server, &alice, &id);
+            let (inside, beside) = (&pdu["content"]["redacts"], &pdu["redacts"]);
+            let (there, not_there) = if in_content { (inside, beside) } else { (beside, inside) };
+            assert_eq!((there, not_there), (&json!(target), &Value::Null), "version {version}, {endpoint}");
+            assert_eq!(pdu["content"]["reason"], "oops");
+            // Clients see it in both places, and the target without its content.
+            let get = |event: &str| server.get(&alice, &format!("/_matrix/client/v3/rooms/{id}/event/{}", encoded(event))).ok();
+            let event = get(sent["event_id"].as_str().expect("an id"));
+            assert_eq!((&event["redacts"], &event["content"]["redacts"]), (&json!(target), &json!(target)));
+            let event = get(&target);
+            assert_eq!((&event["content"], &event["unsigned"]["redacted_because"]["event_id"]), (&json!({}), &sent["event_id"]));
+        }
+    }
+}
+
+#[test]
+fn a_redaction_names_what_it_redacts() {
+    let server = TestServer::new();
+    let alice = server.register("alice");
+    for version in ["10", "11"] {
+        let id = room(&server, &alice, json!({ "room_version": version }));
+        let path = format!("/_matrix/client/v3/rooms/{id}/send/m.room.redaction/t");
+        for wrong in [json!({}), json!({ "redacts": 7 }), json!({ "redacts": "no id" }), json!({ "redacts": null })] {
+            server.put(&alice, &path, wrong).fails(400, "M_BAD_JSON");
+        }
+        server.put(&alice, &path, json!({ "redacts": "$unknown" })).fails(404, "M_NOT_FOUND");
+        let target = send(&server, &alice, &id, "m", "a secret");
+        server.put(&alice, &path, json!({ "redacts": target })).ok();
+    }
+}
+
+#[test]
+fn moderators_redact_what_others_wrote_and_nobody_else_does() {
+    let server = TestServer::new();
+    let [alice, bob, carol, dave] = ["alice", "bob", "carol", "dave"].map(|name| server.register(name));
+    let id = room(
+        &server,
+        &alice,
+        json!({ "preset": "public_chat", "power_level_content_override": { "users": { &alice.id: 100, &carol.id: 50 } }, "room_version": "11" }),
+    );
+    for user in [&bob, &carol] {
+        server.post(user, &format!("/_matrix/client/v3/join/{id}"), json!({})).ok();
+    }
+    let redact =
+        |user: &TestUser, event: &str, txn: &str| server.put(user, &format!("/_matrix/client/v3/rooms/{id}/redact/{event}/{txn}"), json!({}));
+    let by_send = |user: &TestUser, event: &str, txn: &str| {
+        server.put(user, &format!("/_matrix/client/v3/rooms/{id}/send/m.room.redaction/{txn}"), json!({ "redacts": event }))
+    };
+    let content = |event: &str| server.get(&alice, &format!("/_matrix/client/v3/rooms/{id}/event/{event}")).ok()["content"].clone();
+    let (of_alice, of_bob) = (send(&server, &alice, &id, "m1", "one"), send(&server, &bob, &id, "m1", "two"));
+    redact(&bob, &of_alice, "t1").fails(403, "M_FORBIDDEN");
+    by_send(&bob, &of_alice, "t1").fails(403, "M_FORBIDDEN");
+    assert_eq!(content(&of_alice)["body"], "one");
+    redact(&carol, &of_alice, "t1").ok();
+    by_send(&carol, &of_bob, "t2").ok();
+    assert_eq!((content(&of_alice), content(&of_bob)), (json!({}), json!({})));
+    // Twice is no mistake, and leaves it at the first.
+    redact(&carol, &of_bob, "t3").ok();
+    // Who is not in the room, and who asks for what the room has not.
+    redact(&dave, &of_bob, "t1").fails(404, "M_NOT_FOUND");
+    redact(&carol, "$unknown", "t4").fails(404, "M_NOT_FOUND");
+    let elsewhere = room(&server, &carol, json!({}));
+    let foreign = send(&server, &carol, &elsewhere, "m1", "elsewhere");
+    redact(&carol, &foreign, "t5").fails(404, "M_NOT_FOUND");
+}
+
+/// Whether an event exists could be told from the refusal.
+#[test]
+fn what_somebody_may_not_see_is_as_unknown_as_what_is_not_there() {
+    let server = TestServer::new();
+    let (alice, bob) = (server.register("alice"), server.register("bob"));
+    let visibility = json!({ "type": "m.room.history_visibility", "content": { "history_visibility": "joined" } });
+    let id = room(&server, &alice, json!({ "preset": "public_chat", "initial_state": [visibility] }));
+    let early = send(&server, &alice, &id, "m1", "early");
+    server.post(&bob, &format!("/_matrix/client/v3/join/{id}"), json!({})).ok();
+    for event in [early.as_str(), "$unknown"] {
+        server.put(&bob, &format!("/_matrix/client/v3/rooms/{id}/redact/{event}/t1"), json!({})).fails(404, "M_NOT_FOUND");
+    }
+}
+
+#[test]
+fn what_makes_the_room_stays_of_a_redacted_state_event() {
+    let server = TestServer::new();
+    let (alice, bob) = (server.register("alice"), server.register("bob"));
+    let id = room(&server, &alice, json!({ "preset": "public_chat", "topic": "words", "room_version": "11" }));
+    server.put(&bob, &format!("/_matrix/client/v3/profile/{}/displayname", bob.id), json!({ "displayname": "Bob" })).ok();
+    server.post(&bob, &format!("/_matrix/client/v3/join/{id}"), json!({})).ok();
+    let state = server.get(&alice, &format!("/_matrix/client/v3/rooms/{id}/state")).ok();
+    let event = |kind: &str, key: &str| {
+        let found = state.as_array().expect("events").iter().find(|event| event["type"] == kind && event["state_key"] == key);
+        found.expect("the event")["event_id"].as_str().expect("an id").to_owned()
+    };
+    for (txn, target) in [("t1", event("m.room.member", &bob.id)), ("t2", event("m.room.topic", ""))] {
+        server.put(&alice, &format!("/_matrix/client/v3/rooms/{id}/redact/{target}/{txn}"), json!({})).ok();
+    }
+    let get = |path: &str| server.get(&alice, &format!("/_matrix/client/v3/rooms/{id}/state/{path}")).ok();
+    assert_eq!(get(&format!("m.room.member/{}", bob.id)), json!({ "membership": "join" }));
+    assert_eq!(get("m.room.topic/"), json!({}));
+    send(&server, &bob, &id, "m1", "still here");
+}
