@@ -55,6 +55,8 @@ pub struct RawRequest {
     pub method: Method,
     /// The path as sent.
     pub path: String,
+    /// The query as sent.
+    pub query: Option<String>,
     /// The body.
     pub body: Bytes,
     /// The store's generation when the request came: batches that stand on its reads carry it.
@@ -202,7 +204,18 @@ impl Table {
 
 fn raw(request: Request<Bytes>, generation: u64) -> RawRequest {
     let (parts, body) = request.into_parts();
-    RawRequest { method: parts.method, path: parts.uri.path().to_owned(), body, generation }
+    RawRequest { method: parts.method, path: parts.uri.path().to_owned(), query: parts.uri.query().map(str::to_owned), body, generation }
+}
+
+impl RawRequest {
+    /// What the query says of `name`.
+    pub fn parameter(&self, name: &str) -> Option<String> {
+        parameter(self.query.as_deref()?, name)
+    }
+}
+
+fn parameter(query: &str, name: &str) -> Option<String> {
+    form_urlencoded::parse(query.as_bytes()).find(|(found, _)| found == name).map(|(_, value)| value.into_owned())
 }
 
 /// The access token of a request, from its header or, as clients before v1.11 do, its query.
@@ -211,8 +224,7 @@ fn access_token(headers: &HeaderMap, uri: &Uri) -> Option<String> {
     if let Some(token) = header.and_then(|value| value.split_once(' ')).filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer")) {
         return Some(token.1.trim().to_owned());
     }
-    let query = uri.query()?;
-    form_urlencoded::parse(query.as_bytes()).find(|(name, _)| name == "access_token").map(|(_, token)| token.into_owned())
+    parameter(uri.query()?, "access_token")
 }
 
 /// What an access token is kept as.
@@ -229,7 +241,7 @@ async fn authenticate(hs: &Homeserver, headers: &HeaderMap, uri: &Uri) -> Result
 
 fn parse<R: IncomingRequest>(request: &Request<Bytes>, arguments: &[String]) -> Result<R> {
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
-    let mut borrowed = Request::builder().method(request.method()).uri(request.uri());
+    let mut borrowed = Request::builder().method(request.method()).uri(client::with_stable_names(request.uri()));
     if let Some(headers) = borrowed.headers_mut() {
         headers.clone_from(request.headers());
     }

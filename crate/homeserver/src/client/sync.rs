@@ -20,7 +20,7 @@ pub async fn sync_events(call: UserCall, request: Request) -> Result<Response> {
         Some(token) => hs.position_of(token)?.map(|position| position.max(Position(0))),
         None => None,
     };
-    let filter = hs.filter(call.session.user, request.filter).await?;
+    let filter = hs.filter(call.session.user, call.raw.parameter("filter")).await?;
     let wants_presence = hs.config.presence && sync::wants_presence(&filter);
     let ask = Ask { session: call.session, filter, since, full_state: request.full_state, state_after: request.use_state_after };
     let deadline = hs.host.now() + request.timeout.unwrap_or_default().min(hs.config.longest_sync).as_millis() as u64;

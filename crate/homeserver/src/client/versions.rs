@@ -1,13 +1,16 @@
 //! What this server is: versions, well-known (Client-Server API, 2 API Standards and 3 Server discovery).
 
 use crate::{error::Result, router::Call};
+use http::Uri;
 use ruma::api::client::discovery::{
     discover_homeserver::{self, HomeserverInfo},
     get_supported_versions,
 };
 
 /// Parts of later versions, and proposals, that clients may rely on here although the version as a whole is not claimed.
-const FEATURES: [&str; 4] = [
+const FEATURES: [&str; 5] = [
+    // v1.4: receipts that are their user's alone.
+    "org.matrix.msc2285.stable",
     // v1.4: receipts in threads, and unread counts for each thread in /sync.
     "org.matrix.msc3771",
     "org.matrix.msc3773",
@@ -16,6 +19,24 @@ const FEATURES: [&str; 4] = [
     // v1.10: relations of relations.
     "org.matrix.msc3981",
 ];
+
+/// Parameters of queries by the names they had in those proposals: clients that see the feature and not the version use them.
+const PROPOSED_NAMES: [(&str, &str); 1] = [("org.matrix.msc3981.recurse", "recurse")];
+
+/// `uri`, with the names that the parameters of its query have in the specification.
+pub fn with_stable_names(uri: &Uri) -> Uri {
+    let stable = |query: &str| {
+        let named = |parameter: &str| {
+            let (name, value) = parameter.split_once('=')?;
+            let (_, stable) = PROPOSED_NAMES.iter().find(|(proposed, _)| *proposed == name)?;
+            Some(format!("{stable}={value}"))
+        };
+        query.split('&').map(|parameter| named(parameter).unwrap_or_else(|| parameter.to_owned())).collect::<Vec<_>>().join("&")
+    };
+    let Some(query) = uri.query().filter(|query| PROPOSED_NAMES.iter().any(|(proposed, _)| query.contains(proposed))) else { return uri.clone() };
+    // A query with shorter names is as good as the one that was sent.
+    format!("{}?{}", uri.path(), stable(query)).parse().unwrap_or_else(|_| uri.clone())
+}
 
 /// `GET /_matrix/client/versions`: v1.1 is the oldest version that today's clients accept; later ones are claimed when all of their endpoints are here.
 pub async fn versions(_: Call, _: get_supported_versions::Request) -> Result<get_supported_versions::Response> {

@@ -7,10 +7,7 @@ use crate::{
 };
 use ruma::{
     RoomId,
-    api::client::{
-        filter::{Filter, FilterDefinition, RoomEventFilter, UrlFilter},
-        sync::sync_events::v3,
-    },
+    api::client::filter::{Filter, FilterDefinition, RoomEventFilter, UrlFilter},
 };
 use serde::Deserialize;
 use serde_json::{Value, value::RawValue};
@@ -139,20 +136,34 @@ fn copy(from: &Value, to: &mut Value, path: &[String]) {
     }
 }
 
+/// A filter definition.
+///
+/// # Errors
+/// Why it is none.
+pub fn parse(json: &str) -> Result<FilterDefinition, serde_json::Error> {
+    // What clients call it that see the feature and not the version.
+    const PROPOSED: &str = "org.matrix.msc3773.unread_thread_notifications";
+    if !json.contains(PROPOSED) {
+        return serde_json::from_str(json);
+    }
+    let mut filter: Value = serde_json::from_str(json)?;
+    if let Some(timeline) = filter.pointer_mut("/room/timeline").and_then(Value::as_object_mut)
+        && let Some(proposed) = timeline.remove(PROPOSED)
+    {
+        timeline.entry("unread_thread_notifications").or_insert(proposed);
+    }
+    serde_json::from_value(filter)
+}
+
 impl Homeserver {
     /// The filter that a request names or contains.
-    pub(crate) async fn filter(&self, user: UserSn, asked: Option<v3::Filter>) -> Result<FilterDefinition> {
-        match asked {
-            None => Ok(FilterDefinition::default()),
-            Some(v3::Filter::FilterDefinition(filter)) => Ok(filter),
-            Some(v3::Filter::FilterId(id)) if id.starts_with('{') => Err(Error::invalid_param("the filter is not a filter definition")),
-            Some(v3::Filter::FilterId(id)) => {
-                let stored =
-                    tables::FILTERS.get(self.store(), &(user, id)).await?.ok_or_else(|| Error::invalid_param("there is no filter of this id"))?;
-                serde_json::from_str(&stored.0).map_err(|error| Error::Internal(format!("a stored filter cannot be read: {error}")))
-            }
-            Some(_) => Err(Error::invalid_param("the filter is neither an id nor a definition")),
+    pub(crate) async fn filter(&self, user: UserSn, asked: Option<String>) -> Result<FilterDefinition> {
+        let Some(asked) = asked else { return Ok(FilterDefinition::default()) };
+        if asked.starts_with('{') {
+            return parse(&asked).map_err(|error| Error::invalid_param(format!("the filter is not a filter definition: {error}")));
         }
+        let stored = tables::FILTERS.get(self.store(), &(user, asked)).await?.ok_or_else(|| Error::invalid_param("there is no filter of this id"))?;
+        parse(&stored.0).map_err(|error| Error::Internal(format!("a stored filter cannot be read: {error}")))
     }
 }
 

@@ -33,3 +33,4 @@ mod sync;
 mod sync_model;
 mod to_device;
 mod transactions;
+mod versions;

@@ -109,7 +109,7 @@ fn what_relates_through_others_is_found_to_the_third_level() {
     relate(&server, &alice, &id, "too-far", "m.reference", &edit);
     let path = format!("/_matrix/client/v1/rooms/{id}/relations/{root}");
     let every = [&edit, &second, &reaction, &message].map(Clone::clone);
-    for name in ["recurse"] {
+    for name in ["recurse", "org.matrix.msc3981.recurse"] {
         let page = server.get(&alice, &format!("{path}?{name}=true")).ok();
         assert_eq!((ids(&page), &page["recursion_depth"]), (every.to_vec(), &json!(3)), "{name}");
         assert_eq!(all(&server, &alice, &format!("{path}?limit=1&{name}=true")).0, every);
