@@ -120,8 +120,10 @@ pub const TO_DEVICE_HELD: Table<(UserSn, OwnedDeviceId, u64), Position> = Table:
 pub const DEVICE_KEYS: Table<(UserSn, OwnedDeviceId), Json> = Table::new(0x65, "device keys");
 /// One-time keys that nobody has claimed, in the order of their upload: `(user, device, algorithm, number)`.
 pub const ONE_TIME_KEYS: Table<(UserSn, OwnedDeviceId, String, u64), OneTimeKey> = Table::new(0x66, "one-time keys");
-/// Which one-time keys were uploaded, by `algorithm:id`; claimed ones for as long as an upload may be repeated.
+/// Which one-time keys nobody has claimed, by `algorithm:id`.
 pub const ONE_TIME_KEY_IDS: Table<(UserSn, OwnedDeviceId, String), KnownOneTimeKey> = Table::new(0x67, "one-time key ids");
+/// Marks of the one-time keys of a device that were claimed, by their first byte.
+pub const CLAIMED_KEYS: Table<(UserSn, OwnedDeviceId, u8), RawBytes> = Table::new(0x6e, "claimed keys");
 /// Fallback keys, by algorithm.
 pub const FALLBACK_KEYS: Table<(UserSn, OwnedDeviceId, String), FallbackKey> = Table::new(0x68, "fallback keys");
 /// How many one-time keys a device has, and which fallback keys are unused.

@@ -13,13 +13,11 @@ pub struct OneTimeKey {
     pub key: Json,
 }
 
-/// That a one-time key was uploaded.
+/// That a one-time key was uploaded, and nobody has claimed it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct KnownOneTimeKey {
     /// The SHA-256 of the key as canonical JSON.
     pub hash: [u8; 32],
-    /// When it was claimed, in ms, if it was.
-    pub claimed: Option<u64>,
 }
 
 /// A fallback key.

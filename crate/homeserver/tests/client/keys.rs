@@ -9,7 +9,7 @@ use ephapse_store::{StoreError, unreliable::UnreliableStore};
 use futures_util::future::join_all;
 use proptest::prelude::*;
 use serde_json::{Value, json};
-use std::{collections::BTreeSet, rc::Rc};
+use std::{collections::BTreeSet, rc::Rc, time::Duration};
 
 const UPLOAD: &str = "/_matrix/client/v3/keys/upload";
 const QUERY: &str = "/_matrix/client/v3/keys/query";
@@ -129,6 +129,52 @@ fn a_key_is_replaced_by_no_other_one_and_a_repeated_upload_brings_no_claimed_key
     for wrong in [json!({ "signed_curve25519:a": "no object" }), json!({ "signed_curve25519:a": { "key": "unsigned" } }), json!({ "plain:a": 5 })] {
         server.post(&bob, UPLOAD, json!({ "one_time_keys": wrong })).fails(400, "M_BAD_JSON");
     }
+}
+
+/// It was forgotten after a week that a key had been claimed.
+#[test]
+fn a_claimed_key_stays_claimed_as_long_as_its_device_is_there() {
+    let server = TestServer::new();
+    let (alice, bob) = (server.register("alice"), server.register("bob"));
+    let key = Key::new(1);
+    let keys = json!({ "one_time_keys": one_time_keys(&bob, &key, 0..1) });
+    server.post(&bob, UPLOAD, keys.clone()).ok();
+    claimed(server.post(&alice, CLAIM, claim_of(&bob)), &bob).expect("a key");
+    server.host.advance(Duration::from_secs(365 * 24 * 3600));
+    let server = server.restart();
+    let count = |keys: &Value| server.post(&bob, UPLOAD, keys.clone()).ok()["one_time_key_counts"]["signed_curve25519"].clone();
+    for _ in 0..2 {
+        assert_eq!(count(&keys), 0);
+    }
+    // It is the same key under any name.
+    assert_eq!(count(&json!({ "one_time_keys": { "signed_curve25519:other": one_time_key(&bob, &key, "0", false) } })), 0);
+    assert_eq!(claimed(server.post(&alice, CLAIM, claim_of(&bob)), &bob), None);
+    // A name may be used again for another key.
+    assert_eq!(count(&json!({ "one_time_keys": { "signed_curve25519:0000": one_time_key(&bob, &key, "new", false) } })), 1);
+    let (_, given) = claimed(server.post(&alice, CLAIM, claim_of(&bob)), &bob).expect("a key");
+    assert_eq!(given, one_time_key(&bob, &key, "new", false));
+}
+
+/// Claimed keys counted too, so that a device of which many were claimed could upload nothing any more.
+#[test]
+fn a_device_has_ten_thousand_unclaimed_keys_at_most_and_any_number_of_claimed_ones() {
+    let server = TestServer::new();
+    let (alice, bob) = (server.register("alice"), server.register("bob"));
+    let plain = |names: std::ops::Range<u32>| {
+        let keys = names.map(|name| (format!("plain:{name}"), json!(format!("key {name}")))).collect();
+        json!({ "one_time_keys": Value::Object(keys) })
+    };
+    let counts = |answer: Answer| answer.ok()["one_time_key_counts"]["plain"].clone();
+    server.post(&bob, UPLOAD, plain(0..10_001)).fails(413, "M_TOO_LARGE");
+    assert_eq!(counts(server.post(&bob, UPLOAD, plain(0..10_000))), 10_000);
+    assert_eq!(counts(server.post(&bob, UPLOAD, plain(5_000..10_000))), 10_000, "the same ones again");
+    server.post(&bob, UPLOAD, plain(10_000..10_001)).fails(413, "M_TOO_LARGE");
+    let claim = json!({ "one_time_keys": { &bob.id: { &bob.device: "plain" } } });
+    for number in 0..20 {
+        server.post(&alice, CLAIM, claim.clone()).ok();
+        assert_eq!(counts(server.post(&bob, UPLOAD, plain(10_000 + number..10_001 + number))), 10_000);
+    }
+    server.post(&bob, UPLOAD, json!({ "device_keys": device_keys(&bob, &Key::new(1)) })).ok();
 }
 
 #[test]

@@ -1,12 +1,15 @@
 //! `POST /_matrix/client/v3/keys/claim`: each one-time key is given out once, in the order of upload; then the fallback key, again and again.
 
-use super::query::unreachable_servers;
+use super::{
+    claimed::{Claimed, Mark},
+    query::unreachable_servers,
+};
 use crate::{
     error::Result,
     homeserver::Homeserver,
     locks::LockKey,
     router::UserCall,
-    tables::{self, FallbackKey, KnownOneTimeKey, OneTimeKey, UserSn},
+    tables::{self, FallbackKey, OneTimeKey, UserSn},
 };
 use ephapse_store::{Batch, Direction};
 use ruma::{
@@ -16,7 +19,6 @@ use ruma::{
     serde::Raw,
 };
 use serde_json::value::RawValue;
-use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
 
 /// `POST /_matrix/client/v3/keys/claim`
@@ -60,10 +62,12 @@ async fn take(hs: &Homeserver, user: UserSn, device: &OwnedDeviceId, algorithm: 
     let oldest = tables::ONE_TIME_KEYS.scan(hs.store(), &place, Direction::Forward, 1).await?;
     let mut counts = tables::KEY_COUNTS.get(hs.store(), &device_key).await?.unwrap_or_default();
     let before = counts.clone();
+    let unreadable = |what: &dyn std::fmt::Display| crate::Error::Internal(format!("a stored one-time key cannot be read: {what}"));
     let found = if let Some((row, OneTimeKey { id, key })) = oldest.into_iter().next() {
-        let known = KnownOneTimeKey { hash: Sha256::digest(&key.0).into(), claimed: Some(hs.host.now()) };
+        let mark = Mark::of(algorithm.as_str(), &serde_json::from_str(&key.0).map_err(|error| unreadable(&error))?);
+        Claimed::read(hs, &device_key, [mark].into_iter()).await?.add(&device_key, mark, batch);
         tables::ONE_TIME_KEYS.delete(batch, &row);
-        tables::ONE_TIME_KEY_IDS.put(batch, &(user, device.clone(), id.clone()), &known);
+        tables::ONE_TIME_KEY_IDS.delete(batch, &(user, device.clone(), id.clone()));
         let count = counts.one_time.entry(algorithm.to_string()).or_default();
         *count = count.saturating_sub(1);
         (id, key)
@@ -80,7 +84,6 @@ async fn take(hs: &Homeserver, user: UserSn, device: &OwnedDeviceId, algorithm: 
         tables::KEY_COUNTS.put(batch, &device_key, &counts);
     }
     let (id, key) = found;
-    let unreadable = |what: &dyn std::fmt::Display| crate::Error::Internal(format!("a stored one-time key cannot be read: {what}"));
     let id = OwnedOneTimeKeyId::try_from(id).map_err(|error| unreadable(&error))?;
     let key = RawValue::from_string(key.0).map_err(|error| unreadable(&error))?;
     Ok(Some((id, Raw::from_json(key))))

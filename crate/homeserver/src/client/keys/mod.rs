@@ -4,6 +4,7 @@
 //! [`device_lists`]; for the deletion of devices: [`departing`].
 
 mod claim;
+mod claimed;
 mod device_lists;
 pub(super) mod query;
 pub(super) mod signed;
@@ -69,6 +70,7 @@ impl Departing {
         tables::DEVICE_KEYS.delete(batch, &key);
         tables::ONE_TIME_KEYS.delete_all(batch, &key);
         tables::ONE_TIME_KEY_IDS.delete_all(batch, &key);
+        tables::CLAIMED_KEYS.delete_all(batch, &key);
         tables::FALLBACK_KEYS.delete_all(batch, &key);
         tables::KEY_COUNTS.delete(batch, &key);
         for signature in &self.signatures {

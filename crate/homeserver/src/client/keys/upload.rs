@@ -1,6 +1,10 @@
 //! `POST /_matrix/client/v3/keys/upload` (Client-Server API, Uploading keys).
 
-use super::{query::public_key, shown, signed};
+use super::{
+    claimed::{Claimed, Mark},
+    query::public_key,
+    shown, signed,
+};
 use crate::{
     client::object,
     error::{Error, Result},
@@ -17,19 +21,16 @@ use ruma::{
     serde::Raw,
 };
 use sha2::{Digest, Sha256};
-use std::{collections::BTreeMap, time::Duration};
+use std::collections::BTreeMap;
 
-/// One-time keys a device may have.
-const MOST_ONE_TIME_KEYS: usize = 10_000;
+/// One-time keys that a device may have which nobody has claimed.
+const MOST_ONE_TIME_KEYS: u64 = 10_000;
 
 /// Bytes of a device's identity keys, or of one other key.
 const LONGEST_KEY: usize = 64 << 10;
 
 /// Keys that are looked at before something else gets its turn.
 const SLICE: usize = 128;
-
-/// How long it is known that a key was claimed, so that an upload that is repeated does not bring it back.
-const CLAIMED_KEPT: Duration = Duration::from_secs(7 * 24 * 60 * 60);
 
 /// `POST /_matrix/client/v3/keys/upload`
 pub async fn upload(call: UserCall, request: upload_keys::Request) -> Result<upload_keys::Response> {
@@ -116,34 +117,30 @@ async fn put_one_time_keys(hs: &Homeserver, device: &(UserSn, OwnedDeviceId), ke
         return Ok(());
     }
     let (user, id) = device;
-    let known = tables::ONE_TIME_KEY_IDS.scan(hs.store(), device, Direction::Forward, 2 * MOST_ONE_TIME_KEYS).await?;
-    let now = hs.host.now();
-    let mut known: BTreeMap<String, KnownOneTimeKey> = known.into_iter().map(|((_, _, key), known)| (key, known)).collect();
-    known.retain(|key, known| {
-        let is_old = known.claimed.is_some_and(|claimed| claimed.saturating_add(CLAIMED_KEPT.as_millis() as u64) <= now);
-        if is_old {
-            tables::ONE_TIME_KEY_IDS.delete(batch, &(*user, id.clone(), key.clone()));
-        }
-        !is_old
-    });
-    if known.len() + keys.len() > MOST_ONE_TIME_KEYS {
-        return Err(Error::too_large(format!("a device has {MOST_ONE_TIME_KEYS} one-time keys at most")));
-    }
-    let mut next: BTreeMap<String, u64> = BTreeMap::new();
+    let mut checked_keys = Vec::with_capacity(keys.len());
     for (index, (key_id, key)) in keys.iter().enumerate() {
         if index % SLICE == SLICE - 1 {
             hs.host.yield_now().await;
         }
         let key = checked(key_id, key)?;
-        let hash = Sha256::digest(key.to_string()).into();
-        match known.get(key_id.as_str()) {
-            // Uploaded again because the answer was lost; also when it has been claimed since: nobody is given it a second time.
-            Some(found) if found.hash == hash => continue,
-            Some(KnownOneTimeKey { claimed: None, .. }) => {
-                return Err(Error::invalid_param(format!("there is another one-time key {key_id}")));
-            }
-            _ => {}
+        checked_keys.push((key_id, Mark::of(key_id.algorithm().as_str(), &key), key.to_string()));
+    }
+    let places: Vec<_> = keys.keys().map(|key_id| (*user, id.clone(), key_id.to_string())).collect();
+    let unclaimed = tables::ONE_TIME_KEY_IDS.get_many(hs.store(), &places).await?;
+    let claimed = Claimed::read(hs, device, checked_keys.iter().map(|(_, mark, _)| *mark)).await?;
+    let mut left = MOST_ONE_TIME_KEYS.saturating_sub(counts.one_time.values().sum());
+    let mut next: BTreeMap<String, u64> = BTreeMap::new();
+    for ((key_id, mark, key), known) in checked_keys.into_iter().zip(unclaimed) {
+        let hash = Sha256::digest(&key).into();
+        match known {
+            // Uploaded again because the answer was lost.
+            Some(known) if known.hash == hash => continue,
+            Some(_) => return Err(Error::invalid_param(format!("there is another one-time key {key_id}"))),
+            // The same after somebody has claimed it: nobody is given it a second time.
+            None if claimed.has(mark) => continue,
+            None => {}
         }
+        left = left.checked_sub(1).ok_or_else(|| Error::too_large(format!("a device has {MOST_ONE_TIME_KEYS} one-time keys at most")))?;
         let algorithm = key_id.algorithm().to_string();
         let number = match next.get(&algorithm) {
             Some(number) => *number,
@@ -153,9 +150,9 @@ async fn put_one_time_keys(hs: &Homeserver, device: &(UserSn, OwnedDeviceId), ke
             }
         };
         next.insert(algorithm.clone(), number + 1);
-        let key = OneTimeKey { id: key_id.to_string(), key: Json(key.to_string()) };
+        let key = OneTimeKey { id: key_id.to_string(), key: Json(key) };
         tables::ONE_TIME_KEYS.put(batch, &(*user, id.clone(), algorithm.clone(), number), &key);
-        tables::ONE_TIME_KEY_IDS.put(batch, &(*user, id.clone(), key_id.to_string()), &KnownOneTimeKey { hash, claimed: None });
+        tables::ONE_TIME_KEY_IDS.put(batch, &(*user, id.clone(), key_id.to_string()), &KnownOneTimeKey { hash });
         *counts.one_time.entry(algorithm).or_default() += 1;
     }
     Ok(())
