@@ -127,6 +127,79 @@ fn who_leaves_the_last_encrypted_room_has_left_although_another_room_is_shared()
 }
 
 #[test]
+fn who_is_banned_or_kicked_has_left() {
+    let server = TestServer::new();
+    let (mut alice, mut bob, mut carol) = (Client::new(&server, "alice"), Client::new(&server, "bob"), Client::new(&server, "carol"));
+    let id = room(&server, &alice.user, serde_json::from_str(ENCRYPTED).expect("JSON"));
+    for user in [&bob.user, &carol.user] {
+        server.post(user, &format!("/_matrix/client/v3/join/{id}"), json!({})).ok();
+    }
+    for client in [&mut alice, &mut bob, &mut carol] {
+        client.lists(&server);
+    }
+    let owner = alice.user.clone();
+    let remove = |step: &str, whom: &Client| {
+        server.post(&owner, &format!("/_matrix/client/v3/rooms/{id}/{step}"), json!({ "user_id": whom.user.id })).ok();
+    };
+    remove("ban", &bob);
+    assert_eq!((alice.lists(&server), carol.lists(&server)), (left(&[&bob]), left(&[&bob])));
+    assert_eq!(bob.lists(&server), left(&[&alice, &carol]));
+    remove("kick", &carol);
+    assert_eq!((alice.lists(&server), carol.lists(&server)), (left(&[&carol]), left(&[&alice])));
+    upload(&server, &bob.user, 1);
+    assert_eq!(alice.lists(&server), nobody(), "they share nothing");
+    // Lifting the ban brings nobody back; the join does.
+    server.post(&alice.user, &format!("/_matrix/client/v3/rooms/{id}/unban"), json!({ "user_id": bob.user.id })).ok();
+    assert_eq!(alice.lists(&server), nobody());
+    server.post(&bob.user, &format!("/_matrix/client/v3/join/{id}"), json!({})).ok();
+    assert_eq!(alice.lists(&server), changed(&[&bob]));
+}
+
+/// "Or who now share an encrypted room with the client since the previous sync response": the room may have been there before.
+#[test]
+fn who_is_in_a_room_when_it_is_encrypted_is_news_to_all_of_it() {
+    let server = TestServer::new();
+    let (mut alice, mut bob, mut carol) = (Client::new(&server, "alice"), Client::new(&server, "bob"), Client::new(&server, "carol"));
+    let id = room(&server, &alice.user, json!({ "preset": "public_chat" }));
+    server.post(&bob.user, &format!("/_matrix/client/v3/join/{id}"), json!({})).ok();
+    for client in [&mut alice, &mut bob, &mut carol] {
+        client.lists(&server);
+    }
+    server.put(&alice.user, &format!("/_matrix/client/v3/rooms/{id}/state/m.room.topic"), json!({ "topic": "x" })).ok();
+    assert_eq!(alice.lists(&server), nobody());
+    let encryption = format!("/_matrix/client/v3/rooms/{id}/state/m.room.encryption");
+    let algorithm = |period: u32| json!({ "algorithm": "m.megolm.v1.aes-sha2", "rotation_period_msgs": period });
+    server.put(&alice.user, &encryption, algorithm(100)).ok();
+    assert_eq!((alice.lists(&server), bob.lists(&server), carol.lists(&server)), (changed(&[&bob]), changed(&[&alice]), nobody()));
+    // It was encrypted before.
+    server.put(&alice.user, &encryption, algorithm(200)).ok();
+    server.put(&alice.user, &format!("/_matrix/client/v3/rooms/{id}/state/m.room.topic"), json!({ "topic": "y" })).ok();
+    assert_eq!((alice.lists(&server), bob.lists(&server)), (nobody(), nobody()));
+}
+
+/// The members of a large room matter to who joins it when it is encrypted: at once, or later.
+#[test]
+fn the_members_of_a_large_room_are_told_when_it_is_encrypted() {
+    let server = TestServer::new();
+    let mut alice = Client::new(&server, "alice");
+    let id = room(&server, &alice.user, json!({ "preset": "public_chat" }));
+    for number in 0..201 {
+        let member = server.register(&format!("member{number}"));
+        server.post(&member, &format!("/_matrix/client/v3/join/{id}"), json!({})).ok();
+    }
+    alice.lists(&server);
+    let mut bob = Client::new(&server, "bob");
+    server.post(&bob.user, &format!("/_matrix/client/v3/join/{id}"), json!({})).ok();
+    assert_eq!(bob.lists(&server), nobody(), "their devices do not matter yet");
+    server.put(&alice.user, &format!("/_matrix/client/v3/rooms/{id}/state/m.room.encryption"), json!({ "algorithm": "m.megolm.v1.aes-sha2" })).ok();
+    assert_eq!(bob.lists(&server).0.len(), 202);
+    assert_eq!(alice.lists(&server).0.len(), 202);
+    let mut carol = Client::new(&server, "carol");
+    server.post(&carol.user, &format!("/_matrix/client/v3/join/{id}"), json!({})).ok();
+    assert_eq!(carol.lists(&server).0.len(), 203);
+}
+
+#[test]
 fn a_room_that_is_gone_for_good_does_not_stand_in_the_way() {
     let server = TestServer::new();
     let (mut alice, bob) = (Client::new(&server, "alice"), Client::new(&server, "bob"));

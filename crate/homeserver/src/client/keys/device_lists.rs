@@ -1,7 +1,7 @@
 //! Whose devices a user has to look at again (Client-Server API, Tracking the device list for a user): `device_lists` of syncs, and
 //! `GET /_matrix/client/v3/keys/changes`.
 //!
-//! Changed are those who share a room and whose keys changed, and those who share a room since. Left are those with whom no room is shared any more, or
+//! Changed are those who share a room and whose keys changed, those who share a room since, and those in a room that is encrypted since. Left are those with whom no room is shared any more, or
 //! no encrypted one. More than the specification asks for is told: it speaks of encrypted rooms only, but allows what keeps the rules simple.
 
 use crate::{
@@ -40,6 +40,7 @@ pub async fn changes(call: UserCall, request: get_key_changes::Request) -> Resul
 pub async fn device_lists(hs: &Homeserver, user: UserSn, since: Position, listed: &Listed) -> Result<DeviceLists> {
     let mut found = Found::default();
     found.add(user, &listed.changes);
+    found.add_encrypted(hs, user, since).await?;
     if !listed.complete {
         found.add_members(hs, user, since).await?;
     }
@@ -57,6 +58,10 @@ struct Found {
     members: BTreeMap<(RoomSn, UserSn), Before>,
     /// Rooms whose state changed without an event.
     reset: BTreeSet<RoomSn>,
+    /// Rooms where something happened.
+    active: BTreeSet<RoomSn>,
+    /// Rooms of the user that were not encrypted before.
+    encrypted: BTreeSet<RoomSn>,
 }
 
 /// What a membership was before it changed.
@@ -81,12 +86,34 @@ impl Found {
                 Change::Event { room, member: Some(member) } => {
                     self.members.entry((*room, *member)).or_insert(Before::First(*position));
                 }
+                Change::Event { room, member: None } => {
+                    self.active.insert(*room);
+                }
                 Change::StateReset { room } => {
                     self.reset.insert(*room);
                 }
                 _ => {}
             }
         }
+    }
+
+    /// Adds the rooms of the user that are encrypted since a position.
+    async fn add_encrypted(&mut self, hs: &Homeserver, user: UserSn, since: Position) -> Result<()> {
+        let mine = hs.user_rooms(user).await?;
+        let is_in = |room: &&RoomSn| mine.get(**room).is_some_and(|membership| membership.kind == MembershipKind::Join);
+        for room in self.active.iter().filter(is_in) {
+            // Most of what happens in rooms does not change their state.
+            let head = hs.room_head(*room).await?;
+            if head.newest_state <= since {
+                continue;
+            }
+            let place = (StateEventType::RoomEncryption, String::new());
+            let Some(encryption) = hs.state_event(*room, NodeId(head.state), place).await? else { continue };
+            if encryption.position > since && encryption.replaces.is_none() {
+                self.encrypted.insert(*room);
+            }
+        }
+        Ok(())
     }
 
     /// Adds the members who changed since a position, by the states of the user's rooms then and now.
@@ -100,6 +127,9 @@ impl Found {
             let Some(head) = head.filter(|head| head.newest_state > since) else { continue };
             let before = hs.room_state_at(room, &head, since).await?;
             for difference in hs.state_diff(room, before, NodeId(head.state)).await? {
+                if difference.key.0 == StateEventType::RoomEncryption && difference.key.1.is_empty() && difference.before.is_none() {
+                    self.encrypted.insert(room);
+                }
                 let (StateEventType::RoomMember, member) = difference.key else { continue };
                 let Ok(member) = UserId::parse(member) else { continue };
                 if let Some(member) = hs.find_user(&member).await? {
@@ -112,7 +142,7 @@ impl Found {
     }
 
     async fn judge(self, hs: &Homeserver, user: UserSn) -> Result<DeviceLists> {
-        if self.keys.is_empty() && self.signed.is_empty() && self.members.is_empty() && self.reset.is_empty() {
+        if self.keys.is_empty() && self.signed.is_empty() && self.members.is_empty() && self.reset.is_empty() && self.encrypted.is_empty() {
             return Ok(DeviceLists::new());
         }
         let mine = joined_rooms(hs, user).await?;
@@ -146,6 +176,9 @@ impl Found {
                 }
                 _ => {}
             }
+        }
+        for room in self.encrypted.intersection(&mine) {
+            changed.extend(members_to_know(hs, *room).await?);
         }
         for room in self.reset.iter().filter(|room| mine.contains(room)) {
             changed.extend(members_to_know(hs, *room).await?);
