@@ -150,7 +150,10 @@ pub async fn create_room(call: UserCall, request: Request) -> Result<Response> {
 /// "The server will ensure that events supplied by the client apply": 400 M_INVALID_ROOM_STATE when they do not.
 fn invalid_room_state(stop: Stop, event_type: &StateEventType) -> Stop {
     match stop {
-        Stop::Refused(Error::Matrix(error)) if error.status_code == StatusCode::FORBIDDEN => {
+        Stop::Refused(Error::Matrix(error))
+            if error.status_code == StatusCode::FORBIDDEN
+                || error.status_code == StatusCode::BAD_REQUEST && *event_type == StateEventType::RoomPowerLevels =>
+        {
             let message = format!("the room's {event_type} event is not allowed: {error}");
             Error::new(StatusCode::BAD_REQUEST, ErrorKind::InvalidRoomState, message).into()
         }

@@ -13,6 +13,17 @@ use ruma::{
 };
 use std::{collections::HashSet, sync::Arc};
 
+/// What is one level each.
+const INT_FIELDS: [RoomPowerLevelsIntField; 7] = [
+    RoomPowerLevelsIntField::UsersDefault,
+    RoomPowerLevelsIntField::EventsDefault,
+    RoomPowerLevelsIntField::StateDefault,
+    RoomPowerLevelsIntField::Ban,
+    RoomPowerLevelsIntField::Kick,
+    RoomPowerLevelsIntField::Redact,
+    RoomPowerLevelsIntField::Invite,
+];
+
 /// What a room's create and power levels events say together.
 pub struct Levels<'a> {
     creators: HashSet<OwnedUserId>,
@@ -65,6 +76,26 @@ impl<'a> Levels<'a> {
             None => Ok(field.default_value().into()),
         }
     }
+}
+
+/// Whether `m.room.power_levels` can be read at all: levels are integers, and `users` has users of whom none is a creator since v12.
+///
+/// # Errors
+/// What cannot be read.
+pub fn check_shape(create: Arc<Pdu>, levels: &Pdu, rules: &AuthorizationRules) -> Result<(), String> {
+    let levels = RoomPowerLevelsEvent::new(Arc::new(levels.clone()));
+    for field in INT_FIELDS {
+        levels.get_as_int(field, rules)?;
+    }
+    levels.events(rules)?;
+    levels.notifications(rules)?;
+    let Some(users) = levels.users(rules)? else { return Ok(()) };
+    if rules.explicitly_privilege_room_creators
+        && let Some(creator) = RoomCreateEvent::new(create).creators(rules)?.iter().find(|creator| users.contains_key(*creator))
+    {
+        return Err(format!("{creator} is a creator of the room, and has no power level"));
+    }
+    Ok(())
 }
 
 impl Homeserver {

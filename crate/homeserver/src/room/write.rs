@@ -50,6 +50,8 @@ pub enum Need {
     Relations(OwnedEventId),
     /// The newest annotation of an event with a fingerprint.
     Annotation(OwnedEventId, [u8; 16]),
+    /// Whether a user of this server wants no invitations.
+    BlocksInvites(UserSn),
     /// The newest accepted state events, this many, that have the event at a position among their auth events.
     Citing(Position, usize),
 }
@@ -91,6 +93,7 @@ struct Known {
     members: HashMap<UserSn, Option<Membership>>,
     relations: HashMap<OwnedEventId, Vec<(Position, IndirectRelation)>>,
     annotations: HashMap<(OwnedEventId, [u8; 16]), Option<Position>>,
+    blocks_invites: HashMap<UserSn, bool>,
     citing: HashMap<Position, (Vec<Position>, bool)>,
     resolutions: Resolutions,
 }
@@ -235,6 +238,9 @@ impl Homeserver {
                 Need::Annotation(id, fingerprint) => {
                     let found = tables::ANNOTATIONS.get(self.store(), &(room.sn, id.clone(), fingerprint)).await?;
                     known.annotations.insert((id, fingerprint), found);
+                }
+                Need::BlocksInvites(user) => {
+                    known.blocks_invites.insert(user, self.blocks_invites(user).await?);
                 }
             }
         }
@@ -386,6 +392,11 @@ impl Write<'_> {
     pub(super) fn annotation(&self, id: &EventId, fingerprint: [u8; 16]) -> Result<Option<Position>, Need> {
         let key = (id.to_owned(), fingerprint);
         self.known.annotations.get(&key).copied().ok_or(Need::Annotation(key.0, key.1))
+    }
+
+    /// Whether a user of this server wants no invitations.
+    pub(super) fn blocks_invites(&self, user: UserSn) -> Result<bool, Need> {
+        self.known.blocks_invites.get(&user).copied().ok_or(Need::BlocksInvites(user))
     }
 
     /// The newest accepted state events that have the event at `cited` among their auth events, at least `count` of them or all.

@@ -1,4 +1,4 @@
-//! Whom a user ignores (Client-Server API, Ignoring Users).
+//! Whom a user ignores (Client-Server API, Ignoring Users), and whether invitations are wanted at all (Invite permission).
 
 use super::remembered::Remembered;
 use crate::{
@@ -7,6 +7,7 @@ use crate::{
     tables::{self, Change, UserSn},
 };
 use ruma::{OwnedUserId, events::ignored_user_list::IgnoredUserListEventContent};
+use serde::Deserialize;
 use std::{collections::BTreeSet, rc::Rc};
 
 /// The type of the account data that lists them.
@@ -49,7 +50,21 @@ impl Ignored {
     }
 }
 
+/// The type of the account data that says who may invite.
+const INVITE_PERMISSION: &str = "m.invite_permission_config";
+
 impl Homeserver {
+    /// Whether a user wants no invitations (Invite permission).
+    pub(crate) async fn blocks_invites(&self, user: UserSn) -> Result<bool> {
+        #[derive(Deserialize)]
+        struct Content {
+            default_action: Option<String>,
+        }
+        let stored = tables::ACCOUNT_DATA.get(self.store(), &(user, 0, INVITE_PERMISSION.to_owned())).await?;
+        let content = stored.and_then(|data| serde_json::from_str::<Content>(&data.content.0).ok());
+        Ok(content.and_then(|content| content.default_action).is_some_and(|action| action == "block"))
+    }
+
     /// Whom a user ignores.
     pub(crate) async fn ignored_by(&self, user: UserSn) -> Result<Rc<BTreeSet<OwnedUserId>>> {
         let epoch = match self.sync.ignored.0.get(&user) {

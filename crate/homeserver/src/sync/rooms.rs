@@ -186,10 +186,10 @@ impl Look<'_> {
         Ok(left)
     }
 
-    /// A room the user is invited to, unless by somebody the user ignores.
+    /// A room the user is invited to, unless by somebody the user ignores, or invitations are not wanted at all.
     pub(super) async fn invited(&self, room: &Rc<RoomInfo>, invite: Position) -> Result<Option<InvitedRoom>> {
         let invite = self.hs.event_at(room.sn, invite).await?;
-        if self.ignored.contains(&invite.pdu.sender) {
+        if self.ignored.contains(&invite.pdu.sender) || self.hs.blocks_invites(self.ask.session.user).await? {
             return Ok(None);
         }
         let mut state = InviteState::new();

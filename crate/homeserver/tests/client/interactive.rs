@@ -1,0 +1,39 @@
+//! User-interactive authentication outlives the end of the worker, whatever it is asked for (Client-Server API, User-Interactive Authentication API).
+
+use crate::{
+    signing::{Key, cross_signing_key},
+    support::{PASSWORD, TestServer},
+};
+use serde_json::json;
+
+#[test]
+fn what_was_begun_before_a_restart_is_confirmed_behind_it() {
+    let mut server = TestServer::new();
+    let alice = server.register("alice");
+    server.login("alice", Some("B"));
+    server.login("alice", Some("C"));
+    let keys = |seed: u8| json!({ "master_key": cross_signing_key(&alice, "master", &Key::new(seed)) });
+    // The first cross-signing keys need no confirmation.
+    server.post(&alice, "/_matrix/client/v3/keys/device_signing/upload", keys(1)).ok();
+    for (method, path, mut body) in [
+        ("DELETE", "/_matrix/client/v3/devices/B", json!({})),
+        ("POST", "/_matrix/client/v3/delete_devices", json!({ "devices": ["C"] })),
+        ("POST", "/_matrix/client/v3/keys/device_signing/upload", keys(2)),
+        ("POST", "/_matrix/client/v3/account/password", json!({ "new_password": "new", "logout_devices": false })),
+        ("POST", "/_matrix/client/v3/account/deactivate", json!({})),
+    ] {
+        let password = if path.ends_with("deactivate") { "new" } else { PASSWORD };
+        let asked = server.request(method, path, Some(&alice.token), Some(body.clone()));
+        assert_eq!((asked.status, &asked.body["flows"]), (401, &json!([{ "stages": ["m.login.password"] }])), "{path}: {}", asked.body);
+        server = server.restart();
+        let identifier = json!({ "type": "m.id.user", "user": alice.id });
+        // A wrong password is asked for again in the same session, also behind one more restart.
+        body["auth"] = json!({ "type": "m.login.password", "identifier": identifier, "password": "wrong", "session": asked.body["session"] });
+        let again = server.request(method, path, Some(&alice.token), Some(body.clone()));
+        assert_eq!((again.status, &again.body["session"]), (401, &asked.body["session"]), "{path}: {}", again.body);
+        server = server.restart();
+        body["auth"]["password"] = password.into();
+        server.request(method, path, Some(&alice.token), Some(body)).ok();
+    }
+    server.get(&alice, "/_matrix/client/v3/account/whoami").fails(401, "M_UNKNOWN_TOKEN");
+}
