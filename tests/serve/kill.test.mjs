@@ -52,11 +52,11 @@ test(`everything acknowledged outlives ${KILLS} kills (SEED=${SEED})`, { timeout
 
   const load = new Load((token) => new Line(server, token), { alice, bob, room });
   for (let kill = 0; kill < KILLS; kill++) {
-    await load.goOn(30 + random() * 500);
+    await load.goOn(30 + random() * 500, kill * 4);
     assert.equal(await server.stop('SIGKILL'), 'SIGKILL');
     await server.run();
   }
-  await load.goOn(300);
+  await load.goOn(300, KILLS * 4);
   await load.finish();
   t.diagnostic(await load.check(KILLS * 4));
 

@@ -8,11 +8,12 @@ import http from 'node:http';
 import https from 'node:https';
 import net from 'node:net';
 import { join } from 'node:path';
-import { test } from 'node:test';
+import { test as anyTest } from 'node:test';
 import { promisify } from 'node:util';
 import { freePort } from '../../bench/targets/process.mjs';
 import { Server, directory, fails } from './server.mjs';
 
+const test = (name, body) => anyTest(name, { timeout: 120_000 }, body);
 const openssl = (...args) => promisify(execFile)('openssl', args);
 const sync = (since, timeout) => `/_matrix/client/v3/sync?timeout=${timeout}${since ? `&since=${since}` : ''}`;
 
@@ -32,14 +33,18 @@ test('on SIGTERM and SIGINT held syncs are answered and the process is gone with
   for (const signal of ['SIGTERM', 'SIGINT']) {
     const idle = await server.connect();
     const { next_batch: since } = await server.ok('GET', sync(undefined, 0), token);
-    const held = server.ok('GET', sync(since, 60_000), token);
-    await new Promise((resolve) => setTimeout(resolve, 200));
+    const line = await server.connect();
+    const held = line.send('GET', sync(since, 60_000), token);
+    // It is on its way before these, and one thread answers all of them.
+    for (let n = 0; n < 20; n++) await server.ok('GET', '/_matrix/client/v3/account/whoami', token);
     const started = performance.now();
     const ended = server.stop(signal);
-    assert.ok((await held).next_batch, signal);
+    const { status, body } = await held;
+    assert.equal(status, 200, signal);
+    assert.ok(JSON.parse(body).next_batch, signal);
     assert.equal(await ended, 0, signal);
     assert.ok(performance.now() - started < 2_000, signal);
-    idle.close();
+    for (const connection of [idle, line]) connection.close();
     await server.run();
   }
 });
@@ -51,7 +56,7 @@ test('a sync is held for as long as the client asks', async (t) => {
   const started = performance.now();
   await server.ok('GET', sync(since, 1_500), token);
   const took = performance.now() - started;
-  assert.ok(took >= 1_490 && took < 3_000, `${took} ms`);
+  assert.ok(took >= 1_490 && took < 15_000, `${took} ms`);
 });
 
 test('what a client began is finished when it does not wait for the answer', async (t) => {
@@ -68,12 +73,14 @@ test('what a client began is finished when it does not wait for the answer', asy
     await new Promise((resolve) => setTimeout(resolve, n));
     socket.destroy();
   }
-  await new Promise((resolve) => setTimeout(resolve, 300));
   const seen = async () => {
     const { chunk } = await server.ok('GET', `/_matrix/client/v3/rooms/${encodeURIComponent(room)}/messages?dir=b&limit=100`, token);
     return chunk.filter((event) => event.type === 'm.room.message').map((event) => event.event_id);
   };
-  const before = await seen();
+  let before = await seen();
+  for (const begun = performance.now(); before.length < 10 && performance.now() - begun < 30_000; before = await seen()) {
+    await new Promise((resolve) => setTimeout(resolve, 50));
+  }
   for (let n = 0; n < 20; n++) await server.ok('PUT', path(n), token, JSON.parse(body));
   const after = await seen();
   assert.equal(after.length, 20);

@@ -28,15 +28,31 @@ export async function directory(t) {
 
 /** A server on a directory; it can be started again on the same one. */
 export class Server {
+  /** Whether the test has ended, so that nobody need try to reach it again. */
+  over = false;
+
   static async start(t, options = [], dataDirectory) {
     const server = new Server();
     server.options = options;
     server.directory = dataDirectory ?? (await directory(t));
-    server.port = await freePort();
-    server.url = `http://127.0.0.1:${server.port}`;
-    await server.run();
-    t.after(() => server.process.stop('SIGKILL'));
+    t.after(async () => {
+      server.over = true;
+      await server.process?.stop('SIGKILL');
+    });
+    await server.#runOnFreePort();
     return server;
+  }
+
+  /** A port that is free is not reserved: somebody else may take it first. */
+  async #runOnFreePort(attempts = 5) {
+    this.port = await freePort();
+    this.url = `http://127.0.0.1:${this.port}`;
+    try {
+      await this.run();
+    } catch (error) {
+      if (attempts === 1 || !/in use by another process: stop that one, or choose another port/.test(error.message)) throw error;
+      await this.#runOnFreePort(attempts - 1);
+    }
   }
 
   async run() {
