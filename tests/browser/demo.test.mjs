@@ -6,7 +6,7 @@ import { path } from '../../scripts/lib/run.mjs';
 import { serve } from '../../scripts/lib/serve.mjs';
 import { launch } from './browser.mjs';
 
-test('two people talk in the demo', { timeout: 120_000 }, async (t) => {
+test('two people talk in the demo', { timeout: 300_000 }, async (t) => {
   const site = await serve(path('dist', 'www'));
   t.after(() => site.close());
   const browser = await launch();
@@ -14,6 +14,7 @@ test('two people talk in the demo', { timeout: 120_000 }, async (t) => {
   const problems = [];
   const tab = async (width, height) => {
     const page = await browser.context.newPage();
+    page.setDefaultTimeout(90_000);
     page.on('pageerror', (error) => problems.push(String(error)));
     await page.setViewportSize({ width, height });
     await page.goto(site.url);

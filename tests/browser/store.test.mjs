@@ -119,11 +119,11 @@ test('a failed write takes what stands on it along', { timeout: 120_000 }, () =>
   await tab.call(([n]) => store.rolls_back_failed_writes('failures', n, 16), seeds(1));
 }));
 
-test('an older opening can no longer write', () => withPage(async (tab) => {
+test('an older opening can no longer write', { timeout: 60_000 }, () => withPage(async (tab) => {
   assert.deepEqual(await tab.call(() => store.two_openings('fence')), ['Err(Fenced)', 'Ok(())', 'new', 'old']);
 }));
 
-test('a newer format is refused and left as it is', () => withPage(async (tab) => {
+test('a newer format is refused and left as it is', { timeout: 60_000 }, () => withPage(async (tab) => {
   const answer = await tab.call(async () => {
     const newer = (upgrade) => new Promise((resolve, reject) => {
       const request = indexedDB.open('newer', upgrade ? 9 : undefined);
@@ -142,7 +142,7 @@ test('a newer format is refused and left as it is', () => withPage(async (tab) =
   assert.deepEqual(answer, ['NewerFormat { found: 9, supported: 1 }', 9, 'from the future']);
 }));
 
-test('it gives the database up when a newer version asks for it', () => withPage(async (tab) => {
+test('it gives the database up when a newer version asks for it', { timeout: 60_000 }, () => withPage(async (tab) => {
   const answers = await tab.call(async () => {
     const driven = await store.Driven.open('handed-over');
     const first = await driven.put('key', 10);
@@ -160,7 +160,7 @@ test('it gives the database up when a newer version asks for it', () => withPage
   assert.deepEqual(answers, ['Ok(())', 2, 'Err(Closed)']);
 }));
 
-test('at the quota it refuses what needs room, reads on, and goes on when room is made or given', { timeout: 240_000 }, () => withFreshProfile(async (tab, context) => {
+test('at the quota it refuses what needs room, reads on, and goes on when room is made or given', { timeout: 540_000 }, () => withFreshProfile(async (tab, context) => {
   const devtools = await context.newCDPSession(tab.page);
   const quota = (bytes) => devtools.send('Storage.overrideQuotaForOrigin', { origin: site.url, quotaSize: bytes });
   await quota(64 << 20);
@@ -189,7 +189,7 @@ test('at the quota it refuses what needs room, reads on, and goes on when room i
     do {
       await new Promise((resolve) => setTimeout(resolve, 500));
       answer = await driven.put('again', 1000);
-    } while (answer !== 'Ok(())' && performance.now() - start < 30_000);
+    } while (answer !== 'Ok(())' && performance.now() - start < 120_000);
     return [forgotten, answer, await driven.count('room/', 'room0')];
   });
   assert.deepEqual(freed, ['Ok(())', 'Ok(())', filled.n - 300]);
@@ -198,7 +198,7 @@ test('at the quota it refuses what needs room, reads on, and goes on when room i
   const refilled = await tab.call(async () => {
     const start = performance.now();
     let written = 0;
-    while (written < 200 && performance.now() - start < 60_000) {
+    while (written < 200 && performance.now() - start < 120_000) {
       if (await driven.put(`more/${written}`, 60_000) === 'Ok(())') written += 1;
       else await new Promise((resolve) => setTimeout(resolve, 500));
     }
@@ -216,7 +216,7 @@ test('at the quota it refuses what needs room, reads on, and goes on when room i
     do {
       await new Promise((resolve) => setTimeout(resolve, 500));
       answer = await driven.put('raised', 1000);
-    } while (answer !== 'Ok(())' && performance.now() - start < 30_000);
+    } while (answer !== 'Ok(())' && performance.now() - start < 120_000);
     await driven.close();
     return answer;
   });

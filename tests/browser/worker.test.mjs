@@ -2,13 +2,14 @@
 
 import assert from 'node:assert/strict';
 import { readFile } from 'node:fs/promises';
-import { afterEach, before, beforeEach, test } from 'node:test';
+import { afterEach, before, beforeEach, test as anyTest } from 'node:test';
 import { serve } from '../../scripts/lib/serve.mjs';
 import { path } from '../../scripts/lib/run.mjs';
 import { hardReload, launch, stopWorkers } from './browser.mjs';
 import { failOnce, sabotage } from './sabotage.mjs';
 import { pause } from './site.mjs';
 
+const test = (name, body) => anyTest(name, { timeout: 240_000 }, body);
 const html = '<!doctype html><title>a page</title>';
 const files = {};
 let site;
