@@ -4,6 +4,7 @@
 import assert from 'node:assert/strict';
 
 const SENDERS = 4;
+const sleep = (milliseconds) => new Promise((resolve) => setTimeout(resolve, milliseconds));
 
 /** Numbers from 0 to 1 that follow from the seed (Mulberry32). */
 export function dice(seed) {
@@ -58,14 +59,15 @@ export class Load {
     return Promise.race([this.failed.then((error) => { throw error; }), moment]);
   }
 
-  /** Lets the work go on for so long; rejects when it failed. */
-  goOn(milliseconds) {
-    return this.until(new Promise((resolve) => setTimeout(resolve, milliseconds)));
+  /** Lets the work go on for so long, and until so many events were acknowledged in all; rejects when it failed. */
+  async goOn(milliseconds, least = 0) {
+    await this.until(sleep(milliseconds));
+    while (this.acknowledged < least) await this.until(sleep(5));
   }
 
   /** Begins nothing for so long. */
   async rest(milliseconds) {
-    this.#rest = new Promise((resolve) => setTimeout(resolve, milliseconds));
+    this.#rest = sleep(milliseconds);
     await this.goOn(milliseconds);
   }
 
@@ -119,7 +121,7 @@ export class Load {
       for (let n = this.#uploaded; n < this.#uploaded + 20; n += 1) keys[`curve25519:${String(n).padStart(6, '0')}`] = Buffer.alloc(32, n).toString('base64').replace('=', '');
       const answer = await line.ask('POST', '/keys/upload', { one_time_keys: keys });
       this.#uploaded += 20;
-      for (let left = answer.one_time_key_counts.curve25519; this.#working && left > 200; left -= 10) await new Promise((resolve) => setTimeout(resolve, 50));
+      for (let left = answer.one_time_key_counts.curve25519; this.#working && left > 200; left -= 10) await sleep(50);
     }
   }
 

@@ -6,7 +6,7 @@ import { test } from 'node:test';
 import { emptyProfile, spawnChromium } from '../browser/browser.mjs';
 import { packageSite } from '../browser/site.mjs';
 
-const idle = Number(process.env.IDLE ?? 40);
+const idle = Number(process.env.IDLE ?? 60);
 
 // Silent with the server kept alive, then silent without, each followed by a request.
 const script = `

@@ -109,9 +109,14 @@ function interrupt(name) {
     if (store === 'pages') comesTo('Migrating');
     return created;
   });
-  addEventListener('activate', () => { comesTo('HandingOver'); });
+  let justActivated = false;
+  addEventListener('activate', () => {
+    comesTo('HandingOver');
+    justActivated = true;
+  });
   wrap(IDBFactory, 'open', (open) => {
-    comesTo('TakingOver');
+    // The old version may open the database, too, before it hears that it is the old one.
+    if (justActivated) comesTo('TakingOver');
     return open();
   });
 }

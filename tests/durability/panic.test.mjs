@@ -7,7 +7,7 @@ import { drawn, failOnce, sabotage } from '../browser/sabotage.mjs';
 import { ask, messagesOf, ok, openPage, packageSite, pause, register } from '../browser/site.mjs';
 import { interruptions, release, stopAt } from './interruptions.mjs';
 
-test('a panic costs one request, whatever else is under way', { timeout: 120_000 }, async (t) => {
+test('a panic costs one request, whatever else is under way', { timeout: 240_000 }, async (t) => {
   const site = await packageSite(t, { worker: (script) => sabotage + interruptions + script });
   const browser = await launch();
   t.after(() => browser.close());

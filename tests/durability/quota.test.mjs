@@ -12,7 +12,7 @@ const ROOM = 44_000_000;
 /** Chromium deletes files some time after it was told to. */
 const PATIENCE = 90_000;
 
-test('storage runs full', { timeout: 420_000 }, async (t) => {
+test('storage runs full', { timeout: 600_000 }, async (t) => {
   const site = await packageSite(t);
   const browser = await launch();
   t.after(() => browser.close());
@@ -48,6 +48,7 @@ test('storage runs full', { timeout: 420_000 }, async (t) => {
    */
   const mustGoOn = async (name, count) => {
     const begun = performance.now();
+    let refusedSince;
     let ended = false;
     for (let sent = 0; sent < count;) {
       const refusal = await send(name);
@@ -56,7 +57,8 @@ test('storage runs full', { timeout: 420_000 }, async (t) => {
         continue;
       }
       mustBeRefused(refusal);
-      const waited = performance.now() - begun;
+      refusedSince ??= performance.now();
+      const waited = performance.now() - refusedSince;
       assert.ok(waited < PATIENCE, `after ${sent} of ${count} sends it is still full`);
       if (waited > PATIENCE / 3 && !ended) {
         ended = true;

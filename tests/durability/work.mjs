@@ -12,6 +12,8 @@ export class Browser {
   #running;
   /** The page, once the browser runs and the server answers. */
   page;
+  /** How many requests have no answer yet. */
+  underWay = 0;
   /** How often a request has had no answer. */
   lost = 0;
   /** Whether half of the work is done by the page's own `fetch`. */
@@ -61,8 +63,10 @@ class Line {
     const begun = performance.now();
     for (;;) {
       const page = await this.#browser.page;
+      this.#browser.underWay += 1;
       try {
-        const answer = await ask(page, this.#token, method, endpoint, body, { global: this.#global && this.#browser.global });
+        const asked = ask(page, this.#token, method, endpoint, body, { global: this.#global && this.#browser.global });
+        const answer = await asked.finally(() => { this.#browser.underWay -= 1; });
         assert.equal(answer.status, 200, `${method} ${endpoint}: ${JSON.stringify(answer.body)}`);
         return answer.body;
       } catch (error) {
