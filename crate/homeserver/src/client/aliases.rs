@@ -1,16 +1,18 @@
 //! Room aliases of this server (Client-Server API, "Room aliases").
 
+use super::transaction;
 use crate::{
     error::{Error, Result},
     homeserver::Homeserver,
     locks::LockKey,
+    room::{Draft, Stop, Write},
     router::{Call, UserCall},
     tables::{self, Alias, RoomSn, UserSn},
 };
 use ephapse_store::{Batch, Direction};
 use http::StatusCode;
 use ruma::{
-    OwnedRoomAliasId, RoomAliasId,
+    CanonicalJsonObject, CanonicalJsonValue, OwnedRoomAliasId, RoomAliasId,
     api::{
         client::{
             alias::{create_alias, delete_alias, get_alias},
@@ -49,8 +51,11 @@ pub async fn create(call: UserCall, request: create_alias::v3::Request) -> Resul
     must_be_local(hs, &request.room_alias)?;
     let room = hs.room(&request.room_id).await?.ok_or_else(|| Error::not_found("no such room"))?;
     let _lock = hs.lock(LockKey::Alias(request.room_alias.to_string())).await;
-    if tables::ALIASES.get(hs.store(), &request.room_alias).await?.is_some() {
-        return Err(Error::new(StatusCode::CONFLICT, ErrorKind::Unknown, format!("{} leads to another room", request.room_alias)));
+    match tables::ALIASES.get(hs.store(), &request.room_alias).await? {
+        None => {}
+        // Whoever has not heard the answer asks again.
+        Some(known) if known.room == room.sn && known.creator == call.session.user => return Ok(create_alias::v3::Response::new()),
+        Some(_) => return Err(Error::new(StatusCode::CONFLICT, ErrorKind::Unknown, format!("{} is an alias already", request.room_alias))),
     }
     let mut batch = Batch::since(call.raw.generation);
     put(&mut batch, &request.room_alias, room.sn, call.session.user);
@@ -72,25 +77,53 @@ pub async fn delete(call: UserCall, request: delete_alias::v3::Request) -> Resul
     let hs = &call.hs;
     must_be_local(hs, &request.room_alias)?;
     let _lock = hs.lock(LockKey::Alias(request.room_alias.to_string())).await;
-    let alias = tables::ALIASES.get(hs.store(), &request.room_alias).await?;
-    let alias = alias.ok_or_else(|| Error::not_found(format!("{} leads nowhere", request.room_alias)))?;
-    if alias.creator != call.session.user {
-        let room = hs.room_by_sn(alias.room).await?;
-        if !hs.may_send_state(&room, &call.session.user_id, StateEventType::RoomCanonicalAlias).await? {
-            return Err(Error::forbidden(format!("{} was made by somebody else", request.room_alias)));
-        }
+    let Some(alias) = tables::ALIASES.get(hs.store(), &request.room_alias).await? else {
+        return match transaction::is_repeated(&call).await? {
+            true => Ok(delete_alias::v3::Response::new()),
+            false => Err(Error::not_found(format!("{} leads nowhere", request.room_alias))),
+        };
+    };
+    let room = hs.room_by_sn(alias.room).await?;
+    if alias.creator != call.session.user && !hs.may_send_state(&room, &call.session.user_id, StateEventType::RoomCanonicalAlias).await? {
+        return Err(Error::forbidden(format!("{} was made by somebody else", request.room_alias)));
     }
-    let mut batch = Batch::since(call.raw.generation);
-    tables::ALIASES.delete(&mut batch, &request.room_alias);
-    tables::ROOM_ALIASES.delete(&mut batch, &(alias.room, request.room_alias.clone()));
-    hs.submit(batch, Vec::new())?.durable().await?;
+    let delete = |write: &mut Write<'_>| {
+        tables::ALIASES.delete(&mut write.batch, &request.room_alias);
+        tables::ROOM_ALIASES.delete(&mut write.batch, &(room.sn, request.room_alias.clone()));
+        transaction::remember(&call, &mut write.batch, None);
+        let Some(content) = without(write, &request.room_alias)? else { return Ok(()) };
+        match write.send(Draft::state(call.session.user_id.clone(), StateEventType::RoomCanonicalAlias, "", content)) {
+            // "Delete the alias and return a successful response even if the user does not have permission to update the m.room.canonical_alias event."
+            Ok(_) | Err(Stop::Refused(Error::Matrix(_))) => Ok(()),
+            Err(stop) => Err(stop),
+        }
+    };
+    hs.write_room(&room, call.raw.generation, delete).await?;
     Ok(delete_alias::v3::Response::new())
+}
+
+/// The room's `m.room.canonical_alias` without an alias, if it names it.
+fn without(write: &Write<'_>, alias: &RoomAliasId) -> Result<Option<CanonicalJsonObject>, Stop> {
+    let place = (StateEventType::RoomCanonicalAlias, String::new());
+    let Some(position) = write.state_get(write.state(), &[place])?.first().copied().flatten() else { return Ok(None) };
+    let event = write.event(position)?;
+    let Ok(before) = serde_json::from_str::<CanonicalJsonObject>(event.pdu.content.get()) else { return Ok(None) };
+    let is_it = |value: &CanonicalJsonValue| value.as_str() == Some(alias.as_str());
+    let mut content = before.clone();
+    content.retain(|key, value| key != "alias" || !is_it(value));
+    if let Some(CanonicalJsonValue::Array(others)) = content.get_mut("alt_aliases") {
+        others.retain(|other| !is_it(other));
+    }
+    Ok((content != before).then_some(content))
 }
 
 /// `GET /rooms/{roomId}/aliases`: for members, and for everybody where the history is world readable.
 pub async fn of_room(call: UserCall, request: aliases::v3::Request) -> Result<aliases::v3::Response> {
     let hs = &call.hs;
-    let (room, _) = super::state::readable_state(hs, &call.session, &request.room_id).await?;
+    let (room, until) = super::state::readable(hs, &call.session, &request.room_id).await?;
+    if until.is_some() {
+        return Err(Error::forbidden("you are not in this room any more"));
+    }
     let found = tables::ROOM_ALIASES.scan(hs.store(), &room.sn, Direction::Forward, LISTED).await?;
     Ok(aliases::v3::Response::new(found.into_iter().map(|((_, alias), ())| alias).collect()))
 }

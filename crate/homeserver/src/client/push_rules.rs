@@ -1,6 +1,6 @@
 //! Each user's push rules (Client-Server API, Push Rules: API), kept as account data of type `m.push_rules`.
 
-use super::{account_data, wire::SetPushRule};
+use super::{account_data, transaction, wire::SetPushRule};
 use crate::{
     error::{Error, Result},
     homeserver::Homeserver,
@@ -61,7 +61,7 @@ pub async fn get_actions(call: UserCall, request: get_pushrule_actions::Request)
 
 /// `PUT /_matrix/client/v3/pushrules/global/{kind}/{ruleId}`
 pub async fn set(call: UserCall, SetPushRule(request): SetPushRule) -> Result<set_pushrule::Response> {
-    change(&call, |rules| {
+    change(&call, |rules, _| {
         let (kind, id) = (request.rule.kind(), request.rule.rule_id().to_owned());
         let places = [request.before.as_deref(), request.after.as_deref()];
         if places.contains(&Some(&*id)) {
@@ -81,19 +81,27 @@ pub async fn set(call: UserCall, SetPushRule(request): SetPushRule) -> Result<se
 
 /// `DELETE /_matrix/client/v3/pushrules/global/{kind}/{ruleId}`
 pub async fn delete(call: UserCall, request: delete_pushrule::Request) -> Result<delete_pushrule::Response> {
-    change(&call, |rules| rules.remove(request.kind, &request.rule_id).map_err(refused_removal)).await?;
+    let removed = change(&call, |rules, batch| {
+        rules.remove(request.kind, &request.rule_id).map_err(refused_removal)?;
+        transaction::remember(&call, batch, None);
+        Ok(())
+    });
+    match removed.await {
+        Err(Error::Matrix(error)) if error.status_code == StatusCode::NOT_FOUND && transaction::is_repeated(&call).await? => {}
+        removed => removed?,
+    }
     Ok(delete_pushrule::Response::new())
 }
 
 /// `PUT /_matrix/client/v3/pushrules/global/{kind}/{ruleId}/enabled`
 pub async fn set_enabled(call: UserCall, request: set_pushrule_enabled::Request) -> Result<set_pushrule_enabled::Response> {
-    change(&call, |rules| rules.set_enabled(request.kind, &request.rule_id, request.enabled).map_err(|_| no_such_rule())).await?;
+    change(&call, |rules, _| rules.set_enabled(request.kind, &request.rule_id, request.enabled).map_err(|_| no_such_rule())).await?;
     Ok(set_pushrule_enabled::Response::new())
 }
 
 /// `PUT /_matrix/client/v3/pushrules/global/{kind}/{ruleId}/actions`
 pub async fn set_actions(call: UserCall, request: set_pushrule_actions::Request) -> Result<set_pushrule_actions::Response> {
-    change(&call, |rules| rules.set_actions(request.kind, &request.rule_id, request.actions).map_err(|_| no_such_rule())).await?;
+    change(&call, |rules, _| rules.set_actions(request.kind, &request.rule_id, request.actions).map_err(|_| no_such_rule())).await?;
     Ok(set_pushrule_actions::Response::new())
 }
 
@@ -117,16 +125,17 @@ async fn own_rules(call: &UserCall) -> Result<Ruleset> {
     rules_of(&call.hs, call.session.user, &call.session.user_id).await
 }
 
-async fn change(call: &UserCall, change: impl FnOnce(&mut Ruleset) -> Result<()>) -> Result<()> {
+/// Changes the rules of the caller; what goes into the batch beside them is written with them.
+async fn change(call: &UserCall, change: impl FnOnce(&mut Ruleset, &mut Batch) -> Result<()>) -> Result<()> {
     let hs = &call.hs;
     let _lock = hs.lock(LockKey::Account(call.session.user_id.to_string())).await;
     let mut rules = own_rules(call).await?;
-    change(&mut rules)?;
+    let mut batch = Batch::since(call.raw.generation);
+    change(&mut rules, &mut batch)?;
     let content = stored_as(&rules);
     if content.0.len() > LARGEST {
         return Err(Error::too_large(format!("push rules have {LARGEST} bytes at most")));
     }
-    let mut batch = Batch::since(call.raw.generation);
     let change = account_data::stage(hs, &mut batch, call.session.user, 0, TYPE.to_owned(), content);
     hs.submit(batch, vec![change])?;
     Ok(())

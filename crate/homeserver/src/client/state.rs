@@ -5,13 +5,13 @@ use crate::{
     error::{Error, Result},
     homeserver::Homeserver,
     position::Position,
-    room::{Draft, NodeId, RoomInfo, Write, state_tree::Part},
+    room::{Draft, Event, NodeId, RoomInfo, Stop, Write, state_tree::Part},
     router::UserCall,
     tables::{self, MembershipKind, Session},
 };
 use ephapse_store::Direction;
 use ruma::{
-    OwnedRoomAliasId, OwnedUserId, RoomId, UserId,
+    CanonicalJsonObject, OwnedRoomAliasId, OwnedUserId, RoomId, UserId,
     api::{
         client::{
             membership::{get_member_events, joined_members, joined_rooms},
@@ -117,7 +117,8 @@ pub async fn one(call: UserCall, request: get_state_event_for_key::v3::Request) 
     Ok(get_state_event_for_key::v3::Response::new(answer))
 }
 
-/// `PUT /rooms/{roomId}/state/{eventType}/{stateKey}`
+/// `PUT /rooms/{roomId}/state/{eventType}/{stateKey}`: what its sender has set already is not set again, so that a client may repeat what it did not hear
+/// the answer of.
 pub async fn put(call: UserCall, request: send_state_event::v3::Request) -> Result<send_state_event::v3::Response> {
     let hs = &call.hs;
     let room = hs.room_for(&request.room_id).await?;
@@ -127,8 +128,22 @@ pub async fn put(call: UserCall, request: send_state_event::v3::Request) -> Resu
     }
     let draft = Draft::state(call.session.user_id.clone(), request.event_type, request.state_key, content);
     hs.active(&call.session).await?;
-    let event = hs.write_room(&room, call.raw.generation, |write: &mut Write<'_>| write.send(draft.clone())).await?;
+    let set = |write: &mut Write<'_>| match set_already(write, &draft)? {
+        Some(event) => Ok(event),
+        None => write.send(draft.clone()),
+    };
+    let event = hs.write_room(&room, call.raw.generation, set).await?;
     Ok(send_state_event::v3::Response::new(event.pdu.event_id.clone()))
+}
+
+/// The current state event, where the sender of `draft` has said the same in it.
+fn set_already(write: &Write<'_>, draft: &Draft) -> Result<Option<Rc<Event>>, Stop> {
+    let place = (draft.event_type.to_string().into(), draft.state_key.clone().unwrap_or_default());
+    let Some(position) = write.state_get(write.state(), &[place])?.first().copied().flatten() else { return Ok(None) };
+    let event = write.event(position)?;
+    let says_it = || serde_json::from_str::<CanonicalJsonObject>(event.pdu.content.get()).is_ok_and(|content| content == draft.content);
+    let same = event.pdu.sender == draft.sender && event.redacted_by.is_none() && says_it();
+    Ok(same.then_some(event))
 }
 
 /// "M_BAD_ALIAS: one or more aliases within the m.room.canonical_alias event do not point to the room."

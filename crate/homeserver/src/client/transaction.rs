@@ -1,5 +1,8 @@
 //! Requests with a transaction id happen once (Client-Server API, "Transaction identifiers"): the id belongs to user, device, method and path, the
 //! answer is kept for seven days in the batch of what the request did, and two equal requests at once make one event and one answer.
+//!
+//! A DELETE of what can be deleted only once is remembered for a minute, and asked about when there is nothing to delete: a client that did not hear the
+//! answer asks again, as the page's `fetch` does when the worker ends, and gets the same.
 
 use crate::{
     error::Result,
@@ -14,12 +17,13 @@ use ruma::OwnedEventId;
 
 /// How long an answer is kept, in ms.
 const KEPT: u64 = 7 * 24 * 60 * 60 * 1000;
+/// For how long a DELETE may be the repetition of one that was answered, in ms.
+const REPEATED: u64 = 60 * 1000;
 /// How many outdated answers go in one batch.
 const CLEARED_AT_ONCE: usize = 256;
 
 /// One request with a transaction id, while it is being answered; nobody else answers an equal one meanwhile.
 pub struct Once {
-    key: String,
     _lock: MutexGuardArc<()>,
 }
 
@@ -33,21 +37,37 @@ pub enum First {
 
 /// Looks whether a request was answered before.
 pub async fn begin(call: &UserCall) -> Result<First> {
-    let key = format!("{} {}", call.raw.method, call.raw.path);
+    let key = key(call);
     let (user, device) = (call.session.user, &call.session.device);
     let lock = call.hs.lock(LockKey::Transaction(format!("{user} {device} {key}"))).await;
-    match tables::TRANSACTIONS.get(call.hs.store(), &(user, device.clone(), key.clone())).await? {
+    match tables::TRANSACTIONS.get(call.hs.store(), &(user, device.clone(), key)).await? {
         Some(answered) => Ok(First::Again(answered)),
-        None => Ok(First::Now(Once { key, _lock: lock })),
+        None => Ok(First::Now(Once { _lock: lock })),
     }
+}
+
+fn key(call: &UserCall) -> String {
+    format!("{} {}", call.raw.method, call.raw.path)
+}
+
+/// Whether the same device did the same a moment ago, and [`remember`]ed it.
+pub async fn is_repeated(call: &UserCall) -> Result<bool> {
+    let place = (call.session.user, call.session.device.clone(), key(call));
+    let answered = tables::TRANSACTIONS.get(call.hs.store(), &place).await?;
+    Ok(answered.is_some_and(|answered| answered.ts.saturating_add(REPEATED) > call.hs.host.now()))
+}
+
+/// Remembers that a request was answered, in the batch of what it does.
+pub fn remember(call: &UserCall, batch: &mut Batch, event_id: Option<OwnedEventId>) {
+    let (user, device, ts) = (call.session.user, call.session.device.clone(), call.hs.host.now());
+    tables::TRANSACTIONS.put(batch, &(user, device.clone(), key(call)), &Transaction { event_id, ts });
+    tables::TRANSACTIONS_BY_TIME.put(batch, &(ts, user, device, key(call)), &());
 }
 
 impl Once {
     /// Remembers the answer, in the batch of what the request does.
     pub fn done(&self, call: &UserCall, batch: &mut Batch, event_id: Option<OwnedEventId>) {
-        let (user, device, ts) = (call.session.user, call.session.device.clone(), call.hs.host.now());
-        tables::TRANSACTIONS.put(batch, &(user, device.clone(), self.key.clone()), &Transaction { event_id, ts });
-        tables::TRANSACTIONS_BY_TIME.put(batch, &(ts, user, device, self.key.clone()), &());
+        remember(call, batch, event_id);
     }
 }
 

@@ -2,6 +2,7 @@
 
 mod account;
 mod account_data;
+mod aliases;
 mod bodies;
 mod context;
 mod create_room;
@@ -25,6 +26,7 @@ mod receipts;
 mod redactions;
 mod register;
 mod relations;
+mod repeated;
 mod rooms;
 mod session;
 mod shared_secret;

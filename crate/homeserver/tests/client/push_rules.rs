@@ -54,6 +54,7 @@ fn rules_are_made_changed_and_deleted_and_outlive_a_restart() {
 
     server.delete(&alice, &cake).ok();
     server.get(&alice, &cake).fails(404, "M_NOT_FOUND");
+    server.host.advance(std::time::Duration::from_secs(60));
     server.delete(&alice, &cake).fails(404, "M_NOT_FOUND");
     server.put(&alice, &format!("{cake}/enabled"), json!({ "enabled": true })).fails(404, "M_NOT_FOUND");
     server.put(&alice, &format!("{cake}/actions"), json!({ "actions": [] })).fails(404, "M_NOT_FOUND");
