@@ -6,7 +6,7 @@ use crate::{
     locks::LockKey,
     room::{Draft, Stop},
     router::UserCall,
-    tables::{self, Change, Membership, MembershipKind},
+    tables::{self, Change, Membership, MembershipKind, RoomSn},
 };
 use ephapse_store::{Batch, Direction};
 use ruma::{
@@ -49,10 +49,32 @@ pub async fn deactivate(call: UserCall, Confirmed(request): Confirmed<deactivate
     hs.end_presence(session.user).await?;
     leave_all(&call).await?;
 
+    let rooms = end_account(&call).await?;
+    if let Err(error) = purge_each(&call, rooms).await {
+        tracing::warn!("rooms that nobody knows any more stay until the server next clears up: {error}");
+    }
+    // No third-party identifiers are kept here, so there was nothing to unbind.
+    Ok(deactivate::Response::new(ThirdPartyIdRemovalStatus::Success))
+}
+
+/// Deletes those of the rooms that nobody else remembers.
+async fn purge_each(call: &UserCall, rooms: Vec<RoomSn>) -> Result<()> {
+    for room in rooms {
+        let room = call.hs.room_by_sn(room).await?;
+        call.hs.purge_if_forgotten(&room).await?;
+    }
+    Ok(())
+}
+
+/// Takes the account away, and all that is its own; answers which rooms it had a part in.
+async fn end_account(call: &UserCall) -> Result<Vec<RoomSn>> {
+    let (hs, session) = (&call.hs, &call.session);
     let _lock = hs.lock(LockKey::Account(session.user_id.to_string())).await;
     let mut account = tables::ACCOUNTS.get(hs.store(), &session.user).await?.ok_or_else(Error::unknown_token)?;
     account.password = None;
     account.deactivated = true;
+    let memberships = tables::MEMBERSHIPS.scan(hs.store(), &session.user, Direction::Forward, usize::MAX).await?;
+    let rooms: Vec<RoomSn> = memberships.into_iter().map(|((_, room), _)| room).collect();
     let mut batch = Batch::since(call.raw.generation);
     tables::ACCOUNTS.put(&mut batch, &session.user, &account);
     tables::PROFILES.delete_all(&mut batch, &session.user);
@@ -65,9 +87,11 @@ pub async fn deactivate(call: UserCall, Confirmed(request): Confirmed<deactivate
     tables::BACKED_UP_KEYS.delete_all(&mut batch, &session.user);
     devices::forget(hs, session, |_| true, &mut batch).await?;
     hs.forget_presence(session.user, &mut batch);
+    for room in &rooms {
+        tables::ROOMS_TO_DELETE.put(&mut batch, room, &false);
+    }
     hs.submit(batch, vec![(hs.positions.next(), Change::DeviceList { user: session.user })])?;
-    // No third-party identifiers are kept here, so there was nothing to unbind.
-    Ok(deactivate::Response::new(ThirdPartyIdRemovalStatus::Success))
+    Ok(rooms)
 }
 
 /// Leaves every room, and turns down every invitation.

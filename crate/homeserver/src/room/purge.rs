@@ -1,4 +1,4 @@
-//! A room that every local user has left and forgotten takes no space any more.
+//! A room that every local user has left and forgotten, or left with their account, takes no space any more.
 //!
 //! It is known to nobody from one batch on; what it held goes in many, and a crash between them is made up for when the server next clears up.
 
@@ -7,7 +7,7 @@ use crate::{
     error::Result,
     homeserver::Homeserver,
     locks::LockKey,
-    tables::{self, RoomSn},
+    tables::{self, RoomSn, UserSn},
 };
 use ephapse_store::{Batch, Direction};
 use std::rc::Rc;
@@ -16,7 +16,8 @@ use std::rc::Rc;
 const AT_ONCE: usize = 500;
 
 impl Homeserver {
-    /// Deletes a room when no local user is in it or remembers it. Whoever forgets it puts it into [`tables::ROOMS_TO_DELETE`] in the same batch.
+    /// Deletes a room when no local user is in it or remembers it. Whoever forgets it, or ends their account, puts it into [`tables::ROOMS_TO_DELETE`] in
+    /// the same batch.
     pub async fn purge_if_forgotten(&self, room: &Rc<RoomInfo>) -> Result<()> {
         let lock = self.lock(LockKey::Room(room.sn)).await;
         let mut batch = Batch::new();
@@ -51,7 +52,7 @@ impl Homeserver {
             let memberships = tables::MEMBERSHIPS.get_many(self.store(), &places).await?;
             for ((user, _), membership) in places.iter().zip(memberships) {
                 let forgotten = membership.is_some_and(|membership| membership.forgotten);
-                if !forgotten && self.is_local(&self.user_id(*user).await?) {
+                if !forgotten && self.can_forget(*user).await? {
                     return Ok(false);
                 }
             }
@@ -61,6 +62,12 @@ impl Homeserver {
             from.push(0);
             self.host.yield_now().await;
         }
+    }
+
+    /// Whether there is a user of this server to forget a room: where there is no account, or none any more, nobody ever could.
+    async fn can_forget(&self, user: UserSn) -> Result<bool> {
+        let account = if self.is_local(&self.user_id(user).await?) { tables::ACCOUNTS.get(self.store(), &user).await? } else { None };
+        Ok(account.is_some_and(|account| !account.deactivated))
     }
 
     /// Deletes what a room held that nobody knows any more.

@@ -12,6 +12,7 @@ mod devices;
 mod endpoints;
 mod errors;
 mod failures;
+mod forgotten_rooms;
 mod hostile;
 mod interactive;
 mod key_backup;

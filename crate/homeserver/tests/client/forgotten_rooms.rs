@@ -1,0 +1,83 @@
+//! A room goes from the disk when nobody remembers it who could.
+
+use crate::{
+    account::confirm,
+    members::{act, join},
+    rooms::{room, send},
+    support::{PASSWORD, TestServer, TestUser},
+};
+use serde_json::{Value, json};
+
+/// A room with an alias, by which one sees whether it is still there.
+fn den(server: &TestServer, owner: &TestUser, mut request: Value) -> String {
+    request["room_alias_name"] = "den".into();
+    request["preset"] = "public_chat".into();
+    let id = room(server, owner, request);
+    send(server, owner, &id, "1", "words that take space");
+    id
+}
+
+fn is_there(server: &TestServer) -> bool {
+    server.request("GET", "/_matrix/client/v3/directory/room/%23den:test.example", None, None).status == 200
+}
+
+fn forget(server: &TestServer, user: &TestUser, room: &str) {
+    act(server, user, room, "leave", json!({})).ok();
+    act(server, user, room, "forget", json!({})).ok();
+}
+
+fn deactivate(server: &TestServer, user: &TestUser) {
+    confirm(server, user, "POST", "/_matrix/client/v3/account/deactivate", json!({}), PASSWORD).ok();
+}
+
+/// An invitation with a typing error in it kept the room forever: who has no account forgets nothing.
+#[test]
+fn an_invited_name_without_an_account_keeps_no_room() {
+    let server = TestServer::new();
+    let (alice, bob) = (server.register("alice"), server.register("bob"));
+    let id = den(&server, &alice, json!({"invite": ["@typo:test.example", bob.id]}));
+    forget(&server, &alice, &id);
+    assert!(is_there(&server), "bob may still come");
+    forget(&server, &bob, &id);
+    assert!(!is_there(&server));
+    // Nor does it keep the server from anything, when somebody takes the name after all.
+    let typo = server.register("typo");
+    assert!(server.get(&typo, "/_matrix/client/v3/sync").ok()["rooms"].is_null());
+}
+
+#[test]
+fn who_deactivates_their_account_keeps_no_room() {
+    let server = TestServer::new();
+    let [alice, bob, carol] = ["alice", "bob", "carol"].map(|name| server.register(name));
+    let id = den(&server, &alice, json!({}));
+    for user in [&bob, &carol] {
+        join(&server, user, &id);
+    }
+    deactivate(&server, &bob);
+    forget(&server, &alice, &id);
+    assert!(is_there(&server), "carol is in it");
+    forget(&server, &carol, &id);
+    assert!(!is_there(&server));
+}
+
+/// Also when that is the last thing anybody does about the room, and whether or not they had left it before.
+#[test]
+fn a_room_goes_with_the_last_account_that_remembers_it() {
+    for has_left in [true, false] {
+        let server = TestServer::new();
+        let (alice, bob) = (server.register("alice"), server.register("bob"));
+        let id = den(&server, &alice, json!({}));
+        join(&server, &bob, &id);
+        forget(&server, &alice, &id);
+        if has_left {
+            act(&server, &bob, &id, "leave", json!({})).ok();
+        }
+        assert!(is_there(&server));
+        let full = server.store.stats().bytes_stored;
+        deactivate(&server, &bob);
+        assert!(!is_there(&server));
+        assert!(server.store.stats().bytes_stored < full);
+        let server = server.restart();
+        server.get(&alice, &format!("/_matrix/client/v3/rooms/{id}/messages?dir=b")).fails(403, "M_FORBIDDEN");
+    }
+}
