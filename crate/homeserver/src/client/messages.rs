@@ -69,7 +69,7 @@ pub async fn messages(call: UserCall, request: get_message_events::v3::Request) 
     let mut response = get_message_events::v3::Response::new();
     response.start = hs.token(start);
     response.end = page.more.then(|| hs.token(page.end));
-    response.chunk = hs.client_events(&room, &page.events, &call.session, Format::Whole).await?;
+    response.chunk = hs.timeline_events(&room, &page.events, &call.session, Format::Whole, &viewer).await?;
     if lazy(&request.filter) {
         let members = senders(hs, &room, root, &page.events).await?;
         let members: Vec<Rc<Event>> = hs.events_at(room.sn, &members).await?.into_iter().flatten().collect();
@@ -112,8 +112,9 @@ pub async fn visible_event(hs: &Homeserver, session: &Session, room: &Rc<RoomInf
 pub async fn event(call: UserCall, request: get_room_event::v3::Request) -> Result<get_room_event::v3::Response> {
     let hs = &call.hs;
     let room = hs.room(&request.room_id).await?.ok_or_else(|| Error::not_found("the room has no such event, or you may not see it"))?;
-    let (_, event) = visible_event(hs, &call.session, &room, &request.event_id).await?;
-    Ok(get_room_event::v3::Response::new(hs.client_event(&room, &event, &call.session).await?))
+    let (viewer, event) = visible_event(hs, &call.session, &room, &request.event_id).await?;
+    let written = hs.timeline_events(&room, &[event], &call.session, Format::Whole, &viewer).await?.pop();
+    Ok(get_room_event::v3::Response::new(written.ok_or_else(|| Error::Internal("one event in, none out".to_owned()))?))
 }
 
 /// `GET /rooms/{roomId}/context/{eventId}`
@@ -137,8 +138,8 @@ pub async fn context(call: UserCall, request: get_context::v3::Request) -> Resul
     response.state = hs.client_events(&room, &state, &call.session, Format::Whole).await?;
     response.start = Some(hs.token(if before.end == Position::MIN { Position(0) } else { before.end }));
     response.end = Some(hs.token(if after.end == Position::MAX { hs.positions.newest() } else { after.end }));
-    response.events_before = hs.client_events(&room, &before.events, &call.session, Format::Whole).await?;
-    response.events_after = hs.client_events(&room, &after.events, &call.session, Format::Whole).await?;
-    response.event = Some(hs.client_event(&room, &event, &call.session).await?);
+    response.events_before = hs.timeline_events(&room, &before.events, &call.session, Format::Whole, &viewer).await?;
+    response.events_after = hs.timeline_events(&room, &after.events, &call.session, Format::Whole, &viewer).await?;
+    response.event = hs.timeline_events(&room, &[event], &call.session, Format::Whole, &viewer).await?.pop();
     Ok(response)
 }

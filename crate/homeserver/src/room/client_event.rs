@@ -1,11 +1,11 @@
 //! Events as clients see them (Client-Server API, "Room event format"): without what only servers need, with `unsigned`.
 
-use super::{event::Event, read::TURN, rooms::RoomInfo};
+use super::{event::Event, read::TURN, rooms::RoomInfo, visibility::Viewer};
 use crate::{
     error::{Error, Result},
     homeserver::Homeserver,
     position::Position,
-    tables::Session,
+    tables::{MembershipKind, Session},
 };
 use ruma::{
     EventId, RoomId, UserId,
@@ -46,6 +46,17 @@ struct Unsigned<'a> {
     redacted_because: Option<Box<RawValue>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     transaction_id: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    membership: Option<&'static str>,
+}
+
+/// For whom and how events are written.
+#[derive(Clone, Copy)]
+struct Reader<'a> {
+    session: &'a Session,
+    format: Format,
+    /// Whose eyes judged the events, where somebody's did.
+    viewer: Option<&'a Viewer>,
 }
 
 /// How events are written for one request.
@@ -60,6 +71,23 @@ pub enum Format {
 impl Homeserver {
     /// Events as the session's device sees them.
     pub async fn client_events<T>(&self, room: &RoomInfo, events: &[Rc<Event>], session: &Session, format: Format) -> Result<Vec<Raw<T>>> {
+        self.write_events(room, events, Reader { session, format, viewer: None }).await
+    }
+
+    /// Events of a timeline as the session's device sees them, with the membership of its user at those that `viewer` has judged; elsewhere it would
+    /// have to be read first, and "they MAY omit it".
+    pub async fn timeline_events<T>(
+        &self,
+        room: &RoomInfo,
+        events: &[Rc<Event>],
+        session: &Session,
+        format: Format,
+        viewer: &Viewer,
+    ) -> Result<Vec<Raw<T>>> {
+        self.write_events(room, events, Reader { session, format, viewer: Some(viewer) }).await
+    }
+
+    async fn write_events<T>(&self, room: &RoomInfo, events: &[Rc<Event>], reader: Reader<'_>) -> Result<Vec<Raw<T>>> {
         let mut positions: Vec<Position> = events.iter().flat_map(|event| event.replaces.into_iter().chain(event.redacted_by)).collect();
         positions.sort_unstable();
         positions.dedup();
@@ -71,7 +99,7 @@ impl Homeserver {
                 self.host.yield_now().await;
             }
             for event in events {
-                written.push(Raw::from_json(self.write_event(room, event, &others, session, format)?));
+                written.push(Raw::from_json(self.write_event(room, event, &others, reader)?));
             }
         }
         Ok(written)
@@ -83,18 +111,12 @@ impl Homeserver {
         written.pop().ok_or_else(|| Error::Internal("one event in, none out".to_owned()))
     }
 
-    fn write_event(
-        &self,
-        room: &RoomInfo,
-        event: &Event,
-        others: &HashMap<Position, Rc<Event>>,
-        session: &Session,
-        format: Format,
-    ) -> Result<Box<RawValue>> {
+    fn write_event(&self, room: &RoomInfo, event: &Event, others: &HashMap<Position, Rc<Event>>, reader: Reader<'_>) -> Result<Box<RawValue>> {
+        let Reader { session, format, viewer } = reader;
         let pdu = &event.pdu;
         let replaced = event.replaces.and_then(|position| others.get(&position));
         let redacted_because = match event.redacted_by.and_then(|position| others.get(&position)) {
-            Some(redaction) => Some(self.write_event(room, redaction, &HashMap::new(), session, Format::Whole)?),
+            Some(redaction) => Some(self.write_event(room, redaction, &HashMap::new(), Reader { format: Format::Whole, viewer: None, ..reader })?),
             None => None,
         };
         let own = pdu.sender == session.user_id;
@@ -116,6 +138,7 @@ impl Homeserver {
                 replaces_state: replaced.map(|event| &*event.pdu.event_id),
                 redacted_because,
                 transaction_id: transaction.map(|(_, id)| id.as_str()),
+                membership: viewer.and_then(|viewer| viewer.membership_at(event)).map(MembershipKind::as_str),
             },
         };
         serde_json::value::to_raw_value(&written).map_err(|error| Error::Internal(format!("an event cannot be written: {error}")))

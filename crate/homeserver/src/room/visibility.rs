@@ -69,6 +69,18 @@ impl Viewer {
         Ok(!self.visible(hs, vec![event.clone()]).await?.is_empty())
     }
 
+    /// The user's membership at an event that was judged, "including any changes caused by the event", and "leave" before there was any; `None` for an
+    /// event that was not, and where the user is nobody in particular.
+    pub fn membership_at(&self, event: &Event) -> Option<MembershipKind> {
+        self.user.as_ref()?;
+        let state = if self.is_own(event) { event.state_after } else { event.state_before };
+        self.states.get(&state).map(|at| at.membership.unwrap_or(MembershipKind::Leave))
+    }
+
+    fn is_own(&self, event: &Event) -> bool {
+        event.pdu.event_type == TimelineEventType::RoomMember && event.pdu.state_key.as_deref() == self.user.as_deref().map(|user| user.as_str())
+    }
+
     fn judge(&self, event: &Event) -> bool {
         event.is_shown()
             && self
@@ -86,9 +98,7 @@ impl Viewer {
 
     /// The state before it; a change of the visibility or of the user's own membership is judged on both sides, and the kinder one counts.
     fn states_of(&self, event: &Event) -> Vec<NodeId> {
-        let own =
-            event.pdu.event_type == TimelineEventType::RoomMember && event.pdu.state_key.as_deref() == self.user.as_deref().map(|user| user.as_str());
-        if own || event.pdu.event_type == TimelineEventType::RoomHistoryVisibility {
+        if self.is_own(event) || event.pdu.event_type == TimelineEventType::RoomHistoryVisibility {
             vec![event.state_before, event.state_after]
         } else {
             vec![event.state_before]

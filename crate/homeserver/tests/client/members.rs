@@ -232,3 +232,36 @@ fn who_is_kicked_or_banned_is_kept_out_by_those_who_may() {
     assert_eq!(member(&carol)["membership"], "leave");
     join(&server, &carol, &id);
 }
+
+/// "The room membership of the user making the request, at the time of the event", for clients to know which events they could not have the keys of.
+#[test]
+fn events_say_what_the_reader_was_at_them() {
+    let server = TestServer::new();
+    let (alice, bob) = (server.register("alice"), server.register("bob"));
+    let id = room(&server, &alice, json!({"preset": "public_chat"}));
+    send(&server, &alice, &id, "1", "one");
+    act(&server, &alice, &id, "invite", json!({"user_id": bob.id})).ok();
+    let invited = send(&server, &alice, &id, "2", "two");
+    join(&server, &bob, &id);
+    send(&server, &bob, &id, "3", "three");
+    act(&server, &bob, &id, "leave", json!({})).ok();
+    let read = |user: &TestUser, path: &str| look(&server, user, &id, path).ok();
+    let of = |events: &Value| -> Vec<(String, String)> {
+        let event = |event: &Value| {
+            let content = &event["content"];
+            let says = content["body"].as_str().or(content["membership"].as_str()).unwrap_or_default().to_owned();
+            (says, event["unsigned"]["membership"].as_str().expect("a membership").to_owned())
+        };
+        events.as_array().expect("events").iter().map(event).collect()
+    };
+    let expected = [("one", "leave"), ("invite", "invite"), ("two", "invite"), ("join", "join"), ("three", "join"), ("leave", "leave")];
+    let expected = expected.map(|(says, was)| (says.to_owned(), was.to_owned()));
+    let mut page = of(&read(&bob, "messages?dir=b&limit=6")["chunk"]);
+    page.reverse();
+    assert_eq!(page, expected);
+    assert_eq!(read(&bob, &format!("event/{invited}"))["unsigned"]["membership"], "invite");
+    let around = read(&bob, &format!("context/{invited}?limit=4"));
+    assert_eq!(of(&json!([around["event"]])), [expected[2].clone()]);
+    assert_eq!(of(&around["events_after"]), expected[3..5]);
+    assert!(of(&read(&alice, "messages?dir=b&limit=6")["chunk"]).iter().all(|(_, was)| was == "join"));
+}
