@@ -53,12 +53,15 @@ impl Write<'_> {
             self.resolutions().begun.borrow_mut().insert(states.to_vec(), known);
         }
         let mut changes = Vec::new();
+        let mut needs = Vec::new();
         for (key, id) in answer? {
-            let position = match id {
-                Some(id) => Some(self.event_by_id(&id)?.ok_or_else(|| absent(&id))?.position),
-                None => None,
-            };
-            changes.push((key, position));
+            match id.map(|id| self.event_by_id(&id).map(|event| event.ok_or_else(|| absent(&id)))).transpose() {
+                Ok(event) => changes.push((key, event.transpose()?.map(|event| event.position))),
+                Err(need) => needs.push(need),
+            }
+        }
+        if !needs.is_empty() {
+            return Err(Stop::Missing(needs));
         }
         let update = state_tree::update(states[0], changes, &|id| self.node(id))?;
         let resolved = Resolved { root: update.root, new_nodes: update.new_nodes };
