@@ -317,6 +317,34 @@ fn a_merge_that_changes_many_memberships_is_decided_in_few_rounds() {
     assert!(rounds <= 12, "{rounds} rounds");
 }
 
+/// Each of those who were in the room had all of their rooms read into memory, one after another in one turn.
+#[test]
+fn who_leaves_a_room_of_many_is_told_of_all_of_them_in_turns() {
+    let forked = Forked::new(&RoomVersionId::V11);
+    for n in 0..150 {
+        let user = forked.remote.user(&format!("u{n}"));
+        let join = Draft::state(user.clone(), StateEventType::RoomMember, user.as_str(), object(&json!({ "membership": "join" })));
+        let end = forked.end();
+        forked.receive(forked.remote_event(join, &end));
+    }
+    let alice = &forked.alice;
+    let since = forked.server.get(alice, "/_matrix/client/v3/sync?timeout=0").ok()["next_batch"].as_str().expect("a token").to_owned();
+    // One of them is in another room with alice.
+    let body = json!({ "preset": "public_chat" });
+    let other = forked.server.post(alice, "/_matrix/client/v3/createRoom", body).ok()["room_id"].as_str().expect("a room").to_owned();
+    let bob = forked.server.register("bob");
+    for room in [forked.room.id.as_str(), &other] {
+        forked.server.post(&bob, &format!("/_matrix/client/v3/join/{room}"), json!({})).ok();
+    }
+    forked.server.post(alice, &format!("/_matrix/client/v3/rooms/{}/leave", forked.room.id), json!({})).ok();
+    let before = forked.server.host.yielded.get();
+    let answer = forked.server.get(alice, &format!("/_matrix/client/v3/sync?timeout=0&since={since}")).ok();
+    let yields = forked.server.host.yielded.get() - before;
+    assert_eq!(answer["device_lists"]["left"].as_array().map(Vec::len), Some(151));
+    assert_eq!(answer["device_lists"]["changed"], json!([bob.id]));
+    assert!(yields >= 151 / 64, "{yields} yields");
+}
+
 /// The topic that a client knows after a sync, when it does with the answer what the specification says.
 fn topic_after(answer: &Value, room: &str, known: Option<String>) -> Option<String> {
     let joined = &answer["rooms"]["join"][room];

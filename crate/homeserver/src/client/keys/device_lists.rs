@@ -11,19 +11,23 @@ use crate::{
     room::{NodeId, membership_of},
     router::UserCall,
     sync::Listed,
-    tables::{self, Change, MembershipKind, RoomSn, UserSn},
+    tables::{self, Change, Membership, MembershipKind, RoomSn, UserSn},
+    turns::Turns,
 };
 use ephapse_store::Direction;
 use ruma::{
-    UserId,
+    OwnedUserId, UserId,
     api::client::{keys::get_key_changes::v3 as get_key_changes, sync::sync_events::DeviceLists},
     events::StateEventType,
 };
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 /// Whoever joins a room without encryption is told of its members only when it is no larger: their devices matter if it is ever encrypted, and
 /// clients ask for all of them then.
 const SMALL: usize = 200;
+
+/// Members of a room that are read at once.
+const PAGE: usize = 1000;
 
 /// `GET /_matrix/client/v3/keys/changes`
 pub async fn changes(call: UserCall, request: get_key_changes::Request) -> Result<get_key_changes::Response> {
@@ -145,26 +149,29 @@ impl Found {
         if self.keys.is_empty() && self.signed.is_empty() && self.members.is_empty() && self.reset.is_empty() && self.encrypted.is_empty() {
             return Ok(DeviceLists::new());
         }
-        let mine = joined_rooms(hs, user).await?;
+        let rooms = hs.user_rooms(user).await?.all().into_iter();
+        let mine = rooms.filter(|(_, membership)| membership.kind == MembershipKind::Join).map(|(room, _)| room).collect();
+        let mut judge = Judge { hs, mine, encrypted: HashMap::new(), turns: Turns::new(&*hs.host) };
         let mut changed = self.signed.clone();
         for other in &self.keys {
-            if *other == user || shares_a_room(hs, &mine, *other).await? {
+            if *other == user || !judge.shared_with(*other).await?.is_empty() {
                 changed.insert(*other);
             }
         }
         // With whom the user parted, and in which room.
         let mut parted: BTreeMap<UserSn, BTreeSet<RoomSn>> = BTreeMap::new();
         for ((room, member), before) in &self.members {
-            let i_am_in = mine.contains(room);
+            let i_am_in = judge.mine.contains(room);
             if *member != user && !i_am_in && !self.members.contains_key(&(*room, user)) {
                 continue;
             }
+            judge.turns.step().await;
             let was_in = was_joined(hs, *room, *before).await?;
             let is_in = is_joined(hs, *room, *member).await?;
             match (was_in, is_in) {
-                (false, true) if *member == user => changed.extend(members_to_know(hs, *room).await?),
+                (false, true) if *member == user => changed.extend(judge.members_to_know(*room).await?),
                 (true, false) if *member == user => {
-                    for other in members(hs, *room, MembershipKind::Join, usize::MAX).await? {
+                    for other in judge.members(*room, MembershipKind::Join, usize::MAX).await? {
                         parted.entry(other).or_default().insert(*room);
                     }
                 }
@@ -177,13 +184,18 @@ impl Found {
                 _ => {}
             }
         }
-        for room in self.encrypted.intersection(&mine) {
-            changed.extend(members_to_know(hs, *room).await?);
+        for room in &self.encrypted {
+            if judge.mine.contains(room) {
+                changed.extend(judge.members_to_know(*room).await?);
+            }
         }
-        for room in self.reset.iter().filter(|room| mine.contains(room)) {
-            changed.extend(members_to_know(hs, *room).await?);
+        for room in &self.reset {
+            if !judge.mine.contains(room) {
+                continue;
+            }
+            changed.extend(judge.members_to_know(*room).await?);
             for kind in [MembershipKind::Leave, MembershipKind::Ban] {
-                for other in members(hs, *room, kind, usize::MAX).await? {
+                for other in judge.members(*room, kind, usize::MAX).await? {
                     parted.entry(other).or_default().insert(*room);
                 }
             }
@@ -191,54 +203,112 @@ impl Found {
         changed.retain(|other| *other != user || self.keys.contains(&user));
         let mut left = BTreeSet::new();
         for (other, rooms) in parted.into_iter().filter(|(other, _)| *other != user && !changed.contains(other)) {
-            if has_left(hs, &mine, other, &rooms).await? {
+            if judge.has_left(other, &rooms).await? {
                 left.insert(other);
             }
         }
         let mut lists = DeviceLists::new();
-        for other in changed {
-            lists.changed.push(hs.user_id(other).await?);
-        }
-        for other in left {
-            lists.left.push(hs.user_id(other).await?);
-        }
+        lists.changed = judge.names(changed).await?;
+        lists.left = judge.names(left).await?;
         Ok(lists)
     }
 }
 
-async fn joined_rooms(hs: &Homeserver, user: UserSn) -> Result<BTreeSet<RoomSn>> {
-    let rooms = hs.user_rooms(user).await?.all();
-    Ok(rooms.into_iter().filter(|(_, membership)| membership.kind == MembershipKind::Join).map(|(room, _)| room).collect())
+/// One judgement over many users, in turns.
+struct Judge<'a> {
+    hs: &'a Homeserver,
+    /// The rooms that the asking user is in.
+    mine: BTreeSet<RoomSn>,
+    /// Which rooms are encrypted, as far as that was asked.
+    encrypted: HashMap<RoomSn, bool>,
+    turns: Turns<'a>,
 }
 
-async fn shares_a_room(hs: &Homeserver, mine: &BTreeSet<RoomSn>, other: UserSn) -> Result<bool> {
-    Ok(!joined_rooms(hs, other).await?.is_disjoint(mine))
-}
-
-/// Whether those who parted in `rooms` share no room any more, or no encrypted one, although one of `rooms` is encrypted.
-async fn has_left(hs: &Homeserver, mine: &BTreeSet<RoomSn>, other: UserSn, rooms: &BTreeSet<RoomSn>) -> Result<bool> {
-    let theirs = joined_rooms(hs, other).await?;
-    for room in theirs.intersection(mine) {
-        if is_encrypted(hs, *room).await? {
-            return Ok(false);
+impl Judge<'_> {
+    /// The rooms that both are in. They are looked up one user after another: memory is for the rooms of those who sync.
+    async fn shared_with(&mut self, other: UserSn) -> Result<Vec<RoomSn>> {
+        self.turns.step().await;
+        let store = self.hs.store();
+        let is_in = |membership: &Membership| membership.kind == MembershipKind::Join;
+        // Who is in fewer rooms than the asking user is named by those, and who is in more, by the asking user's.
+        let enough = self.mine.len() + 1;
+        let theirs = tables::MEMBERSHIPS.scan(store, &other, Direction::Forward, enough).await?;
+        if theirs.len() < enough {
+            let both = theirs.into_iter().filter(|((_, room), membership)| is_in(membership) && self.mine.contains(room));
+            return Ok(both.map(|((_, room), _)| room).collect());
         }
+        let places: Vec<_> = self.mine.iter().map(|room| (other, *room)).collect();
+        let found = tables::MEMBERSHIPS.get_many(store, &places).await?;
+        let both = places.into_iter().zip(found).filter(|(_, membership)| membership.as_ref().is_some_and(is_in));
+        Ok(both.map(|((_, room), _)| room).collect())
     }
-    if theirs.is_disjoint(mine) {
-        return Ok(true);
-    }
-    for room in rooms {
-        if is_encrypted(hs, *room).await? {
+
+    /// Whether those who parted in `rooms` share no room any more, or no encrypted one, although one of `rooms` is encrypted.
+    async fn has_left(&mut self, other: UserSn, rooms: &BTreeSet<RoomSn>) -> Result<bool> {
+        let shared = self.shared_with(other).await?;
+        for room in &shared {
+            if self.is_encrypted(*room).await? {
+                return Ok(false);
+            }
+        }
+        if shared.is_empty() {
             return Ok(true);
         }
+        for room in rooms {
+            if self.is_encrypted(*room).await? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
-    Ok(false)
-}
 
-async fn is_encrypted(hs: &Homeserver, room: RoomSn) -> Result<bool> {
-    // The room may have been forgotten by everybody meanwhile.
-    let Some(head) = tables::ROOM_HEADS.get(hs.store(), &room).await? else { return Ok(false) };
-    let place = (StateEventType::RoomEncryption, String::new());
-    Ok(hs.state_get(room, NodeId(head.state), &[place]).await?.first().copied().flatten().is_some())
+    async fn is_encrypted(&mut self, room: RoomSn) -> Result<bool> {
+        if let Some(known) = self.encrypted.get(&room) {
+            return Ok(*known);
+        }
+        // The room may have been forgotten by everybody meanwhile.
+        let is_encrypted = match tables::ROOM_HEADS.get(self.hs.store(), &room).await? {
+            Some(head) => {
+                let place = (StateEventType::RoomEncryption, String::new());
+                self.hs.state_get(room, NodeId(head.state), &[place]).await?.first().copied().flatten().is_some()
+            }
+            None => false,
+        };
+        self.encrypted.insert(room, is_encrypted);
+        Ok(is_encrypted)
+    }
+
+    /// The members of a room that somebody has joined, if their devices matter there.
+    async fn members_to_know(&mut self, room: RoomSn) -> Result<Vec<UserSn>> {
+        let limit = if self.is_encrypted(room).await? { usize::MAX } else { SMALL + 1 };
+        let found = self.members(room, MembershipKind::Join, limit).await?;
+        Ok(if limit != usize::MAX && found.len() > SMALL { Vec::new() } else { found })
+    }
+
+    async fn members(&mut self, room: RoomSn, kind: MembershipKind, limit: usize) -> Result<Vec<UserSn>> {
+        let mut range = tables::MEMBERS.range(&(room, kind as u8));
+        let mut members = Vec::new();
+        while members.len() < limit {
+            let page = (limit - members.len()).min(PAGE);
+            let found = tables::MEMBERS.scan_range(self.hs.store(), range.clone(), Direction::Forward, page).await?;
+            members.extend(found.iter().map(|((_, _, member), _)| *member));
+            let Some((last, _)) = found.last().filter(|_| found.len() == page) else { break };
+            range.start = tables::MEMBERS.key(last);
+            // The first key behind it.
+            range.start.push(0);
+            self.turns.step().await;
+        }
+        Ok(members)
+    }
+
+    async fn names(&mut self, users: BTreeSet<UserSn>) -> Result<Vec<OwnedUserId>> {
+        let mut names = Vec::with_capacity(users.len());
+        for user in users {
+            names.push(self.hs.user_id(user).await?);
+            self.turns.short_step().await;
+        }
+        Ok(names)
+    }
 }
 
 async fn was_joined(hs: &Homeserver, room: RoomSn, before: Before) -> Result<bool> {
@@ -257,16 +327,4 @@ async fn was_joined(hs: &Homeserver, room: RoomSn, before: Before) -> Result<boo
 
 async fn is_joined(hs: &Homeserver, room: RoomSn, user: UserSn) -> Result<bool> {
     Ok(tables::MEMBERSHIPS.get(hs.store(), &(user, room)).await?.is_some_and(|membership| membership.kind == MembershipKind::Join))
-}
-
-async fn members(hs: &Homeserver, room: RoomSn, kind: MembershipKind, limit: usize) -> Result<Vec<UserSn>> {
-    let found = tables::MEMBERS.scan(hs.store(), &(room, kind as u8), Direction::Forward, limit).await?;
-    Ok(found.into_iter().map(|((_, _, member), _)| member).collect())
-}
-
-/// The members of a room that somebody has joined, if their devices matter there.
-async fn members_to_know(hs: &Homeserver, room: RoomSn) -> Result<Vec<UserSn>> {
-    let limit = if is_encrypted(hs, room).await? { usize::MAX } else { SMALL + 1 };
-    let found = members(hs, room, MembershipKind::Join, limit).await?;
-    Ok(if limit != usize::MAX && found.len() > SMALL { Vec::new() } else { found })
 }
