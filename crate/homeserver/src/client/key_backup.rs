@@ -5,7 +5,8 @@ use crate::{
     homeserver::Homeserver,
     locks::LockKey,
     router::UserCall,
-    tables::{self, BackedUpKey, Json, KeyBackup, UserSn},
+    tables::{self, BackedUpKey, Json, KeyBackup, KeyPart, UserSn},
+    turns::Turns,
 };
 use ephapse_store::{Batch, Direction};
 use http::StatusCode;
@@ -27,10 +28,13 @@ use ruma::{
 };
 use serde::Deserialize;
 use serde_json::{json, value::RawValue};
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, ops::Range};
 
 /// Versions that are read at once when the newest is looked for.
 const PAGE: usize = 16;
+
+/// Keys that are read at once.
+const SLICE: usize = 128;
 
 /// `POST /_matrix/client/v3/room_keys/version`
 pub async fn create(call: UserCall, request: create_backup_version::Request) -> Result<create_backup_version::Response> {
@@ -117,8 +121,11 @@ pub async fn get_keys(call: UserCall, request: get_backup_keys::Request) -> Resu
     let (hs, user) = (&call.hs, call.session.user);
     let (number, _) = existing(hs, user, &request.version).await?;
     let mut rooms: BTreeMap<OwnedRoomId, BTreeMap<String, Raw<KeyBackupData>>> = BTreeMap::new();
-    for ((_, _, room, session), key) in tables::BACKED_UP_KEYS.scan(hs.store(), &(user, number), Direction::Forward, usize::MAX).await? {
-        rooms.entry(room).or_default().insert(session, raw(key.data)?);
+    let mut pages = Pages::of(hs, &(user, number));
+    while let Some(page) = pages.next().await? {
+        for ((_, _, room, session), key) in page {
+            rooms.entry(room).or_default().insert(session, raw(key.data)?);
+        }
     }
     Ok(get_backup_keys::Response::new(rooms.into_iter().map(|(room, sessions)| (room, RoomKeyBackup::new(sessions))).collect()))
 }
@@ -127,8 +134,13 @@ pub async fn get_keys(call: UserCall, request: get_backup_keys::Request) -> Resu
 pub async fn get_keys_of_room(call: UserCall, request: get_backup_keys_for_room::Request) -> Result<get_backup_keys_for_room::Response> {
     let (hs, user) = (&call.hs, call.session.user);
     let (number, _) = existing(hs, user, &request.version).await?;
-    let found = tables::BACKED_UP_KEYS.scan(hs.store(), &(user, number, request.room_id), Direction::Forward, usize::MAX).await?;
-    let sessions = found.into_iter().map(|((_, _, _, session), key)| Ok((session, raw(key.data)?))).collect::<Result<_>>()?;
+    let mut sessions = BTreeMap::new();
+    let mut pages = Pages::of(hs, &(user, number, request.room_id));
+    while let Some(page) = pages.next().await? {
+        for ((_, _, _, session), key) in page {
+            sessions.insert(session, raw(key.data)?);
+        }
+    }
     Ok(get_backup_keys_for_room::Response::new(sessions))
 }
 
@@ -162,7 +174,12 @@ pub async fn delete_key(call: UserCall, request: delete_backup_keys_for_session:
 /// Stores keys in the current version, in place of worse ones; the new etag and count.
 async fn put(call: &UserCall, version: &str, keys: Vec<(OwnedRoomId, String, Raw<KeyBackupData>)>) -> Result<(String, UInt)> {
     let (hs, user) = (&call.hs, call.session.user);
-    let keys = keys.into_iter().map(|(room, session, key)| Ok((room, session, read_key(&key)?))).collect::<Result<Vec<_>>>()?;
+    let mut turns = Turns::new(&*hs.host);
+    let mut read = Vec::with_capacity(keys.len());
+    for (room, session, key) in keys {
+        read.push(((room, session), read_key(&key)?));
+        turns.step().await;
+    }
     let _lock = hs.lock(LockKey::KeyBackup(user)).await;
     let (number, mut backup) = existing(hs, user, version).await?;
     let (newest, _) = current(hs, user).await?.ok_or_else(unknown_version)?;
@@ -171,14 +188,17 @@ async fn put(call: &UserCall, version: &str, keys: Vec<(OwnedRoomId, String, Raw
         let kind = ErrorKind::WrongRoomKeysVersion(WrongRoomKeysVersionErrorData::new(newest.to_string()));
         return Err(Error::new(StatusCode::FORBIDDEN, kind, "this is not the newest version of the backup"));
     }
-    let places: Vec<_> = keys.iter().map(|(room, session, _)| (user, number, room.clone(), session.clone())).collect();
-    let stored = tables::BACKED_UP_KEYS.get_many(hs.store(), &places).await?;
     let mut batch = Batch::since(call.raw.generation);
-    for ((place, (_, _, key)), stored) in places.iter().zip(&keys).zip(&stored) {
-        if stored.as_ref().is_none_or(|stored| is_better(key, stored)) {
-            tables::BACKED_UP_KEYS.put(&mut batch, place, key);
-            backup.count += u64::from(stored.is_none());
+    for keys in read.chunks(SLICE) {
+        let places: Vec<_> = keys.iter().map(|((room, session), _)| (user, number, room.clone(), session.clone())).collect();
+        let stored = tables::BACKED_UP_KEYS.get_many(hs.store(), &places).await?;
+        for ((place, (_, key)), stored) in places.iter().zip(keys).zip(&stored) {
+            if stored.as_ref().is_none_or(|stored| is_better(key, stored)) {
+                tables::BACKED_UP_KEYS.put(&mut batch, place, key);
+                backup.count += u64::from(stored.is_none());
+            }
         }
+        turns.step().await;
     }
     if !batch.is_empty() {
         backup.etag += 1;
@@ -205,22 +225,63 @@ async fn remove(call: &UserCall, version: &str, which: Which) -> Result<(String,
     let _lock = hs.lock(LockKey::KeyBackup(user)).await;
     let (number, mut backup) = existing(hs, user, version).await?;
     let keys = &tables::BACKED_UP_KEYS;
-    let found = match which {
-        Which::All => keys.scan(hs.store(), &(user, number), Direction::Forward, usize::MAX).await?,
-        Which::Room(room) => keys.scan(hs.store(), &(user, number, room), Direction::Forward, usize::MAX).await?,
-        Which::Session(room, session) => keys.scan(hs.store(), &(user, number, room, session), Direction::Forward, 1).await?,
-    };
-    if !found.is_empty() {
-        let mut batch = Batch::since(call.raw.generation);
-        backup.count = backup.count.saturating_sub(found.len() as u64);
-        backup.etag += 1;
-        for (place, _) in found {
-            keys.delete(&mut batch, &place);
+    let mut batch = Batch::since(call.raw.generation);
+    let gone = match which {
+        Which::All => {
+            keys.delete_all(&mut batch, &(user, number));
+            backup.count
         }
+        Which::Room(room) => {
+            keys.delete_all(&mut batch, &(user, number, room.clone()));
+            let mut count = 0;
+            let mut pages = Pages::of(hs, &(user, number, room));
+            while let Some(page) = pages.next().await? {
+                count += page.len() as u64;
+            }
+            count
+        }
+        Which::Session(room, session) => {
+            let place = (user, number, room, session);
+            keys.delete(&mut batch, &place);
+            u64::from(keys.get(hs.store(), &place).await?.is_some())
+        }
+    };
+    if gone > 0 {
+        backup.count = backup.count.saturating_sub(gone);
+        backup.etag += 1;
         tables::KEY_BACKUPS.put(&mut batch, &(user, number), &backup);
         hs.submit(batch, Vec::new())?;
     }
     Ok((backup.etag.to_string(), UInt::new_saturating(backup.count)))
+}
+
+/// Keys of a backup, a page at a time; between pages others have their turn.
+struct Pages<'a> {
+    hs: &'a Homeserver,
+    /// What is left to read.
+    rest: Option<Range<Vec<u8>>>,
+}
+
+type Place = (UserSn, u64, OwnedRoomId, String);
+
+impl<'a> Pages<'a> {
+    fn of(hs: &'a Homeserver, part: &impl KeyPart) -> Self {
+        Self { hs, rest: Some(tables::BACKED_UP_KEYS.range(part)) }
+    }
+
+    async fn next(&mut self) -> Result<Option<Vec<(Place, BackedUpKey)>>> {
+        let Some(range) = self.rest.take() else { return Ok(None) };
+        let end = range.end.clone();
+        let page = tables::BACKED_UP_KEYS.scan_range(self.hs.store(), range, Direction::Forward, SLICE).await?;
+        if let Some((last, _)) = page.last().filter(|_| page.len() == SLICE) {
+            let mut start = tables::BACKED_UP_KEYS.key(last);
+            // The first key behind it.
+            start.push(0);
+            self.rest = Some(start..end);
+            self.hs.host.yield_now().await;
+        }
+        Ok(Some(page))
+    }
 }
 
 /// The newest version that was not deleted.

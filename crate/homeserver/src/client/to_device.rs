@@ -11,6 +11,7 @@ use crate::{
     router::UserCall,
     stream::{Limits, Redelivery, Retention, Stream, Subject, WhenFull},
     tables::{self, Change, Session, StreamEntry, UserSn},
+    turns::Turns,
 };
 use ephapse_store::{Batch, Direction};
 use ruma::{
@@ -45,6 +46,9 @@ const LONGEST_CONTENT: usize = 64 << 10;
 /// Bytes that one request may put into queues.
 const LARGEST_REQUEST: usize = 32 << 20;
 
+/// Messages that one request may put into queues: they are put there in one go.
+const MOST_MESSAGES: usize = 10_000;
+
 /// Messages in one sync.
 const SHOWN: usize = 100;
 
@@ -72,52 +76,65 @@ pub async fn send(call: UserCall, request: send_event_to_device::Request) -> Res
         return Err(Error::too_large(format!("a message has {LONGEST_CONTENT} bytes at most")));
     }
     let mut batch = Batch::since(call.raw.generation);
-    let mut queues = Vec::new();
+    let mut queues = Queues::default();
+    let mut turns = Turns::new(&*hs.host);
     for (user, messages) in &request.messages {
+        turns.step().await;
         // Users of other servers get theirs by federation.
         if hs.is_local(user) {
-            queues.extend(queues_of(hs, user, messages).await?);
+            queues.add(hs, user, messages).await?;
         }
-    }
-    if queues.iter().map(|queue| queue.content.json().get().len()).sum::<usize>() > LARGEST_REQUEST {
-        return Err(Error::too_large("these are too many messages for one request"));
     }
     let sender = &call.session.user_id;
     let event_type = request.event_type.to_string();
-    let changes = queues.into_iter().map(|queue| queue.append(hs, &mut batch, sender, &event_type)).collect();
+    let changes = queues.queues.into_iter().map(|queue| queue.append(hs, &mut batch, sender, &event_type)).collect();
     once.done(&call, &mut batch, None);
     hs.submit(batch, changes)?;
     Ok(send_event_to_device::Response::new())
 }
 
 /// A message and the queue it goes to.
-struct Queue {
+struct Queue<'a> {
     user: UserSn,
     device: OwnedDeviceId,
     subject: Subject,
-    content: Raw<AnyToDeviceEventContent>,
+    content: &'a RawValue,
 }
 
-/// The queues that `messages` go to; devices that do not exist have none.
-async fn queues_of(
-    hs: &Homeserver,
-    user: &OwnedUserId,
-    messages: &BTreeMap<DeviceIdOrAllDevices, Raw<AnyToDeviceEventContent>>,
-) -> Result<Vec<Queue>> {
-    let Some(sn) = hs.find_user(user).await? else { return Ok(Vec::new()) };
-    let all = tables::DEVICES.scan(hs.store(), &sn, Direction::Forward, MOST_DEVICES).await?;
-    let mut queues = Vec::new();
-    for ((_, device), _) in all {
-        let content = messages.get(&DeviceIdOrAllDevices::DeviceId(device.clone())).or_else(|| messages.get(&DeviceIdOrAllDevices::AllDevices));
-        if let Some(content) = content {
+/// What one request puts into queues.
+#[derive(Default)]
+struct Queues<'a> {
+    queues: Vec<Queue<'a>>,
+    /// Of the messages in them.
+    bytes: usize,
+}
+
+impl<'a> Queues<'a> {
+    /// Adds the queues that `messages` go to; devices that do not exist have none.
+    async fn add(
+        &mut self,
+        hs: &Homeserver,
+        user: &OwnedUserId,
+        messages: &'a BTreeMap<DeviceIdOrAllDevices, Raw<AnyToDeviceEventContent>>,
+    ) -> Result<()> {
+        let Some(sn) = hs.find_user(user).await? else { return Ok(()) };
+        let mut turns = Turns::new(&*hs.host);
+        for ((_, device), _) in tables::DEVICES.scan(hs.store(), &sn, Direction::Forward, MOST_DEVICES).await? {
+            let content = messages.get(&DeviceIdOrAllDevices::DeviceId(device.clone())).or_else(|| messages.get(&DeviceIdOrAllDevices::AllDevices));
+            let Some(content) = content.map(Raw::json) else { continue };
+            self.bytes += content.get().len();
+            if self.bytes > LARGEST_REQUEST || self.queues.len() == MOST_MESSAGES {
+                return Err(Error::too_large("these are too many messages for one request"));
+            }
             let subject = subject(hs, sn, &device).await?;
-            queues.push(Queue { user: sn, device, subject, content: content.clone() });
+            self.queues.push(Queue { user: sn, device, subject, content });
+            turns.step().await;
         }
+        Ok(())
     }
-    Ok(queues)
 }
 
-impl Queue {
+impl Queue<'_> {
     fn append(self, hs: &Homeserver, batch: &mut Batch, sender: &UserId, event_type: &str) -> (Position, Change) {
         #[derive(Serialize)]
         struct Event<'a> {
@@ -125,7 +142,7 @@ impl Queue {
             sender: &'a UserId,
             r#type: &'a str,
         }
-        let event = Event { content: self.content.json(), sender, r#type: event_type };
+        let event = Event { content: self.content, sender, r#type: event_type };
         let position = hs.positions.next();
         let message = Message { position, event: serde_json::to_string(&event).expect("strings and JSON are JSON") };
         let body = postcard::to_allocvec(&message).expect("our own types have known lengths");

@@ -124,3 +124,30 @@ fn keys_go_to_the_newest_version_only_and_deleted_versions_leave_nothing() {
     server.put(&alice, &format!("{KEYS}/!a:x.example?version={old}"), body).fails(404, "M_NOT_FOUND");
     assert_eq!(server.get(&alice, &format!("{KEYS}?version={new}")).ok(), json!({ "rooms": {} }));
 }
+
+#[test]
+fn a_backup_of_many_keys_is_written_read_and_emptied_in_turns() {
+    let server = TestServer::new();
+    let alice = server.register("alice");
+    let version = create(&server, &alice);
+    let sessions: serde_json::Map<_, _> = (0..300).map(|n| (format!("s{n}"), key(true, n, 0, "x"))).collect();
+    let rooms = json!({ "!a:x.example": { "sessions": sessions }, "!b:x.example": { "sessions": sessions } });
+    let at = |rest: &str| format!("{KEYS}{rest}?version={version}");
+    let yields = |what: &dyn Fn() -> Value| {
+        let before = server.host.yielded.get();
+        (what(), server.host.yielded.get() - before)
+    };
+    let (stored, yielded) = yields(&|| server.put(&alice, &at(""), json!({ "rooms": rooms })).ok());
+    assert_eq!(stored["count"], 600);
+    assert!(yielded >= 600 / 64, "{yielded} yields");
+    let (all, yielded) = yields(&|| server.get(&alice, &at("")).ok());
+    assert_eq!(all["rooms"], rooms);
+    assert!(yielded >= 600 / 128, "{yielded} yields");
+    assert_eq!(server.get(&alice, &at("/!a:x.example")).ok()["sessions"], rooms["!a:x.example"]["sessions"]);
+    let (left, yielded) = yields(&|| server.delete(&alice, &at("/!a:x.example")).ok());
+    assert_eq!(left["count"], 300);
+    assert!(yielded >= 300 / 128, "{yielded} yields");
+    assert_eq!(server.get(&alice, &at("")).ok()["rooms"], json!({ "!b:x.example": rooms["!b:x.example"] }));
+    assert_eq!(server.delete(&alice, &at("")).ok()["count"], 0);
+    assert_eq!(server.get(&alice, &at("")).ok()["rooms"], json!({}));
+}

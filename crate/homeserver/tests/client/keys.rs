@@ -45,6 +45,32 @@ fn counts_are_of_every_algorithm_also_when_there_is_none() {
 }
 
 #[test]
+fn who_asks_for_very_many_keys_lets_others_go_on_and_gets_each_once() {
+    let server = TestServer::new();
+    let (alice, bob) = (server.register("alice"), server.register("bob"));
+    server.post(&alice, UPLOAD, json!({ "device_keys": device_keys(&alice, &Key::new(1)) })).ok();
+    let yields = |body: Value, path: &str| {
+        let before = server.host.yielded.get();
+        (server.post(&bob, path, body), server.host.yielded.get() - before)
+    };
+    let devices =
+        |count: usize| -> Value { (0..count).map(|n| (format!("D{n}"), json!("signed_curve25519"))).collect::<serde_json::Map<_, _>>().into() };
+    let (answer, yielded) = yields(json!({ "one_time_keys": { &alice.id: devices(5_000) } }), CLAIM);
+    assert_eq!(answer.ok()["one_time_keys"], json!({}));
+    assert!(yielded >= 5_000 / 64, "{yielded} yields");
+    yields(json!({ "one_time_keys": { &alice.id: devices(10_001) } }), CLAIM).0.fails(413, "M_TOO_LARGE");
+
+    let (answer, _) = yields(json!({ "device_keys": { &alice.id: vec![&alice.device; 50_000] } }), QUERY);
+    assert_eq!(answer.ok()["device_keys"][&alice.id].as_object().map(|keys| keys.len()), Some(1));
+    let names: Vec<String> = (0..10_001).map(|n| format!("D{n}")).collect();
+    yields(json!({ "device_keys": { &alice.id: names } }), QUERY).0.fails(413, "M_TOO_LARGE");
+    let users: serde_json::Map<_, _> = (0..1_000).map(|n| (format!("@u{n}:test.example"), json!([]))).collect();
+    let (answer, yielded) = yields(json!({ "device_keys": users }), QUERY);
+    answer.ok();
+    assert!(yielded >= 1_000 / 64, "{yielded} yields");
+}
+
+#[test]
 fn identity_keys_are_those_of_the_device_and_signed_by_it() {
     let server = TestServer::new();
     let (alice, bob) = (server.register("alice"), server.register("bob"));

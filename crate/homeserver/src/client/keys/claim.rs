@@ -1,15 +1,17 @@
 //! `POST /_matrix/client/v3/keys/claim`: each one-time key is given out once, in the order of upload; then the fallback key, again and again.
 
 use super::{
+    MOST,
     claimed::{Claimed, Mark},
     query::unreachable_servers,
 };
 use crate::{
-    error::Result,
+    error::{Error, Result},
     homeserver::Homeserver,
     locks::LockKey,
     router::UserCall,
     tables::{self, FallbackKey, OneTimeKey, UserSn},
+    turns::Turns,
 };
 use ephapse_store::{Batch, Direction};
 use ruma::{
@@ -25,7 +27,12 @@ use std::collections::BTreeMap;
 pub async fn claim(call: UserCall, request: claim_keys::Request) -> Result<claim_keys::Response> {
     let hs = &call.hs;
     let mut response = claim_keys::Response::new(BTreeMap::new());
+    if request.one_time_keys.values().map(BTreeMap::len).sum::<usize>() > MOST {
+        return Err(Error::too_large(format!("a request claims {MOST} keys at most")));
+    }
+    let mut turns = Turns::new(&*hs.host);
     for (user, devices) in request.one_time_keys.iter().filter(|(user, _)| hs.is_local(user)) {
+        turns.step().await;
         let keys = claim_of(hs, user, devices).await?;
         if !keys.is_empty() {
             response.one_time_keys.insert(user.clone(), keys);
@@ -43,7 +50,9 @@ pub async fn claim_of(hs: &Homeserver, user: &UserId, devices: &BTreeMap<OwnedDe
     let Some(sn) = hs.find_user(user).await? else { return Ok(claimed) };
     let _lock = hs.lock(LockKey::Account(user.to_string())).await;
     let mut batch = Batch::since(generation);
+    let mut turns = Turns::new(&*hs.host);
     for (device, algorithm) in devices {
+        turns.step().await;
         if let Some((id, key)) = take(hs, sn, device, algorithm, &mut batch).await? {
             claimed.insert(device.clone(), BTreeMap::from([(id, key)]));
         }
@@ -62,7 +71,7 @@ async fn take(hs: &Homeserver, user: UserSn, device: &OwnedDeviceId, algorithm: 
     let oldest = tables::ONE_TIME_KEYS.scan(hs.store(), &place, Direction::Forward, 1).await?;
     let mut counts = tables::KEY_COUNTS.get(hs.store(), &device_key).await?.unwrap_or_default();
     let before = counts.clone();
-    let unreadable = |what: &dyn std::fmt::Display| crate::Error::Internal(format!("a stored one-time key cannot be read: {what}"));
+    let unreadable = |what: &dyn std::fmt::Display| Error::Internal(format!("a stored one-time key cannot be read: {what}"));
     let found = if let Some((row, OneTimeKey { id, key })) = oldest.into_iter().next() {
         let mark = Mark::of(algorithm.as_str(), &serde_json::from_str(&key.0).map_err(|error| unreadable(&error))?);
         Claimed::read(hs, &device_key, [mark].into_iter()).await?.add(&device_key, mark, batch);

@@ -3,10 +3,11 @@
 use super::{MOST, signed};
 use crate::{
     client::object,
-    error::Result,
+    error::{Error, Result},
     homeserver::Homeserver,
     router::UserCall,
     tables::{self, CrossSigningUse, UserSn},
+    turns::Turns,
 };
 use ephapse_store::Direction;
 use ruma::{
@@ -18,17 +19,13 @@ use ruma::{
 use serde_json::{json, value::RawValue};
 use std::collections::{BTreeMap, BTreeSet};
 
-/// Users that are looked at before something else gets its turn.
-const SLICE: usize = 32;
-
 /// `POST /_matrix/client/v3/keys/query`
 pub async fn query(call: UserCall, request: get_keys::Request) -> Result<get_keys::Response> {
     let (hs, viewer) = (&call.hs, call.session.user);
     let mut response = get_keys::Response::new();
-    for (index, (user, devices)) in request.device_keys.iter().filter(|(user, _)| hs.is_local(user)).enumerate() {
-        if index % SLICE == SLICE - 1 {
-            hs.host.yield_now().await;
-        }
+    let mut turns = Turns::new(&*hs.host);
+    for (user, devices) in request.device_keys.iter().filter(|(user, _)| hs.is_local(user)) {
+        turns.step().await;
         let Some(sn) = hs.find_user(user).await? else { continue };
         if tables::ACCOUNTS.get(hs.store(), &sn).await?.is_none() {
             continue;
@@ -59,9 +56,12 @@ pub struct UserKeys {
 pub async fn keys_of(hs: &Homeserver, sn: UserSn, user: &UserId, viewer: Option<UserSn>, asked: &[OwnedDeviceId]) -> Result<UserKeys> {
     let signatures = visible_signatures(hs, sn, viewer).await?;
     let mut devices = BTreeMap::new();
-    for (device, mut keys) in device_keys(hs, sn, asked).await? {
+    let mut turns = Turns::new(&*hs.host);
+    for ((device, keys), named) in device_keys(hs, sn, asked).await? {
+        let mut keys = with_name(&keys, named)?;
         signatures.add_to(&mut keys, device.as_str());
         devices.insert(device, Raw::from_json(raw(keys)?));
+        turns.step().await;
     }
     let mut cross_signing = BTreeMap::new();
     for ((_, used_for), key) in tables::CROSS_SIGNING_KEYS.scan(hs.store(), &sn, Direction::Forward, 3).await? {
@@ -78,26 +78,35 @@ pub async fn keys_of(hs: &Homeserver, sn: UserSn, user: &UserId, viewer: Option<
     Ok(UserKeys { devices, master, self_signing, user_signing: user_signing.filter(|_| viewer == Some(sn)) })
 }
 
-/// The keys of a user's devices, with the devices' names.
-async fn device_keys(hs: &Homeserver, user: UserSn, asked: &[OwnedDeviceId]) -> Result<Vec<(OwnedDeviceId, CanonicalJsonObject)>> {
+/// A device with its keys, and what else is known of it.
+type Found = ((OwnedDeviceId, tables::Json), Option<tables::Device>);
+
+/// The keys of a user's devices, each once however often it is asked for.
+async fn device_keys(hs: &Homeserver, user: UserSn, asked: &[OwnedDeviceId]) -> Result<Vec<Found>> {
     let found: Vec<(OwnedDeviceId, tables::Json)> = if asked.is_empty() {
         let all = tables::DEVICE_KEYS.scan(hs.store(), &user, Direction::Forward, MOST).await?;
         all.into_iter().map(|((_, device), keys)| (device, keys)).collect()
     } else {
-        let places: Vec<_> = asked.iter().map(|device| (user, device.clone())).collect();
+        let asked: BTreeSet<&OwnedDeviceId> = asked.iter().collect();
+        if asked.len() > MOST {
+            return Err(Error::too_large(format!("a request asks for {MOST} devices of a user at most")));
+        }
+        let places: Vec<_> = asked.iter().map(|device| (user, (*device).clone())).collect();
         let keys = tables::DEVICE_KEYS.get_many(hs.store(), &places).await?;
-        asked.iter().cloned().zip(keys).filter_map(|(device, keys)| Some((device, keys?))).collect()
+        asked.into_iter().cloned().zip(keys).filter_map(|(device, keys)| Some((device, keys?))).collect()
     };
     let places: Vec<_> = found.iter().map(|(device, _)| (user, device.clone())).collect();
     let named = tables::DEVICES.get_many(hs.store(), &places).await?;
-    let with_name = |((device, keys), named): ((OwnedDeviceId, tables::Json), Option<tables::Device>)| {
-        let mut keys = object(&keys.0)?;
-        let name = named.and_then(|device| device.display_name);
-        let name = name.map(|name| ("device_display_name".to_owned(), CanonicalJsonValue::String(name)));
-        keys.insert("unsigned".to_owned(), CanonicalJsonValue::Object(name.into_iter().collect()));
-        Ok((device, keys))
-    };
-    found.into_iter().zip(named).map(with_name).collect()
+    Ok(found.into_iter().zip(named).collect())
+}
+
+/// A device's keys with its name.
+fn with_name(keys: &tables::Json, named: Option<tables::Device>) -> Result<CanonicalJsonObject> {
+    let mut keys = object(&keys.0)?;
+    let name = named.and_then(|device| device.display_name);
+    let name = name.map(|name| ("device_display_name".to_owned(), CanonicalJsonValue::String(name)));
+    keys.insert("unsigned".to_owned(), CanonicalJsonValue::Object(name.into_iter().collect()));
+    Ok(keys)
 }
 
 /// The signatures of a user's keys that somebody may see, by the key they sign: the user's own, and those that the viewer made.
@@ -135,6 +144,7 @@ fn raw(object: CanonicalJsonObject) -> Result<Box<RawValue>> {
 
 /// The servers of `users` that nothing can be asked of.
 pub(super) fn unreachable_servers<'a>(hs: &Homeserver, users: impl Iterator<Item = &'a OwnedUserId>) -> BTreeMap<String, serde_json::Value> {
+    let servers: BTreeSet<_> = users.filter(|user| !hs.is_local(user)).map(|user| user.server_name()).collect();
     let error = || json!({ "errcode": "M_UNKNOWN", "error": "this server cannot be reached" });
-    users.filter(|user| !hs.is_local(user)).map(|user| (user.server_name().to_string(), error())).collect()
+    servers.into_iter().map(|server| (server.to_string(), error())).collect()
 }
