@@ -1,5 +1,5 @@
-//! A panic costs one request: a thousand of them, at random places where the server reads, writes or looks at the clock, while requests are under way
-//! side by side. Afterwards everything that was acknowledged is there once and in order, and the server goes on.
+//! A panic costs one request: a thousand of them, at random places where the server reads or writes, before or after, while requests are under way side by
+//! side. Afterwards everything that was acknowledged is there once and in order, and the server goes on.
 //! `SEED` repeats a run, `PANICS` says how many (a thousand).
 
 // What the other tests use of it is not all needed here.
