@@ -61,6 +61,8 @@ channel.addEventListener('message', ({ data }) => {
   if (news.news === 'activated') void server.stop();
 });
 
+if (self.serviceWorker.state === 'activated') server.prepare();
+
 self.addEventListener('error', ({ error }) => { server.trapped(error); });
 self.addEventListener('unhandledrejection', ({ reason }) => { server.trapped(reason); });
 

@@ -46,6 +46,11 @@ export class Server {
     this.#tell = tell;
   }
 
+  /** Loads the module before anybody asks for it: the browser has started this worker for a request that is on its way. */
+  prepare(): void {
+    this.#loadModule().catch(() => undefined);
+  }
+
   /** The running instance; starts one where none runs. */
   running(): Promise<Instance> {
     if (this.#starting) return this.#starting;
@@ -152,9 +157,7 @@ export class Server {
     await stopped;
     const pause = this.#failedAt + restartPause - performance.now();
     if (pause > 0) await sleep(pause);
-    const module = await this.#loadModule();
-    await this.#lock();
-    await this.#dying;
+    const [module] = await Promise.all([this.#loadModule(), this.#lock(), this.#dying]);
     this.#progress('open', 0, 1);
     const home = new URL(this.#scope);
     const publicUrl = home.href.replace(/\/$/, '');

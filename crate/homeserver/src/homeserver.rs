@@ -20,7 +20,7 @@ use crate::{
 use async_lock::MutexGuardArc;
 use bytes::Bytes;
 use ephapse_store::{Batch, LocalBoxFuture, Store, StoreError};
-use futures_util::FutureExt;
+use futures_util::{FutureExt, TryFutureExt, try_join};
 use http::{HeaderValue, Method, Request, Response, StatusCode, header};
 use ruma::{ServerName, api::error::ErrorKind};
 use std::{cell::Cell, future::ready, panic::AssertUnwindSafe, rc::Rc};
@@ -121,12 +121,17 @@ impl Homeserver {
                 store.commit(batch).await?;
             }
         }
-        let identity = Identity::open(&*store, &*host, config.server_name.as_deref()).await?;
-        let newest = tables::NEWEST_POSITION.get(&*store, &()).await?.unwrap_or_default();
-        let listed_after = tables::LISTED_AFTER.get(&*store, &()).await?.unwrap_or_default();
-        let users = Users::new(Users::newest_stored(&*store).await?);
-        let rooms = Rooms::new(Rooms::newest_stored(&*store).await?);
-        let streams = Streams::open(&*store, STREAMS).await?;
+        // Side by side: after a cold start each of them waits for a page or two.
+        let (identity, newest, listed_after, newest_user, newest_room, streams) = try_join!(
+            Identity::open(&*store, &*host, config.server_name.as_deref()).err_into(),
+            tables::NEWEST_POSITION.get(&*store, &()).err_into(),
+            tables::LISTED_AFTER.get(&*store, &()).err_into(),
+            Users::newest_stored(&*store).err_into(),
+            Rooms::newest_stored(&*store).err_into(),
+            Streams::open(&*store, STREAMS).err_into::<OpenError>(),
+        )?;
+        let (newest, listed_after) = (newest.unwrap_or_default(), listed_after.unwrap_or_default());
+        let (users, rooms) = (Users::new(newest_user), Rooms::new(newest_room));
         let hs = Rc::new(Self {
             generation: Cell::new(store.generation()),
             store,
@@ -154,7 +159,6 @@ impl Homeserver {
     /// Answers one request. The answer leaves only when everything it could have seen or done is durable. What can be refused without the request's body is
     /// refused before any of it is read.
     pub async fn handle(self: &Rc<Self>, entrance: Entrance, request: Request<Body>) -> Response<Body> {
-        self.clear_when_due();
         let mut response = if request.method() == Method::OPTIONS {
             Response::new(Vec::new())
         } else {
@@ -163,6 +167,7 @@ impl Homeserver {
                 Err(error) => error.into_response(&self.config.admin_contact),
             }
         };
+        self.clear_when_due();
         // "Servers MUST expect that clients will approach them with OPTIONS requests", and all responses carry these (Client-Server API, Web browser clients).
         let headers = response.headers_mut();
         headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, HeaderValue::from_static("*"));
@@ -171,7 +176,7 @@ impl Homeserver {
         response.map(Body::from)
     }
 
-    /// Beside the first request after the start, and then once an hour, sooner when there is much to clear: nothing runs while nobody asks.
+    /// Behind the first answer after the start, and then once an hour, sooner when there is much to clear: nothing runs while nobody asks.
     fn clear_when_due(self: &Rc<Self>) {
         let now = self.host.now();
         let soonest = (self.cleared_next.get() + CLEARED_AT_SOONEST).saturating_sub(CLEARED_EVERY);

@@ -8,6 +8,7 @@ use crate::{
 };
 use ephapse_store::{Batch, Store, StoreError};
 use ruma::{OwnedServerName, ServerName, signatures::Ed25519KeyPair};
+use std::cell::OnceCell;
 
 /// CIDv1, libp2p-key, identity multihash of 36 bytes, then the protobuf `{type: ed25519, data: 32 bytes}`.
 const CID_PREFIX: [u8; 8] = [0x01, 0x72, 0x00, 0x24, 0x08, 0x01, 0x12, 0x20];
@@ -21,9 +22,6 @@ pub enum IdentityError {
     /// The store failed.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// The stored key is no ed25519 key.
-    #[error("the stored signing key cannot be read: {0}")]
-    Key(String),
     /// The database belongs to a server of another name.
     #[error("this database belongs to {stored}, not {asked}: use another data directory, or leave the name out")]
     OtherName {
@@ -38,8 +36,8 @@ pub enum IdentityError {
 pub struct Identity {
     /// The Matrix server name.
     pub server_name: OwnedServerName,
-    /// The signing key.
-    pub key_pair: Ed25519KeyPair,
+    seed: [u8; 32],
+    key_pair: OnceCell<Ed25519KeyPair>,
     /// Tells this database from every other one, also of the same name.
     pub instance: u32,
 }
@@ -49,15 +47,20 @@ impl Identity {
     pub async fn open(store: &dyn Store, host: &dyn Host, asked: Option<&ServerName>) -> Result<Self, IdentityError> {
         let stored = match tables::IDENTITY.get(store, &()).await? {
             Some(stored) => stored,
-            None => Self::create(store, host, asked).await?,
+            // Apart, since only the first start needs it.
+            None => Box::pin(Self::create(store, host, asked)).await?,
         };
         if let Some(asked) = asked
             && stored.server_name != asked
         {
             return Err(IdentityError::OtherName { stored: stored.server_name, asked: asked.to_owned() });
         }
-        let key_pair = key_pair(&stored.seed)?;
-        Ok(Self { server_name: stored.server_name, key_pair, instance: stored.instance })
+        Ok(Self { server_name: stored.server_name, seed: stored.seed, key_pair: OnceCell::new(), instance: stored.instance })
+    }
+
+    /// The signing key; made when something is signed first, since that takes some milliseconds of a start.
+    pub fn key_pair(&self) -> &Ed25519KeyPair {
+        self.key_pair.get_or_init(|| key_pair(&self.seed))
     }
 
     async fn create(store: &dyn Store, host: &dyn Host, asked: Option<&ServerName>) -> Result<StoredIdentity, IdentityError> {
@@ -78,14 +81,14 @@ impl Identity {
 
     /// The id of the signing key, `ed25519:0`.
     pub fn key_id(&self) -> String {
-        format!("ed25519:{}", self.key_pair.version())
+        format!("ed25519:{KEY_VERSION}")
     }
 }
 
-fn key_pair(seed: &[u8; 32]) -> Result<Ed25519KeyPair, IdentityError> {
+fn key_pair(seed: &[u8; 32]) -> Ed25519KeyPair {
     use ed25519_dalek::pkcs8::EncodePrivateKey;
-    let der = ed25519_dalek::SigningKey::from_bytes(seed).to_pkcs8_der().map_err(|error| IdentityError::Key(error.to_string()))?;
-    Ed25519KeyPair::from_der(der.as_bytes(), KEY_VERSION.to_owned()).map_err(|error| IdentityError::Key(error.to_string()))
+    let der = ed25519_dalek::SigningKey::from_bytes(seed).to_pkcs8_der().expect("a key has its form in DER");
+    Ed25519KeyPair::from_der(der.as_bytes(), KEY_VERSION.to_owned()).expect("every seed is a key")
 }
 
 /// The `k51…` name of a key.

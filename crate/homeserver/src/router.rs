@@ -12,7 +12,7 @@ use bytes::Bytes;
 use futures_util::future::LocalBoxFuture;
 use http::{HeaderMap, Method, Request, Response, Uri, request::Parts};
 use ruma::api::{
-    IncomingRequest, IncomingRequestExt, Metadata, OutgoingResponseExt,
+    IncomingRequest, IncomingRequestExt, OutgoingResponseExt,
     error::{DeserializationError, ErrorKind, FromHttpRequestError},
     path_builder::PathBuilder,
 };
@@ -144,7 +144,7 @@ impl Table {
                 answer::<R>(handler(Call { hs, raw: raw(request, generation) }, parsed).await?)
             })
         });
-        self.add::<R>(Endpoint { handler, needs_session: false })
+        self.add(R::METHOD, &mut R::PATH_BUILDER.all_paths(), Endpoint { handler, needs_session: false })
     }
 
     /// An endpoint for logged-in users.
@@ -165,15 +165,17 @@ impl Table {
                 answer::<R>(handler(UserCall { hs, session, token, raw: raw(request, generation) }, parsed).await?)
             })
         });
-        self.add::<R>(Endpoint { handler, needs_session: true })
+        self.add(R::METHOD, &mut R::PATH_BUILDER.all_paths(), Endpoint { handler, needs_session: true })
     }
 
-    fn add<R: Metadata>(&mut self, endpoint: Endpoint) -> &mut Self {
-        for path in R::PATH_BUILDER.all_paths() {
-            self.at(R::METHOD, path, endpoint.clone());
+    // Once for all endpoints and not once for each: a browser compiles what a cold start runs when it runs it, and takes long for much code.
+    #[inline(never)]
+    fn add(&mut self, method: Method, paths: &mut dyn Iterator<Item = &'static str>, endpoint: Endpoint) -> &mut Self {
+        for path in paths {
+            self.at(method.clone(), path, endpoint.clone());
             // The state key may be left out, with or without the slash before it.
             if let Some(short) = path.strip_suffix("/{state_key}") {
-                self.at(R::METHOD, short, endpoint.clone());
+                self.at(method.clone(), short, endpoint.clone());
             }
         }
         self

@@ -28,6 +28,7 @@ impl InBrowser {
             level_one_bytes: 60_000,
             cache_bytes: 40_000,
             reserve_bytes: 10_000,
+            calm_ms: 0,
             blobs,
             faults: Faults::default(),
         };

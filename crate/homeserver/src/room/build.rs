@@ -134,7 +134,7 @@ impl Write<'_> {
             redacts: draft.redacts,
             event_localpart: format!("{}-{:08x}", self.next_position(), self.hs.identity.instance),
         };
-        Ok(new.sign(self.hs.server_name(), &self.hs.identity.key_pair, rules).map_err(refused)?)
+        Ok(new.sign(self.hs.server_name(), self.hs.identity.key_pair(), rules).map_err(refused)?)
     }
 
     /// Where the state events stand that authorize an event ("Auth events selection").

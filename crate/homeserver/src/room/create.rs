@@ -83,7 +83,7 @@ impl Homeserver {
                 redacts: None,
                 event_localpart: event_localpart.clone(),
             };
-            create.sign(self.server_name(), &self.identity.key_pair, &rules).map_err(refused)
+            create.sign(self.server_name(), self.identity.key_pair(), &rules).map_err(refused)
         };
         // Since v12: the time is all that tells apart two rooms which somebody makes alike, so it is never given twice.
         let mut create = sign(self.rooms.next_creation(self.host.now()))?;

@@ -177,6 +177,7 @@ impl FakeGround {
             level_one_bytes: 6_000,
             cache_bytes: 4_000,
             reserve_bytes: 1_000,
+            calm_ms: 0,
             blobs: true,
             faults: Faults::default(),
         };

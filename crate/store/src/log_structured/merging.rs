@@ -11,7 +11,7 @@ use crate::{
     layer::Ranges,
     merge::{Entry, Merge, Source},
 };
-use futures_util::future::{try_join, try_join_all};
+use futures_util::future::{Either, select, try_join, try_join_all};
 use std::{ops::Range, rc::Rc};
 
 /// Level 0 is merged from so many segments on.
@@ -333,8 +333,24 @@ impl<B: Backend> Core<B> {
             {
                 tracing::warn!(%error, "Blobs that nothing refers to could not be deleted");
             }
+            core.stay_calm().await;
             core.run_maintenance().await;
         }));
+    }
+
+    /// Leaves the machine to the first reads for a while.
+    async fn stay_calm(&self) {
+        let mut over = self.backend.pause(self.options.calm_ms);
+        loop {
+            let progress = self.progress.listen();
+            if self.stopped() {
+                return;
+            }
+            match select(over, progress).await {
+                Either::Left(_) => return,
+                Either::Right((_, rest)) => over = rest,
+            }
+        }
     }
 
     async fn delete_orphans(&self, epoch: u64) -> Result<(), StoreError> {

@@ -38,6 +38,8 @@ pub struct Options {
     pub cache_bytes: usize,
     /// Bytes kept back for work that makes room when storage is full.
     pub reserve_bytes: usize,
+    /// Milliseconds after the opening in which segments are not merged, so that the first reads have the machine to themselves.
+    pub calm_ms: u32,
     /// Whether Blobs are used where the platform can keep them; else their bytes are cut into records.
     pub blobs: bool,
     /// Where a test lets the store crash.
@@ -56,6 +58,7 @@ impl Default for Options {
             cache_bytes: 8 << 20,
             // Chromium looks at the quota before a Blob is added, and its own files grow and shrink: it was seen to pass the quota by 3.3 MB.
             reserve_bytes: 4 << 20,
+            calm_ms: 2_000,
             blobs: true,
             faults: Faults::default(),
         }
@@ -297,6 +300,7 @@ impl<B: Backend> Store for LogStructured<B> {
     fn close(&self) -> LocalBoxFuture<'_, Result<(), StoreError>> {
         Box::pin(async move {
             self.core.state.borrow_mut().closing = true;
+            self.core.progress.notify(usize::MAX);
             self.settled().await;
             let _alone = self.core.writing.lock().await;
             self.core.state.borrow_mut().closed = true;
