@@ -137,7 +137,7 @@ async fn find(call: &UserCall, asked: Asked) -> Result<Found> {
         (!unread.is_over).then(|| unread.boundary())
     };
     Ok(Found {
-        chunk: hs.client_events(&room, &found, &call.session, Format::Whole).await?,
+        chunk: hs.timeline_events(&room, &found, &call.session, Format::Whole, &viewer).await?,
         next_batch: next.map(|position| hs.token(position)),
         prev_batch: asked.from.clone(),
         recursion_depth: asked.recurse.then(|| UInt::try_from(DEPTH).expect("a small number")),

@@ -73,8 +73,10 @@ impl Viewer {
     /// event that was not, and where the user is nobody in particular.
     pub fn membership_at(&self, event: &Event) -> Option<MembershipKind> {
         self.user.as_ref()?;
-        let state = if self.is_own(event) { event.state_after } else { event.state_before };
-        self.states.get(&state).map(|at| at.membership.unwrap_or(MembershipKind::Leave))
+        if self.is_own(event) {
+            return Some(super::append::membership_of(event));
+        }
+        self.states.get(&event.state_before).map(|at| at.membership.unwrap_or(MembershipKind::Leave))
     }
 
     fn is_own(&self, event: &Event) -> bool {

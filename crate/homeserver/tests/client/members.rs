@@ -233,6 +233,14 @@ fn who_is_kicked_or_banned_is_kept_out_by_those_who_may() {
     join(&server, &carol, &id);
 }
 
+fn reaction(to: &str) -> Value {
+    json!({"m.relates_to": {"rel_type": "m.annotation", "event_id": to, "key": "+"}})
+}
+
+fn edit(of: &str) -> Value {
+    json!({"body": "* edited", "m.new_content": {"body": "edited"}, "m.relates_to": {"rel_type": "m.replace", "event_id": of}})
+}
+
 /// "The room membership of the user making the request, at the time of the event", for clients to know which events they could not have the keys of.
 #[test]
 fn events_say_what_the_reader_was_at_them() {
@@ -264,4 +272,9 @@ fn events_say_what_the_reader_was_at_them() {
     assert_eq!(of(&json!([around["event"]])), [expected[2].clone()]);
     assert_eq!(of(&around["events_after"]), expected[3..5]);
     assert!(of(&read(&alice, "messages?dir=b&limit=6")["chunk"]).iter().all(|(_, was)| was == "join"));
+    server.put(&alice, &format!("/_matrix/client/v3/rooms/{id}/send/m.reaction/4"), reaction(&invited)).ok();
+    join(&server, &bob, &id);
+    server.put(&alice, &format!("/_matrix/client/v3/rooms/{id}/send/m.room.message/5"), edit(&invited)).ok();
+    let related = server.get(&bob, &format!("/_matrix/client/v1/rooms/{id}/relations/{invited}?dir=f")).ok();
+    assert_eq!(of(&related["chunk"]).into_iter().map(|(_, was)| was).collect::<Vec<_>>(), ["leave", "join"]);
 }
