@@ -14,6 +14,7 @@ pub mod host;
 pub mod identity;
 mod locks;
 mod position;
+mod property_paths;
 mod router;
 pub mod tables;
 

@@ -5,6 +5,7 @@ use crate::{
     error::{Error, Result},
     homeserver::Homeserver,
     locks::LockKey,
+    push::LONGEST_PATTERN,
     router::UserCall,
     tables::{self, Json, UserSn},
 };
@@ -22,7 +23,7 @@ use ruma::{
         error::ErrorKind,
     },
     events::push_rules::PushRulesEventContent,
-    push::{AnyPushRuleRef, InsertPushRuleError, RemovePushRuleError, RuleKind, Ruleset},
+    push::{AnyPushRuleRef, EventMatchConditionData, InsertPushRuleError, NewPushRule, PushCondition, RemovePushRuleError, RuleKind, Ruleset},
 };
 
 /// The type that the rules are kept as.
@@ -61,6 +62,7 @@ pub async fn get_actions(call: UserCall, request: get_pushrule_actions::Request)
 
 /// `PUT /_matrix/client/v3/pushrules/global/{kind}/{ruleId}`
 pub async fn set(call: UserCall, SetPushRule(request): SetPushRule) -> Result<set_pushrule::Response> {
+    check(&request.rule)?;
     change(&call, |rules, _| {
         let (kind, id) = (request.rule.kind(), request.rule.rule_id().to_owned());
         let places = [request.before.as_deref(), request.after.as_deref()];
@@ -139,6 +141,26 @@ async fn change(call: &UserCall, change: impl FnOnce(&mut Ruleset, &mut Batch) -
     let change = account_data::stage(hs, &mut batch, call.session.user, 0, TYPE.to_owned(), content);
     hs.submit(batch, vec![change])?;
     Ok(())
+}
+
+/// Patterns are asked of every event, and so are short.
+fn check(rule: &NewPushRule) -> Result<()> {
+    let patterns: Vec<&str> = match rule {
+        NewPushRule::Content(rule) => vec![&rule.pattern],
+        NewPushRule::Override(rule) | NewPushRule::Underride(rule) => rule.conditions.iter().filter_map(pattern).collect(),
+        _ => Vec::new(),
+    };
+    if patterns.iter().any(|pattern| pattern.len() > LONGEST_PATTERN) {
+        return Err(Error::too_large(format!("a pattern has {LONGEST_PATTERN} bytes at most")));
+    }
+    Ok(())
+}
+
+fn pattern(condition: &PushCondition) -> Option<&str> {
+    match condition {
+        PushCondition::EventMatch(EventMatchConditionData { pattern, .. }) => Some(pattern),
+        _ => None,
+    }
 }
 
 fn find<'a>(rules: &'a Ruleset, kind: RuleKind, id: &str) -> Result<AnyPushRuleRef<'a>> {

@@ -1,7 +1,10 @@
 //! Push notifications (Client-Server API, Push Notifications): which events notify whom, and how many of them are unread.
 
+mod conditions;
+mod glob;
 mod rules;
 mod unread;
 
+pub use glob::LONGEST as LONGEST_PATTERN;
 pub use rules::{PUSH_RULES, RuleSets};
 pub use unread::{Count, Unreads};

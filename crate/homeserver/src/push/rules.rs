@@ -1,7 +1,8 @@
 //! A user's push rules, and what they make of an event.
 
+use super::conditions::{Conditions, Context, Judge};
 use crate::{
-    error::{Error, Result},
+    error::Result,
     homeserver::Homeserver,
     room::{Event, RoomInfo},
     sync::Remembered,
@@ -10,11 +11,9 @@ use crate::{
 use ruma::{
     OwnedUserId, UInt, UserId,
     events::{
-        AnySyncTimelineEvent, StateEventType,
+        StateEventType,
         room::power_levels::{RoomPowerLevels, RoomPowerLevelsSource},
     },
-    push::{Action, PushConditionRoomCtx, Ruleset},
-    serde::Raw,
     state_res::events::RoomCreateEvent,
 };
 use serde::Deserialize;
@@ -25,11 +24,9 @@ pub const PUSH_RULES: &str = "m.push_rules";
 
 /// Bytes of rules in memory.
 const CACHED_BYTES: usize = 4 << 20;
-/// How many bytes rules take in memory for each byte of their JSON, roughly.
-const EXPANSION: usize = 4;
 
 /// Rules lately used.
-pub struct RuleSets(Remembered<UserSn, Rc<Ruleset>>);
+pub struct RuleSets(Remembered<UserSn, Rc<Conditions>>);
 
 impl Default for RuleSets {
     fn default() -> Self {
@@ -71,31 +68,26 @@ pub struct Effect {
 
 /// A user's rules in a room.
 pub struct Evaluation {
-    rules: Rc<Ruleset>,
-    context: PushConditionRoomCtx,
+    rules: Rc<Conditions>,
+    judge: Judge,
 }
 
 impl Evaluation {
-    /// What an event does to the user's counts.
-    pub async fn of(&self, event: &Event) -> Result<Effect> {
-        let event: Raw<AnySyncTimelineEvent> =
-            serde_json::from_slice(&event.pdu.json).map_err(|error| Error::Internal(format!("a stored event is no JSON: {error}")))?;
-        let actions = self.rules.get_actions(&event, &self.context).await;
-        let notify = actions.iter().any(Action::should_notify);
-        Ok(Effect { notify, highlight: notify && actions.iter().any(Action::is_highlight) })
+    /// What an event of somebody else's does to the user's counts.
+    pub async fn of(&self, hs: &Homeserver, event: &Event) -> Effect {
+        self.judge.judge(&self.rules, &event.pdu, &*hs.host).await
     }
 }
 
 impl Homeserver {
     /// A user's rules: their own, or the default ones.
-    pub(crate) async fn push_rules(&self, user: UserSn, user_id: &UserId) -> Result<Rc<Ruleset>> {
+    async fn push_rules(&self, user: UserSn, user_id: &UserId) -> Result<Rc<Conditions>> {
         let epoch = match self.sync.rules.0.get(&user) {
             Ok(rules) => return Ok(rules),
             Err(epoch) => epoch,
         };
-        let rules = Rc::new(crate::client::rules_of(self, user, user_id).await?);
-        let weight = EXPANSION * serde_json::to_vec(&*rules).map_or(0, |json| json.len());
-        self.sync.rules.0.keep(epoch, user, rules.clone(), weight);
+        let rules = Rc::new(Conditions::of(&crate::client::rules_of(self, user, user_id).await?));
+        self.sync.rules.0.keep(epoch, user, rules.clone(), rules.weight());
         Ok(rules)
     }
 
@@ -104,10 +96,13 @@ impl Homeserver {
         let rules = self.push_rules(user, user_id).await?;
         let key = (StateEventType::RoomMember, user_id.to_string());
         let member = self.state_event(room.sn, crate::room::NodeId(head.state), key).await?;
-        let name = member.and_then(|member| display_name(&member)).unwrap_or_else(|| user_id.localpart().to_owned());
-        let mut context = PushConditionRoomCtx::new(room.id.clone(), UInt::from(head.joined), user_id.clone(), name);
-        context.power_levels = self.power_levels(room, head).await?.map(Into::into);
-        Ok(Evaluation { rules, context })
+        let context = Context {
+            room: room.id.clone(),
+            members: UInt::from(head.joined),
+            display_name: member.and_then(|member| display_name(&member)).unwrap_or_else(|| user_id.localpart().to_owned()),
+            power_levels: self.power_levels(room, head).await?.map(Into::into),
+        };
+        Ok(Evaluation { rules, judge: Judge::in_room(context) })
     }
 
     async fn power_levels(&self, room: &RoomInfo, head: &RoomHead) -> Result<Option<RoomPowerLevels>> {

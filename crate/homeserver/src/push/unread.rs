@@ -236,7 +236,7 @@ impl Homeserver {
                 continue;
             }
             let own = event.pdu.sender == session.user_id;
-            let effect = if own { Effect::default() } else { evaluation.of(&event).await? };
+            let effect = if own { Effect::default() } else { evaluation.of(self, &event).await };
             if own || effect.notify {
                 let root = self.thread_of(room.sn, &event).await?;
                 unread.add(Counted { position: event.position, root, own, effect }, read);

@@ -3,6 +3,7 @@
 use crate::{
     error::{Error, Result},
     homeserver::Homeserver,
+    property_paths,
     tables::{self, UserSn},
 };
 use ruma::{
@@ -101,29 +102,9 @@ pub fn only_fields(event: &RawValue, fields: &[String]) -> Option<Box<RawValue>>
     let event: Value = serde_json::from_str(event.get()).ok()?;
     let mut out = Value::Object(serde_json::Map::new());
     for field in fields {
-        copy(&event, &mut out, &parts(field));
+        copy(&event, &mut out, &property_paths::split(field));
     }
     serde_json::value::to_raw_value(&out).ok()
-}
-
-/// Splits at dots, except those behind a backslash.
-fn parts(field: &str) -> Vec<String> {
-    let mut parts = vec![String::new()];
-    let mut letters = field.chars();
-    while let Some(letter) = letters.next() {
-        match letter {
-            '.' => parts.push(String::new()),
-            '\\' => {
-                let escaped = letters.next().unwrap_or('\\');
-                if escaped != '.' && escaped != '\\' {
-                    parts.last_mut().expect("there is always one").push('\\');
-                }
-                parts.last_mut().expect("there is always one").push(escaped);
-            }
-            other => parts.last_mut().expect("there is always one").push(other),
-        }
-    }
-    parts
 }
 
 fn copy(from: &Value, to: &mut Value, path: &[String]) {

@@ -23,6 +23,7 @@ use ruma::{
         sync::sync_events::v3::{InvitedRoom, JoinedRoom, KnockedRoom, LeftRoom, Response},
     },
     events::{AnyGlobalAccountDataEvent, StateEventType, push_rules::PushRulesEventContent},
+    push::Ruleset,
     serde::Raw,
 };
 use std::{
@@ -210,8 +211,8 @@ impl Look<'_> {
         }
         // Everybody has push rules, also who never changed one.
         if changes.is_none() && data.iter().all(|(kind, _)| kind != PUSH_RULES) && filter::allows(filter, PUSH_RULES, None) {
-            let rules = self.hs.push_rules(self.ask.session.user, &self.ask.session.user_id).await?;
-            let event: Raw<AnyGlobalAccountDataEvent> = bare_event(PUSH_RULES, PushRulesEventContent::new(ruma::push::Ruleset::clone(&rules)))?;
+            let rules = Ruleset::server_default(&self.ask.session.user_id);
+            let event: Raw<AnyGlobalAccountDataEvent> = bare_event(PUSH_RULES, PushRulesEventContent::new(rules))?;
             events.push(event);
         }
         Ok(())

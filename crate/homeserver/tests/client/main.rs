@@ -22,6 +22,7 @@ mod members;
 mod old_tokens;
 mod presence;
 mod profile;
+mod push_conditions;
 mod push_rules;
 mod receipts;
 mod redactions;
