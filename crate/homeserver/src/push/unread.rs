@@ -4,23 +4,25 @@
 //! user's own in its thread. What was counted is kept in memory, and written once counting it anew would take long: after a restart it is counted
 //! from what was written last, with the same result.
 
-use super::rules::Effect;
+use super::rules::{Effect, Evaluation};
 use crate::{
     error::Result,
     homeserver::Homeserver,
     position::Position,
-    room::{Event, RoomInfo, membership_of},
+    room::{Reading, RoomInfo, membership_of},
     sync::Remembered,
     tables::{self, MembershipKind, ReceiptKind, RoomHead, RoomSn, Session, StoredReceipt, Unread, UnreadThread, UserSn},
 };
 use ephapse_store::{Batch, Direction};
 use ruma::{EventId, OwnedEventId, events::TimelineEventType};
-use std::{collections::BTreeMap, rc::Rc};
+use std::{collections::BTreeMap, ops::Range};
 
 /// How many events are looked at for one count at most: more unread ones than these are not told apart by anybody.
 const COUNTED_AT_MOST: usize = 2000;
 /// After how many events counted in memory the count is written.
 const WRITTEN_AFTER: usize = 64;
+/// After how many milliseconds of work others get their turn.
+const TURN: u64 = 8;
 
 /// Bytes of counts in memory.
 const CACHED_BYTES: usize = 2 << 20;
@@ -82,6 +84,24 @@ struct Counted {
     /// The user sent it, and so has read its thread up to it.
     own: bool,
     effect: Effect,
+}
+
+/// Whose events of which room are counted.
+struct Counting<'a> {
+    room: &'a RoomInfo,
+    session: &'a Session,
+    evaluation: Evaluation,
+}
+
+/// What counts of the newest events.
+#[derive(Default)]
+struct Newest {
+    /// The newest first.
+    events: Vec<Counted>,
+    /// How many were looked at.
+    read: usize,
+    /// Whether one of those redacts another.
+    redacts: bool,
 }
 
 /// How far a user's receipts reach.
@@ -187,15 +207,17 @@ impl Homeserver {
             unread = Unread { counted: from.max(self.joined_at(room.sn, user).await?), threads: Vec::new() };
         }
         if unread.counted < to.min(head.newest) {
-            let mut events = self.newest_events(room.sn, unread.counted.max(read.whatever_the_thread())..to).await?;
-            let redacts = events.iter().any(|event| event.pdu.event_type == TimelineEventType::RoomRedaction);
-            if redacts && let Some(lowest) = unread.threads.iter().map(|thread| thread.read).min() {
+            let counting = Counting { room, session, evaluation: self.push_evaluation(room, head, user, &session.user_id).await? };
+            let mut newest = self.newest(&counting, unread.counted.max(read.whatever_the_thread())..to).await?;
+            if newest.redacts
+                && let Some(lowest) = unread.threads.iter().map(|thread| thread.read).min()
+            {
                 // What was counted may have been redacted since, and then notifies no more.
                 unread = Unread { counted: lowest.max(self.joined_at(room.sn, user).await?), threads: Vec::new() };
-                events = self.newest_events(room.sn, unread.counted..to).await?;
+                newest = self.newest(&counting, unread.counted..to).await?;
             }
-            unwritten += events.len();
-            self.count(&mut unread, room, head, session, events, &read).await?;
+            unwritten += newest.read;
+            newest.events.into_iter().rev().for_each(|event| unread.add(event, &read));
             unread.counted = to;
         }
         if unwritten >= WRITTEN_AFTER {
@@ -212,41 +234,34 @@ impl Homeserver {
         Ok(counts)
     }
 
-    /// The newest events between two boundaries, oldest first.
-    async fn newest_events(&self, room: RoomSn, boundaries: std::ops::Range<Position>) -> Result<Vec<Rc<Event>>> {
-        let mut events = self.events_between(room, boundaries, Direction::Backward, COUNTED_AT_MOST).await?;
-        events.reverse();
-        Ok(events)
-    }
-
-    async fn count(
-        &self,
-        unread: &mut Unread,
-        room: &RoomInfo,
-        head: &RoomHead,
-        session: &Session,
-        events: Vec<Rc<Event>>,
-        read: &Read<'_>,
-    ) -> Result<()> {
-        let evaluation = self.push_evaluation(room, head, session.user, &session.user_id).await?;
+    /// What counts of the newest events between two boundaries. No event is held until all are read: they may be large, and there are many.
+    async fn newest(&self, counting: &Counting<'_>, boundaries: Range<Position>) -> Result<Newest> {
+        let Counting { room, session, evaluation } = counting;
         let ignored = self.ignored_by(session.user).await?;
+        let mut reading = Reading::new(boundaries, Direction::Backward);
+        let mut newest = Newest::default();
         let mut began = self.host.now();
-        for event in events {
-            if !event.is_shown() || event.position <= unread.counted || ignored.contains(&event.pdu.sender) {
-                continue;
-            }
-            let own = event.pdu.sender == session.user_id;
-            let effect = if own { Effect::default() } else { evaluation.of(self, &event).await };
-            if own || effect.notify {
-                let root = self.thread_of(room.sn, &event).await?;
-                unread.add(Counted { position: event.position, root, own, effect }, read);
-            }
-            if self.host.now() >= began + 8 {
-                self.host.yield_now().await;
-                began = self.host.now();
+        while reading.goes_on && newest.read < COUNTED_AT_MOST {
+            let events = reading.next(self, room.sn, COUNTED_AT_MOST - newest.read).await?;
+            newest.read += events.len();
+            for event in events {
+                newest.redacts |= event.pdu.event_type == TimelineEventType::RoomRedaction;
+                if !event.is_shown() || ignored.contains(&event.pdu.sender) {
+                    continue;
+                }
+                let own = event.pdu.sender == session.user_id;
+                let effect = if own { Effect::default() } else { evaluation.of(self, &event).await };
+                if own || effect.notify {
+                    let root = self.thread_of(room.sn, &event).await?;
+                    newest.events.push(Counted { position: event.position, root, own, effect });
+                }
+                if self.host.now() >= began + TURN {
+                    self.host.yield_now().await;
+                    began = self.host.now();
+                }
             }
         }
-        Ok(())
+        Ok(newest)
     }
 
     /// Whether the user was out of the room at some time after `position`.

@@ -1,6 +1,6 @@
 //! Events as clients see them (Client-Server API, "Room event format"): without what only servers need, with `unsigned`.
 
-use super::{event::Event, read::TURN, rooms::RoomInfo, visibility::Viewer};
+use super::{event::Event, read::Portions, rooms::RoomInfo, visibility::Viewer};
 use crate::{
     error::{Error, Result},
     homeserver::Homeserver,
@@ -94,13 +94,10 @@ impl Homeserver {
         let others = self.events_at(room.sn, &positions).await?;
         let others: HashMap<Position, Rc<Event>> = others.into_iter().flatten().map(|event| (event.position, event)).collect();
         let mut written = Vec::with_capacity(events.len());
-        for (number, events) in events.chunks(TURN).enumerate() {
-            if number > 0 {
-                self.host.yield_now().await;
-            }
-            for event in events {
-                written.push(Raw::from_json(self.write_event(room, event, &others, reader)?));
-            }
+        let mut portions = Portions::new();
+        for event in events {
+            written.push(Raw::from_json(self.write_event(room, event, &others, reader)?));
+            portions.took(&*self.host, std::slice::from_ref(event)).await;
         }
         Ok(written)
     }

@@ -43,7 +43,7 @@ pub use self::{
     rooms::{RoomInfo, Rooms},
     sign::NewPdu,
     state_tree::{Node, NodeId},
-    timeline::Page,
+    timeline::{Page, Reading},
     visibility::{Viewer, is_visible},
     write::{Need, Stop, Write},
 };

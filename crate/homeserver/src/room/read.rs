@@ -9,14 +9,47 @@ use super::{
 use crate::{
     error::{Error, Result},
     homeserver::Homeserver,
+    host::Host,
     position::Position,
     tables::{self, RoomHead, RoomSn},
 };
 use ruma::{EventId, RoomId};
 use std::{collections::HashMap, rc::Rc};
 
-/// How many events are read or written in one go before others get their turn.
-pub(super) const TURN: usize = 256;
+/// Events of so many bytes are read or written in one go before others get their turn.
+const TURN: usize = 256 << 10;
+/// How many events are read at once at most.
+const PORTION: usize = 256;
+/// How many are read at once while nothing is known of their size.
+const FIRST_PORTION: usize = 16;
+
+/// Many events one after another, as many at a time as others can wait for.
+pub(super) struct Portions {
+    next: usize,
+    bytes: usize,
+}
+
+impl Portions {
+    pub(super) fn new() -> Self {
+        Self { next: FIRST_PORTION, bytes: 0 }
+    }
+
+    /// How many to read now, going by the size of those before.
+    pub(super) fn count(&self) -> usize {
+        self.next
+    }
+
+    /// Takes note of some that were read or written; others have their turn when it is time.
+    pub(super) async fn took(&mut self, host: &dyn Host, events: &[Rc<Event>]) {
+        let bytes: usize = events.iter().map(|event| event.weight()).sum();
+        self.next = (TURN * events.len()).checked_div(bytes).map_or(PORTION, |count| count.clamp(1, PORTION));
+        self.bytes += bytes;
+        if self.bytes >= TURN {
+            self.bytes = 0;
+            host.yield_now().await;
+        }
+    }
+}
 
 impl Homeserver {
     /// The room of an id, if this server knows it.
@@ -114,18 +147,23 @@ impl Homeserver {
             return Ok(found);
         }
         let info = self.room_by_sn(room).await?;
-        for (number, missing) in missing.chunks(TURN).enumerate() {
-            if number > 0 {
-                self.host.yield_now().await;
-            }
-            let keys: Vec<_> = missing.iter().map(|index| (room, positions[*index])).collect();
+        let (mut rest, mut portions) = (&missing[..], Portions::new());
+        while !rest.is_empty() {
+            let (now, later) = rest.split_at(portions.count().min(rest.len()));
+            let keys: Vec<_> = now.iter().map(|index| (room, positions[*index])).collect();
             let generation = self.store().generation();
-            let records = tables::EVENTS.get_many(self.store(), &keys).await?;
-            for (index, record) in missing.iter().zip(records) {
+            let mut read = Vec::new();
+            for (index, record) in now.iter().zip(tables::EVENTS.get_many(self.store(), &keys).await?) {
                 if let Some(record) = record {
-                    found[*index] = Some(self.decode_event(&info, positions[*index], record, generation)?);
+                    let event = self.decode_event(&info, positions[*index], record, generation)?;
+                    read.push(event.clone());
+                    found[*index] = Some(event);
                 }
             }
+            if !later.is_empty() {
+                portions.took(&*self.host, &read).await;
+            }
+            rest = later;
         }
         Ok(found)
     }

@@ -2,7 +2,7 @@
 //!
 //! A boundary `p` lies between the positions `p` and `p + 1`: reading back from it starts with the event at `p`, reading on with the first after it.
 
-use super::{event::Event, rooms::RoomInfo, visibility::Viewer};
+use super::{event::Event, read::Portions, rooms::RoomInfo, visibility::Viewer};
 use crate::{
     error::Result,
     homeserver::Homeserver,
@@ -23,6 +23,44 @@ pub struct Page {
     pub end: Position,
     /// Whether there may be more behind it.
     pub more: bool,
+}
+
+/// A timeline on the way to be read in one direction, a few events at a time.
+pub struct Reading {
+    rest: Range<Position>,
+    direction: Direction,
+    portions: Portions,
+    /// Whether there may be more.
+    pub goes_on: bool,
+}
+
+impl Reading {
+    /// Of the events between two boundaries.
+    pub fn new(boundaries: Range<Position>, direction: Direction) -> Self {
+        Self { rest: boundaries, direction, portions: Portions::new(), goes_on: true }
+    }
+
+    /// The boundary behind the last event that was read.
+    pub fn end(&self) -> Position {
+        if self.direction == Direction::Forward { self.rest.start } else { self.rest.end }
+    }
+
+    /// The next events, seen or not, at most `limit`; others have their turn between them.
+    pub async fn next(&mut self, hs: &Homeserver, room: RoomSn, limit: usize) -> Result<Vec<Rc<Event>>> {
+        let limit = limit.min(self.portions.count());
+        let events = hs.events_between(room, self.rest.clone(), self.direction, limit).await?;
+        self.goes_on = events.len() == limit;
+        if let Some(last) = events.last() {
+            match self.direction {
+                Direction::Forward => self.rest.start = last.position,
+                Direction::Backward => self.rest.end = Position(last.position.0 - 1),
+            }
+        }
+        if self.goes_on {
+            self.portions.took(&*hs.host, &events).await;
+        }
+        Ok(events)
+    }
 }
 
 impl Homeserver {
@@ -48,27 +86,20 @@ impl Homeserver {
         limit: usize,
         wanted: impl Fn(&Event) -> bool,
     ) -> Result<Page> {
-        let mut rest = boundaries;
-        let mut page = Page { events: Vec::new(), end: if direction == Direction::Forward { rest.start } else { rest.end }, more: true };
+        let mut reading = Reading::new(boundaries, direction);
+        let mut page = Page { events: Vec::new(), end: reading.end(), more: true };
         let mut read = 0;
         while page.more && page.events.len() < limit && read < READ_AT_MOST {
-            let chunk = (limit - page.events.len()).clamp(16, 256);
-            let events = self.events_between(room.sn, rest.clone(), direction, chunk).await?;
+            let events = reading.next(self, room.sn, (limit - page.events.len()).max(16)).await?;
             read += events.len();
-            page.more = events.len() == chunk;
-            if let Some(last) = events.last() {
-                match direction {
-                    Direction::Forward => rest.start = last.position,
-                    Direction::Backward => rest.end = Position(last.position.0 - 1),
-                }
-            }
-            page.end = if direction == Direction::Forward { rest.start } else { rest.end };
+            page.more = reading.goes_on;
+            page.end = reading.end();
             for event in viewer.visible(self, events).await? {
                 if !wanted(&event) {
                     continue;
                 }
                 if page.events.len() == limit {
-                    // The chunk held more than was asked for: the page ends behind the last event on it.
+                    // It held more than was asked for: the page ends behind the last event on it.
                     page.more = true;
                     page.end = behind(page.events.last().map_or(event.position, |last| last.position), direction);
                     break;

@@ -36,6 +36,7 @@ mod signing;
 mod slow;
 mod support;
 mod sync;
+mod sync_bounds;
 mod sync_model;
 mod to_device;
 mod transactions;
