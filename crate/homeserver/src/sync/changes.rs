@@ -7,7 +7,7 @@ use crate::{
     homeserver::Homeserver,
     position::Position,
     room::NodeId,
-    tables::{self, Change, MembershipKind, ReceiptKind, RoomSn, UserSn},
+    tables::{self, Change, Membership, MembershipKind, ReceiptKind, RoomSn, UserSn},
 };
 use ephapse_store::Direction;
 use ruma::{OwnedUserId, events::StateEventType};
@@ -17,7 +17,7 @@ use std::{
 };
 
 /// From how many changes on it is cheaper to look at each of the user's rooms.
-pub(super) const WALK_FROM: i64 = 2000;
+pub(super) const WALK_FROM: usize = 2000;
 /// How many changes are read at once.
 const PAGE: usize = 1000;
 
@@ -116,11 +116,12 @@ impl Changes {
 impl Homeserver {
     /// What changed for anybody after `range.start`, up to and including `range.end`.
     pub(crate) async fn changes_between(&self, range: Range<Position>) -> Result<Listed> {
-        if range.end.0.saturating_sub(range.start.0) <= WALK_FROM && range.start >= self.sync.listed_after.get() {
+        let is_listed = || range.start >= self.sync.listed_after.get();
+        if is_listed() {
             let keys = tables::CHANGES.key(&range.start.next())..tables::CHANGES.key(&range.end.next());
-            let changes = tables::CHANGES.scan_range(self.store(), keys, Direction::Forward, usize::MAX).await?;
+            let changes = tables::CHANGES.scan_range(self.store(), keys, Direction::Forward, WALK_FROM + 1).await?;
             // The beginning may have gone while this was read.
-            if range.start >= self.sync.listed_after.get() {
+            if changes.len() <= WALK_FROM && is_listed() {
                 return Ok(Listed { changes, complete: true });
             }
         }
@@ -139,11 +140,13 @@ impl Homeserver {
         }
     }
 
-    /// What of that is a user's business.
-    pub(super) async fn changes_for(&self, user: UserSn, rooms: &UserRooms, since: Position, listed: &Listed) -> Result<Changes> {
-        let mut changes = if listed.complete { Changes::default() } else { self.walk(user, rooms, since).await? };
+    /// What of that is a user's business at the end of `range`.
+    pub(super) async fn changes_for(&self, user: UserSn, rooms: &UserRooms, range: Range<Position>, listed: &Listed) -> Result<Changes> {
+        let mut changes = if listed.complete { Changes::default() } else { self.walk(user, rooms, range.start).await? };
         listed.changes.iter().for_each(|(_, change)| changes.take(user, change));
-        changes.rooms.retain(|room, changes| changes.own || rooms.get(*room).is_some_and(|membership| membership.kind == MembershipKind::Join));
+        // Whoever has left only behind the end was in the room at it: no later sync tells what came before.
+        let may_have_been_in = |room: Membership| room.kind == MembershipKind::Join || room.position > range.end;
+        changes.rooms.retain(|room, changes| changes.own || rooms.get(*room).is_some_and(may_have_been_in));
         Ok(changes)
     }
 

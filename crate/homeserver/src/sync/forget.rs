@@ -14,8 +14,8 @@ use crate::{
 use ephapse_store::{Batch, Direction};
 use std::collections::BTreeMap;
 
-/// How many positions back the list is kept; syncs do not read further than half of that.
-const KEPT: i64 = 2 * WALK_FROM;
+/// How many changes are kept; syncs do not read more than half of that. Positions have gaps, which do not count.
+const KEPT: usize = 2 * WALK_FROM;
 /// How many positions go in one batch.
 const AT_ONCE: i64 = 1000;
 /// How many outdated positions are too many to wait for the next clearing.
@@ -44,14 +44,16 @@ pub(super) fn outliving(change: &Change) -> Option<Outliving> {
 impl Homeserver {
     /// Whether so much of the list is outdated that it should not wait.
     pub(crate) fn has_many_old_changes(&self) -> bool {
-        self.positions.newest().0 - self.sync.listed_after.get().0 > KEPT + TOO_MANY
+        self.positions.newest().0 - self.sync.listed_after.get().0 > KEPT as i64 + TOO_MANY
     }
 
     /// Drops what no sync reads from the list any more.
     pub(crate) async fn forget_old_changes(&self) -> Result<()> {
-        let to = Position(self.positions.newest().0 - KEPT);
+        let listed = tables::CHANGES.key(&self.sync.listed_after.get().next())..tables::CHANGES.range(&()).end;
+        let kept = tables::CHANGES.scan_range(self.store(), listed, Direction::Backward, KEPT + 1).await?;
+        let Some((to, _)) = kept.get(KEPT) else { return Ok(()) };
         // A batch for a few changes takes more room than it makes.
-        if to.0 - self.sync.listed_after.get().0 < AT_ONCE { Ok(()) } else { self.forget_changes(to).await }
+        if to.0 - self.sync.listed_after.get().0 < AT_ONCE { Ok(()) } else { self.forget_changes(*to).await }
     }
 
     /// Drops the list up to and including `to`, but for what outlives it.

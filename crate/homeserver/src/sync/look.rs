@@ -82,7 +82,7 @@ impl Homeserver {
         let mut response = Response::new(self.token(to));
         let rooms = self.user_rooms(user).await?;
         let changes = match seen {
-            Some((from, listed)) => Some(self.changes_for(user, &rooms, from, listed).await?),
+            Some((from, listed)) => Some(self.changes_for(user, &rooms, from..to, listed).await?),
             None => None,
         };
         let mut look = Look {

@@ -32,6 +32,63 @@ fn bodies(room: &Value) -> Vec<&str> {
     events.map(|events| events.iter().filter_map(|event| event["content"]["body"].as_str()).collect()).unwrap_or_default()
 }
 
+/// A room of many events takes its positions some thousands behind the others, and for a while every sync looked at each of its user's rooms.
+#[test]
+fn after_a_room_of_many_events_was_made_a_sync_reads_what_changed() {
+    let server = TestServer::new();
+    let (alice, bob) = (server.register("alice"), server.register("bob"));
+    let rooms: Vec<String> = (0..100).map(|_| public(&server, &alice, &[])).collect();
+    let since = server.get(&alice, &query(&[])).ok();
+    let initial_state: Vec<Value> = (0..100).map(|n| json!({ "type": "org.example", "state_key": format!("{n}"), "content": {} })).collect();
+    room(&server, &bob, json!({ "initial_state": initial_state }));
+    send(&server, &alice, &rooms[50], "1", "one");
+    let made = server.store.stats().keys_read;
+    let answer = sync(&server, &alice, &since);
+    let read = server.store.stats().keys_read - made;
+    assert_eq!(bodies(&answer["rooms"]["join"][&rooms[50]]), ["one"]);
+    // The changes themselves are a hundred.
+    assert!(read <= 107 + 20, "{read} keys read");
+    // The list goes on to be kept as well, also past the next clearing.
+    server.host.advance(Duration::from_secs(2 * 3600));
+    for _ in 0..2 {
+        server.get(&alice, &query(&[])).ok();
+    }
+    let before = server.store.stats().keys_read;
+    sync(&server, &alice, &since);
+    let read = server.store.stats().keys_read - before;
+    assert!(read <= 107 + 20, "{read} keys read");
+}
+
+/// Who was thrown out of a room while a sync was on its way was never told what had happened there before.
+#[test]
+fn a_leave_that_falls_into_a_sync_hides_nothing_that_came_before() {
+    for delay in 0..60 {
+        let server = TestServer::with(Rc::new(SlowStore::default()), config());
+        let (alice, bob) = (server.register("alice"), server.register("bob"));
+        let id = public(&server, &alice, &[&bob]);
+        let since = server.get(&bob, &query(&[])).ok();
+        send(&server, &alice, &id, "1", "goodbye");
+        let kick = server.start("POST", &format!("/_matrix/client/v3/rooms/{id}/kick"), Some(&alice.token), Some(json!({ "user_id": bob.id })));
+        let during = server.start("GET", &query(&[("since", &token(&since))]), Some(&bob.token), None);
+        let kick = async move {
+            for _ in 0..delay {
+                turn().await;
+            }
+            kick.await.ok()
+        };
+        let (_, first) = server.run(join(kick, during));
+        let first = first.ok();
+        let second = sync(&server, &bob, &first);
+        let told: Vec<&str> = [&first, &second]
+            .into_iter()
+            .flat_map(|answer| bodies(&answer["rooms"]["join"][&id]).into_iter().chain(bodies(&answer["rooms"]["leave"][&id])))
+            .collect();
+        assert_eq!(told, ["goodbye"], "{delay}");
+        let left = [&first, &second].into_iter().filter(|answer| answer["rooms"]["leave"][&id].is_object()).count();
+        assert_eq!(left, 1, "{delay}");
+    }
+}
+
 #[test]
 fn large_events_are_read_and_counted_in_turns_with_others() {
     let server = TestServer::new();
