@@ -6,7 +6,7 @@ use crate::{
     locks::LockKey,
     room::{Draft, Stop},
     router::UserCall,
-    tables::{self, Change, Membership, MembershipKind, RoomSn},
+    tables::{self, Membership, MembershipKind, RoomSn},
 };
 use ephapse_store::{Batch, Direction};
 use ruma::{
@@ -36,8 +36,8 @@ pub async fn change_password(call: UserCall, Confirmed(request): Confirmed<chang
     let mut batch = Batch::since(call.raw.generation);
     tables::ACCOUNTS.put(&mut batch, &session.user, &account);
     let others = request.logout_devices && devices::forget(hs, session, |device| *device != session.device, &mut batch).await?;
-    let changes = if others { vec![(hs.positions.next(), Change::DeviceList { user: session.user })] } else { Vec::new() };
-    hs.submit(batch, changes)?;
+    let change = if others { Some(hs.device_list_change(session.user).await?) } else { None };
+    hs.submit(batch, change.map(|change| (hs.positions.next(), change)).into_iter().collect())?;
     Ok(change_password::Response::new())
 }
 
@@ -90,7 +90,8 @@ async fn end_account(call: &UserCall) -> Result<Vec<RoomSn>> {
     for room in &rooms {
         tables::ROOMS_TO_DELETE.put(&mut batch, room, &false);
     }
-    hs.submit(batch, vec![(hs.positions.next(), Change::DeviceList { user: session.user })])?;
+    let change = hs.device_list_change(session.user).await?;
+    hs.submit(batch, vec![(hs.positions.next(), change)])?;
     Ok(rooms)
 }
 

@@ -73,7 +73,8 @@ pub async fn upload_keys(call: UserCall, Confirmed(request): Confirmed<upload_si
         }
         let mut batch = Batch::since(call.raw.generation);
         replace(hs, session.user, &stored, &new, &mut batch).await?;
-        hs.submit(batch, vec![(hs.positions.next(), Change::DeviceList { user: session.user })])?;
+        let change = hs.device_list_change(session.user).await?;
+        hs.submit(batch, vec![(hs.positions.next(), change)])?;
         return Ok(upload_signing_keys::Response::new());
     }
 }
@@ -219,7 +220,7 @@ pub async fn upload_signatures(call: UserCall, request: upload_signatures::Reque
         }
         if is_changed {
             let of = hs.find_user(user).await?.ok_or_else(|| Error::Internal(format!("{user} has keys and no number")))?;
-            changes.push(if of == session.user { Change::DeviceList { user: of } } else { Change::KeySignature { by: session.user, of } });
+            changes.push(if of == session.user { hs.device_list_change(of).await? } else { Change::KeySignature { by: session.user, of } });
         }
     }
     if !changes.is_empty() {

@@ -7,7 +7,7 @@ use crate::{
     homeserver::Homeserver,
     locks::LockKey,
     router::UserCall,
-    tables::{self, Change, Device, Session, UserSn},
+    tables::{self, Device, Session, UserSn},
 };
 use ephapse_store::{Batch, Direction};
 use ruma::{
@@ -82,7 +82,8 @@ pub async fn update(call: UserCall, request: update_device::Request) -> Result<u
         device.display_name = request.display_name;
         let mut batch = Batch::since(call.raw.generation);
         tables::DEVICES.put(&mut batch, &key, &device);
-        hs.submit(batch, vec![(hs.positions.next(), Change::DeviceList { user: call.session.user })])?;
+        let change = hs.device_list_change(call.session.user).await?;
+        hs.submit(batch, vec![(hs.positions.next(), change)])?;
     }
     Ok(update_device::Response::new())
 }
@@ -107,7 +108,8 @@ pub async fn remove(call: &UserCall, which: impl Fn(&OwnedDeviceId) -> bool) -> 
     let _lock = hs.lock(LockKey::Account(call.session.user_id.to_string())).await;
     let mut batch = Batch::since(call.raw.generation);
     if forget(hs, &call.session, which, &mut batch).await? {
-        hs.submit(batch, vec![(hs.positions.next(), Change::DeviceList { user: call.session.user })])?;
+        let change = hs.device_list_change(call.session.user).await?;
+        hs.submit(batch, vec![(hs.positions.next(), change)])?;
     }
     Ok(())
 }

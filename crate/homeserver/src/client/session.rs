@@ -6,7 +6,7 @@ use crate::{
     homeserver::Homeserver,
     locks::LockKey,
     router::{Call, UserCall, token_hash},
-    tables::{self, Change, Device, Session, UserSn},
+    tables::{self, Device, Session, UserSn},
 };
 use ephapse_store::{Batch, Direction};
 use ruma::{
@@ -58,8 +58,8 @@ pub async fn login(call: Call, Login(request): Login) -> Result<login::Response>
     };
     let mut batch = Batch::since(call.raw.generation);
     let (token, device) = sign_in(hs, user, &user_id, request.device_id, request.initial_device_display_name, &mut batch).await?;
-    let changes = if is_known { Vec::new() } else { vec![(hs.positions.next(), Change::DeviceList { user })] };
-    hs.submit(batch, changes)?;
+    let change = if is_known { None } else { Some(hs.device_list_change(user).await?) };
+    hs.submit(batch, change.map(|change| (hs.positions.next(), change)).into_iter().collect())?;
     // A sync that is held with the token which the device had until now ends.
     hs.notify.wake_device(user, &device);
     Ok(login::Response::new(user_id, token, device))

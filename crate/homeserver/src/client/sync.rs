@@ -32,9 +32,13 @@ pub async fn sync_events(call: UserCall, request: Request) -> Result<Response> {
         let session = ask.session.clone();
         // In the queue before the look, so that nothing falls between look and wait.
         let server = call.hs.clone();
-        let waiting = hs.notify.wait(move |change| match change {
-            Change::Presence { user } => wants_presence && (*user == session.user || server.sync.memberships.may_share(&rooms, *user)),
-            change => concerns(change, &session, |room| rooms.may_be_joined(room)),
+        let waiting = hs.notify.wait(move |change| {
+            let is_near = |user| user == session.user || server.sync.memberships.may_share(&rooms, user);
+            match change {
+                Change::Presence { user } => wants_presence && is_near(*user),
+                Change::DeviceList { user } => is_near(*user),
+                change => concerns(change, &session, |room| rooms.may_be_joined(room)),
+            }
         });
         let to = hs.positions.newest();
         let mut response = look(hs, &ask, from, to).await?;
@@ -80,10 +84,8 @@ fn concerns(change: &Change, session: &Session, may_be_joined: impl Fn(u32) -> b
         Change::AccountData { user, .. } => *user == session.user,
         Change::ToDevice { user, device } => *user == session.user && *device == session.device,
         Change::KeySignature { by, .. } => *by == session.user,
-        // Whose keys matter to whom takes a look.
-        Change::DeviceList { .. } => true,
         // Who shares a room with whom is not the change's to say.
-        Change::Presence { .. } | Change::Forgotten { .. } | Change::Hidden => false,
+        Change::DeviceList { .. } | Change::Presence { .. } | Change::Forgotten { .. } | Change::Hidden => false,
     }
 }
 

@@ -16,6 +16,8 @@ use std::{
 
 /// How many memberships are held in all, beside those of users who are waited for.
 const HELD: usize = 50_000;
+/// How many of a user's rooms are asked for at once.
+const AT_ONCE: usize = 64;
 
 /// So few users' rooms need no clearing up.
 const FEW: usize = 64;
@@ -47,6 +49,23 @@ impl UserRooms {
     /// Whether the user is joined to a room, as far as it was read.
     pub fn is_joined(&self, room: RoomSn) -> bool {
         self.rooms.borrow().get(&room).is_some_and(|membership| membership.kind == MembershipKind::Join)
+    }
+
+    /// The rooms the user is joined to, in order.
+    pub fn joined(&self) -> Vec<RoomSn> {
+        let rooms = self.rooms.borrow();
+        let mut joined: Vec<RoomSn> = rooms.iter().filter(|(_, membership)| membership.kind == MembershipKind::Join).map(|(room, _)| *room).collect();
+        joined.sort_unstable();
+        joined
+    }
+
+    /// Whether the user is joined to one of some rooms, which are in order.
+    fn is_joined_to_one_of(&self, rooms: &[RoomSn]) -> bool {
+        if rooms.len() <= self.rooms.borrow().len() {
+            return rooms.iter().any(|room| self.is_joined(*room));
+        }
+        let own = self.rooms.borrow();
+        own.iter().any(|(room, membership)| membership.kind == MembershipKind::Join && rooms.binary_search(room).is_ok())
     }
 
     /// Whether there is a room that both users are joined to.
@@ -147,6 +166,12 @@ impl Memberships {
         self.known.borrow().get(&user).and_then(Weak::upgrade).is_none_or(|other| rooms.may_share(&other))
     }
 
+    /// A user's rooms, if they are in memory and nothing of them has changed.
+    fn at_hand(&self, user: UserSn) -> Option<Rc<UserRooms>> {
+        let rooms = self.known.borrow().get(&user).and_then(Weak::upgrade)?;
+        (rooms.complete.get() && rooms.stale.borrow().is_empty()).then_some(rooms)
+    }
+
     /// Keeps `rooms` as those last asked for, and drops the ones that were not for longest when they are too many.
     fn hold(&self, rooms: &Rc<UserRooms>) {
         let mut held = self.held.borrow_mut();
@@ -167,6 +192,35 @@ impl Memberships {
 }
 
 impl Homeserver {
+    /// That a user has other devices or keys than before. The user's rooms are brought to memory, since they say who has to wake up for it.
+    pub(crate) async fn device_list_change(&self, user: UserSn) -> Result<Change> {
+        self.user_rooms(user).await?;
+        Ok(Change::DeviceList { user })
+    }
+
+    /// Whether a user is joined to one of some rooms, which are in order. What is read grows with these, however many rooms the user has.
+    pub(crate) async fn is_joined_to_one_of(&self, user: UserSn, rooms: &[RoomSn]) -> Result<bool> {
+        if let Some(theirs) = self.sync.memberships.at_hand(user) {
+            return Ok(theirs.is_joined_to_one_of(rooms));
+        }
+        if rooms.len() > AT_ONCE {
+            // Most users have few rooms.
+            let theirs = tables::MEMBERSHIPS.scan(self.store(), &user, Direction::Forward, AT_ONCE).await?;
+            if theirs.len() < AT_ONCE {
+                let mut joined = theirs.iter().filter(|(_, membership)| membership.kind == MembershipKind::Join);
+                return Ok(joined.any(|((_, room), _)| rooms.binary_search(room).is_ok()));
+            }
+        }
+        for rooms in rooms.chunks(AT_ONCE) {
+            let keys: Vec<_> = rooms.iter().map(|room| (user, *room)).collect();
+            let found = tables::MEMBERSHIPS.get_many(self.store(), &keys).await?;
+            if found.into_iter().flatten().any(|membership| membership.kind == MembershipKind::Join) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
     /// A user's rooms, as they are now.
     pub(crate) async fn user_rooms(&self, user: UserSn) -> Result<Rc<UserRooms>> {
         let rooms = self.sync.memberships.of(user);

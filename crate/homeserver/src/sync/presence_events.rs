@@ -46,6 +46,7 @@ impl Look<'_> {
         }
         let wanted = self.wanted(rooms, changes).await?;
         let users: Vec<UserSn> = wanted.changed.union(&wanted.new).copied().collect();
+        let own = rooms.joined();
         let mut shown: Vec<(OwnedUserId, Shown)> = Vec::new();
         for (user, mut presence) in users.iter().zip(hs.presence_of(&users).await?) {
             let is_offline = presence.state == PresenceKind::Offline;
@@ -57,10 +58,11 @@ impl Look<'_> {
             if !filter::allows(filter, PRESENCE, Some(id.as_str())) || self.ignored.contains(&id) {
                 continue;
             }
-            let theirs = hs.user_rooms(*user).await?;
-            if *user == self.ask.session.user || rooms.shares(&theirs) {
+            if *user == self.ask.session.user || hs.is_joined_to_one_of(*user, &own).await? {
                 shown.push((id, presence));
-            } else if is_offline && changed && changes.is_some_and(|changes| self.has_left(rooms, *user, &theirs, changes)) {
+            } else if let Some(changes) = changes.filter(|_| is_offline && changed)
+                && self.has_left(rooms, *user, changes).await?
+            {
                 // Who went offline and then left is not to seem present for ever; there is no more to say of them.
                 presence.status_msg = None;
                 shown.push((id, presence));
@@ -89,8 +91,7 @@ impl Look<'_> {
         let entered: Vec<RoomSn> = changed.iter().filter(|(room, changes)| changes.own && came(room)).map(|(room, _)| *room).collect();
         if !entered.is_empty() {
             for user in hs.worth_showing().await? {
-                let theirs = hs.user_rooms(user).await?;
-                if user != self.ask.session.user && entered.iter().any(|room| theirs.is_joined(*room)) {
+                if user != self.ask.session.user && hs.is_joined_to_one_of(user, &entered).await? {
                     wanted.new.insert(user);
                 }
                 self.breathe().await;
@@ -100,9 +101,11 @@ impl Look<'_> {
     }
 
     /// Whether a user was in one of the client's rooms until lately.
-    fn has_left(&self, rooms: &UserRooms, user: UserSn, theirs: &UserRooms, changes: &Changes) -> bool {
-        let mut moves = changes.moved.iter().filter(|(room, who)| *who == user && rooms.is_joined(*room));
-        moves.any(|(room, _)| theirs.get(*room).is_some_and(|membership| membership.last_left > self.from))
+    async fn has_left(&self, rooms: &UserRooms, user: UserSn, changes: &Changes) -> Result<bool> {
+        let moves = changes.moved.iter().filter(|(room, who)| *who == user && rooms.is_joined(*room));
+        let keys: Vec<_> = moves.map(|(room, _)| (user, *room)).collect();
+        let found = tables::MEMBERSHIPS.get_many(self.hs.store(), &keys).await?;
+        Ok(found.into_iter().flatten().any(|membership| membership.last_left > self.from))
     }
 }
 

@@ -89,6 +89,59 @@ fn a_leave_that_falls_into_a_sync_hides_nothing_that_came_before() {
     }
 }
 
+/// Every login woke every sync that was held on the server.
+#[test]
+fn a_new_device_wakes_those_who_share_a_room_and_nobody_else() {
+    let server = TestServer::with(Rc::new(ephapse_store::MemoryStore::new()), ephapse_homeserver::Config { presence: false, ..config() });
+    let (alice, bob, carol) = (server.register("alice"), server.register("bob"), server.register("carol"));
+    public(&server, &alice, &[&bob]);
+    public(&server, &carol, &[]);
+    let login = json!({
+        "type": "m.login.password", "identifier": { "type": "m.id.user", "user": "bob" }, "password": crate::support::PASSWORD,
+    });
+    let held = |user: &TestUser| {
+        let since = server.get(user, &query(&[])).ok();
+        let held = server.start("GET", &query(&[("since", &token(&since)), ("timeout", "20000")]), Some(&user.token), None);
+        let login = server.start("POST", "/_matrix/client/v3/login", None, Some(login.clone()));
+        let host = server.host.clone();
+        let begun = server.now();
+        let other = async move {
+            ephapse_homeserver::Host::sleep(&*host, Duration::from_secs(1)).await;
+            login.await.ok();
+        };
+        let (answer, ()) = server.run(join(held, other));
+        (server.now() - begun, answer.ok()["device_lists"]["changed"].clone())
+    };
+    assert_eq!(held(&alice), (1_000, json!([bob.id])));
+    let (store, before) = (server.store.clone(), server.store.stats().keys_read);
+    assert_eq!(held(&carol), (20_000, Value::Null));
+    let read = store.stats().keys_read - before;
+    assert!(read < 60, "{read} keys read: she did not look again and again");
+}
+
+#[test]
+fn what_the_presence_of_strangers_costs_does_not_grow_with_their_rooms() {
+    let server = TestServer::new();
+    let (alice, bob) = (server.register("alice"), server.register("bob"));
+    public(&server, &alice, &[]);
+    for _ in 0..300 {
+        public(&server, &bob, &[]);
+    }
+    let offline = |user: &TestUser, since: Option<&str>| {
+        let mut parameters = vec![("set_presence", "offline")];
+        parameters.extend(since.map(|since| ("since", since)));
+        server.get(user, &query(&parameters)).ok()
+    };
+    let since = token(&offline(&alice, None));
+    server.put(&bob, &format!("/_matrix/client/v3/presence/{}/status", bob.id), json!({ "presence": "online", "status_msg": "here" })).ok();
+    let server = server.restart();
+    let before = server.store.stats().keys_read;
+    let answer = server.get(&alice, &query(&[("set_presence", "offline"), ("since", &since)])).ok();
+    let read = server.store.stats().keys_read - before;
+    assert_eq!(answer["presence"], Value::Null);
+    assert!(read < 100, "{read} keys read");
+}
+
 #[test]
 fn large_events_are_read_and_counted_in_turns_with_others() {
     let server = TestServer::new();

@@ -11,7 +11,7 @@ use crate::{
     homeserver::Homeserver,
     locks::LockKey,
     router::UserCall,
-    tables::{self, Change, FallbackKey, Json, KeyCounts, KnownOneTimeKey, OneTimeKey, UserSn},
+    tables::{self, FallbackKey, Json, KeyCounts, KnownOneTimeKey, OneTimeKey, UserSn},
 };
 use ephapse_store::{Batch, Direction};
 use ruma::{
@@ -52,8 +52,8 @@ pub async fn upload(call: UserCall, request: upload_keys::Request) -> Result<upl
         tables::KEY_COUNTS.put(&mut batch, &key, &counts);
     }
     if !batch.is_empty() {
-        let changes = if is_changed { vec![(hs.positions.next(), Change::DeviceList { user: session.user })] } else { Vec::new() };
-        hs.submit(batch, changes)?;
+        let change = if is_changed { Some(hs.device_list_change(session.user).await?) } else { None };
+        hs.submit(batch, change.map(|change| (hs.positions.next(), change)).into_iter().collect())?;
     }
     Ok(upload_keys::Response::new(shown(&counts)))
 }
