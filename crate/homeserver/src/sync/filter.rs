@@ -18,6 +18,9 @@ const DEFAULT_LIMIT: usize = 10;
 /// The most events of a timeline, whatever the filter says.
 const LARGEST_LIMIT: usize = 500;
 
+/// How many types, users, rooms and fields a filter may name in all: every event is held against each of them.
+const MOST_NAMES: usize = 1000;
+
 /// What of an event a filter looks at.
 #[derive(Clone, Copy, Debug)]
 pub struct Facts<'a> {
@@ -97,14 +100,54 @@ fn matches(pattern: &str, text: &str) -> bool {
     true
 }
 
-/// An event with the fields that `event_fields` names; an entry that names no field of it is passed over.
-pub fn only_fields(event: &RawValue, fields: &[String]) -> Option<Box<RawValue>> {
-    let event: Value = serde_json::from_str(event.get()).ok()?;
-    let mut out = Value::Object(serde_json::Map::new());
-    for field in fields {
-        copy(&event, &mut out, &property_paths::split(field));
+/// The fields that `event_fields` names.
+pub struct Fields(Vec<Vec<String>>);
+
+impl Fields {
+    /// Takes the names apart; what is part of another field is not named twice.
+    pub fn named(names: &[String]) -> Self {
+        let mut fields: Vec<Vec<String>> = names.iter().map(|name| property_paths::split(name)).collect();
+        fields.sort_unstable();
+        fields.dedup_by(|field, before| field.starts_with(before));
+        Self(fields)
     }
-    serde_json::value::to_raw_value(&out).ok()
+
+    /// An event with these fields; one that it does not have is passed over.
+    pub fn of(&self, event: &RawValue) -> Option<Box<RawValue>> {
+        let event: Value = serde_json::from_str(event.get()).ok()?;
+        let mut out = Value::Object(serde_json::Map::new());
+        for field in &self.0 {
+            copy(&event, &mut out, field);
+        }
+        serde_json::value::to_raw_value(&out).ok()
+    }
+}
+
+/// Refuses a filter that names too much.
+///
+/// # Errors
+/// 400 M_INVALID_PARAM.
+pub fn check(filter: &FilterDefinition) -> Result<()> {
+    let room = &filter.room;
+    let fields = filter.event_fields.as_ref().map_or(0, Vec::len);
+    let rooms = room.rooms.as_ref().map_or(0, Vec::len) + room.not_rooms.len();
+    let outside: usize = [&filter.presence, &filter.account_data].map(names).iter().sum();
+    let inside: usize = [&room.timeline, &room.state, &room.ephemeral, &room.account_data].map(names_in_rooms).iter().sum();
+    if fields + rooms + outside + inside > MOST_NAMES {
+        return Err(Error::invalid_param(format!("a filter names {MOST_NAMES} types, users, rooms and fields at most")));
+    }
+    Ok(())
+}
+
+fn names(filter: &Filter) -> usize {
+    let allowed = filter.types.as_ref().map_or(0, Vec::len) + filter.senders.as_ref().map_or(0, Vec::len);
+    allowed + filter.not_types.len() + filter.not_senders.len()
+}
+
+fn names_in_rooms(filter: &RoomEventFilter) -> usize {
+    let types = filter.types.as_ref().map_or(0, Vec::len) + filter.not_types.len();
+    let senders = filter.senders.as_ref().map_or(0, Vec::len) + filter.not_senders.len();
+    types + senders + filter.rooms.as_ref().map_or(0, Vec::len) + filter.not_rooms.len()
 }
 
 fn copy(from: &Value, to: &mut Value, path: &[String]) {
@@ -140,11 +183,15 @@ impl Homeserver {
     /// The filter that a request names or contains.
     pub(crate) async fn filter(&self, user: UserSn, asked: Option<String>) -> Result<FilterDefinition> {
         let Some(asked) = asked else { return Ok(FilterDefinition::default()) };
-        if asked.starts_with('{') {
-            return parse(&asked).map_err(|error| Error::invalid_param(format!("the filter is not a filter definition: {error}")));
-        }
-        let stored = tables::FILTERS.get(self.store(), &(user, asked)).await?.ok_or_else(|| Error::invalid_param("there is no filter of this id"))?;
-        parse(&stored.0).map_err(|error| Error::Internal(format!("a stored filter cannot be read: {error}")))
+        let filter = if asked.starts_with('{') {
+            parse(&asked).map_err(|error| Error::invalid_param(format!("the filter is not a filter definition: {error}")))?
+        } else {
+            let stored =
+                tables::FILTERS.get(self.store(), &(user, asked)).await?.ok_or_else(|| Error::invalid_param("there is no filter of this id"))?;
+            parse(&stored.0).map_err(|error| Error::Internal(format!("a stored filter cannot be read: {error}")))?
+        };
+        check(&filter)?;
+        Ok(filter)
     }
 }
 
@@ -204,7 +251,10 @@ mod tests {
             serde_json::value::to_raw_value(&json!({"type": "t", "content": {"body": "b", "a.b": 1, "c": {"d": 2, "e": 3}}, "sender": "@a:x"}))
                 .expect("JSON");
         let fields = ["type", "content.body", r"content.a\.b", "content.c.d", "content.body.deeper", "none"].map(str::to_owned);
-        let out: Value = serde_json::from_str(only_fields(&event, &fields).expect("an object").get()).expect("JSON");
-        assert_eq!(out, json!({"type": "t", "content": {"body": "b", "a.b": 1, "c": {"d": 2}}}));
+        let out = |fields: &[String]| serde_json::from_str::<Value>(Fields::named(fields).of(&event).expect("an object").get()).expect("JSON");
+        assert_eq!(out(&fields), json!({"type": "t", "content": {"body": "b", "a.b": 1, "c": {"d": 2}}}));
+        let nested = ["content.c.d", "content.c", "content.c", "content.c.e"].map(str::to_owned);
+        let expected = json!({"content": {"c": {"d": 2, "e": 3}}});
+        assert_eq!((out(&nested), Fields::named(&nested).0.len()), (expected, 1));
     }
 }

@@ -3,7 +3,7 @@
 use super::{
     changes::{Changes, Listed, RoomChanges},
     ephemeral::{account_data_event, bare_event},
-    filter::{self, Facts},
+    filter::{self, Facts, Fields},
     sent_members::Recipient,
 };
 use crate::{
@@ -59,6 +59,8 @@ pub struct Look<'a> {
     pub(super) from: Option<Position>,
     pub(super) to: Position,
     pub(super) ignored: Rc<BTreeSet<OwnedUserId>>,
+    /// What of each event is asked for; `None`: everything.
+    pub(super) fields: Option<Fields>,
     /// The device, as far as it lazy-loads members.
     pub(super) recipient: Recipient,
     /// All account data, when nothing has been looked at.
@@ -91,6 +93,7 @@ impl Homeserver {
             from,
             to,
             ignored: self.ignored_by(user).await?,
+            fields: ask.filter.event_fields.as_deref().map(Fields::named),
             recipient: self.sync.sent_members.recipient(user, &ask.session.device, ask.since, to),
             account_data: HashMap::new(),
             began: Cell::new(self.host.now()),

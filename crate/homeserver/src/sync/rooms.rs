@@ -336,8 +336,13 @@ impl Look<'_> {
         let mut positions: Vec<Position> = state.into_values().collect();
         positions.sort_unstable();
         let filter = &self.ask.filter.room.state;
-        let mut events: Vec<Rc<Event>> = hs.events_at(sn, &positions).await?.into_iter().flatten().collect();
-        events.retain(|event| allows(filter, room, event));
+        let mut events: Vec<Rc<Event>> = Vec::new();
+        for event in hs.events_at(sn, &positions).await?.into_iter().flatten() {
+            if allows(filter, room, &event) {
+                events.push(event);
+            }
+            self.breathe().await;
+        }
         Ok(self.state_of(self.write(room, &events).await?))
     }
 
@@ -347,18 +352,24 @@ impl Look<'_> {
 
     /// Events in the format and with the fields that the filter asks for.
     async fn write<T>(&self, room: &RoomInfo, events: &[Rc<Event>]) -> Result<Vec<Raw<T>>> {
-        let filter = &self.ask.filter;
-        let written: Vec<Raw<T>> = if filter.event_format == EventFormat::Federation {
+        let written: Vec<Raw<T>> = if self.ask.filter.event_format == EventFormat::Federation {
             let broken = |error| Error::Internal(format!("a stored event is no JSON: {error}"));
-            events
-                .iter()
-                .map(|event| serde_json::from_slice::<Box<RawValue>>(&event.pdu.json).map(Raw::from_json).map_err(broken))
-                .collect::<Result<_>>()?
+            let mut written = Vec::with_capacity(events.len());
+            for event in events {
+                written.push(Raw::from_json(serde_json::from_slice::<Box<RawValue>>(&event.pdu.json).map_err(broken)?));
+                self.breathe().await;
+            }
+            written
         } else {
             self.hs.client_events(room, events, &self.ask.session, Format::InRoom).await?
         };
-        let Some(fields) = &filter.event_fields else { return Ok(written) };
-        Ok(written.into_iter().filter_map(|event| filter::only_fields(event.json(), fields).map(Raw::from_json)).collect())
+        let Some(fields) = &self.fields else { return Ok(written) };
+        let mut cut = Vec::with_capacity(written.len());
+        for event in written {
+            cut.extend(fields.of(event.json()).map(Raw::from_json));
+            self.breathe().await;
+        }
+        Ok(cut)
     }
 
     async fn count_unread(

@@ -160,3 +160,18 @@ fn large_events_are_read_and_counted_in_turns_with_others() {
     assert!(yields >= 12, "{yields} yields");
 }
 
+#[test]
+fn a_filter_names_so_much_and_no_more() {
+    let server = TestServer::new();
+    let alice = server.register("alice");
+    let id = public(&server, &alice, &[]);
+    send(&server, &alice, &id, "1", "hello");
+    let fields: Vec<String> = (0..500).map(|n| format!("f{n}")).chain(["content.body".to_owned()]).collect();
+    let types: Vec<String> = (0..498).map(|n| format!("t{n}")).chain(["m.room.message".to_owned()]).collect();
+    let mut filter = json!({ "event_fields": fields, "room": { "timeline": { "types": types } } });
+    let answer = server.get(&alice, &query(&[("filter", &filter.to_string())])).ok();
+    assert_eq!(answer["rooms"]["join"][&id]["timeline"]["events"], json!([{ "content": { "body": "hello" } }]));
+    filter["room"]["rooms"] = json!([id]);
+    server.get(&alice, &query(&[("filter", &filter.to_string())])).fails(400, "M_INVALID_PARAM");
+    server.post(&alice, &format!("/_matrix/client/v3/user/{}/filter", alice.id), filter).fails(400, "M_INVALID_PARAM");
+}
