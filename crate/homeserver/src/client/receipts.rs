@@ -11,7 +11,7 @@ use crate::{
     router::UserCall,
     tables::{self, AccountData, Change, Json, Membership, MembershipKind, ReceiptKind, RoomSn, StoredReceipt},
 };
-use ephapse_store::Batch;
+use ephapse_store::{Batch, Direction};
 use ruma::{
     OwnedEventId, RoomId,
     api::client::receipt::create_receipt::v3::{ReceiptType, Request, Response},
@@ -120,12 +120,18 @@ async fn seen_event(hs: &Homeserver, viewer: &mut Viewer, room: RoomSn, event_id
 /// timeline too. A redacted event no longer tells which it was in.
 async fn check_thread(hs: &Homeserver, room: RoomSn, kind: &ReceiptKind, event_id: &OwnedEventId, event: &Event) -> Result<()> {
     let Some(thread) = kind.thread.as_deref() else { return Ok(()) };
-    if thread == event_id.as_str() || event.redacted_by.is_some() {
+    let of_event = hs.thread_of(room, event).await?;
+    if of_event.as_ref().map_or("main", |root| root.as_str()) == thread {
         return Ok(());
     }
-    let of_event = hs.thread_of(room, event).await?;
-    let in_thread = of_event.as_ref().map_or("main", |root| root.as_str()) == thread;
-    if in_thread { Ok(()) } else { Err(Error::invalid_param("the event is not in this thread")) }
+    let may_be_in = thread == event_id.as_str() || event.redacted_by.is_some();
+    if may_be_in && is_a_root(hs, room, thread).await? { Ok(()) } else { Err(Error::invalid_param("the event is not in this thread")) }
+}
+
+/// Whether something relates to the event of an id. Where nothing does there is no thread, and threads that are made up are not kept apart.
+async fn is_a_root(hs: &Homeserver, room: RoomSn, id: &str) -> Result<bool> {
+    let Ok(id) = OwnedEventId::try_from(id) else { return Ok(false) };
+    Ok(!tables::RELATIONS.scan(hs.store(), &(room, id), Direction::Forward, 1).await?.is_empty())
 }
 
 /// Where the read marker is.

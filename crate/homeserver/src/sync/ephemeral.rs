@@ -13,6 +13,9 @@ use serde::Serialize;
 use serde_json::value::{RawValue, to_raw_value};
 use std::collections::{BTreeMap, BTreeSet};
 
+/// How many receipts are read at once.
+const PAGE: usize = 1000;
+
 /// `content.<event>.<type>.<user>` of an `m.receipt` event.
 type ReceiptContent<'a> = BTreeMap<&'a OwnedEventId, BTreeMap<&'static str, BTreeMap<OwnedUserId, Receipt<'a>>>>;
 
@@ -61,12 +64,19 @@ impl Homeserver {
             }
             other => {
                 let since = other.map_or(Position::MIN, |(_, since)| since);
-                let found = tables::RECEIPTS.scan(self.store(), &room, Direction::Forward, usize::MAX).await?;
-                Ok(found
-                    .into_iter()
-                    .filter(|(_, receipt)| receipt.position > since)
-                    .map(|((_, user, kind), receipt)| ((user, kind), receipt))
-                    .collect())
+                let mut rest = tables::RECEIPTS.range(&room);
+                let mut receipts = Vec::new();
+                loop {
+                    let page = tables::RECEIPTS.scan_range(self.store(), rest.clone(), Direction::Forward, PAGE).await?;
+                    let last = page.last().filter(|_| page.len() == PAGE).map(|(key, _)| tables::RECEIPTS.key(key));
+                    let newer = page.into_iter().filter(|(_, receipt)| receipt.position > since);
+                    receipts.extend(newer.map(|((_, user, kind), receipt)| ((user, kind), receipt)));
+                    let Some(mut last) = last else { return Ok(receipts) };
+                    // The first key behind it.
+                    last.push(0);
+                    rest.start = last;
+                    self.host.yield_now().await;
+                }
             }
         }
     }
@@ -79,7 +89,10 @@ impl Homeserver {
         receipts: &[((UserSn, ReceiptKind), StoredReceipt)],
     ) -> Result<Vec<Raw<AnySyncEphemeralRoomEvent>>> {
         let mut threads: BTreeMap<Option<&str>, ReceiptContent<'_>> = BTreeMap::new();
-        for ((whose, kind), receipt) in receipts {
+        for (number, ((whose, kind), receipt)) in receipts.iter().enumerate() {
+            if number % PAGE == PAGE - 1 {
+                self.host.yield_now().await;
+            }
             if kind.private && *whose != user {
                 continue;
             }

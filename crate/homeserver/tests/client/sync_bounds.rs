@@ -175,3 +175,27 @@ fn a_filter_names_so_much_and_no_more() {
     server.get(&alice, &query(&[("filter", &filter.to_string())])).fails(400, "M_INVALID_PARAM");
     server.post(&alice, &format!("/_matrix/client/v3/user/{}/filter", alice.id), filter).fails(400, "M_INVALID_PARAM");
 }
+
+/// Each event id was taken for a thread, and with a redacted event any text at all: everybody's syncs carried the receipts.
+#[test]
+fn receipts_are_kept_apart_by_threads_that_there_are() {
+    let server = TestServer::new();
+    let (alice, bob) = (server.register("alice"), server.register("bob"));
+    let id = public(&server, &alice, &[&bob]);
+    let root = send(&server, &alice, &id, "1", "root");
+    let receipt = |event: &str, thread: &str| {
+        server.post(&bob, &format!("/_matrix/client/v3/rooms/{id}/receipt/m.read/{event}"), json!({ "thread_id": thread }))
+    };
+    receipt(&root, &root).fails(400, "M_INVALID_PARAM");
+    let content = json!({ "msgtype": "m.text", "body": "reply", "m.relates_to": { "rel_type": "m.thread", "event_id": root } });
+    let reply = server.put(&alice, &format!("/_matrix/client/v3/rooms/{id}/send/m.room.message/2"), content).ok();
+    let reply = reply["event_id"].as_str().expect("an id").to_owned();
+    receipt(&root, &root).ok();
+    receipt(&reply, &root).ok();
+    let redacted = send(&server, &alice, &id, "3", "oops");
+    server.put(&alice, &format!("/_matrix/client/v3/rooms/{id}/redact/{redacted}/4"), json!({})).ok();
+    receipt(&redacted, "$made:up").fails(400, "M_INVALID_PARAM");
+    receipt(&redacted, &root).ok();
+    let answer = server.get(&alice, &query(&[])).ok();
+    assert_eq!(answer["rooms"]["join"][&id]["ephemeral"]["events"].as_array().map(Vec::len), Some(1));
+}
