@@ -19,6 +19,7 @@ mod key_backup;
 mod keys;
 mod knock;
 mod members;
+mod membership;
 mod old_tokens;
 mod presence;
 mod profile;

@@ -88,7 +88,7 @@ fn the_rare_and_the_newest_are_found_among_many() {
     }
     let last = relate(&server, &alice, &id, "last", "m.thread", &root);
     let path = format!("/_matrix/client/v1/rooms/{id}/relations/{root}");
-    assert_eq!(ids(&server.get(&alice, &format!("{path}?limit=1")).ok()), [last.clone()]);
+    assert_eq!(ids(&server.get(&alice, &format!("{path}?limit=1")).ok()), std::slice::from_ref(&last));
     let yields = server.host.yielded.get();
     let (threaded, pages) = all(&server, &alice, &format!("{path}/m.thread?limit=50"));
     assert_eq!(threaded, [last, first]);
