@@ -105,12 +105,10 @@ impl Found {
     async fn add_encrypted(&mut self, hs: &Homeserver, user: UserSn, since: Position) -> Result<()> {
         let mine = hs.user_rooms(user).await?;
         let is_in = |room: &&RoomSn| mine.get(**room).is_some_and(|membership| membership.kind == MembershipKind::Join);
-        for room in self.active.iter().filter(is_in) {
-            // Most of what happens in rooms does not change their state.
-            let head = hs.room_head(*room).await?;
-            if head.newest_state <= since {
-                continue;
-            }
+        let rooms: Vec<RoomSn> = self.active.iter().filter(is_in).copied().collect();
+        for (room, head) in rooms.iter().zip(hs.room_heads(&rooms).await?) {
+            // Most of what happens in rooms does not change their state; and the room may have been forgotten by everybody meanwhile.
+            let Some(head) = head.filter(|head| head.newest_state > since) else { continue };
             let place = (StateEventType::RoomEncryption, String::new());
             let Some(encryption) = hs.state_event(*room, NodeId(head.state), place).await? else { continue };
             if encryption.position > since && encryption.replaces.is_none() {
