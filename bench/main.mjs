@@ -57,6 +57,7 @@ for (const name of options.only) {
   report[name] = await run(target);
   const lines = rows(name, report[name].figures, name === 'serve' ? report[options.against]?.figures : undefined);
   console.log(`\n${table(lines, target.name, name === 'serve' ? peer?.name : undefined)}`);
+  for (const note of report[name].figures.notes ?? []) console.log(note);
   if (report[name].verified) console.log(`${report[name].verified} stored events verified`);
   report[name].rows = lines;
   if (lines.some((line) => line.verdict === 'missed')) process.exitCode = 1;

@@ -6,6 +6,12 @@ import { Client, measure } from './work.mjs';
 /** Starts the server and leaves `bench` in the page's global scope. */
 globalThis.bench = async ({ large }) => {
   const server = await start();
+  // How far a start has come, as the worker tells it to all pages.
+  const heard = [];
+  const channel = new BroadcastChannel(`ephapse ${server.baseUrl}/`);
+  channel.onmessage = ({ data: { news, stage, loaded } }) => {
+    if (news === 'progress' && loaded === 0) heard.push([stage, performance.now()]);
+  };
   const connect = () => ({
     send: async (method, path, token, body) => {
       const headers = { ...(token && { authorization: `Bearer ${token}` }), ...(body && { 'content-type': 'application/json' }) };
@@ -17,10 +23,12 @@ globalThis.bench = async ({ large }) => {
     large,
     connect,
     member: (connection, name) => Client.register(connection, name),
-    memory: async () => (await server.status()).memoryBytes / 2 ** 20,
+    memory: async () => (await server.status()).memoryBytes / 1e6,
+    bytesWritten: async () => (await server.status()).bytesWritten,
     restart: async () => {
       await globalThis.stopWorker();
-      return { connection: connect(), started: performance.now() };
+      heard.length = 0;
+      return { connection: connect(), started: performance.now(), stages: () => heard };
     },
   };
   return measure(target, globalThis.say);

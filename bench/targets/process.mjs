@@ -62,7 +62,7 @@ export class ServerProcess {
   /** Megabytes of memory in use. */
   async memory() {
     const status = await readFile(`/proc/${this.pid}/status`, 'utf8');
-    return Number(/VmRSS:\s+(\d+) kB/.exec(status)[1]) / 1024;
+    return Number(/VmRSS:\s+(\d+) kB/.exec(status)[1]) * 1024 / 1e6;
   }
 
   /** Bytes handed to the disk since the start. */

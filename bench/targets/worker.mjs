@@ -53,9 +53,9 @@ export class Worker {
     }, { large: this.large });
     const { run, part } = await trace.longestRun();
     figures.longestRun = run;
-    say(`the longest run was in "${part}"`);
+    figures.notes = [`the longest run was in "${part}"`, `a cold start: ${figures.coldStages?.join(', ') || 'not measured'}`];
     const wasm = await readFile(path('dist', 'ephapse.wasm'));
-    figures.wasm = brotliCompressSync(wasm, { params: { [constants.BROTLI_PARAM_SIZE_HINT]: wasm.length } }).length / 2 ** 20;
+    figures.wasm = brotliCompressSync(wasm, { params: { [constants.BROTLI_PARAM_SIZE_HINT]: wasm.length } }).length / 1e6;
     return figures;
   }
 

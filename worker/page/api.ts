@@ -101,6 +101,8 @@ export interface Status {
   storageUsed: number;
   /** Bytes that the origin may store, as the browser estimates it. */
   storageQuota: number;
+  /** Bytes that the server handed in to be stored since the worker started. */
+  bytesWritten: number;
   /** What waits in durable queues. */
   streams: StreamStatus[];
   /** How often the engine was rebuilt from its database since the worker started. */

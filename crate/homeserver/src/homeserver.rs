@@ -89,6 +89,8 @@ pub struct Status {
     pub position: i64,
     /// Bytes in storage.
     pub bytes_stored: u64,
+    /// Bytes handed in to be stored since the start.
+    pub bytes_written: u64,
     /// Bytes that caches take, of the store and of decoded events and state.
     pub bytes_cached: u64,
     /// Sorted runs of the store.
@@ -342,6 +344,7 @@ impl Homeserver {
             server_name: self.server_name().to_string(),
             position: self.positions.newest().0,
             bytes_stored: stats.bytes_stored,
+            bytes_written: stats.bytes_committed,
             bytes_cached: stats.bytes_cached + self.cached_bytes() as u64,
             runs: stats.runs,
             commits: stats.commits,
