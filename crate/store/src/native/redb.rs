@@ -29,6 +29,8 @@ const ENTRIES: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("entries
 const PROGRESS: TableDefinition<'_, &str, u64> = TableDefinition::new("progress");
 /// The number of the last log record that is in the tables.
 const APPLIED: &str = "applied";
+/// After so many entries the table thread looks whether the store closes.
+const CLOSING_EVERY: usize = 256;
 
 /// What can be chosen when a store is opened.
 #[derive(Clone, Debug)]
@@ -66,6 +68,19 @@ struct Shared {
     path: PathBuf,
     options: RedbOptions,
     log_stored: AtomicU64,
+}
+
+/// What the threads of one store hold: when the last of them has ended, the directory is free.
+struct Running {
+    shared: Arc<Shared>,
+    /// Its end tells who waits in [`Store::close`].
+    _tell: oneshot::Sender<()>,
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.shared.release();
+    }
 }
 
 type Answer = oneshot::Sender<Result<(), StoreError>>;
@@ -138,16 +153,10 @@ impl RedbStore {
             log_stored: AtomicU64::new(log.bytes_stored()),
         });
         let (tell, ended) = oneshot::channel();
-        let threads = vec![
-            spawn("store-log", &shared, move |shared| {
-                shared.run_log(log);
-            })?,
-            spawn("store-tables", &shared, move |shared| {
-                shared.run_tables();
-                let _ = tell.send(());
-            })?,
-        ];
-        Ok(Self { shared, threads, ended: Cell::new(Some(ended)), keys_read: Cell::new(0) })
+        let running = Arc::new(Running { shared: shared.clone(), _tell: tell });
+        let log_thread = spawn("store-log", &running, move |shared| shared.run_log(log))?;
+        let table_thread = spawn("store-tables", &running, Shared::run_tables).inspect_err(|_| shared.begin_close())?;
+        Ok(Self { shared, threads: vec![log_thread, table_thread], ended: Cell::new(Some(ended)), keys_read: Cell::new(0) })
     }
 
     /// How often this directory was opened, this time included.
@@ -351,6 +360,9 @@ impl Shared {
     fn run_tables(&self) {
         while let Some((layer, through)) = self.next_full() {
             let result = self.move_to_tables(&layer, through);
+            if result.is_err() && self.state().closing {
+                return;
+            }
             if self.options.faults.crash_at(CrashPoint::Flushing) {
                 self.state().crashed = true;
                 self.work.notify_all();
@@ -394,7 +406,11 @@ impl Shared {
             for (start, end) in layer.hidden().iter() {
                 table.retain_in::<&[u8], _>(start.as_ref()..end.as_ref(), |_, _| false).map_err(failed)?;
             }
-            for (key, value) in layer.all_points() {
+            for (nth, (key, value)) in layer.all_points().enumerate() {
+                if nth % CLOSING_EVERY == CLOSING_EVERY - 1 && self.state().closing {
+                    // The log has it all, and the next opening moves it.
+                    return Err(StoreError::Closed);
+                }
                 match value {
                     Some(value) => table.insert(key.as_ref(), value.as_ref()).map_err(failed)?,
                     None => table.remove(key.as_ref()).map_err(failed)?,
@@ -461,9 +477,9 @@ impl Store for RedbStore {
         let ended = self.ended.take();
         Box::pin(async move {
             if let Some(ended) = ended {
+                // Ends with an error when the threads do: nothing is ever sent.
                 let _ = ended.await;
             }
-            self.shared.release();
             Ok(())
         })
     }
@@ -485,10 +501,13 @@ impl Shared {
 impl Drop for RedbStore {
     fn drop(&mut self) {
         self.shared.begin_close();
+        // Whoever called `close` has waited for the threads for as long as they wanted to: a disk that is slow must not keep a process that ends.
+        if self.ended.take().is_none() {
+            return;
+        }
         for thread in self.threads.drain(..) {
             let _ = thread.join();
         }
-        self.shared.release();
     }
 }
 
@@ -547,9 +566,9 @@ fn replay(records: &[Record]) -> Result<Vec<Batch>, StoreError> {
     Ok(batches)
 }
 
-fn spawn(name: &str, shared: &Arc<Shared>, run: impl FnOnce(Arc<Shared>) + Send + 'static) -> Result<JoinHandle<()>, StoreError> {
-    let shared = shared.clone();
-    std::thread::Builder::new().name(name.into()).spawn(move || run(shared)).map_err(super::directory::platform)
+fn spawn(name: &str, running: &Arc<Running>, run: impl FnOnce(&Shared) + Send + 'static) -> Result<JoinHandle<()>, StoreError> {
+    let running = running.clone();
+    std::thread::Builder::new().name(name.into()).spawn(move || run(&running.shared)).map_err(super::directory::platform)
 }
 
 fn failed(error: impl Into<redb::Error>) -> StoreError {
