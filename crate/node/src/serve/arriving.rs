@@ -5,18 +5,24 @@ use ephapse_homeserver::BodyError;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use std::{
+    cell::Cell,
+    future::Future,
     pin::Pin,
-    task::{Context, Poll, ready},
+    rc::Rc,
+    task::{Context, Poll},
     time::Duration,
 };
 use tokio::{
     sync::watch,
     task::spawn_local,
-    time::{Instant, Sleep, sleep_until, timeout},
+    time::{Instant, sleep, sleep_until, timeout},
 };
 
 /// How long a body may pause.
 const PAUSE: Duration = Duration::from_secs(60);
+
+/// How long it may pause when the process is about to end.
+const PAUSE_WHEN_LEAVING: Duration = Duration::from_millis(200);
 
 /// Bytes a second that a body must have on average once it is older than [`PAUSE`], so that one that drips does not hold its place for long.
 const SLOWEST: u64 = 16 << 10;
@@ -31,20 +37,55 @@ pub struct Arriving {
     incoming: Option<Incoming>,
     began: Instant,
     received: u64,
-    /// Made when it has to be waited for.
-    deadline: Option<Pin<Box<Sleep>>>,
+    /// Made when it has to be waited for; ends when it need not be waited for any longer.
+    pause: Option<Pin<Box<dyn Future<Output = GivenUp>>>>,
     leaving: watch::Receiver<bool>,
+    unanswered: Unanswered,
+}
+
+/// Why a body is not waited for any longer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+enum GivenUp {
+    #[error("it did not arrive in time")]
+    TooSlow,
+    #[error("the server is leaving")]
+    Leaving,
+}
+
+/// Whether a request is to have no answer, because the process ended before all of it was there: its client may send it again.
+#[derive(Clone, Default)]
+pub struct Unanswered(Rc<Cell<bool>>);
+
+impl Unanswered {
+    /// Whether it is.
+    pub fn get(&self) -> bool {
+        self.0.get()
+    }
 }
 
 impl Arriving {
     /// The body of a request that arrived just now; `leaving` becomes true when the process is about to end.
-    pub fn new(incoming: Incoming, leaving: watch::Receiver<bool>) -> Self {
-        Self { incoming: Some(incoming), began: Instant::now(), received: 0, deadline: None, leaving }
+    pub fn new(incoming: Incoming, leaving: watch::Receiver<bool>, unanswered: Unanswered) -> Self {
+        Self { incoming: Some(incoming), began: Instant::now(), received: 0, pause: None, leaving, unanswered }
     }
 
     fn next_deadline(&self) -> Instant {
         let slowest = self.began + PAUSE + Duration::from_secs(self.received / SLOWEST);
         slowest.min(Instant::now() + PAUSE)
+    }
+
+    fn pause(&self) -> Pin<Box<dyn Future<Output = GivenUp>>> {
+        let (deadline, mut leaving) = (self.next_deadline(), self.leaving.clone());
+        Box::pin(async move {
+            let left = async {
+                let _ = leaving.wait_for(|leaving| *leaving).await;
+                sleep(PAUSE_WHEN_LEAVING).await;
+            };
+            tokio::select! {
+                () = sleep_until(deadline) => GivenUp::TooSlow,
+                () = left => GivenUp::Leaving,
+            }
+        })
     }
 }
 
@@ -55,19 +96,22 @@ impl Body for Arriving {
     fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let Some(incoming) = &mut self.incoming else { return Poll::Ready(None) };
         if let Poll::Ready(frame) = Pin::new(incoming).poll_frame(context) {
-            self.deadline = None;
+            self.pause = None;
             match &frame {
                 Some(Ok(frame)) => self.received += frame.data_ref().map_or(0, |data| data.len() as u64),
                 Some(Err(_)) | None => self.incoming = None,
             }
             return Poll::Ready(frame.map(|frame| frame.map_err(Into::into)));
         }
-        let next = self.next_deadline();
-        let deadline = self.deadline.get_or_insert_with(|| Box::pin(sleep_until(next)));
-        ready!(deadline.as_mut().poll(context));
+        let mut pause = self.pause.take().unwrap_or_else(|| self.pause());
+        let Poll::Ready(why) = pause.as_mut().poll(context) else {
+            self.pause = Some(pause);
+            return Poll::Pending;
+        };
         // The connection is closed with it: what comes later is no part of anything.
         self.incoming = None;
-        Poll::Ready(Some(Err("it did not arrive in time".into())))
+        self.unanswered.0.set(why == GivenUp::Leaving);
+        Poll::Ready(Some(Err(why.into())))
     }
 
     fn is_end_stream(&self) -> bool {

@@ -1,6 +1,6 @@
 //! TCP and TLS connections: HTTP/1.1 in and out, within bounds of number, size and time.
 
-use super::arriving::Arriving;
+use super::arriving::{Arriving, Unanswered};
 use ephapse_homeserver::{Body, Entrance, Homeserver};
 use http::{Method, Request, Response};
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
@@ -14,7 +14,7 @@ use tokio::{
     time::{sleep, timeout},
 };
 use tokio_io_timeout::TimeoutStream;
-use tokio_rustls::TlsAcceptor;
+use tokio_rustls::{TlsAcceptor, server::TlsStream};
 
 /// Connections at a time. Past this, new ones wait in the listener's backlog.
 const MOST_CONNECTIONS: usize = 4_096;
@@ -102,11 +102,27 @@ async fn connection(stream: TcpStream, tls: Option<TlsAcceptor>, homeserver: Rc<
     let _ = stream.set_nodelay(true);
     let stream = patient(stream);
     let Some(tls) = tls else { return http(stream, homeserver, leaving).await };
-    match timeout(HANDSHAKE_WITHIN, tls.accept(stream)).await {
-        Ok(Ok(stream)) => http(stream, homeserver, leaving).await,
+    if let Some(stream) = handshake(&tls, stream, leaving.clone()).await {
+        http(stream, homeserver, leaving).await;
+    }
+}
+
+/// TLS on `stream`; nothing when it comes to nothing, or the server leaves meanwhile.
+pub(super) async fn handshake<S: AsyncRead + AsyncWrite + Unpin>(
+    tls: &TlsAcceptor,
+    stream: S,
+    mut leaving: watch::Receiver<bool>,
+) -> Option<TlsStream<S>> {
+    let accepted = tokio::select! {
+        accepted = timeout(HANDSHAKE_WITHIN, tls.accept(stream)) => accepted,
+        _ = leaving.wait_for(|leaving| *leaving) => return None,
+    };
+    match accepted {
+        Ok(Ok(stream)) => return Some(stream),
         Ok(Err(error)) => tracing::debug!("a TLS handshake failed: {error}"),
         Err(_) => tracing::debug!("a TLS handshake took too long"),
     }
+    None
 }
 
 /// A connection that ends when its client does not read what is written. What a client sends is waited for elsewhere: while a sync is held it sends nothing.
@@ -146,7 +162,8 @@ struct GivenUp;
 
 /// Has the homeserver answer.
 async fn answer(homeserver: Rc<Homeserver>, request: Request<Incoming>, running: watch::Receiver<bool>) -> Result<Response<Body>, GivenUp> {
-    let request = request.map(|body| Body::stream(Arriving::new(body, running.clone())));
+    let unanswered = Unanswered::default();
+    let request = request.map(|body| Body::stream(Arriving::new(body, running.clone(), unanswered.clone())));
     if matches!(*request.method(), Method::GET | Method::HEAD | Method::OPTIONS) {
         // When the client goes away hyper drops this future, and with it a sync that is held for nobody.
         return Ok(homeserver.handle(Entrance::Client, request).await);
@@ -157,5 +174,6 @@ async fn answer(homeserver: Rc<Homeserver>, request: Request<Incoming>, running:
         drop(running);
         response
     });
-    handler.await.map_err(|_| GivenUp)
+    let response = handler.await.map_err(|_| GivenUp)?;
+    if unanswered.get() { Err(GivenUp) } else { Ok(response) }
 }

@@ -6,13 +6,15 @@ mod arriving;
 mod connection;
 mod host;
 #[cfg(test)]
+mod leaving;
+#[cfg(test)]
 mod patience;
 mod tls;
 
 use crate::options;
 use connection::Connections;
 use ephapse_homeserver::{Homeserver, OpenError};
-use ephapse_store::{RedbStore, StoreError};
+use ephapse_store::{RedbStore, Store, StoreError};
 use host::NativeHost;
 use std::{
     fs, io,
@@ -26,6 +28,7 @@ use tokio::{
     net::TcpListener,
     signal::unix::{Signal, SignalKind, signal},
     task::LocalSet,
+    time::{Instant, timeout_at},
 };
 
 /// How long requests may take to end after the signal; with the store's part, the process leaves within two seconds.
@@ -103,7 +106,7 @@ async fn run(options: options::Serve) -> Result<(), ServeError> {
     let acceptor = tls::acceptor(&options)?;
     let plain = listen(options.plain_address()).await?;
     let tls = listen(options.listen_tls).await?;
-    let homeserver = open(&options).await?;
+    let (homeserver, store) = open(&options).await?;
 
     let connections = Connections::new(homeserver.clone());
     if let Some((listener, address)) = plain {
@@ -117,12 +120,20 @@ async fn run(options: options::Serve) -> Result<(), ServeError> {
 
     signals.wait().await;
     tracing::info!("leaving");
+    leave(&homeserver, &*store, connections).await
+}
+
+/// Answers what is held and what is under way, and ends when everything that was acknowledged is on disk.
+async fn leave(homeserver: &Homeserver, store: &dyn Store, connections: Connections) -> Result<(), ServeError> {
     homeserver.set_holding(false);
     connections.close(GRACE).await;
-    match tokio::time::timeout(STORE_GRACE, homeserver.shutdown()).await {
-        Ok(Ok(())) => Ok(()),
+    let latest = Instant::now() + STORE_GRACE;
+    // A write that failed was acknowledged to nobody.
+    let Ok(_) = timeout_at(latest, store.barrier()).await else { return Err(ServeError::Close("it took too long".to_owned())) };
+    match timeout_at(latest, homeserver.shutdown()).await {
         Ok(Err(error)) => Err(ServeError::Close(error.to_string())),
-        Err(_) => Err(ServeError::Close("it took too long".to_owned())),
+        // What is late by now is not on its way to the log, but from there into the tables: the next start goes on with it.
+        Ok(Ok(())) | Err(_) => Ok(()),
     }
 }
 
@@ -141,15 +152,18 @@ async fn listen(address: Option<SocketAddr>) -> Result<Option<(TcpListener, Sock
     Ok(Some((listener, local)))
 }
 
-async fn open(options: &options::Serve) -> Result<Rc<Homeserver>, ServeError> {
+async fn open(options: &options::Serve) -> Result<(Rc<Homeserver>, Rc<dyn Store>), ServeError> {
     let directory = &options.data_dir;
     let unwritable = |source| ServeError::DataDirectory { directory: directory.clone(), source };
     fs::create_dir_all(directory).map_err(unwritable)?;
     let probe = directory.join("writable");
     fs::write(&probe, "").and_then(|()| fs::remove_file(&probe)).map_err(unwritable)?;
     let store = RedbStore::open(directory).map_err(|error| database_error(directory, error.into()))?;
-    let store: Rc<dyn ephapse_store::Store> = Rc::new(store);
-    Homeserver::open(store, Rc::new(NativeHost), options.config()).await.map_err(|error| database_error(directory, error))
+    let store: Rc<dyn Store> = Rc::new(store);
+    match Homeserver::open(store.clone(), Rc::new(NativeHost), options.config()).await {
+        Ok(homeserver) => Ok((homeserver, store)),
+        Err(error) => Err(database_error(directory, error)),
+    }
 }
 
 fn database_error(directory: &Path, error: OpenError) -> ServeError {

@@ -12,40 +12,43 @@ use tokio::{
     time::{Instant, sleep, timeout},
 };
 
-struct Served {
-    client: DuplexStream,
+pub(super) struct Served {
+    pub(super) client: DuplexStream,
     connection: JoinHandle<()>,
+    /// Tells the connection that the server leaves.
+    pub(super) leaving: Rc<watch::Sender<bool>>,
 }
 
 /// Runs `test` on a clock that jumps to the next timer whenever nothing else can run.
-fn in_fast_time(test: impl Future<Output = ()>) {
+pub(super) fn in_fast_time(test: impl Future<Output = ()>) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().expect("a runtime");
     LocalSet::new().block_on(&runtime, test);
 }
 
-async fn homeserver() -> Rc<Homeserver> {
+pub(super) async fn homeserver() -> Rc<Homeserver> {
     let name = "test.example".try_into().expect("a name");
     let config = Config { server_name: Some(name), registration: Registration::Open, rate_limits: false, ..Config::default() };
     Homeserver::open(Rc::new(MemoryStore::default()), Rc::new(NativeHost), config).await.expect("it opens")
 }
 
 /// A connection whose buffers hold `buffer` bytes each way.
-fn connect(homeserver: &Rc<Homeserver>, buffer: usize) -> Served {
+pub(super) fn connect(homeserver: &Rc<Homeserver>, buffer: usize) -> Served {
     let (client, server) = duplex(buffer);
-    let (leaving, homeserver) = (watch::Sender::new(false), homeserver.clone());
+    let (leaving, homeserver) = (Rc::new(watch::Sender::new(false)), homeserver.clone());
+    let told = leaving.subscribe();
     let connection = spawn_local(async move {
-        http(super::connection::patient(server), homeserver, leaving.subscribe()).await;
+        http(super::connection::patient(server), homeserver, told).await;
     });
-    Served { client, connection }
+    Served { client, connection, leaving }
 }
 
 impl Served {
-    async fn write(&mut self, text: &str) {
+    pub(super) async fn write(&mut self, text: &str) {
         self.client.write_all(text.as_bytes()).await.expect("the server listens");
     }
 
     /// One response with a `content-length`.
-    async fn response(&mut self) -> (u16, String) {
+    pub(super) async fn response(&mut self) -> (u16, String) {
         let mut bytes = Vec::new();
         loop {
             let read = self.client.read_buf(&mut bytes).await.expect("the server answers");
@@ -60,19 +63,19 @@ impl Served {
     }
 
     /// How long it takes until the server has closed the connection.
-    async fn ends_after(self) -> Duration {
+    pub(super) async fn ends_after(self) -> Duration {
         let began = Instant::now();
         timeout(Duration::from_secs(24 * 60 * 60), self.connection).await.expect("the connection ends").expect("without a panic");
         began.elapsed()
     }
 }
 
-fn put(path: &str, token: &str, length: usize) -> String {
+pub(super) fn put(path: &str, token: &str, length: usize) -> String {
     format!("PUT {path} HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {token}\r\ncontent-length: {length}\r\n\r\n")
 }
 
 /// A new account: its token, and a path that takes any object.
-async fn register(homeserver: &Rc<Homeserver>) -> (String, String) {
+pub(super) async fn register(homeserver: &Rc<Homeserver>) -> (String, String) {
     let mut served = connect(homeserver, 1 << 20);
     let body = json!({ "username": "alice", "password": "a long password", "auth": { "type": "m.login.dummy" } }).to_string();
     served.write(&format!("POST /_matrix/client/v3/register HTTP/1.1\r\nhost: x\r\ncontent-length: {}\r\n\r\n{body}", body.len())).await;
@@ -83,7 +86,7 @@ async fn register(homeserver: &Rc<Homeserver>) -> (String, String) {
     (text("access_token"), format!("/_matrix/client/v3/user/{}/account_data/org.example.note", text("user_id")))
 }
 
-fn assert_within(took: Duration, seconds: std::ops::RangeInclusive<u64>) {
+pub(super) fn assert_within(took: Duration, seconds: std::ops::RangeInclusive<u64>) {
     assert!(seconds.contains(&took.as_secs()), "{took:?}");
 }
 
@@ -93,7 +96,7 @@ fn headers_that_drip_or_never_come_end_the_connection() {
         let homeserver = homeserver().await;
         assert_within(connect(&homeserver, 1 << 20).ends_after().await, 99..=101);
 
-        let Served { mut client, connection } = connect(&homeserver, 1 << 20);
+        let Served { mut client, connection, leaving: _leaving } = connect(&homeserver, 1 << 20);
         let began = Instant::now();
         let _dripping = spawn_local(async move {
             client.write_all(b"GET /_matrix/client/versions HTTP/1.1\r\nx-drip: ").await.ok();
