@@ -14,6 +14,9 @@ pub mod host;
 pub mod identity;
 mod locks;
 mod position;
+#[cfg(test)]
+#[path = "../tests/client/property.rs"]
+mod property;
 mod property_paths;
 mod router;
 pub mod tables;

@@ -23,6 +23,7 @@ mod membership;
 mod old_tokens;
 mod presence;
 mod profile;
+mod property;
 mod push_conditions;
 mod push_rules;
 mod receipts;

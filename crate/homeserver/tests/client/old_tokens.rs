@@ -1,16 +1,14 @@
 //! What is listed as changed is dropped after a while. A client that comes back later must be answered as if it were all there still.
 
 use crate::{
+    property::holds,
     rooms::room,
     support::{TestServer, TestUser, config},
     sync::query,
 };
 use ephapse_homeserver::Position;
 use ephapse_store::{Bytes, Direction, unreliable::UnreliableStore};
-use proptest::{
-    prelude::*,
-    test_runner::{Config, TestRunner},
-};
+use proptest::prelude::*;
 use serde_json::{Value, json};
 use std::{ops::Range, rc::Rc};
 
@@ -150,8 +148,7 @@ fn comparable(mut answer: Value) -> Value {
 
 #[test]
 fn an_old_since_is_answered_alike_before_and_after_its_changes_are_dropped() {
-    let mut runner = TestRunner::new(Config { cases: 12, failure_persistence: None, ..Config::default() });
-    let result = runner.run(&(prop::collection::vec(op(), 10..50), 1..6_i64), |(ops, stride)| {
+    holds(12, &(prop::collection::vec(op(), 10..50), 1..6_i64), |(ops, stride)| {
         let mut play = Play::new();
         let begin = play.server.hs.status().position;
         let instance = play.server.get(&play.users[0], "/_matrix/client/v3/sync").ok()["next_batch"].as_str().expect("a token").to_owned();
@@ -181,16 +178,12 @@ fn an_old_since_is_answered_alike_before_and_after_its_changes_are_dropped() {
         }
         Ok(())
     });
-    if let Err(failure) = result {
-        panic!("{}", failure.to_string().split_whitespace().collect::<Vec<_>>().join(" "));
-    }
 }
 
 /// The list is dropped bit by bit while things go on, and each bit outlives the others as if it had been dropped at once.
 #[test]
 fn dropping_the_list_in_bits_leaves_what_dropping_it_at_once_leaves() {
-    let mut runner = TestRunner::new(Config { cases: 8, failure_persistence: None, ..Config::default() });
-    let result = runner.run(&prop::collection::vec(op(), 10..60), |ops| {
+    holds(8, &prop::collection::vec(op(), 10..60), |ops| {
         let (mut bits, mut once) = (Play::new(), Play::new());
         for (step, op) in ops.iter().enumerate() {
             bits.step(step, op);
@@ -206,9 +199,6 @@ fn dropping_the_list_in_bits_leaves_what_dropping_it_at_once_leaves() {
         prop_assert_eq!(entries(&bits), entries(&once));
         Ok(())
     });
-    if let Err(failure) = result {
-        panic!("{}", failure.to_string().split_whitespace().collect::<Vec<_>>().join(" "));
-    }
 }
 
 /// However much passes, what is kept of it in the list is bounded.

@@ -2,14 +2,12 @@
 //! holds every event it may see exactly once and in order, and the room's state as the server has it.
 
 use crate::{
+    property::holds,
     rooms::room,
     support::{TestServer, TestUser},
     sync::query,
 };
-use proptest::{
-    prelude::*,
-    test_runner::{Config, TestRunner},
-};
+use proptest::prelude::*;
 use serde_json::{Value, json};
 use std::{
     cell::Cell,
@@ -238,14 +236,9 @@ fn clients_see_every_event_once_and_hold_the_rooms_state() {
     let server = TestServer::new();
     let users = [server.register("alice"), server.register("bob"), server.register("carol")];
     let number = Cell::new(0);
-    let mut runner = TestRunner::new(Config { cases: 64, failure_persistence: None, ..Config::default() });
-    let result = runner.run(&prop::collection::vec(op(), 10..60), |ops| {
+    holds(64, &prop::collection::vec(op(), 10..60), |ops| {
         number.set(number.get() + 1);
         play(&server, &users, number.get(), &ops);
         Ok(())
     });
-    if let Err(failure) = result {
-        // One line: most of the operations are only there because a case has ten at least.
-        panic!("{}", failure.to_string().split_whitespace().collect::<Vec<_>>().join(" "));
-    }
 }

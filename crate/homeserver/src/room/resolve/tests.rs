@@ -3,7 +3,10 @@
 
 #![allow(clippy::unwrap_used)]
 
-use crate::room::model::{Draft, Model, rules, user, versions};
+use crate::{
+    property::holds,
+    room::model::{Draft, Model, rules, user, versions},
+};
 use proptest::{prelude::*, sample::Index};
 use ruma::OwnedEventId;
 use serde_json::json;
@@ -106,59 +109,67 @@ fn ruma_free(event: &crate::room::Pdu, version: u8) -> crate::room::Pdu {
     crate::room::Pdu::from_stored(event.event_id.clone(), event.json.clone(), false, &rules(version)).unwrap()
 }
 
-/// Each case signs and resolves a few hundred times: few by default, as many as `PROPTEST_CASES` says.
-fn config() -> ProptestConfig {
-    let default = ProptestConfig::default();
-    if std::env::var_os("PROPTEST_CASES").is_some() { default } else { ProptestConfig { cases: 16, ..default } }
+/// A history, and what is asked of it: sets of up to four events.
+fn history_and_picks(steps: usize, sets: usize) -> impl Strategy<Value = (Vec<Step>, Vec<Vec<Index>>)> {
+    (prop::collection::vec(any_step(), 10..steps), prop::collection::vec(prop::collection::vec(any::<Index>(), 2..5), sets))
 }
 
-proptest! {
-    #![proptest_config(config())]
+fn picked(room: &Model, pick: &[Index]) -> Vec<OwnedEventId> {
+    pick.iter().map(|at| at.get(room.events()).event_id.clone()).collect()
+}
 
-    #[test]
-    fn the_reduced_resolution_is_the_full_one(
-        version in 2..=12u8,
-        steps in prop::collection::vec(any_step(), 10..40),
-        picks in prop::collection::vec(prop::collection::vec(any::<Index>(), 2..5), 12),
-    ) {
-        let room = history(version, &steps);
-        for pick in picks {
-            let events: Vec<OwnedEventId> = pick.iter().map(|at| at.get(room.events()).event_id.clone()).collect();
-            let reduced = room.state_after(&events);
-            prop_assert!(room.has_create(&reduced) || events.len() < 2);
-            prop_assert_eq!(reduced, room.resolve_in_full(&events), "version {}", version);
-        }
+// Each case signs and resolves a few hundred times: few for each room version by default, as many as `PROPTEST_CASES` says.
+
+#[test]
+fn the_reduced_resolution_is_the_full_one() {
+    for version in versions().filter(|version| *version > 1) {
+        println!("room version {version}");
+        holds(2, &history_and_picks(40, 12), |(steps, picks)| {
+            let room = history(version, &steps);
+            for pick in picks {
+                let events = picked(&room, &pick);
+                let reduced = room.state_after(&events);
+                prop_assert!(room.has_create(&reduced) || events.len() < 2);
+                prop_assert_eq!(reduced, room.resolve_in_full(&events));
+            }
+            Ok(())
+        });
     }
+}
 
-    #[test]
-    fn auth_chains_walked_in_part_give_the_sets_that_the_spec_defines(
-        version in prop_oneof![Just(2u8), Just(6), Just(11), Just(12)],
-        steps in prop::collection::vec(any_step(), 10..50),
-        picks in prop::collection::vec(prop::collection::vec(any::<Index>(), 2..5), 24),
-    ) {
-        let room = history(version, &steps);
-        for pick in picks {
-            let events: Vec<OwnedEventId> = pick.iter().map(|at| at.get(room.events()).event_id.clone()).collect();
-            let [walked, defined] = room.walked_and_defined(&events);
-            prop_assert_eq!(walked, defined);
-        }
+#[test]
+fn auth_chains_walked_in_part_give_the_sets_that_the_spec_defines() {
+    // Of each version of the state resolution, and of each format of events that it goes by.
+    for version in [2, 6, 11, 12] {
+        println!("room version {version}");
+        holds(4, &history_and_picks(50, 24), |(steps, picks)| {
+            let room = history(version, &steps);
+            for pick in picks {
+                let [walked, defined] = room.walked_and_defined(&picked(&room, &pick));
+                prop_assert_eq!(walked, defined);
+            }
+            Ok(())
+        });
     }
+}
 
-    #[test]
-    fn any_order_of_delivery_gives_one_state(
-        version in 1..=12u8,
-        steps in prop::collection::vec(any_step(), 10..30),
-        choices in prop::collection::vec(any::<Index>(), 1..40),
-    ) {
-        let room = history(version, &steps);
-        let other = delivered_otherwise(&room, &choices);
-        for event in room.events() {
-            prop_assert_eq!(event.rejected, other.event(&event.event_id).rejected, "version {}", version);
-            let id = [event.event_id.clone()];
-            prop_assert_eq!(room.state_after(&id), other.state_after(&id), "version {}", version);
-        }
-        prop_assert_eq!(room.extremities(), other.extremities());
-        prop_assert_eq!(room.state_after(&room.extremities()), other.state_after(&other.extremities()), "version {}", version);
+#[test]
+fn any_order_of_delivery_gives_one_state() {
+    let drawn = (prop::collection::vec(any_step(), 10..30), prop::collection::vec(any::<Index>(), 1..40));
+    for version in versions() {
+        println!("room version {version}");
+        holds(2, &drawn, |(steps, choices)| {
+            let room = history(version, &steps);
+            let other = delivered_otherwise(&room, &choices);
+            for event in room.events() {
+                prop_assert_eq!(event.rejected, other.event(&event.event_id).rejected);
+                let id = [event.event_id.clone()];
+                prop_assert_eq!(room.state_after(&id), other.state_after(&id));
+            }
+            prop_assert_eq!(room.extremities(), other.extremities());
+            prop_assert_eq!(room.state_after(&room.extremities()), other.state_after(&other.extremities()));
+            Ok(())
+        });
     }
 }
 
