@@ -142,6 +142,38 @@ test('a newer format is refused and left as it is', { timeout: 60_000 }, () => w
   assert.deepEqual(answer, ['NewerFormat { found: 9, supported: 1 }', 9, 'from the future']);
 }));
 
+test('content of a newer format is refused before anything is changed', { timeout: 60_000 }, () => withPage(async (tab) => {
+  const answer = await tab.call(async () => {
+    // Everything that the database holds, of a Blob its size.
+    const records = () => new Promise((resolve, reject) => {
+      const request = indexedDB.open('content');
+      request.onerror = () => reject(request.error);
+      request.onsuccess = () => {
+        const database = request.result;
+        const names = [...database.objectStoreNames];
+        const transaction = database.transaction(names);
+        const asked = names.map((name) => [name, transaction.objectStore(name).getAllKeys(), transaction.objectStore(name).getAll()]);
+        transaction.oncomplete = () => {
+          database.close();
+          resolve(JSON.stringify(asked.map(([name, keys, values]) => [name, keys.result, values.result.map((value) => value.size ?? value)])));
+        };
+      };
+    });
+    for (const format of [1, 2]) {
+      const driven = await store.Driven.open('content', format);
+      await driven.put(`key ${format}`, 10);
+      await driven.settled();
+      await driven.close();
+    }
+    const before = await records();
+    const error = await store.Driven.open('content', 1).then(() => 'opened', (reason) => reason);
+    const unchanged = await records() === before;
+    const driven = await store.Driven.open('content', 2);
+    return [error, unchanged, await driven.count('key', 'kez')];
+  });
+  assert.deepEqual(answer, ['NewerFormat { found: 2, supported: 1 }', true, 2]);
+}));
+
 test('it gives the database up when a newer version asks for it', { timeout: 60_000 }, () => withPage(async (tab) => {
   const answers = await tab.call(async () => {
     const driven = await store.Driven.open('handed-over');
@@ -221,6 +253,47 @@ test('at the quota it refuses what needs room, reads on, and goes on when room i
     return answer;
   });
   assert.equal(raised, 'Ok(())');
+}));
+
+// A disk that others fill, or a browser that allows less: not even the epoch can be put, and there is no reserve that would make room for it.
+test('a start far over the quota reads what is there, and writes when there is room again', { timeout: 300_000 }, () => withFreshProfile(async (tab, context) => {
+  const devtools = await context.newCDPSession(tab.page);
+  const quota = (bytes) => devtools.send('Storage.overrideQuotaForOrigin', { origin: site.url, quotaSize: bytes });
+  await quota(256 << 20);
+  await tab.call(async () => {
+    const driven = await store.Driven.open('over');
+    for (let n = 0; n < 300; n += 1) await driven.put(`room/${String(n).padStart(5, '0')}`, 60_000);
+    await driven.settled();
+    await driven.close();
+  });
+  await quota(4 << 20);
+  // Chromium remembers for half a minute how much room it found.
+  const over = await tab.call(async () => {
+    const start = performance.now();
+    for (;;) {
+      globalThis.driven = await store.Driven.open('over');
+      if (driven.is_full() || performance.now() - start > 120_000) break;
+      await driven.close();
+      await new Promise((resolve) => setTimeout(resolve, 2_000));
+    }
+    return [driven.is_full(), await driven.count('room/', 'room0'), await driven.put('ordinary', 1000), await driven.forget('room/', 'room/00100')];
+  });
+  assert.deepEqual(over, [true, 300, 'Err(QuotaExceeded)', 'Err(QuotaExceeded)']);
+  assert.equal(await tab.call(() => driven.count('room/', 'room0')), 300);
+  await quota(256 << 20);
+  const again = await tab.call(async () => {
+    const start = performance.now();
+    let answer;
+    do {
+      await new Promise((resolve) => setTimeout(resolve, 500));
+      answer = await driven.put('ordinary', 1000);
+    } while (answer !== 'Ok(())' && performance.now() - start < 120_000);
+    const forgotten = await driven.forget('room/', 'room/00100');
+    await driven.close();
+    const reopened = await store.Driven.open('over');
+    return [answer, forgotten, reopened.is_full(), await reopened.count('room/', 'room0'), await reopened.count('ordinary', 'ordinaryz')];
+  });
+  assert.deepEqual(again, ['Ok(())', 'Ok(())', false, 200, 1]);
 }));
 
 test('what it costs', { skip: !process.env.MEASURE, timeout: 300_000 }, () => withPage(async (tab) => {

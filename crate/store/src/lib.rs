@@ -45,6 +45,9 @@ use std::{future::Future, ops::Range, pin::Pin};
 /// A future that lives on the engine's one thread.
 pub type LocalBoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + 'a>>;
 
+/// The format of what a store holds that says none: the first there was.
+const FIRST_CONTENT: u32 = 1;
+
 /// Which way a [`Store::scan`] walks its range.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Direction {

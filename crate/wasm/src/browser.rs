@@ -8,8 +8,8 @@ use crate::{
     convert::{self, Headers},
     log::Console,
 };
-use ephapse_homeserver::{Body, Config, Entrance, Homeserver, Host, OpenError, PIECE, Registration};
-use ephapse_store::{IndexedDbStore, LocalBoxFuture, Store, StoreError};
+use ephapse_homeserver::{Body, Config, Entrance, Homeserver, Host, OpenError, PIECE, Registration, tables::FORMAT};
+use ephapse_store::{IndexedDbOptions, IndexedDbStore, LocalBoxFuture, Store, StoreError};
 use http::Response;
 use js_sys::{Object, Promise, Reflect, Uint8Array};
 use serde::Serialize;
@@ -98,7 +98,8 @@ pub async fn open(database: String, public_url: String, worker: Worker) -> Resul
 }
 
 async fn open_engine(database: String, public_url: String, worker: Worker) -> Result<Engine, OpenError> {
-    let store: Rc<dyn Store> = Rc::new(Noting(Rc::new(IndexedDbStore::open(&database).await?)));
+    let options = IndexedDbOptions { content_format: FORMAT, ..IndexedDbOptions::default() };
+    let store: Rc<dyn Store> = Rc::new(Noting(Rc::new(IndexedDbStore::open_with(&database, options).await?)));
     let config = Config { registration: Registration::Open, public_url: Some(public_url), rate_limits: false, ..Config::default() };
     let homeserver = Homeserver::open(store.clone(), Rc::new(Browser { worker }), config).await?;
     Ok(Engine { homeserver, store })

@@ -21,6 +21,7 @@ impl InBrowser {
     /// Small sizes, so that short scripts reach deep levels.
     fn small(name: String, blobs: bool) -> Self {
         let options = IndexedDbOptions {
+            content_format: 1,
             flush_bytes: 20_000,
             direct_bytes: 12_000,
             page_bytes: 4_000,
@@ -122,9 +123,10 @@ pub struct Driven {
 
 #[wasm_bindgen]
 impl Driven {
-    /// Opens the database with the sizes of the product.
-    pub async fn open(name: String) -> Result<Driven, JsValue> {
-        Ok(Self { store: IndexedDbStore::open(&name).await.map_err(|error| JsValue::from_str(&format!("{error:?}")))? })
+    /// Opens the database with the sizes of the product, for content of this format.
+    pub async fn open(name: String, content_format: Option<u32>) -> Result<Driven, JsValue> {
+        let options = IndexedDbOptions { content_format: content_format.unwrap_or(1), ..IndexedDbOptions::default() };
+        Ok(Self { store: IndexedDbStore::open_with(&name, options).await.map_err(|error| JsValue::from_str(&format!("{error:?}")))? })
     }
 
     /// Commits one key and says how it went.

@@ -13,8 +13,8 @@ mod tls;
 
 use crate::options;
 use connection::Connections;
-use ephapse_homeserver::{Homeserver, OpenError};
-use ephapse_store::{RedbStore, Store, StoreError};
+use ephapse_homeserver::{Homeserver, OpenError, tables::FORMAT};
+use ephapse_store::{RedbOptions, RedbStore, Store, StoreError};
 use host::NativeHost;
 use std::{
     fs, io,
@@ -158,7 +158,8 @@ async fn open(options: &options::Serve) -> Result<(Rc<Homeserver>, Rc<dyn Store>
     fs::create_dir_all(directory).map_err(unwritable)?;
     let probe = directory.join("writable");
     fs::write(&probe, "").and_then(|()| fs::remove_file(&probe)).map_err(unwritable)?;
-    let store = RedbStore::open(directory).map_err(|error| database_error(directory, error.into()))?;
+    let store_options = RedbOptions { content_format: FORMAT, ..RedbOptions::default() };
+    let store = RedbStore::open_with(directory, store_options).map_err(|error| database_error(directory, error.into()))?;
     let store: Rc<dyn Store> = Rc::new(store);
     match Homeserver::open(store.clone(), Rc::new(NativeHost), options.config()).await {
         Ok(homeserver) => Ok((homeserver, store)),

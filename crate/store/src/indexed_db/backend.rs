@@ -6,14 +6,14 @@
 
 use super::{
     Options,
-    database::{self, BLOBS, LOG, META, PAGES, SEGMENTS, answered, ended, failed, reading, strict},
+    database::{self, BLOBS, LOG, META, PAGES, SEGMENTS, answered, ended, failed, get, number, put, reading, strict},
+    opening::{self, EPOCH, Opening, Unclaimed},
 };
 use crate::{
     Bytes, CrashPoint, Fault, Faults, LocalBoxFuture, StoreError,
-    log_structured::{Backend, Loaded, RESERVE_BLOB, Transaction, is_filler},
+    log_structured::{Backend, Loaded, Transaction, is_filler},
 };
 use futures_channel::oneshot;
-use futures_util::future::{join, try_join};
 use js_sys::{Array, ArrayBuffer, Function, Promise, Uint8Array};
 use std::{
     cell::{Cell, RefCell},
@@ -25,12 +25,7 @@ use wasm_bindgen::{JsCast, JsValue, closure::Closure};
 use wasm_bindgen_futures::{JsFuture, spawn_local};
 use web_sys::{Blob, Event, IdbDatabase, IdbKeyRange, IdbObjectStore, IdbTransaction, MessageChannel, MessageEvent, Performance};
 
-const EPOCH: &str = "epoch";
-const HAS_BLOBS: &str = "blobs";
 const CHUNK: usize = 32 << 10;
-/// How often, and after which pause in ms, a full database is asked again to let itself be opened.
-const FULL_ATTEMPTS: u32 = 20;
-const FULL_PAUSE: u32 = 250;
 /// So many times as many bytes are asked for and let go to have garbage collected.
 const GARBAGE: (u32, u32) = (128, 1 << 20);
 /// So many Blob handles are kept; a handle takes little, but not nothing, in the browser.
@@ -49,6 +44,8 @@ pub(crate) struct IndexedDb {
 struct Inner {
     database: IdbDatabase,
     epoch: f64,
+    /// What was found, until this opening may write.
+    unclaimed: async_lock::Mutex<Option<Unclaimed>>,
     /// Whether this engine can keep Blobs in IndexedDB.
     blobs: bool,
     handles: RefCell<HashMap<u64, Blob>>,
@@ -62,12 +59,15 @@ impl IndexedDb {
     /// Opens the database and takes it over.
     pub(super) async fn open(name: &str, options: &Options) -> Result<(Self, Loaded), StoreError> {
         let (faults, with_blobs) = (options.faults.clone(), options.blobs);
-        let database = database::open(name, move |database, transaction, from| upgrade(database, transaction, from, with_blobs, &faults)).await?;
+        let upgrade = move |database: &_, transaction: &_, from| opening::upgrade(database, transaction, from, with_blobs, &faults);
+        let database = database::open(name, upgrade).await?;
         let clock: Performance = database::global("performance")?.unchecked_into();
-        let (loaded, blobs) = load_also_when_full(&database).await.inspect_err(|_| database.close())?;
+        let opened = opening::load(&database, options.content_format).await.inspect_err(|_| database.close())?;
+        let Opening { loaded, blobs, unclaimed } = opened;
         let inner = Rc::new(Inner {
             database,
             epoch: loaded.epoch as f64,
+            unclaimed: async_lock::Mutex::new(unclaimed),
             blobs,
             handles: RefCell::default(),
             faults: options.faults.clone(),
@@ -85,97 +85,19 @@ impl IndexedDb {
     }
 }
 
-/// Makes or converts the object stores; all of it, with the new version, is one transaction.
-fn upgrade(database: &IdbDatabase, transaction: &IdbTransaction, from: u32, with_blobs: bool, faults: &Faults) -> Result<(), StoreError> {
-    if from == 0 {
-        for store in [META, LOG, SEGMENTS, BLOBS, PAGES] {
-            database.create_object_store(store).map_err(|error| failed(&error))?;
-        }
-        let meta = transaction.object_store(META).map_err(|error| failed(&error))?;
-        let keeps_blobs = with_blobs && can_keep_blobs(transaction);
-        put(&meta, &HAS_BLOBS.into(), &keeps_blobs.into())?;
-    }
-    // A conversion from format 1 on goes here, in the order of the formats.
-    if faults.crash_at(CrashPoint::Migrating) { Err(StoreError::Closed) } else { Ok(()) }
-}
-
-/// Engines that cannot keep a Blob say so when it is put.
-fn can_keep_blobs(transaction: &IdbTransaction) -> bool {
-    let probe = || {
-        let blobs = transaction.object_store(BLOBS)?;
-        let blob = Blob::new_with_u8_array_sequence(&Array::of1(&Uint8Array::from([1u8].as_slice())))?;
-        blobs.put_with_key(&blob, &1.into())?;
-        blobs.delete(&1.into())
-    };
-    probe().is_ok()
-}
-
-/// Reads what a store starts from, and makes this opening the one that may write.
-async fn load(database: &IdbDatabase) -> Result<(Loaded, bool), StoreError> {
-    let transaction = strict(database, &[META, LOG, SEGMENTS])?;
-    let done = ended(&transaction);
-    let [meta, log, segments] = [META, LOG, SEGMENTS].map(|store| transaction.object_store(store).map_err(|error| failed(&error)));
-    let (meta, log, segments) = (meta?, log?, segments?);
-    let (before, blobs) = try_join(get(&meta, &EPOCH.into())?, get(&meta, &HAS_BLOBS.into())?).await?;
-    let epoch = before.as_f64().unwrap_or(0.0) + 1.0;
-    put(&meta, &EPOCH.into(), &epoch.into())?;
-    let records = try_join(records(&log)?, records(&segments)?);
-    // Together, because the end of the transaction comes at once after its last answer.
-    let (records, done) = join(records, done).await;
-    let (log, segments) = records?;
-    done?;
-    Ok((Loaded { epoch: epoch as u64, log, segments }, blobs.is_truthy()))
-}
-
-/// Where storage is full, not even the epoch can be put: the reserve gives way to it. Its space is free some time after it was deleted.
-async fn load_also_when_full(database: &IdbDatabase) -> Result<(Loaded, bool), StoreError> {
-    for _ in 0..FULL_ATTEMPTS {
-        match load(database).await {
-            Err(StoreError::QuotaExceeded) => delete_reserve(database).await?,
-            loaded => return loaded,
-        }
-        sleep(FULL_PAUSE).await;
-    }
-    load(database).await
-}
-
-async fn delete_reserve(database: &IdbDatabase) -> Result<(), StoreError> {
-    let transaction = strict(database, &[BLOBS, PAGES])?;
-    let done = ended(&transaction);
-    let [blobs, pages] = [BLOBS, PAGES].map(|store| transaction.object_store(store).map_err(|error| failed(&error)));
-    blobs?.delete(&number(RESERVE_BLOB)).map_err(|error| failed(&error))?;
-    pages?.delete(chunk_range(RESERVE_BLOB, 0.0, f64::INFINITY)?.as_ref()).map_err(|error| failed(&error))?;
-    database::commit(&transaction);
-    done.await
-}
-
-fn get(store: &IdbObjectStore, key: &JsValue) -> Result<impl Future<Output = Result<JsValue, StoreError>> + use<>, StoreError> {
-    Ok(answered(&store.get(key).map_err(|error| failed(&error))?))
-}
-
-fn put(store: &IdbObjectStore, key: &JsValue, value: &JsValue) -> Result<(), StoreError> {
-    store.put_with_key(value, key).map(drop).map_err(|error| failed(&error))
-}
-
-/// Every record of an object store, in order.
-fn records(store: &IdbObjectStore) -> Result<impl Future<Output = Result<Vec<(u64, Bytes)>, StoreError>> + use<>, StoreError> {
-    let keys = answered(&store.get_all_keys().map_err(|error| failed(&error))?);
-    let values = answered(&store.get_all().map_err(|error| failed(&error))?);
-    Ok(async {
-        let (keys, values) = try_join(keys, values).await?;
-        let bytes = |value: JsValue| Bytes::from(value.unchecked_into::<Uint8Array>().to_vec());
-        let numbers = keys.unchecked_into::<Array>().into_iter().map(|key| key.as_f64().unwrap_or(0.0) as u64);
-        Ok(numbers.zip(values.unchecked_into::<Array>().into_iter().map(bytes)).collect())
-    })
-}
-
-fn number(id: u64) -> JsValue {
-    JsValue::from_f64(id as f64)
-}
-
 impl Inner {
     fn store(&self, transaction: &IdbTransaction, name: &str) -> Result<IdbObjectStore, StoreError> {
         transaction.object_store(name).map_err(|error| failed(&error))
+    }
+
+    /// Takes the right to write, if that could not be done when the database was opened.
+    async fn claim(&self) -> Result<(), StoreError> {
+        let mut unclaimed = self.unclaimed.lock().await;
+        if let Some(found) = &*unclaimed {
+            opening::claim(&self.database, found).await?;
+            *unclaimed = None;
+        }
+        Ok(())
     }
 
     /// Sends every request of a transaction; its end tells how it went.
@@ -253,6 +175,9 @@ impl Inner {
     }
 
     async fn put_blob(&self, id: u64, parts: Vec<Bytes>) -> Result<(), StoreError> {
+        if !is_filler(id) {
+            self.claim().await?;
+        }
         if !self.blobs {
             return self.put_pages(id, parts.concat()).await;
         }
@@ -322,6 +247,10 @@ impl Inner {
     }
 
     async fn delete_blobs(&self, ids: Vec<u64>) -> Result<(), StoreError> {
+        // Fillers are nobody's, and make room for the claim.
+        if !ids.iter().copied().all(is_filler) {
+            self.claim().await?;
+        }
         let transaction = strict(&self.database, &[BLOBS, PAGES])?;
         let done = ended(&transaction);
         let (blobs, pages) = (self.store(&transaction, BLOBS)?, self.store(&transaction, PAGES)?);
@@ -386,8 +315,11 @@ impl Drop for Inner {
 
 impl Backend for IndexedDb {
     fn write(&self, transaction: Transaction) -> LocalBoxFuture<'static, Result<(), StoreError>> {
-        let sent = self.inner.send(&transaction);
-        Box::pin(async move { sent?.await })
+        let inner = self.inner.clone();
+        Box::pin(async move {
+            inner.claim().await?;
+            inner.send(&transaction)?.await
+        })
     }
 
     fn put_blob(&self, id: u64, parts: Vec<Bytes>) -> LocalBoxFuture<'static, Result<(), StoreError>> {

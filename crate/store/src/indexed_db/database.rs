@@ -8,7 +8,7 @@ use futures_channel::oneshot;
 use js_sys::{Array, Function, Object, Reflect};
 use std::{cell::RefCell, rc::Rc};
 use wasm_bindgen::{JsCast, JsValue, closure::Closure};
-use web_sys::{DomException, Event, IdbDatabase, IdbFactory, IdbOpenDbRequest, IdbRequest, IdbTransaction, IdbVersionChangeEvent};
+use web_sys::{DomException, Event, IdbDatabase, IdbFactory, IdbObjectStore, IdbOpenDbRequest, IdbRequest, IdbTransaction, IdbVersionChangeEvent};
 
 /// The newest format this build understands, and the database's version.
 pub(super) const FORMAT: u32 = 1;
@@ -54,6 +54,20 @@ pub(super) fn global(name: &str) -> Result<JsValue, StoreError> {
 
 fn factory() -> Result<IdbFactory, StoreError> {
     Ok(global("indexedDB")?.unchecked_into())
+}
+
+pub(super) fn number(id: u64) -> JsValue {
+    JsValue::from_f64(id as f64)
+}
+
+/// The value of a key.
+pub(super) fn get(store: &IdbObjectStore, key: &JsValue) -> Result<impl Future<Output = Result<JsValue, StoreError>> + use<>, StoreError> {
+    Ok(answered(&store.get(key).map_err(|error| failed(&error))?))
+}
+
+/// Sends a put; the end of the transaction tells how it went.
+pub(super) fn put(store: &IdbObjectStore, key: &JsValue, value: &JsValue) -> Result<(), StoreError> {
+    store.put_with_key(value, key).map(drop).map_err(|error| failed(&error))
 }
 
 /// The answer of a request.

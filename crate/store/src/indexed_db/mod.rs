@@ -1,12 +1,13 @@
 //! [`IndexedDbStore`]: the log-structured store above one IndexedDB database, in a service worker, a dedicated worker or a window.
 //!
-//! - `database`: opening, versions, requests and transactions as futures; - `backend`: which record goes where.
+//! - `database`: versions, requests and transactions as futures; - `opening`: what is read first, and who may write; - `backend`: which record goes where.
 //!
-//! The database has the object stores `meta` (`epoch`, `blobs`), `log`, `segments`, `blobs`, and `pages` for engines that cannot keep Blobs. Its version
+//! The database has the object stores `meta` (`epoch`, `content`, `blobs`), `log`, `segments`, `blobs`, and `pages` for engines that cannot keep Blobs. Its version
 //! is the store's format. Every writing transaction asks for strict durability.
 
 mod backend;
 mod database;
+mod opening;
 
 pub use crate::log_structured::Options;
 

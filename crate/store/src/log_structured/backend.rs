@@ -4,7 +4,7 @@ use crate::{Bytes, LocalBoxFuture, StoreError};
 use std::ops::Range;
 
 /// The Blob that is kept only so that it can be deleted when storage is full.
-pub(crate) const RESERVE_BLOB: u64 = 0;
+pub(super) const RESERVE_BLOB: u64 = 0;
 
 /// A Blob that is put and deleted again to see whether there is room.
 pub(super) const PROBE_BLOB: u64 = 1;
@@ -32,6 +32,8 @@ pub(crate) struct Transaction {
 pub(crate) struct Loaded {
     /// Counts the openings; every later transaction of this opening checks that it is still the last one.
     pub(crate) epoch: u64,
+    /// Storage is full: not even the epoch could be put, and the first write that there is room for has to do it.
+    pub(crate) full: bool,
     /// The log in order.
     pub(crate) log: Vec<(u64, Bytes)>,
     /// The segment records.
@@ -45,7 +47,7 @@ pub(crate) trait Backend: 'static {
     /// Writes durably, all or nothing, if this opening is the last one.
     fn write(&self, transaction: Transaction) -> LocalBoxFuture<'static, Result<(), StoreError>>;
 
-    /// Writes a Blob durably. Nothing refers to it yet, so it need not be fenced: its number is this opening's own.
+    /// Writes a Blob durably. Nothing refers to it yet, so it is not fenced: its number is this opening's own.
     fn put_blob(&self, id: u64, parts: Vec<Bytes>) -> LocalBoxFuture<'static, Result<(), StoreError>>;
 
     /// Deletes Blobs; those that are not there are no error.

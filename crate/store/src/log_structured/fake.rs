@@ -2,7 +2,7 @@
 
 use super::{
     LogStructured, Options,
-    backend::{Backend, Loaded, Transaction},
+    backend::{Backend, Loaded, Transaction, is_filler},
 };
 use crate::{Bytes, CrashPoint, Fault, Faults, LocalBoxFuture, StoreError, conformance::Ground};
 use futures_executor::LocalSpawner;
@@ -40,10 +40,30 @@ impl Disk {
     }
 }
 
+/// Which opening it is, and whether that is on the disk.
+struct Opening {
+    epoch: u64,
+    claimed: Cell<bool>,
+}
+
+impl Opening {
+    fn claim(&self, disk: &mut Disk) -> Result<(), StoreError> {
+        if !self.claimed.get() {
+            disk.check_room(1)?;
+            if disk.epoch + 1 != self.epoch {
+                return Err(StoreError::Fenced);
+            }
+            disk.epoch = self.epoch;
+            self.claimed.set(true);
+        }
+        Ok(())
+    }
+}
+
 /// One opening of a [`Disk`].
 pub(super) struct FakeBackend {
     disk: Rc<RefCell<Disk>>,
-    epoch: u64,
+    opening: Rc<Opening>,
     closed: Rc<Cell<bool>>,
     faults: Faults,
     spawner: LocalSpawner,
@@ -80,7 +100,7 @@ impl FakeBackend {
 
 impl Backend for FakeBackend {
     fn write(&self, transaction: Transaction) -> LocalBoxFuture<'static, Result<(), StoreError>> {
-        let (faults, closed, epoch) = (self.faults.clone(), self.closed.clone(), self.epoch);
+        let (faults, closed, opening) = (self.faults.clone(), self.closed.clone(), self.opening.clone());
         let meet = move |point| match faults.at(point) {
             Some(Fault::Crash) => {
                 closed.set(true);
@@ -91,7 +111,8 @@ impl Backend for FakeBackend {
         };
         self.later(2, move |disk| {
             meet(CrashPoint::BeforePut)?;
-            if disk.epoch != epoch {
+            opening.claim(disk)?;
+            if disk.epoch != opening.epoch {
                 return Err(StoreError::Fenced);
             }
             let put = transaction.put_log.iter().chain(&transaction.put_segments).map(|(_, value)| value.len()).sum::<usize>();
@@ -109,7 +130,11 @@ impl Backend for FakeBackend {
     }
 
     fn put_blob(&self, id: u64, parts: Vec<Bytes>) -> LocalBoxFuture<'static, Result<(), StoreError>> {
+        let opening = self.opening.clone();
         self.later(5, move |disk| {
+            if !is_filler(id) {
+                opening.claim(disk)?;
+            }
             let blob = Bytes::from(parts.concat());
             disk.check_room(blob.len())?;
             disk.writes += 1;
@@ -119,7 +144,11 @@ impl Backend for FakeBackend {
     }
 
     fn delete_blobs(&self, ids: Vec<u64>) -> LocalBoxFuture<'static, Result<(), StoreError>> {
+        let opening = self.opening.clone();
         self.later(1, move |disk| {
+            if !ids.iter().copied().all(is_filler) {
+                opening.claim(disk)?;
+            }
             ids.iter().for_each(|id| drop(disk.blobs.remove(id)));
             Ok(())
         })
@@ -170,6 +199,7 @@ impl FakeGround {
     /// Small sizes, so that short scripts reach deep levels.
     pub(super) fn new(spawner: LocalSpawner) -> Self {
         let options = Options {
+            content_format: 1,
             flush_bytes: 2_000,
             direct_bytes: 1_500,
             page_bytes: 400,
@@ -186,12 +216,13 @@ impl FakeGround {
 
     pub(super) fn open_now(&self, faults: Faults) -> Result<LogStructured<FakeBackend>, StoreError> {
         let mut disk = self.disk.borrow_mut();
-        disk.epoch += 1;
+        let opening = Opening { epoch: disk.epoch + 1, claimed: Cell::new(false) };
+        let full = opening.claim(&mut disk).is_err();
         let records = |records: &BTreeMap<u64, Bytes>| records.iter().map(|(id, record)| (*id, record.clone())).collect();
-        let loaded = Loaded { epoch: disk.epoch, log: records(&disk.log), segments: records(&disk.segments) };
+        let loaded = Loaded { epoch: opening.epoch, full, log: records(&disk.log), segments: records(&disk.segments) };
         let backend = FakeBackend {
             disk: self.disk.clone(),
-            epoch: disk.epoch,
+            opening: Rc::new(opening),
             closed: Rc::default(),
             faults: faults.clone(),
             spawner: self.spawner.clone(),

@@ -3,6 +3,7 @@
 use super::{
     backend::{Backend, RESERVE_BLOB, Transaction},
     segment::Segment,
+    space,
     state::{Core, State},
 };
 use crate::{
@@ -360,7 +361,21 @@ impl<B: Backend> Core<B> {
             state.space.reserve_there = blobs.contains(&RESERVE_BLOB);
             blobs.into_iter().filter(|id| *id != RESERVE_BLOB && *id < epoch << 32 && !state.levels.contains(*id)).collect()
         };
-        if orphans.is_empty() { Ok(()) } else { self.backend.delete_blobs(orphans).await }
+        if orphans.is_empty() {
+            return Ok(());
+        }
+        let mut deleted = self.backend.delete_blobs(orphans.clone()).await;
+        for _ in 0..space::ATTEMPTS {
+            // Where storage is full already when the store is opened, this is the first that has to take it over.
+            if deleted != Err(StoreError::QuotaExceeded) || self.stopped() {
+                break;
+            }
+            self.have_room_made().await;
+            deleted = self.backend.delete_blobs(orphans.clone()).await;
+        }
+        let space = &mut self.state.borrow_mut().space;
+        space.reclaim |= space.full && deleted.is_ok();
+        deleted
     }
 }
 

@@ -25,6 +25,6 @@ mod state;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use backend::{Backend, Loaded, RESERVE_BLOB, Transaction, is_filler};
+pub(crate) use backend::{Backend, Loaded, Transaction, is_filler};
 pub(crate) use state::LogStructured;
 pub use state::Options;

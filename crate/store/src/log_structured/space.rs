@@ -39,6 +39,11 @@ pub(super) struct Space {
 }
 
 impl Space {
+    /// What is known when a store is opened.
+    pub(super) fn new(full: bool) -> Self {
+        Self { full, ..Self::default() }
+    }
+
     /// Whether background work may take room: not while storage is full, unless it makes more.
     pub(super) fn may_grow(&self) -> bool {
         !self.full || self.making_room

@@ -8,7 +8,7 @@ use super::{
     space::Space,
 };
 use crate::{
-    Batch, Bytes, CrashPoint, Direction, Faults, LocalBoxFuture, Stats, Store, StoreError,
+    Batch, Bytes, CrashPoint, Direction, FIRST_CONTENT, Faults, LocalBoxFuture, Stats, Store, StoreError,
     codec::decode_batches,
     layer::{Known, Layer},
 };
@@ -24,6 +24,9 @@ use std::{
 /// Sizes that can be chosen when a store is opened, and where a test lets it crash.
 #[derive(Clone, Debug)]
 pub struct Options {
+    /// The newest format of what is kept in the store that its user understands. It is recorded, and a store that holds a newer one is refused before
+    /// anything is changed, as one of a newer format of its own is.
+    pub content_format: u32,
     /// Bytes of log after which the layer in memory becomes a segment.
     pub flush_bytes: usize,
     /// A group of batches past this size becomes a segment without passing through the log.
@@ -49,6 +52,7 @@ pub struct Options {
 impl Default for Options {
     fn default() -> Self {
         Self {
+            content_format: FIRST_CONTENT,
             flush_bytes: 1 << 20,
             direct_bytes: 256 << 10,
             page_bytes: 32 << 10,
@@ -199,6 +203,7 @@ impl<B: Backend> LogStructured<B> {
             // Each opening numbers its own Blobs, so that one that lost its right to write can never overwrite another's.
             next_blob: (loaded.epoch << 32) + 16,
             log_bytes,
+            space: Space::new(loaded.full),
             ..State::default()
         };
         let core = Core {

@@ -175,6 +175,74 @@ fn raising_the_quota_is_enough() {
     });
 }
 
+/// A browser that is opened again may find less room than it has filled, and no reserve: not even the epoch can be put.
+#[test]
+fn a_store_that_starts_over_its_quota_reads_and_goes_on_when_there_is_room() {
+    on_a_disk(async |ground| {
+        let old = ground.open_now(Faults::default()).expect("opens");
+        for n in 0..50u32 {
+            old.commit(put(n.to_be_bytes(), 300)).await.expect("commits");
+        }
+        old.settled().await;
+        ground.disk.borrow_mut().blobs.remove(&0);
+        ground.disk.borrow_mut().quota = Some(5_000);
+
+        let store = ground.open_now(Faults::default()).expect("opens all the same");
+        assert!(store.is_full());
+        assert_eq!(conformance::dump(&store).await.expect("readable").len(), 50);
+        assert_eq!(store.commit(put("more", 10)).await, Err(StoreError::QuotaExceeded));
+        let mut forget = Batch::new();
+        forget.delete_range(vec![0]..vec![0, 0, 0, 10]);
+        forget.set_frees_space();
+        assert_eq!(store.commit(forget.clone()).await, Err(StoreError::QuotaExceeded));
+        assert_eq!(conformance::dump(&store).await.expect("readable").len(), 50);
+
+        ground.disk.borrow_mut().quota = None;
+        store.commit(forget).await.expect("there is room");
+        store.settled().await;
+        assert_eq!(store.commit(put("more", 10)).await, Ok(()));
+        assert_eq!(old.commit(put("late", 10)).await, Err(StoreError::Fenced));
+        assert_eq!(conformance::dump(&store).await.expect("readable").len(), 41);
+    });
+}
+
+/// Two that could only read cannot both take the store over, nor one of them after somebody else has written.
+#[test]
+fn of_two_that_started_over_the_quota_one_may_write() {
+    on_a_disk(async |ground| {
+        drop(ground.open_now(Faults::default()).expect("opens"));
+        ground.disk.borrow_mut().quota = Some(0);
+        let [first, second] = [(); 2].map(|()| ground.open_now(Faults::default()).expect("opens"));
+        ground.disk.borrow_mut().quota = None;
+        let mut batch = put("key", 10);
+        batch.set_frees_space();
+        first.commit(batch.clone()).await.expect("takes it over");
+        assert_eq!(second.commit(batch).await, Err(StoreError::Fenced));
+    });
+}
+
+#[test]
+fn what_a_crash_left_behind_is_deleted_at_the_next_opening_also_where_storage_is_full() {
+    on_a_disk(async |ground| {
+        let store = ground.open_now(Faults::default()).expect("opens");
+        for n in 0..50u32 {
+            store.commit(put(n.to_be_bytes(), 300)).await.expect("commits");
+        }
+        store.settled().await;
+        drop(store);
+        ground.disk.borrow_mut().blobs.insert(77, vec![1; 4_000].into());
+        let used = ground.disk.borrow().bytes();
+        ground.disk.borrow_mut().quota = Some(used);
+        let store = ground.open_now(Faults::default()).expect("opens");
+        assert!(store.is_full());
+        store.settled().await;
+        assert!(!store.is_full());
+        assert!(!ground.disk.borrow().blobs.contains_key(&77));
+        assert!(ground.disk.borrow().blobs.contains_key(&0), "the reserve is there again");
+        assert_eq!(store.commit(put("more", 10)).await, Ok(()));
+    });
+}
+
 /// Forgetting a room reads nothing and rewrites little: segments that lie within it are dropped as they are.
 #[test]
 fn what_a_range_delete_covers_is_dropped_unread() {

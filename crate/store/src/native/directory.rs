@@ -1,6 +1,6 @@
 //! The store's directory: who holds it, which format it has, and how often it was opened.
 
-use crate::{CrashPoint, Faults, StoreError};
+use crate::{CrashPoint, FIRST_CONTENT, Faults, StoreError};
 use std::{
     fs::{self, File, OpenOptions, TryLockError},
     io::{self, Write},
@@ -23,17 +23,19 @@ pub(super) struct Directory {
 }
 
 impl Directory {
-    /// Takes the directory, making it if it is not there; a newer format is refused before anything is changed.
-    pub(super) fn open(path: &Path, faults: &Faults) -> Result<Self, StoreError> {
+    /// Takes the directory, making it if it is not there; a newer format, its own or its content's, is refused before anything is changed.
+    pub(super) fn open(path: &Path, content_format: u32, faults: &Faults) -> Result<Self, StoreError> {
         fs::create_dir_all(path).map_err(platform)?;
         let lock = OpenOptions::new().create(true).truncate(false).write(true).open(path.join("lock")).map_err(platform)?;
         lock.try_lock().map_err(|error| match error {
             TryLockError::WouldBlock => StoreError::InUse,
             TryLockError::Error(error) => platform(error),
         })?;
-        let (format, epoch) = read_format(path)?.unwrap_or((FORMAT, 0));
-        if format > FORMAT {
-            return Err(StoreError::NewerFormat { found: format, supported: FORMAT });
+        let Stored { format, content, epoch } = read_format(path)?.unwrap_or(Stored { format: FORMAT, content: content_format, epoch: 0 });
+        for (found, supported) in [(format, FORMAT), (content, content_format)] {
+            if found > supported {
+                return Err(StoreError::NewerFormat { found, supported });
+            }
         }
         for migrate in &MIGRATIONS[format.saturating_sub(1) as usize..] {
             migrate(path).map_err(platform)?;
@@ -41,30 +43,40 @@ impl Directory {
         if (format < FORMAT || epoch == 0) && faults.crash_at(CrashPoint::Migrating) {
             return Err(StoreError::Closed);
         }
-        write_format(path, FORMAT, epoch + 1).map_err(platform)?;
+        write_format(path, &Stored { format: FORMAT, content: content_format, epoch: epoch + 1 }).map_err(platform)?;
         Ok(Self { path: path.to_owned(), epoch: epoch + 1, _lock: lock })
     }
 }
 
-fn read_format(path: &Path) -> Result<Option<(u32, u64)>, StoreError> {
+/// What the `format` file says.
+struct Stored {
+    format: u32,
+    content: u32,
+    epoch: u64,
+}
+
+fn read_format(path: &Path) -> Result<Option<Stored>, StoreError> {
     let text = match fs::read_to_string(path.join("format")) {
         Ok(text) => text,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(platform(error)),
     };
     let field = |name: &str| text.lines().find_map(|line| line.strip_prefix(name)?.trim().parse::<u64>().ok());
-    match (field("format ").and_then(|format| u32::try_from(format).ok()), field("epoch ")) {
-        (Some(format), Some(epoch)) if format > 0 => Ok(Some((format, epoch))),
+    let small = |name| field(name).and_then(|format| u32::try_from(format).ok());
+    let content = small("content ").unwrap_or(FIRST_CONTENT);
+    match (small("format "), field("epoch ")) {
+        (Some(format), Some(epoch)) if format > 0 => Ok(Some(Stored { format, content, epoch })),
         // A newer version may have added or dropped lines; it still has to say which format it is.
-        (Some(format), None) if format > FORMAT => Ok(Some((format, 0))),
+        (Some(format), None) if format > FORMAT => Ok(Some(Stored { format, content, epoch: 0 })),
         _ => Err(StoreError::Platform(format!("{} does not hold an ephapse store: its `format` file is unreadable", path.display()))),
     }
 }
 
-fn write_format(path: &Path, format: u32, epoch: u64) -> io::Result<()> {
+fn write_format(path: &Path, stored: &Stored) -> io::Result<()> {
     let new = path.join("format.new");
     let mut file = File::create(&new)?;
-    write!(file, "ephapse store\nformat {format}\nepoch {epoch}\n")?;
+    let Stored { format, content, epoch } = stored;
+    write!(file, "ephapse store\nformat {format}\ncontent {content}\nepoch {epoch}\n")?;
     file.sync_all()?;
     fs::rename(&new, path.join("format"))?;
     sync_directory(path)

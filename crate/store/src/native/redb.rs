@@ -8,7 +8,7 @@ use super::{
     log::{Log, Record},
 };
 use crate::{
-    Batch, Bytes, CrashPoint, Direction, Fault, Faults, LocalBoxFuture, Stats, Store, StoreError,
+    Batch, Bytes, CrashPoint, Direction, FIRST_CONTENT, Fault, Faults, LocalBoxFuture, Stats, Store, StoreError,
     codec::{decode_batches, encode_batch},
     layer::{Known, Layer},
     merge::{Entry, Merge, Source},
@@ -35,6 +35,9 @@ const CLOSING_EVERY: usize = 256;
 /// What can be chosen when a store is opened.
 #[derive(Clone, Debug)]
 pub struct RedbOptions {
+    /// The newest format of what is kept in the store that its user understands. It is recorded, and a store that holds a newer one is refused before
+    /// anything is changed, as one of a newer format of its own is.
+    pub content_format: u32,
     /// Bytes of log after which redb takes over.
     pub log_bytes: u64,
     /// Bytes of pages that redb keeps in memory.
@@ -45,7 +48,7 @@ pub struct RedbOptions {
 
 impl Default for RedbOptions {
     fn default() -> Self {
-        Self { log_bytes: 4 << 20, cache_bytes: 64 << 20, faults: Faults::default() }
+        Self { content_format: FIRST_CONTENT, log_bytes: 4 << 20, cache_bytes: 64 << 20, faults: Faults::default() }
     }
 }
 
@@ -122,7 +125,7 @@ impl RedbStore {
     /// Opens the store in `directory`, making it if it is not there.
     ///
     /// # Errors
-    /// [`StoreError::NewerFormat`], with nothing changed; [`StoreError::Platform`] when another process holds it or the disk fails.
+    /// [`StoreError::NewerFormat`], with nothing changed; [`StoreError::InUse`] when another process holds it; [`StoreError::Platform`] when the disk fails.
     pub fn open(directory: impl AsRef<Path>) -> Result<Self, StoreError> {
         Self::open_with(directory, RedbOptions::default())
     }
@@ -132,7 +135,7 @@ impl RedbStore {
     /// # Errors
     /// As [`RedbStore::open`].
     pub fn open_with(directory: impl AsRef<Path>, options: RedbOptions) -> Result<Self, StoreError> {
-        let directory = Directory::open(directory.as_ref(), &options.faults)?;
+        let directory = Directory::open(directory.as_ref(), options.content_format, &options.faults)?;
         let path = directory.path.clone();
         let tables = open_tables(&path, options.cache_bytes)?;
         let (log, recovered) = Log::open(&path, applied(&tables)?)?;

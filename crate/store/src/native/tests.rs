@@ -8,7 +8,7 @@ use crate::{
 use futures_executor::block_on;
 use proptest::prelude::*;
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     fs,
     future::ready,
     io::{BufRead, BufReader},
@@ -38,7 +38,7 @@ impl Ground for OnDisk {
     type Store = RedbStore;
 
     fn open(&self, faults: Faults) -> LocalBoxFuture<'_, Result<RedbStore, StoreError>> {
-        let options = RedbOptions { log_bytes: self.log_bytes, cache_bytes: 1 << 20, faults };
+        let options = RedbOptions { log_bytes: self.log_bytes, cache_bytes: 1 << 20, faults, ..RedbOptions::default() };
         Box::pin(ready(RedbStore::open_with(self.directory.path(), options)))
     }
 }
@@ -102,6 +102,25 @@ fn a_newer_format_is_refused_and_nothing_is_changed() {
     assert_eq!(opened, Some(StoreError::NewerFormat { found: 9, supported: 1 }));
     assert_eq!(fs::read_to_string(&path).expect("reads"), "ephapse store\nformat 9\nshards 3\n");
     assert_eq!(listing(), BTreeSet::from(["format".into(), "lock".into()]));
+}
+
+#[test]
+fn content_of_a_newer_format_is_refused_and_nothing_is_changed() {
+    let ground = OnDisk::new();
+    let open = |content_format| RedbStore::open_with(ground.directory.path(), RedbOptions { content_format, ..RedbOptions::default() });
+    let files = || {
+        let entries = fs::read_dir(ground.directory.path()).expect("reads").map(|entry| entry.expect("reads").path());
+        entries.map(|path| (path.clone(), fs::read(path).expect("reads"))).collect::<BTreeMap<_, _>>()
+    };
+    for (format, epoch) in [(1, 1), (2, 2)] {
+        let store = open(format).expect("opens");
+        assert_eq!(store.epoch(), epoch);
+        block_on(store.commit(put("key"))).expect("commits");
+    }
+    let before = files();
+    assert_eq!(open(1).err(), Some(StoreError::NewerFormat { found: 2, supported: 1 }));
+    assert_eq!(files(), before);
+    assert_eq!(open(2).expect("opens").epoch(), 3);
 }
 
 #[test]

@@ -1,0 +1,135 @@
+//! How an opening begins: the object stores are made, what they hold is read, and the right to write is taken.
+//!
+//! That right is the epoch in `meta`: the last opening that has put its own there may write. Where storage is full not even that can be put. The store is
+//! read all the same, and the first write that there is room for takes the right, if nobody has written meanwhile.
+
+use super::database::{self, BLOBS, LOG, META, PAGES, SEGMENTS, answered, ended, failed, get, put, reading, strict};
+use crate::{Bytes, CrashPoint, FIRST_CONTENT, Faults, StoreError, log_structured::Loaded};
+use futures_util::future::{join, try_join, try_join3};
+use js_sys::{Array, Uint8Array};
+use wasm_bindgen::{JsCast, JsValue};
+use web_sys::{Blob, IdbDatabase, IdbObjectStore, IdbTransaction};
+
+pub(super) const EPOCH: &str = "epoch";
+/// The newest format of the content that an opening has understood; absent in databases of the first.
+const CONTENT: &str = "content";
+const HAS_BLOBS: &str = "blobs";
+
+/// What an opening starts from.
+pub(super) struct Opening {
+    pub(super) loaded: Loaded,
+    /// Whether this engine can keep Blobs in IndexedDB.
+    pub(super) blobs: bool,
+    /// What it found, where it could not take the right to write.
+    pub(super) unclaimed: Option<Unclaimed>,
+}
+
+/// What an opening found that could only read.
+pub(super) struct Unclaimed {
+    epoch: f64,
+    content_format: u32,
+    log: Vec<u64>,
+    segments: Vec<u64>,
+}
+
+/// Makes or converts the object stores; all of it, with the new version, is one transaction.
+pub(super) fn upgrade(database: &IdbDatabase, transaction: &IdbTransaction, from: u32, with_blobs: bool, faults: &Faults) -> Result<(), StoreError> {
+    if from == 0 {
+        for store in [META, LOG, SEGMENTS, BLOBS, PAGES] {
+            database.create_object_store(store).map_err(|error| failed(&error))?;
+        }
+        let meta = object_store(transaction, META)?;
+        let keeps_blobs = with_blobs && can_keep_blobs(transaction);
+        put(&meta, &HAS_BLOBS.into(), &keeps_blobs.into())?;
+    }
+    // A conversion from format 1 on goes here, in the order of the formats.
+    if faults.crash_at(CrashPoint::Migrating) { Err(StoreError::Closed) } else { Ok(()) }
+}
+
+/// Engines that cannot keep a Blob say so when it is put.
+fn can_keep_blobs(transaction: &IdbTransaction) -> bool {
+    let probe = || {
+        let blobs = transaction.object_store(BLOBS)?;
+        let blob = Blob::new_with_u8_array_sequence(&Array::of1(&Uint8Array::from([1u8].as_slice())))?;
+        blobs.put_with_key(&blob, &1.into())?;
+        blobs.delete(&1.into())
+    };
+    probe().is_ok()
+}
+
+/// Reads what a store starts from, and makes this opening the one that may write, if there is room to say so.
+pub(super) async fn load(database: &IdbDatabase, content_format: u32) -> Result<Opening, StoreError> {
+    match load_and_claim(database, content_format, true).await {
+        Err(StoreError::QuotaExceeded) => load_and_claim(database, content_format, false).await,
+        opened => opened,
+    }
+}
+
+async fn load_and_claim(database: &IdbDatabase, content_format: u32, claim: bool) -> Result<Opening, StoreError> {
+    let stores = [META, LOG, SEGMENTS];
+    let transaction = if claim { strict(database, &stores)? } else { reading(database, &stores)? };
+    let done = ended(&transaction);
+    let meta = object_store(&transaction, META)?;
+    let (before, content, blobs) = try_join3(get(&meta, &EPOCH.into())?, get(&meta, &CONTENT.into())?, get(&meta, &HAS_BLOBS.into())?).await?;
+    let before = before.as_f64().unwrap_or(0.0);
+    let content = content.as_f64().map_or(FIRST_CONTENT, |content| content as u32);
+    if content > content_format {
+        // Nothing was put, so it ends with nothing changed.
+        done.await?;
+        return Err(StoreError::NewerFormat { found: content, supported: content_format });
+    }
+    if claim {
+        put_claim(&meta, before + 1.0, content_format)?;
+    }
+    let records = try_join(records(&object_store(&transaction, LOG)?)?, records(&object_store(&transaction, SEGMENTS)?)?);
+    // Together, because the end of the transaction comes at once after its last answer.
+    let (records, done) = join(records, done).await;
+    let (log, segments) = records?;
+    done?;
+    let numbers = |records: &[(u64, Bytes)]| records.iter().map(|(number, _)| *number).collect();
+    let unclaimed = (!claim).then(|| Unclaimed { epoch: before, content_format, log: numbers(&log), segments: numbers(&segments) });
+    let loaded = Loaded { epoch: before as u64 + 1, full: !claim, log, segments };
+    Ok(Opening { loaded, blobs: blobs.is_truthy(), unclaimed })
+}
+
+/// Makes an opening that could only read the one that may write. What it has read must be all there is: a record of the log is never written anew under its
+/// number while the segments stay the same.
+pub(super) async fn claim(database: &IdbDatabase, unclaimed: &Unclaimed) -> Result<(), StoreError> {
+    let transaction = strict(database, &[META, LOG, SEGMENTS])?;
+    let done = ended(&transaction);
+    let meta = object_store(&transaction, META)?;
+    let keys = |store| answered_keys(&object_store(&transaction, store)?);
+    let (epoch, log, segments) = try_join3(get(&meta, &EPOCH.into())?, keys(LOG)?, keys(SEGMENTS)?).await?;
+    if epoch.as_f64().unwrap_or(0.0) != unclaimed.epoch || log != unclaimed.log || segments != unclaimed.segments {
+        done.await?;
+        return Err(StoreError::Fenced);
+    }
+    put_claim(&meta, unclaimed.epoch + 1.0, unclaimed.content_format)?;
+    database::commit(&transaction);
+    done.await
+}
+
+fn put_claim(meta: &IdbObjectStore, epoch: f64, content_format: u32) -> Result<(), StoreError> {
+    put(meta, &EPOCH.into(), &epoch.into())?;
+    put(meta, &CONTENT.into(), &content_format.into())
+}
+
+fn object_store(transaction: &IdbTransaction, name: &str) -> Result<IdbObjectStore, StoreError> {
+    transaction.object_store(name).map_err(|error| failed(&error))
+}
+
+fn answered_keys(store: &IdbObjectStore) -> Result<impl Future<Output = Result<Vec<u64>, StoreError>> + use<>, StoreError> {
+    let keys = answered(&store.get_all_keys().map_err(|error| failed(&error))?);
+    Ok(async { Ok(keys.await?.unchecked_into::<Array>().into_iter().map(|key| key.as_f64().unwrap_or(0.0) as u64).collect()) })
+}
+
+/// Every record of an object store, in order.
+fn records(store: &IdbObjectStore) -> Result<impl Future<Output = Result<Vec<(u64, Bytes)>, StoreError>> + use<>, StoreError> {
+    let keys = answered_keys(store)?;
+    let values = answered(&store.get_all().map_err(|error| failed(&error))?);
+    Ok(async {
+        let (keys, values) = try_join(keys, values).await?;
+        let bytes = |value: JsValue| Bytes::from(value.unchecked_into::<Uint8Array>().to_vec());
+        Ok(keys.into_iter().zip(values.unchecked_into::<Array>().into_iter().map(bytes)).collect())
+    })
+}
