@@ -210,11 +210,14 @@ impl Homeserver {
             Body::Whole(bytes) if bytes.len() <= self.config.largest_body => bytes,
             body => {
                 let generation = self.fresh_generation();
-                if let Err(error) = self.router.admit(self, &parts).await {
-                    self.durable_since(generation).await?;
-                    return Err(error);
-                }
-                body.read(self.config.largest_body).await.map_err(|error| match error {
+                let limit = match self.router.admit(self, &parts).await {
+                    Ok(limit) => limit,
+                    Err(error) => {
+                        self.durable_since(generation).await?;
+                        return Err(error);
+                    }
+                };
+                body.read(limit).await.map_err(|error| match error {
                     ReadError::TooLarge(_) => Error::too_large(error.to_string()),
                     ReadError::BrokeOff(_) => Error::new(StatusCode::BAD_REQUEST, ErrorKind::Unknown, error.to_string()),
                 })?

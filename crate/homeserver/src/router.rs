@@ -19,6 +19,9 @@ use ruma::api::{
 use sha2::{Digest, Sha256};
 use std::{borrow::Cow, collections::HashMap, future::Future, rc::Rc};
 
+/// Bytes that a body may have where anybody may send it: what logs in or registers is small.
+const LARGEST_OF_STRANGERS: usize = 64 << 10;
+
 /// Which door a request came through: pages reach client paths only, peers reach federation and key paths only.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Entrance {
@@ -101,12 +104,14 @@ impl Router {
     }
 
     /// Refuses what can be refused before the body is read: no such endpoint, no valid access token. The token is looked at again when the body is there.
-    pub async fn admit(&self, hs: &Homeserver, request: &Parts) -> Result<()> {
+    /// Tells how many bytes the body may have.
+    pub async fn admit(&self, hs: &Homeserver, request: &Parts) -> Result<usize> {
         let (endpoint, _) = self.find(&request.method, request.uri.path())?;
-        if endpoint.needs_session {
-            authenticate(hs, &request.headers, &request.uri).await?;
+        if !endpoint.needs_session {
+            return Ok(hs.config.largest_body.min(LARGEST_OF_STRANGERS));
         }
-        Ok(())
+        authenticate(hs, &request.headers, &request.uri).await?;
+        Ok(hs.config.largest_body)
     }
 
     fn find(&self, method: &Method, path: &str) -> Result<(Endpoint, Vec<String>)> {

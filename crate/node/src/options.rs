@@ -41,11 +41,11 @@ pub struct Serve {
     pub listen_tls: Option<SocketAddr>,
 
     /// The certificate chain of --listen-tls, PEM
-    #[arg(long, env = "HS_TLS_CERT", value_name = "FILE")]
+    #[arg(long, env = "HS_TLS_CERT", value_name = "FILE", requires = "listen_tls")]
     pub tls_cert: Option<PathBuf>,
 
     /// The key of --tls-cert, PEM, as PKCS#1 or PKCS#8
-    #[arg(long, env = "HS_TLS_KEY", value_name = "FILE")]
+    #[arg(long, env = "HS_TLS_KEY", value_name = "FILE", requires = "listen_tls")]
     pub tls_key: Option<PathBuf>,
 
     /// The URL by which clients reach this server from outside; told to them in /.well-known/matrix/client
@@ -191,6 +191,9 @@ mod tests {
     fn plain_http_is_the_default_and_tls_replaces_it() {
         assert_eq!(serve(&[]).expect("valid").plain_address(), Some(([127, 0, 0, 1], 8008).into()));
         assert!(serve(&["--listen-tls", "127.0.0.1:8448"]).is_err_and(|error| error.contains("--tls-cert")));
+        for option in ["--tls-cert", "--tls-key"] {
+            assert!(serve(&[option, "file.pem"]).is_err_and(|error| error.contains("--listen-tls <IP:PORT>")), "{option} alone would have no effect");
+        }
         let tls = serve(&["--listen-tls", "127.0.0.1:8448", "--tls-cert", "c.pem", "--tls-key", "k.pem"]).expect("valid");
         assert_eq!(tls.plain_address(), None);
     }

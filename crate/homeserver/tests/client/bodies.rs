@@ -79,6 +79,9 @@ fn what_is_refused_without_its_body_is_refused_before_it_is_read() {
     ask("PUT", &note(&alice), Some("nobody's"), None).fails(401, "M_UNKNOWN_TOKEN");
     ask("PUT", &note(&alice), token, Some(largest + 1)).fails(413, "M_TOO_LARGE");
     ask("POST", "/_matrix/client/v3/login", None, Some(u64::MAX)).fails(413, "M_TOO_LARGE");
+    // What anybody may send is small.
+    ask("POST", "/_matrix/client/v3/login", None, Some((64 << 10) + 1)).fails(413, "M_TOO_LARGE");
+    ask("POST", "/_matrix/client/v3/register", None, Some((64 << 10) + 1)).fails(413, "M_TOO_LARGE");
     // Who may not do it at all is told so first.
     ask("PUT", &note(&alice), None, Some(largest + 1)).fails(401, "M_MISSING_TOKEN");
     ask("GET", "/_matrix/client/v3/account/whoami", token, Some(largest + 1)).ok();

@@ -1,5 +1,6 @@
 //! The body of a request as it arrives over a connection: within bounds of time while the homeserver reads it, and taken off the wire when it does not.
 
+use super::bounds::Share;
 use bytes::Bytes;
 use ephapse_homeserver::BodyError;
 use http_body::{Body, Frame, SizeHint};
@@ -40,7 +41,7 @@ pub struct Arriving {
     /// Made when it has to be waited for; ends when it need not be waited for any longer.
     pause: Option<Pin<Box<dyn Future<Output = GivenUp>>>>,
     leaving: watch::Receiver<bool>,
-    unanswered: Unanswered,
+    request: Rc<Incomplete>,
 }
 
 /// Why a body is not waited for any longer.
@@ -50,23 +51,39 @@ enum GivenUp {
     TooSlow,
     #[error("the server is leaving")]
     Leaving,
+    #[error("there is no room for it among others")]
+    NoRoom,
 }
 
-/// Whether a request is to have no answer, because the process ended before all of it was there: its client may send it again.
-#[derive(Clone, Default)]
-pub struct Unanswered(Rc<Cell<bool>>);
+/// What is known of a request while it arrives and is worked on.
+pub struct Incomplete {
+    share: Share,
+    unanswered: Cell<bool>,
+}
 
-impl Unanswered {
-    /// Whether it is.
-    pub fn get(&self) -> bool {
-        self.0.get()
+impl Incomplete {
+    /// A request that takes its room of `share`.
+    pub fn new(share: Share) -> Self {
+        Self { share, unanswered: Cell::new(false) }
+    }
+
+    /// Whether it is to have no answer, because the server could not wait for all of it: its client may send it again.
+    pub fn is_unanswered(&self) -> bool {
+        self.unanswered.get()
     }
 }
 
 impl Arriving {
     /// The body of a request that arrived just now; `leaving` becomes true when the process is about to end.
-    pub fn new(incoming: Incoming, leaving: watch::Receiver<bool>, unanswered: Unanswered) -> Self {
-        Self { incoming: Some(incoming), began: Instant::now(), received: 0, pause: None, leaving, unanswered }
+    pub fn new(incoming: Incoming, leaving: watch::Receiver<bool>, request: Rc<Incomplete>) -> Self {
+        Self { incoming: Some(incoming), began: Instant::now(), received: 0, pause: None, leaving, request }
+    }
+
+    /// Nothing more is read. The connection is closed with it: what comes later is no part of anything.
+    fn give_up(&mut self, why: GivenUp) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        self.incoming = None;
+        self.request.unanswered.set(why != GivenUp::TooSlow);
+        Poll::Ready(Some(Err(why.into())))
     }
 
     fn next_deadline(&self) -> Instant {
@@ -98,7 +115,13 @@ impl Body for Arriving {
         if let Poll::Ready(frame) = Pin::new(incoming).poll_frame(context) {
             self.pause = None;
             match &frame {
-                Some(Ok(frame)) => self.received += frame.data_ref().map_or(0, |data| data.len() as u64),
+                Some(Ok(frame)) => {
+                    let bytes = frame.data_ref().map_or(0, Bytes::len);
+                    self.received += bytes as u64;
+                    if !self.request.share.take(bytes) {
+                        return self.give_up(GivenUp::NoRoom);
+                    }
+                }
                 Some(Err(_)) | None => self.incoming = None,
             }
             return Poll::Ready(frame.map(|frame| frame.map_err(Into::into)));
@@ -108,10 +131,7 @@ impl Body for Arriving {
             self.pause = Some(pause);
             return Poll::Pending;
         };
-        // The connection is closed with it: what comes later is no part of anything.
-        self.incoming = None;
-        self.unanswered.0.set(why == GivenUp::Leaving);
-        Poll::Ready(Some(Err(why.into())))
+        self.give_up(why)
     }
 
     fn is_end_stream(&self) -> bool {

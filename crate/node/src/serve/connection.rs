@@ -1,23 +1,23 @@
 //! TCP and TLS connections: HTTP/1.1 in and out, within bounds of number, size and time.
 
-use super::arriving::{Arriving, Unanswered};
+use super::{
+    arriving::{Arriving, Incomplete},
+    bounds::{Place, Places, Room},
+};
 use ephapse_homeserver::{Body, Entrance, Homeserver};
 use http::{Method, Request, Response};
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use std::{io, pin::Pin, rc::Rc, sync::Arc, time::Duration};
+use std::{io, pin::Pin, rc::Rc, time::Duration};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::{TcpListener, TcpStream},
-    sync::{OwnedSemaphorePermit, Semaphore, watch},
+    sync::watch,
     task::spawn_local,
     time::{sleep, timeout},
 };
 use tokio_io_timeout::TimeoutStream;
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
-
-/// Connections at a time. Past this, new ones wait in the listener's backlog.
-const MOST_CONNECTIONS: usize = 4_096;
 
 /// How long a connection may take to send the headers of its next request. Longer than the 90 s for which common HTTP clients keep idle connections,
 /// so that the client closes first and no request is sent into a closing connection.
@@ -38,10 +38,23 @@ const MOST_HEADERS: usize = 100;
 /// How long to wait before the next accept when the system has no room for a connection.
 const NO_ROOM: Duration = Duration::from_millis(50);
 
+/// What every connection works with.
+#[derive(Clone)]
+pub(super) struct Serving {
+    homeserver: Rc<Homeserver>,
+    room: Room,
+}
+
+impl Serving {
+    pub(super) fn new(homeserver: Rc<Homeserver>) -> Self {
+        Self { homeserver, room: Room::new() }
+    }
+}
+
 /// Everything that is connected.
 pub struct Connections {
-    homeserver: Rc<Homeserver>,
-    places: Arc<Semaphore>,
+    serving: Serving,
+    places: Places,
     /// Becomes true when the server leaves. Every connection and every running handler holds a receiver, so that its end can be awaited.
     leaving: watch::Sender<bool>,
 }
@@ -49,17 +62,17 @@ pub struct Connections {
 impl Connections {
     /// None yet.
     pub fn new(homeserver: Rc<Homeserver>) -> Self {
-        Self { homeserver, places: Arc::new(Semaphore::new(MOST_CONNECTIONS)), leaving: watch::Sender::new(false) }
+        Self { serving: Serving::new(homeserver), places: Places::new(), leaving: watch::Sender::new(false) }
     }
 
     /// Serves what connects to `listener`, in the background.
     pub fn accept(&self, listener: TcpListener, tls: Option<TlsAcceptor>) {
-        let (homeserver, places, mut leaving) = (self.homeserver.clone(), self.places.clone(), self.leaving.subscribe());
+        let (serving, places, mut leaving) = (self.serving.clone(), self.places.clone(), self.leaving.subscribe());
         spawn_local(async move {
             while let Some((stream, place)) = next(&listener, &places, &mut leaving).await {
-                let (homeserver, leaving, tls) = (homeserver.clone(), leaving.clone(), tls.clone());
+                let (serving, leaving, tls) = (serving.clone(), leaving.clone(), tls.clone());
                 spawn_local(async move {
-                    connection(stream, tls, homeserver, leaving).await;
+                    connection(stream, tls, serving, leaving).await;
                     drop(place);
                 });
             }
@@ -76,12 +89,15 @@ impl Connections {
 }
 
 /// The next connection; `None` when the server leaves.
-async fn next(listener: &TcpListener, places: &Arc<Semaphore>, leaving: &mut watch::Receiver<bool>) -> Option<(TcpStream, OwnedSemaphorePermit)> {
+async fn next(listener: &TcpListener, places: &Places, leaving: &mut watch::Receiver<bool>) -> Option<(TcpStream, Place)> {
     let accept = async {
-        let place = places.clone().acquire_owned().await.expect("the semaphore is never closed");
         loop {
+            let free = places.free().await;
             match listener.accept().await {
-                Ok((stream, _)) => return (stream, place),
+                Ok((stream, address)) => match places.take(free, address.ip()) {
+                    Some(place) => return (stream, place),
+                    None => tracing::debug!("{} has too many connections: one more is closed", address.ip()),
+                },
                 // The peer went away while it waited: the next one may not have.
                 Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
                 Err(error) => {
@@ -97,13 +113,13 @@ async fn next(listener: &TcpListener, places: &Arc<Semaphore>, leaving: &mut wat
     }
 }
 
-async fn connection(stream: TcpStream, tls: Option<TlsAcceptor>, homeserver: Rc<Homeserver>, leaving: watch::Receiver<bool>) {
+async fn connection(stream: TcpStream, tls: Option<TlsAcceptor>, serving: Serving, leaving: watch::Receiver<bool>) {
     // Answers are small and each is a whole: waiting to fill a packet only delays them.
     let _ = stream.set_nodelay(true);
     let stream = patient(stream);
-    let Some(tls) = tls else { return http(stream, homeserver, leaving).await };
+    let Some(tls) = tls else { return http(stream, serving, leaving).await };
     if let Some(stream) = handshake(&tls, stream, leaving.clone()).await {
-        http(stream, homeserver, leaving).await;
+        http(stream, serving, leaving).await;
     }
 }
 
@@ -133,9 +149,9 @@ pub(super) fn patient<S: AsyncRead + AsyncWrite>(stream: S) -> Pin<Box<TimeoutSt
 }
 
 /// Serves HTTP until either side ends it.
-pub(super) async fn http<S: AsyncRead + AsyncWrite + Unpin + 'static>(stream: S, homeserver: Rc<Homeserver>, mut leaving: watch::Receiver<bool>) {
+pub(super) async fn http<S: AsyncRead + AsyncWrite + Unpin + 'static>(stream: S, serving: Serving, mut leaving: watch::Receiver<bool>) {
     let running = leaving.clone();
-    let service = service_fn(move |request| answer(homeserver.clone(), request, running.clone()));
+    let service = service_fn(move |request| answer(serving.clone(), request, running.clone()));
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEADERS_WITHIN)
@@ -161,9 +177,10 @@ pub(super) async fn http<S: AsyncRead + AsyncWrite + Unpin + 'static>(stream: S,
 struct GivenUp;
 
 /// Has the homeserver answer.
-async fn answer(homeserver: Rc<Homeserver>, request: Request<Incoming>, running: watch::Receiver<bool>) -> Result<Response<Body>, GivenUp> {
-    let unanswered = Unanswered::default();
-    let request = request.map(|body| Body::stream(Arriving::new(body, running.clone(), unanswered.clone())));
+async fn answer(serving: Serving, request: Request<Incoming>, running: watch::Receiver<bool>) -> Result<Response<Body>, GivenUp> {
+    let Serving { homeserver, room } = serving;
+    let incomplete = Rc::new(Incomplete::new(room.share()));
+    let request = request.map(|body| Body::stream(Arriving::new(body, running.clone(), incomplete.clone())));
     if matches!(*request.method(), Method::GET | Method::HEAD | Method::OPTIONS) {
         // When the client goes away hyper drops this future, and with it a sync that is held for nobody.
         return Ok(homeserver.handle(Entrance::Client, request).await);
@@ -172,8 +189,7 @@ async fn answer(homeserver: Rc<Homeserver>, request: Request<Incoming>, running:
     let handler = spawn_local(async move {
         let response = homeserver.handle(Entrance::Client, request).await;
         drop(running);
-        response
+        if incomplete.is_unanswered() { Err(GivenUp) } else { Ok(response) }
     });
-    let response = handler.await.map_err(|_| GivenUp)?;
-    if unanswered.get() { Err(GivenUp) } else { Ok(response) }
+    handler.await.map_err(|_| GivenUp)?
 }

@@ -3,6 +3,7 @@
 //! No endpoint lives here: every request goes to `Homeserver::handle`.
 
 mod arriving;
+mod bounds;
 mod connection;
 mod host;
 #[cfg(test)]

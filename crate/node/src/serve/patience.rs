@@ -1,6 +1,9 @@
 //! What becomes of clients that dawdle, or send without end: each is let go within its bound, and the server goes on. Time is tokio's and jumps.
 
-use super::{connection::http, host::NativeHost};
+use super::{
+    connection::{Serving, http, patient},
+    host::NativeHost,
+};
 use ephapse_homeserver::{Config, Homeserver, Registration};
 use ephapse_store::MemoryStore;
 use serde_json::{Value, json};
@@ -34,10 +37,10 @@ pub(super) async fn homeserver() -> Rc<Homeserver> {
 /// A connection whose buffers hold `buffer` bytes each way.
 pub(super) fn connect(homeserver: &Rc<Homeserver>, buffer: usize) -> Served {
     let (client, server) = duplex(buffer);
-    let (leaving, homeserver) = (Rc::new(watch::Sender::new(false)), homeserver.clone());
+    let (leaving, serving) = (Rc::new(watch::Sender::new(false)), Serving::new(homeserver.clone()));
     let told = leaving.subscribe();
     let connection = spawn_local(async move {
-        http(super::connection::patient(server), homeserver, told).await;
+        http(patient(server), serving, told).await;
     });
     Served { client, connection, leaving }
 }

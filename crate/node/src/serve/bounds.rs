@@ -1,0 +1,216 @@
+//! What everything that is connected may take together: connections, by the system's limit and by where they come from, and bytes of bodies.
+
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use std::{
+    cell::{Cell, RefCell},
+    collections::HashMap,
+    net::{IpAddr, Ipv6Addr},
+    rc::Rc,
+    sync::Arc,
+};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+/// Connections at a time. Past this, new ones wait in the listener's backlog.
+const MOST_CONNECTIONS: usize = 4_096;
+
+/// File descriptors that are not connections: the database, the listeners, the runtime, the standard streams.
+const OTHER_DESCRIPTORS: u64 = 64;
+
+/// One address may have one of so many parts of the connections.
+const PART_OF_ONE: usize = 8;
+
+/// Bytes of a body that count for nothing, so that ordinary requests go on whatever large ones there are.
+const SMALL: usize = 64 << 10;
+
+/// Bytes of all large bodies at a time.
+const MOST_BUFFERED: usize = 128 << 20;
+
+/// How many connections each address or network has.
+type Counts = Rc<RefCell<HashMap<IpAddr, usize>>>;
+
+/// Places for connections.
+#[derive(Clone)]
+pub struct Places {
+    free: Arc<Semaphore>,
+    most_of_one: usize,
+    taken: Counts,
+}
+
+/// A connection's place, free again when it is dropped.
+pub struct Place {
+    _permit: OwnedSemaphorePermit,
+    taken: Option<(Counts, IpAddr)>,
+}
+
+impl Places {
+    /// As many as the system has file descriptors for; the process asks it for what it may have.
+    pub fn new() -> Self {
+        Self::of(places_within(raised_limit()))
+    }
+
+    fn of(most: usize) -> Self {
+        Self { free: Arc::new(Semaphore::new(most)), most_of_one: (most / PART_OF_ONE).max(1), taken: Rc::default() }
+    }
+
+    /// Waits until there is a place for one more connection.
+    pub async fn free(&self) -> OwnedSemaphorePermit {
+        self.free.clone().acquire_owned().await.expect("the semaphore is never closed")
+    }
+
+    /// A place for a connection from `address`; none when it has its part already. Proxies and the machines of one's own network may have them all.
+    pub fn take(&self, permit: OwnedSemaphorePermit, address: IpAddr) -> Option<Place> {
+        let network = network(address);
+        if is_near(network) {
+            return Some(Place { _permit: permit, taken: None });
+        }
+        let mut taken = self.taken.borrow_mut();
+        let count = taken.entry(network).or_default();
+        if *count >= self.most_of_one {
+            return None;
+        }
+        *count += 1;
+        Some(Place { _permit: permit, taken: Some((self.taken.clone(), network)) })
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let Some((taken, network)) = &self.taken else { return };
+        let mut taken = taken.borrow_mut();
+        if let Some(count) = taken.get_mut(network) {
+            *count -= 1;
+            if *count == 0 {
+                taken.remove(network);
+            }
+        }
+    }
+}
+
+/// Raises the limit of open files as far as this process may, if more are wanted, and tells what it is.
+fn raised_limit() -> u64 {
+    let limit = getrlimit(Resource::Nofile);
+    let current = limit.current.unwrap_or(u64::MAX);
+    let wanted = (MOST_CONNECTIONS as u64 + OTHER_DESCRIPTORS).min(limit.maximum.unwrap_or(u64::MAX));
+    let raised = current < wanted && setrlimit(Resource::Nofile, Rlimit { current: Some(wanted), maximum: limit.maximum }).is_ok();
+    if raised { wanted } else { current }
+}
+
+fn places_within(descriptors: u64) -> usize {
+    let places = usize::try_from(descriptors.saturating_sub(OTHER_DESCRIPTORS)).unwrap_or(usize::MAX);
+    places.clamp(1, MOST_CONNECTIONS)
+}
+
+/// The address, or of IPv6 the network that one customer is given, who may use any address in it.
+fn network(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(address) => IpAddr::V6(Ipv6Addr::from_bits(address.to_bits() & (u128::MAX << 64))),
+        address => address,
+    }
+}
+
+/// Whether `network` is this machine or its own network.
+fn is_near(network: IpAddr) -> bool {
+    match network {
+        IpAddr::V4(address) => address.is_loopback() || address.is_private() || address.is_link_local(),
+        IpAddr::V6(address) => address.to_bits() == 0 || address.is_unique_local() || address.is_unicast_link_local(),
+    }
+}
+
+/// Room for the large bodies of everybody's requests.
+#[derive(Clone)]
+pub struct Room(Rc<Cell<usize>>);
+
+/// What one request has taken of it, given back when the request has been answered.
+pub struct Share {
+    room: Room,
+    received: Cell<usize>,
+    taken: Cell<usize>,
+}
+
+impl Room {
+    /// All of it free.
+    pub fn new() -> Self {
+        Self(Rc::new(Cell::new(MOST_BUFFERED)))
+    }
+
+    /// What a new request takes: nothing yet.
+    pub fn share(&self) -> Share {
+        Share { room: self.clone(), received: Cell::new(0), taken: Cell::new(0) }
+    }
+}
+
+impl Share {
+    /// Takes room for so many bytes more; `false` when there is none.
+    pub fn take(&self, bytes: usize) -> bool {
+        self.received.set(self.received.get() + bytes);
+        let more = self.received.get().saturating_sub(SMALL) - self.taken.get();
+        let Some(left) = self.room.0.get().checked_sub(more) else { return false };
+        self.room.0.set(left);
+        self.taken.set(self.taken.get() + more);
+        true
+    }
+}
+
+impl Drop for Share {
+    fn drop(&mut self) {
+        self.room.0.set(self.room.0.get() + self.taken.get());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn address(text: &str) -> IpAddr {
+        text.parse().expect("an address")
+    }
+
+    fn take(places: &Places, from: &str) -> Option<Place> {
+        places.take(places.free.clone().try_acquire_owned().ok()?, address(from))
+    }
+
+    #[test]
+    fn one_address_has_an_eighth_of_the_places_and_gets_them_back() {
+        let places = Places::of(32);
+        let mut held: Vec<_> = (0..4).map(|_| take(&places, "203.0.113.5").expect("a place")).collect();
+        assert!(take(&places, "203.0.113.5").is_none());
+        assert!(take(&places, "::ffff:203.0.113.5").is_none(), "the same one");
+        assert!(take(&places, "203.0.113.6").is_some());
+        held.pop();
+        assert!(take(&places, "203.0.113.5").is_some());
+        let networks: Vec<_> = (0..4).map(|n| take(&places, &format!("2001:db8::{n}")).expect("a place")).collect();
+        assert!(take(&places, "2001:db8::ffff").is_none(), "one network of IPv6 is one customer");
+        assert!(take(&places, "2001:db8:0:1::1").is_some());
+        drop((held, networks));
+        assert!(places.taken.borrow().is_empty(), "nothing is kept of those that are gone");
+    }
+
+    #[test]
+    fn a_proxy_on_this_machine_or_network_may_have_all_places() {
+        for near in ["127.0.0.1", "::1", "172.17.0.1", "192.168.1.9", "fd00::1"] {
+            let places = Places::of(32);
+            let held: Vec<_> = (0..32).map(|_| take(&places, near).expect("a place")).collect();
+            assert!(take(&places, near).is_none(), "{}", held.len());
+        }
+    }
+
+    #[test]
+    fn there_are_no_more_places_than_file_descriptors() {
+        assert_eq!(places_within(1_024), 960);
+        assert_eq!(places_within(1 << 20), 4_096);
+        assert_eq!(places_within(u64::MAX), 4_096);
+        assert_eq!(places_within(10), 1);
+    }
+
+    #[test]
+    fn large_bodies_share_their_room_and_small_ones_need_none() {
+        let room = Room::new();
+        let large = 8 << 20;
+        let shares: Vec<_> = std::iter::repeat_with(|| room.share()).take_while(|share| share.take(large)).collect();
+        assert_eq!(shares.len(), MOST_BUFFERED / (large - SMALL));
+        let small = room.share();
+        assert!(small.take(SMALL / 2) && small.take(SMALL / 2));
+        drop(shares);
+        assert_eq!(room.0.get(), MOST_BUFFERED);
+    }
+}
