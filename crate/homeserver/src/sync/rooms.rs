@@ -68,6 +68,8 @@ struct Stretch {
     start: Position,
     /// Whether the user may see more behind that.
     goes_on: bool,
+    /// Whose eyes judged them.
+    viewer: Option<Viewer>,
 }
 
 impl Homeserver {
@@ -173,9 +175,10 @@ impl Look<'_> {
             left.state = self.state(room, &head, &span, &stretch, BTreeSet::new()).await?;
             left.timeline = self.timeline(room, &stretch).await?;
         } else {
-            let state = if self.ask.state_after { self.write(room, std::slice::from_ref(&own)).await? } else { Vec::new() };
+            let state = if self.ask.state_after { self.write(room, std::slice::from_ref(&own), None).await? } else { Vec::new() };
             left.state = self.state_of(state);
-            left.timeline.events = self.write(room, &[own]).await?;
+            let viewer = Viewer::of(room, self.ask.session.user_id.clone(), Some(now.clone()));
+            left.timeline.events = self.write(room, &[own], Some(&viewer)).await?;
         }
         let changes = changes.filter(|_| from.is_some());
         for (kind, data) in self.account_data(room.sn, changes.map(|changes| &changes.account_data)).await? {
@@ -236,7 +239,7 @@ impl Look<'_> {
             start = span.timeline_from.or(first).unwrap_or(span.to);
         }
         let goes_on = limited || span.timeline_from.is_some() && page.events.first().is_some_and(|first| !first.pdu.is_create());
-        let mut stretch = Stretch { events: page.events, limited, start, goes_on };
+        let mut stretch = Stretch { events: page.events, limited, start, goes_on, viewer: Some(viewer) };
         if !self.ask.state_after {
             self.cut(room, head, span, &mut stretch).await?;
         }
@@ -256,7 +259,7 @@ impl Look<'_> {
         let wrong = told.values().zip(found).filter(|(told, found)| found.is_some_and(|found| found != **told)).map(|(told, _)| *told).max();
         if let Some(wrong) = wrong {
             stretch.events.retain(|event| event.position > wrong);
-            *stretch = Stretch { events: std::mem::take(&mut stretch.events), limited: true, start: wrong, goes_on: true };
+            (stretch.limited, stretch.start, stretch.goes_on) = (true, wrong, true);
         }
         Ok(())
     }
@@ -265,7 +268,7 @@ impl Look<'_> {
         let mut timeline = Timeline::new();
         timeline.limited = stretch.limited;
         timeline.prev_batch = stretch.goes_on.then(|| self.hs.token(stretch.start));
-        timeline.events = self.write(room, &stretch.events).await?;
+        timeline.events = self.write(room, &stretch.events, stretch.viewer.as_ref()).await?;
         Ok(timeline)
     }
 
@@ -343,15 +346,15 @@ impl Look<'_> {
             }
             self.breathe().await;
         }
-        Ok(self.state_of(self.write(room, &events).await?))
+        Ok(self.state_of(self.write(room, &events, None).await?))
     }
 
     fn state_of(&self, events: Vec<Raw<ruma::events::AnySyncStateEvent>>) -> State {
         if self.ask.state_after { State::After(StateEvents::with_events(events)) } else { State::Before(StateEvents::with_events(events)) }
     }
 
-    /// Events in the format and with the fields that the filter asks for.
-    async fn write<T>(&self, room: &RoomInfo, events: &[Rc<Event>]) -> Result<Vec<Raw<T>>> {
+    /// Events in the format and with the fields that the filter asks for; those of a timeline with what `viewer` saw of them.
+    async fn write<T>(&self, room: &RoomInfo, events: &[Rc<Event>], viewer: Option<&Viewer>) -> Result<Vec<Raw<T>>> {
         let written: Vec<Raw<T>> = if self.ask.filter.event_format == EventFormat::Federation {
             let broken = |error| Error::Internal(format!("a stored event is no JSON: {error}"));
             let mut written = Vec::with_capacity(events.len());
@@ -361,7 +364,10 @@ impl Look<'_> {
             }
             written
         } else {
-            self.hs.client_events(room, events, &self.ask.session, Format::InRoom).await?
+            match viewer {
+                Some(viewer) => self.hs.timeline_events(room, events, &self.ask.session, Format::InRoom, viewer).await?,
+                None => self.hs.client_events(room, events, &self.ask.session, Format::InRoom).await?,
+            }
         };
         let Some(fields) = &self.fields else { return Ok(written) };
         let mut cut = Vec::with_capacity(written.len());
@@ -394,7 +400,7 @@ impl Look<'_> {
 impl Stretch {
     /// Nothing happened up to `to`.
     fn empty(to: Position) -> Self {
-        Self { events: Vec::new(), limited: false, start: to, goes_on: false }
+        Self { events: Vec::new(), limited: false, start: to, goes_on: false, viewer: None }
     }
 }
 

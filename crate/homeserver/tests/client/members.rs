@@ -272,6 +272,8 @@ fn events_say_what_the_reader_was_at_them() {
     assert_eq!(of(&json!([around["event"]])), [expected[2].clone()]);
     assert_eq!(of(&around["events_after"]), expected[3..5]);
     assert!(of(&read(&alice, "messages?dir=b&limit=6")["chunk"]).iter().all(|(_, was)| was == "join"));
+    let synced = server.get(&bob, "/_matrix/client/v3/sync?filter=%7B%22room%22%3A%7B%22include_leave%22%3Atrue%7D%7D").ok();
+    assert_eq!(of(&synced["rooms"]["leave"][&id]["timeline"]["events"])[4..], expected);
     server.put(&alice, &format!("/_matrix/client/v3/rooms/{id}/send/m.reaction/4"), reaction(&invited)).ok();
     join(&server, &bob, &id);
     server.put(&alice, &format!("/_matrix/client/v3/rooms/{id}/send/m.room.message/5"), edit(&invited)).ok();
