@@ -13,7 +13,7 @@ use futures_util::future::LocalBoxFuture;
 use http::{HeaderMap, Method, Request, Response, Uri, request::Parts};
 use ruma::api::{
     IncomingRequest, IncomingRequestExt, OutgoingResponseExt,
-    error::{DeserializationError, ErrorKind, FromHttpRequestError},
+    error::{DeserializationError, ErrorKind, FromHttpRequestError, IntoHttpError},
     path_builder::PathBuilder,
 };
 use sha2::{Digest, Sha256};
@@ -66,7 +66,51 @@ pub struct RawRequest {
     pub generation: u64,
 }
 
-type Handler = Rc<dyn Fn(Rc<Homeserver>, Request<Bytes>, Vec<String>, u64) -> LocalBoxFuture<'static, Result<Response<Vec<u8>>>>>;
+type Answer = LocalBoxFuture<'static, Result<Response<Vec<u8>>>>;
+
+type Handler = Rc<dyn Fn(Asked) -> Result<Answer>>;
+
+/// A request on its way into its handler. What is done with it for every endpoint alike is done here and not in [`Table`]'s generic functions, which a
+/// browser downloads and compiles once for each endpoint.
+struct Asked {
+    hs: Rc<Homeserver>,
+    /// Who asks and with which token, where the endpoint is for logged-in users.
+    user: Option<(Session, [u8; 32])>,
+    request: Request<Bytes>,
+    /// What the path says.
+    arguments: Vec<String>,
+    generation: u64,
+}
+
+impl Asked {
+    #[inline(never)]
+    fn call(self) -> Call {
+        Call { hs: self.hs, raw: raw(self.request, self.generation) }
+    }
+
+    #[inline(never)]
+    fn user_call(self) -> Result<UserCall> {
+        let (session, token) = self.user.ok_or_else(Error::missing_token)?;
+        Ok(UserCall { hs: self.hs, session, token, raw: raw(self.request, self.generation) })
+    }
+
+    /// As ruma's types parse it.
+    #[inline(never)]
+    fn parseable(&self) -> Result<(Request<&[u8]>, Vec<&str>)> {
+        let mut parseable = Request::builder().method(self.request.method()).uri(client::with_stable_names(self.request.uri()));
+        if let Some(headers) = parseable.headers_mut() {
+            headers.clone_from(self.request.headers());
+        }
+        let parseable = parseable.body(self.body()).map_err(|error| Error::invalid_param(error.to_string()))?;
+        Ok((parseable, self.arguments.iter().map(String::as_str).collect()))
+    }
+
+    /// An absent body is an empty object: some clients send none where every field is optional.
+    fn body(&self) -> &[u8] {
+        let body = self.request.body();
+        if body.is_empty() && self.request.method() != Method::GET { b"{}" } else { body }
+    }
+}
 
 /// What is done for a path and method.
 #[derive(Clone)]
@@ -100,7 +144,15 @@ impl Router {
     pub async fn handle(&self, hs: Rc<Homeserver>, request: Request<Bytes>) -> Result<Response<Vec<u8>>> {
         let generation = hs.fresh_generation();
         let (endpoint, arguments) = self.find(request.method(), request.uri().path())?;
-        (endpoint.handler)(hs, request, arguments, generation).await
+        let mut user = None;
+        if endpoint.needs_session {
+            let (session, token) = authenticate(&hs, request.headers(), request.uri()).await?;
+            if request.method() == Method::GET {
+                client::seen(&hs, &session);
+            }
+            user = Some((session, token));
+        }
+        (endpoint.handler)(Asked { hs, user, request, arguments, generation })?.await
     }
 
     /// Refuses what can be refused before the body is read: no such endpoint, no valid access token. The token is looked at again when the body is there.
@@ -139,38 +191,28 @@ impl Table {
     pub fn public<R, F, A>(&mut self, handler: F) -> &mut Self
     where
         R: IncomingRequest + 'static,
-        F: Fn(Call, R) -> A + Clone + 'static,
+        F: Fn(Call, R) -> A + 'static,
         A: Future<Output = Result<R::OutgoingResponse>> + 'static,
     {
-        let handler: Handler = Rc::new(move |hs, request, arguments, generation| {
-            let handler = handler.clone();
-            Box::pin(async move {
-                let parsed = parse::<R>(&request, &arguments)?;
-                answer::<R>(handler(Call { hs, raw: raw(request, generation) }, parsed).await?)
-            })
-        });
-        self.add(R::METHOD, &mut R::PATH_BUILDER.all_paths(), Endpoint { handler, needs_session: false })
+        let handler = move |asked: Asked| {
+            let parsed = parse::<R>(&asked)?;
+            Ok(answer::<R>(handler(asked.call(), parsed)))
+        };
+        self.add(R::METHOD, &mut R::PATH_BUILDER.all_paths(), Endpoint { handler: Rc::new(handler), needs_session: false })
     }
 
     /// An endpoint for logged-in users.
     pub fn user<R, F, A>(&mut self, handler: F) -> &mut Self
     where
         R: IncomingRequest + 'static,
-        F: Fn(UserCall, R) -> A + Clone + 'static,
+        F: Fn(UserCall, R) -> A + 'static,
         A: Future<Output = Result<R::OutgoingResponse>> + 'static,
     {
-        let handler: Handler = Rc::new(move |hs, request, arguments, generation| {
-            let handler = handler.clone();
-            Box::pin(async move {
-                let (session, token) = authenticate(&hs, request.headers(), request.uri()).await?;
-                if request.method() == Method::GET {
-                    client::seen(&hs, &session);
-                }
-                let parsed = parse::<R>(&request, &arguments)?;
-                answer::<R>(handler(UserCall { hs, session, token, raw: raw(request, generation) }, parsed).await?)
-            })
-        });
-        self.add(R::METHOD, &mut R::PATH_BUILDER.all_paths(), Endpoint { handler, needs_session: true })
+        let handler = move |asked: Asked| {
+            let parsed = parse::<R>(&asked)?;
+            Ok(answer::<R>(handler(asked.user_call()?, parsed)))
+        };
+        self.add(R::METHOD, &mut R::PATH_BUILDER.all_paths(), Endpoint { handler: Rc::new(handler), needs_session: true })
     }
 
     // Once for all endpoints and not once for each: a browser compiles what a cold start runs when it runs it, and takes long for much code.
@@ -246,18 +288,12 @@ async fn authenticate(hs: &Homeserver, headers: &HeaderMap, uri: &Uri) -> Result
     Ok((session, token))
 }
 
-fn parse<R: IncomingRequest>(request: &Request<Bytes>, arguments: &[String]) -> Result<R> {
-    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
-    let mut borrowed = Request::builder().method(request.method()).uri(client::with_stable_names(request.uri()));
-    if let Some(headers) = borrowed.headers_mut() {
-        headers.clone_from(request.headers());
-    }
-    // An absent body is an empty object: some clients send none where every field is optional.
-    let body: &[u8] = if request.body().is_empty() && request.method() != Method::GET { b"{}" } else { request.body() };
-    let borrowed = borrowed.body(body).map_err(|error| Error::invalid_param(error.to_string()))?;
-    R::try_from_http_request(borrowed, &arguments).map_err(|error| parse_error(error, body))
+fn parse<R: IncomingRequest>(asked: &Asked) -> Result<R> {
+    let (request, arguments) = asked.parseable()?;
+    R::try_from_http_request(request, &arguments).map_err(|error| parse_error(error, asked.body()))
 }
 
+#[inline(never)]
 fn parse_error(error: FromHttpRequestError, body: &[u8]) -> Error {
     match error {
         FromHttpRequestError::Deserialization(DeserializationError::Json(error)) => match serde_json::from_slice::<serde::de::IgnoredAny>(body) {
@@ -273,6 +309,11 @@ fn parse_error(error: FromHttpRequestError, body: &[u8]) -> Error {
     }
 }
 
-fn answer<R: IncomingRequest>(response: R::OutgoingResponse) -> Result<Response<Vec<u8>>> {
-    response.try_into_http_response().map_err(|error| Error::Internal(format!("a response cannot be written: {error}")))
+fn answer<R: IncomingRequest>(response: impl Future<Output = Result<R::OutgoingResponse>> + 'static) -> Answer {
+    Box::pin(async move { response.await?.try_into_http_response().map_err(unwritable) })
+}
+
+#[inline(never)]
+fn unwritable(error: IntoHttpError) -> Error {
+    Error::Internal(format!("a response cannot be written: {error}"))
 }
