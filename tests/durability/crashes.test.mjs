@@ -26,10 +26,12 @@ test('everything acknowledged outlives a crash at each named point', { timeout: 
 
   const browser = await Browser.start(t, site, profile);
   const { load, connect, alice } = await work(browser);
-  const crashAt = async (point, cause = () => undefined) => {
+  const crashAt = async (point, cause = async () => undefined) => {
     const { reached } = await stopAt(await browser.page, point);
     await cause();
-    await load.until(reached);
+    // A new version was seen to take over without being stopped at the point; then the next one is.
+    const again = setInterval(() => { cause().catch(() => undefined); }, 20_000);
+    await load.until(reached).finally(() => { clearInterval(again); });
     await browser.kill();
     crashed.push(point);
     await browser.run();
@@ -47,9 +49,11 @@ test('everything acknowledged outlives a crash at each named point', { timeout: 
   for (const point of HAND_OVER) {
     // Right after a page was opened Chromium has a look for updates of its own planned, which waits for a pause of the worker and makes ours wait with it.
     await load.rest(4_000);
-    version += 1;
     const page = await browser.page;
-    await crashAt(point, () => page.evaluate(async () => { await (await navigator.serviceWorker.getRegistration()).update(); }));
+    await crashAt(point, () => {
+      version += 1;
+      return page.evaluate(async () => { await (await navigator.serviceWorker.getRegistration()).update(); });
+    });
   }
 
   await load.goOn(500);

@@ -68,7 +68,7 @@ test('every writing transaction of the worker is strict, and ends before its ans
       await change('PUT', `/rooms/${encodeURIComponent(room)}/send/m.room.message/${name}`, { msgtype: 'm.text', body: name });
       await change('PUT', `/sendToDevice/org.example.test/${name}`, { messages: { [alice.user_id]: { [alice.device_id]: { name } } } });
       await change('PUT', `/user/${encodeURIComponent(alice.user_id)}/account_data/org.example.test`, { name });
-      await change('POST', '/keys/upload', { one_time_keys: { [`curve25519:${name}`]: Buffer.alloc(32, n).toString('base64').replace('=', '') } });
+      await change('POST', '/keys/upload', { one_time_keys: { [`curve25519:${name}`]: Buffer.alloc(32, name).toString('base64').replace('=', '') } });
       await change('POST', '/keys/claim', { one_time_keys: { [alice.user_id]: { [alice.device_id]: 'curve25519' } } });
     }
   };
