@@ -1,6 +1,7 @@
 // The part of the bench that runs in a page: the same work, through the page's own fetch and the service worker.
 
 import { start } from 'ephapse';
+import { channelName } from '../worker/shared/protocol.ts';
 import { Client, measure } from './work.mjs';
 
 /** Starts the server and leaves `bench` in the page's global scope. */
@@ -8,7 +9,7 @@ globalThis.bench = async ({ large }) => {
   const server = await start();
   // How far a start has come, as the worker tells it to all pages.
   const heard = [];
-  const channel = new BroadcastChannel(`ephapse ${server.baseUrl}/`);
+  const channel = new BroadcastChannel(channelName(`${server.baseUrl}/`));
   channel.onmessage = ({ data: { news, stage, loaded } }) => {
     if (news === 'progress' && loaded === 0) heard.push([stage, performance.now()]);
   };

@@ -61,7 +61,7 @@ channel.addEventListener('message', ({ data }) => {
   if (news.news === 'activated') void server.stop();
 });
 
-if (self.serviceWorker.state === 'activated') server.prepare();
+if (self.registration.active && stateOf() === 'activated') server.prepare();
 
 self.addEventListener('error', ({ error }) => { server.trapped(error); });
 self.addEventListener('unhandledrejection', ({ reason }) => { server.trapped(reason); });
