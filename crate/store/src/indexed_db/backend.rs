@@ -7,13 +7,14 @@
 use super::{
     Options,
     database::{self, BLOBS, LOG, META, PAGES, SEGMENTS, answered, ended, failed, get, number, put, reading, strict},
-    opening::{self, EPOCH, Opening, Unclaimed},
+    opening::{self, EPOCH, NOTE, Opening, Unclaimed},
 };
 use crate::{
     Bytes, CrashPoint, Fault, Faults, LocalBoxFuture, StoreError,
     log_structured::{Backend, Loaded, Transaction, is_filler},
 };
 use futures_channel::oneshot;
+use futures_util::future::try_join_all;
 use js_sys::{Array, ArrayBuffer, Function, Promise, Uint8Array};
 use std::{
     cell::{Cell, RefCell},
@@ -141,6 +142,9 @@ impl Inner {
         for id in &changes.delete_segments {
             segments.delete(&number(*id)).map_err(|error| failed(&error))?;
         }
+        if let Some(note) = &changes.put_note {
+            put(&self.store(transaction, META)?, &NOTE.into(), &Uint8Array::from(note.as_ref()))?;
+        }
         Ok(())
     }
 
@@ -204,12 +208,29 @@ impl Inner {
         let transaction = reading(&self.database, &[BLOBS])?;
         let found = get(&self.store(&transaction, BLOBS)?, &number(id))?.await?;
         let blob: Blob = found.dyn_into().map_err(|_| StoreError::Platform(format!("Blob {id} is missing")))?;
+        self.keep_handle(id, blob.clone());
+        Ok(blob)
+    }
+
+    /// The handles of several Blobs, in one transaction.
+    async fn get_handles(&self, ids: Vec<u64>) -> Result<(), StoreError> {
+        let transaction = reading(&self.database, &[BLOBS])?;
+        let blobs = self.store(&transaction, BLOBS)?;
+        let asked = ids.iter().map(|id| get(&blobs, &number(*id))).collect::<Result<Vec<_>, _>>()?;
+        for (id, found) in ids.into_iter().zip(try_join_all(asked).await?) {
+            if let Ok(blob) = found.dyn_into() {
+                self.keep_handle(id, blob);
+            }
+        }
+        Ok(())
+    }
+
+    fn keep_handle(&self, id: u64, blob: Blob) {
         let mut handles = self.handles.borrow_mut();
         if handles.len() >= HANDLES {
             handles.clear();
         }
-        handles.insert(id, blob.clone());
-        Ok(blob)
+        handles.insert(id, blob);
     }
 
     async fn read_blob(&self, id: u64, part: Range<u32>) -> Result<Bytes, StoreError> {
@@ -339,6 +360,16 @@ impl Backend for IndexedDb {
     fn blobs(&self) -> LocalBoxFuture<'static, Result<Vec<u64>, StoreError>> {
         let inner = self.inner.clone();
         Box::pin(async move { inner.blobs().await })
+    }
+
+    fn get_ready(&self, blobs: Vec<u64>) -> LocalBoxFuture<'static, ()> {
+        let inner = self.inner.clone();
+        Box::pin(async move {
+            if inner.blobs {
+                // What fails here is tried again when it is read, and told then.
+                let _ = inner.get_handles(blobs).await;
+            }
+        })
     }
 
     fn read_blob(&self, id: u64, part: Range<u32>) -> LocalBoxFuture<'static, Result<Bytes, StoreError>> {

@@ -2,7 +2,7 @@
 //!
 //! - `database`: versions, requests and transactions as futures; - `opening`: what is read first, and who may write; - `backend`: which record goes where.
 //!
-//! The database has the object stores `meta` (`epoch`, `content`, `blobs`), `log`, `segments`, `blobs`, and `pages` for engines that cannot keep Blobs. Its version
+//! The database has the object stores `meta` (`epoch`, `content`, `blobs`, `note`), `log`, `segments`, `blobs`, and `pages` for engines that cannot keep Blobs. Its version
 //! is the store's format. Every writing transaction asks for strict durability.
 
 mod backend;

@@ -5,7 +5,7 @@
 
 use super::database::{self, BLOBS, LOG, META, PAGES, SEGMENTS, answered, ended, failed, get, put, reading, strict};
 use crate::{Bytes, CrashPoint, FIRST_CONTENT, Faults, StoreError, log_structured::Loaded};
-use futures_util::future::{join, try_join, try_join3};
+use futures_util::future::{join, try_join, try_join3, try_join4};
 use js_sys::{Array, Uint8Array};
 use wasm_bindgen::{JsCast, JsValue};
 use web_sys::{Blob, IdbDatabase, IdbObjectStore, IdbTransaction};
@@ -14,6 +14,8 @@ pub(super) const EPOCH: &str = "epoch";
 /// The newest format of the content that an opening has understood; absent in databases of the first.
 const CONTENT: &str = "content";
 const HAS_BLOBS: &str = "blobs";
+/// What the last opening read first; absent until one has said so.
+pub(super) const NOTE: &str = "note";
 
 /// What an opening starts from.
 pub(super) struct Opening {
@@ -70,7 +72,8 @@ async fn load_and_claim(database: &IdbDatabase, content_format: u32, claim: bool
     let transaction = if claim { strict(database, &stores)? } else { reading(database, &stores)? };
     let done = ended(&transaction);
     let meta = object_store(&transaction, META)?;
-    let (before, content, blobs) = try_join3(get(&meta, &EPOCH.into())?, get(&meta, &CONTENT.into())?, get(&meta, &HAS_BLOBS.into())?).await?;
+    let [epoch, content, blobs, note] = [EPOCH, CONTENT, HAS_BLOBS, NOTE].map(|key| get(&meta, &key.into()));
+    let (before, content, blobs, note) = try_join4(epoch?, content?, blobs?, note?).await?;
     let before = before.as_f64().unwrap_or(0.0);
     let content = content.as_f64().map_or(FIRST_CONTENT, |content| content as u32);
     if content > content_format {
@@ -88,7 +91,8 @@ async fn load_and_claim(database: &IdbDatabase, content_format: u32, claim: bool
     done?;
     let numbers = |records: &[(u64, Bytes)]| records.iter().map(|(number, _)| *number).collect();
     let unclaimed = (!claim).then(|| Unclaimed { epoch: before, content_format, log: numbers(&log), segments: numbers(&segments) });
-    let loaded = Loaded { epoch: before as u64 + 1, full: !claim, log, segments };
+    let note = note.dyn_into::<Uint8Array>().map_or(Bytes::new(), |note| note.to_vec().into());
+    let loaded = Loaded { epoch: before as u64 + 1, full: !claim, log, segments, note };
     Ok(Opening { loaded, blobs: blobs.is_truthy(), unclaimed })
 }
 

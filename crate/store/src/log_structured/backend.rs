@@ -25,6 +25,8 @@ pub(crate) struct Transaction {
     pub(crate) put_segments: Vec<(u64, Bytes)>,
     /// Segment records to delete.
     pub(crate) delete_segments: Vec<u64>,
+    /// What the next opening gets as `Loaded::note`.
+    pub(crate) put_note: Option<Bytes>,
 }
 
 /// What an opened place holds.
@@ -38,6 +40,8 @@ pub(crate) struct Loaded {
     pub(crate) log: Vec<(u64, Bytes)>,
     /// The segment records.
     pub(crate) segments: Vec<(u64, Bytes)>,
+    /// The note that was put last; empty when there is none.
+    pub(crate) note: Bytes,
 }
 
 /// A place with atomic durable transactions of small records, and Blobs beside them.
@@ -58,6 +62,9 @@ pub(crate) trait Backend: 'static {
 
     /// Every Blob there is.
     fn blobs(&self) -> LocalBoxFuture<'static, Result<Vec<u64>, StoreError>>;
+
+    /// Parts of these Blobs will be read soon: fetches together what can be. Those that are not there are no error.
+    fn get_ready(&self, blobs: Vec<u64>) -> LocalBoxFuture<'static, ()>;
 
     /// A part of a Blob.
     fn read_blob(&self, id: u64, part: Range<u32>) -> LocalBoxFuture<'static, Result<Bytes, StoreError>>;

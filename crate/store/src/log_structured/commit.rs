@@ -172,6 +172,7 @@ impl<B: Backend> Core<B> {
             Way::Log => {
                 state.durable.extend(group.iter().map(|waiting| waiting.batch.clone()));
                 self.start_flush(state);
+                self.flush_when_idle(state);
             }
             Way::LogAndFlush => {
                 if let Some(frozen) = &mut state.frozen {

@@ -23,6 +23,7 @@ pub(super) struct Disk {
     pub(super) log: BTreeMap<u64, Bytes>,
     pub(super) segments: BTreeMap<u64, Bytes>,
     pub(super) blobs: BTreeMap<u64, Bytes>,
+    pub(super) note: Bytes,
     /// Bytes that fit.
     pub(super) quota: Option<usize>,
     /// Transactions and Blobs written.
@@ -71,7 +72,7 @@ pub(super) struct FakeBackend {
 }
 
 /// Lets other tasks run this many times.
-async fn turns(count: u32) {
+pub(super) async fn turns(count: u32) {
     let mut left = count;
     poll_fn(|context| {
         if left == 0 {
@@ -124,6 +125,7 @@ impl Backend for FakeBackend {
                 disk.log = disk.log.split_off(&(through + 1));
             }
             disk.segments.extend(transaction.put_segments);
+            disk.note = transaction.put_note.unwrap_or(std::mem::take(&mut disk.note));
             transaction.delete_segments.iter().for_each(|id| drop(disk.segments.remove(id)));
             Ok(())
         })
@@ -162,6 +164,10 @@ impl Backend for FakeBackend {
         self.later(1, |disk| Ok(disk.blobs.keys().copied().collect()))
     }
 
+    fn get_ready(&self, _: Vec<u64>) -> LocalBoxFuture<'static, ()> {
+        Box::pin(turns(1))
+    }
+
     fn read_blob(&self, id: u64, part: Range<u32>) -> LocalBoxFuture<'static, Result<Bytes, StoreError>> {
         self.later(3, move |disk| {
             disk.blob_reads += 1;
@@ -174,8 +180,8 @@ impl Backend for FakeBackend {
         self.spawner.spawn_local(task).expect("the pool lives as long as the test");
     }
 
-    fn pause(&self, _: u32) -> LocalBoxFuture<'static, ()> {
-        Box::pin(turns(1))
+    fn pause(&self, milliseconds: u32) -> LocalBoxFuture<'static, ()> {
+        Box::pin(turns(milliseconds.max(1)))
     }
 
     fn now(&self) -> f64 {
@@ -201,6 +207,8 @@ impl FakeGround {
         let options = Options {
             content_format: 1,
             flush_bytes: 2_000,
+            idle_bytes: 1_000,
+            idle_ms: 0,
             direct_bytes: 1_500,
             page_bytes: 400,
             segment_bytes: 3_000,
@@ -219,7 +227,7 @@ impl FakeGround {
         let opening = Opening { epoch: disk.epoch + 1, claimed: Cell::new(false) };
         let full = opening.claim(&mut disk).is_err();
         let records = |records: &BTreeMap<u64, Bytes>| records.iter().map(|(id, record)| (*id, record.clone())).collect();
-        let loaded = Loaded { epoch: opening.epoch, full, log: records(&disk.log), segments: records(&disk.segments) };
+        let loaded = Loaded { epoch: opening.epoch, full, log: records(&disk.log), segments: records(&disk.segments), note: disk.note.clone() };
         let backend = FakeBackend {
             disk: self.disk.clone(),
             opening: Rc::new(opening),

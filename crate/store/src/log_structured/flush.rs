@@ -1,10 +1,10 @@
-//! Full layers become segments of level 0.
+//! Full layers, and those that nothing is written to, become segments of level 0.
 
 use super::{
     backend::{Backend, Transaction},
     segment::{Built, Segment, SegmentBuilder},
     space,
-    state::{Core, State},
+    state::{Core, Frozen, State},
 };
 use crate::{Bytes, CrashPoint, StoreError, layer::Ranges, merge::Entry};
 use std::rc::Rc;
@@ -36,6 +36,39 @@ impl<B: Backend> Core<B> {
             core.maintain(state);
             core.progress.notify(usize::MAX);
         }));
+    }
+
+    /// Flushes the layer in memory, where that is worth it, once nothing has been written for a while.
+    pub(super) fn flush_when_idle(self: &Rc<Self>, state: &mut State) {
+        if state.awaiting_idleness || state.log_bytes < self.options.idle_bytes {
+            return;
+        }
+        state.awaiting_idleness = true;
+        let core = self.clone();
+        self.backend.spawn(Box::pin(async move {
+            core.idle().await;
+            let _writing = core.writing.lock().await;
+            let state = &mut *core.state.borrow_mut();
+            state.awaiting_idleness = false;
+            let all_durable = state.waiting.is_empty() && state.frozen.is_none() && !state.closing && state.dead.is_none();
+            if all_durable && state.space.may_grow() && state.log_bytes >= core.options.idle_bytes {
+                let layer = Rc::new(std::mem::take(&mut state.active));
+                state.frozen = Some(Frozen { layer, batches: Vec::new(), through: Some(state.next_log - 1) });
+                state.durable = Vec::new();
+                state.log_bytes = 0;
+                core.start_flush(state);
+            }
+        }));
+    }
+
+    /// Ends when nothing was written for a while.
+    async fn idle(&self) {
+        loop {
+            self.backend.pause(self.options.idle_ms).await;
+            if self.stopped() || self.backend.now() - self.state.borrow().last_commit >= f64::from(self.options.idle_ms) {
+                return;
+            }
+        }
     }
 
     async fn flush(&self, through: u64) -> Result<(), StoreError> {

@@ -335,6 +335,7 @@ impl<B: Backend> Core<B> {
                 tracing::warn!(%error, "Blobs that nothing refers to could not be deleted");
             }
             core.stay_calm().await;
+            core.note_first_reads().await;
             core.run_maintenance().await;
         }));
     }

@@ -6,7 +6,8 @@
 //! needs a few megabytes of room however large the store is, and a crash between two steps only leaves work to be done again.
 //!
 //! - `page`, `filter`, `segment`: bytes; - `levels`: which segments there are; - `read`, `cache`: reading; - `commit`: the group commit, roll-back;
-//! - `flush`, `merging`: segments in the background; - `space`: what happens when storage is full; - `backend`: what the place below has to do.
+//! - `warm_up`: the first reads after an opening; - `flush`, `merging`: segments in the background; - `space`: what happens when storage is full;
+//! - `backend`: what the place below has to do.
 
 mod backend;
 mod cache;
@@ -24,6 +25,7 @@ mod space;
 mod state;
 #[cfg(test)]
 mod tests;
+mod warm_up;
 
 pub(crate) use backend::{Backend, Loaded, Transaction, is_filler};
 pub(crate) use state::LogStructured;

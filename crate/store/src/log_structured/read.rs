@@ -93,7 +93,7 @@ impl<B: Backend> Core<B> {
                 Ok(vec![((segment.id, INDEX), Cached::Index(index))])
             }
             Need::Pages(segment, index, pages) => {
-                let bytes = self.backend.read_blob(segment.id, index.place(pages.clone())).await?;
+                let bytes = self.read_piece(segment.id, index.place(pages.clone())).await?;
                 // Several pages share one buffer; the cache must not keep all of them for the sake of one.
                 let alone = pages.len() == 1;
                 let cut = index.cut(pages.clone(), &bytes)?;
@@ -108,7 +108,7 @@ impl<B: Backend> Core<B> {
         if let Some(Cached::Index(index)) = self.cache.borrow_mut().get((segment.id, INDEX)) {
             return Ok(index);
         }
-        let bytes = self.backend.read_blob(segment.id, segment.index_at..segment.length).await?;
+        let bytes = self.read_piece(segment.id, segment.index_at..segment.length).await?;
         let index = Rc::new(Index::read(bytes)?);
         self.cache.borrow_mut().insert((segment.id, INDEX), Cached::Index(index.clone()));
         Ok(index)

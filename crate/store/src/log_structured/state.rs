@@ -6,6 +6,7 @@ use super::{
     levels::Levels,
     segment::Segment,
     space::Space,
+    warm_up::WarmUp,
 };
 use crate::{
     Batch, Bytes, CrashPoint, Direction, FIRST_CONTENT, Faults, LocalBoxFuture, Stats, Store, StoreError,
@@ -29,6 +30,10 @@ pub struct Options {
     pub content_format: u32,
     /// Bytes of log after which the layer in memory becomes a segment.
     pub flush_bytes: usize,
+    /// Bytes of log after which the layer in memory becomes a segment when nothing was written for `idle_ms`, since an opening has to replay the log.
+    pub idle_bytes: usize,
+    /// In milliseconds.
+    pub idle_ms: u32,
     /// A group of batches past this size becomes a segment without passing through the log.
     pub direct_bytes: usize,
     /// Bytes of a page.
@@ -41,7 +46,8 @@ pub struct Options {
     pub cache_bytes: usize,
     /// Bytes kept back for work that makes room when storage is full.
     pub reserve_bytes: usize,
-    /// Milliseconds after the opening in which segments are not merged, so that the first reads have the machine to themselves.
+    /// Milliseconds after the opening in which segments are not merged, so that the first reads have the machine to themselves; what those fetch, the
+    /// next opening fetches at once.
     pub calm_ms: u32,
     /// Whether Blobs are used where the platform can keep them; else their bytes are cut into records.
     pub blobs: bool,
@@ -54,6 +60,8 @@ impl Default for Options {
         Self {
             content_format: FIRST_CONTENT,
             flush_bytes: 1 << 20,
+            idle_bytes: 128 << 10,
+            idle_ms: 2_000,
             direct_bytes: 256 << 10,
             page_bytes: 32 << 10,
             // Less than the reserve: browsers let one Blob pass the quota, and giving the reserve up must still make room.
@@ -98,6 +106,8 @@ pub(super) struct State {
     pub(super) maintaining: bool,
     /// The flush task runs.
     pub(super) flushing: bool,
+    /// A task waits for the store to be idle.
+    pub(super) awaiting_idleness: bool,
     /// Segments that are replaced, until no read holds them.
     pub(super) doomed: Vec<Rc<Segment>>,
     pub(super) generation: u64,
@@ -125,6 +135,7 @@ pub(super) struct Core<B> {
     pub(super) options: Options,
     pub(super) state: RefCell<State>,
     pub(super) cache: RefCell<Cache>,
+    pub(super) warm_up: RefCell<WarmUp>,
     /// Held for the length of a transaction and the change in memory that follows it.
     pub(super) writing: async_lock::Mutex<()>,
     /// Held while a Blob is written.
@@ -208,6 +219,7 @@ impl<B: Backend> LogStructured<B> {
         };
         let core = Core {
             cache: RefCell::new(Cache::new(options.cache_bytes)),
+            warm_up: RefCell::default(),
             backend,
             options,
             state: RefCell::new(state),
@@ -217,6 +229,7 @@ impl<B: Backend> LogStructured<B> {
             keys_read: Cell::new(0),
         };
         let store = Self { core: Rc::new(core) };
+        store.core.warm_up(loaded.note);
         store.core.clone().tidy(loaded.epoch);
         Ok(store)
     }

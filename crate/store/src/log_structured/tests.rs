@@ -1,13 +1,16 @@
 //! The conformance suite on a place in memory, and what only the inside shows: levels, fences, room.
 
-use super::{Options, fake::FakeGround};
+use super::{
+    LogStructured, Options,
+    fake::{FakeGround, turns},
+};
 use crate::{
     Batch, Direction, Faults, Store, StoreError,
     conformance::{self, Raw, Script},
 };
 use futures_executor::LocalPool;
 use proptest::prelude::*;
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, time::Duration};
 
 /// Runs a test on a fresh disk.
 fn on_a_disk(test: impl AsyncFnOnce(FakeGround)) {
@@ -167,7 +170,7 @@ fn raising_the_quota_is_enough() {
             written += 1;
         }
         ground.disk.borrow_mut().quota = None;
-        std::thread::sleep(std::time::Duration::from_millis(2_100));
+        std::thread::sleep(Duration::from_millis(2_100));
         // This one is still refused, and makes the store look again.
         let _ = store.commit(put("again", 10)).await;
         store.settled().await;
@@ -311,5 +314,56 @@ fn bulk_work() {
         store.settled().await;
         let merged = processor_ms();
         println!("{:.1} MB: {:.0} ms to write, {:.0} ms to merge", bytes as f64 / 1e6, written - start, merged - written);
+    });
+}
+
+#[test]
+fn what_was_read_first_after_an_opening_comes_at_once_with_the_next() {
+    on_a_disk(async |mut ground| {
+        ground.options.calm_ms = 100;
+        let store = ground.open_now(Faults::default()).expect("opens");
+        for n in 0..100u32 {
+            store.commit(put(format!("key/{n:05}"), 100)).await.expect("commits");
+        }
+        store.settled().await;
+        store.close().await.expect("closes");
+        let reads = || ground.disk.borrow().blob_reads;
+        let look = async |store: &LogStructured<_>| {
+            let before = reads();
+            let keys: Vec<Vec<u8>> = [3, 40, 77].map(|n| format!("key/{n:05}").into_bytes()).to_vec();
+            let found = store.get_many(&keys).await.expect("readable");
+            assert!(found.iter().all(Option::is_some));
+            reads() - before
+        };
+
+        let store = ground.open_now(Faults::default()).expect("opens");
+        assert!(look(&store).await > 0, "nothing is known before the first time");
+        store.settled().await;
+        store.close().await.expect("closes");
+
+        let before = reads();
+        let store = ground.open_now(Faults::default()).expect("opens");
+        turns(20).await;
+        assert!(reads() > before, "fetched before anybody asked");
+        assert_eq!(look(&store).await, 0);
+    });
+}
+
+#[test]
+fn what_nobody_writes_to_any_more_need_not_be_replayed() {
+    on_a_disk(async |mut ground| {
+        (ground.options.flush_bytes, ground.options.idle_ms) = (10_000, 30);
+        let store = ground.open_now(Faults::default()).expect("opens");
+        for n in 0..20u32 {
+            store.commit(put(n.to_be_bytes(), 100)).await.expect("commits");
+        }
+        assert!(!ground.disk.borrow().log.is_empty(), "not while there is work");
+        while !ground.disk.borrow().log.is_empty() {
+            turns(1).await;
+        }
+        assert_eq!(conformance::dump(&store).await.expect("readable").len(), 20);
+        store.commit(put("later", 100)).await.expect("commits");
+        let store = ground.open_now(Faults::default()).expect("opens");
+        assert_eq!(conformance::dump(&store).await.expect("readable").len(), 21);
     });
 }
