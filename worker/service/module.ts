@@ -10,11 +10,19 @@ type Progress = (stage: Stage, loaded: number, total: number) => void;
 
 /** The module, from the cache where it is there. */
 export async function loadModule(scope: string, progress: Progress): Promise<WebAssembly.Module> {
-  const response = (await storedModule(scope)) ?? (await downloadModule(scope, progress));
+  const [stored, compiled] = await Promise.all([storedModule(scope), withCompiledCode()]);
+  // What is stored was checked, and what the browser has was downloaded for that.
+  const response = stored ? (compiled ?? stored) : await downloadModule(scope, progress);
   progress('compile', 0, 1);
   const module = await WebAssembly.compileStreaming(response);
   progress('compile', 1, 1);
   return module;
+}
+
+/** The module from the browser's HTTP cache, if it is still there: beside what lies in that one, and in no other, Chromium keeps the code it compiled. */
+async function withCompiledCode(): Promise<Response | undefined> {
+  const response = await fetch(moduleUrl(), { cache: 'only-if-cached', mode: 'same-origin' }).catch(() => undefined);
+  return response?.ok ? response : undefined;
 }
 
 /** Downloads the module into the cache unless it is there. */
