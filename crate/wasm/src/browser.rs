@@ -180,6 +180,17 @@ impl Host for Browser {
     fn yield_now(&self) -> LocalBoxFuture<'static, ()> {
         finished(self.worker.yield_now())
     }
+
+    /// In a turn of its own, since there is one thread.
+    fn compute(&self, work: Box<dyn FnOnce() -> Vec<u8> + Send>) -> LocalBoxFuture<'static, Vec<u8>> {
+        let worker = self.worker.clone();
+        Box::pin(async move {
+            finished(worker.yield_now()).await;
+            let result = work();
+            finished(worker.yield_now()).await;
+            result
+        })
+    }
 }
 
 fn finished(promise: Promise) -> LocalBoxFuture<'static, ()> {
