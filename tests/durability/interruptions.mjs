@@ -15,17 +15,17 @@ export async function stopAt(page, point, { hold = false } = {}) {
   await page.evaluate(([name, wanted]) => new Promise((heard) => {
     const channel = new BroadcastChannel(name);
     const id = crypto.randomUUID();
-    // Again and again, because the worker that will come to the point may not yet run.
-    const asking = setInterval(() => { channel.postMessage({ ...wanted, id }); }, 20);
+    const ask = () => { channel.postMessage({ ...wanted, id }); };
     globalThis.reached = new Promise((resolve) => {
       channel.onmessage = ({ data }) => {
+        if (data.started) ask();
         if (data.heard === id) heard();
         if (data.reached !== id) return;
-        clearInterval(asking);
         channel.close();
         resolve(data.requests);
       };
     });
+    ask();
   }), [CHANNEL, { point, hold }]);
   return { reached: page.evaluate(() => globalThis.reached) };
 }
@@ -51,6 +51,8 @@ function interrupt(name) {
     wanted = data;
     channel.postMessage({ heard: data.id });
   };
+  // The worker that will come to a point may not have run yet when it was asked for.
+  channel.postMessage({ started: true });
   const comesTo = (point) => {
     if (wanted?.point !== point) return false;
     const { id, hold } = wanted;
