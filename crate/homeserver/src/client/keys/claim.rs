@@ -77,8 +77,10 @@ async fn take(hs: &Homeserver, user: UserSn, device: &OwnedDeviceId, algorithm: 
         Claimed::read(hs, &device_key, [mark].into_iter()).await?.add(&device_key, mark, batch);
         tables::ONE_TIME_KEYS.delete(batch, &row);
         tables::ONE_TIME_KEY_IDS.delete(batch, &(user, device.clone(), id.clone()));
-        let count = counts.one_time.entry(algorithm.to_string()).or_default();
-        *count = count.saturating_sub(1);
+        if let Some(count) = counts.one_time.get_mut(algorithm.as_str()) {
+            *count = count.saturating_sub(1);
+        }
+        counts.one_time.retain(|_, count| *count > 0);
         (id, key)
     } else if let Some(fallback) = tables::FALLBACK_KEYS.get(hs.store(), &place).await? {
         if !fallback.used {
