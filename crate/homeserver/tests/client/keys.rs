@@ -70,6 +70,22 @@ fn who_asks_for_very_many_keys_lets_others_go_on_and_gets_each_once() {
     assert!(yielded >= 1_000 / 64, "{yielded} yields");
 }
 
+/// A request that named very many servers, or very many users of whom it wanted nothing, was answered in one go.
+#[test]
+fn who_asks_for_keys_of_very_many_users_lets_others_go_on() {
+    let server = TestServer::new();
+    let alice = server.register("alice");
+    let users = |count: usize, devices: Value| -> Value { (0..count).map(|n| (format!("@u:s{n}.example"), devices.clone())).collect() };
+    for (path, name, devices) in [(QUERY, "device_keys", json!([])), (CLAIM, "one_time_keys", json!({}))] {
+        let before = server.host.yielded.get();
+        let answer = server.post(&alice, path, json!({ name: users(5_000, devices.clone()) })).ok();
+        assert_eq!(answer["failures"].as_object().map(|failures| failures.len()), Some(5_000));
+        let yields = server.host.yielded.get() - before;
+        assert!(yields >= 5_000 / 64, "{yields} yields");
+        server.post(&alice, path, json!({ name: users(10_001, devices) })).fails(413, "M_TOO_LARGE");
+    }
+}
+
 #[test]
 fn identity_keys_are_those_of_the_device_and_signed_by_it() {
     let server = TestServer::new();

@@ -24,7 +24,7 @@ use ephapse_store::{Batch, Direction};
 use ruma::{DeviceId, OneTimeKeyAlgorithm, OwnedDeviceId, UInt};
 use std::collections::BTreeMap;
 
-/// Devices, and signatures of one signer, that are read of a user; also the keys that one request claims.
+/// Devices, and signatures of one signer, that are read of a user; also the users that one request asks for, and the keys that it claims.
 const MOST: usize = 10_000;
 
 /// What a sync says of its device's keys.
