@@ -16,6 +16,7 @@ use crate::{
     locks::LockKey,
     router::UserCall,
     tables::{self, Change, CrossSigningUse, Json, Session, UserSn},
+    turns::Turns,
 };
 use ephapse_store::{Batch, Direction};
 use ruma::{
@@ -33,11 +34,11 @@ use std::collections::BTreeMap;
 /// Bytes of one key.
 const LONGEST_KEY: usize = 64 << 10;
 
-/// Keys whose signatures are verified before something else gets its turn.
-const SLICE: usize = 16;
-
 /// Signatures of one signer that are read of a user.
 const MOST_SIGNATURES: usize = 10_000;
+
+/// Keys that one request may sign.
+const MOST_SIGNED: usize = 10_000;
 
 type Keys = BTreeMap<CrossSigningUse, CanonicalJsonObject>;
 
@@ -135,10 +136,9 @@ async fn verified(call: &UserCall, stored: &Keys, new: Keys) -> Result<Keys> {
 /// The signatures of a master key that its user's devices made must be right.
 async fn verify_by_devices(hs: &Homeserver, session: &Session, master: &CanonicalJsonObject) -> Result<()> {
     let own = format!("ed25519:{}", public_key(master).unwrap_or_default());
-    for (index, (key_id, made)) in signatures_of(master, &session.user_id).into_iter().flatten().enumerate() {
-        if index % SLICE == SLICE - 1 {
-            hs.host.yield_now().await;
-        }
+    let mut turns = Turns::new(&*hs.host);
+    for (key_id, made) in signatures_of(master, &session.user_id).into_iter().flatten() {
+        turns.step().await;
         let key = if *key_id == own { key_of(master, &own) } else { device_key(hs, session.user, key_id).await? };
         let is_right = key.zip(made.as_str()).is_some_and(|(key, made)| is_signed(master, &key, made));
         if !is_right {
@@ -194,18 +194,21 @@ fn changed(stored: &Keys, new: &Keys, used_for: CrossSigningUse) -> bool {
 /// `POST /_matrix/client/v3/keys/signatures/upload`: each key on its own; what is wrong with one is in `failures`.
 pub async fn upload_signatures(call: UserCall, request: upload_signatures::Request) -> Result<upload_signatures::Response> {
     let (hs, session) = (&call.hs, &call.session);
+    if request.signed_keys.values().map(|keys| keys.iter().count().max(1)).sum::<usize>() > MOST_SIGNED {
+        return Err(Error::too_large(format!("a request signs {MOST_SIGNED} keys at most")));
+    }
     let _lock = hs.lock(LockKey::Account(session.user_id.to_string())).await;
     let own = stored_keys(hs, session.user).await?;
     let mut response = upload_signatures::Response::new();
     let mut batch = Batch::since(call.raw.generation);
     let mut changes = Vec::new();
+    let mut turns = Turns::new(&*hs.host);
     for (user, keys) in &request.signed_keys {
         let mut is_changed = false;
-        for (index, (key, json)) in keys.iter().enumerate() {
-            if index % SLICE == SLICE - 1 {
-                hs.host.yield_now().await;
-            }
-            match accept(hs, session, &own, user, key, json.get()).await {
+        turns.step().await;
+        for (key, json) in keys.iter() {
+            turns.step().await;
+            match accept(hs, session, &own, user, key, json.get(), &mut turns).await {
                 Ok((of, signatures)) => {
                     for (by, signature) in signatures {
                         tables::KEY_SIGNATURES.put(&mut batch, &(of, session.user, key.to_owned(), by), &signature);
@@ -242,7 +245,7 @@ type Accepted = (UserSn, Vec<(String, String)>);
 
 /// The new signatures of one key, each verified: of an own device by the self-signing key, of the own master key by own devices, of another user's
 /// master key by the user-signing key.
-async fn accept(hs: &Homeserver, session: &Session, own: &Keys, user: &UserId, key: &str, json: &str) -> Result<Accepted> {
+async fn accept(hs: &Homeserver, session: &Session, own: &Keys, user: &UserId, key: &str, json: &str, turns: &mut Turns<'_>) -> Result<Accepted> {
     let given = object(json)?;
     let unknown = || Error::not_found("there is no such key");
     let of = hs.find_user(user).await?.ok_or_else(unknown)?;
@@ -269,10 +272,8 @@ async fn accept(hs: &Homeserver, session: &Session, own: &Keys, user: &UserId, k
     };
     let signer = signer.map(key_and_id).transpose()?;
     let mut accepted = Vec::new();
-    for (index, (by, made)) in signatures_of(&given, &session.user_id).into_iter().flatten().enumerate() {
-        if index % SLICE == SLICE - 1 {
-            hs.host.yield_now().await;
-        }
+    for (by, made) in signatures_of(&given, &session.user_id).into_iter().flatten() {
+        turns.step().await;
         let made = made.as_str().ok_or_else(|| Error::bad_json("a signature is a string"))?;
         // What was uploaded with the key comes back with it.
         if signature(&stored, &session.user_id, by) == Some(made) {

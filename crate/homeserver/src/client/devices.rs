@@ -8,6 +8,7 @@ use crate::{
     locks::LockKey,
     router::UserCall,
     tables::{self, Device, Session, UserSn},
+    turns::Turns,
 };
 use ephapse_store::{Batch, Direction};
 use ruma::{
@@ -17,13 +18,16 @@ use ruma::{
         update_device::v3 as update_device,
     },
 };
-use std::{cell::RefCell, rc::Rc, time::Duration};
+use std::{cell::RefCell, collections::BTreeSet, rc::Rc, time::Duration};
 
 /// Bytes a device id may have.
 const LONGEST_ID: usize = 255;
 
 /// Characters a display name may have.
 const LONGEST_NAME: usize = 100;
+
+/// Devices that one request may delete.
+const MOST_DELETED: usize = 10_000;
 
 /// How often it is written when a device was last seen.
 const SEEN_EVERY: Duration = Duration::from_secs(60 * 60);
@@ -97,8 +101,12 @@ pub async fn delete(call: UserCall, Confirmed(request): Confirmed<delete_device:
 
 /// `POST /_matrix/client/v3/delete_devices`: devices that do not exist (any more) are no error.
 pub async fn delete_many(call: UserCall, Confirmed(request): Confirmed<delete_devices::Request>) -> Result<delete_devices::Response> {
+    if request.devices.len() > MOST_DELETED {
+        return Err(Error::too_large(format!("a request deletes {MOST_DELETED} devices at most")));
+    }
     interactive::require(&call, interactive::password_flow(), request.auth.as_ref()).await?;
-    remove(&call, |device| request.devices.contains(device)).await?;
+    let devices: BTreeSet<OwnedDeviceId> = request.devices.into_iter().collect();
+    remove(&call, |device| devices.contains(device)).await?;
     Ok(delete_devices::Response::new())
 }
 
@@ -119,7 +127,9 @@ pub async fn remove(call: &UserCall, which: impl Fn(&OwnedDeviceId) -> bool) -> 
 pub async fn forget(hs: &Homeserver, owner: &Session, which: impl Fn(&OwnedDeviceId) -> bool, batch: &mut Batch) -> Result<bool> {
     let user = owner.user;
     let mut departing = Vec::new();
+    let mut turns = Turns::new(&*hs.host);
     for (id, device) in of_user(hs, user).await?.into_iter().filter(|(id, _)| which(id)) {
+        turns.step().await;
         let messages = to_device::departing(hs, user, &id).await?;
         let keys = keys::departing(hs, user, &id).await?;
         departing.push((id, device, messages, keys));

@@ -164,16 +164,19 @@ pub async fn pending(hs: &Homeserver, session: &Session, since: Option<Position>
     let held = tables::TO_DEVICE_HELD.scan(hs.store(), &(user, device.clone()), Direction::Forward, MOST_HELD).await?;
     let held: BTreeMap<u64, Position> = held.into_iter().map(|((_, _, number), position)| (number, position)).collect();
     let since = since.unwrap_or(Position::MIN);
+    let mut turns = Turns::new(&*hs.host);
     loop {
         let messages = waiting.iter().map(|entry| Waiting::read(entry, &held)).collect::<Result<Vec<_>>>()?;
         let arrived = messages.iter().take_while(|message| message.position <= since).count();
         if let Some(last) = arrived.checked_sub(1) {
             forget_arrived(hs, session, &subject, &waiting[last], &held, generation);
-        }
-        // There may be more behind this page than it shows.
-        if arrived > 0 && messages.len() == PAGE {
-            waiting = subject.pending(hs.store(), DEVICE, PAGE).await?;
-            continue;
+            // There may be more behind this page than it shows. What has arrived is passed also when it could not be deleted.
+            if messages.len() == PAGE {
+                let behind = waiting[last].end.entries;
+                turns.step().await;
+                waiting = subject.read(hs.store(), behind, PAGE).await?;
+                continue;
+            }
         }
         let mut shown: Vec<Waiting> = messages.into_iter().skip(arrived).take_while(|message| message.position <= to).collect();
         if let Some(first) = shown.get(SHOWN) {

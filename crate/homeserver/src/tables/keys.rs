@@ -34,7 +34,7 @@ pub struct FallbackKey {
 /// What syncs say of a device's one-time and fallback keys.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct KeyCounts {
-    /// One-time keys that nobody has claimed, by algorithm.
+    /// One-time keys that nobody has claimed, by algorithm; none that has no key.
     pub one_time: BTreeMap<String, u64>,
     /// Algorithms of fallback keys that nobody was given.
     pub unused_fallback: BTreeSet<String>,

@@ -182,6 +182,20 @@ fn a_signature_that_is_wrong_or_of_something_else_is_refused_and_the_others_are_
     assert!(alice.self_signing.has_signed(&found["device_keys"][&alice.user.id][&alice.user.device], &alice.user.id, &name));
 }
 
+/// Whoever signed one key of each of very many users kept everybody waiting until all were verified.
+#[test]
+fn signatures_of_very_many_users_are_verified_in_turns_with_others() {
+    let server = TestServer::new();
+    let alice = Signer::new(&server, "alice", 10);
+    let signed = |users: usize| -> Value { (0..users).map(|n| (format!("@u{n}:test.example"), json!({ "key": {} }))).collect() };
+    let before = server.host.yielded.get();
+    let answer = server.post(&alice.user, SIGN, signed(5_000)).ok();
+    assert_eq!(answer["failures"].as_object().map(|failures| failures.len()), Some(5_000));
+    let yields = server.host.yielded.get() - before;
+    assert!(yields >= 5_000 / 64, "{yields} yields");
+    server.post(&alice.user, SIGN, signed(10_001)).fails(413, "M_TOO_LARGE");
+}
+
 #[test]
 fn signatures_go_with_the_device_keys_that_they_sign() {
     let server = TestServer::new();

@@ -56,6 +56,21 @@ fn deleting_devices_takes_a_password_and_their_tokens_with_them() {
     server.post(&phone, "/_matrix/client/v3/delete_devices", json!({})).fails(400, "M_BAD_JSON");
 }
 
+/// A request that named each of a user's thousands of devices compared all of them with all.
+#[test]
+fn very_many_devices_are_deleted_in_turns_with_others() {
+    let server = TestServer::new();
+    let phone = server.register("alice");
+    let names: Vec<String> = (0..70).map(|n| server.login("alice", Some(&format!("D{n}"))).device).collect();
+    let delete = |devices: &[String]| confirm(&server, &phone, "POST", "/_matrix/client/v3/delete_devices", json!({ "devices": devices }), PASSWORD);
+    let before = server.host.yielded.get();
+    delete(&names).ok();
+    assert!(server.host.yielded.get() > before);
+    assert_eq!(ids(&server, &phone), std::slice::from_ref(&phone.device));
+    let body = json!({ "devices": vec!["NONE"; 10_001] });
+    server.post(&phone, "/_matrix/client/v3/delete_devices", body).fails(413, "M_TOO_LARGE");
+}
+
 #[test]
 fn a_lost_answer_to_a_confirmed_deletion_can_be_asked_for_again() {
     let server = TestServer::new();

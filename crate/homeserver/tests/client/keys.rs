@@ -70,6 +70,22 @@ fn who_asks_for_very_many_keys_lets_others_go_on_and_gets_each_once() {
     assert!(yielded >= 1_000 / 64, "{yielded} yields");
 }
 
+/// A request that named very many servers, or very many users of whom it wanted nothing, was answered in one go.
+#[test]
+fn who_asks_for_keys_of_very_many_users_lets_others_go_on() {
+    let server = TestServer::new();
+    let alice = server.register("alice");
+    let users = |count: usize, devices: Value| -> Value { (0..count).map(|n| (format!("@u:s{n}.example"), devices.clone())).collect() };
+    for (path, name, devices) in [(QUERY, "device_keys", json!([])), (CLAIM, "one_time_keys", json!({}))] {
+        let before = server.host.yielded.get();
+        let answer = server.post(&alice, path, json!({ name: users(5_000, devices.clone()) })).ok();
+        assert_eq!(answer["failures"].as_object().map(|failures| failures.len()), Some(5_000));
+        let yields = server.host.yielded.get() - before;
+        assert!(yields >= 5_000 / 64, "{yields} yields");
+        server.post(&alice, path, json!({ name: users(10_001, devices) })).fails(413, "M_TOO_LARGE");
+    }
+}
+
 #[test]
 fn identity_keys_are_those_of_the_device_and_signed_by_it() {
     let server = TestServer::new();
@@ -201,6 +217,46 @@ fn a_device_has_ten_thousand_unclaimed_keys_at_most_and_any_number_of_claimed_on
         assert_eq!(counts(server.post(&bob, UPLOAD, plain(10_000 + number..10_001 + number))), 10_000);
     }
     server.post(&bob, UPLOAD, json!({ "device_keys": device_keys(&bob, &Key::new(1)) })).ok();
+}
+
+/// One request with a fallback key for each of a hundred thousand algorithms held everybody up for minutes, and each of their names was kept for ever and
+/// told in every sync.
+#[test]
+fn a_device_has_keys_of_a_few_algorithms() {
+    let server = TestServer::new();
+    let (alice, bob) = (server.register("alice"), server.register("bob"));
+    let plain = |algorithms: std::ops::Range<u32>| -> Value { algorithms.map(|n| (format!("a{n}:key"), json!(format!("key {n}")))).collect() };
+    for kind in ["one_time_keys", "fallback_keys"] {
+        server.post(&bob, UPLOAD, json!({ kind: plain(0..100_000) })).fails(413, "M_TOO_LARGE");
+        server.post(&bob, UPLOAD, json!({ kind: plain(0..10) })).ok();
+        server.post(&bob, UPLOAD, json!({ kind: plain(5..17) })).fails(413, "M_TOO_LARGE");
+        server.post(&bob, UPLOAD, json!({ kind: plain(5..16) })).ok();
+        server.post(&bob, UPLOAD, json!({ kind: { format!("a0:{}", "x".repeat(253)): "key" } })).fails(400, "M_INVALID_PARAM");
+        let twice = json!({ "a0:one": "one", "a0:two": "two" });
+        if kind == "fallback_keys" {
+            server.post(&bob, UPLOAD, json!({ kind: twice })).fails(400, "M_INVALID_PARAM");
+        }
+    }
+    let synced = server.get(&bob, "/_matrix/client/v3/sync").ok();
+    assert_eq!(synced["device_unused_fallback_key_types"].as_array().map(Vec::len), Some(16));
+    // An algorithm of which no key is left makes room for another.
+    let claim = json!({ "one_time_keys": { &bob.id: { &bob.device: "a0" } } });
+    assert!(claimed(server.post(&alice, CLAIM, claim), &bob).is_some());
+    let counts = server.post(&bob, UPLOAD, json!({})).ok()["one_time_key_counts"].clone();
+    assert_eq!((&counts["a0"], &counts["a1"], &counts["signed_curve25519"]), (&Value::Null, &json!(1), &json!(0)));
+    server.post(&bob, UPLOAD, json!({ "one_time_keys": plain(16..17) })).ok();
+}
+
+/// Ten thousand keys were compared with ten thousand others while nobody else was served.
+#[test]
+fn who_uploads_very_many_keys_lets_others_go_on() {
+    let server = TestServer::new();
+    let bob = server.register("bob");
+    let keys: Value = (0..6_400).map(|n| (format!("plain:{n}"), json!(format!("key {n}")))).collect();
+    let before = server.host.yielded.get();
+    server.post(&bob, UPLOAD, json!({ "one_time_keys": keys })).ok();
+    let yields = server.host.yielded.get() - before;
+    assert!(yields >= 2 * 6_400 / 64, "{yields} yields");
 }
 
 #[test]

@@ -4,11 +4,11 @@ use crate::{
     slow::SlowStore,
     support::{TestServer, TestUser, config},
 };
-use ephapse_store::{StoreError, unreliable::UnreliableStore};
+use ephapse_store::{Batch, Bytes, Direction, LocalBoxFuture, Stats, Store, StoreError, unreliable::UnreliableStore};
 use futures_util::future::join_all;
 use proptest::prelude::*;
 use serde_json::{Value, json};
-use std::{rc::Rc, time::Duration};
+use std::{cell::Cell, ops::Range, rc::Rc, time::Duration};
 
 fn send(server: &TestServer, from: &TestUser, transaction: &str, messages: Value) {
     let path = format!("/_matrix/client/v3/sendToDevice/m.test/{transaction}");
@@ -149,6 +149,73 @@ fn a_deleted_device_takes_its_messages_with_it() {
     assert_eq!(server.hs.status().streams[0].length, 0);
     let again = server.login("bob", Some(&bob.device));
     assert_eq!(numbers(&sync(&server, &again, None).0), [] as [u64; 0]);
+}
+
+/// A store where another write fails while the entries of streams are read for the first time.
+struct FailsMeanwhile {
+    store: UnreliableStore,
+    armed: Cell<bool>,
+    /// How often entries of streams were read since then.
+    scans: Cell<usize>,
+}
+
+impl Store for FailsMeanwhile {
+    fn get_many<'a>(&'a self, keys: &'a [Vec<u8>]) -> LocalBoxFuture<'a, Result<Vec<Option<Bytes>>, StoreError>> {
+        self.store.get_many(keys)
+    }
+
+    fn scan(&self, range: Range<Vec<u8>>, direction: Direction, limit: usize) -> LocalBoxFuture<'_, Result<Vec<(Bytes, Bytes)>, StoreError>> {
+        if range.start.first() == Some(&0x61) {
+            self.scans.set(self.scans.get() + 1);
+            assert!(self.scans.get() < 100, "the same is read again and again");
+            if self.armed.take() {
+                self.store.fail_next(StoreError::QuotaExceeded);
+                let mut other = Batch::new();
+                other.put(vec![0xff], Vec::new());
+                drop(self.store.commit(other));
+            }
+        }
+        self.store.scan(range, direction, limit)
+    }
+
+    fn commit(&self, batch: Batch) -> LocalBoxFuture<'static, Result<(), StoreError>> {
+        self.store.commit(batch)
+    }
+
+    fn barrier(&self) -> LocalBoxFuture<'static, Result<(), StoreError>> {
+        self.store.barrier()
+    }
+
+    fn generation(&self) -> u64 {
+        self.store.generation()
+    }
+
+    fn stats(&self) -> Stats {
+        self.store.stats()
+    }
+
+    fn close(&self) -> LocalBoxFuture<'_, Result<(), StoreError>> {
+        self.store.close()
+    }
+}
+
+/// A sync whose deletion of what had arrived was refused, since a write had failed meanwhile, read the same page for ever, and nobody else was served.
+#[test]
+fn what_arrived_is_passed_also_when_it_cannot_be_deleted() {
+    let store = Rc::new(FailsMeanwhile { store: UnreliableStore::new(), armed: Cell::new(false), scans: Cell::new(0) });
+    let server = TestServer::with(store.clone(), config());
+    let (alice, bob) = (server.register("alice"), server.register("bob"));
+    for n in 0..250 {
+        send(&server, &alice, &n.to_string(), json!({ &bob.id: { "*": { "n": n } } }));
+    }
+    let (first, after_first) = sync(&server, &bob, None);
+    assert_eq!(numbers(&first), (0..100).collect::<Vec<_>>());
+    store.armed.set(true);
+    store.scans.set(0);
+    let (second, after_second) = sync(&server, &bob, Some(&after_first));
+    assert!(!store.armed.get());
+    assert_eq!(numbers(&second), (100..200).collect::<Vec<_>>());
+    assert_eq!(numbers(&sync(&server, &bob, Some(&after_second)).0), (200..250).collect::<Vec<_>>());
 }
 
 #[derive(Clone, Debug)]

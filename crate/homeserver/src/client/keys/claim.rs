@@ -27,7 +27,8 @@ use std::collections::BTreeMap;
 pub async fn claim(call: UserCall, request: claim_keys::Request) -> Result<claim_keys::Response> {
     let hs = &call.hs;
     let mut response = claim_keys::Response::new(BTreeMap::new());
-    if request.one_time_keys.values().map(BTreeMap::len).sum::<usize>() > MOST {
+    // A user of whom no key is claimed is looked up all the same.
+    if request.one_time_keys.values().map(|devices| devices.len().max(1)).sum::<usize>() > MOST {
         return Err(Error::too_large(format!("a request claims {MOST} keys at most")));
     }
     let mut turns = Turns::new(&*hs.host);
@@ -38,7 +39,7 @@ pub async fn claim(call: UserCall, request: claim_keys::Request) -> Result<claim
             response.one_time_keys.insert(user.clone(), keys);
         }
     }
-    response.failures = unreachable_servers(hs, request.one_time_keys.keys());
+    response.failures = unreachable_servers(hs, request.one_time_keys.keys()).await;
     Ok(response)
 }
 
@@ -77,8 +78,10 @@ async fn take(hs: &Homeserver, user: UserSn, device: &OwnedDeviceId, algorithm: 
         Claimed::read(hs, &device_key, [mark].into_iter()).await?.add(&device_key, mark, batch);
         tables::ONE_TIME_KEYS.delete(batch, &row);
         tables::ONE_TIME_KEY_IDS.delete(batch, &(user, device.clone(), id.clone()));
-        let count = counts.one_time.entry(algorithm.to_string()).or_default();
-        *count = count.saturating_sub(1);
+        if let Some(count) = counts.one_time.get_mut(algorithm.as_str()) {
+            *count = count.saturating_sub(1);
+        }
+        counts.one_time.retain(|_, count| *count > 0);
         (id, key)
     } else if let Some(fallback) = tables::FALLBACK_KEYS.get(hs.store(), &place).await? {
         if !fallback.used {

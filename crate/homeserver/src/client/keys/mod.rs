@@ -24,12 +24,12 @@ use ephapse_store::{Batch, Direction};
 use ruma::{DeviceId, OneTimeKeyAlgorithm, OwnedDeviceId, UInt};
 use std::collections::BTreeMap;
 
-/// Devices, and signatures of one signer, that are read of a user; also the keys that one request claims.
+/// Devices, and signatures of one signer, that are read of a user; also the users that one request asks for, and the keys that it claims.
 const MOST: usize = 10_000;
 
 /// What a sync says of its device's keys.
 pub struct Counts {
-    /// `device_one_time_keys_count`: every algorithm that ever had one, and `signed_curve25519` always, also when it is zero.
+    /// `device_one_time_keys_count`: every algorithm that has one, and `signed_curve25519` always, also when it is zero.
     pub one_time: BTreeMap<OneTimeKeyAlgorithm, UInt>,
     /// `device_unused_fallback_key_types`
     pub unused_fallback: Vec<OneTimeKeyAlgorithm>,

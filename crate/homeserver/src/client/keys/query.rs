@@ -22,6 +22,9 @@ use std::collections::{BTreeMap, BTreeSet};
 /// `POST /_matrix/client/v3/keys/query`
 pub async fn query(call: UserCall, request: get_keys::Request) -> Result<get_keys::Response> {
     let (hs, viewer) = (&call.hs, call.session.user);
+    if request.device_keys.len() > MOST {
+        return Err(Error::too_large(format!("a request asks for the keys of {MOST} users at most")));
+    }
     let mut response = get_keys::Response::new();
     let mut turns = Turns::new(&*hs.host);
     for (user, devices) in request.device_keys.iter().filter(|(user, _)| hs.is_local(user)) {
@@ -36,7 +39,7 @@ pub async fn query(call: UserCall, request: get_keys::Request) -> Result<get_key
         response.self_signing_keys.extend(keys.self_signing.map(|key| (user.clone(), key)));
         response.user_signing_keys.extend(keys.user_signing.map(|key| (user.clone(), key)));
     }
-    response.failures = unreachable_servers(hs, request.device_keys.keys());
+    response.failures = unreachable_servers(hs, request.device_keys.keys()).await;
     Ok(response)
 }
 
@@ -143,8 +146,13 @@ fn raw(object: CanonicalJsonObject) -> Result<Box<RawValue>> {
 }
 
 /// The servers of `users` that nothing can be asked of.
-pub(super) fn unreachable_servers<'a>(hs: &Homeserver, users: impl Iterator<Item = &'a OwnedUserId>) -> BTreeMap<String, serde_json::Value> {
-    let servers: BTreeSet<_> = users.filter(|user| !hs.is_local(user)).map(|user| user.server_name()).collect();
-    let error = || json!({ "errcode": "M_UNKNOWN", "error": "this server cannot be reached" });
-    servers.into_iter().map(|server| (server.to_string(), error())).collect()
+pub(super) async fn unreachable_servers(hs: &Homeserver, users: impl Iterator<Item = &OwnedUserId>) -> BTreeMap<String, serde_json::Value> {
+    let mut turns = Turns::new(&*hs.host);
+    let mut servers = BTreeMap::new();
+    for user in users.filter(|user| !hs.is_local(user)) {
+        let error = || json!({ "errcode": "M_UNKNOWN", "error": "this server cannot be reached" });
+        servers.entry(user.server_name().to_string()).or_insert_with(error);
+        turns.step().await;
+    }
+    servers
 }

@@ -12,6 +12,7 @@ use crate::{
     locks::LockKey,
     router::UserCall,
     tables::{self, FallbackKey, Json, KeyCounts, KnownOneTimeKey, OneTimeKey, UserSn},
+    turns::Turns,
 };
 use ephapse_store::{Batch, Direction};
 use ruma::{
@@ -21,16 +22,19 @@ use ruma::{
     serde::Raw,
 };
 use sha2::{Digest, Sha256};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// One-time keys that a device may have which nobody has claimed.
-const MOST_ONE_TIME_KEYS: u64 = 10_000;
+const MOST_ONE_TIME_KEYS: usize = 10_000;
+
+/// Algorithms that a device may have one-time keys of, and fallback keys: the specification names two.
+const MOST_ALGORITHMS: usize = 16;
+
+/// Bytes of `algorithm:id`.
+const LONGEST_KEY_ID: usize = 255;
 
 /// Bytes of a device's identity keys, or of one other key.
 const LONGEST_KEY: usize = 64 << 10;
-
-/// Keys that are looked at before something else gets its turn.
-const SLICE: usize = 128;
 
 /// `POST /_matrix/client/v3/keys/upload`
 pub async fn upload(call: UserCall, request: upload_keys::Request) -> Result<upload_keys::Response> {
@@ -116,21 +120,25 @@ async fn put_one_time_keys(hs: &Homeserver, device: &(UserSn, OwnedDeviceId), ke
     if keys.is_empty() {
         return Ok(());
     }
+    let too_many = || Error::too_large(format!("a device has {MOST_ONE_TIME_KEYS} one-time keys at most"));
+    if keys.len() > MOST_ONE_TIME_KEYS {
+        return Err(too_many());
+    }
     let (user, id) = device;
+    let mut turns = Turns::new(&*hs.host);
     let mut checked_keys = Vec::with_capacity(keys.len());
-    for (index, (key_id, key)) in keys.iter().enumerate() {
-        if index % SLICE == SLICE - 1 {
-            hs.host.yield_now().await;
-        }
+    for (key_id, key) in keys {
+        turns.step().await;
         let key = checked(key_id, key)?;
         checked_keys.push((key_id, Mark::of(key_id.algorithm().as_str(), &key), key.to_string()));
     }
     let places: Vec<_> = keys.keys().map(|key_id| (*user, id.clone(), key_id.to_string())).collect();
     let unclaimed = tables::ONE_TIME_KEY_IDS.get_many(hs.store(), &places).await?;
     let claimed = Claimed::read(hs, device, checked_keys.iter().map(|(_, mark, _)| *mark)).await?;
-    let mut left = MOST_ONE_TIME_KEYS.saturating_sub(counts.one_time.values().sum());
+    let mut left = (MOST_ONE_TIME_KEYS as u64).saturating_sub(counts.one_time.values().sum());
     let mut next: BTreeMap<String, u64> = BTreeMap::new();
     for ((key_id, mark, key), known) in checked_keys.into_iter().zip(unclaimed) {
+        turns.step().await;
         let hash = Sha256::digest(&key).into();
         match known {
             // Uploaded again because the answer was lost.
@@ -140,8 +148,12 @@ async fn put_one_time_keys(hs: &Homeserver, device: &(UserSn, OwnedDeviceId), ke
             None if claimed.has(mark) => continue,
             None => {}
         }
-        left = left.checked_sub(1).ok_or_else(|| Error::too_large(format!("a device has {MOST_ONE_TIME_KEYS} one-time keys at most")))?;
+        left = left.checked_sub(1).ok_or_else(too_many)?;
         let algorithm = key_id.algorithm().to_string();
+        *counts.one_time.entry(algorithm.clone()).or_default() += 1;
+        if counts.one_time.len() > MOST_ALGORITHMS {
+            return Err(too_many_algorithms());
+        }
         let number = match next.get(&algorithm) {
             Some(number) => *number,
             None => {
@@ -151,37 +163,48 @@ async fn put_one_time_keys(hs: &Homeserver, device: &(UserSn, OwnedDeviceId), ke
         };
         next.insert(algorithm.clone(), number + 1);
         let key = OneTimeKey { id: key_id.to_string(), key: Json(key) };
-        tables::ONE_TIME_KEYS.put(batch, &(*user, id.clone(), algorithm.clone(), number), &key);
+        tables::ONE_TIME_KEYS.put(batch, &(*user, id.clone(), algorithm, number), &key);
         tables::ONE_TIME_KEY_IDS.put(batch, &(*user, id.clone(), key_id.to_string()), &KnownOneTimeKey { hash });
-        *counts.one_time.entry(algorithm).or_default() += 1;
     }
     Ok(())
 }
 
 async fn put_fallback_keys(hs: &Homeserver, device: &(UserSn, OwnedDeviceId), keys: &Keys, counts: &mut KeyCounts, batch: &mut Batch) -> Result<()> {
+    if keys.is_empty() {
+        return Ok(());
+    }
     let (user, id) = device;
-    let mut seen = Vec::new();
+    let given: BTreeSet<String> = keys.keys().map(|key_id| key_id.algorithm().to_string()).collect();
+    if given.len() < keys.len() {
+        return Err(Error::invalid_param("there can be one fallback key for each algorithm"));
+    }
+    let stored = tables::FALLBACK_KEYS.scan(hs.store(), device, Direction::Forward, usize::MAX).await?;
+    let mut stored: BTreeMap<String, FallbackKey> = stored.into_iter().map(|((_, _, algorithm), key)| (algorithm, key)).collect();
+    if given.iter().filter(|algorithm| !stored.contains_key(*algorithm)).count() + stored.len() > MOST_ALGORITHMS {
+        return Err(too_many_algorithms());
+    }
     for (key_id, key) in keys {
         let algorithm = key_id.algorithm().to_string();
-        if seen.contains(&algorithm) {
-            return Err(Error::invalid_param("there can be one fallback key for each algorithm"));
-        }
-        seen.push(algorithm.clone());
         let key = FallbackKey { id: key_id.to_string(), key: Json(checked(key_id, key)?.to_string()), used: false };
-        let place = (*user, id.clone(), algorithm.clone());
-        let stored = tables::FALLBACK_KEYS.get(hs.store(), &place).await?;
         // The same key again stays used when it was.
-        if stored.is_some_and(|stored| stored.id == key.id && stored.key == key.key) {
+        if stored.remove(&algorithm).is_some_and(|stored| stored.id == key.id && stored.key == key.key) {
             continue;
         }
-        tables::FALLBACK_KEYS.put(batch, &place, &key);
+        tables::FALLBACK_KEYS.put(batch, &(*user, id.clone(), algorithm.clone()), &key);
         counts.unused_fallback.insert(algorithm);
     }
     Ok(())
 }
 
+fn too_many_algorithms() -> Error {
+    Error::too_large(format!("a device has keys of {MOST_ALGORITHMS} algorithms at most"))
+}
+
 /// A one-time or fallback key: a string, or an object with the key and its signatures, as signed algorithms have it.
 fn checked(key_id: &OwnedOneTimeKeyId, key: &Raw<encryption::OneTimeKey>) -> Result<CanonicalJsonValue> {
+    if key_id.as_str().len() > LONGEST_KEY_ID {
+        return Err(Error::invalid_param(format!("the id of a key has {LONGEST_KEY_ID} bytes at most")));
+    }
     let key = key.json().get();
     if key.len() > LONGEST_KEY {
         return Err(Error::too_large(format!("the key {key_id} is too large")));
