@@ -7,7 +7,7 @@ use crate::{
     locks::LockKey,
     room::{Draft, NodeId, RoomInfo, Stop, Write},
     router::UserCall,
-    tables::{self, Change, Membership, MembershipKind},
+    tables::{self, Change, Membership, MembershipKind, Session},
 };
 use ephapse_store::{Batch, Direction};
 use http::StatusCode;
@@ -81,13 +81,18 @@ async fn join_room(call: &UserCall, room: &Rc<RoomInfo>, reason: Option<String>)
     if own.as_ref().is_some_and(|own| own.kind == MembershipKind::Join) {
         return Ok(());
     }
-    let mut content = member_content(hs, call.session.user, user, "join", reason).await?;
-    if own.is_none_or(|own| own.kind != MembershipKind::Invite)
-        && let Some(authorizer) = authorizer(hs, room, user).await?
-    {
-        content.insert("join_authorised_via_users_server".to_owned(), CanonicalJsonValue::String(authorizer.to_string()));
+    let content = member_content(hs, call.session.user, user, "join", reason).await?;
+    let let_in_by = let_in_by(hs, &call.session, room).await?;
+    send(call, room, Draft { let_in_by, ..Draft::state(user.clone(), StateEventType::RoomMember, user.as_str(), content) }).await
+}
+
+/// On whose word a user joins a room: nobody's where none is needed.
+pub(super) async fn let_in_by(hs: &Homeserver, session: &Session, room: &Rc<RoomInfo>) -> Result<Option<OwnedUserId>> {
+    let own = tables::MEMBERSHIPS.get(hs.store(), &(session.user, room.sn)).await?;
+    match own.map(|own| own.kind) {
+        Some(MembershipKind::Join | MembershipKind::Invite) => Ok(None),
+        _ => authorizer(hs, room, &session.user_id).await,
     }
-    set(call, room, user, content).await
 }
 
 /// In a restricted room: a member who may invite, for a user who is in one of the rooms that the join rules allow.
@@ -227,7 +232,10 @@ fn bare(membership: &str, reason: Option<String>) -> CanonicalJsonObject {
 
 /// Sends a member event for `target`; the auth rules say whether the caller may.
 async fn set(call: &UserCall, room: &Rc<RoomInfo>, target: &UserId, content: CanonicalJsonObject) -> Result<()> {
-    let draft = Draft::state(call.session.user_id.clone(), StateEventType::RoomMember, target.as_str(), content);
+    send(call, room, Draft::state(call.session.user_id.clone(), StateEventType::RoomMember, target.as_str(), content)).await
+}
+
+async fn send(call: &UserCall, room: &Rc<RoomInfo>, draft: Draft) -> Result<()> {
     // Who leaves makes room, in the end: it works where storage is full.
     let leaves = draft.content.get("membership").and_then(CanonicalJsonValue::as_str) == Some("leave");
     let send = |write: &mut Write<'_>| {
