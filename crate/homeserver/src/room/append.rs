@@ -21,7 +21,8 @@ use ruma::{
 use serde::Deserialize;
 use std::{collections::HashMap, rc::Rc, sync::Arc};
 
-/// More forward extremities than this are not kept, so that nobody can make every send and resolution slow by forking a room without end.
+/// More forward extremities than this are not kept, so that nobody can make every send and resolution slow by forking a room without end. A local event is
+/// built on many of them and takes their place, and so does what other servers build on them.
 const MAX_EXTREMITIES: usize = 64;
 
 /// What is known of an event beside what it says.
@@ -123,11 +124,16 @@ impl Write<'_> {
         self.resolve(&states)
     }
 
-    /// Drops the oldest whose state another one has as well, since that changes nothing but the graph's shape; if there is none, the oldest.
+    /// Drops the oldest whose state another one has as well, since that changes nothing but the graph's shape. If there is none, the newest, an event that
+    /// forked the room once more, is no end of it: nobody undoes what the state has become, such as a ban, by forking the room from before it. To other
+    /// servers it is as if it had not come to its end yet; it enters the state with the first event that is built on it and on one of the ends.
     fn drop_extremity(&mut self) {
         let extremities = &mut self.head.extremities;
         let twice = (0..extremities.len()).find(|at| extremities[at + 1..].iter().any(|other| other.state == extremities[*at].state));
-        extremities.remove(twice.unwrap_or(0));
+        match twice {
+            Some(at) => drop(extremities.remove(at)),
+            None => drop(extremities.pop()),
+        }
     }
 
     /// Makes `after` the current state: memberships, counts and the head's short cuts follow what differs.

@@ -245,6 +245,42 @@ fn what_a_banned_user_sends_from_before_the_ban_is_kept_but_shown_to_nobody() {
     }
 }
 
+/// The oldest extremity was dropped for the newest: 64 forks from before a ban, each with a state of its own, undid the ban.
+#[test]
+fn a_ban_holds_against_forks_without_end() {
+    for version in [RoomVersionId::V1, RoomVersionId::V6, RoomVersionId::V12] {
+        let forked = Forked::new(&version);
+        let room = forked.room.id.as_str();
+        let bob = forked.server.register("bob");
+        forked.server.post(&bob, &format!("/_matrix/client/v3/join/{room}"), json!({})).ok();
+        let before = forked.end();
+        let eve = forked.remote.user("eve");
+        let renamed = |n: usize| {
+            let content = object(&json!({ "membership": "join", "displayname": n.to_string() }));
+            forked.remote_event(Draft::state(eve.clone(), StateEventType::RoomMember, eve.as_str(), content), &before)
+        };
+        forked.server.post(&forked.alice, &format!("/_matrix/client/v3/rooms/{room}/ban"), json!({ "user_id": bob.id })).ok();
+        let membership = || {
+            let path = format!("/_matrix/client/v3/rooms/{room}/state/m.room.member/{}", bob.id);
+            forked.server.get(&forked.alice, &path).ok()["membership"].clone()
+        };
+        for n in 0..70 {
+            let fork = forked.receive(renamed(n));
+            assert!(fork.is_shown(), "version {version}");
+        }
+        assert!(forked.end().len() <= 64);
+        assert_eq!(membership(), "ban", "version {version}");
+        // Who speaks makes fewer of them.
+        for body in ["one", "two", "three", "four"] {
+            forked.say(body);
+        }
+        assert_eq!(forked.end().len(), 1);
+        assert_eq!(membership(), "ban", "version {version}");
+        let path = format!("/_matrix/client/v3/rooms/{room}/send/m.room.message/t");
+        forked.server.put(&bob, &path, json!({ "body": "here" })).fails(403, "M_FORBIDDEN");
+    }
+}
+
 #[test]
 fn of_two_conflicting_bans_that_of_the_higher_level_holds() {
     for version in versions() {
