@@ -97,6 +97,12 @@ impl Write<'_> {
         if let Err(reason) = self.check_in_state(&pdu, before)? {
             return Err(Error::forbidden(reason).into());
         }
+        // As for a received event: where the room has many ends, the state of a few parents is not all of its state.
+        if before != self.state()
+            && let Err(reason) = self.check_in_state(&pdu, self.state())?
+        {
+            return Err(Error::forbidden(reason).into());
+        }
         if let Some(error) = refused {
             return Err(error.into());
         }

@@ -281,6 +281,27 @@ fn a_ban_holds_against_forks_without_end() {
     }
 }
 
+/// A local event was judged by the state of its parents alone, which are the newest 20 ends of the room: 20 messages from before a ban let the banned speak.
+#[test]
+fn who_is_banned_may_not_speak_whatever_the_newest_ends_say() {
+    for version in versions() {
+        let forked = Forked::new(&version);
+        let room = forked.room.id.as_str();
+        let bob = forked.server.register("bob");
+        forked.server.post(&bob, &format!("/_matrix/client/v3/join/{room}"), json!({})).ok();
+        let before = forked.end();
+        forked.server.post(&forked.alice, &format!("/_matrix/client/v3/rooms/{room}/ban"), json!({ "user_id": bob.id })).ok();
+        for n in 0..20 {
+            forked.receive(forked.message(&n.to_string(), &before));
+        }
+        let path = format!("/_matrix/client/v3/rooms/{room}/send/m.room.message/t");
+        forked.server.put(&bob, &path, json!({ "body": "here" })).fails(403, "M_FORBIDDEN");
+        forked.server.post(&bob, &format!("/_matrix/client/v3/join/{room}"), json!({})).fails(403, "M_FORBIDDEN");
+        forked.say("end");
+        forked.server.put(&bob, &path, json!({ "body": "here" })).fails(403, "M_FORBIDDEN");
+    }
+}
+
 #[test]
 fn of_two_conflicting_bans_that_of_the_higher_level_holds() {
     for version in versions() {
