@@ -15,15 +15,22 @@ use crate::{
     tables::{Change, Extremity, Membership, MembershipKind, UserSn},
 };
 use ruma::{
-    EventId, OwnedDeviceId, OwnedUserId, UserId,
+    EventId, OwnedDeviceId, OwnedEventId, OwnedUserId, UserId,
     events::{StateEventType, TimelineEventType},
 };
 use serde::Deserialize;
-use std::{collections::HashMap, rc::Rc, sync::Arc};
+use std::{
+    collections::{HashMap, HashSet, VecDeque},
+    rc::Rc,
+    sync::Arc,
+};
 
 /// More forward extremities than this are not kept, so that nobody can make every send and resolution slow by forking a room without end. A local event is
 /// built on many of them and takes their place, and so does what other servers build on them.
 const MAX_EXTREMITIES: usize = 64;
+
+/// At how many rejected and soft-failed events one looks for the extremities that an event takes the place of.
+const LOOKED_BEHIND: usize = 256;
 
 /// What is known of an event beside what it says.
 #[derive(Debug, Default)]
@@ -107,10 +114,11 @@ impl Write<'_> {
         Ok(Pdu::generation_after(auth_events.iter().map(|event| &*event.pdu)))
     }
 
-    /// Makes the event a forward extremity in place of its parents, and answers the room's state then.
+    /// Makes the event a forward extremity in place of those before it, and answers the room's state then.
     fn extend(&mut self, event: &Event) -> Result<NodeId, Stop> {
         let pdu = &event.pdu;
-        self.head.extremities.retain(|extremity| !pdu.prev_events.contains(&extremity.event_id));
+        let before = self.ends_before(pdu)?;
+        self.head.extremities.retain(|extremity| !before.contains(&extremity.event_id));
         self.head.extremities.push(Extremity {
             event_id: pdu.event_id.clone(),
             position: event.position,
@@ -122,6 +130,24 @@ impl Write<'_> {
         }
         let states: Vec<NodeId> = self.head.extremities.iter().map(|extremity| NodeId(extremity.state)).collect();
         self.resolve(&states)
+    }
+
+    /// Where forward extremities may stand that an event takes the place of: among its parents, and behind those of them that were rejected or soft-failed,
+    /// which never took the place of any.
+    fn ends_before(&self, pdu: &Pdu) -> Result<HashSet<OwnedEventId>, Stop> {
+        let is_end = |id: &EventId| self.head.extremities.iter().any(|extremity| extremity.event_id == id);
+        let mut reached = HashSet::new();
+        let mut rest = VecDeque::from(pdu.prev_events.clone());
+        let mut looked_at = 0;
+        while let Some(id) = rest.pop_front() {
+            if !is_end(&id) && !reached.contains(&id) && looked_at < LOOKED_BEHIND {
+                looked_at += 1;
+                let parent = self.event_by_id(&id)?.filter(|parent| !parent.is_shown());
+                rest.extend(parent.iter().flat_map(|parent| parent.pdu.prev_events.iter().cloned()));
+            }
+            reached.insert(id);
+        }
+        Ok(reached)
     }
 
     /// Drops the oldest whose state another one has as well, since that changes nothing but the graph's shape. If there is none, the newest, an event that

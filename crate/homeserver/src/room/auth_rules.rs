@@ -33,7 +33,7 @@ fn case(allowed_in: RangeInclusive<u8>, says: &str, room: impl Fn(&mut Model), e
 impl Model {
     /// The next event at the end of the room.
     fn next(&self, draft: Draft) -> Pdu {
-        self.build(&self.extremities(), draft)
+        self.build(&self.parents(), draft)
     }
 
     fn join(&mut self, names: &[&str]) {
@@ -114,7 +114,7 @@ fn auth_events() {
     let with = |room: &Model, change: &dyn Fn(&mut Vec<OwnedEventId>)| {
         let mut auth_events = room.next(message("bob")).auth_events;
         change(&mut auth_events);
-        room.build_with(&room.extremities(), &auth_events, message("bob"))
+        room.build_with(&room.parents(), &auth_events, message("bob"))
     };
     let joined = |room: &mut Model| room.join(&["bob"]);
     case(ALL, "the selected auth events", joined, |room| with(room, &|_| {}));

@@ -302,6 +302,37 @@ fn who_is_banned_may_not_speak_whatever_the_newest_ends_say() {
     }
 }
 
+/// A rejected or soft-failed event takes the place of no extremity, and what came after it took the place of itself alone: what stood before it stayed an end
+/// of the room forever.
+#[test]
+fn what_others_stand_on_through_rejected_and_soft_failed_events_is_no_end_of_the_room() {
+    for version in versions() {
+        let forked = Forked::new(&version);
+        let frank = forked.remote.user("frank");
+        let join = Draft::state(frank.clone(), StateEventType::RoomMember, frank.as_str(), object(&json!({ "membership": "join" })));
+        let joined = [forked.receive(forked.remote_event(join, &forked.end()))];
+        let says = |body: &str, parent: &Rc<Event>| {
+            let content = object(&json!({ "body": body }));
+            forked.receive(forked.remote_event(Draft::message(frank.clone(), TimelineEventType::RoomMessage, content), std::slice::from_ref(parent)))
+        };
+        let path = format!("/_matrix/client/v3/rooms/{}/ban", forked.room.id);
+        forked.server.post(&forked.alice, &path, json!({ "user_id": "@eve:other.example" })).ok();
+        let banned = forked.end();
+        let other = says("from before the ban", &joined[0]);
+        let soft_failed = forked.receive(forked.message("soft-failed", std::slice::from_ref(&other)));
+        assert!(soft_failed.soft_failed);
+        let behind = says("behind it", &soft_failed);
+        let ends = || forked.end().iter().map(|event| event.pdu.event_id.clone()).collect::<BTreeSet<_>>();
+        assert_eq!(ends(), BTreeSet::from([banned[0].pdu.event_id.clone(), behind.pdu.event_id.clone()]), "version {version}");
+
+        let rejected = forked.receive(forked.message("rejected", &banned));
+        let again = forked.receive(forked.message("rejected too", std::slice::from_ref(&rejected)));
+        assert!(rejected.rejected.is_some() && again.rejected.is_some());
+        let last = says("behind both", &again);
+        assert_eq!(ends(), BTreeSet::from([behind.pdu.event_id.clone(), last.pdu.event_id.clone()]), "version {version}");
+    }
+}
+
 #[test]
 fn of_two_conflicting_bans_that_of_the_higher_level_holds() {
     for version in versions() {
