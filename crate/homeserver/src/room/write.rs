@@ -22,7 +22,7 @@ use ephapse_store::{Batch, Direction};
 use ruma::{EventId, OwnedEventId, OwnedUserId, UserId};
 use std::{
     cell::RefCell,
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, HashSet},
     rc::Rc,
 };
 
@@ -89,6 +89,8 @@ struct Known {
     nodes: HashMap<NodeId, Rc<Node>>,
     events: HashMap<Position, Rc<Event>>,
     ids: HashMap<OwnedEventId, Option<Position>>,
+    /// Of the ids that are none of this room's events, those that are another's.
+    elsewhere: HashSet<OwnedEventId>,
     users: HashMap<OwnedUserId, UserSn>,
     members: HashMap<UserSn, Option<Membership>>,
     relations: HashMap<OwnedEventId, Vec<(Position, IndirectRelation)>>,
@@ -271,7 +273,11 @@ impl Homeserver {
         while !ids.is_empty() {
             let mut positions = Vec::new();
             for id in std::mem::take(&mut ids) {
-                let place = self.find_event(&id).await?.filter(|(sn, _)| *sn == room.sn).map(|(_, position)| position);
+                let found = self.find_event(&id).await?;
+                let place = found.filter(|(sn, _)| *sn == room.sn).map(|(_, position)| position);
+                if found.is_some() && place.is_none() {
+                    known.elsewhere.insert(id.clone());
+                }
                 known.ids.insert(id, place);
                 positions.extend(place.filter(|position| !known.events.contains_key(position)));
             }
@@ -357,6 +363,12 @@ impl Write<'_> {
             Some(None) => Ok(None),
             None => Err(Need::EventId(id.to_owned())),
         }
+    }
+
+    /// Whether an event of which [`Self::event_by_id`] has said that this room does not have it stands in another room.
+    pub(super) fn stands_elsewhere(&self, id: &EventId) -> bool {
+        let cached = self.hs.rooms.ids.borrow_mut().get(id);
+        self.known.elsewhere.contains(id) || cached.is_some_and(|(sn, _)| sn != self.room.sn)
     }
 
     /// The number of a user.
