@@ -5,14 +5,13 @@ use super::{
     event::Event,
     pdu::{Pdu, StateKey},
     power::Levels,
-    relations::REDACTION,
     state_tree::{self, Difference, Node, NodeId},
     write::{Need, Stop, Write},
 };
 use crate::{
     error::Error,
     position::Position,
-    tables::{Change, Extremity, Membership, MembershipKind, UserSn},
+    tables::{self, Change, Extremity, Membership, MembershipKind, UserSn},
 };
 use ruma::{
     EventId, OwnedDeviceId, OwnedEventId, OwnedUserId, UserId,
@@ -250,26 +249,25 @@ impl Write<'_> {
         self.set_member(user, before, member);
     }
 
-    /// A redaction takes the content of its target away, if its sender may.
+    /// A redaction takes the content of its target away, if its sender may, or waits for it.
     fn redact_target(&mut self, redaction: &Rc<Event>) -> Result<(), Stop> {
-        let Some(target) = &redaction.pdu.redacts else { return Ok(()) };
-        let Some(target) = self.event_by_id(target)? else { return Ok(()) };
-        self.redact(&target, redaction)
+        let Some(id) = &redaction.pdu.redacts else { return Ok(()) };
+        if let Some(target) = self.event_by_id(id)? {
+            return self.redact(&target, redaction);
+        }
+        let sender = self.user_sn(&redaction.pdu.sender)?;
+        tables::WAITING_REDACTIONS.put(&mut self.batch, &(self.room.sn, id.clone(), sender), &redaction.position);
+        Ok(())
     }
 
     /// Redactions that arrived before their target.
     pub(super) fn redact_if_asked_before(&mut self, event: &Rc<Event>) -> Result<(), Stop> {
-        let asked: Vec<Position> = self
-            .relations(&event.pdu.event_id)?
-            .iter()
-            .filter(|(_, related)| related.relation.rel_type == REDACTION)
-            .map(|(position, _)| *position)
-            .collect();
-        for position in asked {
+        let id = &event.pdu.event_id;
+        for (sender, position) in self.waiting_redactions(id)?.to_vec() {
             let redaction = self.event(position)?;
-            if redaction.is_shown() && redaction.pdu.redacts.as_deref() == Some(&event.pdu.event_id) {
-                self.redact(event, &redaction)?;
-            }
+            let target = self.event(event.position)?;
+            self.redact(&target, &redaction)?;
+            tables::WAITING_REDACTIONS.delete(&mut self.batch, &(self.room.sn, id.clone(), sender));
         }
         Ok(())
     }

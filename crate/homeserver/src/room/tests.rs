@@ -136,6 +136,12 @@ impl Forked {
         self.remote_event(Draft::message(self.remote.user("eve"), TimelineEventType::RoomMessage, content), parents)
     }
 
+    /// Somebody of the other server redacts an event that need not be here.
+    fn redaction(&self, localpart: &str, target: &Pdu, parents: &[Rc<Event>]) -> Pdu {
+        let draft = Draft::message(self.remote.user(localpart), TimelineEventType::RoomRedaction, CanonicalJsonObject::new());
+        self.remote_event(Draft { redacts: Some(target.event_id.clone()), ..draft }, parents)
+    }
+
     fn receive(&self, pdu: Pdu) -> Rc<Event> {
         self.try_receive(pdu).expect("received")
     }
@@ -206,6 +212,24 @@ fn a_late_event_is_shown_and_the_next_one_merges_the_fork() {
         let parents: BTreeSet<_> = merging.pdu.prev_events.iter().collect();
         assert_eq!(parents, BTreeSet::from([&one.pdu.event_id, &late.pdu.event_id]), "version {version}");
         assert_eq!(forked.seen(), ["two", "late", "one"]);
+    }
+}
+
+/// A redaction that came before what it redacts was one of what relates to it, of which 256 were read.
+#[test]
+fn a_redaction_is_not_lost_behind_what_came_before_it() {
+    for version in [RoomVersionId::V1, RoomVersionId::V11] {
+        let forked = Forked::new(&version);
+        let end = forked.end();
+        let target = forked.message("secret", &end);
+        for n in 0..260 {
+            let content = json!({ "body": n, "m.relates_to": { "rel_type": "m.reference", "event_id": target.event_id } });
+            forked.receive(forked.remote_event(Draft::message(forked.remote.user("eve"), TimelineEventType::RoomMessage, object(&content)), &end));
+        }
+        forked.receive(forked.redaction("eve", &target, &end));
+        let redacted = forked.receive(target);
+        assert!(forked.event(redacted.pdu.event_id.as_str()).redacted_by.is_some(), "version {version}");
+        assert!(!forked.seen().contains(&"secret".to_owned()));
     }
 }
 

@@ -48,6 +48,8 @@ pub enum Need {
     Member(UserSn),
     /// Events that refer to this one, also through others, and came before it.
     Relations(OwnedEventId),
+    /// Redactions of this event that came before it.
+    WaitingRedactions(OwnedEventId),
     /// The newest annotation of an event with a fingerprint.
     Annotation(OwnedEventId, [u8; 16]),
     /// Whether a user of this server wants no invitations.
@@ -94,6 +96,7 @@ struct Known {
     users: HashMap<OwnedUserId, UserSn>,
     members: HashMap<UserSn, Option<Membership>>,
     relations: HashMap<OwnedEventId, Vec<(Position, IndirectRelation)>>,
+    waiting_redactions: HashMap<OwnedEventId, Vec<(UserSn, Position)>>,
     annotations: HashMap<(OwnedEventId, [u8; 16]), Option<Position>>,
     blocks_invites: HashMap<UserSn, bool>,
     citing: HashMap<Position, (Vec<Position>, bool)>,
@@ -236,6 +239,12 @@ impl Homeserver {
                         direct.into_iter().map(|((_, _, position), relation)| (position, IndirectRelation { relation, through: Vec::new() }));
                     let indirect = indirect.into_iter().map(|((_, _, position), indirect)| (position, indirect));
                     known.relations.insert(id, direct.chain(indirect).collect());
+                }
+                Need::WaitingRedactions(id) => {
+                    let found = tables::WAITING_REDACTIONS.scan(self.store(), &(room.sn, id.clone()), Direction::Forward, READ_AHEAD).await?;
+                    let found: Vec<_> = found.into_iter().map(|((_, _, sender), position)| (sender, position)).collect();
+                    positions.extend(found.iter().map(|(_, position)| *position));
+                    known.waiting_redactions.insert(id, found);
                 }
                 Need::Annotation(id, fingerprint) => {
                     let found = tables::ANNOTATIONS.get(self.store(), &(room.sn, id.clone(), fingerprint)).await?;
@@ -398,6 +407,11 @@ impl Write<'_> {
     /// What refers to an event that has only now arrived, also through others.
     pub(super) fn relations(&self, id: &EventId) -> Result<&[(Position, IndirectRelation)], Need> {
         self.known.relations.get(id).map(Vec::as_slice).ok_or_else(|| Need::Relations(id.to_owned()))
+    }
+
+    /// Redactions of an event that has only now arrived: who sent them, and where they stand.
+    pub(super) fn waiting_redactions(&self, id: &EventId) -> Result<&[(UserSn, Position)], Need> {
+        self.known.waiting_redactions.get(id).map(Vec::as_slice).ok_or_else(|| Need::WaitingRedactions(id.to_owned()))
     }
 
     /// The newest annotation of an event with a fingerprint.
