@@ -64,19 +64,21 @@ impl Write<'_> {
             after = update.root;
         }
         let generation = self.generation_of(&pdu)?;
-        let event = Rc::new(Event {
+        let event = Event {
             room: self.room.sn,
             position,
             pdu: Arc::new(Pdu { generation, ..pdu }),
             rejected: verdict.rejected,
             soft_failed: verdict.soft_failed,
+            waiting: false,
             state_before: before,
             state_after: after,
             room_state: after,
             transaction: verdict.transaction,
             replaces,
             redacted_by: None,
-        });
+        };
+        let event = Rc::new(Event { waiting: self.is_waiting(&event)?, ..event });
         let member = match &key {
             Some((StateEventType::RoomMember, user)) => UserId::parse(user).ok().map(|user| self.user_sn(&user)).transpose()?,
             _ => None,
@@ -93,7 +95,7 @@ impl Write<'_> {
         if key.is_some() {
             self.cite(position, &event.pdu.auth_events)?;
         }
-        if event.is_shown() {
+        if event.is_accepted() {
             let state = self.extend(&event)?;
             if state != event.state_after {
                 // What clients are told of the state follows the room's, not one branch's.
@@ -141,7 +143,7 @@ impl Write<'_> {
         while let Some(id) = rest.pop_front() {
             if !is_end(&id) && !reached.contains(&id) && looked_at < LOOKED_BEHIND {
                 looked_at += 1;
-                let parent = self.event_by_id(&id)?.filter(|parent| !parent.is_shown());
+                let parent = self.event_by_id(&id)?.filter(|parent| !parent.is_accepted());
                 rest.extend(parent.iter().flat_map(|parent| parent.pdu.prev_events.iter().cloned()));
             }
             reached.insert(id);
@@ -249,11 +251,26 @@ impl Write<'_> {
         self.set_member(user, before, member);
     }
 
+    /// "While redactions are always accepted by the authorisation rules for events, they should not be sent to clients until both the redaction event and the
+    /// event the redaction affects have been received, and can be validated" (rooms/v3, "Handling redactions"). One that is a state event is part of the
+    /// state all the same.
+    fn is_waiting(&self, event: &Event) -> Result<bool, Stop> {
+        let is_redaction = event.pdu.event_type == TimelineEventType::RoomRedaction && event.pdu.state_key.is_none();
+        if !is_redaction || !event.is_accepted() || self.room.rules.authorization.special_case_room_redaction {
+            return Ok(false);
+        }
+        let target = event.pdu.redacts.as_ref().map(|id| self.event_by_id(id)).transpose()?.flatten();
+        target.map_or(Ok(true), |target| Ok(!target.is_accepted() || !self.may_redact(&target, event)?))
+    }
+
     /// A redaction takes the content of its target away, if its sender may, or waits for it.
     fn redact_target(&mut self, redaction: &Rc<Event>) -> Result<(), Stop> {
         let Some(id) = &redaction.pdu.redacts else { return Ok(()) };
         if let Some(target) = self.event_by_id(id)? {
-            return self.redact(&target, redaction);
+            if self.may_redact(&target, redaction)? {
+                self.redact(&target, redaction)?;
+            }
+            return Ok(());
         }
         let sender = self.user_sn(&redaction.pdu.sender)?;
         tables::WAITING_REDACTIONS.put(&mut self.batch, &(self.room.sn, id.clone(), sender), &redaction.position);
@@ -266,14 +283,34 @@ impl Write<'_> {
         for (sender, position) in self.waiting_redactions(id)?.to_vec() {
             let redaction = self.event(position)?;
             let target = self.event(event.position)?;
-            self.redact(&target, &redaction)?;
+            if self.may_redact(&target, &redaction)? {
+                let redaction = if event.is_accepted() { self.show(redaction) } else { redaction };
+                self.redact(&target, &redaction)?;
+            }
             tables::WAITING_REDACTIONS.delete(&mut self.batch, &(self.room.sn, id.clone(), sender));
         }
         Ok(())
     }
 
+    /// A redaction that has waited stands at the end of the room from now on, as if it came now: clients read on from where they are.
+    fn show(&mut self, redaction: Rc<Event>) -> Rc<Event> {
+        if redaction.is_shown() {
+            return redaction;
+        }
+        let position = self.next_position();
+        tables::EVENTS.delete(&mut self.batch, &(self.room.sn, redaction.position));
+        for extremity in self.head.extremities.iter_mut().filter(|extremity| extremity.position == redaction.position) {
+            extremity.position = position;
+        }
+        let shown = Rc::new(Event { position, waiting: false, room_state: self.state(), ..Event::clone(&redaction) });
+        self.put_event(shown.clone());
+        self.change(Change::Event { room: self.room.sn, member: None });
+        self.head.newest = position;
+        shown
+    }
+
     fn redact(&mut self, target: &Rc<Event>, redaction: &Rc<Event>) -> Result<(), Stop> {
-        if target.redacted_by.is_some() || target.pdu.is_create() || !self.may_redact(target, redaction)? {
+        if target.redacted_by.is_some() || target.pdu.is_create() {
             return Ok(());
         }
         let redacted = target.pdu.redacted(&self.room.rules).map_err(|error| Error::Internal(format!("an event cannot be redacted: {error}")))?;

@@ -119,8 +119,8 @@ impl Write<'_> {
 
     /// Who wants no invitations gets none ("Invite permission").
     fn invite_refused(&self, draft: &Draft) -> Result<Option<Error>, Stop> {
-        let is_invite =
-            draft.event_type == TimelineEventType::RoomMember && draft.content.get("membership").and_then(CanonicalJsonValue::as_str) == Some("invite");
+        let is_invite = draft.event_type == TimelineEventType::RoomMember
+            && draft.content.get("membership").and_then(CanonicalJsonValue::as_str) == Some("invite");
         let Some(user) = draft.state_key.as_deref().filter(|_| is_invite).and_then(|user| UserId::parse(user).ok()) else { return Ok(None) };
         let is_blocked = self.hs.is_local(&user) && self.blocks_invites(self.user_sn(&user)?)?;
         Ok(is_blocked.then(|| Error::new(StatusCode::FORBIDDEN, ErrorKind::InviteBlocked, format!("{user} wants no invitations"))))

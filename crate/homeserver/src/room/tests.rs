@@ -215,6 +215,47 @@ fn a_late_event_is_shown_and_the_next_one_merges_the_fork() {
     }
 }
 
+/// Clients were told of redactions that this server did not apply, and clients apply what they are told of.
+#[test]
+fn clients_are_told_of_a_redaction_when_it_is_applied() {
+    for version in versions().into_iter().filter(|version| version.rules().is_some_and(|rules| !rules.authorization.special_case_room_redaction)) {
+        let mut forked = Forked::new(&version);
+        let sync = |forked: &Forked, since: &str| {
+            let answer = forked.server.get(&forked.alice, &format!("/_matrix/client/v3/sync?timeout=0{since}")).ok();
+            let timeline = answer["rooms"]["join"][forked.room.id.as_str()]["timeline"]["events"].as_array().cloned().unwrap_or_default();
+            (timeline, format!("&since={}", answer["next_batch"].as_str().expect("a token")))
+        };
+        let hers = forked.say("hers");
+        let (_, since) = sync(&forked, "");
+        // Eve has no power over alice's events.
+        let refused = forked.receive(forked.redaction("eve", &hers.pdu, &forked.end()));
+        assert!(refused.is_accepted() && !refused.is_shown(), "version {version}");
+        assert!(forked.event(hers.pdu.event_id.as_str()).redacted_by.is_none());
+        // What eve redacts of her own is not here yet.
+        let target = forked.message("secret", &forked.end());
+        let early = forked.receive(forked.redaction("eve", &target, &forked.end()));
+        assert_eq!(sync(&forked, &since).0, Vec::<Value>::new());
+        forked.server = forked.server.restart();
+        for hidden in [&refused, &early] {
+            let id = percent_encoding::utf8_percent_encode(hidden.pdu.event_id.as_str(), percent_encoding::NON_ALPHANUMERIC);
+            forked.server.get(&forked.alice, &format!("/_matrix/client/v3/rooms/{}/event/{id}", forked.room.id)).fails(404, "M_NOT_FOUND");
+        }
+        let (_, since) = sync(&forked, &since);
+        let target = forked.receive(target);
+        let (timeline, since) = sync(&forked, &since);
+        let ids: Vec<_> = timeline.iter().map(|event| event["event_id"].as_str().expect("an id")).collect();
+        assert_eq!(ids, [target.pdu.event_id.as_str(), early.pdu.event_id.as_str()], "version {version}");
+        assert_eq!((&timeline[0]["content"], &timeline[1]["redacts"]), (&json!({}), &json!(target.pdu.event_id)));
+        assert_eq!(timeline[0]["unsigned"]["redacted_because"]["event_id"], early.pdu.event_id.as_str());
+        // Both are ends of the room all the same, and the early one stands in one place only.
+        let next = forked.say("next");
+        assert!(next.pdu.prev_events.contains(&early.pdu.event_id));
+        assert_eq!(sync(&forked, &since).0.len(), 1);
+        assert_eq!(events_of(&forked).iter().filter(|event| event.pdu.event_id == early.pdu.event_id).count(), 1);
+        assert_eq!(stray_nodes(&forked), BTreeSet::new());
+    }
+}
+
 /// A redaction that came before what it redacts was one of what relates to it, of which 256 were read.
 #[test]
 fn a_redaction_is_not_lost_behind_what_came_before_it() {
