@@ -3,7 +3,7 @@
 use super::{
     append::Verdict,
     event::Event,
-    pdu::{MAX_PREV_EVENTS, Pdu, PduError},
+    pdu::{MAX_PREV_EVENTS, Pdu, PduError, max_depth},
     power,
     sign::NewPdu,
     state_tree::NodeId,
@@ -19,9 +19,6 @@ use ruma::{
 };
 use serde_json::value::RawValue;
 use std::rc::Rc;
-
-/// The deepest an event can say it is (canonical JSON has no larger integers).
-const MAX_DEPTH: u64 = (1 << 53) - 1;
 
 /// Says in a member event on whose word its user has joined a restricted room. That user's server signs it; here it is said by [`Draft::let_in_by`] alone.
 const LET_IN_BY: &str = "join_authorised_via_users_server";
@@ -159,7 +156,7 @@ impl Write<'_> {
             content: draft.content,
             prev_events,
             auth_events,
-            depth: (depth + 1).min(MAX_DEPTH),
+            depth: (depth + 1).min(max_depth(rules)),
             origin_server_ts: MilliSecondsSinceUnixEpoch(UInt::new_saturating(self.hs.host.now())),
             redacts: draft.redacts,
             event_localpart: format!("{}-{:08x}", self.next_position(), self.hs.identity.instance),

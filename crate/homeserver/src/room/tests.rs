@@ -53,6 +53,8 @@ struct Forked {
     alice: TestUser,
     remote: Remote,
     clock: std::cell::Cell<u64>,
+    /// What the other server says of the depth of its events, at least.
+    depth: std::cell::Cell<u64>,
 }
 
 fn public_room(server: &TestServer, owner: &TestUser, version: &RoomVersionId) -> Rc<RoomInfo> {
@@ -73,7 +75,14 @@ impl Forked {
         let server = TestServer::new();
         let alice = server.register("alice");
         let room = public_room(&server, &alice, version);
-        let forked = Self { server, room, alice, remote: Remote::new("other.example", 9), clock: std::cell::Cell::new(1_700_000_100_000) };
+        let forked = Self {
+            server,
+            room,
+            alice,
+            remote: Remote::new("other.example", 9),
+            clock: std::cell::Cell::new(1_700_000_100_000),
+            depth: Default::default(),
+        };
         forked.join("eve");
         forked
     }
@@ -115,7 +124,7 @@ impl Forked {
             content: draft.content,
             prev_events: parents.iter().map(|event| event.pdu.reference(rules).expect("a reference")).collect(),
             auth_events: auth_events.into_iter().flatten().map(|event| event.pdu.reference(rules).expect("a reference")).collect(),
-            depth: 1 + parents.iter().map(|event| event.pdu.depth).max().unwrap_or(0),
+            depth: (1 + parents.iter().map(|event| event.pdu.depth).max().unwrap_or(0)).max(self.depth.get()),
             origin_server_ts: MilliSecondsSinceUnixEpoch(UInt::new_saturating(self.clock.get())),
             redacts: draft.redacts,
             event_localpart: self.clock.get().to_string(),
@@ -253,6 +262,19 @@ fn clients_are_told_of_a_redaction_when_it_is_applied() {
         assert_eq!(sync(&forked, &since).0.len(), 1);
         assert_eq!(events_of(&forked).iter().filter(|event| event.pdu.event_id == early.pdu.event_id).count(), 1);
         assert_eq!(stray_nodes(&forked), BTreeSet::new());
+    }
+}
+
+#[test]
+fn behind_the_deepest_event_there_is_nothing_deeper() {
+    for version in versions() {
+        let forked = Forked::new(&version);
+        let deepest = super::max_depth(&forked.room.rules);
+        forked.depth.set(deepest);
+        let deep = forked.receive(forked.message("deep", &forked.end()));
+        assert_eq!(deep.pdu.depth, deepest);
+        let next = forked.say("next");
+        assert_eq!((next.pdu.depth, &next.pdu.prev_events[0]), (deepest, &deep.pdu.event_id), "version {version}");
     }
 }
 
@@ -628,7 +650,7 @@ fn told(version: &RoomVersionId, room_id: &ruma::RoomId, events: &[Pdu]) -> Fork
             }
         })
         .expect("a room");
-    let forked = Forked { server, room, alice, remote: Remote::new("other.example", 9), clock: std::cell::Cell::new(0) };
+    let forked = Forked { server, room, alice, remote: Remote::new("other.example", 9), clock: Default::default(), depth: Default::default() };
     for event in rest {
         forked.receive(event.clone());
     }
