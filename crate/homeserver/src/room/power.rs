@@ -11,7 +11,10 @@ use ruma::{
     room_version_rules::AuthorizationRules,
     state_res::events::{RoomCreateEvent, RoomPowerLevelsEvent, RoomPowerLevelsIntField},
 };
-use std::{collections::HashSet, sync::Arc};
+use std::{
+    collections::{BTreeSet, HashSet},
+    sync::Arc,
+};
 
 /// What is one level each.
 const INT_FIELDS: [RoomPowerLevelsIntField; 7] = [
@@ -49,6 +52,12 @@ impl<'a> Levels<'a> {
             Some(levels) => levels.user_power_level(user, self.rules).map(i64::from),
             None => Ok(if creator { 100 } else { 0 }),
         }
+    }
+
+    /// The creators, and those who have a level of their own.
+    pub fn named(&self) -> Result<BTreeSet<OwnedUserId>, String> {
+        let users = self.levels.as_ref().map(|levels| levels.users(self.rules)).transpose()?.flatten();
+        Ok(self.creators.iter().chain(users.into_iter().flat_map(|users| users.keys())).cloned().collect())
     }
 
     /// What sending an event of a type takes.

@@ -86,6 +86,48 @@ fn who_may_join_does_so_by_either_door() {
     }
 }
 
+/// Of the members only the 64 who were longest on this server were asked whether they may invite.
+#[test]
+fn whoever_here_may_invite_lets_in() {
+    let house = House::new("11", "restricted");
+    let (server, path) = (&house.server, format!("/_matrix/client/v3/rooms/{}", house.hall));
+    for number in 0..65 {
+        let user = server.register(&format!("user{number}"));
+        server.post(&house.alice, &format!("{path}/invite"), json!({ "user_id": user.id })).ok();
+        house.join(&user).ok();
+    }
+    let zoe = server.register("zoe");
+    server.post(&house.alice, &format!("{path}/invite"), json!({ "user_id": zoe.id })).ok();
+    house.join(&zoe).ok();
+    let levels = json!({ "invite": 50, "users": { &house.alice.id: 100, &zoe.id: 100 } });
+    server.put(&house.alice, &format!("{path}/state/m.room.power_levels/"), levels).ok();
+    server.post(&house.alice, &format!("{path}/leave"), json!({})).ok();
+    house.join(&house.bob).ok();
+    assert_eq!(server.get(&zoe, &house.member_path(&house.bob)).ok()["join_authorised_via_users_server"], zoe.id.as_str());
+    // Without her, nobody does.
+    server.post(&house.bob, &format!("{path}/leave"), json!({})).ok();
+    server.post(&zoe, &format!("{path}/leave"), json!({})).ok();
+    house.join(&house.bob).fails(400, "M_UNABLE_TO_GRANT_JOIN");
+}
+
+/// One entry that could not be read made the whole list unreadable.
+#[test]
+fn what_is_malformed_among_the_rooms_takes_nothing_from_the_others() {
+    let server = TestServer::new();
+    let [alice, bob] = ["alice", "bob"].map(|name| server.register(name));
+    let house = room(&server, &alice, json!({ "preset": "public_chat" }));
+    server.post(&bob, &format!("/_matrix/client/v3/join/{house}"), json!({})).ok();
+    let good = json!({ "type": "m.room_membership", "room_id": house });
+    let join = |allow: Value| {
+        let id = room(&server, &alice, hall("11", "restricted", allow));
+        server.post(&bob, &format!("/_matrix/client/v3/join/{id}"), json!({}))
+    };
+    join(json!([7, { "type": 7 }, { "type": "m.room_membership", "room_id": "nonsense" }, { "type": "m.room_membership" }, good])).ok();
+    for nothing in [json!([]), json!({}), json!(null), json!([house]), json!([{ "type": "org.example", "room_id": house }])] {
+        join(nothing).fails(403, "M_FORBIDDEN");
+    }
+}
+
 #[test]
 fn what_a_room_begins_with_names_nobody_either() {
     let server = TestServer::new();
