@@ -64,8 +64,9 @@ impl<'a> Levels<'a> {
     pub fn event(&self, event_type: &TimelineEventType, state_key: Option<&str>) -> Result<i64, String> {
         match &self.levels {
             Some(levels) => levels.event_power_level(event_type, state_key, self.rules).map(i64::from),
-            // "If the room contains no m.room.power_levels event, the state_default is 0" (as is events_default).
-            None => Ok(0),
+            // "If [...] there is no m.room.power_levels event, the state_default is 50", and "the events_default is 0".
+            None if state_key.is_some() => self.field(RoomPowerLevelsIntField::StateDefault),
+            None => self.field(RoomPowerLevelsIntField::EventsDefault),
         }
     }
 
