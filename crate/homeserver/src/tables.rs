@@ -62,6 +62,8 @@ pub const RELATIONS: Table<(RoomSn, OwnedEventId, Position), Relation> = Table::
 pub const INDIRECT_RELATIONS: Table<(RoomSn, OwnedEventId, Position), IndirectRelation> = Table::new(0x2d, "indirect relations");
 /// The newest annotation of each kind: `(room, parent, fingerprint of sender, type and key)`.
 pub const ANNOTATIONS: Table<(RoomSn, OwnedEventId, [u8; 16]), Position> = Table::new(0x2e, "annotations");
+/// Redactions of events that are not here: `(room, event, sender)`, the newest of each sender.
+pub const WAITING_REDACTIONS: Table<(RoomSn, OwnedEventId, UserSn), Position> = Table::new(0x2f, "waiting redactions");
 /// State events by the events that allowed them: `(room, auth event, state event)`.
 pub const CITING: Table<(RoomSn, Position, Position), ()> = Table::new(0x2b, "citing");
 /// A user's rooms.

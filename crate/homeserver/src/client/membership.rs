@@ -5,9 +5,10 @@ use crate::{
     error::{Error, Result},
     homeserver::Homeserver,
     locks::LockKey,
-    room::{Draft, NodeId, RoomInfo, Stop, Write},
+    room::{Draft, Levels, NodeId, RoomInfo, Stop, Write},
     router::UserCall,
-    tables::{self, Change, Membership, MembershipKind},
+    tables::{self, Change, Membership, MembershipKind, Session},
+    turns::Turns,
 };
 use ephapse_store::{Batch, Direction};
 use http::StatusCode;
@@ -25,8 +26,10 @@ use ruma::{
 use serde::Deserialize;
 use std::rc::Rc;
 
-/// How many members are looked at for one who can let somebody in.
-const AUTHORIZERS: usize = 64;
+/// How many members are looked at for one who can let somebody in, beside those who have a power level of their own.
+const AUTHORIZERS: usize = 1024;
+/// How many of them are read at once.
+const READ_AT_ONCE: usize = 64;
 
 /// `POST /join/{roomIdOrAlias}`
 pub async fn join(call: UserCall, request: join_room_by_id_or_alias::v3::Request) -> Result<join_room_by_id_or_alias::v3::Response> {
@@ -81,13 +84,18 @@ async fn join_room(call: &UserCall, room: &Rc<RoomInfo>, reason: Option<String>)
     if own.as_ref().is_some_and(|own| own.kind == MembershipKind::Join) {
         return Ok(());
     }
-    let mut content = member_content(hs, call.session.user, user, "join", reason).await?;
-    if own.is_none_or(|own| own.kind != MembershipKind::Invite)
-        && let Some(authorizer) = authorizer(hs, room, user).await?
-    {
-        content.insert("join_authorised_via_users_server".to_owned(), CanonicalJsonValue::String(authorizer.to_string()));
+    let content = member_content(hs, call.session.user, user, "join", reason).await?;
+    let let_in_by = let_in_by(hs, &call.session, room).await?;
+    send(call, room, Draft { let_in_by, ..Draft::state(user.clone(), StateEventType::RoomMember, user.as_str(), content) }).await
+}
+
+/// On whose word a user joins a room: nobody's where none is needed.
+pub(super) async fn let_in_by(hs: &Homeserver, session: &Session, room: &Rc<RoomInfo>) -> Result<Option<OwnedUserId>> {
+    let own = tables::MEMBERSHIPS.get(hs.store(), &(session.user, room.sn)).await?;
+    match own.map(|own| own.kind) {
+        Some(MembershipKind::Join | MembershipKind::Invite) => Ok(None),
+        _ => authorizer(hs, room, &session.user_id).await,
     }
-    set(call, room, user, content).await
 }
 
 /// In a restricted room: a member who may invite, for a user who is in one of the rooms that the join rules allow.
@@ -96,13 +104,13 @@ async fn authorizer(hs: &Homeserver, room: &Rc<RoomInfo>, user: &UserId) -> Resu
     struct JoinRules {
         join_rule: String,
         #[serde(default)]
-        allow: Vec<Allow>,
+        allow: serde_json::Value,
     }
     #[derive(Deserialize)]
     struct Allow {
         #[serde(rename = "type")]
         kind: String,
-        room_id: Option<OwnedRoomId>,
+        room_id: OwnedRoomId,
     }
     let head = hs.room_head(room.sn).await?;
     let Some(position) = head.join_rules else { return Ok(None) };
@@ -113,9 +121,10 @@ async fn authorizer(hs: &Homeserver, room: &Rc<RoomInfo>, user: &UserId) -> Resu
     }
     let Some(user) = hs.find_user(user).await? else { return Ok(None) };
     let mut allowed = false;
-    for allow in rules.allow.into_iter().filter(|allow| allow.kind == "m.room_membership") {
-        let Some(id) = allow.room_id else { continue };
-        let Some(other) = hs.room(&id).await? else { continue };
+    // What is malformed allows nothing, and takes nothing from the others.
+    let allow = rules.allow.as_array().into_iter().flatten().filter_map(|entry| Allow::deserialize(entry).ok());
+    for allow in allow.filter(|allow| allow.kind == "m.room_membership") {
+        let Some(other) = hs.room(&allow.room_id).await? else { continue };
         let membership = tables::MEMBERSHIPS.get(hs.store(), &(user, other.sn)).await?;
         allowed |= membership.is_some_and(|membership| membership.kind == MembershipKind::Join);
     }
@@ -123,15 +132,40 @@ async fn authorizer(hs: &Homeserver, room: &Rc<RoomInfo>, user: &UserId) -> Resu
         return Err(Error::forbidden("you are in none of the rooms whose members may join this one"));
     }
     let levels = hs.levels(room, NodeId(head.state)).await?;
-    let needed = levels.invite().map_err(Error::forbidden)?;
-    let members = tables::MEMBERS.scan(hs.store(), &(room.sn, MembershipKind::Join as u8), Direction::Forward, AUTHORIZERS).await?;
-    for ((_, _, member), _) in members {
-        let member = hs.user_id(member).await?;
-        if hs.is_local(&member) && levels.user(&member).map_err(Error::forbidden)? >= needed {
-            return Ok(Some(member));
-        }
+    match member_who_may_invite(hs, room, &levels).await? {
+        Some(member) => Ok(Some(member)),
+        None => Err(Error::new(StatusCode::BAD_REQUEST, ErrorKind::UnableToGrantJoin, "no member of this server may let you in")),
     }
-    Err(Error::new(StatusCode::BAD_REQUEST, ErrorKind::UnableToGrantJoin, "no member of this server may let you in"))
+}
+
+/// A member on this server who may invite: one of those with a level of their own, who are few and mostly may, or else any.
+async fn member_who_may_invite(hs: &Homeserver, room: &RoomInfo, levels: &Levels<'_>) -> Result<Option<OwnedUserId>> {
+    let needed = levels.invite().map_err(Error::forbidden)?;
+    let may_invite = |user: &UserId| Ok::<_, Error>(hs.is_local(user) && levels.user(user).map_err(Error::forbidden)? >= needed);
+    let mut turns = Turns::new(&*hs.host);
+    for user in levels.named().map_err(Error::forbidden)? {
+        if may_invite(&user)? && membership_of(hs, room, &user).await? == Some(MembershipKind::Join) {
+            return Ok(Some(user));
+        }
+        turns.step().await;
+    }
+    let range = tables::MEMBERS.range(&(room.sn, MembershipKind::Join as u8));
+    let mut from = range.start;
+    for _ in 0..AUTHORIZERS / READ_AT_ONCE {
+        let members = tables::MEMBERS.scan_range(hs.store(), from..range.end.clone(), Direction::Forward, READ_AT_ONCE).await?;
+        for ((_, _, user), _) in &members {
+            let user = hs.user_id(*user).await?;
+            if may_invite(&user)? {
+                return Ok(Some(user));
+            }
+            turns.step().await;
+        }
+        let Some((last, _)) = members.last() else { break };
+        from = tables::MEMBERS.key(last);
+        // The first key behind it.
+        from.push(0);
+    }
+    Ok(None)
 }
 
 /// `POST /rooms/{roomId}/invite`
@@ -227,7 +261,10 @@ fn bare(membership: &str, reason: Option<String>) -> CanonicalJsonObject {
 
 /// Sends a member event for `target`; the auth rules say whether the caller may.
 async fn set(call: &UserCall, room: &Rc<RoomInfo>, target: &UserId, content: CanonicalJsonObject) -> Result<()> {
-    let draft = Draft::state(call.session.user_id.clone(), StateEventType::RoomMember, target.as_str(), content);
+    send(call, room, Draft::state(call.session.user_id.clone(), StateEventType::RoomMember, target.as_str(), content)).await
+}
+
+async fn send(call: &UserCall, room: &Rc<RoomInfo>, draft: Draft) -> Result<()> {
     // Who leaves makes room, in the end: it works where storage is full.
     let leaves = draft.content.get("membership").and_then(CanonicalJsonValue::as_str) == Some("leave");
     let send = |write: &mut Write<'_>| {

@@ -1,6 +1,6 @@
 //! The state of a room (Client-Server API, "Getting events for a room"): as it is now for members, as it was when they left for those who left.
 
-use super::object;
+use super::{membership, object};
 use crate::{
     error::{Error, Result},
     homeserver::Homeserver,
@@ -11,7 +11,7 @@ use crate::{
 };
 use ephapse_store::Direction;
 use ruma::{
-    CanonicalJsonObject, OwnedRoomAliasId, OwnedUserId, RoomId, UserId,
+    OwnedRoomAliasId, OwnedUserId, RoomId, UserId,
     api::{
         client::{
             membership::{get_member_events, joined_members, joined_rooms},
@@ -126,7 +126,10 @@ pub async fn put(call: UserCall, request: send_state_event::v3::Request) -> Resu
     if request.event_type == StateEventType::RoomCanonicalAlias {
         check_aliases(hs, &room, request.body.json().get()).await?;
     }
-    let draft = Draft::state(call.session.user_id.clone(), request.event_type, request.state_key, content);
+    let mut draft = Draft::state(call.session.user_id.clone(), request.event_type, request.state_key, content);
+    if draft.is_join() {
+        draft.let_in_by = membership::let_in_by(hs, &call.session, &room).await?;
+    }
     hs.active(&call.session).await?;
     let set = |write: &mut Write<'_>| match set_already(write, &draft)? {
         Some(event) => Ok(event),
@@ -141,7 +144,8 @@ fn set_already(write: &Write<'_>, draft: &Draft) -> Result<Option<Rc<Event>>, St
     let place = (draft.event_type.to_string().into(), draft.state_key.clone().unwrap_or_default());
     let Some(position) = write.state_get(write.state(), &[place])?.first().copied().flatten() else { return Ok(None) };
     let event = write.event(position)?;
-    let says_it = || serde_json::from_str::<CanonicalJsonObject>(event.pdu.content.get()).is_ok_and(|content| content == draft.content);
+    let said = |content| Draft::without_vouching(&draft.event_type, content);
+    let says_it = || serde_json::from_str(event.pdu.content.get()).is_ok_and(|content| said(content) == said(draft.content.clone()));
     let same = event.pdu.sender == draft.sender && event.redacted_by.is_none() && says_it();
     Ok(same.then_some(event))
 }

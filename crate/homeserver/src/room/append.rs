@@ -5,24 +5,31 @@ use super::{
     event::Event,
     pdu::{Pdu, StateKey},
     power::Levels,
-    relations::REDACTION,
     state_tree::{self, Difference, Node, NodeId},
     write::{Need, Stop, Write},
 };
 use crate::{
     error::Error,
     position::Position,
-    tables::{Change, Extremity, Membership, MembershipKind, UserSn},
+    tables::{self, Change, Extremity, Membership, MembershipKind, UserSn},
 };
 use ruma::{
-    EventId, OwnedDeviceId, OwnedUserId, UserId,
+    EventId, OwnedDeviceId, OwnedEventId, OwnedUserId, UserId,
     events::{StateEventType, TimelineEventType},
 };
 use serde::Deserialize;
-use std::{collections::HashMap, rc::Rc, sync::Arc};
+use std::{
+    collections::{HashMap, HashSet, VecDeque},
+    rc::Rc,
+    sync::Arc,
+};
 
-/// More forward extremities than this are not kept, so that nobody can make every send and resolution slow by forking a room without end.
+/// More forward extremities than this are not kept, so that nobody can make every send and resolution slow by forking a room without end. A local event is
+/// built on many of them and takes their place, and so does what other servers build on them.
 const MAX_EXTREMITIES: usize = 64;
+
+/// At how many rejected and soft-failed events one looks for the extremities that an event takes the place of.
+const LOOKED_BEHIND: usize = 256;
 
 /// What is known of an event beside what it says.
 #[derive(Debug, Default)]
@@ -57,19 +64,21 @@ impl Write<'_> {
             after = update.root;
         }
         let generation = self.generation_of(&pdu)?;
-        let event = Rc::new(Event {
+        let event = Event {
             room: self.room.sn,
             position,
             pdu: Arc::new(Pdu { generation, ..pdu }),
             rejected: verdict.rejected,
             soft_failed: verdict.soft_failed,
+            waiting: false,
             state_before: before,
             state_after: after,
             room_state: after,
             transaction: verdict.transaction,
             replaces,
             redacted_by: None,
-        });
+        };
+        let event = Rc::new(Event { waiting: self.is_waiting(&event)?, ..event });
         let member = match &key {
             Some((StateEventType::RoomMember, user)) => UserId::parse(user).ok().map(|user| self.user_sn(&user)).transpose()?,
             _ => None,
@@ -86,7 +95,7 @@ impl Write<'_> {
         if key.is_some() {
             self.cite(position, &event.pdu.auth_events)?;
         }
-        if event.is_shown() {
+        if event.is_accepted() {
             let state = self.extend(&event)?;
             if state != event.state_after {
                 // What clients are told of the state follows the room's, not one branch's.
@@ -106,10 +115,11 @@ impl Write<'_> {
         Ok(Pdu::generation_after(auth_events.iter().map(|event| &*event.pdu)))
     }
 
-    /// Makes the event a forward extremity in place of its parents, and answers the room's state then.
+    /// Makes the event a forward extremity in place of those before it, and answers the room's state then.
     fn extend(&mut self, event: &Event) -> Result<NodeId, Stop> {
         let pdu = &event.pdu;
-        self.head.extremities.retain(|extremity| !pdu.prev_events.contains(&extremity.event_id));
+        let before = self.ends_before(pdu)?;
+        self.head.extremities.retain(|extremity| !before.contains(&extremity.event_id));
         self.head.extremities.push(Extremity {
             event_id: pdu.event_id.clone(),
             position: event.position,
@@ -123,11 +133,34 @@ impl Write<'_> {
         self.resolve(&states)
     }
 
-    /// Drops the oldest whose state another one has as well, since that changes nothing but the graph's shape; if there is none, the oldest.
+    /// Where forward extremities may stand that an event takes the place of: among its parents, and behind those of them that were rejected or soft-failed,
+    /// which never took the place of any.
+    fn ends_before(&self, pdu: &Pdu) -> Result<HashSet<OwnedEventId>, Stop> {
+        let is_end = |id: &EventId| self.head.extremities.iter().any(|extremity| extremity.event_id == id);
+        let mut reached = HashSet::new();
+        let mut rest = VecDeque::from(pdu.prev_events.clone());
+        let mut looked_at = 0;
+        while let Some(id) = rest.pop_front() {
+            if !is_end(&id) && !reached.contains(&id) && looked_at < LOOKED_BEHIND {
+                looked_at += 1;
+                let parent = self.event_by_id(&id)?.filter(|parent| !parent.is_accepted());
+                rest.extend(parent.iter().flat_map(|parent| parent.pdu.prev_events.iter().cloned()));
+            }
+            reached.insert(id);
+        }
+        Ok(reached)
+    }
+
+    /// Drops the oldest whose state another one has as well, since that changes nothing but the graph's shape. If there is none, the newest, an event that
+    /// forked the room once more, is no end of it: nobody undoes what the state has become, such as a ban, by forking the room from before it. To other
+    /// servers it is as if it had not come to its end yet; it enters the state with the first event that is built on it and on one of the ends.
     fn drop_extremity(&mut self) {
         let extremities = &mut self.head.extremities;
         let twice = (0..extremities.len()).find(|at| extremities[at + 1..].iter().any(|other| other.state == extremities[*at].state));
-        extremities.remove(twice.unwrap_or(0));
+        match twice {
+            Some(at) => drop(extremities.remove(at)),
+            None => drop(extremities.pop()),
+        }
     }
 
     /// Makes `after` the current state: memberships, counts and the head's short cuts follow what differs.
@@ -218,32 +251,66 @@ impl Write<'_> {
         self.set_member(user, before, member);
     }
 
-    /// A redaction takes the content of its target away, if its sender may.
+    /// "While redactions are always accepted by the authorisation rules for events, they should not be sent to clients until both the redaction event and the
+    /// event the redaction affects have been received, and can be validated" (rooms/v3, "Handling redactions"). One that is a state event is part of the
+    /// state all the same.
+    fn is_waiting(&self, event: &Event) -> Result<bool, Stop> {
+        let is_redaction = event.pdu.event_type == TimelineEventType::RoomRedaction && event.pdu.state_key.is_none();
+        if !is_redaction || !event.is_accepted() || self.room.rules.authorization.special_case_room_redaction {
+            return Ok(false);
+        }
+        let target = event.pdu.redacts.as_ref().map(|id| self.event_by_id(id)).transpose()?.flatten();
+        target.map_or(Ok(true), |target| Ok(!target.is_accepted() || !self.may_redact(&target, event)?))
+    }
+
+    /// A redaction takes the content of its target away, if its sender may, or waits for it.
     fn redact_target(&mut self, redaction: &Rc<Event>) -> Result<(), Stop> {
-        let Some(target) = &redaction.pdu.redacts else { return Ok(()) };
-        let Some(target) = self.event_by_id(target)? else { return Ok(()) };
-        self.redact(&target, redaction)
+        let Some(id) = &redaction.pdu.redacts else { return Ok(()) };
+        if let Some(target) = self.event_by_id(id)? {
+            if self.may_redact(&target, redaction)? {
+                self.redact(&target, redaction)?;
+            }
+            return Ok(());
+        }
+        let sender = self.user_sn(&redaction.pdu.sender)?;
+        tables::WAITING_REDACTIONS.put(&mut self.batch, &(self.room.sn, id.clone(), sender), &redaction.position);
+        Ok(())
     }
 
     /// Redactions that arrived before their target.
     pub(super) fn redact_if_asked_before(&mut self, event: &Rc<Event>) -> Result<(), Stop> {
-        let asked: Vec<Position> = self
-            .relations(&event.pdu.event_id)?
-            .iter()
-            .filter(|(_, related)| related.relation.rel_type == REDACTION)
-            .map(|(position, _)| *position)
-            .collect();
-        for position in asked {
+        let id = &event.pdu.event_id;
+        for (sender, position) in self.waiting_redactions(id)?.to_vec() {
             let redaction = self.event(position)?;
-            if redaction.is_shown() && redaction.pdu.redacts.as_deref() == Some(&event.pdu.event_id) {
-                self.redact(event, &redaction)?;
+            let target = self.event(event.position)?;
+            if self.may_redact(&target, &redaction)? {
+                let redaction = if event.is_accepted() { self.show(redaction) } else { redaction };
+                self.redact(&target, &redaction)?;
             }
+            tables::WAITING_REDACTIONS.delete(&mut self.batch, &(self.room.sn, id.clone(), sender));
         }
         Ok(())
     }
 
+    /// A redaction that has waited stands at the end of the room from now on, as if it came now: clients read on from where they are.
+    fn show(&mut self, redaction: Rc<Event>) -> Rc<Event> {
+        if redaction.is_shown() {
+            return redaction;
+        }
+        let position = self.next_position();
+        tables::EVENTS.delete(&mut self.batch, &(self.room.sn, redaction.position));
+        for extremity in self.head.extremities.iter_mut().filter(|extremity| extremity.position == redaction.position) {
+            extremity.position = position;
+        }
+        let shown = Rc::new(Event { position, waiting: false, room_state: self.state(), ..Event::clone(&redaction) });
+        self.put_event(shown.clone());
+        self.change(Change::Event { room: self.room.sn, member: None });
+        self.head.newest = position;
+        shown
+    }
+
     fn redact(&mut self, target: &Rc<Event>, redaction: &Rc<Event>) -> Result<(), Stop> {
-        if target.redacted_by.is_some() || target.pdu.is_create() || !self.may_redact(target, redaction)? {
+        if target.redacted_by.is_some() || target.pdu.is_create() {
             return Ok(());
         }
         let redacted = target.pdu.redacted(&self.room.rules).map_err(|error| Error::Internal(format!("an event cannot be redacted: {error}")))?;

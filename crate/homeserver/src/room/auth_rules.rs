@@ -6,6 +6,7 @@
 use super::{
     model::{Draft, Model, user, versions},
     pdu::Pdu,
+    power::Levels,
 };
 use ed25519_dalek::pkcs8::EncodePrivateKey;
 use ruma::{
@@ -33,7 +34,7 @@ fn case(allowed_in: RangeInclusive<u8>, says: &str, room: impl Fn(&mut Model), e
 impl Model {
     /// The next event at the end of the room.
     fn next(&self, draft: Draft) -> Pdu {
-        self.build(&self.extremities(), draft)
+        self.build(&self.parents(), draft)
     }
 
     fn join(&mut self, names: &[&str]) {
@@ -114,7 +115,7 @@ fn auth_events() {
     let with = |room: &Model, change: &dyn Fn(&mut Vec<OwnedEventId>)| {
         let mut auth_events = room.next(message("bob")).auth_events;
         change(&mut auth_events);
-        room.build_with(&room.extremities(), &auth_events, message("bob"))
+        room.build_with(&room.parents(), &auth_events, message("bob"))
     };
     let joined = |room: &mut Model| room.join(&["bob"]);
     case(ALL, "the selected auth events", joined, |room| with(room, &|_| {}));
@@ -472,6 +473,21 @@ fn power_levels() {
     let mut room = Model::public(12);
     room.levels(&[], json!({ "events": { "m.room.topic": 1_000 } }));
     assert!(room.send(topic("alice")).is_ok());
+}
+
+/// Where a room has no power levels, setting state was said to take 0: any member could delete an alias that somebody else had made.
+#[test]
+fn levels_without_power_levels() {
+    for version in versions() {
+        let room = Model::created(version);
+        let create = room.event(&room.holder_now("m.room.create", "")).clone();
+        let levels = Levels::new(create, None, &room.rules.authorization).unwrap();
+        assert_eq!(levels.event(&"m.room.canonical_alias".into(), Some("")), Ok(50));
+        assert_eq!(levels.event(&"m.room.message".into(), None), Ok(0));
+        assert_eq!((levels.redact(), levels.invite()), (Ok(50), Ok(0)));
+        assert_eq!(levels.user(&user("bob")), Ok(0));
+        assert!(levels.user(&user("alice")).unwrap() >= 100);
+    }
 }
 
 #[test]

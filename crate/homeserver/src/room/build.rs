@@ -3,7 +3,7 @@
 use super::{
     append::Verdict,
     event::Event,
-    pdu::{MAX_PREV_EVENTS, Pdu, PduError},
+    pdu::{MAX_PREV_EVENTS, Pdu, PduError, max_depth},
     power,
     sign::NewPdu,
     state_tree::NodeId,
@@ -12,7 +12,7 @@ use super::{
 use crate::{error::Error, tables::Extremity};
 use http::StatusCode;
 use ruma::{
-    CanonicalJsonObject, MilliSecondsSinceUnixEpoch, OwnedDeviceId, OwnedEventId, OwnedUserId, UInt, UserId,
+    CanonicalJsonObject, CanonicalJsonValue, MilliSecondsSinceUnixEpoch, OwnedDeviceId, OwnedEventId, OwnedUserId, UInt, UserId,
     api::error::ErrorKind,
     events::{StateEventType, TimelineEventType},
     state_res::auth_types_for_event,
@@ -20,8 +20,8 @@ use ruma::{
 use serde_json::value::RawValue;
 use std::rc::Rc;
 
-/// The deepest an event can say it is (canonical JSON has no larger integers).
-const MAX_DEPTH: u64 = (1 << 53) - 1;
+/// Says in a member event on whose word its user has joined a restricted room. That user's server signs it; here it is said by [`Draft::let_in_by`] alone.
+const LET_IN_BY: &str = "join_authorised_via_users_server";
 
 /// What a local user wants to say in a room.
 #[derive(Clone, Debug)]
@@ -36,6 +36,8 @@ pub struct Draft {
     pub content: CanonicalJsonObject,
     /// What an `m.room.redaction` redacts.
     pub redacts: Option<OwnedEventId>,
+    /// The user of this server on whose word the sender may join a restricted room. Of member events the content never says so by itself.
+    pub let_in_by: Option<OwnedUserId>,
     /// The device and transaction id it came with.
     pub transaction: Option<(OwnedDeviceId, String)>,
 }
@@ -43,12 +45,27 @@ pub struct Draft {
 impl Draft {
     /// A message-like event.
     pub fn message(sender: OwnedUserId, event_type: TimelineEventType, content: CanonicalJsonObject) -> Self {
-        Self { sender, event_type, state_key: None, content, redacts: None, transaction: None }
+        Self { sender, event_type, state_key: None, content, redacts: None, let_in_by: None, transaction: None }
     }
 
     /// A state event.
     pub fn state(sender: OwnedUserId, event_type: StateEventType, state_key: impl Into<String>, content: CanonicalJsonObject) -> Self {
         Self { state_key: Some(state_key.into()), ..Self::message(sender, event_type.into(), content) }
+    }
+
+    /// Whether its sender joins by it.
+    pub fn is_join(&self) -> bool {
+        self.event_type == TimelineEventType::RoomMember
+            && self.state_key.as_deref() == Some(self.sender.as_str())
+            && self.content.get("membership").and_then(CanonicalJsonValue::as_str) == Some("join")
+    }
+
+    /// The content as a client may give it: what this server vouches for is not the client's to say.
+    pub fn without_vouching(event_type: &TimelineEventType, mut content: CanonicalJsonObject) -> CanonicalJsonObject {
+        if *event_type == TimelineEventType::RoomMember {
+            content.remove(LET_IN_BY);
+        }
+        content
     }
 }
 
@@ -63,6 +80,10 @@ impl Write<'_> {
         // Asked before anything is signed, so that what has to be read for it is; said only to those who may send the event at all.
         let refused = self.relation_refused(&draft)?.or(self.invite_refused(&draft)?);
         let transaction = draft.transaction.take();
+        draft.content = Draft::without_vouching(&draft.event_type, draft.content);
+        if let Some(user) = draft.let_in_by.take() {
+            draft.content.insert(LET_IN_BY.to_owned(), CanonicalJsonValue::String(user.to_string()));
+        }
         let pdu = self.build(draft, before)?;
         if pdu.event_type == TimelineEventType::RoomPowerLevels {
             self.check_levels(&pdu, before)?;
@@ -71,6 +92,12 @@ impl Write<'_> {
             return Err(Error::forbidden(reason).into());
         }
         if let Err(reason) = self.check_in_state(&pdu, before)? {
+            return Err(Error::forbidden(reason).into());
+        }
+        // As for a received event: where the room has many ends, the state of a few parents is not all of its state.
+        if before != self.state()
+            && let Err(reason) = self.check_in_state(&pdu, self.state())?
+        {
             return Err(Error::forbidden(reason).into());
         }
         if let Some(error) = refused {
@@ -89,8 +116,8 @@ impl Write<'_> {
 
     /// Who wants no invitations gets none ("Invite permission").
     fn invite_refused(&self, draft: &Draft) -> Result<Option<Error>, Stop> {
-        let is_invite =
-            draft.event_type == TimelineEventType::RoomMember && draft.content.get("membership").and_then(|it| it.as_str()) == Some("invite");
+        let is_invite = draft.event_type == TimelineEventType::RoomMember
+            && draft.content.get("membership").and_then(CanonicalJsonValue::as_str) == Some("invite");
         let Some(user) = draft.state_key.as_deref().filter(|_| is_invite).and_then(|user| UserId::parse(user).ok()) else { return Ok(None) };
         let is_blocked = self.hs.is_local(&user) && self.blocks_invites(self.user_sn(&user)?)?;
         Ok(is_blocked.then(|| Error::new(StatusCode::FORBIDDEN, ErrorKind::InviteBlocked, format!("{user} wants no invitations"))))
@@ -129,7 +156,7 @@ impl Write<'_> {
             content: draft.content,
             prev_events,
             auth_events,
-            depth: (depth + 1).min(MAX_DEPTH),
+            depth: (depth + 1).min(max_depth(rules)),
             origin_server_ts: MilliSecondsSinceUnixEpoch(UInt::new_saturating(self.hs.host.now())),
             redacts: draft.redacts,
             event_localpart: format!("{}-{:08x}", self.next_position(), self.hs.identity.instance),

@@ -7,7 +7,7 @@ use super::{
 };
 use crate::{
     position::Position,
-    tables::{EventRecord, RawBytes, RoomSn},
+    tables::{EventRecord, RawBytes, RoomSn, Withheld},
 };
 use ruma::OwnedDeviceId;
 use std::sync::Arc;
@@ -25,6 +25,8 @@ pub struct Event {
     pub rejected: Option<String>,
     /// Whether it failed against the current state when it arrived.
     pub soft_failed: bool,
+    /// Whether it is a redaction that cannot be applied, or not yet, of which clients are not told since v3.
+    pub waiting: bool,
     /// The state before it.
     pub state_before: NodeId,
     /// The state after it.
@@ -50,7 +52,8 @@ impl Event {
             position,
             pdu: Arc::new(Pdu { generation: record.generation, ..pdu }),
             rejected: record.rejected,
-            soft_failed: record.soft_failed,
+            soft_failed: record.withheld == Withheld::SoftFailed,
+            waiting: record.withheld == Withheld::Waiting,
             state_before,
             state_after,
             room_state: record.room_state.map_or(state_after, NodeId),
@@ -66,7 +69,7 @@ impl Event {
             pdu: RawBytes(self.pdu.json.to_vec()),
             event_id: self.pdu.event_id.clone(),
             rejected: self.rejected.clone(),
-            soft_failed: self.soft_failed,
+            withheld: self.withheld(),
             state_before: self.state_before.0,
             state_after: (self.state_after != self.state_before).then_some(self.state_after.0),
             room_state: (self.room_state != self.state_after).then_some(self.room_state.0),
@@ -77,9 +80,22 @@ impl Event {
         }
     }
 
+    fn withheld(&self) -> Withheld {
+        match self {
+            Self { soft_failed: true, .. } => Withheld::SoftFailed,
+            Self { waiting: true, .. } => Withheld::Waiting,
+            _ => Withheld::No,
+        }
+    }
+
+    /// Whether it is a part of the room: neither rejected nor soft-failed.
+    pub fn is_accepted(&self) -> bool {
+        self.rejected.is_none() && !self.soft_failed
+    }
+
     /// Whether clients may be shown it at all.
     pub fn is_shown(&self) -> bool {
-        self.rejected.is_none() && !self.soft_failed
+        self.is_accepted() && !self.waiting
     }
 
     /// Bytes it takes in memory, roughly.

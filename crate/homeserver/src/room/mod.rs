@@ -38,7 +38,10 @@ pub use self::{
     client_event::Format,
     create::{NewRoom, VERSIONS},
     event::Event,
-    pdu::{EventReference, MAX_AUTH_EVENTS, MAX_ID_BYTES, MAX_PDU_BYTES, MAX_PREV_EVENTS, Pdu, PduError, ReceivedPdu, StateKey, room_id_of_create},
+    pdu::{
+        EventReference, MAX_AUTH_EVENTS, MAX_ID_BYTES, MAX_PDU_BYTES, MAX_PREV_EVENTS, Pdu, PduError, ReceivedPdu, StateKey, max_depth,
+        room_id_of_create,
+    },
     power::Levels,
     rooms::{RoomInfo, Rooms},
     sign::NewPdu,

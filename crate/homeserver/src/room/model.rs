@@ -4,7 +4,7 @@
 #![allow(clippy::unwrap_used)]
 
 use super::{
-    pdu::{EventReference, Pdu, StateKey, create_of_room},
+    pdu::{EventReference, MAX_PREV_EVENTS, Pdu, StateKey, create_of_room},
     resolve::{self, Known, Unresolved},
     sign::NewPdu,
     state_tree::{self, Node, NodeId, Part},
@@ -144,7 +144,7 @@ impl Model {
 
     /// Sends at the end of what this server has.
     pub fn send(&mut self, draft: Draft) -> Result<OwnedEventId, String> {
-        self.send_after(&self.extremities(), draft)
+        self.send_after(&self.parents(), draft)
     }
 
     /// Sends after chosen events. A rejected event is kept as such, like one that was received.
@@ -236,14 +236,26 @@ impl Model {
         &self.events
     }
 
-    /// The accepted events that no accepted event refers to.
+    /// The accepted events that no accepted event refers to, nor through rejected ones.
     pub fn extremities(&self) -> Vec<OwnedEventId> {
-        let accepted = || self.events.iter().filter(|event| !event.rejected);
-        let parents: BTreeSet<_> = accepted().flat_map(|event| &event.prev_events).collect();
-        let mut ends: Vec<_> = accepted().map(|event| event.event_id.clone()).filter(|id| !parents.contains(id)).collect();
+        let mut before = BTreeSet::new();
+        let mut ends = Vec::new();
+        for event in self.events.iter().rev() {
+            let is_before = before.contains(&event.event_id);
+            if is_before || !event.rejected {
+                before.extend(&event.prev_events);
+            }
+            if !is_before && !event.rejected {
+                ends.push(event.event_id.clone());
+            }
+        }
         ends.sort();
-        ends.truncate(20);
         ends
+    }
+
+    /// What a next event is built on.
+    pub fn parents(&self) -> Vec<OwnedEventId> {
+        self.extremities().into_iter().take(MAX_PREV_EVENTS).collect()
     }
 
     /// The state that a next event after these would see.

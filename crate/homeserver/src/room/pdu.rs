@@ -39,6 +39,11 @@ pub const MAX_PREV_EVENTS: usize = 20;
 /// The most `auth_events` a PDU may have.
 pub const MAX_AUTH_EVENTS: usize = 10;
 
+/// The deepest an event can say it is: since v6 the largest integer of canonical JSON.
+pub fn max_depth(rules: &RoomVersionRules) -> u64 {
+    if rules.authorization.strict_canonical_json { (1 << 53) - 1 } else { i64::MAX as u64 }
+}
+
 /// What a state event is the value of: its `type` and `state_key`.
 pub type StateKey = (StateEventType, String);
 

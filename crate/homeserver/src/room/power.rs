@@ -11,7 +11,10 @@ use ruma::{
     room_version_rules::AuthorizationRules,
     state_res::events::{RoomCreateEvent, RoomPowerLevelsEvent, RoomPowerLevelsIntField},
 };
-use std::{collections::HashSet, sync::Arc};
+use std::{
+    collections::{BTreeSet, HashSet},
+    sync::Arc,
+};
 
 /// What is one level each.
 const INT_FIELDS: [RoomPowerLevelsIntField; 7] = [
@@ -51,12 +54,19 @@ impl<'a> Levels<'a> {
         }
     }
 
+    /// The creators, and those who have a level of their own.
+    pub fn named(&self) -> Result<BTreeSet<OwnedUserId>, String> {
+        let users = self.levels.as_ref().map(|levels| levels.users(self.rules)).transpose()?.flatten();
+        Ok(self.creators.iter().chain(users.into_iter().flat_map(|users| users.keys())).cloned().collect())
+    }
+
     /// What sending an event of a type takes.
     pub fn event(&self, event_type: &TimelineEventType, state_key: Option<&str>) -> Result<i64, String> {
         match &self.levels {
             Some(levels) => levels.event_power_level(event_type, state_key, self.rules).map(i64::from),
-            // "If the room contains no m.room.power_levels event, the state_default is 0" (as is events_default).
-            None => Ok(0),
+            // "If [...] there is no m.room.power_levels event, the state_default is 50", and "the events_default is 0".
+            None if state_key.is_some() => self.field(RoomPowerLevelsIntField::StateDefault),
+            None => self.field(RoomPowerLevelsIntField::EventsDefault),
         }
     }
 

@@ -99,6 +99,7 @@ impl Homeserver {
                 tables::RELATIONS.delete_all(&mut batch, &room);
                 tables::INDIRECT_RELATIONS.delete_all(&mut batch, &room);
                 tables::ANNOTATIONS.delete_all(&mut batch, &room);
+                tables::WAITING_REDACTIONS.delete_all(&mut batch, &room);
                 tables::CITING.delete_all(&mut batch, &room);
                 tables::RECEIPTS.delete_all(&mut batch, &room);
                 tables::ROOMS_TO_DELETE.delete(&mut batch, &room);

@@ -15,10 +15,14 @@ impl Write<'_> {
     /// One that is here already stays as it is.
     ///
     /// # Errors
-    /// 404 M_NOT_FOUND when a parent or auth event is not here: they must be fetched first.
+    /// 404 M_NOT_FOUND when a parent or auth event is not here: they must be fetched first. 400 M_INVALID_PARAM when the event's id is that of another
+    /// room's event: up to v2 its server gave it the id, and may have given it twice.
     pub fn receive(&mut self, pdu: Pdu) -> Result<Rc<Event>, Stop> {
         if let Some(known) = self.event_by_id(&pdu.event_id)? {
             return Ok(known);
+        }
+        if self.stands_elsewhere(&pdu.event_id) {
+            return Err(Error::invalid_param(format!("{} is an event of another room", pdu.event_id)).into());
         }
         for id in pdu.auth_events.iter().chain(&pdu.prev_events) {
             if self.event_by_id(id)?.is_none() {

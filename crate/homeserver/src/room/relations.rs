@@ -21,7 +21,7 @@ use std::rc::Rc;
 /// Through how many relations one event is listed under another: "homeservers SHOULD traverse at least 3 levels of relationships".
 pub(crate) const DEPTH: usize = 3;
 
-/// How a redaction is listed among what relates to an event: it may arrive before the event does.
+/// How redactions were listed among what relates to an event. They have a table of their own now, and are no relations.
 pub(crate) const REDACTION: &str = "m.redaction";
 const ANNOTATION: &str = "m.annotation";
 const THREAD: &str = "m.thread";
@@ -87,17 +87,10 @@ impl Write<'_> {
     /// Lists the event under the one it relates to, and under those that this one relates to.
     pub(super) fn relate(&mut self, event: &Event) -> Result<(), Stop> {
         let (pdu, position) = (&event.pdu, event.position);
-        let relates = match &pdu.redacts {
-            Some(target) => Some(RelatesTo { rel_type: REDACTION.to_owned(), event_id: target.clone(), key: None }),
-            None => RelatesTo::in_json(pdu.content.get()),
-        };
-        let Some(relates) = relates else { return Ok(()) };
+        let Some(relates) = RelatesTo::in_json(pdu.content.get()).filter(|_| pdu.redacts.is_none()) else { return Ok(()) };
         let sender = self.user_sn(&pdu.sender)?;
         let relation = Relation { rel_type: relates.rel_type.clone(), event_type: pdu.event_type.to_string(), sender };
         tables::RELATIONS.put(&mut self.batch, &(self.room.sn, relates.event_id.clone(), position), &relation);
-        if relates.rel_type == REDACTION {
-            return Ok(());
-        }
         if let Some(fingerprint) = relates.annotation(sender, &pdu.event_type).filter(|_| event.is_shown()) {
             tables::ANNOTATIONS.put(&mut self.batch, &(self.room.sn, relates.event_id.clone(), fingerprint), &position);
         }

@@ -53,6 +53,16 @@ struct Forked {
     alice: TestUser,
     remote: Remote,
     clock: std::cell::Cell<u64>,
+    /// What the other server says of the depth of its events, at least.
+    depth: std::cell::Cell<u64>,
+}
+
+fn public_room(server: &TestServer, owner: &TestUser, version: &RoomVersionId) -> Rc<RoomInfo> {
+    let request = json!({ "preset": "public_chat", "room_version": version });
+    let id = server.post(owner, "/_matrix/client/v3/createRoom", request).ok()["room_id"].as_str().expect("an id").to_owned();
+    let id: ruma::OwnedRoomId = id.try_into().expect("a room id");
+    let hs = server.hs.clone();
+    server.run(async move { hs.room(&id).await }).expect("a read").expect("the room")
 }
 
 fn object(json: &Value) -> CanonicalJsonObject {
@@ -64,17 +74,24 @@ impl Forked {
     fn new(version: &RoomVersionId) -> Self {
         let server = TestServer::new();
         let alice = server.register("alice");
-        let request = json!({ "preset": "public_chat", "room_version": version });
-        let id = server.post(&alice, "/_matrix/client/v3/createRoom", request).ok()["room_id"].as_str().expect("an id").to_owned();
-        let id: ruma::OwnedRoomId = id.try_into().expect("a room id");
-        let hs = server.hs.clone();
-        let room = server.run(async move { hs.room(&id).await }).expect("a read").expect("the room");
-        let forked = Self { server, room, alice, remote: Remote::new("other.example", 9), clock: std::cell::Cell::new(1_700_000_100_000) };
-        let eve = forked.remote.user("eve");
-        let join = Draft::state(eve.clone(), StateEventType::RoomMember, eve.as_str(), object(&json!({ "membership": "join" })));
-        let end = forked.end();
-        forked.receive(forked.remote_event(join, &end));
+        let room = public_room(&server, &alice, version);
+        let forked = Self {
+            server,
+            room,
+            alice,
+            remote: Remote::new("other.example", 9),
+            clock: std::cell::Cell::new(1_700_000_100_000),
+            depth: Default::default(),
+        };
+        forked.join("eve");
         forked
+    }
+
+    /// Somebody of the other server joins.
+    fn join(&self, localpart: &str) -> Rc<Event> {
+        let user = self.remote.user(localpart);
+        let join = Draft::state(user.clone(), StateEventType::RoomMember, user.as_str(), object(&json!({ "membership": "join" })));
+        self.receive(self.remote_event(join, &self.end()))
     }
 
     /// The events at the end of the room.
@@ -107,7 +124,7 @@ impl Forked {
             content: draft.content,
             prev_events: parents.iter().map(|event| event.pdu.reference(rules).expect("a reference")).collect(),
             auth_events: auth_events.into_iter().flatten().map(|event| event.pdu.reference(rules).expect("a reference")).collect(),
-            depth: 1 + parents.iter().map(|event| event.pdu.depth).max().unwrap_or(0),
+            depth: (1 + parents.iter().map(|event| event.pdu.depth).max().unwrap_or(0)).max(self.depth.get()),
             origin_server_ts: MilliSecondsSinceUnixEpoch(UInt::new_saturating(self.clock.get())),
             redacts: draft.redacts,
             event_localpart: self.clock.get().to_string(),
@@ -128,9 +145,19 @@ impl Forked {
         self.remote_event(Draft::message(self.remote.user("eve"), TimelineEventType::RoomMessage, content), parents)
     }
 
+    /// Somebody of the other server redacts an event that need not be here.
+    fn redaction(&self, localpart: &str, target: &Pdu, parents: &[Rc<Event>]) -> Pdu {
+        let draft = Draft::message(self.remote.user(localpart), TimelineEventType::RoomRedaction, CanonicalJsonObject::new());
+        self.remote_event(Draft { redacts: Some(target.event_id.clone()), ..draft }, parents)
+    }
+
     fn receive(&self, pdu: Pdu) -> Rc<Event> {
+        self.try_receive(pdu).expect("received")
+    }
+
+    fn try_receive(&self, pdu: Pdu) -> crate::error::Result<Rc<Event>> {
         let (hs, room) = (self.server.hs.clone(), self.room.clone());
-        self.server.run(async move { hs.write_room(&room, 0, |write: &mut Write<'_>| write.receive(pdu.clone())).await }).expect("received")
+        self.server.run(async move { hs.write_room(&room, 0, |write: &mut Write<'_>| write.receive(pdu.clone())).await })
     }
 
     fn say(&self, body: &str) -> Rc<Event> {
@@ -197,6 +224,108 @@ fn a_late_event_is_shown_and_the_next_one_merges_the_fork() {
     }
 }
 
+/// Clients were told of redactions that this server did not apply, and clients apply what they are told of.
+#[test]
+fn clients_are_told_of_a_redaction_when_it_is_applied() {
+    for version in versions().into_iter().filter(|version| version.rules().is_some_and(|rules| !rules.authorization.special_case_room_redaction)) {
+        let mut forked = Forked::new(&version);
+        let sync = |forked: &Forked, since: &str| {
+            let answer = forked.server.get(&forked.alice, &format!("/_matrix/client/v3/sync?timeout=0{since}")).ok();
+            let timeline = answer["rooms"]["join"][forked.room.id.as_str()]["timeline"]["events"].as_array().cloned().unwrap_or_default();
+            (timeline, format!("&since={}", answer["next_batch"].as_str().expect("a token")))
+        };
+        let hers = forked.say("hers");
+        let (_, since) = sync(&forked, "");
+        // Eve has no power over alice's events.
+        let refused = forked.receive(forked.redaction("eve", &hers.pdu, &forked.end()));
+        assert!(refused.is_accepted() && !refused.is_shown(), "version {version}");
+        assert!(forked.event(hers.pdu.event_id.as_str()).redacted_by.is_none());
+        // What eve redacts of her own is not here yet.
+        let target = forked.message("secret", &forked.end());
+        let early = forked.receive(forked.redaction("eve", &target, &forked.end()));
+        assert_eq!(sync(&forked, &since).0, Vec::<Value>::new());
+        forked.server = forked.server.restart();
+        for hidden in [&refused, &early] {
+            let id = percent_encoding::utf8_percent_encode(hidden.pdu.event_id.as_str(), percent_encoding::NON_ALPHANUMERIC);
+            forked.server.get(&forked.alice, &format!("/_matrix/client/v3/rooms/{}/event/{id}", forked.room.id)).fails(404, "M_NOT_FOUND");
+        }
+        let (_, since) = sync(&forked, &since);
+        let target = forked.receive(target);
+        let (timeline, since) = sync(&forked, &since);
+        let ids: Vec<_> = timeline.iter().map(|event| event["event_id"].as_str().expect("an id")).collect();
+        assert_eq!(ids, [target.pdu.event_id.as_str(), early.pdu.event_id.as_str()], "version {version}");
+        assert_eq!((&timeline[0]["content"], &timeline[1]["redacts"]), (&json!({}), &json!(target.pdu.event_id)));
+        assert_eq!(timeline[0]["unsigned"]["redacted_because"]["event_id"], early.pdu.event_id.as_str());
+        // Both are ends of the room all the same, and the early one stands in one place only.
+        let next = forked.say("next");
+        assert!(next.pdu.prev_events.contains(&early.pdu.event_id));
+        assert_eq!(sync(&forked, &since).0.len(), 1);
+        assert_eq!(events_of(&forked).iter().filter(|event| event.pdu.event_id == early.pdu.event_id).count(), 1);
+        assert_eq!(stray_nodes(&forked), BTreeSet::new());
+    }
+}
+
+#[test]
+fn behind_the_deepest_event_there_is_nothing_deeper() {
+    for version in versions() {
+        let forked = Forked::new(&version);
+        let deepest = super::max_depth(&forked.room.rules);
+        forked.depth.set(deepest);
+        let deep = forked.receive(forked.message("deep", &forked.end()));
+        assert_eq!(deep.pdu.depth, deepest);
+        let next = forked.say("next");
+        assert_eq!((next.pdu.depth, &next.pdu.prev_events[0]), (deepest, &deep.pdu.event_id), "version {version}");
+    }
+}
+
+/// A redaction that came before what it redacts was one of what relates to it, of which 256 were read.
+#[test]
+fn a_redaction_is_not_lost_behind_what_came_before_it() {
+    for version in [RoomVersionId::V1, RoomVersionId::V11] {
+        let forked = Forked::new(&version);
+        let end = forked.end();
+        let target = forked.message("secret", &end);
+        for n in 0..260 {
+            let content = json!({ "body": n, "m.relates_to": { "rel_type": "m.reference", "event_id": target.event_id } });
+            forked.receive(forked.remote_event(Draft::message(forked.remote.user("eve"), TimelineEventType::RoomMessage, object(&content)), &end));
+        }
+        forked.receive(forked.redaction("eve", &target, &end));
+        let redacted = forked.receive(target);
+        assert!(forked.event(redacted.pdu.event_id.as_str()).redacted_by.is_some(), "version {version}");
+        assert!(!forked.seen().contains(&"secret".to_owned()));
+    }
+}
+
+/// Where servers give ids themselves, the same id in a second room took the event away from the first, which could not be read or written any more.
+#[test]
+fn an_id_is_given_in_one_room_only() {
+    for version in [RoomVersionId::V1, RoomVersionId::V2] {
+        for restarted in [false, true] {
+            let mut forked = Forked::new(&version);
+            let end = forked.end();
+            let first = forked.receive(forked.message("here", &end));
+            let clock = forked.clock.get();
+            let second = public_room(&forked.server, &forked.alice, &version);
+            let first_room = std::mem::replace(&mut forked.room, second);
+            forked.join("eve");
+            let end = forked.end();
+            forked.clock.set(clock - 1000);
+            let again = forked.message("there", &end);
+            assert_eq!(again.event_id, first.pdu.event_id);
+            if restarted {
+                forked.server = forked.server.restart();
+            }
+            let refused = forked.try_receive(again).expect_err("the id is another event's");
+            assert!(matches!(refused, crate::error::Error::Matrix(_)), "{refused}");
+            assert_eq!(forked.say("still").pdu.prev_events.len(), 1);
+            forked.room = first_room;
+            assert_eq!(forked.event(first.pdu.event_id.as_str()).pdu.json, first.pdu.json);
+            forked.say("also");
+            assert_eq!(forked.seen(), ["also", "here"], "version {version}");
+        }
+    }
+}
+
 /// What relates to an event through one that this server did not have yet.
 #[test]
 fn what_relates_through_a_late_event_is_found_when_that_has_come() {
@@ -242,6 +371,93 @@ fn what_a_banned_user_sends_from_before_the_ban_is_kept_but_shown_to_nobody() {
         // After the ban, in the open: rejected.
         let open = forked.receive(forked.message("open", &forked.end()));
         assert!(open.rejected.is_some());
+    }
+}
+
+/// The oldest extremity was dropped for the newest: 64 forks from before a ban, each with a state of its own, undid the ban.
+#[test]
+fn a_ban_holds_against_forks_without_end() {
+    for version in [RoomVersionId::V1, RoomVersionId::V6, RoomVersionId::V12] {
+        let forked = Forked::new(&version);
+        let room = forked.room.id.as_str();
+        let bob = forked.server.register("bob");
+        forked.server.post(&bob, &format!("/_matrix/client/v3/join/{room}"), json!({})).ok();
+        let before = forked.end();
+        let eve = forked.remote.user("eve");
+        let renamed = |n: usize| {
+            let content = object(&json!({ "membership": "join", "displayname": n.to_string() }));
+            forked.remote_event(Draft::state(eve.clone(), StateEventType::RoomMember, eve.as_str(), content), &before)
+        };
+        forked.server.post(&forked.alice, &format!("/_matrix/client/v3/rooms/{room}/ban"), json!({ "user_id": bob.id })).ok();
+        let membership = || {
+            let path = format!("/_matrix/client/v3/rooms/{room}/state/m.room.member/{}", bob.id);
+            forked.server.get(&forked.alice, &path).ok()["membership"].clone()
+        };
+        for n in 0..70 {
+            let fork = forked.receive(renamed(n));
+            assert!(fork.is_shown(), "version {version}");
+        }
+        assert!(forked.end().len() <= 64);
+        assert_eq!(membership(), "ban", "version {version}");
+        // Who speaks makes fewer of them.
+        for body in ["one", "two", "three", "four"] {
+            forked.say(body);
+        }
+        assert_eq!(forked.end().len(), 1);
+        assert_eq!(membership(), "ban", "version {version}");
+        let path = format!("/_matrix/client/v3/rooms/{room}/send/m.room.message/t");
+        forked.server.put(&bob, &path, json!({ "body": "here" })).fails(403, "M_FORBIDDEN");
+    }
+}
+
+/// A local event was judged by the state of its parents alone, which are the newest 20 ends of the room: 20 messages from before a ban let the banned speak.
+#[test]
+fn who_is_banned_may_not_speak_whatever_the_newest_ends_say() {
+    for version in versions() {
+        let forked = Forked::new(&version);
+        let room = forked.room.id.as_str();
+        let bob = forked.server.register("bob");
+        forked.server.post(&bob, &format!("/_matrix/client/v3/join/{room}"), json!({})).ok();
+        let before = forked.end();
+        forked.server.post(&forked.alice, &format!("/_matrix/client/v3/rooms/{room}/ban"), json!({ "user_id": bob.id })).ok();
+        for n in 0..20 {
+            forked.receive(forked.message(&n.to_string(), &before));
+        }
+        let path = format!("/_matrix/client/v3/rooms/{room}/send/m.room.message/t");
+        forked.server.put(&bob, &path, json!({ "body": "here" })).fails(403, "M_FORBIDDEN");
+        forked.server.post(&bob, &format!("/_matrix/client/v3/join/{room}"), json!({})).fails(403, "M_FORBIDDEN");
+        forked.say("end");
+        forked.server.put(&bob, &path, json!({ "body": "here" })).fails(403, "M_FORBIDDEN");
+    }
+}
+
+/// A rejected or soft-failed event takes the place of no extremity, and what came after it took the place of itself alone: what stood before it stayed an end
+/// of the room forever.
+#[test]
+fn what_others_stand_on_through_rejected_and_soft_failed_events_is_no_end_of_the_room() {
+    for version in versions() {
+        let forked = Forked::new(&version);
+        let frank = forked.remote.user("frank");
+        let joined = forked.join("frank");
+        let says = |body: &str, parent: &Rc<Event>| {
+            let content = object(&json!({ "body": body }));
+            forked.receive(forked.remote_event(Draft::message(frank.clone(), TimelineEventType::RoomMessage, content), std::slice::from_ref(parent)))
+        };
+        let path = format!("/_matrix/client/v3/rooms/{}/ban", forked.room.id);
+        forked.server.post(&forked.alice, &path, json!({ "user_id": "@eve:other.example" })).ok();
+        let banned = forked.end();
+        let other = says("from before the ban", &joined);
+        let soft_failed = forked.receive(forked.message("soft-failed", std::slice::from_ref(&other)));
+        assert!(soft_failed.soft_failed);
+        let behind = says("behind it", &soft_failed);
+        let ends = || forked.end().iter().map(|event| event.pdu.event_id.clone()).collect::<BTreeSet<_>>();
+        assert_eq!(ends(), BTreeSet::from([banned[0].pdu.event_id.clone(), behind.pdu.event_id.clone()]), "version {version}");
+
+        let rejected = forked.receive(forked.message("rejected", &banned));
+        let again = forked.receive(forked.message("rejected too", std::slice::from_ref(&rejected)));
+        assert!(rejected.rejected.is_some() && again.rejected.is_some());
+        let last = says("behind both", &again);
+        assert_eq!(ends(), BTreeSet::from([behind.pdu.event_id.clone(), last.pdu.event_id.clone()]), "version {version}");
     }
 }
 
@@ -434,7 +650,7 @@ fn told(version: &RoomVersionId, room_id: &ruma::RoomId, events: &[Pdu]) -> Fork
             }
         })
         .expect("a room");
-    let forked = Forked { server, room, alice, remote: Remote::new("other.example", 9), clock: std::cell::Cell::new(0) };
+    let forked = Forked { server, room, alice, remote: Remote::new("other.example", 9), clock: Default::default(), depth: Default::default() };
     for event in rest {
         forked.receive(event.clone());
     }

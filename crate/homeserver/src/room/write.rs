@@ -22,7 +22,7 @@ use ephapse_store::{Batch, Direction};
 use ruma::{EventId, OwnedEventId, OwnedUserId, UserId};
 use std::{
     cell::RefCell,
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, HashSet},
     rc::Rc,
 };
 
@@ -48,6 +48,8 @@ pub enum Need {
     Member(UserSn),
     /// Events that refer to this one, also through others, and came before it.
     Relations(OwnedEventId),
+    /// Redactions of this event that came before it.
+    WaitingRedactions(OwnedEventId),
     /// The newest annotation of an event with a fingerprint.
     Annotation(OwnedEventId, [u8; 16]),
     /// Whether a user of this server wants no invitations.
@@ -89,9 +91,12 @@ struct Known {
     nodes: HashMap<NodeId, Rc<Node>>,
     events: HashMap<Position, Rc<Event>>,
     ids: HashMap<OwnedEventId, Option<Position>>,
+    /// Of the ids that are none of this room's events, those that are another's.
+    elsewhere: HashSet<OwnedEventId>,
     users: HashMap<OwnedUserId, UserSn>,
     members: HashMap<UserSn, Option<Membership>>,
     relations: HashMap<OwnedEventId, Vec<(Position, IndirectRelation)>>,
+    waiting_redactions: HashMap<OwnedEventId, Vec<(UserSn, Position)>>,
     annotations: HashMap<(OwnedEventId, [u8; 16]), Option<Position>>,
     blocks_invites: HashMap<UserSn, bool>,
     citing: HashMap<Position, (Vec<Position>, bool)>,
@@ -235,6 +240,12 @@ impl Homeserver {
                     let indirect = indirect.into_iter().map(|((_, _, position), indirect)| (position, indirect));
                     known.relations.insert(id, direct.chain(indirect).collect());
                 }
+                Need::WaitingRedactions(id) => {
+                    let found = tables::WAITING_REDACTIONS.scan(self.store(), &(room.sn, id.clone()), Direction::Forward, READ_AHEAD).await?;
+                    let found: Vec<_> = found.into_iter().map(|((_, _, sender), position)| (sender, position)).collect();
+                    positions.extend(found.iter().map(|(_, position)| *position));
+                    known.waiting_redactions.insert(id, found);
+                }
                 Need::Annotation(id, fingerprint) => {
                     let found = tables::ANNOTATIONS.get(self.store(), &(room.sn, id.clone(), fingerprint)).await?;
                     known.annotations.insert((id, fingerprint), found);
@@ -271,7 +282,11 @@ impl Homeserver {
         while !ids.is_empty() {
             let mut positions = Vec::new();
             for id in std::mem::take(&mut ids) {
-                let place = self.find_event(&id).await?.filter(|(sn, _)| *sn == room.sn).map(|(_, position)| position);
+                let found = self.find_event(&id).await?;
+                let place = found.filter(|(sn, _)| *sn == room.sn).map(|(_, position)| position);
+                if found.is_some() && place.is_none() {
+                    known.elsewhere.insert(id.clone());
+                }
                 known.ids.insert(id, place);
                 positions.extend(place.filter(|position| !known.events.contains_key(position)));
             }
@@ -359,6 +374,12 @@ impl Write<'_> {
         }
     }
 
+    /// Whether an event of which [`Self::event_by_id`] has said that this room does not have it stands in another room.
+    pub(super) fn stands_elsewhere(&self, id: &EventId) -> bool {
+        let cached = self.hs.rooms.ids.borrow_mut().get(id);
+        self.known.elsewhere.contains(id) || cached.is_some_and(|(sn, _)| sn != self.room.sn)
+    }
+
     /// The number of a user.
     pub fn user_sn(&self, id: &UserId) -> Result<UserSn, Need> {
         self.known.users.get(id).copied().or_else(|| self.hs.cached_user(id)).ok_or_else(|| Need::User(id.to_owned()))
@@ -386,6 +407,11 @@ impl Write<'_> {
     /// What refers to an event that has only now arrived, also through others.
     pub(super) fn relations(&self, id: &EventId) -> Result<&[(Position, IndirectRelation)], Need> {
         self.known.relations.get(id).map(Vec::as_slice).ok_or_else(|| Need::Relations(id.to_owned()))
+    }
+
+    /// Redactions of an event that has only now arrived: who sent them, and where they stand.
+    pub(super) fn waiting_redactions(&self, id: &EventId) -> Result<&[(UserSn, Position)], Need> {
+        self.known.waiting_redactions.get(id).map(Vec::as_slice).ok_or_else(|| Need::WaitingRedactions(id.to_owned()))
     }
 
     /// The newest annotation of an event with a fingerprint.

@@ -80,9 +80,9 @@ impl Homeserver {
         }
         let (mut end, mut count) = (position, 1);
         loop {
-            // Mostly the first is shown; many in a row that are not must not mean as many reads.
+            // Mostly the first is accepted; many in a row that are not must not mean as many reads.
             let events = self.events_between(room, Position::MIN..end, Direction::Backward, count).await?;
-            if let Some(event) = events.iter().find(|event| event.is_shown()) {
+            if let Some(event) = events.iter().find(|event| event.is_accepted()) {
                 return Ok(event.room_state);
             }
             let Some(last) = events.last() else { return Ok(NodeId::EMPTY) };

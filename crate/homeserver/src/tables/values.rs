@@ -179,6 +179,17 @@ pub struct RoomHead {
     pub invited: u32,
 }
 
+/// Why nobody is shown an event that was not rejected. (The first two are as the flag was that stood here before.)
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Withheld {
+    /// It is not withheld.
+    No,
+    /// It failed against the current state when it arrived.
+    SoftFailed,
+    /// It is a redaction that cannot be applied, or not yet.
+    Waiting,
+}
+
 /// An event and what this server knows of it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct EventRecord {
@@ -188,8 +199,8 @@ pub struct EventRecord {
     pub event_id: OwnedEventId,
     /// Why the auth rules rejected it, if they did.
     pub rejected: Option<String>,
-    /// Whether it failed against the current state when it arrived: kept, but shown to nobody.
-    pub soft_failed: bool,
+    /// Whether it is kept, but shown to nobody.
+    pub withheld: Withheld,
     /// The root of the state before it.
     pub state_before: [u8; 16],
     /// The root of the state after it, when it differs.

@@ -31,6 +31,7 @@ mod redactions;
 mod register;
 mod relations;
 mod repeated;
+mod restricted;
 mod rooms;
 mod session;
 mod shared_secret;

@@ -1,6 +1,6 @@
 //! The sizes and types that a PDU must have to be looked at (rooms/v1.md to v12.md "Event format", client-server-api "Size limits"): step 1 of the checks.
 
-use super::{MAX_AUTH_EVENTS, MAX_ID_BYTES, MAX_PDU_BYTES, MAX_PREV_EVENTS, PduError};
+use super::{MAX_AUTH_EVENTS, MAX_ID_BYTES, MAX_PDU_BYTES, MAX_PREV_EVENTS, PduError, max_depth, numbers};
 use ruma::{
     CanonicalJsonObject, CanonicalJsonValue,
     room_version_rules::{EventsReferenceFormatVersion, RoomVersionRules},
@@ -32,7 +32,12 @@ pub(super) fn check(object: &CanonicalJsonObject, size: usize, rules: &RoomVersi
     if !matches!(object.get("content"), Some(CanonicalJsonValue::Object(_))) {
         return Err(PduError::Format("`content` is not an object".to_owned()));
     }
-    if !matches!(object.get("depth"), Some(CanonicalJsonValue::Integer(depth)) if i64::from(*depth) >= 0) {
+    let depth = match object.get("depth") {
+        Some(CanonicalJsonValue::Integer(depth)) => u64::try_from(i64::from(*depth)).ok(),
+        Some(CanonicalJsonValue::String(value)) => numbers::carried(value).and_then(|number| number.parse().ok()),
+        _ => None,
+    };
+    if depth.is_none_or(|depth| depth > max_depth(rules)) {
         return Err(PduError::Format("`depth` is not a positive integer".to_owned()));
     }
     if rules.event_format.allow_room_create_in_auth_events || is_create {

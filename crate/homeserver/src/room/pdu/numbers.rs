@@ -22,6 +22,11 @@ pub(super) fn mark(json: &str) -> Result<Cow<'_, str>, Unreadable> {
     })
 }
 
+/// The number that a string carries, as it came; None of any other string.
+pub(super) fn carried(value: &str) -> Option<&str> {
+    value.strip_prefix('\0')
+}
+
 /// JSON out of marked values: numbers as they came.
 pub(super) fn unmark(json: String) -> String {
     let mut parts = json.split(MARK);

@@ -282,6 +282,32 @@ fn up_to_v5_numbers_are_kept_as_they_were_written() {
     }
 }
 
+/// Up to v5 a depth goes up to 2^63 - 1, and one past 2^53 was refused: the whole room behind it could not be received.
+#[test]
+fn up_to_v5_an_event_may_be_deeper_than_canonical_json_can_say() {
+    let key = key();
+    for (version, rules) in (1..).zip(versions()) {
+        for depth in [0, 1 << 52, (1 << 53) - 1, 1 << 53, i64::MAX as u64, 1 << 63, u64::MAX] {
+            let pdu = sign(NewPdu { depth, ..new_pdu("m.room.message", json!({}), &rules) }, &key, &rules);
+            let most = if version > 5 { (1 << 53) - 1 } else { i64::MAX as u64 };
+            match ReceivedPdu::parse(&pdu.json, &rules) {
+                Err(error) => assert!(depth > most, "v{version}, {depth}: {error}"),
+                Ok(received) => {
+                    assert!(depth <= most, "v{version}, {depth}");
+                    let verified = received.verify(&keys(&key), &rules).unwrap();
+                    assert_eq!((verified.depth, &verified.json), (depth, &pdu.json));
+                }
+            }
+        }
+        // Neither a fraction nor a string is a depth.
+        let json = String::from_utf8(sign(new_pdu("m.room.message", json!({}), &rules), &key, &rules).json.to_vec()).unwrap();
+        for depth in ["1.5", "1e3", "-0", "-9007199254740993", "\"\\u00007\""] {
+            let json = json.replace("\"depth\":7", &format!("\"depth\":{depth}"));
+            assert!(ReceivedPdu::parse(json.as_bytes(), &rules).is_err(), "v{version}, {depth}");
+        }
+    }
+}
+
 #[test]
 fn up_to_v5_a_string_that_looks_like_a_carried_number_stays_a_string() {
     let key = key();

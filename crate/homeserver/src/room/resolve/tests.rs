@@ -73,7 +73,7 @@ fn history(version: u8, steps: &[Step]) -> Model {
     room.send(Draft::state("alice", "m.room.power_levels", "", room.power_levels(&[("bob", 50)])).at(2)).unwrap();
     for step in steps {
         let mut parents = if step.is_at_end {
-            room.extremities()
+            room.parents()
         } else {
             let known = room.events();
             step.parents.iter().map(|parent| parent.get(known).event_id.clone()).collect()
