@@ -17,6 +17,7 @@ mod power;
 mod purge;
 mod read;
 mod receive;
+mod related;
 mod relations;
 mod resolution;
 pub mod resolve;
@@ -40,6 +41,7 @@ pub use self::{
     event::Event,
     pdu::{EventReference, MAX_AUTH_EVENTS, MAX_ID_BYTES, MAX_PDU_BYTES, MAX_PREV_EVENTS, Pdu, PduError, ReceivedPdu, StateKey, room_id_of_create},
     power::Levels,
+    related::{Related, RelatedBy, Wanted},
     rooms::{RoomInfo, Rooms},
     sign::NewPdu,
     state_tree::{Node, NodeId},

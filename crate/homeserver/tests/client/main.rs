@@ -29,6 +29,7 @@ mod push_rules;
 mod receipts;
 mod redactions;
 mod register;
+mod related;
 mod relations;
 mod repeated;
 mod rooms;
