@@ -90,6 +90,8 @@ pub const ACCESS_TOKENS: Table<[u8; 32], Session> = Table::new(0x42, "access tok
 pub const PROFILES: Table<(UserSn, String), Json> = Table::new(0x43, "profiles");
 /// Account data: `(user, room or 0, type)`.
 pub const ACCOUNT_DATA: Table<(UserSn, RoomSn, String), AccountData> = Table::new(0x44, "account data");
+/// Who has account data of a room, whether or not they were ever in it.
+pub const ROOM_ACCOUNT_DATA: Table<(RoomSn, UserSn), ()> = Table::new(0x4c, "users with account data of a room");
 /// Uploaded filters.
 pub const FILTERS: Table<(UserSn, String), Json> = Table::new(0x45, "filters");
 /// Requests that were answered, by user, device, method and path with its transaction id.

@@ -87,6 +87,20 @@ impl Homeserver {
             }
             self.purged(batch).await?;
         }
+        // Who was never in it may have account data of it all the same.
+        loop {
+            let owners = tables::ROOM_ACCOUNT_DATA.scan(self.store(), &room, Direction::Forward, AT_ONCE).await?;
+            if owners.is_empty() {
+                break;
+            }
+            let mut batch = Batch::new();
+            batch.set_frees_space();
+            for (key @ (_, user), ()) in owners {
+                tables::ROOM_ACCOUNT_DATA.delete(&mut batch, &key);
+                tables::ACCOUNT_DATA.delete_all(&mut batch, &(user, room));
+            }
+            self.purged(batch).await?;
+        }
         loop {
             let events = tables::EVENTS.scan(self.store(), &room, Direction::Backward, AT_ONCE).await?;
             let mut batch = Batch::new();
