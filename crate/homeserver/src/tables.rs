@@ -82,6 +82,8 @@ pub const ROOMS_TO_DELETE: Table<RoomSn, bool> = Table::new(0x2c, "rooms to dele
 
 /// Accounts of this server.
 pub const ACCOUNTS: Table<UserSn, Account> = Table::new(0x40, "accounts");
+/// Users whose events are erased.
+pub const ERASED: Table<UserSn, ()> = Table::new(0x4d, "erased users");
 /// Devices, with their display data.
 pub const DEVICES: Table<(UserSn, OwnedDeviceId), Device> = Table::new(0x41, "devices");
 /// Sessions by the SHA-256 of their access token.

@@ -12,6 +12,7 @@ use crate::{
     room::{Reading, RoomInfo, membership_of},
     sync::Remembered,
     tables::{self, MembershipKind, ReceiptKind, RoomHead, RoomSn, Session, StoredReceipt, Unread, UnreadThread, UserSn},
+    turns::Turns,
 };
 use ephapse_store::{Batch, Direction};
 use ruma::{EventId, OwnedEventId, events::TimelineEventType};
@@ -21,8 +22,6 @@ use std::{collections::BTreeMap, ops::Range};
 const COUNTED_AT_MOST: usize = 2000;
 /// After how many events counted in memory the count is written.
 const WRITTEN_AFTER: usize = 64;
-/// After how many milliseconds of work others get their turn.
-const TURN: u64 = 8;
 
 /// Bytes of counts in memory.
 const CACHED_BYTES: usize = 2 << 20;
@@ -240,7 +239,7 @@ impl Homeserver {
         let ignored = self.ignored_by(session.user).await?;
         let mut reading = Reading::new(boundaries, Direction::Backward);
         let mut newest = Newest::default();
-        let mut began = self.host.now();
+        let mut turns = Turns::new(&*self.host);
         while reading.goes_on && newest.read < COUNTED_AT_MOST {
             let events = reading.next(self, room.sn, COUNTED_AT_MOST - newest.read).await?;
             newest.read += events.len();
@@ -255,10 +254,7 @@ impl Homeserver {
                     let root = self.thread_of(room.sn, &event).await?;
                     newest.events.push(Counted { position: event.position, root, own, effect });
                 }
-                if self.host.now() >= began + TURN {
-                    self.host.yield_now().await;
-                    began = self.host.now();
-                }
+                turns.short_step().await;
             }
         }
         Ok(newest)

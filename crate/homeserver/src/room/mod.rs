@@ -9,6 +9,7 @@ mod auth_rules;
 mod build;
 mod client_event;
 mod create;
+mod erased;
 mod event;
 #[cfg(test)]
 mod model;

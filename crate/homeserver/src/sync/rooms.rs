@@ -360,7 +360,7 @@ impl Look<'_> {
         let written: Vec<Raw<T>> = if self.ask.filter.event_format == EventFormat::Federation {
             let broken = |error| Error::Internal(format!("a stored event is no JSON: {error}"));
             let mut written = Vec::with_capacity(events.len());
-            for event in events {
+            for event in self.hs.served(events, &self.ask.session).await?.iter() {
                 written.push(Raw::from_json(serde_json::from_slice::<Box<RawValue>>(&event.pdu.json).map_err(broken)?));
                 self.breathe().await;
             }

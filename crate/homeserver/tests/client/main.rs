@@ -10,6 +10,7 @@ mod cross_signing;
 mod device_lists;
 mod devices;
 mod endpoints;
+mod erasure;
 mod errors;
 mod failures;
 mod forgotten_rooms;
