@@ -80,8 +80,13 @@ pub const PUBLISHED_ROOMS: Table<RoomSn, ()> = Table::new(0x2a, "published rooms
 /// Rooms that may be deleted (`false`), or are being deleted and known to nobody any more (`true`).
 pub const ROOMS_TO_DELETE: Table<RoomSn, bool> = Table::new(0x2c, "rooms to delete");
 
+/// Rooms that may have stopped to let guests in, and where that was: those who are in them leave.
+pub const GUESTS_TO_LEAVE: Table<RoomSn, Position> = Table::new(0x2f, "rooms that guests may have to leave");
+
 /// Accounts of this server.
 pub const ACCOUNTS: Table<UserSn, Account> = Table::new(0x40, "accounts");
+/// Accounts that are guests'.
+pub const GUESTS: Table<UserSn, ()> = Table::new(0x4e, "guests");
 /// Users whose events are erased.
 pub const ERASED: Table<UserSn, ()> = Table::new(0x4d, "erased users");
 /// Devices, with their display data.

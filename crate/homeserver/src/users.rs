@@ -18,6 +18,8 @@ pub struct Users {
     newest: Cell<UserSn>,
     /// Those whose events are erased.
     pub(crate) erased: Mark,
+    /// Those who are guests.
+    pub(crate) guests: Mark,
 }
 
 /// Bytes of ids by number, and of numbers by id.
@@ -30,6 +32,7 @@ impl Users {
             by_sn: RefCell::new(Cache::new(CACHED_BYTES)),
             newest: Cell::new(newest),
             erased: Mark::of(tables::ERASED),
+            guests: Mark::of(tables::GUESTS),
         }
     }
 
@@ -43,6 +46,7 @@ impl Users {
         self.by_id.borrow_mut().clear();
         self.by_sn.borrow_mut().clear();
         self.erased.forget_all();
+        self.guests.forget_all();
     }
 
     fn remember(&self, id: &UserId, sn: UserSn) {
@@ -53,7 +57,7 @@ impl Users {
 
     /// Bytes that all of it takes in memory, roughly.
     pub(crate) fn cached_bytes(&self) -> usize {
-        self.by_id.borrow().bytes() + self.by_sn.borrow().bytes() + self.erased.cached_bytes()
+        self.by_id.borrow().bytes() + self.by_sn.borrow().bytes() + self.erased.cached_bytes() + self.guests.cached_bytes()
     }
 }
 
@@ -104,6 +108,11 @@ impl Homeserver {
             self.users.remember(&id, sn);
         }
         Ok(id)
+    }
+
+    /// Whether a user is a guest of this server.
+    pub(crate) async fn is_guest(&self, user: UserSn) -> Result<bool> {
+        self.is_marked(&self.users.guests, user).await
     }
 
     /// Whether a user belongs to this server.

@@ -17,7 +17,8 @@ use ruma::{
 
 /// `GET /_matrix/client/v3/account/whoami`
 pub async fn whoami(call: UserCall, _: whoami::Request) -> Result<whoami::Response> {
-    let mut response = whoami::Response::new(call.session.user_id, false);
+    let is_guest = call.hs.is_guest(call.session.user).await?;
+    let mut response = whoami::Response::new(call.session.user_id, is_guest);
     response.device_id = Some(call.session.device);
     Ok(response)
 }

@@ -11,6 +11,7 @@ mod client_event;
 mod create;
 mod erased;
 mod event;
+mod guests;
 #[cfg(test)]
 mod model;
 mod pdu;

@@ -14,6 +14,7 @@ mod erasure;
 mod errors;
 mod failures;
 mod forgotten_rooms;
+mod guests;
 mod hostile;
 mod interactive;
 mod key_backup;
