@@ -63,6 +63,11 @@ impl Error {
         Self::new(StatusCode::BAD_REQUEST, kind, message)
     }
 
+    /// 403 M_GUEST_ACCESS_FORBIDDEN.
+    pub fn guest_access_forbidden(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::FORBIDDEN, ErrorKind::GuestAccessForbidden, message)
+    }
+
     /// 413 M_TOO_LARGE.
     pub fn too_large(message: impl Into<String>) -> Self {
         Self::new(StatusCode::PAYLOAD_TOO_LARGE, ErrorKind::TooLarge, message)

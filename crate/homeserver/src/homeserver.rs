@@ -195,6 +195,9 @@ impl Homeserver {
             if let Err(error) = hs.resume_purges().await {
                 tracing::warn!("rooms that nobody knows any more stay: {error}");
             }
+            if let Err(error) = hs.resume_guests_leaving().await {
+                tracing::warn!("guests stay in rooms that do not let them in: {error}");
+            }
             if let Err(error) = hs.forget_old_changes().await {
                 tracing::warn!("outdated changes stay: {error}");
             }

@@ -22,6 +22,7 @@ mod router;
 pub mod tables;
 
 mod client;
+mod marks;
 mod notify;
 mod push;
 pub mod room;

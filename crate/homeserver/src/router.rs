@@ -116,8 +116,18 @@ impl Asked {
 #[derive(Clone)]
 struct Endpoint {
     handler: Handler,
-    /// Whether only logged-in users may call it.
-    needs_session: bool,
+    callers: Callers,
+}
+
+/// Who may call an endpoint.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Callers {
+    /// Everybody.
+    All,
+    /// Logged-in users, guests too.
+    UsersAndGuests,
+    /// Logged-in users who are no guests.
+    Users,
 }
 
 /// Finds the endpoint of a path and method.
@@ -144,26 +154,23 @@ impl Router {
     pub async fn handle(&self, hs: Rc<Homeserver>, request: Request<Bytes>) -> Result<Response<Vec<u8>>> {
         let generation = hs.fresh_generation();
         let (endpoint, arguments) = self.find(request.method(), request.uri().path())?;
-        let mut user = None;
-        if endpoint.needs_session {
-            let (session, token) = authenticate(&hs, request.headers(), request.uri()).await?;
-            if request.method() == Method::GET {
-                client::seen(&hs, &session);
-            }
-            user = Some((session, token));
+        let user = authenticate(&hs, endpoint.callers, request.headers(), request.uri()).await?;
+        if let Some((session, _)) = &user
+            && request.method() == Method::GET
+        {
+            client::seen(&hs, session);
         }
         (endpoint.handler)(Asked { hs, user, request, arguments, generation })?.await
     }
 
-    /// Refuses what can be refused before the body is read: no such endpoint, no valid access token. The token is looked at again when the body is there.
+    /// Refuses what can be refused before the body is read: no such endpoint, no valid access token, a guest's token. The token is looked at again when the body is there.
     /// Tells how many bytes the body may have.
     pub async fn admit(&self, hs: &Homeserver, request: &Parts) -> Result<usize> {
         let (endpoint, _) = self.find(&request.method, request.uri.path())?;
-        if !endpoint.needs_session {
-            return Ok(hs.config.largest_body.min(LARGEST_OF_STRANGERS));
+        match authenticate(hs, endpoint.callers, &request.headers, &request.uri).await? {
+            Some(_) => Ok(hs.config.largest_body),
+            None => Ok(hs.config.largest_body.min(LARGEST_OF_STRANGERS)),
         }
-        authenticate(hs, &request.headers, &request.uri).await?;
-        Ok(hs.config.largest_body)
     }
 
     fn find(&self, method: &Method, path: &str) -> Result<(Endpoint, Vec<String>)> {
@@ -198,11 +205,30 @@ impl Table {
             let parsed = parse::<R>(&asked)?;
             Ok(answer::<R>(handler(asked.call(), parsed)))
         };
-        self.add(R::METHOD, &mut R::PATH_BUILDER.all_paths(), Endpoint { handler: Rc::new(handler), needs_session: false })
+        self.add(R::METHOD, &mut R::PATH_BUILDER.all_paths(), Endpoint { handler: Rc::new(handler), callers: Callers::All })
     }
 
-    /// An endpoint for logged-in users.
+    /// An endpoint for logged-in users who are no guests.
     pub fn user<R, F, A>(&mut self, handler: F) -> &mut Self
+    where
+        R: IncomingRequest + 'static,
+        F: Fn(UserCall, R) -> A + 'static,
+        A: Future<Output = Result<R::OutgoingResponse>> + 'static,
+    {
+        self.logged_in(handler, Callers::Users)
+    }
+
+    /// An endpoint for logged-in users, guests too (Client-Server API, Guest Access).
+    pub fn guest<R, F, A>(&mut self, handler: F) -> &mut Self
+    where
+        R: IncomingRequest + 'static,
+        F: Fn(UserCall, R) -> A + 'static,
+        A: Future<Output = Result<R::OutgoingResponse>> + 'static,
+    {
+        self.logged_in(handler, Callers::UsersAndGuests)
+    }
+
+    fn logged_in<R, F, A>(&mut self, handler: F, callers: Callers) -> &mut Self
     where
         R: IncomingRequest + 'static,
         F: Fn(UserCall, R) -> A + 'static,
@@ -212,7 +238,7 @@ impl Table {
             let parsed = parse::<R>(&asked)?;
             Ok(answer::<R>(handler(asked.user_call()?, parsed)))
         };
-        self.add(R::METHOD, &mut R::PATH_BUILDER.all_paths(), Endpoint { handler: Rc::new(handler), needs_session: true })
+        self.add(R::METHOD, &mut R::PATH_BUILDER.all_paths(), Endpoint { handler: Rc::new(handler), callers })
     }
 
     // Once for all endpoints and not once for each: a browser compiles what a cold start runs when it runs it, and takes long for much code.
@@ -281,11 +307,17 @@ pub fn token_hash(token: &str) -> [u8; 32] {
     Sha256::digest(token.as_bytes()).into()
 }
 
-/// Whose request it is, and what its access token is kept as.
-async fn authenticate(hs: &Homeserver, headers: &HeaderMap, uri: &Uri) -> Result<(Session, [u8; 32])> {
+/// Whose request it is, and what its access token is kept as; nobody's where the endpoint is for all.
+async fn authenticate(hs: &Homeserver, callers: Callers, headers: &HeaderMap, uri: &Uri) -> Result<Option<(Session, [u8; 32])>> {
+    if callers == Callers::All {
+        return Ok(None);
+    }
     let token = token_hash(&access_token(headers, uri).ok_or_else(Error::missing_token)?);
     let session = tables::ACCESS_TOKENS.get(hs.store(), &token).await?.ok_or_else(Error::unknown_token)?;
-    Ok((session, token))
+    if callers == Callers::Users && hs.is_guest(session.user).await? {
+        return Err(Error::guest_access_forbidden("this is not for guests: register an account"));
+    }
+    Ok(Some((session, token)))
 }
 
 fn parse<R: IncomingRequest>(asked: &Asked) -> Result<R> {

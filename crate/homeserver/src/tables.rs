@@ -82,8 +82,15 @@ pub const PUBLISHED_ROOMS: Table<RoomSn, ()> = Table::new(0x2a, "published rooms
 /// Rooms that may be deleted (`false`), or are being deleted and known to nobody any more (`true`).
 pub const ROOMS_TO_DELETE: Table<RoomSn, bool> = Table::new(0x2c, "rooms to delete");
 
+/// Rooms that may have stopped to let guests in, and where that was: those who are in them leave.
+pub const GUESTS_TO_LEAVE: Table<RoomSn, Position> = Table::new(0x2f, "rooms that guests may have to leave");
+
 /// Accounts of this server.
 pub const ACCOUNTS: Table<UserSn, Account> = Table::new(0x40, "accounts");
+/// Accounts that are guests'.
+pub const GUESTS: Table<UserSn, ()> = Table::new(0x4e, "guests");
+/// Users whose events are erased.
+pub const ERASED: Table<UserSn, ()> = Table::new(0x4d, "erased users");
 /// Devices, with their display data.
 pub const DEVICES: Table<(UserSn, OwnedDeviceId), Device> = Table::new(0x41, "devices");
 /// Sessions by the SHA-256 of their access token.
@@ -92,6 +99,8 @@ pub const ACCESS_TOKENS: Table<[u8; 32], Session> = Table::new(0x42, "access tok
 pub const PROFILES: Table<(UserSn, String), Json> = Table::new(0x43, "profiles");
 /// Account data: `(user, room or 0, type)`.
 pub const ACCOUNT_DATA: Table<(UserSn, RoomSn, String), AccountData> = Table::new(0x44, "account data");
+/// Who has account data of a room, whether or not they were ever in it.
+pub const ROOM_ACCOUNT_DATA: Table<(RoomSn, UserSn), ()> = Table::new(0x4c, "users with account data of a room");
 /// Uploaded filters.
 pub const FILTERS: Table<(UserSn, String), Json> = Table::new(0x45, "filters");
 /// Requests that were answered, by user, device, method and path with its transaction id.

@@ -1,9 +1,10 @@
-//! User ids and their numbers.
+//! User ids and their numbers, and what is true of few users.
 
 use crate::{
     cache::Cache,
     error::Result,
     homeserver::Homeserver,
+    marks::Mark,
     tables::{self, UserSn},
 };
 use ephapse_store::{Batch, Direction};
@@ -15,6 +16,10 @@ pub struct Users {
     by_id: RefCell<Cache<OwnedUserId, UserSn>>,
     by_sn: RefCell<Cache<UserSn, OwnedUserId>>,
     newest: Cell<UserSn>,
+    /// Those whose events are erased.
+    pub(crate) erased: Mark,
+    /// Those who are guests.
+    pub(crate) guests: Mark,
 }
 
 /// Bytes of ids by number, and of numbers by id.
@@ -22,7 +27,13 @@ const CACHED_BYTES: usize = 1 << 20;
 
 impl Users {
     pub(crate) fn new(newest: UserSn) -> Self {
-        Self { by_id: RefCell::new(Cache::new(CACHED_BYTES)), by_sn: RefCell::new(Cache::new(CACHED_BYTES)), newest: Cell::new(newest) }
+        Self {
+            by_id: RefCell::new(Cache::new(CACHED_BYTES)),
+            by_sn: RefCell::new(Cache::new(CACHED_BYTES)),
+            newest: Cell::new(newest),
+            erased: Mark::of(tables::ERASED),
+            guests: Mark::of(tables::GUESTS),
+        }
     }
 
     /// The newest number that is stored.
@@ -30,10 +41,12 @@ impl Users {
         Ok(tables::USERS.scan(store, &(), Direction::Backward, 1).await?.first().map_or(0, |(sn, _)| *sn))
     }
 
-    /// Forgets the numbers of all users; new ones go on behind those given.
+    /// Forgets everything; new numbers go on behind those given.
     pub(crate) fn forget_all(&self) {
         self.by_id.borrow_mut().clear();
         self.by_sn.borrow_mut().clear();
+        self.erased.forget_all();
+        self.guests.forget_all();
     }
 
     fn remember(&self, id: &UserId, sn: UserSn) {
@@ -42,9 +55,9 @@ impl Users {
         self.by_sn.borrow_mut().insert(sn, id.to_owned(), weight);
     }
 
-    /// Bytes that the numbers take in memory, roughly.
+    /// Bytes that all of it takes in memory, roughly.
     pub(crate) fn cached_bytes(&self) -> usize {
-        self.by_id.borrow().bytes() + self.by_sn.borrow().bytes()
+        self.by_id.borrow().bytes() + self.by_sn.borrow().bytes() + self.erased.cached_bytes() + self.guests.cached_bytes()
     }
 }
 
@@ -95,6 +108,11 @@ impl Homeserver {
             self.users.remember(&id, sn);
         }
         Ok(id)
+    }
+
+    /// Whether a user is a guest of this server.
+    pub(crate) async fn is_guest(&self, user: UserSn) -> Result<bool> {
+        self.is_marked(&self.users.guests, user).await
     }
 
     /// Whether a user belongs to this server.

@@ -17,7 +17,8 @@ use ruma::{
 
 /// `GET /_matrix/client/v3/account/whoami`
 pub async fn whoami(call: UserCall, _: whoami::Request) -> Result<whoami::Response> {
-    let mut response = whoami::Response::new(call.session.user_id, false);
+    let is_guest = call.hs.is_guest(call.session.user).await?;
+    let mut response = whoami::Response::new(call.session.user_id, is_guest);
     response.device_id = Some(call.session.device);
     Ok(response)
 }
@@ -49,7 +50,7 @@ pub async fn deactivate(call: UserCall, Confirmed(request): Confirmed<deactivate
     hs.end_presence(session.user).await?;
     leave_all(&call).await?;
 
-    let rooms = end_account(&call).await?;
+    let rooms = end_account(&call, request.erase).await?;
     if let Err(error) = purge_each(&call, rooms).await {
         tracing::warn!("rooms that nobody knows any more stay until the server next clears up: {error}");
     }
@@ -66,8 +67,8 @@ async fn purge_each(call: &UserCall, rooms: Vec<RoomSn>) -> Result<()> {
     Ok(())
 }
 
-/// Takes the account away, and all that is its own; answers which rooms it had a part in.
-async fn end_account(call: &UserCall) -> Result<Vec<RoomSn>> {
+/// Takes the account away, and all that is its own; with `erase` also what its user sent, from those who come later. Answers which rooms it had a part in.
+async fn end_account(call: &UserCall, erase: bool) -> Result<Vec<RoomSn>> {
     let (hs, session) = (&call.hs, &call.session);
     let _lock = hs.lock(LockKey::Account(session.user_id.to_string())).await;
     let mut account = tables::ACCOUNTS.get(hs.store(), &session.user).await?.ok_or_else(Error::unknown_token)?;
@@ -90,8 +91,17 @@ async fn end_account(call: &UserCall) -> Result<Vec<RoomSn>> {
     for room in &rooms {
         tables::ROOMS_TO_DELETE.put(&mut batch, room, &false);
     }
+    if erase {
+        tables::ERASED.put(&mut batch, &session.user, &());
+        for room in &rooms {
+            tables::RECEIPTS.delete_all(&mut batch, &(*room, session.user));
+        }
+    }
     let change = hs.device_list_change(session.user).await?;
     hs.submit(batch, vec![(hs.positions.next(), change)])?;
+    if erase {
+        hs.users.erased.submitted(session.user, true);
+    }
     Ok(rooms)
 }
 

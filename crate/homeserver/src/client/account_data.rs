@@ -10,6 +10,7 @@ use crate::{
     router::UserCall,
     tables::{self, AccountData, Change, Json, RoomSn, UserSn},
 };
+use async_lock::MutexGuardArc;
 use ephapse_store::Batch;
 use http::StatusCode;
 use ruma::{
@@ -64,9 +65,9 @@ pub async fn set_global(call: UserCall, request: set_global::Request) -> Result<
 /// `PUT /_matrix/client/v3/user/{userId}/rooms/{roomId}/account_data/{type}`
 pub async fn set_room(call: UserCall, request: set_room::Request) -> Result<set_room::Response> {
     own(&call, &request.user_id)?;
-    let room = room(&call.hs, &request.room_id).await?;
     // Tags are read and written as one; nobody else's change of them may fall between.
     let _lock = call.hs.lock(LockKey::Account(call.session.user_id.to_string())).await;
+    let (room, _room_lock) = kept_room(&call.hs, &request.room_id).await?;
     write(&call, room, request.event_type.to_string(), request.data.json())?;
     Ok(set_room::Response::new())
 }
@@ -105,13 +106,16 @@ pub async fn delete_tag(call: UserCall, request: delete_tag::Request) -> Result<
 pub fn stage(hs: &Homeserver, batch: &mut Batch, user: UserSn, room: RoomSn, kind: String, content: Json) -> (Position, Change) {
     let position = hs.positions.next();
     tables::ACCOUNT_DATA.put(batch, &(user, room, kind.clone()), &AccountData { content, position });
+    if room != GLOBAL {
+        tables::ROOM_ACCOUNT_DATA.put(batch, &(room, user), &());
+    }
     (position, Change::AccountData { user, room, kind })
 }
 
 async fn change_tags(call: &UserCall, room_id: &RoomId, change: impl FnOnce(&mut Tags)) -> Result<()> {
     let hs = &call.hs;
-    let room = room(hs, room_id).await?;
     let _lock = hs.lock(LockKey::Account(call.session.user_id.to_string())).await;
+    let (room, _room_lock) = kept_room(hs, room_id).await?;
     let mut tags = tags_of(call, room).await?;
     change(&mut tags);
     let content = serde_json::to_string(&TagEventContent::new(tags)).map_err(|error| Error::bad_json(error.to_string()))?;
@@ -134,6 +138,13 @@ fn own(call: &UserCall, user: &UserId) -> Result<()> {
 
 async fn room(hs: &Homeserver, id: &RoomId) -> Result<RoomSn> {
     Ok(hs.room(id).await?.ok_or_else(|| Error::not_found("this server does not know the room"))?.sn)
+}
+
+/// A room, and the lock that keeps it: what is written before that is free goes with the room when everybody has forgotten it.
+async fn kept_room(hs: &Homeserver, id: &RoomId) -> Result<(RoomSn, MutexGuardArc<()>)> {
+    let lock = hs.lock(LockKey::Room(room(hs, id).await?)).await;
+    // It may have gone while the lock was waited for.
+    Ok((room(hs, id).await?, lock))
 }
 
 async fn read(call: &UserCall, room: RoomSn, kind: String) -> Result<Box<RawValue>> {

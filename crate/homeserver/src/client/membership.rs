@@ -267,12 +267,17 @@ async fn set(call: &UserCall, room: &Rc<RoomInfo>, target: &UserId, content: Can
 async fn send(call: &UserCall, room: &Rc<RoomInfo>, draft: Draft) -> Result<()> {
     // Who leaves makes room, in the end: it works where storage is full.
     let leaves = draft.content.get("membership").and_then(CanonicalJsonValue::as_str) == Some("leave");
+    // Guests do not come to forget it.
+    let forgets = leaves && target == call.session.user_id && call.hs.is_guest(call.session.user).await?;
     let send = |write: &mut Write<'_>| {
         if leaves {
             write.batch.set_frees_space();
         }
+        if forgets {
+            tables::ROOMS_TO_DELETE.put(&mut write.batch, &room.sn, &false);
+        }
         write.send(draft.clone())
     };
     call.hs.write_room(room, call.raw.generation, send).await?;
-    Ok(())
+    if forgets { call.hs.purge_if_forgotten(room).await } else { Ok(()) }
 }

@@ -5,10 +5,11 @@ use crate::{
     error::{Error, Result},
     homeserver::Homeserver,
     position::Position,
-    room::{Event, Format, NodeId, RoomInfo, StateKey, Viewer, state_tree::Part},
+    room::{Event, Format, NodeId, Related, RoomInfo, StateKey, Viewer, Wanted, state_tree::Part},
     router::UserCall,
     sync::filter::{self, Facts},
     tables::Session,
+    turns::Turns,
 };
 use ephapse_store::Direction;
 use ruma::{
@@ -33,8 +34,13 @@ fn limit(asked: UInt) -> usize {
     usize::try_from(u64::from(asked)).unwrap_or(LARGEST_PAGE).min(LARGEST_PAGE)
 }
 
-/// Whether a filter lets an event through.
-pub fn wanted(filter: &RoomEventFilter, room: &RoomInfo, event: &Event) -> bool {
+/// What the filter of a request says of the events that relate to those it lets through.
+async fn related(call: &UserCall, filter: &RoomEventFilter) -> Result<Related> {
+    call.hs.related(&filter::inline(filter, call.raw.parameter("filter").as_deref())?).await
+}
+
+/// Whether a filter lets an event through by what it is.
+fn allows(filter: &RoomEventFilter, room: &RoomInfo, event: &Event) -> bool {
     let event_type = event.pdu.event_type.to_string();
     let facts = Facts { event_type: &event_type, sender: Some(event.pdu.sender.as_str()), json: &event.pdu.json };
     filter::allows_room_event(filter, &room.id, facts)
@@ -51,6 +57,7 @@ fn boundary(hs: &Homeserver, token: Option<&str>, otherwise: Position) -> Result
 /// `GET /rooms/{roomId}/messages`
 pub async fn messages(call: UserCall, request: get_message_events::v3::Request) -> Result<get_message_events::v3::Response> {
     let hs = &call.hs;
+    let related = related(&call, &request.filter).await?;
     let (room, root) = readable_state(hs, &call.session, &request.room_id).await?;
     let mut viewer = Viewer::new(hs, &room, call.session.user).await?;
     let (direction, start, range) = match request.dir {
@@ -63,7 +70,9 @@ pub async fn messages(call: UserCall, request: get_message_events::v3::Request) 
             (Direction::Backward, from, boundary(hs, request.to.as_deref(), Position::MIN)?..from)
         }
     };
-    let page = hs.page(&room, &mut viewer, range, direction, limit(request.limit), |event| wanted(&request.filter, &room, event)).await?;
+    let by_itself = |event: &Event| allows(&request.filter, &room, event);
+    let wanted = Wanted { by_itself: &by_itself, related: &related };
+    let page = hs.page(&room, &mut viewer, range, direction, limit(request.limit), wanted).await?;
     // The oldest boundary has no token of its own: before the first position is before everything.
     let start = if start == Position::MIN { Position(0) } else { start };
     let mut response = get_message_events::v3::Response::new();
@@ -120,20 +129,28 @@ pub async fn event(call: UserCall, request: get_room_event::v3::Request) -> Resu
 /// `GET /rooms/{roomId}/context/{eventId}`
 pub async fn context(call: UserCall, request: get_context::v3::Request) -> Result<get_context::v3::Response> {
     let hs = &call.hs;
+    let related = related(&call, &request.filter).await?;
     let room = hs.room(&request.room_id).await?.ok_or_else(|| Error::not_found("the room has no such event, or you may not see it"))?;
     let (mut viewer, event) = visible_event(hs, &call.session, &room, &request.event_id).await?;
     let limit = limit(request.limit);
     let before_it = Position(event.position.0 - 1);
-    let keep = |event: &Event| wanted(&request.filter, &room, event);
+    let by_itself = |event: &Event| allows(&request.filter, &room, event);
+    let wanted = || Wanted { by_itself: &by_itself, related: &related };
     let older: Range<Position> = Position::MIN..before_it;
-    let before = hs.page(&room, &mut viewer, older, Direction::Backward, limit / 2, keep).await?;
-    let after = hs.page(&room, &mut viewer, event.position..Position::MAX, Direction::Forward, limit - limit / 2, keep).await?;
+    let before = hs.page(&room, &mut viewer, older, Direction::Backward, limit / 2, wanted()).await?;
+    let after = hs.page(&room, &mut viewer, event.position..Position::MAX, Direction::Forward, limit - limit / 2, wanted()).await?;
 
     let last = after.events.last().unwrap_or(&event);
     let mut shown: Vec<Rc<Event>> = before.events.iter().chain(&after.events).cloned().collect();
     shown.push(event.clone());
-    let mut state = state_for(hs, &room, last.room_state, &shown, lazy(&request.filter)).await?;
-    state.retain(|event| keep(event));
+    let mut state = Vec::new();
+    let mut turns = Turns::new(&*hs.host);
+    for event in state_for(hs, &room, last.room_state, &shown, lazy(&request.filter)).await? {
+        if by_itself(&event) && hs.is_related(&mut viewer, &event, &related, &mut 0).await? {
+            state.push(event);
+        }
+        turns.step().await;
+    }
     let mut response = get_context::v3::Response::new();
     response.state = hs.client_events(&room, &state, &call.session, Format::Whole).await?;
     response.start = Some(hs.token(if before.end == Position::MIN { Position(0) } else { before.end }));

@@ -34,8 +34,11 @@ const LONGEST_KEY: usize = 255;
 /// Bytes of a display name or an avatar's URI: they are in every member event.
 const LONGEST_SHOWN: usize = 1024;
 
+/// The field that guests have.
+const NAME: &str = "displayname";
+
 /// The fields that member events repeat.
-const SHOWN: [&str; 2] = ["displayname", "avatar_url"];
+const SHOWN: [&str; 2] = [NAME, "avatar_url"];
 
 /// Fields of one user; few enough, since all of them together are bounded.
 const MOST_FIELDS: usize = LARGEST;
@@ -59,6 +62,7 @@ pub async fn get_field(call: Call, Own(request): Own<get_profile_field::Request>
 pub async fn set_field(call: UserCall, request: SetProfileField) -> Result<set_profile_field::Response> {
     own(&call, &request.user_id)?;
     acceptable_key(&request.field)?;
+    open_to(&call, &request.field).await?;
     let value = request.value.ok_or_else(|| Error::missing_param(format!("the body has no {}", request.field)))?;
     let value = acceptable_value(&request.field, value)?;
     write(&call, request.field, value).await?;
@@ -70,6 +74,7 @@ pub async fn delete_field(call: UserCall, request: delete_profile_field::Request
     own(&call, &request.user_id)?;
     let field = request.field.to_string();
     acceptable_key(&field)?;
+    open_to(&call, &field).await?;
     write(&call, field, None).await?;
     Ok(delete_profile_field::Response::new())
 }
@@ -164,6 +169,14 @@ fn raw(stored: Json) -> Result<Box<RawValue>> {
 
 fn own(call: &UserCall, user: &UserId) -> Result<()> {
     if user == call.session.user_id { Ok(()) } else { Err(Error::forbidden("a profile is changed by its owner alone")) }
+}
+
+/// "Guest users may only modify their display name."
+async fn open_to(call: &UserCall, field: &str) -> Result<()> {
+    if field != NAME && call.hs.is_guest(call.session.user).await? {
+        return Err(Error::guest_access_forbidden("guests have a display name and nothing else"));
+    }
+    Ok(())
 }
 
 /// `avatar_url`, `displayname`, `m.tz`, or a name of the Common Namespaced Identifier Grammar.

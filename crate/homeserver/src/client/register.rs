@@ -9,7 +9,7 @@ use crate::{
     error::{Error, Result},
     homeserver::Homeserver,
     locks::LockKey,
-    router::Call,
+    router::{Call, token_hash},
     tables::{self, Account},
 };
 use ephapse_store::Batch;
@@ -45,20 +45,22 @@ struct Registered<'a> {
 pub async fn register(call: Call, Own(request): Own<register::Request>) -> Result<Json> {
     let hs = &call.hs;
     if request.kind == RegistrationKind::Guest {
-        return Err(Error::new(StatusCode::FORBIDDEN, ErrorKind::GuestAccessForbidden, "this server has no guests"));
+        return register_guest(&call, request.initial_device_display_name).await;
     }
     let flows = flows(hs)?;
-    if hs.config.rate_limits {
-        hs.rate_limits.registrations.take("", hs.host.now())?;
-    }
+    take_turn(hs)?;
     devices::acceptable(request.device_id.as_deref(), request.initial_device_display_name.as_deref())?;
     request.password.as_deref().map(password::acceptable).transpose()?;
     let user_id = match &request.username {
         Some(username) => {
             let user_id = chosen(hs, username)?;
-            available(hs, &user_id).await?;
+            match &request.guest_access_token {
+                Some(token) => belongs_to_guest(hs, token, &user_id).await?,
+                None => available(hs, &user_id).await?,
+            }
             Some(user_id)
         }
+        None if request.guest_access_token.is_some() => return Err(Error::missing_param("a guest keeps their name: the username is missing")),
         None => None,
     };
     interactive::require_of(hs, &call.raw, None, flows, request.auth.as_ref()).await?;
@@ -66,7 +68,7 @@ pub async fn register(call: Call, Own(request): Own<register::Request>) -> Resul
     let user_id = user_id.unwrap_or_else(|| generated(hs));
     let account = NewAccount {
         user_id,
-        hash: password::hash(hs, given).await?,
+        kind: Kind::User { hash: password::hash(hs, given).await?, was_guest: request.guest_access_token.is_some() },
         device_id: request.device_id,
         device_display_name: request.initial_device_display_name,
         inhibit_login: request.inhibit_login,
@@ -74,12 +76,37 @@ pub async fn register(call: Call, Own(request): Own<register::Request>) -> Resul
     create(hs, Batch::since(call.raw.generation), account).await
 }
 
+/// "All parameters in the request body with the exception of initial_device_display_name MUST BE ignored by the server."
+async fn register_guest(call: &Call, device_display_name: Option<String>) -> Result<Json> {
+    let hs = &call.hs;
+    if hs.config.registration != Registration::Open {
+        return Err(Error::guest_access_forbidden("this server has no guests"));
+    }
+    take_turn(hs)?;
+    devices::acceptable(None, device_display_name.as_deref())?;
+    let account = NewAccount { user_id: generated(hs), kind: Kind::Guest, device_id: None, device_display_name, inhibit_login: false };
+    create(hs, Batch::since(call.raw.generation), account).await
+}
+
+fn take_turn(hs: &Homeserver) -> Result<()> {
+    if hs.config.rate_limits { hs.rate_limits.registrations.take("", hs.host.now()) } else { Ok(()) }
+}
+
+/// Guests become users by their own access token, under their own name.
+async fn belongs_to_guest(hs: &Homeserver, token: &str, user_id: &UserId) -> Result<()> {
+    let session = tables::ACCESS_TOKENS.get(hs.store(), &token_hash(token)).await?.filter(|session| session.user_id == user_id);
+    match session {
+        Some(session) if hs.is_guest(session.user).await? => Ok(()),
+        _ => Err(Error::forbidden("this is not the access token of a guest of this name")),
+    }
+}
+
 /// An account that may be made.
 pub struct NewAccount {
     /// Whose.
     pub user_id: OwnedUserId,
-    /// The hash of the password.
-    pub hash: String,
+    /// Whether it is a guest's.
+    pub kind: Kind,
     /// The name of the first device.
     pub device_id: Option<OwnedDeviceId>,
     /// What the first device is called.
@@ -88,23 +115,55 @@ pub struct NewAccount {
     pub inhibit_login: bool,
 }
 
+/// Whose account it is.
+pub enum Kind {
+    /// A guest's, who has no password.
+    Guest,
+    /// A user's.
+    User {
+        /// The hash of the password.
+        hash: String,
+        /// Whether the account is there already, as a guest's.
+        was_guest: bool,
+    },
+}
+
 /// Makes an account if its name is still free, in one batch with what `batch` holds already.
 pub async fn create(hs: &Homeserver, mut batch: Batch, account: NewAccount) -> Result<Json> {
-    let NewAccount { user_id, hash, device_id, device_display_name, inhibit_login } = account;
+    let NewAccount { user_id, kind, device_id, device_display_name, inhibit_login } = account;
     let _lock = hs.lock(LockKey::Account(user_id.to_string())).await;
-    available(hs, &user_id).await?;
     let user = hs.intern_user(&user_id).await?;
-    tables::ACCOUNTS.put(&mut batch, &user, &Account { password: Some(hash), deactivated: false, created: hs.host.now() });
+    let (password, was_guest) = match kind {
+        Kind::Guest => (None, false),
+        Kind::User { hash, was_guest } => (Some(hash), was_guest),
+    };
+    // A guest may have become a user while this one was asked for the stages.
+    if !was_guest || !hs.is_guest(user).await? {
+        available(hs, &user_id).await?;
+    }
+    let is_guest = password.is_none();
+    tables::ACCOUNTS.put(&mut batch, &user, &Account { password, deactivated: false, created: hs.host.now() });
+    if is_guest {
+        tables::GUESTS.put(&mut batch, &user, &());
+    } else if was_guest {
+        tables::GUESTS.delete(&mut batch, &user);
+    }
     let mut registered = Registered { user_id: &user_id, access_token: None, device_id: None };
     if !inhibit_login {
         let (token, device) = session::sign_in(hs, user, &user_id, device_id, device_display_name, &mut batch).await?;
         registered.access_token = Some(token);
         registered.device_id = Some(device);
     }
+    // Who was a guest may share rooms already.
+    let devices = if was_guest { Some(hs.device_list_change(user).await?) } else { None };
     // Clients see the push rules in their first sync, as any account data.
     let rules = push_rules::stored_as(&Ruleset::server_default(&user_id));
-    let change = account_data::stage(hs, &mut batch, user, 0, push_rules::TYPE.to_owned(), rules);
-    hs.submit(batch, vec![change])?;
+    let mut changes = vec![account_data::stage(hs, &mut batch, user, 0, push_rules::TYPE.to_owned(), rules)];
+    changes.extend(devices.map(|change| (hs.positions.next(), change)));
+    hs.submit(batch, changes)?;
+    if is_guest || was_guest {
+        hs.users.guests.submitted(user, is_guest);
+    }
     Ok(Json::of(&registered))
 }
 

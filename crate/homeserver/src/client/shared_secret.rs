@@ -5,7 +5,7 @@
 
 use super::{
     password,
-    register::{self, NewAccount},
+    register::{self, Kind, NewAccount},
     wire::Json,
 };
 use crate::{
@@ -84,7 +84,7 @@ pub async fn register(call: Call, request: RegisterBySecret) -> Result<Json> {
     register::available(hs, &user_id).await?;
     let account = NewAccount {
         user_id,
-        hash: password::hash(hs, &request.password).await?,
+        kind: Kind::User { hash: password::hash(hs, &request.password).await?, was_guest: false },
         device_id: request.device_id,
         device_display_name: None,
         inhibit_login: request.inhibit_login,

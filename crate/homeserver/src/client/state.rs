@@ -112,7 +112,7 @@ pub async fn one(call: UserCall, request: get_state_event_for_key::v3::Request) 
             let written: ruma::serde::Raw<ruma::events::AnyStateEvent> = hs.client_event(&room, &event, &call.session).await?;
             written.into_json()
         }
-        _ => event.pdu.content.clone(),
+        _ => hs.served(&[event], &call.session).await?[0].pdu.content.clone(),
     };
     Ok(get_state_event_for_key::v3::Response::new(answer))
 }

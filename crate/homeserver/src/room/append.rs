@@ -202,6 +202,7 @@ impl Write<'_> {
                 StateEventType::RoomPowerLevels => self.head.power_levels = *after,
                 StateEventType::RoomJoinRules => self.head.join_rules = *after,
                 StateEventType::RoomHistoryVisibility => self.head.history_visibility = *after,
+                StateEventType::RoomGuestAccess => self.guest_access_changed(),
                 _ => {}
             }
         }
@@ -315,6 +316,9 @@ impl Write<'_> {
         }
         let redacted = target.pdu.redacted(&self.room.rules).map_err(|error| Error::Internal(format!("an event cannot be redacted: {error}")))?;
         let event = Event { pdu: Arc::new(redacted), redacted_by: Some(redaction.position), ..Event::clone(target) };
+        if event.pdu.is_at(&StateEventType::RoomGuestAccess, "") {
+            self.guest_access_changed();
+        }
         self.put_event(Rc::new(event));
         Ok(())
     }

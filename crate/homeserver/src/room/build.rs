@@ -73,12 +73,13 @@ impl Write<'_> {
     /// Builds, hashes, signs and authorizes an event at the end of the room, and appends it.
     ///
     /// # Errors
-    /// 403 M_FORBIDDEN with the rule's reason when the auth rules refuse it; 403 M_INVITE_BLOCKED; 413 M_TOO_LARGE; 400 M_BAD_JSON for power levels of the
+    /// 403 M_FORBIDDEN with the rule's reason when the auth rules refuse it; 403 M_INVITE_BLOCKED; 403
+    /// M_GUEST_ACCESS_FORBIDDEN; 413 M_TOO_LARGE; 400 M_BAD_JSON for power levels of the
     /// wrong shape; what [`Self::relation_refused`] says.
     pub fn send(&mut self, mut draft: Draft) -> Result<Rc<Event>, Stop> {
         let before = self.state_at_end()?;
         // Asked before anything is signed, so that what has to be read for it is; said only to those who may send the event at all.
-        let refused = self.relation_refused(&draft)?.or(self.invite_refused(&draft)?);
+        let refused = self.relation_refused(&draft)?.or(self.invite_refused(&draft)?).or(self.guest_refused(&draft, before)?);
         let transaction = draft.transaction.take();
         draft.content = Draft::without_vouching(&draft.event_type, draft.content);
         if let Some(user) = draft.let_in_by.take() {

@@ -88,14 +88,16 @@ impl Homeserver {
     }
 
     async fn write_events<T>(&self, room: &RoomInfo, events: &[Rc<Event>], reader: Reader<'_>) -> Result<Vec<Raw<T>>> {
+        let events = self.served(events, reader.session).await?;
         let mut positions: Vec<Position> = events.iter().flat_map(|event| event.replaces.into_iter().chain(event.redacted_by)).collect();
         positions.sort_unstable();
         positions.dedup();
-        let others = self.events_at(room.sn, &positions).await?;
-        let others: HashMap<Position, Rc<Event>> = others.into_iter().flatten().map(|event| (event.position, event)).collect();
+        let others: Vec<Rc<Event>> = self.events_at(room.sn, &positions).await?.into_iter().flatten().collect();
+        let others = self.served(&others, reader.session).await?;
+        let others: HashMap<Position, Rc<Event>> = others.iter().map(|event| (event.position, event.clone())).collect();
         let mut written = Vec::with_capacity(events.len());
         let mut portions = Portions::new();
-        for event in events {
+        for event in events.iter() {
             written.push(Raw::from_json(self.write_event(room, event, &others, reader)?));
             portions.took(&*self.host, std::slice::from_ref(event)).await;
         }

@@ -9,7 +9,9 @@ mod auth_rules;
 mod build;
 mod client_event;
 mod create;
+mod erased;
 mod event;
+mod guests;
 #[cfg(test)]
 mod model;
 mod pdu;
@@ -17,6 +19,7 @@ mod power;
 mod purge;
 mod read;
 mod receive;
+mod related;
 mod relations;
 mod resolution;
 pub mod resolve;
@@ -43,6 +46,7 @@ pub use self::{
         room_id_of_create,
     },
     power::Levels,
+    related::{Related, RelatedBy, Wanted},
     rooms::{RoomInfo, Rooms},
     sign::NewPdu,
     state_tree::{Node, NodeId},

@@ -1,4 +1,4 @@
-//! A room that every local user has left and forgotten, or left with their account, takes no space any more.
+//! A room that every local user has left and forgotten, or left with their account or as a guest, takes no space any more.
 //!
 //! It is known to nobody from one batch on; what it held goes in many, and a crash between them is made up for when the server next clears up.
 
@@ -7,7 +7,7 @@ use crate::{
     error::Result,
     homeserver::Homeserver,
     locks::LockKey,
-    tables::{self, RoomSn, UserSn},
+    tables::{self, MembershipKind, RoomSn, UserSn},
 };
 use ephapse_store::{Batch, Direction};
 use std::rc::Rc;
@@ -16,8 +16,8 @@ use std::rc::Rc;
 const AT_ONCE: usize = 500;
 
 impl Homeserver {
-    /// Deletes a room when no local user is in it or remembers it. Whoever forgets it, or ends their account, puts it into [`tables::ROOMS_TO_DELETE`] in
-    /// the same batch.
+    /// Deletes a room when no local user is in it or remembers it. Whoever forgets it, ends their account or leaves as a guest puts it into
+    /// [`tables::ROOMS_TO_DELETE`] in the same batch.
     pub async fn purge_if_forgotten(&self, room: &Rc<RoomInfo>) -> Result<()> {
         let lock = self.lock(LockKey::Room(room.sn)).await;
         let mut batch = Batch::new();
@@ -51,8 +51,8 @@ impl Homeserver {
             let places: Vec<_> = page.iter().map(|((_, _, user), _)| (*user, room)).collect();
             let memberships = tables::MEMBERSHIPS.get_many(self.store(), &places).await?;
             for ((user, _), membership) in places.iter().zip(memberships) {
-                let forgotten = membership.is_some_and(|membership| membership.forgotten);
-                if !forgotten && self.can_forget(*user).await? {
+                let forgotten = membership.as_ref().is_some_and(|membership| membership.forgotten);
+                if !forgotten && self.can_forget(*user, membership.map(|membership| membership.kind)).await? {
                     return Ok(false);
                 }
             }
@@ -64,8 +64,12 @@ impl Homeserver {
         }
     }
 
-    /// Whether there is a user of this server to forget a room: where there is no account, or none any more, nobody ever could.
-    async fn can_forget(&self, user: UserSn) -> Result<bool> {
+    /// Whether there is a user of this server to forget a room: where there is no account, or none any more, nobody ever could. Forgetting is not for guests:
+    /// they have forgotten what they have left.
+    async fn can_forget(&self, user: UserSn, membership: Option<MembershipKind>) -> Result<bool> {
+        if matches!(membership, Some(MembershipKind::Leave | MembershipKind::Ban)) && self.is_guest(user).await? {
+            return Ok(false);
+        }
         let account = if self.is_local(&self.user_id(user).await?) { tables::ACCOUNTS.get(self.store(), &user).await? } else { None };
         Ok(account.is_some_and(|account| !account.deactivated))
     }
@@ -87,6 +91,20 @@ impl Homeserver {
             }
             self.purged(batch).await?;
         }
+        // Who was never in it may have account data of it all the same.
+        loop {
+            let owners = tables::ROOM_ACCOUNT_DATA.scan(self.store(), &room, Direction::Forward, AT_ONCE).await?;
+            if owners.is_empty() {
+                break;
+            }
+            let mut batch = Batch::new();
+            batch.set_frees_space();
+            for (key @ (_, user), ()) in owners {
+                tables::ROOM_ACCOUNT_DATA.delete(&mut batch, &key);
+                tables::ACCOUNT_DATA.delete_all(&mut batch, &(user, room));
+            }
+            self.purged(batch).await?;
+        }
         loop {
             let events = tables::EVENTS.scan(self.store(), &room, Direction::Backward, AT_ONCE).await?;
             let mut batch = Batch::new();
@@ -102,6 +120,7 @@ impl Homeserver {
                 tables::WAITING_REDACTIONS.delete_all(&mut batch, &room);
                 tables::CITING.delete_all(&mut batch, &room);
                 tables::RECEIPTS.delete_all(&mut batch, &room);
+                tables::GUESTS_TO_LEAVE.delete(&mut batch, &room);
                 tables::ROOMS_TO_DELETE.delete(&mut batch, &room);
                 return Ok(self.submit(batch, Vec::new())?.durable().await?);
             }

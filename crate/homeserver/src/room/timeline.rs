@@ -2,7 +2,7 @@
 //!
 //! A boundary `p` lies between the positions `p` and `p + 1`: reading back from it starts with the event at `p`, reading on with the first after it.
 
-use super::{event::Event, read::Portions, rooms::RoomInfo, visibility::Viewer};
+use super::{event::Event, read::Portions, related::Wanted, rooms::RoomInfo, visibility::Viewer};
 use crate::{
     error::Result,
     homeserver::Homeserver,
@@ -14,6 +14,8 @@ use std::{ops::Range, rc::Rc};
 
 /// How many events are read for one page at most, seen or not: whoever sees few of many gets a short page and the token to go on.
 const READ_AT_MOST: usize = 2000;
+/// How many children of events are read for one page, roughly, where events are asked for by what relates to them.
+const CHILDREN_AT_MOST: usize = 4_000;
 
 /// A part of a timeline.
 pub struct Page {
@@ -76,7 +78,7 @@ impl Homeserver {
         entries.into_iter().map(|((_, position), record)| self.decode_event(&info, position, record, generation)).collect()
     }
 
-    /// What a user sees of a room between two boundaries, of which `wanted` says yes: at most `limit` events.
+    /// What a user sees of a room between two boundaries, and is `wanted`: at most `limit` events.
     pub async fn page(
         &self,
         room: &RoomInfo,
@@ -84,18 +86,23 @@ impl Homeserver {
         boundaries: Range<Position>,
         direction: Direction,
         limit: usize,
-        wanted: impl Fn(&Event) -> bool,
+        wanted: Wanted<'_>,
     ) -> Result<Page> {
         let mut reading = Reading::new(boundaries, direction);
         let mut page = Page { events: Vec::new(), end: reading.end(), more: true };
-        let mut read = 0;
-        while page.more && page.events.len() < limit && read < READ_AT_MOST {
+        let (mut read, mut children) = (0, 0);
+        while page.more && page.events.len() < limit && read < READ_AT_MOST && children < CHILDREN_AT_MOST {
             let events = reading.next(self, room.sn, (limit - page.events.len()).max(16)).await?;
             read += events.len();
             page.more = reading.goes_on;
             page.end = reading.end();
             for event in viewer.visible(self, events).await? {
-                if !wanted(&event) {
+                if children >= CHILDREN_AT_MOST {
+                    page.more = true;
+                    page.end = before(event.position, direction);
+                    break;
+                }
+                if !(wanted.by_itself)(&event) || !self.is_related(viewer, &event, wanted.related, &mut children).await? {
                     continue;
                 }
                 if page.events.len() == limit {
@@ -111,6 +118,15 @@ impl Homeserver {
     }
 }
 
+/// The boundary in front of an event, in the direction of reading.
+fn before(position: Position, direction: Direction) -> Position {
+    match direction {
+        Direction::Forward => Position(position.0 - 1),
+        Direction::Backward => position,
+    }
+}
+
+/// The boundary behind it.
 fn behind(position: Position, direction: Direction) -> Position {
     match direction {
         Direction::Forward => position,

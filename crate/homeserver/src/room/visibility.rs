@@ -79,6 +79,13 @@ impl Viewer {
         self.states.get(&event.state_before).map(|at| at.membership.unwrap_or(MembershipKind::Leave))
     }
 
+    /// Whether the user was in the room at an event, before it or by it.
+    pub(super) async fn was_joined(&mut self, hs: &Homeserver, event: &Rc<Event>) -> Result<bool> {
+        self.read_states(hs, std::slice::from_ref(event)).await?;
+        let joined = |state: &NodeId| self.states.get(state).is_some_and(|at| at.membership == Some(MembershipKind::Join));
+        Ok(self.states_of(event).iter().any(joined))
+    }
+
     fn is_own(&self, event: &Event) -> bool {
         event.pdu.event_type == TimelineEventType::RoomMember && event.pdu.state_key.as_deref() == self.user.as_deref().map(|user| user.as_str())
     }

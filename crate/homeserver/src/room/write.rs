@@ -54,6 +54,8 @@ pub enum Need {
     Annotation(OwnedEventId, [u8; 16]),
     /// Whether a user of this server wants no invitations.
     BlocksInvites(UserSn),
+    /// Whether a user is a guest of this server.
+    Guest(UserSn),
     /// The newest accepted state events, this many, that have the event at a position among their auth events.
     Citing(Position, usize),
 }
@@ -99,6 +101,7 @@ struct Known {
     waiting_redactions: HashMap<OwnedEventId, Vec<(UserSn, Position)>>,
     annotations: HashMap<(OwnedEventId, [u8; 16]), Option<Position>>,
     blocks_invites: HashMap<UserSn, bool>,
+    guests: HashMap<UserSn, bool>,
     citing: HashMap<Position, (Vec<Position>, bool)>,
     resolutions: Resolutions,
 }
@@ -110,7 +113,9 @@ pub struct Write<'a> {
     pub room: Rc<RoomInfo>,
     known: &'a Known,
     /// Nobody else knows of the room: it has only what is staged here.
-    is_new: bool,
+    pub(super) is_new: bool,
+    /// Whether the room may say something else of guests now.
+    pub(super) guest_access_changed: bool,
     /// None where nothing may happen between the first read and the batch.
     turns: Option<Turns<'a>>,
     /// The head as the decision leaves it.
@@ -135,9 +140,12 @@ impl Homeserver {
     pub async fn write_room<T>(&self, room: &Rc<RoomInfo>, generation: u64, decide: impl FnMut(&mut Write<'_>) -> Result<T, Stop>) -> Result<T> {
         let guard = self.lock(LockKey::Room(room.sn)).await;
         let head = self.room_head(room.sn).await?;
-        let (answer, written) = self.decide(room, RoomHead::clone(&head), generation, decide).await?;
+        let (answer, written, guest_access_changed) = self.decide(room, RoomHead::clone(&head), generation, decide).await?;
         drop(guard);
         written.durable().await?;
+        if guest_access_changed {
+            self.send_guests_away(room).await;
+        }
         Ok(answer)
     }
 
@@ -187,7 +195,7 @@ impl Homeserver {
         head: RoomHead,
         generation: u64,
         mut decide: impl FnMut(&mut Write<'_>) -> Result<T, Stop>,
-    ) -> Result<(T, Submitted)> {
+    ) -> Result<(T, Submitted, bool)> {
         let mut known = Known::default();
         let mut turns = Turns::new(&*self.host);
         for _ in 0..ROUNDS {
@@ -196,7 +204,8 @@ impl Homeserver {
                 Ok(answer) => {
                     // Not in turns: nothing happens between the read and the batch.
                     write.encode(&head).await;
-                    return Ok((answer, write.submit()?));
+                    let guest_access_changed = write.guest_access_changed;
+                    return Ok((answer, write.submit()?, guest_access_changed));
                 }
                 Err(Stop::Refused(error)) => return Err(error),
                 Err(Stop::Missing(needs)) => {
@@ -252,6 +261,9 @@ impl Homeserver {
                 }
                 Need::BlocksInvites(user) => {
                     known.blocks_invites.insert(user, self.blocks_invites(user).await?);
+                }
+                Need::Guest(user) => {
+                    known.guests.insert(user, self.is_guest(user).await?);
                 }
             }
         }
@@ -316,6 +328,7 @@ impl<'a> Write<'a> {
             room: room.clone(),
             known,
             is_new: false,
+            guest_access_changed: false,
             turns: None,
             head,
             batch: Batch::since(generation),
@@ -423,6 +436,11 @@ impl Write<'_> {
     /// Whether a user of this server wants no invitations.
     pub(super) fn blocks_invites(&self, user: UserSn) -> Result<bool, Need> {
         self.known.blocks_invites.get(&user).copied().ok_or(Need::BlocksInvites(user))
+    }
+
+    /// Whether a user is a guest of this server.
+    pub(super) fn is_guest(&self, user: UserSn) -> Result<bool, Need> {
+        self.known.guests.get(&user).copied().ok_or(Need::Guest(user))
     }
 
     /// The newest accepted state events that have the event at `cited` among their auth events, at least `count` of them or all.

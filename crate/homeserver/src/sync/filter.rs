@@ -4,6 +4,7 @@ use crate::{
     error::{Error, Result},
     homeserver::Homeserver,
     property_paths,
+    room::RelatedBy,
     tables::{self, UserSn},
 };
 use ruma::{
@@ -12,14 +13,58 @@ use ruma::{
 };
 use serde::Deserialize;
 use serde_json::{Value, value::RawValue};
+use std::ops::Deref;
 
 /// The events of a timeline when the filter does not say.
 const DEFAULT_LIMIT: usize = 10;
 /// The most events of a timeline, whatever the filter says.
 const LARGEST_LIMIT: usize = 500;
 
+/// What the names begin with that ruma's type leaves out.
+const RELATED: &str = "related_by_";
+
 /// How many types, users, rooms and fields a filter may name in all: every event is held against each of them.
 const MOST_NAMES: usize = 1000;
+
+/// A filter definition, with what ruma's type leaves out.
+#[derive(Debug, Default)]
+pub struct Definition {
+    whole: FilterDefinition,
+    ours: Ours,
+}
+
+impl Definition {
+    /// What it says of the events that relate to those of a timeline.
+    pub fn timeline_related(&self) -> &RelatedBy {
+        &self.ours.room.timeline
+    }
+
+    /// What it says of the events that relate to those of a state.
+    pub fn state_related(&self) -> &RelatedBy {
+        &self.ours.room.state
+    }
+}
+
+impl Deref for Definition {
+    type Target = FilterDefinition;
+
+    fn deref(&self) -> &FilterDefinition {
+        &self.whole
+    }
+}
+
+#[derive(Debug, Default, Deserialize)]
+struct Ours {
+    #[serde(default)]
+    room: OursInRooms,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct OursInRooms {
+    timeline: RelatedBy,
+    state: RelatedBy,
+}
 
 /// What of an event a filter looks at.
 #[derive(Clone, Copy, Debug)]
@@ -127,13 +172,31 @@ impl Fields {
 ///
 /// # Errors
 /// 400 M_INVALID_PARAM.
-pub fn check(filter: &FilterDefinition) -> Result<()> {
+pub fn check(filter: &Definition) -> Result<()> {
     let room = &filter.room;
     let fields = filter.event_fields.as_ref().map_or(0, Vec::len);
     let rooms = room.rooms.as_ref().map_or(0, Vec::len) + room.not_rooms.len();
     let outside: usize = [&filter.presence, &filter.account_data].map(names).iter().sum();
     let inside: usize = [&room.timeline, &room.state, &room.ephemeral, &room.account_data].map(names_in_rooms).iter().sum();
-    if fields + rooms + outside + inside > MOST_NAMES {
+    let related = filter.timeline_related().names() + filter.state_related().names();
+    check_names(fields + rooms + outside + inside + related)
+}
+
+/// The filter of a request that contains one for events of one room, `json`, with what ruma's type leaves out of it.
+///
+/// # Errors
+/// 400 M_INVALID_PARAM: it names too much, or what is left out is malformed.
+pub fn inline(filter: &RoomEventFilter, json: Option<&str>) -> Result<RelatedBy> {
+    let related: RelatedBy = match json.filter(|json| json.contains(RELATED)) {
+        Some(json) => serde_json::from_str(json).map_err(|error| Error::invalid_param(format!("the filter is not a filter of events: {error}")))?,
+        None => RelatedBy::default(),
+    };
+    check_names(names_in_rooms(filter) + related.names())?;
+    Ok(related)
+}
+
+fn check_names(names: usize) -> Result<()> {
+    if names > MOST_NAMES {
         return Err(Error::invalid_param(format!("a filter names {MOST_NAMES} types, users, rooms and fields at most")));
     }
     Ok(())
@@ -164,7 +227,12 @@ fn copy(from: &Value, to: &mut Value, path: &[String]) {
 ///
 /// # Errors
 /// Why it is none.
-pub fn parse(json: &str) -> Result<FilterDefinition, serde_json::Error> {
+pub fn parse(json: &str) -> Result<Definition, serde_json::Error> {
+    let ours = if json.contains(RELATED) { serde_json::from_str(json)? } else { Ours::default() };
+    Ok(Definition { whole: parse_rumas(json)?, ours })
+}
+
+fn parse_rumas(json: &str) -> Result<FilterDefinition, serde_json::Error> {
     // What clients call it that see the feature and not the version.
     const PROPOSED: &str = "org.matrix.msc3773.unread_thread_notifications";
     if !json.contains(PROPOSED) {
@@ -181,8 +249,8 @@ pub fn parse(json: &str) -> Result<FilterDefinition, serde_json::Error> {
 
 impl Homeserver {
     /// The filter that a request names or contains.
-    pub(crate) async fn filter(&self, user: UserSn, asked: Option<String>) -> Result<FilterDefinition> {
-        let Some(asked) = asked else { return Ok(FilterDefinition::default()) };
+    pub(crate) async fn filter(&self, user: UserSn, asked: Option<String>) -> Result<Definition> {
+        let Some(asked) = asked else { return Ok(Definition::default()) };
         let filter = if asked.starts_with('{') {
             parse(&asked).map_err(|error| Error::invalid_param(format!("the filter is not a filter definition: {error}")))?
         } else {

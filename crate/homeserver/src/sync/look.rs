@@ -3,7 +3,7 @@
 use super::{
     changes::{Changes, Listed, RoomChanges},
     ephemeral::{account_data_event, bare_event},
-    filter::{self, Facts, Fields},
+    filter::{self, Definition, Facts, Fields},
     sent_members::Recipient,
 };
 use crate::{
@@ -11,17 +11,14 @@ use crate::{
     homeserver::Homeserver,
     position::Position,
     push::PUSH_RULES,
-    room::{RoomInfo, membership_of},
+    room::{Related, RoomInfo, membership_of},
     tables::{self, AccountData, Membership, MembershipKind, RoomSn, Session},
 };
 use ephapse_store::Direction;
 use futures_util::{StreamExt, TryStreamExt, stream};
 use ruma::{
     OwnedUserId,
-    api::client::{
-        filter::FilterDefinition,
-        sync::sync_events::v3::{InvitedRoom, JoinedRoom, KnockedRoom, LeftRoom, Response},
-    },
+    api::client::sync::sync_events::v3::{InvitedRoom, JoinedRoom, KnockedRoom, LeftRoom, Response},
     events::{AnyGlobalAccountDataEvent, StateEventType, push_rules::PushRulesEventContent},
     push::Ruleset,
     serde::Raw,
@@ -42,7 +39,7 @@ pub struct Ask {
     /// Who asks, from which device.
     pub session: Session,
     /// What of it the client wants.
-    pub filter: FilterDefinition,
+    pub filter: Definition,
     /// What the client has; `None`: nothing.
     pub since: Option<Position>,
     /// The whole state of each joined room, changed or not.
@@ -61,6 +58,10 @@ pub struct Look<'a> {
     pub(super) ignored: Rc<BTreeSet<OwnedUserId>>,
     /// What of each event is asked for; `None`: everything.
     pub(super) fields: Option<Fields>,
+    /// Which events of timelines are asked for by what relates to them.
+    pub(super) timeline_related: Related,
+    /// The same of states.
+    pub(super) state_related: Related,
     /// The device, as far as it lazy-loads members.
     pub(super) recipient: Recipient,
     /// All account data, when nothing has been looked at.
@@ -94,6 +95,8 @@ impl Homeserver {
             to,
             ignored: self.ignored_by(user).await?,
             fields: ask.filter.event_fields.as_deref().map(Fields::named),
+            timeline_related: self.related(ask.filter.timeline_related()).await?,
+            state_related: self.related(ask.filter.state_related()).await?,
             recipient: self.sync.sent_members.recipient(user, &ask.session.device, ask.since, to),
             account_data: HashMap::new(),
             began: Cell::new(self.host.now()),

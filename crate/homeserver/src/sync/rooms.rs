@@ -15,7 +15,7 @@ use crate::{
     homeserver::Homeserver,
     position::Position,
     push::Count,
-    room::{Event, Format, NodeId, RoomInfo, StateKey, Viewer, state_tree::Part},
+    room::{Event, Format, NodeId, RoomInfo, StateKey, Viewer, Wanted, state_tree::Part},
     tables::{Membership, ReceiptKind, RoomHead, RoomSn, StoredReceipt},
 };
 use ephapse_store::Direction;
@@ -222,7 +222,8 @@ impl Look<'_> {
         let filter = &self.ask.filter.room.timeline;
         let limit = filter::timeline_limit(filter);
         let mut viewer = Viewer::of(room, self.ask.session.user_id.clone(), Some(span.now.clone()));
-        let wanted = |event: &Event| (event.pdu.state_key.is_some() || !self.ignored.contains(&event.pdu.sender)) && allows(filter, room, event);
+        let by_itself = |event: &Event| (event.pdu.state_key.is_some() || !self.ignored.contains(&event.pdu.sender)) && allows(filter, room, event);
+        let wanted = Wanted { by_itself: &by_itself, related: &self.timeline_related };
         let boundaries = span.timeline_from.unwrap_or(Position::MIN)..span.to;
         // One more than the limit tells whether there are more.
         let mut page = self.hs.page(room, &mut viewer, boundaries, Direction::Backward, limit + 1, wanted).await?;
@@ -340,8 +341,9 @@ impl Look<'_> {
         positions.sort_unstable();
         let filter = &self.ask.filter.room.state;
         let mut events: Vec<Rc<Event>> = Vec::new();
+        let mut viewer = Viewer::of(room, self.ask.session.user_id.clone(), Some(span.now.clone()));
         for event in hs.events_at(sn, &positions).await?.into_iter().flatten() {
-            if allows(filter, room, &event) {
+            if allows(filter, room, &event) && hs.is_related(&mut viewer, &event, &self.state_related, &mut 0).await? {
                 events.push(event);
             }
             self.breathe().await;
@@ -358,7 +360,7 @@ impl Look<'_> {
         let written: Vec<Raw<T>> = if self.ask.filter.event_format == EventFormat::Federation {
             let broken = |error| Error::Internal(format!("a stored event is no JSON: {error}"));
             let mut written = Vec::with_capacity(events.len());
-            for event in events {
+            for event in self.hs.served(events, &self.ask.session).await?.iter() {
                 written.push(Raw::from_json(serde_json::from_slice::<Box<RawValue>>(&event.pdu.json).map_err(broken)?));
                 self.breathe().await;
             }

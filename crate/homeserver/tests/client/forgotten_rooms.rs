@@ -60,6 +60,33 @@ fn who_deactivates_their_account_keeps_no_room() {
     assert!(!is_there(&server));
 }
 
+/// Account data can be set for a room that one was never in, and stayed when the room went.
+#[test]
+fn account_data_of_a_room_goes_with_it_also_of_who_was_never_in_it() {
+    let server = TestServer::new();
+    let [alice, bob, carol] = ["alice", "bob", "carol"].map(|name| server.register(name));
+    let id = den(&server, &alice, json!({}));
+    let kept = room(&server, &alice, json!({}));
+    join(&server, &bob, &id);
+    let path = |user: &TestUser, room: &str, what: &str| format!("/_matrix/client/v3/user/{}/rooms/{room}/{what}", user.id);
+    let large = json!({ "notes": "x".repeat(100_000) });
+    for user in [&alice, &bob, &carol] {
+        server.put(user, &path(user, &id, "account_data/org.example.notes"), large.clone()).ok();
+        server.put(user, &path(user, &kept, "account_data/org.example.notes"), json!({ "notes": "mine" })).ok();
+    }
+    server.put(&carol, &path(&carol, &id, "tags/u.later"), json!({})).ok();
+    // Also of who has no account any more.
+    deactivate(&server, &bob);
+    let server = server.restart();
+    let full = server.store.stats().bytes_stored;
+    forget(&server, &alice, &id);
+    assert!(!is_there(&server));
+    assert!(server.store.stats().bytes_stored + 200_000 < full);
+    server.get(&carol, &path(&carol, &id, "account_data/org.example.notes")).fails(404, "M_NOT_FOUND");
+    server.put(&carol, &path(&carol, &id, "tags/u.later"), json!({})).fails(404, "M_NOT_FOUND");
+    assert_eq!(server.get(&carol, &path(&carol, &kept, "account_data/org.example.notes")).ok(), json!({ "notes": "mine" }));
+}
+
 /// Also when that is the last thing anybody does about the room, and whether or not they had left it before.
 #[test]
 fn a_room_goes_with_the_last_account_that_remembers_it() {

@@ -143,5 +143,4 @@ fn bodies_that_cannot_make_an_account_are_refused() {
     register(&server, json!({ "username": "alice", "password": "", "auth": dummy })).fails(400, "M_WEAK_PASSWORD");
     register(&server, json!({ "username": "alice", "password": "x".repeat(513), "auth": dummy })).fails(400, "M_INVALID_PARAM");
     register(&server, json!({ "username": "alice", "password": PASSWORD, "device_id": "", "auth": dummy })).fails(400, "M_INVALID_PARAM");
-    server.request("POST", &format!("{REGISTER}?kind=guest"), None, Some(json!({}))).fails(403, "M_GUEST_ACCESS_FORBIDDEN");
 }

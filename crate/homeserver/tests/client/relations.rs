@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 /// Sends what relates to `parent`, and answers its id.
 #[track_caller]
-fn relate(server: &TestServer, user: &TestUser, room: &str, txn: &str, rel_type: &str, parent: &str) -> String {
+pub fn relate(server: &TestServer, user: &TestUser, room: &str, txn: &str, rel_type: &str, parent: &str) -> String {
     let mut relates_to = json!({ "rel_type": rel_type, "event_id": parent });
     let mut kind = "m.room.message";
     if rel_type == "m.annotation" {

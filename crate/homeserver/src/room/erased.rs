@@ -1,0 +1,68 @@
+//! Events of users who wanted theirs erased (Client-Server API, `erase` of `POST /account/deactivate`): whoever was not in the room at an event is served a copy
+//! as a redaction would leave it.
+//!
+//! What is the room's state now stays as it is, also for those who come later: it is how the room works, and a client that is told of no encryption would
+//! not encrypt.
+
+use super::{event::Event, pdu::StateKey, state_tree::NodeId, visibility::Viewer};
+use crate::{
+    error::{Error, Result},
+    homeserver::Homeserver,
+    position::Position,
+    tables::{RoomSn, Session},
+    turns::Turns,
+};
+use ruma::UserId;
+use std::{
+    borrow::Cow,
+    collections::{HashMap, HashSet},
+    rc::Rc,
+    sync::Arc,
+};
+
+impl Homeserver {
+    /// Events of one room as the session's user is served them. Where nobody wanted theirs erased, as they are.
+    pub async fn served<'a>(&self, events: &'a [Rc<Event>], session: &Session) -> Result<Cow<'a, [Rc<Event>]>> {
+        let Some(first) = events.first().filter(|_| self.users.erased.may_be()) else { return Ok(Cow::Borrowed(events)) };
+        let erased = self.erased_of(events).await?;
+        if erased.is_empty() {
+            return Ok(Cow::Borrowed(events));
+        }
+        let room = self.room_by_sn(first.room).await?;
+        let theirs: Vec<Rc<Event>> = events.iter().filter(|event| erased.contains(&*event.pdu.sender)).cloned().collect();
+        let state = self.still_state(room.sn, &theirs).await?;
+        let mut viewer = Viewer::new(self, &room, session.user).await?;
+        let mut turns = Turns::new(&*self.host);
+        let mut copies = HashMap::new();
+        for event in theirs.iter().filter(|event| !state.contains(&event.position)) {
+            if !viewer.was_joined(self, event).await? {
+                let pdu = event.pdu.redacted(&room.rules).map_err(|error| Error::Internal(format!("an event cannot be redacted: {error}")))?;
+                copies.insert(event.position, Rc::new(Event { pdu: Arc::new(pdu), ..Event::clone(event) }));
+            }
+            turns.step().await;
+        }
+        Ok(events.iter().map(|event| copies.get(&event.position).unwrap_or(event).clone()).collect())
+    }
+
+    /// Which senders of `events` wanted theirs erased.
+    async fn erased_of<'a>(&self, events: &'a [Rc<Event>]) -> Result<HashSet<&'a UserId>> {
+        let mut erased = HashSet::new();
+        let senders: HashSet<&UserId> = events.iter().map(|event| &*event.pdu.sender).filter(|sender| self.is_local(sender)).collect();
+        for sender in senders {
+            if let Some(user) = self.find_user(sender).await?
+                && self.is_marked(&self.users.erased, user).await?
+            {
+                erased.insert(sender);
+            }
+        }
+        Ok(erased)
+    }
+
+    /// Where those of `events` stand that are of the room's state now.
+    async fn still_state(&self, room: RoomSn, events: &[Rc<Event>]) -> Result<HashSet<Position>> {
+        let keys: HashSet<StateKey> = events.iter().filter_map(|event| event.pdu.key()).collect();
+        let keys: Vec<StateKey> = keys.into_iter().collect();
+        let root = NodeId(self.room_head(room).await?.state);
+        Ok(self.state_get(room, root, &keys).await?.into_iter().flatten().collect())
+    }
+}

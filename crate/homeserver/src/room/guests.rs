@@ -1,0 +1,140 @@
+//! Guests in rooms (Client-Server API, Guest Access): they join where `m.room.guest_access` says `can_join`, and when it does not any more they leave.
+
+use super::{
+    build::Draft,
+    rooms::RoomInfo,
+    state_tree::NodeId,
+    write::{Stop, Write},
+};
+use crate::{
+    error::{Error, Result},
+    homeserver::Homeserver,
+    locks::LockKey,
+    tables::{self, MembershipKind, UserSn},
+    turns::Turns,
+};
+use ephapse_store::{Batch, Direction, LocalBoxFuture};
+use ruma::{
+    CanonicalJsonValue, OwnedUserId,
+    events::{StateEventType, TimelineEventType, room::guest_access::GuestAccess},
+};
+use serde::Deserialize;
+use std::rc::Rc;
+
+/// How many members are looked at before others have their turn.
+const LOOKED_AT: usize = 500;
+/// How many guests leave with one batch.
+const LEAVE_AT_ONCE: usize = 16;
+
+impl Write<'_> {
+    /// "Servers MUST only allow guest users to join rooms if the m.room.guest_access state event is present on the room, and has the guest_access value
+    /// can_join." 403 M_GUEST_ACCESS_FORBIDDEN otherwise, whichever way they try to.
+    pub(super) fn guest_refused(&self, draft: &Draft, before: NodeId) -> Result<Option<Error>, Stop> {
+        let joins = draft.event_type == TimelineEventType::RoomMember && draft.content.get("membership").and_then(|it| it.as_str()) == Some("join");
+        if !joins || self.is_new || !self.hs.users.guests.may_be() {
+            return Ok(None);
+        }
+        let user = self.user_sn(&draft.sender)?;
+        if !self.is_guest(user)? || self.member(user)?.is_some_and(|own| own.kind == MembershipKind::Join) || self.guests_may_join(before)? {
+            return Ok(None);
+        }
+        Ok(Some(Error::guest_access_forbidden("this room does not let guests in")))
+    }
+
+    fn guests_may_join(&self, state: NodeId) -> Result<bool, Stop> {
+        #[derive(Deserialize)]
+        struct Content {
+            guest_access: GuestAccess,
+        }
+        let found = self.state_get(state, &[(StateEventType::RoomGuestAccess, String::new())])?;
+        let Some(position) = found.first().copied().flatten() else { return Ok(false) };
+        let content: Option<Content> = serde_json::from_str(self.event(position)?.pdu.content.get()).ok();
+        Ok(content.is_some_and(|content| content.guest_access == GuestAccess::CanJoin))
+    }
+
+    /// The room may say something else of guests now: those in it are looked at when this is written.
+    pub(super) fn guest_access_changed(&mut self) {
+        if !self.is_new {
+            let position = self.next_position();
+            tables::GUESTS_TO_LEAVE.put(&mut self.batch, &self.room.sn, &position);
+            self.guest_access_changed = true;
+        }
+    }
+}
+
+impl Homeserver {
+    /// "If the m.room.guest_access event is changed to stop this from being the case, the server MUST set those users' m.room.member state to leave." Where
+    /// this is interrupted, it is done when the server next clears up.
+    pub(super) fn send_guests_away<'a>(&'a self, room: &'a Rc<RoomInfo>) -> LocalBoxFuture<'a, ()> {
+        // A type of its own: this writes to the room, and is called by whatever writes to rooms.
+        Box::pin(async move {
+            if let Err(error) = self.guests_leave(room).await {
+                tracing::warn!("guests stay in a room that does not let them in: {error}");
+            }
+        })
+    }
+
+    async fn guests_leave(&self, room: &Rc<RoomInfo>) -> Result<()> {
+        let Some(asked) = tables::GUESTS_TO_LEAVE.get(self.store(), &room.sn).await? else { return Ok(()) };
+        let range = tables::MEMBERS.range(&(room.sn, MembershipKind::Join as u8));
+        let mut from = range.start;
+        let mut turns = Turns::new(&*self.host);
+        loop {
+            let page = tables::MEMBERS.scan_range(self.store(), from..range.end.clone(), Direction::Forward, LOOKED_AT).await?;
+            let mut guests = Vec::new();
+            for ((_, _, user), _) in &page {
+                if self.is_guest(*user).await? {
+                    guests.push((*user, self.user_id(*user).await?));
+                }
+                turns.step().await;
+            }
+            for guests in guests.chunks(LEAVE_AT_ONCE) {
+                self.leave_together(room, guests).await?;
+                self.host.yield_now().await;
+            }
+            let Some((last, _)) = page.last().filter(|_| page.len() == LOOKED_AT) else { break };
+            from = tables::MEMBERS.key(last);
+            // The first key behind it.
+            from.push(0);
+        }
+        let _lock = self.lock(LockKey::Room(room.sn)).await;
+        // Unless it was changed once more since.
+        if tables::GUESTS_TO_LEAVE.get(self.store(), &room.sn).await? == Some(asked) {
+            let mut batch = Batch::new();
+            tables::GUESTS_TO_LEAVE.delete(&mut batch, &room.sn);
+            self.submit(batch, Vec::new())?;
+        }
+        Ok(())
+    }
+
+    /// Those of `guests` who are in the room leave it, unless guests may be there after all.
+    async fn leave_together(&self, room: &Rc<RoomInfo>, guests: &[(UserSn, OwnedUserId)]) -> Result<()> {
+        let leave = |write: &mut Write<'_>| {
+            if write.guests_may_join(write.state())? {
+                return Ok(());
+            }
+            write.batch.set_frees_space();
+            for (user, id) in guests {
+                if write.member(*user)?.is_none_or(|member| member.kind != MembershipKind::Join) {
+                    continue;
+                }
+                let content = [("membership".to_owned(), CanonicalJsonValue::String("leave".to_owned()))].into();
+                match write.send(Draft::state(id.clone(), StateEventType::RoomMember, id.as_str(), content)) {
+                    Ok(_) => {}
+                    Err(Stop::Refused(error @ Error::Matrix(_))) => tracing::debug!("a guest could not leave a room: {error}"),
+                    Err(stop) => return Err(stop),
+                }
+            }
+            Ok::<_, Stop>(())
+        };
+        self.write_room(room, self.store().generation(), leave).await
+    }
+
+    /// Goes on where the end of the last run interrupted it.
+    pub(crate) async fn resume_guests_leaving(&self) -> Result<()> {
+        for (room, _) in tables::GUESTS_TO_LEAVE.scan(self.store(), &(), Direction::Forward, usize::MAX).await? {
+            self.send_guests_away(&self.room_by_sn(room).await?).await;
+        }
+        Ok(())
+    }
+}
