@@ -385,14 +385,24 @@ impl Homeserver {
 
     /// The token of a position.
     pub(crate) fn token(&self, position: Position) -> String {
-        Token { position, instance: self.identity.instance }.to_string()
+        self.sync_token(position, None)
+    }
+
+    /// The token of a sync that had no room for the to-device messages from this number on.
+    pub(crate) fn sync_token(&self, position: Position, to_device: Option<u64>) -> String {
+        Token { position, instance: self.identity.instance, to_device }.to_string()
     }
 
     /// The position of a token that a client sent; malformed: 400 M_INVALID_PARAM. `None`: of another instance or from the future, so that the client
     /// has to begin anew.
     pub(crate) fn position_of(&self, token: &str) -> Result<Option<Position>> {
+        Ok(self.read_token(token)?.map(|token| token.position))
+    }
+
+    /// As [`Self::position_of`], the whole token.
+    pub(crate) fn read_token(&self, token: &str) -> Result<Option<Token>> {
         let token: Token = token.parse().map_err(|_| Error::invalid_param("the token is none of this server's"))?;
-        Ok((token.instance == self.identity.instance && token.position <= self.positions.newest()).then_some(token.position))
+        Ok((token.instance == self.identity.instance && token.position <= self.positions.newest()).then_some(token))
     }
 
     /// Random letters and digits: ids, tokens.

@@ -27,6 +27,7 @@ struct Inner {
     fail_next: VecDeque<StoreError>,
     quota: Option<usize>,
     full: bool,
+    exhausted: bool,
     crash_in: Option<u32>,
     crashed: bool,
     generation: u64,
@@ -82,6 +83,12 @@ impl UnreliableStore {
     /// Refuses at once, as a store that knows it is full, what does not free space.
     pub fn set_full(&self, full: bool) {
         self.inner.borrow_mut().full = full;
+    }
+
+    /// Refuses at once what does not free space, and when it is to be written what does: storage is full, and no reserve is left.
+    pub fn set_exhausted(&self, exhausted: bool) {
+        self.set_full(exhausted);
+        self.inner.borrow_mut().exhausted = exhausted;
     }
 
     /// Crashes instead of the `nth` write from now (0 is the next): nobody is answered, and nothing works until [`Self::restart`].
@@ -153,6 +160,9 @@ impl Inner {
         }
         if let Some(error) = self.fail_next.pop_front() {
             return Err(error);
+        }
+        if self.exhausted {
+            return Err(StoreError::QuotaExceeded);
         }
         let mut after = self.durable.clone();
         apply(&mut after, batch);
@@ -325,6 +335,21 @@ mod tests {
         room.delete("a");
         room.set_frees_space();
         block_on(store.commit(room)).expect("makes room");
+        block_on(store.commit(put("b"))).expect("there is room");
+    }
+
+    #[test]
+    fn an_exhausted_store_takes_nothing() {
+        let store = UnreliableStore::new();
+        block_on(store.commit(put("a"))).expect("commits");
+        store.set_exhausted(true);
+        assert_eq!((block_on(store.commit(put("b"))), store.generation()), (Err(StoreError::QuotaExceeded), 0));
+        let mut room = Batch::new();
+        room.delete("a");
+        room.set_frees_space();
+        assert_eq!((block_on(store.commit(room)), store.generation()), (Err(StoreError::QuotaExceeded), 1));
+        assert_eq!(keys(&store), ["a"]);
+        store.set_exhausted(false);
         block_on(store.commit(put("b"))).expect("there is room");
     }
 }

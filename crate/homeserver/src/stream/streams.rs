@@ -207,7 +207,6 @@ async fn trim(subject: &Subject, ground: &dyn Ground, now: u64) -> Result<(), St
         let first = subject.head.borrow().first.entries;
         let oldest = subject.read(ground.store(), first, step).await?;
         let mut batch = Batch::new();
-        batch.set_frees_space();
         let dropped = subject.drop_outlived(&mut batch, &oldest, now);
         // Nobody waits for it: it is written before whatever is appended next, or fails with it. Refused, it is tried again next time.
         let refused = dropped > 0 && ground.submit(batch).is_err();

@@ -4,7 +4,7 @@ use crate::{
     rooms::room,
     support::{TestServer, TestUser, config},
 };
-use ephapse_store::{StoreError, unreliable::UnreliableStore};
+use ephapse_store::{Store, StoreError, unreliable::UnreliableStore};
 use futures_util::FutureExt;
 use proptest::prelude::*;
 use serde_json::json;
@@ -192,7 +192,50 @@ fn at_the_quota_no_to_device_message_is_taken_for_delivered() {
         numbers.extend(events.iter().map(|event| event["content"]["n"].as_u64().expect("a number")));
     }
     assert_eq!(numbers, (0..150).collect::<Vec<_>>());
-    assert_eq!(server.hs.status().streams[0].length, 0, "what arrived makes room");
+}
+
+/// That messages had arrived was written into the room kept for what makes room. Where there was none left, the store tried for five seconds and took reads
+/// back, so that the device's sync was answered 403, again and again.
+#[test]
+fn a_sync_is_answered_where_not_even_its_acknowledgements_can_be_written() {
+    let store = UnreliableStore::new();
+    let server = server_on(&store);
+    let alice = server.register("alice");
+    for n in 0..450 {
+        let body = json!({ "messages": { &alice.id: { &alice.device: { "n": n } } } });
+        server.put(&alice, &format!("/_matrix/client/v3/sendToDevice/org.example.test/t{n}"), body).ok();
+    }
+    store.set_exhausted(true);
+    let (mut since, mut numbers) = (String::new(), Vec::new());
+    for round in 0..6 {
+        let answer = server.get(&alice, &format!("/_matrix/client/v3/sync{since}")).ok();
+        assert_eq!(server.get(&alice, &format!("/_matrix/client/v3/sync{since}")).ok(), answer, "the same for the same since");
+        since = format!("?since={}", answer["next_batch"].as_str().expect("a token"));
+        let events = answer["to_device"]["events"].as_array().cloned().unwrap_or_default();
+        assert_eq!(events.len(), [100, 100, 100, 100, 50, 0][round]);
+        numbers.extend(events.iter().map(|event| event["content"]["n"].as_u64().expect("a number")));
+    }
+    assert_eq!(numbers, (0..450).collect::<Vec<_>>());
+    assert_eq!((server.hs.status().streams[0].length, store.generation()), (450, 0), "they stay, and nothing was taken back for it");
+    store.set_exhausted(false);
+    server.get(&alice, &format!("/_matrix/client/v3/sync{since}")).ok();
+    assert_eq!(server.hs.status().streams[0].length, 0);
+}
+
+/// What is cleared away behind the first answer was written into that room too, and took back what was read meanwhile.
+#[test]
+fn nothing_is_cleared_away_where_there_is_no_room() {
+    let store = UnreliableStore::new();
+    let server = server_on(&store);
+    let alice = server.register("alice");
+    let id = room(&server, &alice, json!({}));
+    server.put(&alice, &path(&id, 1), json!({ "body": "1" })).ok();
+    server.host.advance(std::time::Duration::from_secs(8 * 24 * 60 * 60));
+    store.set_exhausted(true);
+    server.get(&alice, "/_matrix/client/v3/sync").ok();
+    server.get(&alice, "/_matrix/client/v3/sync").ok();
+    assert_eq!(store.generation(), 0);
+    assert_eq!(bodies(&server, &alice, &id), ["1"]);
 }
 
 /// The position of a write that failed is given again after a restart; a client that held a token of it would not see what stands there then.
