@@ -2,12 +2,14 @@
 
 use crate::{Batch, Bytes, Direction, LocalBoxFuture, Stats, Store, StoreError, conformance::apply};
 use futures_channel::oneshot;
+use futures_util::future::poll_fn;
 use std::{
     cell::RefCell,
     collections::{BTreeMap, VecDeque},
     future::ready,
     ops::Range,
     rc::Rc,
+    task::Poll,
 };
 
 type Model = BTreeMap<Bytes, Bytes>;
@@ -24,6 +26,7 @@ struct Inner {
     visible: Model,
     waiting: VecDeque<Waiting>,
     held: bool,
+    slow: bool,
     fail_next: VecDeque<StoreError>,
     quota: Option<usize>,
     full: bool,
@@ -45,6 +48,11 @@ impl UnreliableStore {
     /// An empty store that behaves until told otherwise.
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// Lets each read take a turn in which others go on.
+    pub fn set_slow(&self, slow: bool) {
+        self.inner.borrow_mut().slow = slow;
     }
 
     /// From now on batches wait, visible but not durable, until [`Self::release`].
@@ -175,6 +183,19 @@ impl Inner {
         Ok(())
     }
 
+    fn later<T: 'static>(&self, found: Result<T, StoreError>) -> LocalBoxFuture<'static, Result<T, StoreError>> {
+        let mut left = u32::from(self.slow);
+        let mut found = Some(found);
+        Box::pin(poll_fn(move |context| {
+            if left == 0 {
+                return Poll::Ready(found.take().unwrap_or(Err(StoreError::Closed)));
+            }
+            left -= 1;
+            context.waker().wake_by_ref();
+            Poll::Pending
+        }))
+    }
+
     fn check(&self) -> Result<(), StoreError> {
         if self.crashed { Err(StoreError::Closed) } else { Ok(()) }
     }
@@ -185,7 +206,7 @@ impl Store for UnreliableStore {
         let inner = &mut *self.inner.borrow_mut();
         inner.stats.keys_read += keys.len() as u64;
         inner.reads.extend(keys.iter().cloned());
-        Box::pin(ready(inner.check().map(|()| keys.iter().map(|key| inner.visible.get(key.as_slice()).cloned()).collect())))
+        inner.later(inner.check().map(|()| keys.iter().map(|key| inner.visible.get(key.as_slice()).cloned()).collect()))
     }
 
     fn scan(&self, range: Range<Vec<u8>>, direction: Direction, limit: usize) -> LocalBoxFuture<'_, Result<Vec<(Bytes, Bytes)>, StoreError>> {
@@ -204,7 +225,7 @@ impl Store for UnreliableStore {
             inner.reads.push(key.to_vec());
             inner.stats.keys_read += 1;
         }
-        Box::pin(ready(found))
+        inner.later(found)
     }
 
     fn commit(&self, batch: Batch) -> LocalBoxFuture<'static, Result<(), StoreError>> {

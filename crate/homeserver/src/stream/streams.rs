@@ -57,18 +57,28 @@ impl Streams {
         if shared.generation == store.generation() {
             return shared.refresh(store, self.streams).await;
         }
-        let shared = Shared::load(store, self.streams).await?;
-        self.shared.replace(shared);
-        Ok(())
+        self.current(store).await.map(drop)
+    }
+
+    /// What belongs to the store's generation.
+    async fn current(&self, store: &dyn Store) -> Result<Rc<Shared>, StoreError> {
+        loop {
+            let shared = self.shared.borrow().clone();
+            if shared.generation == store.generation() {
+                return Ok(shared);
+            }
+            let loaded = Shared::load(store, self.streams).await?;
+            // Somebody else may have loaded the same meanwhile and use subjects of it: each has one head.
+            if loaded.generation == store.generation() && loaded.generation != self.shared.borrow().generation {
+                self.shared.replace(loaded);
+            }
+        }
     }
 
     /// A subject of a stream, within its limits, to append to and consume from.
     pub async fn subject(&self, ground: &dyn Ground, stream: &'static Stream, name: &str, now: u64) -> Result<Subject, StoreError> {
         let store = ground.store();
-        if self.shared.borrow().generation != store.generation() {
-            self.reload(store).await?;
-        }
-        let shared = self.shared.borrow().clone();
+        let shared = self.current(store).await?;
         let key = format!("{}/{name}", stream.name);
         let head = shared.head(store, stream, &key).await?;
         let subject = Subject { stream, key, shared, head };
