@@ -73,7 +73,7 @@ pub async fn send(call: UserCall, request: send_event_to_device::Request) -> Res
         return Err(Error::too_large(format!("a message has {LONGEST_CONTENT} bytes at most")));
     }
     let mut batch = Batch::since(call.raw.generation);
-    let mut queues = Queues::default();
+    let mut queues = Queues { cleared: hs.streams.cleared(), ..Queues::default() };
     let mut turns = Turns::new(&*hs.host);
     for (user, messages) in &request.messages {
         turns.step().await;
@@ -82,6 +82,7 @@ pub async fn send(call: UserCall, request: send_event_to_device::Request) -> Res
             queues.add(hs, user, messages).await?;
         }
     }
+    queues.leave_out_deleted(hs).await?;
     let sender = &call.session.user_id;
     let event_type = request.event_type.to_string();
     let changes = queues.queues.into_iter().map(|queue| queue.append(hs, &mut batch, sender, &event_type)).collect();
@@ -104,6 +105,8 @@ struct Queues<'a> {
     queues: Vec<Queue<'a>>,
     /// Of the messages in them.
     bytes: usize,
+    /// How many queues had been cleared when it was read whose they are.
+    cleared: u64,
 }
 
 impl<'a> Queues<'a> {
@@ -126,6 +129,19 @@ impl<'a> Queues<'a> {
             let subject = subject(hs, sn, &device).await?;
             self.queues.push(Queue { user: sn, device, subject, content });
             turns.step().await;
+        }
+        Ok(())
+    }
+}
+
+impl Queues<'_> {
+    /// Leaves out the queues of devices that were deleted meanwhile, which nobody would ever empty. No await may lie between this and the appends.
+    async fn leave_out_deleted(&mut self, hs: &Homeserver) -> Result<()> {
+        while self.cleared != hs.streams.cleared() {
+            self.cleared = hs.streams.cleared();
+            let devices: Vec<_> = self.queues.iter().map(|queue| (queue.user, queue.device.clone())).collect();
+            let mut there = tables::DEVICES.get_many(hs.store(), &devices).await?.into_iter().map(|device| device.is_some());
+            self.queues.retain(|_| there.next().unwrap_or(false));
         }
         Ok(())
     }

@@ -35,6 +35,8 @@ pub(super) struct Shared {
     heads: RefCell<HashMap<String, Weak<RefCell<StreamHead>>>>,
     /// How many heads were written, so that one that was read meanwhile is known to be stale.
     pub(super) writes: Cell<u64>,
+    /// How many subjects were cleared.
+    pub(super) cleared: Cell<u64>,
     /// As it was before the changes that wait for their batch to be handed in.
     before: RefCell<Before>,
 }
@@ -102,6 +104,11 @@ impl Streams {
         }
     }
 
+    /// How many subjects were cleared since the last failed write. Who reads whether a subject's owner is there reads again when it has grown.
+    pub fn cleared(&self) -> u64 {
+        self.shared.borrow().cleared.get()
+    }
+
     /// What every stream holds.
     pub fn status(&self) -> Vec<StreamStatus> {
         let shared = self.shared.borrow();
@@ -120,7 +127,7 @@ impl Shared {
         let generation = store.generation();
         let totals = RefCell::new(stored_totals(store, streams).await?);
         let parked = RefCell::new(stored_parked(store, streams).await?);
-        Ok(Rc::new(Self { generation, totals, parked, heads: RefCell::default(), writes: Cell::new(0), before: RefCell::default() }))
+        Ok(Rc::new(Self { generation, totals, parked, heads: RefCell::default(), writes: Cell::new(0), cleared: Cell::new(0), before: RefCell::default() }))
     }
 
     /// The totals, or what is parked, are about to change.

@@ -186,6 +186,21 @@ fn what_is_sent_while_a_device_is_deleted_is_counted() {
     }
 }
 
+/// A message that was on its way while its device was deleted filled a queue that nobody would ever empty, and came to whoever was next given the device's id.
+#[test]
+fn what_is_sent_while_its_device_is_deleted_goes_with_it() {
+    for behind in -12..12 {
+        let server = TestServer::with(Rc::new(SlowStore::default()), config());
+        let [alice, bob] = ["alice", "bob"].map(|name| server.register(name));
+        let message = json!({ "messages": { &alice.id: { "*": { "n": 1 } } } });
+        let sending = ("/_matrix/client/v3/sendToDevice/m.test/1", &bob, message);
+        at_once(&server, behind, ("/_matrix/client/v3/logout", &alice, json!({})), sending);
+        assert_eq!(server.hs.status().streams[0].length, 0, "{behind} turns behind");
+        let again = server.login("alice", Some(&alice.device));
+        assert_eq!(numbers(&sync(&server, &again, None).0), [] as [u64; 0], "{behind} turns behind");
+    }
+}
+
 #[derive(Clone, Debug)]
 enum Step {
     Send(u8),
