@@ -123,16 +123,15 @@ pub struct Write<'a> {
 }
 
 impl Homeserver {
-    /// Decides and writes a change of a room; the change is durable when this returns.
+    /// Decides and writes a change of a room; it can be seen when this returns, and is durable before a request is answered ([`Homeserver::handle`]).
     ///
     /// # Errors
-    /// Whatever `decide` refuses with, or why the write failed.
+    /// Whatever `decide` refuses with, or why the write was refused at once.
     pub async fn write_room<T>(&self, room: &Rc<RoomInfo>, generation: u64, decide: impl FnMut(&mut Write<'_>) -> Result<T, Stop>) -> Result<T> {
         let guard = self.lock(LockKey::Room(room.sn)).await;
         let head = self.room_head(room.sn).await?;
-        let (answer, written) = self.decide(room, RoomHead::clone(&head), generation, decide).await?;
+        let answer = self.decide(room, RoomHead::clone(&head), generation, decide).await?;
         drop(guard);
-        written.durable().await?;
         Ok(answer)
     }
 
@@ -163,10 +162,9 @@ impl Homeserver {
                         ahead *= 2;
                         continue;
                     }
-                    let written = write.submit()?;
+                    write.submit()?;
                     drop(guard);
                     self.rooms.remember(room);
-                    written.durable().await?;
                     return Ok(answer);
                 }
                 Err(Stop::Refused(error)) => return Err(error),
@@ -182,7 +180,7 @@ impl Homeserver {
         head: RoomHead,
         generation: u64,
         mut decide: impl FnMut(&mut Write<'_>) -> Result<T, Stop>,
-    ) -> Result<(T, Submitted)> {
+    ) -> Result<T> {
         let mut known = Known::default();
         let mut turns = Turns::new(&*self.host);
         for _ in 0..ROUNDS {
@@ -191,7 +189,8 @@ impl Homeserver {
                 Ok(answer) => {
                     // Not in turns: nothing happens between the read and the batch.
                     write.encode(&head).await;
-                    return Ok((answer, write.submit()?));
+                    write.submit()?;
+                    return Ok(answer);
                 }
                 Err(Stop::Refused(error)) => return Err(error),
                 Err(Stop::Missing(needs)) => {

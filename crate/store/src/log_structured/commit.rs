@@ -97,6 +97,7 @@ impl<B: Backend> Core<B> {
             let layer = Rc::new(std::mem::take(&mut state.active));
             state.frozen = Some(Frozen { layer, batches: std::mem::take(&mut state.durable), through: None });
         }
+        state.in_flight = Some(Vec::new());
         std::mem::take(&mut state.waiting)
     }
 
@@ -153,8 +154,9 @@ impl<B: Backend> Core<B> {
             }
             Err(error) => self.roll_back(error),
         };
-        for waiting in group {
-            let _ = waiting.answer.send(result.clone());
+        let in_flight = self.state.borrow_mut().in_flight.take().unwrap_or_default();
+        for answer in group.into_iter().map(|waiting| waiting.answer).chain(in_flight) {
+            let _ = answer.send(result.clone());
         }
         for waiting in lost {
             let full = result == Err(StoreError::QuotaExceeded) && !waiting.batch.frees_space();

@@ -71,7 +71,7 @@ pub(super) struct FakeBackend {
 }
 
 /// Lets other tasks run this many times.
-async fn turns(count: u32) {
+pub(super) async fn turns(count: u32) {
     let mut left = count;
     poll_fn(|context| {
         if left == 0 {

@@ -1,13 +1,19 @@
 //! The conformance suite on a place in memory, and what only the inside shows: levels, fences, room.
 
-use super::{Options, fake::FakeGround};
+use super::{
+    Options,
+    fake::{FakeGround, turns},
+};
 use crate::{
-    Batch, Direction, Faults, Store, StoreError,
+    Batch, CrashPoint, Direction, Fault, Faults, Store, StoreError,
     conformance::{self, Raw, Script},
 };
 use futures_executor::LocalPool;
 use proptest::prelude::*;
-use std::collections::BTreeSet;
+use std::{
+    collections::BTreeSet,
+    sync::atomic::{AtomicBool, Ordering},
+};
 
 /// Runs a test on a fresh disk.
 fn on_a_disk(test: impl AsyncFnOnce(FakeGround)) {
@@ -122,6 +128,24 @@ fn batches_that_wait_together_share_a_transaction() {
             commit.await.expect("commits");
         }
         assert_eq!(store.stats().commits, 1);
+    });
+}
+
+/// Whoever waited for a group that was being written was told of the failure of the next one, in which others wrote.
+#[test]
+fn a_barrier_waits_for_nothing_that_is_submitted_behind_it() {
+    on_a_disk(async |ground| {
+        let (is_second, failure) = (AtomicBool::new(false), StoreError::Platform("made up".into()));
+        let fault = Fault::Fail(failure.clone());
+        let faults = Faults::new(move |point| (point == CrashPoint::BeforePut && is_second.swap(true, Ordering::SeqCst)).then(|| fault.clone()));
+        let store = ground.open_now(faults).expect("opens");
+        store.settled().await;
+        let first = store.commit(put("first", 10));
+        turns(1).await;
+        let barrier = store.barrier();
+        let second = store.commit(put("second", 10));
+        assert_eq!((first.await, barrier.await, second.await), (Ok(()), Ok(()), Err(failure)));
+        assert_eq!(store.barrier().await, Ok(()));
     });
 }
 

@@ -209,6 +209,31 @@ fn batches_that_wait_together_share_a_sync() {
     assert!(commits <= 2, "{commits} commits: those that came before the first was held, and all the others");
 }
 
+/// Whoever waited for a group that was being written was told of the failure of the next one, in which others wrote.
+#[test]
+fn a_barrier_waits_for_nothing_that_is_submitted_behind_it() {
+    let ground = OnDisk { log_bytes: 8 << 20, ..OnDisk::new() };
+    let (slow, begun) = (Arc::new(Mutex::new(())), Arc::new(AtomicBool::new(false)));
+    let (held, told, failure) = (slow.clone(), begun.clone(), StoreError::Platform("bad sector".into()));
+    let fault = Fault::Fail(failure.clone());
+    let faults = Faults::new(move |point| {
+        let is_second = point == CrashPoint::BeforePut && told.swap(true, Ordering::SeqCst);
+        drop(held.lock());
+        is_second.then(|| fault.clone())
+    });
+    let store = block_on(ground.open(Faults::default())).and_then(|store| block_on(store.close())).and_then(|()| block_on(ground.open(faults)));
+    let store = store.expect("opens");
+    let holding = slow.lock().expect("free");
+    let first = store.commit(put("first"));
+    while !begun.load(Ordering::SeqCst) {
+        sleep(Duration::from_millis(1));
+    }
+    let barrier = store.barrier();
+    let second = store.commit(put("second"));
+    drop(holding);
+    assert_eq!([block_on(first), block_on(barrier), block_on(second)], [Ok(()), Ok(()), Err(failure)]);
+}
+
 /// A batch that was refused because its sync failed must not be there after the next start, although its bytes were written.
 #[test]
 fn what_was_refused_does_not_come_back() {
