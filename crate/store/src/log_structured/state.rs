@@ -115,6 +115,8 @@ pub(super) struct State {
     pub(super) log_bytes: usize,
     /// After a flush that failed.
     pub(super) no_flush_before: f64,
+    /// Why the last flush failed, if not for want of room.
+    pub(super) flush_error: Option<StoreError>,
     /// Where in each level merging goes on.
     pub(super) merged_to: Vec<Bytes>,
     pub(super) space: Space,

@@ -199,6 +199,31 @@ fn raising_the_quota_is_enough() {
     });
 }
 
+/// While a full layer could not be written, and not for want of room, the log and what memory holds of it grew without end.
+#[test]
+fn a_flush_that_keeps_failing_bounds_what_is_written() {
+    on_a_disk(async |ground| {
+        let store = ground.open_now(Faults::default()).expect("opens");
+        store.settled().await;
+        ground.disk.borrow_mut().blobs_fail = true;
+        let mut written = 0u32;
+        while store.commit(put(written.to_be_bytes(), 300)).await.is_ok() {
+            written += 1;
+            assert!(written < 100);
+        }
+        assert!(matches!(store.commit(put("more", 10)).await, Err(StoreError::Platform(_))));
+        assert_eq!(conformance::dump(&store).await.expect("readable").len(), written as usize);
+        assert!(!store.is_full());
+
+        ground.disk.borrow_mut().blobs_fail = false;
+        std::thread::sleep(std::time::Duration::from_millis(2_100));
+        // This one is still refused, and makes the store try again.
+        let _ = store.commit(put("again", 10)).await;
+        store.settled().await;
+        assert_eq!(store.commit(put("again", 10)).await, Ok(()));
+    });
+}
+
 /// A browser that is opened again may find less room than it has filled, and no reserve: not even the epoch can be put.
 #[test]
 fn a_store_that_starts_over_its_quota_reads_and_goes_on_when_there_is_room() {
