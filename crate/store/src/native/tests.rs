@@ -99,7 +99,7 @@ fn a_newer_format_is_refused_and_nothing_is_changed() {
     fs::write(&path, "ephapse store\nformat 9\nshards 3\n").expect("writes");
     let listing = || fs::read_dir(ground.directory.path()).expect("reads").map(|entry| entry.expect("reads").file_name()).collect::<BTreeSet<_>>();
     let opened = RedbStore::open(ground.directory.path()).err();
-    assert_eq!(opened, Some(StoreError::NewerFormat { found: 9, supported: 1 }));
+    assert_eq!(opened, Some(StoreError::NewerFormat { found: 9, supported: 2 }));
     assert_eq!(fs::read_to_string(&path).expect("reads"), "ephapse store\nformat 9\nshards 3\n");
     assert_eq!(listing(), BTreeSet::from(["format".into(), "lock".into()]));
 }
