@@ -251,6 +251,9 @@ impl Homeserver {
             if let Err(error) = hs.forget_old_changes().await {
                 tracing::warn!("outdated changes stay: {error}");
             }
+            if let Err(error) = hs.streams.forget_old(&*hs, &*hs.host).await {
+                tracing::warn!("outdated entries of streams stay: {error}");
+            }
         }));
     }
 

@@ -228,6 +228,24 @@ fn limits_keep_the_newest_and_count_what_a_consumer_missed() {
     assert_eq!(node.streams.status()[2].length, 0);
 }
 
+/// What was too old went only from a subject that somebody used: that of a destination which is gone stayed for ever.
+#[test]
+fn what_is_too_old_goes_also_where_nobody_looks() {
+    let mut node = Node::new();
+    for n in 0..200 {
+        node.append(&LOG, &format!("s{n:03}"), b"entry");
+        node.append(&WORK, &format!("s{n:03}"), b"entry");
+    }
+    node.now += 30_000;
+    node.append(&LOG, "young", b"entry");
+    node.restart();
+    let host = Clock(Cell::new(node.now + 30_000));
+    block_on(node.streams.forget_old(&node, &host)).expect("the store works");
+    let status = node.streams.status();
+    assert_eq!((status[0].length, status[2].length, status[2].dropped), (200, 1, 200));
+    assert_eq!(bodies(node.take(&LOG, "young", "tail", 1)), [b"entry"]);
+}
+
 #[test]
 fn a_full_work_queue_takes_nothing_more_until_something_is_done() {
     let node = Node::new();
