@@ -59,16 +59,17 @@ export class Load {
     return Promise.race([this.failed.then((error) => { throw error; }), moment]);
   }
 
-  /** Lets the work go on for so long, and until so many events were acknowledged in all; rejects when it failed. */
+  /** Lets the work go on for so long, and until so many events were acknowledged in all and a key was claimed meanwhile; rejects when it failed. */
   async goOn(milliseconds, least = 0) {
+    const claimed = this.#claimed.length;
     await this.until(sleep(milliseconds));
-    while (this.acknowledged < least) await this.until(sleep(5));
+    while (this.acknowledged < least || this.#claimed.length === claimed) await this.until(sleep(5));
   }
 
   /** Begins nothing for so long. */
   async rest(milliseconds) {
     this.#rest = sleep(milliseconds);
-    await this.goOn(milliseconds);
+    await this.until(sleep(milliseconds));
   }
 
   /** Ends the work: whatever was begun is repeated until it is acknowledged. */
@@ -118,7 +119,7 @@ export class Load {
     while (this.#working) {
       await this.#rest;
       const keys = {};
-      for (let n = this.#uploaded; n < this.#uploaded + 20; n += 1) keys[`curve25519:${String(n).padStart(6, '0')}`] = Buffer.alloc(32, n).toString('base64').replace('=', '');
+      for (let n = this.#uploaded; n < this.#uploaded + 20; n += 1) keys[keyId(n)] = publicKey(n);
       const answer = await line.ask('POST', '/keys/upload', { one_time_keys: keys });
       this.#uploaded += 20;
       for (let left = answer.one_time_key_counts.curve25519; this.#working && left > 200; left -= 10) await sleep(50);
@@ -132,7 +133,7 @@ export class Load {
       const body = { one_time_keys: { [this.bob.user_id]: { [this.bob.device_id]: 'curve25519' } } };
       // A claim whose answer was lost has cost its key: repeating it claims another.
       const answer = await line.ask('POST', '/keys/claim', body, { again: false });
-      this.#claimed.push(...Object.keys(answer?.one_time_keys?.[this.bob.user_id]?.[this.bob.device_id] ?? {}));
+      this.#claimed.push(...Object.entries(answer?.one_time_keys?.[this.bob.user_id]?.[this.bob.device_id] ?? {}));
     }
   }
 
@@ -178,10 +179,24 @@ export class Load {
     this.#compare(sent, timeline);
     assert.equal(timeline.length, sent.length, 'no event that nobody sent');
     assert.deepEqual(this.#received, this.#messages, 'each to-device message once, in order');
-    assert.deepEqual(doubled(this.#claimed), [], 'no one-time key given twice');
+    assert.deepEqual(doubled(this.#claimed.map(([id]) => id)), [], 'no one-time key given twice');
+    assert.deepEqual(doubled(this.#claimed.map(([, key]) => key)), [], 'no public key given twice');
+    const uploaded = new Map(Array.from({ length: this.#uploaded }, (_, n) => [keyId(n), publicKey(n)]));
+    for (const [id, key] of this.#claimed) assert.equal(key, uploaded.get(id), `${id} is the key that was uploaded under this id`);
     assert.ok(this.#claimed.length > 0, 'keys were claimed');
     return `${sent.length} events, ${this.#messages.length} to-device messages, ${this.#claimed.length} keys claimed of ${this.#uploaded}`;
   }
+}
+
+function keyId(n) {
+  return `curve25519:${String(n).padStart(6, '0')}`;
+}
+
+/** Another one for each number. */
+function publicKey(n) {
+  const bytes = Buffer.alloc(32);
+  bytes.writeUInt32BE(n);
+  return bytes.toString('base64').replace('=', '');
 }
 
 function doubled(list) {

@@ -20,17 +20,27 @@ use crate::{
 use async_lock::MutexGuardArc;
 use bytes::Bytes;
 use ephapse_store::{Batch, LocalBoxFuture, Store, StoreError};
-use futures_util::{FutureExt, TryFutureExt, try_join};
+use futures_util::{
+    FutureExt, TryFutureExt,
+    future::{Shared, poll_fn},
+    try_join,
+};
 use http::{HeaderValue, Method, Request, Response, StatusCode, header};
 use ruma::{ServerName, api::error::ErrorKind};
-use std::{cell::Cell, future::ready, panic::AssertUnwindSafe, rc::Rc};
+use std::{
+    cell::{Cell, RefCell},
+    future::Future,
+    panic::AssertUnwindSafe,
+    pin::pin,
+    rc::Rc,
+};
 
 /// How often what is outdated is cleared away, in ms.
 const CLEARED_EVERY: u64 = 60 * 60 * 1000;
 /// How soon again when there is much of it.
 const CLEARED_AT_SOONEST: u64 = 60 * 1000;
-/// How often a request that only reads is tried again when what it had read was lost by a failed write.
-const READ_ATTEMPTS: usize = 3;
+/// How often a request that has written nothing is tried when what it had read was lost by a failed write.
+const ATTEMPTS: usize = 3;
 
 /// Every durable stream.
 static STREAMS: &[&Stream] = &[&TO_DEVICE];
@@ -51,6 +61,8 @@ pub struct Homeserver {
     pub(crate) seen: Seen,
     pub(crate) sync: Syncing,
     router: Router,
+    /// What the request writes that is running now.
+    writes: RefCell<Option<Rc<Writes>>>,
     /// The generation that the caches belong to.
     generation: Cell<u64>,
     panics: Cell<u64>,
@@ -59,7 +71,47 @@ pub struct Homeserver {
 }
 
 /// A batch that reads see from now on.
-pub(crate) struct Submitted(LocalBoxFuture<'static, Result<(), StoreError>>);
+pub(crate) struct Submitted(Written);
+
+type Written = Shared<LocalBoxFuture<'static, Result<(), StoreError>>>;
+
+/// What one request has handed in to be written.
+#[derive(Default)]
+struct Writes {
+    last: RefCell<Option<Written>>,
+    /// Why one before the last was lost, or one was refused.
+    lost: RefCell<Option<StoreError>>,
+}
+
+impl Writes {
+    fn add(&self, written: Written) {
+        let before = self.last.replace(Some(written));
+        // One that still waits takes along what is behind it when it fails.
+        if let Some(Err(error)) = before.and_then(Written::now_or_never) {
+            self.lost.borrow_mut().get_or_insert(error);
+        }
+    }
+
+    fn refused(&self, error: &StoreError) {
+        // Else somebody else's failed.
+        if *error != StoreError::RolledBack {
+            self.lost.borrow_mut().get_or_insert(error.clone());
+        }
+    }
+
+    fn are_none(&self) -> bool {
+        self.last.borrow().is_none() && self.lost.borrow().is_none()
+    }
+
+    /// Ends when all of it is durable, or says why it will never be.
+    async fn durable(&self) -> Result<(), StoreError> {
+        match (self.lost.take(), self.last.take()) {
+            (Some(error), _) => Err(error),
+            (None, Some(last)) => last.await,
+            (None, None) => Ok(()),
+        }
+    }
+}
 
 impl Submitted {
     /// Ends when the batch is on disk, or says why it will never be.
@@ -150,6 +202,7 @@ impl Homeserver {
             seen: Seen::default(),
             sync: Syncing::new(listed_after),
             router: Router::new(),
+            writes: RefCell::default(),
             panics: Cell::new(0),
             cleared_next: Cell::new(0),
         });
@@ -201,6 +254,9 @@ impl Homeserver {
             if let Err(error) = hs.forget_old_changes().await {
                 tracing::warn!("outdated changes stay: {error}");
             }
+            if let Err(error) = hs.streams.forget_old(&*hs, &*hs.host).await {
+                tracing::warn!("outdated entries of streams stay: {error}");
+            }
         }));
     }
 
@@ -236,37 +292,53 @@ impl Homeserver {
         // Nothing is remembered of a request until its body is there: it may take long, and what it says counts from then on.
         let request = self.arrived(request).await?;
         let reads_only = reads_only(request.method());
-        let attempts = if reads_only { READ_ATTEMPTS } else { 1 };
         for attempt in 1.. {
             let generation = self.fresh_generation();
             if !self.positions.newest_is_known() {
                 self.positions.found_newest(tables::NEWEST_POSITION.get(&*self.store, &()).await?.unwrap_or_default());
             }
-            let answer = self.run(request.clone()).await;
-            match self.durable_since(generation).await {
-                Ok(()) => return answer,
-                // A handler that failed by itself says it better than the barrier.
-                Err(_) if answer.is_err() && attempt >= attempts => return answer,
-                Err(error) if attempt >= attempts => return Err(error.into()),
-                Err(_) => {}
+            let writes = Rc::new(Writes::default());
+            let answer = self.run(request.clone(), &writes).await;
+            let Err(error) = self.durable_since(generation).await else { return answer };
+            if attempt < ATTEMPTS && (reads_only || writes.are_none()) {
+                continue;
             }
+            // A handler that failed by itself says it better than the barrier, and so do its own writes.
+            answer?;
+            if !reads_only {
+                writes.durable().await?;
+            }
+            return Err(error.into());
         }
         unreachable!("the loop ends at the last attempt")
     }
 
-    /// Ends when everything submitted so far is durable; fails when something was lost that could be read since `generation`.
+    /// Ends when everything submitted so far is durable; fails when something was lost that could be read since `generation`. What is submitted while this
+    /// waits may fail: nobody has seen it.
     async fn durable_since(&self, generation: u64) -> Result<(), StoreError> {
-        match self.store.barrier().await {
-            // A batch refused because of an earlier failure leaves nothing for the barrier to wait for.
-            Ok(()) if self.store.generation() != generation => Err(StoreError::RolledBack),
-            durable => durable,
+        let durable = self.store.barrier();
+        // What failed before leaves nothing for the barrier to wait for.
+        if self.store.generation() != generation {
+            return Err(StoreError::RolledBack);
         }
+        durable.await.map_err(|error| match error {
+            StoreError::Fenced | StoreError::Closed => error,
+            // Why it was lost concerns those who wrote it.
+            _ => StoreError::RolledBack,
+        })
     }
 
     /// A panic costs one request: it is answered 500, and everything in memory is read anew from disk.
-    async fn run(self: &Rc<Self>, request: Request<Bytes>) -> Result<Response<Vec<u8>>> {
-        let handled = AssertUnwindSafe(self.router.handle(self.clone(), request)).catch_unwind().await;
-        match handled {
+    async fn run(self: &Rc<Self>, request: Request<Bytes>, writes: &Rc<Writes>) -> Result<Response<Vec<u8>>> {
+        let mut handling = pin!(AssertUnwindSafe(self.router.handle(self.clone(), request)).catch_unwind());
+        let handled = poll_fn(|context| {
+            // There is one thread: what is handed in while this is polled is the request's own.
+            self.writes.replace(Some(writes.clone()));
+            let polled = handling.as_mut().poll(context);
+            self.writes.take();
+            polled
+        });
+        match handled.await {
             Ok(answer) => answer,
             Err(_) => {
                 self.panics.set(self.panics.get() + 1);
@@ -315,14 +387,15 @@ impl Homeserver {
         for (position, change) in &changes {
             tables::CHANGES.put(&mut batch, position, change);
         }
-        let mut written = self.store.commit(batch);
-        if let Some(outcome) = (&mut written).now_or_never() {
-            self.streams.submitted(outcome.is_ok());
-            outcome?;
-            written = Box::pin(ready(Ok(())));
-        } else {
-            self.streams.submitted(true);
+        let written = self.store.commit(batch).shared();
+        let refused = written.clone().now_or_never().and_then(Result::err);
+        self.streams.submitted(refused.is_none());
+        let writes = self.writes.borrow();
+        if let Some(error) = refused {
+            writes.iter().for_each(|writes| writes.refused(&error));
+            return Err(error);
         }
+        writes.iter().for_each(|writes| writes.add(written.clone()));
         if let Some((newest, _)) = changes.last() {
             self.positions.became_visible(*newest);
         }
@@ -388,14 +461,24 @@ impl Homeserver {
 
     /// The token of a position.
     pub(crate) fn token(&self, position: Position) -> String {
-        Token { position, instance: self.identity.instance }.to_string()
+        self.sync_token(position, None)
+    }
+
+    /// The token of a sync that had no room for the to-device messages from this number on.
+    pub(crate) fn sync_token(&self, position: Position, to_device: Option<u64>) -> String {
+        Token { position, instance: self.identity.instance, to_device }.to_string()
     }
 
     /// The position of a token that a client sent; malformed: 400 M_INVALID_PARAM. `None`: of another instance or from the future, so that the client
     /// has to begin anew.
     pub(crate) fn position_of(&self, token: &str) -> Result<Option<Position>> {
+        Ok(self.read_token(token)?.map(|token| token.position))
+    }
+
+    /// As [`Self::position_of`], the whole token.
+    pub(crate) fn read_token(&self, token: &str) -> Result<Option<Token>> {
         let token: Token = token.parse().map_err(|_| Error::invalid_param("the token is none of this server's"))?;
-        Ok((token.instance == self.identity.instance && token.position <= self.positions.newest()).then_some(token.position))
+        Ok((token.instance == self.identity.instance && token.position <= self.positions.newest()).then_some(token))
     }
 
     /// Random letters and digits: ids, tokens.
@@ -413,6 +496,6 @@ impl Ground for Homeserver {
     }
 
     fn submit(&self, batch: Batch) -> Result<LocalBoxFuture<'static, Result<(), StoreError>>, StoreError> {
-        self.submit(batch, Vec::new()).map(|submitted| submitted.0)
+        Ok(self.submit(batch, Vec::new())?.0.boxed_local())
     }
 }

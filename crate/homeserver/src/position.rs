@@ -1,7 +1,8 @@
 //! The one position counter, and the tokens that clients see of it.
 //!
 //! A position is given to everything a client can see, in the order in which it becomes visible. Positions of a room's events that were fetched from
-//! before its start are negative. A token is a position and the node's instance id, `s<position>_<instance>`, and means the same after any restart.
+//! before its start are negative. A token is a position and the node's instance id, `s<position>_<instance>`, and means the same after any restart. That of a
+//! sync that had no room for every to-device message has the number of the first one left behind it, `s<position>_<instance>_<number>`.
 
 use serde::{Deserialize, Serialize};
 use std::{cell::Cell, fmt, str::FromStr};
@@ -92,6 +93,8 @@ pub struct Token {
     pub position: Position,
     /// The instance that gave the token.
     pub instance: u32,
+    /// Of the to-device messages at these positions only those before this number have been seen.
+    pub to_device: Option<u64>,
 }
 
 /// The string is not a token of this server.
@@ -101,7 +104,8 @@ pub struct NotAToken;
 
 impl fmt::Display for Token {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "s{}_{:08x}", self.position, self.instance)
+        write!(f, "s{}_{:08x}", self.position, self.instance)?;
+        self.to_device.map_or(Ok(()), |number| write!(f, "_{number}"))
     }
 }
 
@@ -109,13 +113,15 @@ impl FromStr for Token {
     type Err = NotAToken;
 
     fn from_str(text: &str) -> Result<Self, NotAToken> {
-        let (position, instance) = text.strip_prefix('s').and_then(|rest| rest.split_once('_')).ok_or(NotAToken)?;
+        let (position, rest) = text.strip_prefix('s').and_then(|rest| rest.split_once('_')).ok_or(NotAToken)?;
+        let (instance, to_device) = rest.split_once('_').map_or((rest, None), |(instance, number)| (instance, Some(number)));
         if instance.len() != 8 {
             return Err(NotAToken);
         }
         let token = Self {
             position: Position(position.parse().map_err(|_| NotAToken)?),
             instance: u32::from_str_radix(instance, 16).map_err(|_| NotAToken)?,
+            to_device: to_device.map(|number| number.parse().map_err(|_| NotAToken)).transpose()?,
         };
         // One spelling for each token: no leading zeros, plus signs or capitals.
         if token.to_string() == text { Ok(token) } else { Err(NotAToken) }
@@ -128,9 +134,14 @@ mod tests {
 
     #[test]
     fn tokens_have_one_spelling() {
-        let token = Token { position: Position(-5), instance: 0xab };
-        assert_eq!(token.to_string(), "s-5_000000ab");
-        assert_eq!(token.to_string().parse::<Token>().ok(), Some(token));
+        for (text, to_device) in [("s-5_000000ab", None), ("s-5_000000ab_7", Some(7))] {
+            let token = Token { position: Position(-5), instance: 0xab, to_device };
+            assert_eq!(token.to_string(), text);
+            assert_eq!(text.parse::<Token>().ok(), Some(token));
+        }
+        for wrong in ["s5_000000ab_", "s5_000000ab_07", "s5_000000ab_-7", "s5_000000ab_7_7"] {
+            assert!(wrong.parse::<Token>().is_err(), "{wrong}");
+        }
         for wrong in ["", "s", "5", "s5", "s5_", "s05_000000ab", "s+5_000000ab", "s5_000000AB", "s5_0000000ab", "s99999999999999999999_000000ab"] {
             assert!(wrong.parse::<Token>().is_err(), "{wrong}");
         }

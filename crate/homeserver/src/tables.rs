@@ -125,8 +125,7 @@ pub const STREAM_ENTRIES: Table<(String, u64), StreamEntry> = Table::new(0x61, "
 pub const STREAM_PARKED: Table<(String, String, String, u64), ParkedEntry> = Table::new(0x62, "parked stream entries");
 /// What all subjects of a stream hold together.
 pub const STREAM_TOTALS: Table<String, StreamTotals> = Table::new(0x63, "stream totals");
-/// From which message of a device's queue on they count as arrived at a later position: `(user, device, number)`.
-pub const TO_DEVICE_HELD: Table<(UserSn, OwnedDeviceId, u64), Position> = Table::new(0x64, "held to-device messages");
+// 0x64 said which to-device messages a sync had no room for.
 /// Identity keys of devices, as uploaded.
 pub const DEVICE_KEYS: Table<(UserSn, OwnedDeviceId), Json> = Table::new(0x65, "device keys");
 /// One-time keys that nobody has claimed, in the order of their upload: `(user, device, algorithm, number)`.

@@ -120,7 +120,8 @@ pub trait Store {
     /// [`StoreError::RolledBack`] when the batch's generation is older than the store's, or an earlier batch failed; else why the write failed.
     fn commit(&self, batch: Batch) -> LocalBoxFuture<'static, Result<(), StoreError>>;
 
-    /// Ends when everything submitted before the call is durable, or says why it will never be.
+    /// Ends when everything submitted before the call is durable, or says why it will never be. What is submitted later is of no concern to it, as far as
+    /// it is not written together with something that came before.
     fn barrier(&self) -> LocalBoxFuture<'static, Result<(), StoreError>>;
 
     /// How often reads went back to what is durable because a write failed.

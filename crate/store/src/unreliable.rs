@@ -2,12 +2,14 @@
 
 use crate::{Batch, Bytes, Direction, LocalBoxFuture, Stats, Store, StoreError, conformance::apply};
 use futures_channel::oneshot;
+use futures_util::future::poll_fn;
 use std::{
     cell::RefCell,
     collections::{BTreeMap, VecDeque},
     future::ready,
     ops::Range,
     rc::Rc,
+    task::Poll,
 };
 
 type Model = BTreeMap<Bytes, Bytes>;
@@ -24,9 +26,11 @@ struct Inner {
     visible: Model,
     waiting: VecDeque<Waiting>,
     held: bool,
+    slow: bool,
     fail_next: VecDeque<StoreError>,
     quota: Option<usize>,
     full: bool,
+    exhausted: bool,
     crash_in: Option<u32>,
     crashed: bool,
     generation: u64,
@@ -44,6 +48,11 @@ impl UnreliableStore {
     /// An empty store that behaves until told otherwise.
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// Lets each read take a turn in which others go on.
+    pub fn set_slow(&self, slow: bool) {
+        self.inner.borrow_mut().slow = slow;
     }
 
     /// From now on batches wait, visible but not durable, until [`Self::release`].
@@ -82,6 +91,12 @@ impl UnreliableStore {
     /// Refuses at once, as a store that knows it is full, what does not free space.
     pub fn set_full(&self, full: bool) {
         self.inner.borrow_mut().full = full;
+    }
+
+    /// Refuses at once what does not free space, and when it is to be written what does: storage is full, and no reserve is left.
+    pub fn set_exhausted(&self, exhausted: bool) {
+        self.set_full(exhausted);
+        self.inner.borrow_mut().exhausted = exhausted;
     }
 
     /// Crashes instead of the `nth` write from now (0 is the next): nobody is answered, and nothing works until [`Self::restart`].
@@ -154,6 +169,9 @@ impl Inner {
         if let Some(error) = self.fail_next.pop_front() {
             return Err(error);
         }
+        if self.exhausted {
+            return Err(StoreError::QuotaExceeded);
+        }
         let mut after = self.durable.clone();
         apply(&mut after, batch);
         let bytes: usize = after.iter().map(|(key, value)| key.len() + value.len()).sum();
@@ -163,6 +181,19 @@ impl Inner {
         self.durable = after;
         self.stats.commits += 1;
         Ok(())
+    }
+
+    fn later<T: 'static>(&self, found: Result<T, StoreError>) -> LocalBoxFuture<'static, Result<T, StoreError>> {
+        let mut left = u32::from(self.slow);
+        let mut found = Some(found);
+        Box::pin(poll_fn(move |context| {
+            if left == 0 {
+                return Poll::Ready(found.take().unwrap_or(Err(StoreError::Closed)));
+            }
+            left -= 1;
+            context.waker().wake_by_ref();
+            Poll::Pending
+        }))
     }
 
     fn check(&self) -> Result<(), StoreError> {
@@ -175,7 +206,7 @@ impl Store for UnreliableStore {
         let inner = &mut *self.inner.borrow_mut();
         inner.stats.keys_read += keys.len() as u64;
         inner.reads.extend(keys.iter().cloned());
-        Box::pin(ready(inner.check().map(|()| keys.iter().map(|key| inner.visible.get(key.as_slice()).cloned()).collect())))
+        inner.later(inner.check().map(|()| keys.iter().map(|key| inner.visible.get(key.as_slice()).cloned()).collect()))
     }
 
     fn scan(&self, range: Range<Vec<u8>>, direction: Direction, limit: usize) -> LocalBoxFuture<'_, Result<Vec<(Bytes, Bytes)>, StoreError>> {
@@ -194,7 +225,7 @@ impl Store for UnreliableStore {
             inner.reads.push(key.to_vec());
             inner.stats.keys_read += 1;
         }
-        Box::pin(ready(found))
+        inner.later(found)
     }
 
     fn commit(&self, batch: Batch) -> LocalBoxFuture<'static, Result<(), StoreError>> {
@@ -325,6 +356,21 @@ mod tests {
         room.delete("a");
         room.set_frees_space();
         block_on(store.commit(room)).expect("makes room");
+        block_on(store.commit(put("b"))).expect("there is room");
+    }
+
+    #[test]
+    fn an_exhausted_store_takes_nothing() {
+        let store = UnreliableStore::new();
+        block_on(store.commit(put("a"))).expect("commits");
+        store.set_exhausted(true);
+        assert_eq!((block_on(store.commit(put("b"))), store.generation()), (Err(StoreError::QuotaExceeded), 0));
+        let mut room = Batch::new();
+        room.delete("a");
+        room.set_frees_space();
+        assert_eq!((block_on(store.commit(room)), store.generation()), (Err(StoreError::QuotaExceeded), 1));
+        assert_eq!(keys(&store), ["a"]);
+        store.set_exhausted(false);
         block_on(store.commit(put("b"))).expect("there is room");
     }
 }

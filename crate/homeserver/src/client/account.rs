@@ -36,9 +36,9 @@ pub async fn change_password(call: UserCall, Confirmed(request): Confirmed<chang
     account.password = Some(hash);
     let mut batch = Batch::since(call.raw.generation);
     tables::ACCOUNTS.put(&mut batch, &session.user, &account);
+    let change = if request.logout_devices { Some(hs.device_list_change(session.user).await?) } else { None };
     let others = request.logout_devices && devices::forget(hs, session, |device| *device != session.device, &mut batch).await?;
-    let change = if others { Some(hs.device_list_change(session.user).await?) } else { None };
-    hs.submit(batch, change.map(|change| (hs.positions.next(), change)).into_iter().collect())?;
+    hs.submit(batch, change.filter(|_| others).map(|change| (hs.positions.next(), change)).into_iter().collect())?;
     Ok(change_password::Response::new())
 }
 
@@ -86,6 +86,7 @@ async fn end_account(call: &UserCall, erase: bool) -> Result<Vec<RoomSn>> {
     tables::KEY_SIGNATURES.delete_all(&mut batch, &session.user);
     tables::KEY_BACKUPS.delete_all(&mut batch, &session.user);
     tables::BACKED_UP_KEYS.delete_all(&mut batch, &session.user);
+    let change = hs.device_list_change(session.user).await?;
     devices::forget(hs, session, |_| true, &mut batch).await?;
     hs.forget_presence(session.user, &mut batch);
     for room in &rooms {
@@ -97,7 +98,6 @@ async fn end_account(call: &UserCall, erase: bool) -> Result<Vec<RoomSn>> {
             tables::RECEIPTS.delete_all(&mut batch, &(*room, session.user));
         }
     }
-    let change = hs.device_list_change(session.user).await?;
     hs.submit(batch, vec![(hs.positions.next(), change)])?;
     if erase {
         hs.users.erased.submitted(session.user, true);

@@ -59,7 +59,7 @@ pub async fn create(call: UserCall, request: create_alias::v3::Request) -> Resul
     }
     let mut batch = Batch::since(call.raw.generation);
     put(&mut batch, &request.room_alias, room.sn, call.session.user);
-    hs.submit(batch, Vec::new())?.durable().await?;
+    hs.submit(batch, Vec::new())?;
     Ok(create_alias::v3::Response::new())
 }
 

@@ -115,8 +115,9 @@ pub async fn remove(call: &UserCall, which: impl Fn(&OwnedDeviceId) -> bool) -> 
     let hs = &call.hs;
     let _lock = hs.lock(LockKey::Account(call.session.user_id.to_string())).await;
     let mut batch = Batch::since(call.raw.generation);
+    // Read first: no await may follow on `forget`.
+    let change = hs.device_list_change(call.session.user).await?;
     if forget(hs, &call.session, which, &mut batch).await? {
-        let change = hs.device_list_change(call.session.user).await?;
         hs.submit(batch, vec![(hs.positions.next(), change)])?;
     }
     Ok(())

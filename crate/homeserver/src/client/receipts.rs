@@ -104,7 +104,7 @@ pub async fn mark(call: &UserCall, room_id: &RoomId, marks: Marks) -> Result<()>
         changes.push((position, Change::AccountData { user, room, kind: FULLY_READ.to_owned() }));
     }
     if !changes.is_empty() {
-        hs.submit(batch, changes)?.durable().await?;
+        hs.submit(batch, changes)?;
     }
     Ok(())
 }

@@ -4,7 +4,7 @@ use super::{keys, presence::kind_of, to_device};
 use crate::{
     error::{Error, Result},
     homeserver::Homeserver,
-    position::Position,
+    position::{Position, Token},
     router::UserCall,
     sync::{self, Ask},
     tables::{self, Change, Session},
@@ -16,10 +16,8 @@ use std::{pin::pin, time::Duration};
 /// Answers with what the client has not seen.
 pub async fn sync_events(call: UserCall, request: Request) -> Result<Response> {
     let hs = &*call.hs;
-    let since = match &request.since {
-        Some(token) => hs.position_of(token)?.map(|position| position.max(Position(0))),
-        None => None,
-    };
+    let token = request.since.as_deref().map(|token| hs.read_token(token)).transpose()?.flatten();
+    let since = token.map(|token| token.position.max(Position(0)));
     let filter = hs.filter(call.session.user, call.raw.parameter("filter")).await?;
     let wants_presence = hs.config.presence && sync::wants_presence(&filter);
     let ask = Ask { session: call.session, filter, since, full_state: request.full_state, state_after: request.use_state_after };
@@ -41,7 +39,7 @@ pub async fn sync_events(call: UserCall, request: Request) -> Result<Response> {
             }
         });
         let to = hs.positions.newest();
-        let mut response = look(hs, &ask, from, to).await?;
+        let mut response = look(hs, &ask, token, from, to).await?;
         let now = hs.host.now();
         if since.is_none() || ask.full_state || !is_empty(&response) || now >= deadline || hs.notify.is_closed() {
             let counts = keys::counts(hs, &ask.session).await?;
@@ -60,7 +58,7 @@ pub async fn sync_events(call: UserCall, request: Request) -> Result<Response> {
 }
 
 /// What there is to see for a client that has seen everything up to `from`.
-async fn look(hs: &Homeserver, ask: &Ask, from: Option<Position>, to: Position) -> Result<Response> {
+async fn look(hs: &Homeserver, ask: &Ask, since: Option<Token>, from: Option<Position>, to: Position) -> Result<Response> {
     let mut response = match from {
         Some(from) if from == to && !ask.full_state => Response::new(hs.token(to)),
         Some(from) => {
@@ -71,7 +69,9 @@ async fn look(hs: &Homeserver, ask: &Ask, from: Option<Position>, to: Position) 
         }
         None => hs.look(ask, None, to).await?,
     };
-    response.to_device.events = to_device::pending(hs, &ask.session, ask.since, to).await?;
+    let to_device = to_device::pending(hs, &ask.session, since, to).await?;
+    response.to_device.events = to_device.events;
+    response.next_batch = hs.sync_token(to, to_device.next);
     Ok(response)
 }
 

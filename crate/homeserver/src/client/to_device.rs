@@ -1,13 +1,13 @@
 //! Send-to-device messaging (Client-Server API, Send-to-Device messaging): each device has a queue, a subject of the stream `to_device`.
 //!
 //! A message counts as delivered when the device syncs with a `since` at or behind the message's position; until then every sync with an older `since`
-//! gets it again. A sync shows 100 at most. Those it has no room for are *held*: from then on they count as arrived behind that sync's `next_batch`.
+//! gets it again. A sync shows 100 at most. When there are more, its `next_batch` says which message is the first that it did not show.
 
 use super::transaction::{self, First};
 use crate::{
     error::{Error, Result},
     homeserver::Homeserver,
-    position::Position,
+    position::{Position, Token},
     router::UserCall,
     stream::{Limits, Redelivery, Retention, Stream, Subject, WhenFull},
     tables::{self, Change, Session, StreamEntry, UserSn},
@@ -58,9 +58,6 @@ const PAGE: usize = 2 * SHOWN;
 /// Devices one user may have.
 const MOST_DEVICES: usize = 10_000;
 
-/// Times that messages of one device can be held: each time leaves [`SHOWN`] of them in front.
-const MOST_HELD: usize = 2_000;
-
 /// A message as it waits.
 #[derive(Debug, Serialize, Deserialize)]
 struct Message {
@@ -76,7 +73,7 @@ pub async fn send(call: UserCall, request: send_event_to_device::Request) -> Res
         return Err(Error::too_large(format!("a message has {LONGEST_CONTENT} bytes at most")));
     }
     let mut batch = Batch::since(call.raw.generation);
-    let mut queues = Queues::default();
+    let mut queues = Queues { cleared: hs.streams.cleared(), ..Queues::default() };
     let mut turns = Turns::new(&*hs.host);
     for (user, messages) in &request.messages {
         turns.step().await;
@@ -85,6 +82,7 @@ pub async fn send(call: UserCall, request: send_event_to_device::Request) -> Res
             queues.add(hs, user, messages).await?;
         }
     }
+    queues.leave_out_deleted(hs).await?;
     let sender = &call.session.user_id;
     let event_type = request.event_type.to_string();
     let changes = queues.queues.into_iter().map(|queue| queue.append(hs, &mut batch, sender, &event_type)).collect();
@@ -107,6 +105,8 @@ struct Queues<'a> {
     queues: Vec<Queue<'a>>,
     /// Of the messages in them.
     bytes: usize,
+    /// How many queues had been cleared when it was read whose they are.
+    cleared: u64,
 }
 
 impl<'a> Queues<'a> {
@@ -134,6 +134,19 @@ impl<'a> Queues<'a> {
     }
 }
 
+impl Queues<'_> {
+    /// Leaves out the queues of devices that were deleted meanwhile, which nobody would ever empty. No await may lie between this and the appends.
+    async fn leave_out_deleted(&mut self, hs: &Homeserver) -> Result<()> {
+        while self.cleared != hs.streams.cleared() {
+            self.cleared = hs.streams.cleared();
+            let devices: Vec<_> = self.queues.iter().map(|queue| (queue.user, queue.device.clone())).collect();
+            let mut there = tables::DEVICES.get_many(hs.store(), &devices).await?.into_iter().map(|device| device.is_some());
+            self.queues.retain(|_| there.next().unwrap_or(false));
+        }
+        Ok(())
+    }
+}
+
 impl Queue<'_> {
     fn append(self, hs: &Homeserver, batch: &mut Batch, sender: &UserId, event_type: &str) -> (Position, Change) {
         #[derive(Serialize)]
@@ -151,43 +164,51 @@ impl Queue<'_> {
     }
 }
 
+/// What a sync shows of a device's queue.
+pub struct Pending {
+    /// The messages, in order.
+    pub events: Vec<Raw<AnyToDeviceEvent>>,
+    /// The number of the first one that there was no room for.
+    pub next: Option<u64>,
+}
+
 /// The messages that wait for a session's device behind `since` and up to `to`, which will be that sync's `next_batch`: in order, 100 at most, the same
-/// again for the same `since`. Those at or before `since` have arrived and are deleted. When there are more, a [`Change::ToDevice`] behind `to` says so.
-pub async fn pending(hs: &Homeserver, session: &Session, since: Option<Position>, to: Position) -> Result<Vec<Raw<AnyToDeviceEvent>>> {
+/// again for the same `since`. Those that `since` says were seen have arrived and are deleted; where that is refused, as by a full store, they are passed
+/// over next time too.
+pub async fn pending(hs: &Homeserver, session: &Session, since: Option<Token>, to: Position) -> Result<Pending> {
     let generation = hs.store().generation();
-    let (user, device) = (session.user, &session.device);
-    let subject = subject(hs, user, device).await?;
-    let mut waiting = subject.pending(hs.store(), DEVICE, PAGE).await?;
-    if waiting.is_empty() {
-        return Ok(Vec::new());
-    }
-    let held = tables::TO_DEVICE_HELD.scan(hs.store(), &(user, device.clone()), Direction::Forward, MOST_HELD).await?;
-    let held: BTreeMap<u64, Position> = held.into_iter().map(|((_, _, number), position)| (number, position)).collect();
-    let since = since.unwrap_or(Position::MIN);
+    let subject = subject(hs, session.user, &session.device).await?;
+    let mut shown = Pending { events: Vec::new(), next: None };
+    let mut page = subject.pending(hs.store(), DEVICE, PAGE).await?;
     let mut turns = Turns::new(&*hs.host);
     loop {
-        let messages = waiting.iter().map(|entry| Waiting::read(entry, &held)).collect::<Result<Vec<_>>>()?;
-        let arrived = messages.iter().take_while(|message| message.position <= since).count();
-        if let Some(last) = arrived.checked_sub(1) {
-            forget_arrived(hs, session, &subject, &waiting[last], &held, generation);
-            // There may be more behind this page than it shows. What has arrived is passed also when it could not be deleted.
-            if messages.len() == PAGE {
-                let behind = waiting[last].end.entries;
-                turns.step().await;
-                waiting = subject.read(hs.store(), behind, PAGE).await?;
-                continue;
+        let mut arrived = None;
+        let mut goes_on = page.len() == PAGE;
+        for entry in &page {
+            let message = Waiting::read(entry)?;
+            if since.is_some_and(|since| message.is_seen(since)) {
+                arrived = Some(entry);
+            } else if message.position > to {
+                goes_on = false;
+                break;
+            } else if shown.events.len() == SHOWN {
+                shown.next = Some(message.number);
+                goes_on = false;
+                break;
+            } else {
+                shown.events.push(Raw::from_json(RawValue::from_string(message.event).map_err(unreadable)?));
             }
         }
-        let mut shown: Vec<Waiting> = messages.into_iter().skip(arrived).take_while(|message| message.position <= to).collect();
-        if let Some(first) = shown.get(SHOWN) {
-            hold(hs, session, first.number, generation)?;
+        if let Some(last) = arrived {
+            forget_arrived(hs, &subject, last, generation);
         }
-        shown.truncate(SHOWN);
-        return shown.into_iter().map(|message| Ok(Raw::from_json(RawValue::from_string(message.event).map_err(unreadable)?))).collect();
+        let Some(last) = page.last().filter(|_| goes_on) else { return Ok(shown) };
+        page = subject.read(hs.store(), last.end.entries, PAGE).await?;
+        turns.step().await;
     }
 }
 
-/// A message that waits, with the position that it counts as arrived at.
+/// A message that waits, and its number in the queue.
 struct Waiting {
     number: u64,
     position: Position,
@@ -195,11 +216,13 @@ struct Waiting {
 }
 
 impl Waiting {
-    fn read(entry: &StreamEntry, held: &BTreeMap<u64, Position>) -> Result<Self> {
-        let number = entry.end.entries - 1;
+    fn read(entry: &StreamEntry) -> Result<Self> {
         let Message { position, event } = postcard::from_bytes(&entry.body.0).map_err(unreadable)?;
-        let held = held.range(..=number).next_back().map_or(Position::MIN, |(_, held)| *held);
-        Ok(Self { number, position: position.max(held), event })
+        Ok(Self { number: entry.end.entries - 1, position, event })
+    }
+
+    fn is_seen(&self, since: Token) -> bool {
+        self.position <= since.position && since.to_device.is_none_or(|next| self.number < next)
     }
 }
 
@@ -207,49 +230,26 @@ fn unreadable(error: impl std::fmt::Display) -> Error {
     Error::Internal(format!("a stored to-device message cannot be read: {error}"))
 }
 
-fn forget_arrived(hs: &Homeserver, session: &Session, subject: &Subject, last: &StreamEntry, held: &BTreeMap<u64, Position>, generation: u64) {
+fn forget_arrived(hs: &Homeserver, subject: &Subject, last: &StreamEntry, generation: u64) {
     let mut batch = Batch::since(generation);
-    batch.set_frees_space();
     subject.ack(&mut batch, DEVICE, last.end);
-    // What was held for messages that are gone holds nothing any more; the last of them may still hold those behind it.
-    let next = last.end.entries;
-    let in_force = held.range(..=next).next_back().map_or(next, |(number, _)| *number);
-    for (number, _) in held.range(..in_force) {
-        tables::TO_DEVICE_HELD.delete(&mut batch, &(session.user, session.device.clone(), *number));
-    }
     if let Err(error) = hs.submit(batch, Vec::new()) {
         tracing::debug!("to-device messages stay after their delivery: {error}");
     }
 }
 
-/// Without this the messages would count as arrived although they were not shown, so a sync that cannot write it fails.
-fn hold(hs: &Homeserver, session: &Session, from: u64, generation: u64) -> Result<()> {
-    let mut batch = Batch::since(generation);
-    // What was shown goes with the next sync, and that makes more room than this takes.
-    batch.set_frees_space();
-    let position = hs.positions.next();
-    tables::TO_DEVICE_HELD.put(&mut batch, &(session.user, session.device.clone(), from), &position);
-    hs.submit(batch, vec![(position, Change::ToDevice { user: session.user, device: session.device.clone() })])?;
-    Ok(())
-}
-
 /// What waits for a device that is being deleted.
-pub struct Departing {
-    user: UserSn,
-    device: OwnedDeviceId,
-    subject: Subject,
-}
+pub struct Departing(Subject);
 
 /// What waits for a device, to be removed with it.
 pub async fn departing(hs: &Homeserver, user: UserSn, device: &DeviceId) -> Result<Departing> {
-    Ok(Departing { user, device: device.to_owned(), subject: subject(hs, user, device).await? })
+    Ok(Departing(subject(hs, user, device).await?))
 }
 
 impl Departing {
     /// Removes it. No await may lie between this and the commit of `batch`.
     pub fn forget(&self, batch: &mut Batch) {
-        self.subject.clear(batch);
-        tables::TO_DEVICE_HELD.delete_all(batch, &(self.user, self.device.clone()));
+        self.0.clear(batch);
     }
 }
 

@@ -82,7 +82,6 @@ impl Homeserver {
                 return Ok(());
             }
             let mut batch = Batch::new();
-            batch.set_frees_space();
             for (key, ()) in old {
                 tables::TRANSACTIONS_BY_TIME.delete(&mut batch, &key);
                 let (_, user, device, request) = key;

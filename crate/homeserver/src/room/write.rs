@@ -133,16 +133,15 @@ pub struct Write<'a> {
 }
 
 impl Homeserver {
-    /// Decides and writes a change of a room; the change is durable when this returns.
+    /// Decides and writes a change of a room; it can be seen when this returns, and is durable before a request is answered ([`Homeserver::handle`]).
     ///
     /// # Errors
-    /// Whatever `decide` refuses with, or why the write failed.
+    /// Whatever `decide` refuses with, or why the write was refused at once.
     pub async fn write_room<T>(&self, room: &Rc<RoomInfo>, generation: u64, decide: impl FnMut(&mut Write<'_>) -> Result<T, Stop>) -> Result<T> {
         let guard = self.lock(LockKey::Room(room.sn)).await;
         let head = self.room_head(room.sn).await?;
-        let (answer, written, guest_access_changed) = self.decide(room, RoomHead::clone(&head), generation, decide).await?;
+        let (answer, guest_access_changed) = self.decide(room, RoomHead::clone(&head), generation, decide).await?;
         drop(guard);
-        written.durable().await?;
         if guest_access_changed {
             self.send_guests_away(room).await;
         }
@@ -176,10 +175,9 @@ impl Homeserver {
                         ahead *= 2;
                         continue;
                     }
-                    let written = write.submit()?;
+                    write.submit()?;
                     drop(guard);
                     self.rooms.remember(room);
-                    written.durable().await?;
                     return Ok(answer);
                 }
                 Err(Stop::Refused(error)) => return Err(error),
@@ -195,7 +193,7 @@ impl Homeserver {
         head: RoomHead,
         generation: u64,
         mut decide: impl FnMut(&mut Write<'_>) -> Result<T, Stop>,
-    ) -> Result<(T, Submitted, bool)> {
+    ) -> Result<(T, bool)> {
         let mut known = Known::default();
         let mut turns = Turns::new(&*self.host);
         for _ in 0..ROUNDS {
@@ -205,7 +203,8 @@ impl Homeserver {
                     // Not in turns: nothing happens between the read and the batch.
                     write.encode(&head).await;
                     let guest_access_changed = write.guest_access_changed;
-                    return Ok((answer, write.submit()?, guest_access_changed));
+                    write.submit()?;
+                    return Ok((answer, guest_access_changed));
                 }
                 Err(Stop::Refused(error)) => return Err(error),
                 Err(Stop::Missing(needs)) => {

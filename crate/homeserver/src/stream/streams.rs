@@ -4,7 +4,11 @@
 //! batch is handed in; when it is refused, the change is taken back. Heads are dropped when nobody uses them, and all at once when a write fails.
 
 use super::{Ground, ParkedStatus, Stream, StreamStatus, Subject};
-use crate::tables::{self, StreamHead, StreamTotals};
+use crate::{
+    host::Host,
+    tables::{self, StreamHead, StreamTotals},
+    turns::Turns,
+};
 use ephapse_store::{Batch, Direction, Store, StoreError};
 use std::{
     cell::{Cell, RefCell},
@@ -35,6 +39,8 @@ pub(super) struct Shared {
     heads: RefCell<HashMap<String, Weak<RefCell<StreamHead>>>>,
     /// How many heads were written, so that one that was read meanwhile is known to be stale.
     pub(super) writes: Cell<u64>,
+    /// How many subjects were cleared.
+    pub(super) cleared: Cell<u64>,
     /// As it was before the changes that wait for their batch to be handed in.
     before: RefCell<Before>,
 }
@@ -57,23 +63,58 @@ impl Streams {
         if shared.generation == store.generation() {
             return shared.refresh(store, self.streams).await;
         }
-        let shared = Shared::load(store, self.streams).await?;
-        self.shared.replace(shared);
-        Ok(())
+        self.current(store).await.map(drop)
+    }
+
+    /// What belongs to the store's generation.
+    async fn current(&self, store: &dyn Store) -> Result<Rc<Shared>, StoreError> {
+        loop {
+            let shared = self.shared.borrow().clone();
+            if shared.generation == store.generation() {
+                return Ok(shared);
+            }
+            let loaded = Shared::load(store, self.streams).await?;
+            // Somebody else may have loaded the same meanwhile and use subjects of it: each has one head.
+            if loaded.generation == store.generation() && loaded.generation != self.shared.borrow().generation {
+                self.shared.replace(loaded);
+            }
+        }
     }
 
     /// A subject of a stream, within its limits, to append to and consume from.
     pub async fn subject(&self, ground: &dyn Ground, stream: &'static Stream, name: &str, now: u64) -> Result<Subject, StoreError> {
         let store = ground.store();
-        if self.shared.borrow().generation != store.generation() {
-            self.reload(store).await?;
-        }
-        let shared = self.shared.borrow().clone();
+        let shared = self.current(store).await?;
         let key = format!("{}/{name}", stream.name);
         let head = shared.head(store, stream, &key).await?;
         let subject = Subject { stream, key, shared, head };
-        trim(&subject, ground, now).await?;
+        while trim(&subject, ground, now).await? {}
         Ok(subject)
+    }
+
+    /// Drops what is too old, also of subjects that nobody uses any more.
+    pub async fn forget_old(&self, ground: &dyn Ground, host: &dyn Host) -> Result<(), StoreError> {
+        let mut turns = Turns::new(host);
+        for stream in self.streams.iter().filter(|stream| stream.limits.age.is_some()) {
+            let [mut from, end] = ["/", "0"].map(|after| tables::STREAM_HEADS.key(&format!("{}{after}", stream.name)));
+            loop {
+                let page = tables::STREAM_HEADS.scan_range(ground.store(), from..end.clone(), Direction::Forward, TRIMMED).await?;
+                for (key, _) in &page {
+                    let shared = self.current(ground.store()).await?;
+                    let head = shared.head(ground.store(), stream, key).await?;
+                    let subject = Subject { stream, key: key.clone(), shared, head };
+                    while trim(&subject, ground, host.now()).await? {
+                        turns.step().await;
+                    }
+                    turns.step().await;
+                }
+                let Some((last, _)) = page.last() else { break };
+                from = tables::STREAM_HEADS.key(last);
+                // The first key behind it.
+                from.push(0);
+            }
+        }
+        Ok(())
     }
 
     /// The batch with the last changes was handed in: taken, or refused, and then they have not happened.
@@ -90,6 +131,11 @@ impl Streams {
             shared.totals.replace(totals);
             shared.parked.replace(parked);
         }
+    }
+
+    /// How many subjects were cleared since the last failed write. Who reads whether a subject's owner is there reads again when it has grown.
+    pub fn cleared(&self) -> u64 {
+        self.shared.borrow().cleared.get()
     }
 
     /// What every stream holds.
@@ -110,7 +156,15 @@ impl Shared {
         let generation = store.generation();
         let totals = RefCell::new(stored_totals(store, streams).await?);
         let parked = RefCell::new(stored_parked(store, streams).await?);
-        Ok(Rc::new(Self { generation, totals, parked, heads: RefCell::default(), writes: Cell::new(0), before: RefCell::default() }))
+        Ok(Rc::new(Self {
+            generation,
+            totals,
+            parked,
+            heads: RefCell::default(),
+            writes: Cell::new(0),
+            cleared: Cell::new(0),
+            before: RefCell::default(),
+        }))
     }
 
     /// The totals, or what is parked, are about to change.
@@ -197,24 +251,24 @@ pub(super) fn subject_of<'a>(stream: &Stream, key: &'a str) -> &'a str {
     key.strip_prefix(stream.name).and_then(|rest| rest.strip_prefix('/')).unwrap_or(key)
 }
 
-/// Drops the oldest entries for as long as there are too many or they are too old.
-async fn trim(subject: &Subject, ground: &dyn Ground, now: u64) -> Result<(), StoreError> {
-    let has_age = subject.stream.limits.age.is_some();
-    let exceeds = || subject.head.borrow().exceeds(subject.stream);
-    let is_empty = || subject.head.borrow().is_empty();
-    let mut step = if exceeds() { TRIMMED } else { 1 };
-    while !is_empty() && (has_age || exceeds()) {
-        let first = subject.head.borrow().first.entries;
-        let oldest = subject.read(ground.store(), first, step).await?;
-        let mut batch = Batch::new();
-        batch.set_frees_space();
-        let dropped = subject.drop_outlived(&mut batch, &oldest, now);
-        // Nobody waits for it: it is written before whatever is appended next, or fails with it. Refused, it is tried again next time.
-        let refused = dropped > 0 && ground.submit(batch).is_err();
-        if refused || dropped < oldest.len() || oldest.is_empty() {
-            break;
+/// Drops some of the oldest entries when there are too many or they are too old; says whether there may be more to drop.
+async fn trim(subject: &Subject, ground: &dyn Ground, now: u64) -> Result<bool, StoreError> {
+    let (first, exceeds) = {
+        let head = subject.head.borrow();
+        let exceeds = head.exceeds(subject.stream);
+        if head.is_empty() || !exceeds && subject.stream.limits.age.is_none() {
+            return Ok(false);
         }
-        step = TRIMMED;
+        (head.first.entries, exceeds)
+    };
+    // Where there are not too many, most often not even one is too old.
+    let mut oldest = subject.read(ground.store(), first, if exceeds { TRIMMED } else { 1 }).await?;
+    if !exceeds && oldest.first().is_some_and(|oldest| subject.head.borrow().has_outlived(subject.stream, oldest, now)) {
+        oldest = subject.read(ground.store(), first, TRIMMED).await?;
     }
-    Ok(())
+    let mut batch = Batch::new();
+    let dropped = subject.drop_outlived(&mut batch, &oldest, now);
+    // Nobody waits for it: it is written before whatever is appended next, or fails with it. Refused, it is tried again next time.
+    let refused = dropped > 0 && ground.submit(batch).is_err();
+    Ok(!refused && dropped > 0 && dropped == oldest.len())
 }

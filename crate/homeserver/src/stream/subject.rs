@@ -98,6 +98,7 @@ impl Subject {
 
     /// Removes everything: the subject's owner is gone. Parked entries stay to be seen.
     pub fn clear(&self, batch: &mut Batch) {
+        self.shared.cleared.set(self.shared.cleared.get() + 1);
         self.change(batch, |head, _| {
             let end = head.next;
             for cursor in head.cursors.values_mut() {

@@ -2,8 +2,9 @@
 
 use super::{Ground, Limits, Redelivery, Retention, Stream, Streams, Subject, Taken, WhenFull};
 use crate::tables::{RawBytes, StreamEntry};
-use ephapse_store::{Batch, LocalBoxFuture, MemoryStore, Store, StoreError};
+use ephapse_store::{Batch, LocalBoxFuture, Store, StoreError, unreliable::UnreliableStore};
 use futures_executor::block_on;
+use futures_util::join;
 use proptest::prelude::*;
 use std::{cell::Cell, collections::BTreeMap, time::Duration};
 
@@ -45,7 +46,7 @@ static NARROW: Stream = Stream {
 static ALL: &[&Stream] = &[&WORK, &NEWS, &LOG, &NARROW];
 
 struct Node {
-    store: MemoryStore,
+    store: UnreliableStore,
     streams: Streams,
     now: u64,
     full: Cell<bool>,
@@ -53,7 +54,7 @@ struct Node {
 
 impl Node {
     fn new() -> Self {
-        let store = MemoryStore::new();
+        let store = UnreliableStore::new();
         let streams = block_on(Streams::open(&store, ALL)).expect("streams open");
         Self { store, streams, now: 1_000_000, full: Cell::new(false) }
     }
@@ -227,6 +228,24 @@ fn limits_keep_the_newest_and_count_what_a_consumer_missed() {
     assert_eq!(node.streams.status()[2].length, 0);
 }
 
+/// What was too old went only from a subject that somebody used: that of a destination which is gone stayed for ever.
+#[test]
+fn what_is_too_old_goes_also_where_nobody_looks() {
+    let mut node = Node::new();
+    for n in 0..200 {
+        node.append(&LOG, &format!("s{n:03}"), b"entry");
+        node.append(&WORK, &format!("s{n:03}"), b"entry");
+    }
+    node.now += 30_000;
+    node.append(&LOG, "young", b"entry");
+    node.restart();
+    let host = Clock(Cell::new(node.now + 30_000));
+    block_on(node.streams.forget_old(&node, &host)).expect("the store works");
+    let status = node.streams.status();
+    assert_eq!((status[0].length, status[2].length, status[2].dropped), (200, 1, 200));
+    assert_eq!(bodies(node.take(&LOG, "young", "tail", 1)), [b"entry"]);
+}
+
 #[test]
 fn a_full_work_queue_takes_nothing_more_until_something_is_done() {
     let node = Node::new();
@@ -270,6 +289,25 @@ fn what_a_full_store_refuses_has_not_happened() {
     assert_eq!(node.append(&WORK, "a", b"next"), 1, "no number is left out");
     node.ack(&WORK, "a", "worker", &entries[0]);
     assert_eq!(bodies(node.take(&WORK, "a", "worker", 10)), [b"next".to_vec()]);
+}
+
+/// Two that found the heads outdated at once each read them anew, and each appended to a head of its own: one message took the other's place.
+#[test]
+fn two_that_begin_at_once_after_a_failed_write_append_to_the_same_head() {
+    let node = Node::new();
+    node.append(&WORK, "a", b"kept");
+    node.store.fail_next(StoreError::QuotaExceeded);
+    node.append(&WORK, "a", b"lost");
+    node.store.set_slow(true);
+    let append = async |body: &[u8]| {
+        let subject = node.streams.subject(&node, &WORK, "a", node.now).await.expect("a subject");
+        let mut batch = Batch::new();
+        subject.append(&mut batch, node.now, body.to_vec()).expect("there is room");
+        drop(node.submit(batch).expect("the store writes"));
+    };
+    block_on(async { join!(append(b"one"), append(b"two")) });
+    assert_eq!(bodies(node.take(&WORK, "a", "worker", 10)), [&b"kept"[..], b"one", b"two"]);
+    assert_eq!(node.streams.status()[0].length, 3);
 }
 
 #[derive(Clone, Debug)]

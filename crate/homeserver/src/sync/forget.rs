@@ -76,7 +76,6 @@ impl Homeserver {
             let keys: Vec<Outliving> = outlive.keys().copied().collect();
             let older = tables::OUTLIVING.get_many(self.store(), &keys).await?;
             let mut batch = Batch::since(generation);
-            batch.set_frees_space();
             batch.delete_range(range);
             for ((key, (position, change)), older) in outlive.into_iter().zip(older) {
                 if let Some(older) = older {

@@ -4,7 +4,7 @@ use crate::{
     rooms::room,
     support::{TestServer, TestUser, config},
 };
-use ephapse_store::{StoreError, unreliable::UnreliableStore};
+use ephapse_store::{Store, StoreError, unreliable::UnreliableStore};
 use futures_util::FutureExt;
 use proptest::prelude::*;
 use serde_json::json;
@@ -148,6 +148,64 @@ fn each_of_two_requests_at_once_is_told_of_its_own_write() {
     assert_eq!(bodies(&server, &alice, &kept), ["1"]);
 }
 
+/// Whoever's event was stored was told that storage is full when another's was refused while they waited for the disk.
+#[test]
+fn of_sends_at_once_at_the_quota_exactly_those_are_acknowledged_that_are_stored() {
+    let store = UnreliableStore::new();
+    let server = server_on(&store);
+    let alice = server.register("alice");
+    let id = room(&server, &alice, json!({}));
+    server.put(&alice, &path(&id, 0), json!({ "body": "0" })).ok();
+    store.hold();
+    let start = |txn: usize| Box::pin(server.start("PUT", &path(&id, txn), Some(&alice.token), Some(json!({ "body": txn.to_string() }))));
+    let mut sends: Vec<_> = (1..=8).map(start).collect();
+    for send in &mut sends {
+        assert!(send.now_or_never().is_none());
+    }
+    // The first three fit.
+    let mut acknowledged = vec!["0".to_owned()];
+    let written = store.stats().commits + 3;
+    while store.stats().commits < written {
+        store.release(1);
+    }
+    store.set_quota(Some(0));
+    store.release_all();
+    for (txn, send) in (1..).zip(sends) {
+        match server.run(send).status {
+            200 => acknowledged.push(txn.to_string()),
+            status => assert!([403, 503].contains(&status), "{status}"),
+        }
+    }
+    store.set_quota(None);
+    assert_eq!(acknowledged, ["0", "1", "2", "3"]);
+    assert_eq!(bodies(&server, &alice, &id), acknowledged);
+}
+
+/// A request that only asks was answered 403 when a write failed that it happened to have seen.
+#[test]
+fn what_has_written_nothing_is_done_again_when_what_it_saw_is_lost() {
+    let store = UnreliableStore::new();
+    let server = server_on(&store);
+    let (alice, bob) = (server.register("alice"), server.register("bob"));
+    let name = |name: &str| {
+        let body = json!({ "display_name": name });
+        Box::pin(server.start("PUT", &format!("/_matrix/client/v3/devices/{}", alice.device), Some(&alice.token), Some(body)))
+    };
+    let keys = json!({ "device_keys": { "user_id": alice.id, "device_id": alice.device, "algorithms": [], "keys": {}, "signatures": {} } });
+    server.post(&alice, "/_matrix/client/v3/keys/upload", keys);
+    server.run(name("before")).ok();
+    store.hold();
+    let mut naming = name("after");
+    assert!((&mut naming).now_or_never().is_none());
+    let query = json!({ "device_keys": { &alice.id: [] } });
+    let mut asking = Box::pin(server.start("POST", "/_matrix/client/v3/keys/query", Some(&bob.token), Some(query)));
+    assert!((&mut asking).now_or_never().is_none(), "it has seen what is not on disk");
+    store.fail_next(StoreError::QuotaExceeded);
+    store.release_all();
+    server.run(naming).fails(403, "M_RESOURCE_LIMIT_EXCEEDED");
+    server.run(asking).ok();
+}
+
 /// A message that a full store refused once stayed counted in memory, and the queue had a hole.
 #[test]
 fn to_device_messages_that_were_refused_leave_the_queue_as_it_was() {
@@ -192,7 +250,50 @@ fn at_the_quota_no_to_device_message_is_taken_for_delivered() {
         numbers.extend(events.iter().map(|event| event["content"]["n"].as_u64().expect("a number")));
     }
     assert_eq!(numbers, (0..150).collect::<Vec<_>>());
-    assert_eq!(server.hs.status().streams[0].length, 0, "what arrived makes room");
+}
+
+/// That messages had arrived was written into the room kept for what makes room. Where there was none left, the store tried for five seconds and took reads
+/// back, so that the device's sync was answered 403, again and again.
+#[test]
+fn a_sync_is_answered_where_not_even_its_acknowledgements_can_be_written() {
+    let store = UnreliableStore::new();
+    let server = server_on(&store);
+    let alice = server.register("alice");
+    for n in 0..450 {
+        let body = json!({ "messages": { &alice.id: { &alice.device: { "n": n } } } });
+        server.put(&alice, &format!("/_matrix/client/v3/sendToDevice/org.example.test/t{n}"), body).ok();
+    }
+    store.set_exhausted(true);
+    let (mut since, mut numbers) = (String::new(), Vec::new());
+    for round in 0..6 {
+        let answer = server.get(&alice, &format!("/_matrix/client/v3/sync{since}")).ok();
+        assert_eq!(server.get(&alice, &format!("/_matrix/client/v3/sync{since}")).ok(), answer, "the same for the same since");
+        since = format!("?since={}", answer["next_batch"].as_str().expect("a token"));
+        let events = answer["to_device"]["events"].as_array().cloned().unwrap_or_default();
+        assert_eq!(events.len(), [100, 100, 100, 100, 50, 0][round]);
+        numbers.extend(events.iter().map(|event| event["content"]["n"].as_u64().expect("a number")));
+    }
+    assert_eq!(numbers, (0..450).collect::<Vec<_>>());
+    assert_eq!((server.hs.status().streams[0].length, store.generation()), (450, 0), "they stay, and nothing was taken back for it");
+    store.set_exhausted(false);
+    server.get(&alice, &format!("/_matrix/client/v3/sync{since}")).ok();
+    assert_eq!(server.hs.status().streams[0].length, 0);
+}
+
+/// What is cleared away behind the first answer was written into that room too, and took back what was read meanwhile.
+#[test]
+fn nothing_is_cleared_away_where_there_is_no_room() {
+    let store = UnreliableStore::new();
+    let server = server_on(&store);
+    let alice = server.register("alice");
+    let id = room(&server, &alice, json!({}));
+    server.put(&alice, &path(&id, 1), json!({ "body": "1" })).ok();
+    server.host.advance(std::time::Duration::from_secs(8 * 24 * 60 * 60));
+    store.set_exhausted(true);
+    server.get(&alice, "/_matrix/client/v3/sync").ok();
+    server.get(&alice, "/_matrix/client/v3/sync").ok();
+    assert_eq!(store.generation(), 0);
+    assert_eq!(bodies(&server, &alice, &id), ["1"]);
 }
 
 /// The position of a write that failed is given again after a restart; a client that held a token of it would not see what stands there then.

@@ -2,7 +2,7 @@
 
 use crate::{
     slow::SlowStore,
-    support::{TestServer, TestUser, config},
+    support::{TestServer, TestUser, config, turn},
 };
 use ephapse_store::{Batch, Bytes, Direction, LocalBoxFuture, Stats, Store, StoreError, unreliable::UnreliableStore};
 use futures_util::future::join_all;
@@ -216,6 +216,56 @@ fn what_arrived_is_passed_also_when_it_cannot_be_deleted() {
     assert!(!store.armed.get());
     assert_eq!(numbers(&second), (100..200).collect::<Vec<_>>());
     assert_eq!(numbers(&sync(&server, &bob, Some(&after_second)).0), (200..250).collect::<Vec<_>>());
+}
+
+/// Begins two requests, one of them so many turns behind the other, and ends when both are answered.
+fn at_once(server: &TestServer, behind: i32, first: (&str, &TestUser, Value), second: (&str, &TestUser, Value)) {
+    let later = |turns: i32, (path, user, body): (&str, &TestUser, Value)| {
+        let method = if path.contains("sendToDevice") { "PUT" } else { "POST" };
+        let request = server.start(method, path, Some(&user.token), Some(body));
+        async move {
+            for _ in 0..turns {
+                turn().await;
+            }
+            request.await.ok();
+        }
+    };
+    let (first, second) = (later(-behind, first), later(behind, second));
+    server.run(async move { futures_util::join!(first, second) });
+}
+
+/// Between the clearing of a queue and the handing in of its batch who shares rooms with the user was read: what others appended meanwhile was written first,
+/// and the totals in the batch knew nothing of it.
+#[test]
+fn what_is_sent_while_a_device_is_deleted_is_counted() {
+    for behind in -12..12 {
+        let server = TestServer::with(Rc::new(SlowStore::default()), config());
+        let [alice, bob, carol] = ["alice", "bob", "carol"].map(|name| server.register(name));
+        send(&server, &bob, "1", json!({ &alice.id: { "*": { "n": 1 } } }));
+        let server = server.restart();
+        let message = json!({ "messages": { &carol.id: { "*": { "n": 2 } } } });
+        let sending = ("/_matrix/client/v3/sendToDevice/m.test/2", &bob, message);
+        at_once(&server, behind, ("/_matrix/client/v3/logout", &alice, json!({})), sending);
+        assert_eq!(server.hs.status().streams[0].length, 1, "{behind} turns behind");
+        let server = server.restart();
+        assert_eq!(server.hs.status().streams[0].length, 1, "{behind} turns behind, after a restart");
+        assert_eq!(numbers(&sync(&server, &carol, None).0), [2]);
+    }
+}
+
+/// A message that was on its way while its device was deleted filled a queue that nobody would ever empty, and came to whoever was next given the device's id.
+#[test]
+fn what_is_sent_while_its_device_is_deleted_goes_with_it() {
+    for behind in -12..12 {
+        let server = TestServer::with(Rc::new(SlowStore::default()), config());
+        let [alice, bob] = ["alice", "bob"].map(|name| server.register(name));
+        let message = json!({ "messages": { &alice.id: { "*": { "n": 1 } } } });
+        let sending = ("/_matrix/client/v3/sendToDevice/m.test/1", &bob, message);
+        at_once(&server, behind, ("/_matrix/client/v3/logout", &alice, json!({})), sending);
+        assert_eq!(server.hs.status().streams[0].length, 0, "{behind} turns behind");
+        let again = server.login("alice", Some(&alice.device));
+        assert_eq!(numbers(&sync(&server, &again, None).0), [] as [u64; 0], "{behind} turns behind");
+    }
 }
 
 #[derive(Clone, Debug)]

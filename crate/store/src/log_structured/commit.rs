@@ -12,7 +12,7 @@ use std::rc::Rc;
 /// Chromium stores values from 64 KiB on as files of their own, which takes three times as long.
 const PIECE: usize = 60_000;
 
-/// Unmerged log in memory may grow to so many times `flush_bytes` before commits wait for the flush.
+/// Unmerged log in memory may grow to so many times `flush_bytes` before commits wait for the flush, or are refused when it fails.
 const CROWDED: usize = 4;
 
 /// How a group becomes durable.
@@ -40,6 +40,10 @@ impl<B: Backend> Core<B> {
             self.clone().look_for_room(state);
             return Err(StoreError::QuotaExceeded);
         }
+        if let Some(error) = state.flush_error.clone().filter(|_| state.log_bytes > self.crowded_at() && !batch.frees_space() && !batch.is_empty()) {
+            self.start_flush(state);
+            return Err(error);
+        }
         if batch.generation().is_some_and(|generation| generation < state.generation) {
             return Err(StoreError::RolledBack);
         }
@@ -52,6 +56,10 @@ impl<B: Backend> Core<B> {
             self.backend.spawn(Box::pin(self.clone().run_commits()));
         }
         Ok(answered)
+    }
+
+    fn crowded_at(&self) -> usize {
+        CROWDED * self.options.flush_bytes
     }
 
     async fn run_commits(self: Rc<Self>) {
@@ -82,7 +90,7 @@ impl<B: Backend> Core<B> {
         }
         let bytes: usize = state.waiting.iter().map(|waiting| waiting.batch.bytes()).sum();
         let flush_stuck = state.frozen.is_some() && !state.flushing;
-        let crowded = state.frozen.is_some() && state.log_bytes + bytes > CROWDED * self.options.flush_bytes;
+        let crowded = state.frozen.is_some() && state.log_bytes + bytes > self.crowded_at();
         Some(match (bytes > self.options.direct_bytes || crowded) && !flush_stuck && !state.space.full {
             true => Way::Segment,
             false if state.log_bytes + bytes > self.options.flush_bytes && state.frozen.is_none() => Way::LogAndFlush,
@@ -97,6 +105,7 @@ impl<B: Backend> Core<B> {
             let layer = Rc::new(std::mem::take(&mut state.active));
             state.frozen = Some(Frozen { layer, batches: std::mem::take(&mut state.durable), through: None });
         }
+        state.in_flight = Some(Vec::new());
         std::mem::take(&mut state.waiting)
     }
 
@@ -153,8 +162,9 @@ impl<B: Backend> Core<B> {
             }
             Err(error) => self.roll_back(error),
         };
-        for waiting in group {
-            let _ = waiting.answer.send(result.clone());
+        let in_flight = self.state.borrow_mut().in_flight.take().unwrap_or_default();
+        for answer in group.into_iter().map(|waiting| waiting.answer).chain(in_flight) {
+            let _ = answer.send(result.clone());
         }
         for waiting in lost {
             let full = result == Err(StoreError::QuotaExceeded) && !waiting.batch.frees_space();

@@ -26,6 +26,8 @@ pub(super) struct Disk {
     pub(super) note: Bytes,
     /// Bytes that fit.
     pub(super) quota: Option<usize>,
+    /// Whether no Blob can be put.
+    pub(super) blobs_fail: bool,
     /// Transactions and Blobs written.
     pub(super) writes: u64,
     pub(super) blob_reads: u64,
@@ -136,6 +138,9 @@ impl Backend for FakeBackend {
         self.later(5, move |disk| {
             if !is_filler(id) {
                 opening.claim(disk)?;
+            }
+            if disk.blobs_fail {
+                return Err(StoreError::Platform("no Blob can be put".into()));
             }
             let blob = Bytes::from(parts.concat());
             disk.check_room(blob.len())?;

@@ -24,6 +24,7 @@ impl<B: Backend> Core<B> {
             let result = core.flush(through).await;
             let state = &mut *core.state.borrow_mut();
             state.flushing = false;
+            state.flush_error = result.as_ref().err().filter(|error| **error != StoreError::QuotaExceeded).cloned();
             if let Err(error) = result {
                 // The log still holds all of it.
                 state.no_flush_before = core.backend.now() + space::PATIENCE;

@@ -77,9 +77,11 @@ impl Default for Options {
     }
 }
 
+pub(super) type Answer = oneshot::Sender<Result<(), StoreError>>;
+
 pub(super) struct Waiting {
     pub(super) batch: Batch,
-    pub(super) answer: oneshot::Sender<Result<(), StoreError>>,
+    pub(super) answer: Answer,
 }
 
 /// A full layer on its way into segments.
@@ -100,6 +102,8 @@ pub(super) struct State {
     pub(super) frozen: Option<Frozen>,
     pub(super) levels: Levels,
     pub(super) waiting: Vec<Waiting>,
+    /// While a group is written: who waits for it and for nothing behind it.
+    pub(super) in_flight: Option<Vec<Answer>>,
     /// The commit task runs.
     pub(super) committing: bool,
     /// The maintenance task runs.
@@ -121,6 +125,8 @@ pub(super) struct State {
     pub(super) log_bytes: usize,
     /// After a flush that failed.
     pub(super) no_flush_before: f64,
+    /// Why the last flush failed, if not for want of room.
+    pub(super) flush_error: Option<StoreError>,
     /// Where in each level merging goes on.
     pub(super) merged_to: Vec<Bytes>,
     pub(super) space: Space,
@@ -186,6 +192,7 @@ impl<B: Backend> Core<B> {
         state.closing = true;
         state.closed = true;
         state.waiting.clear();
+        state.in_flight = None;
         drop(state);
         self.backend.close();
         self.progress.notify(usize::MAX);
@@ -287,15 +294,18 @@ impl<B: Backend> Store for LogStructured<B> {
     }
 
     fn barrier(&self) -> LocalBoxFuture<'static, Result<(), StoreError>> {
-        let state = self.core.state.borrow();
+        let mut state = self.core.state.borrow_mut();
         if let Some(error) = state.dead.clone().or(state.closing.then_some(StoreError::Closed)) {
             return Box::pin(ready(Err(error)));
         }
-        if !state.committing {
-            return Box::pin(ready(Ok(())));
+        if !state.waiting.is_empty() {
+            drop(state);
+            return self.commit(Batch::new());
         }
-        drop(state);
-        self.commit(Batch::new())
+        let Some(in_flight) = &mut state.in_flight else { return Box::pin(ready(Ok(()))) };
+        let (answer, answered) = oneshot::channel();
+        in_flight.push(answer);
+        Box::pin(async { answered.await.unwrap_or(Err(StoreError::Closed)) })
     }
 
     fn generation(&self) -> u64 {

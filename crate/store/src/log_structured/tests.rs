@@ -5,12 +5,16 @@ use super::{
     fake::{FakeGround, turns},
 };
 use crate::{
-    Batch, Direction, Faults, Store, StoreError,
+    Batch, CrashPoint, Direction, Fault, Faults, Store, StoreError,
     conformance::{self, Raw, Script},
 };
 use futures_executor::LocalPool;
 use proptest::prelude::*;
-use std::{collections::BTreeSet, time::Duration};
+use std::{
+    collections::BTreeSet,
+    sync::atomic::{AtomicBool, Ordering},
+    time::Duration,
+};
 
 /// Runs a test on a fresh disk.
 fn on_a_disk(test: impl AsyncFnOnce(FakeGround)) {
@@ -128,6 +132,24 @@ fn batches_that_wait_together_share_a_transaction() {
     });
 }
 
+/// Whoever waited for a group that was being written was told of the failure of the next one, in which others wrote.
+#[test]
+fn a_barrier_waits_for_nothing_that_is_submitted_behind_it() {
+    on_a_disk(async |ground| {
+        let (is_second, failure) = (AtomicBool::new(false), StoreError::Platform("made up".into()));
+        let fault = Fault::Fail(failure.clone());
+        let faults = Faults::new(move |point| (point == CrashPoint::BeforePut && is_second.swap(true, Ordering::SeqCst)).then(|| fault.clone()));
+        let store = ground.open_now(faults).expect("opens");
+        store.settled().await;
+        let first = store.commit(put("first", 10));
+        turns(1).await;
+        let barrier = store.barrier();
+        let second = store.commit(put("second", 10));
+        assert_eq!((first.await, barrier.await, second.await), (Ok(()), Ok(()), Err(failure)));
+        assert_eq!(store.barrier().await, Ok(()));
+    });
+}
+
 /// At the quota an ordinary batch is refused and nothing of it is there; reads go on; deleting a room makes room, and then writing goes on.
 #[test]
 fn a_full_store_reads_on_and_takes_what_makes_room() {
@@ -172,6 +194,31 @@ fn raising_the_quota_is_enough() {
         ground.disk.borrow_mut().quota = None;
         std::thread::sleep(Duration::from_millis(2_100));
         // This one is still refused, and makes the store look again.
+        let _ = store.commit(put("again", 10)).await;
+        store.settled().await;
+        assert_eq!(store.commit(put("again", 10)).await, Ok(()));
+    });
+}
+
+/// While a full layer could not be written, and not for want of room, the log and what memory holds of it grew without end.
+#[test]
+fn a_flush_that_keeps_failing_bounds_what_is_written() {
+    on_a_disk(async |ground| {
+        let store = ground.open_now(Faults::default()).expect("opens");
+        store.settled().await;
+        ground.disk.borrow_mut().blobs_fail = true;
+        let mut written = 0u32;
+        while store.commit(put(written.to_be_bytes(), 300)).await.is_ok() {
+            written += 1;
+            assert!(written < 100);
+        }
+        assert!(matches!(store.commit(put("more", 10)).await, Err(StoreError::Platform(_))));
+        assert_eq!(conformance::dump(&store).await.expect("readable").len(), written as usize);
+        assert!(!store.is_full());
+
+        ground.disk.borrow_mut().blobs_fail = false;
+        std::thread::sleep(std::time::Duration::from_millis(2_100));
+        // This one is still refused, and makes the store try again.
         let _ = store.commit(put("again", 10)).await;
         store.settled().await;
         assert_eq!(store.commit(put("again", 10)).await, Ok(()));

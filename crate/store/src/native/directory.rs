@@ -8,10 +8,10 @@ use std::{
 };
 
 /// The newest format this build understands.
-pub(super) const FORMAT: u32 = 1;
+pub(super) const FORMAT: u32 = 2;
 
 /// `MIGRATIONS[n]` turns format `n + 1` into format `n + 2`; each must be repeatable, because a crash may end it before the new version is recorded.
-const MIGRATIONS: [fn(&Path) -> io::Result<()>; FORMAT as usize - 1] = [];
+const MIGRATIONS: [fn(&Path) -> io::Result<()>; FORMAT as usize - 1] = [log_without_salt];
 
 /// A locked directory of a known format.
 #[derive(Debug)]
@@ -46,6 +46,11 @@ impl Directory {
         write_format(path, &Stored { format: FORMAT, content: content_format, epoch: epoch + 1 }).map_err(platform)?;
         Ok(Self { path: path.to_owned(), epoch: epoch + 1, _lock: lock })
     }
+}
+
+/// The log is read in both formats; the number is there to keep those away that know the first only.
+fn log_without_salt(_: &Path) -> io::Result<()> {
+    Ok(())
 }
 
 /// What the `format` file says.

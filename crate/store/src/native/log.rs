@@ -1,19 +1,29 @@
 //! The log: two files written in turn, each record synced before anyone is told.
 //!
-//! A record is `length u32 | crc32 u32 | number u64 | payload`, little endian; the checksum covers number and payload. Numbers grow by one. A file is
-//! overwritten from its start once everything in it is in redb, so what follows the last record may be an older one: its number is too small. The files
-//! are filled with zeros ahead of the records, because a sync that only overwrites has no file size or extents to write.
+//! A file begins with `MAGIC | salt u64`. A record is `length u32 | crc32 u32 | number u64 | payload`, little endian; the checksum covers salt, number and
+//! payload. Numbers grow by one. A file is overwritten from its start, under a new salt, once everything in it is in redb. So what follows the last record
+//! may be anything of an older round, also the middle of a record, whose bytes a client may have chosen to look like one; the salt is random and never shown,
+//! so nothing written before it has the right checksum. The files are filled with zeros ahead of the records, because a sync that only overwrites has no
+//! file size or extents to write.
+//!
+//! Format 1 of the store had no such beginning. What it left is read as it is, and its file is written on until everything in it is in redb.
 
 use super::directory::{platform, sync_directory};
 use crate::{Bytes, StoreError};
 use bytes::Buf;
 use std::{
+    collections::hash_map::RandomState,
     fs::{File, OpenOptions},
+    hash::BuildHasher,
     io::{self, Read},
     os::unix::fs::FileExt,
     path::Path,
 };
 
+/// How a file begins; as the length of a record it is too much, so that format 1 cannot have it there.
+const MAGIC: &[u8; 8] = b"ephaplog";
+/// Bytes of magic and salt.
+const BEGINNING: usize = 16;
 const HEADER: usize = 16;
 /// How far ahead of the records a file is filled with zeros.
 const FILL: usize = 1 << 20;
@@ -27,10 +37,14 @@ pub(super) struct Record {
     pub(super) payload: Bytes,
 }
 
+/// What the checksums of a round of a file begin with; none in format 1.
+type Salt = Option<[u8; 8]>;
+
 #[derive(Debug)]
 struct LogFile {
     file: File,
-    /// Where the next record goes.
+    salt: Salt,
+    /// Where the next record goes; 0 where the next round begins with it.
     end: u64,
     /// How much of the file has been written once.
     filled: u64,
@@ -98,11 +112,13 @@ impl Log {
     pub(super) fn write(&mut self, mut record: Vec<u8>) -> Result<(), StoreError> {
         let number = self.next_number;
         let length = u32::try_from(record.len() - HEADER).map_err(|_| StoreError::Platform("a batch of more than 4 GiB".into()))?;
+        let file = &mut self.files[self.current];
+        file.begin().map_err(platform)?;
         record[8..HEADER].copy_from_slice(&number.to_le_bytes());
-        let sum = crc32fast::hash(&record[8..]);
+        let sum = checksum(file.salt, &record[8..]);
         record[..4].copy_from_slice(&length.to_le_bytes());
         record[4..8].copy_from_slice(&sum.to_le_bytes());
-        self.files[self.current].write(&record).map_err(platform)
+        file.write(&record).map_err(platform)
     }
 
     /// Makes what was written durable and returns its number.
@@ -150,13 +166,25 @@ impl LogFile {
         let filled = content.len() as u64;
         let mut rest = Bytes::from(content);
         let mut records: Vec<Record> = Vec::new();
-        let mut end = 0;
-        while let Some(record) = read_record(&mut rest, records.last().map(|record| record.number + 1)) {
+        let salt = rest.strip_prefix(MAGIC).and_then(|rest| rest.first_chunk::<8>()).copied();
+        let mut end = if salt.is_some() { BEGINNING as u64 } else { 0 };
+        rest.advance(end as usize);
+        while let Some(record) = read_record(&mut rest, salt, records.last().map(|record| record.number + 1)) {
             end += (HEADER + record.payload.len()) as u64;
             records.push(record);
         }
         records.retain(|record| record.number > applied);
-        Ok((Self { file, end, filled }, records))
+        Ok((Self { file, salt, end, filled }, records))
+    }
+
+    /// Begins a round, if the next record is its first.
+    fn begin(&mut self) -> io::Result<()> {
+        if self.end == 0 {
+            let salt = RandomState::new().hash_one(()).to_le_bytes();
+            self.write(&[&MAGIC[..], &salt].concat())?;
+            (self.salt, self.end) = (Some(salt), BEGINNING as u64);
+        }
+        Ok(())
     }
 
     fn write(&mut self, record: &[u8]) -> io::Result<()> {
@@ -172,7 +200,14 @@ impl LogFile {
     }
 }
 
-fn read_record(rest: &mut Bytes, expected: Option<u64>) -> Option<Record> {
+fn checksum(salt: Salt, bytes: &[u8]) -> u32 {
+    let mut hasher = crc32fast::Hasher::new();
+    hasher.update(salt.as_ref().map_or(&[][..], |salt| &salt[..]));
+    hasher.update(bytes);
+    hasher.finalize()
+}
+
+fn read_record(rest: &mut Bytes, salt: Salt, expected: Option<u64>) -> Option<Record> {
     if rest.len() < HEADER {
         return None;
     }
@@ -181,7 +216,7 @@ fn read_record(rest: &mut Bytes, expected: Option<u64>) -> Option<Record> {
     let sum = header.get_u32_le();
     let number = header.get_u64_le();
     let whole = length != 0 && rest.len() - HEADER >= length && expected.is_none_or(|expected| expected == number);
-    if !whole || crc32fast::hash(&rest[8..HEADER + length]) != sum {
+    if !whole || checksum(salt, &rest[8..HEADER + length]) != sum {
         return None;
     }
     let payload = rest.split_to(HEADER + length).split_off(HEADER);
@@ -220,6 +255,69 @@ mod tests {
         drop(log);
         let (_, recovered) = Log::open(directory.path(), 0).expect("opens");
         assert_eq!(payloads(&recovered.current), [b"one", b"new"]);
+    }
+
+    /// Files are written anew without being cleared, and clients choose bytes of records: what looked like a record within an old one was read back as one
+    /// after a crash, when it stood where the new records ended and had the number that came next.
+    #[test]
+    fn what_looks_like_a_record_within_an_old_one_is_not_read_back() {
+        let directory = tempdir().expect("a directory");
+        let (mut log, _) = Log::open(directory.path(), 0).expect("opens");
+        let forged = |number: u64| {
+            let mut record = [&[0; 8][..], &number.to_le_bytes(), b"forged"].concat();
+            let sum = checksum(None, &record[8..]);
+            record[..4].copy_from_slice(&6u32.to_le_bytes());
+            record[4..8].copy_from_slice(&sum.to_le_bytes());
+            record
+        };
+        append(&mut log, &[&[b'1'; 20][..], &forged(4)].concat());
+        log.switch();
+        append(&mut log, b"two");
+        log.switch();
+        // It ends where the forged one begins.
+        append(&mut log, &[b'3'; 20]);
+        drop(log);
+        let (_, recovered) = Log::open(directory.path(), 2).expect("opens");
+        assert_eq!(payloads(&recovered.current), [[b'3'; 20]]);
+    }
+
+    /// A round that ended in a crash before its first record was whole has left its salt, or none.
+    #[test]
+    fn a_round_that_was_only_begun_is_begun_again() {
+        let directory = tempdir().expect("a directory");
+        for applied in 0..3 {
+            let (mut log, recovered) = Log::open(directory.path(), applied).expect("opens");
+            assert_eq!((recovered.full.len(), recovered.current.len()), (0, 0));
+            log.files[log.current].begin().expect("writes");
+            drop(log);
+            let (mut log, _) = Log::open(directory.path(), applied).expect("opens");
+            assert_eq!(append(&mut log, b"one"), applied + 1);
+            log.erase().expect("writes");
+            drop(log);
+            let (_, recovered) = Log::open(directory.path(), applied).expect("opens");
+            assert_eq!(payloads(&recovered.current), [b"one"]);
+        }
+    }
+
+    #[test]
+    fn what_format_1_left_is_read_and_written_on() {
+        let directory = tempdir().expect("a directory");
+        let record = |number: u64, payload: &[u8]| {
+            let mut record = [&(payload.len() as u32).to_le_bytes()[..], &[0; 4], &number.to_le_bytes(), payload].concat();
+            let sum = checksum(None, &record[8..]);
+            record[4..8].copy_from_slice(&sum.to_le_bytes());
+            record
+        };
+        std::fs::write(directory.path().join("log.0"), [record(1, b"one"), record(2, b"two")].concat()).expect("writes");
+        std::fs::write(directory.path().join("log.1"), record(3, b"three")).expect("writes");
+        let (mut log, recovered) = Log::open(directory.path(), 0).expect("opens");
+        assert_eq!((payloads(&recovered.full), payloads(&recovered.current)), (vec![&b"one"[..], b"two"], vec![&b"three"[..]]));
+        append(&mut log, b"four");
+        log.switch();
+        append(&mut log, b"five");
+        drop(log);
+        let (_, recovered) = Log::open(directory.path(), 2).expect("opens");
+        assert_eq!((payloads(&recovered.full), payloads(&recovered.current)), (vec![&b"three"[..], b"four"], vec![&b"five"[..]]));
     }
 
     #[test]

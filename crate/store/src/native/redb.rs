@@ -109,6 +109,8 @@ struct State {
     full: Option<Full>,
     waiting: Vec<Waiting>,
     writing: bool,
+    /// Who waits for the group that is being written, and for nothing behind it.
+    in_flight: Vec<Answer>,
     generation: u64,
     closing: bool,
     /// A test ended the store's life.
@@ -253,9 +255,9 @@ impl Shared {
         while let Some(group) = self.next_group(&log) {
             let Some(result) = self.write_group(&mut log, &group) else { break };
             self.log_stored.store(log.bytes_stored(), Ordering::Relaxed);
-            let lost = self.finish_group(&mut log, &group, &result);
-            for waiting in group {
-                let _ = waiting.answer.send(result.clone().map(drop));
+            let (lost, in_flight) = self.finish_group(&mut log, &group, &result);
+            for answer in group.into_iter().map(|waiting| waiting.answer).chain(in_flight) {
+                let _ = answer.send(result.clone().map(drop));
             }
             for waiting in lost {
                 let _ = waiting.answer.send(Err(StoreError::RolledBack));
@@ -265,6 +267,7 @@ impl Shared {
         let mut state = self.state();
         state.closing = true;
         state.waiting.clear();
+        state.in_flight.clear();
         self.full.notify_all();
     }
 
@@ -332,12 +335,14 @@ impl Shared {
         }
     }
 
-    fn finish_group(&self, log: &mut Log, group: &[Waiting], result: &Result<u64, StoreError>) -> Vec<Waiting> {
+    /// What is lost with the group, and who else waits for it.
+    fn finish_group(&self, log: &mut Log, group: &[Waiting], result: &Result<u64, StoreError>) -> (Vec<Waiting>, Vec<Answer>) {
         // Outside the lock: it syncs. A record that may have been written must not come back after its batch was refused.
         let erased = if result.is_err() { log.erase() } else { Ok(()) };
         let mut state = self.state();
         state.writing = false;
-        match result {
+        let in_flight = std::mem::take(&mut state.in_flight);
+        let lost = match result {
             Ok(number) => {
                 state.commits += u64::from(*number > 0);
                 match &mut state.full {
@@ -357,7 +362,8 @@ impl Shared {
                 }
                 state.roll_back()
             }
-        }
+        };
+        (lost, in_flight)
     }
 
     fn run_tables(&self) {
@@ -450,12 +456,20 @@ impl Store for RedbStore {
     }
 
     fn barrier(&self) -> LocalBoxFuture<'static, Result<(), StoreError>> {
-        let idle = self.shared.open_state().map(|state| state.waiting.is_empty() && !state.writing);
-        match idle {
-            Ok(true) => Box::pin(ready(Ok(()))),
-            Ok(false) => self.commit(Batch::new()),
-            Err(error) => Box::pin(ready(Err(error))),
+        let mut state = match self.shared.open_state() {
+            Ok(state) => state,
+            Err(error) => return Box::pin(ready(Err(error))),
+        };
+        if !state.waiting.is_empty() {
+            drop(state);
+            return self.commit(Batch::new());
         }
+        if !state.writing {
+            return Box::pin(ready(Ok(())));
+        }
+        let (answer, answered) = oneshot::channel();
+        state.in_flight.push(answer);
+        Box::pin(async { answered.await.unwrap_or(Err(StoreError::Closed)) })
     }
 
     fn generation(&self) -> u64 {

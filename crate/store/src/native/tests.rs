@@ -99,7 +99,7 @@ fn a_newer_format_is_refused_and_nothing_is_changed() {
     fs::write(&path, "ephapse store\nformat 9\nshards 3\n").expect("writes");
     let listing = || fs::read_dir(ground.directory.path()).expect("reads").map(|entry| entry.expect("reads").file_name()).collect::<BTreeSet<_>>();
     let opened = RedbStore::open(ground.directory.path()).err();
-    assert_eq!(opened, Some(StoreError::NewerFormat { found: 9, supported: 1 }));
+    assert_eq!(opened, Some(StoreError::NewerFormat { found: 9, supported: 2 }));
     assert_eq!(fs::read_to_string(&path).expect("reads"), "ephapse store\nformat 9\nshards 3\n");
     assert_eq!(listing(), BTreeSet::from(["format".into(), "lock".into()]));
 }
@@ -207,6 +207,31 @@ fn batches_that_wait_together_share_a_sync() {
     waiting.into_iter().for_each(|commit| block_on(commit).expect("commits"));
     let commits = store.stats().commits;
     assert!(commits <= 2, "{commits} commits: those that came before the first was held, and all the others");
+}
+
+/// Whoever waited for a group that was being written was told of the failure of the next one, in which others wrote.
+#[test]
+fn a_barrier_waits_for_nothing_that_is_submitted_behind_it() {
+    let ground = OnDisk { log_bytes: 8 << 20, ..OnDisk::new() };
+    let (slow, begun) = (Arc::new(Mutex::new(())), Arc::new(AtomicBool::new(false)));
+    let (held, told, failure) = (slow.clone(), begun.clone(), StoreError::Platform("bad sector".into()));
+    let fault = Fault::Fail(failure.clone());
+    let faults = Faults::new(move |point| {
+        let is_second = point == CrashPoint::BeforePut && told.swap(true, Ordering::SeqCst);
+        drop(held.lock());
+        is_second.then(|| fault.clone())
+    });
+    let store = block_on(ground.open(Faults::default())).and_then(|store| block_on(store.close())).and_then(|()| block_on(ground.open(faults)));
+    let store = store.expect("opens");
+    let holding = slow.lock().expect("free");
+    let first = store.commit(put("first"));
+    while !begun.load(Ordering::SeqCst) {
+        sleep(Duration::from_millis(1));
+    }
+    let barrier = store.barrier();
+    let second = store.commit(put("second"));
+    drop(holding);
+    assert_eq!([block_on(first), block_on(barrier), block_on(second)], [Ok(()), Ok(()), Err(failure)]);
 }
 
 /// A batch that was refused because its sync failed must not be there after the next start, although its bytes were written.
