@@ -14,9 +14,9 @@ use crate::{
     error::{Error, Result},
     homeserver::Homeserver,
     position::Position,
-    push::Count,
+    push::{Count, Receipts},
     room::{Event, Format, NodeId, RoomInfo, StateKey, Viewer, state_tree::Part},
-    tables::{Membership, ReceiptKind, RoomHead, RoomSn, StoredReceipt},
+    tables::{Membership, RoomHead, RoomSn},
 };
 use ephapse_store::Direction;
 use ruma::{
@@ -123,6 +123,7 @@ impl Look<'_> {
 
         let filter = &self.ask.filter.room.ephemeral;
         let allows = |kind| filter::allows_room_event(filter, &room.id, Facts { event_type: kind, sender: None, json: b"{}" });
+        let read_since = self.hs.sync.unread.now();
         let receipts = self.hs.receipts_of(room.sn, changes.zip(from)).await?;
         if allows("m.receipt") {
             joined.ephemeral.events = self.hs.receipt_events(user, &self.ignored, &receipts).await?;
@@ -143,10 +144,10 @@ impl Look<'_> {
         if !whole && joined.is_empty() && !receipts.iter().any(|((whose, _), _)| *whose == user) {
             return Ok(None);
         }
-        // All there are, or those that changed: then the user's own have to be read.
+        // All there are, or those that changed.
         let own = changes.is_none().then(|| {
             let own = receipts.into_iter().filter(|((whose, _), _)| *whose == user);
-            own.map(|((_, kind), receipt)| (kind, receipt)).collect()
+            Receipts { read_since, all: own.map(|((_, kind), receipt)| (kind, receipt)).collect() }
         });
         self.count_unread(room, &head, own, &mut joined).await?;
         Ok(Some(joined))
@@ -378,13 +379,7 @@ impl Look<'_> {
         Ok(cut)
     }
 
-    async fn count_unread(
-        &self,
-        room: &RoomInfo,
-        head: &RoomHead,
-        receipts: Option<Vec<(ReceiptKind, StoredReceipt)>>,
-        joined: &mut JoinedRoom,
-    ) -> Result<()> {
+    async fn count_unread(&self, room: &RoomInfo, head: &RoomHead, receipts: Option<Receipts>, joined: &mut JoinedRoom) -> Result<()> {
         let session = &self.ask.session;
         let counts = self.hs.unread(room, head, session, receipts, self.to).await?;
         if self.ask.filter.room.timeline.unread_thread_notifications {

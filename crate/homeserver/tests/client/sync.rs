@@ -453,6 +453,7 @@ fn threads_are_counted_apart_for_who_asks_so() {
     assert_eq!(counts(), (Some(0), None));
 }
 
+/// Who had read a hundred threads of a room had a hundred receipts read in every sync of it.
 #[test]
 fn an_incremental_sync_of_a_thousand_rooms_reads_what_changed() {
     let server = TestServer::new();
@@ -461,21 +462,41 @@ fn an_incremental_sync_of_a_thousand_rooms_reads_what_changed() {
     for room in &rooms {
         join(&server, &bob, room);
     }
+    let busy = &rooms[500];
+    let in_thread = |root: &str, txn: &str| {
+        let content = json!({"msgtype": "m.text", "body": txn, "m.relates_to": {"rel_type": "m.thread", "event_id": root}});
+        let sent = server.put(&alice, &format!("/_matrix/client/v3/rooms/{busy}/send/m.room.message/{txn}"), content).ok();
+        sent["event_id"].as_str().expect("an id").to_owned()
+    };
+    let read = |event: &str, root: &str| act(&server, &bob, busy, &format!("receipt/m.read/{event}"), json!({"thread_id": root})).ok();
+    let roots: Vec<String> = (0..100).map(|n| send(&server, &alice, busy, &format!("root{n}"), "root")).collect();
+    for (n, root) in roots.iter().enumerate() {
+        read(&in_thread(root, &format!("reply{n}")), root);
+    }
+    read(&roots[99], "main");
     let since = sync(&server, &bob, &[]);
+    assert_eq!(unread(&since, busy), (0, 0));
     assert_eq!(since["rooms"]["join"].as_object().map(serde_json::Map::len), Some(1000));
-    let before = server.store.stats().keys_read;
-    let nothing = next(&server, &bob, &since);
+    let keys_of = |since: &Value| {
+        let before = server.store.stats().keys_read;
+        (next(&server, &bob, since), server.store.stats().keys_read - before)
+    };
+    let (nothing, idle) = keys_of(&since);
     assert!(nothing["rooms"].is_null());
-    let idle = server.store.stats().keys_read - before;
     assert!(idle <= 4, "nothing new: {idle} keys read");
 
-    send(&server, &alice, &rooms[500], "1", "one");
-    let before = server.store.stats().keys_read;
-    let answer = next(&server, &bob, &since);
-    let read = server.store.stats().keys_read - before;
-    assert_eq!(bodies(&answer["rooms"]["join"][&rooms[500]]), ["one"]);
+    send(&server, &alice, busy, "1", "one");
+    let (answer, keys) = keys_of(&since);
+    assert_eq!(bodies(&answer["rooms"]["join"][busy]), ["one"]);
     assert_eq!(answer["rooms"]["join"].as_object().map(serde_json::Map::len), Some(1));
-    assert!(read <= 20, "one new event: {read} keys read");
+    assert_eq!(unread(&answer, busy), (1, 0));
+    assert!(keys <= 20, "one new event: {keys} keys read");
+
+    let reply = in_thread(&roots[7], "reply");
+    read(&reply, &roots[7]);
+    let (answer, keys) = keys_of(&answer);
+    assert_eq!(unread(&answer, busy), (1, 0), "the thread has been read, the main timeline not");
+    assert!(keys <= 24, "a receipt more: {keys} keys read");
 }
 
 #[test]
