@@ -166,20 +166,20 @@ impl Look<'_> {
         let head = self.hs.room_head(room.sn).await?;
         let span = Span { now, timeline_from: from, state_from: from, to: leave };
         let mut left = LeftRoom::new();
-        let own = self.hs.event_at(room.sn, leave).await?;
         if was_in {
-            let mut stretch = self.stretch(room, &head, &span).await?;
-            // Also when the filter or its visibility keeps it back: without it the client would believe itself in the room.
-            if stretch.events.last().is_none_or(|last| last.position != leave) {
-                stretch.events.push(own);
-            }
+            let stretch = self.stretch(room, &head, &span).await?;
+            // Where the timeline's filter keeps the leaving back, it is in the state.
             left.state = self.state(room, &head, &span, &stretch, BTreeSet::new()).await?;
             left.timeline = self.timeline(room, &stretch).await?;
         } else {
-            let state = if self.ask.state_after { self.write(room, std::slice::from_ref(&own), None).await? } else { Vec::new() };
-            left.state = self.state_of(state);
+            let own = [self.hs.event_at(room.sn, leave).await?];
+            let timeline = &self.ask.filter.room.timeline;
+            let in_timeline = filter::timeline_limit(timeline) > 0 && allows(timeline, room, &own[0]);
+            let in_state = (self.ask.state_after || !in_timeline) && allows(&self.ask.filter.room.state, room, &own[0]);
+            let told = |is_told: bool| if is_told { &own[..] } else { &[] };
+            left.state = self.state_of(self.write(room, told(in_state), None).await?);
             let viewer = Viewer::of(room, self.ask.session.user_id.clone(), Some(now.clone()));
-            left.timeline.events = self.write(room, &[own], Some(&viewer)).await?;
+            left.timeline.events = self.write(room, told(in_timeline), Some(&viewer)).await?;
         }
         let changes = changes.filter(|_| from.is_some());
         for (kind, data) in self.account_data(room.sn, changes.map(|changes| &changes.account_data)).await? {

@@ -165,6 +165,44 @@ fn invite_join_leave_and_forget_move_a_room_through_the_sections() {
     assert!(next(&server, &bob, &joined)["rooms"].is_null(), "a forgotten room vanishes");
 }
 
+/// The leaving came in the timeline although its filter did not let member events through.
+#[test]
+fn a_room_one_has_left_shows_what_the_filters_let_through() {
+    let server = TestServer::new();
+    let (alice, bob) = (server.register("alice"), server.register("bob"));
+    let id = public(&server, &alice);
+    join(&server, &bob, &id);
+    let since = sync(&server, &bob, &[]);
+    send(&server, &alice, &id, "1", "before");
+    state(&server, &alice, &id, "org.example.test", json!({"n": 1}));
+    act(&server, &bob, &id, "leave", json!({})).ok();
+    send(&server, &alice, &id, "2", "after");
+    state(&server, &alice, &id, "org.example.test", json!({"n": 2}));
+    let left = |timeline: Value, state: Value, since: Option<&Value>| {
+        let filter = json!({"room": {"timeline": timeline, "state": state, "include_leave": true}}).to_string();
+        let mut parameters = vec![("filter", filter.as_str())];
+        parameters.extend(since.map(|since| ("since", token(since))));
+        let room = sync(&server, &bob, &parameters)["rooms"]["leave"][&id].take();
+        let of = |events: &Value| types(events).into_iter().map(str::to_owned).collect::<Vec<_>>();
+        (of(&room["timeline"]["events"]), of(&room["state"]["events"]), room)
+    };
+    for since in [None, Some(&since)] {
+        let types = json!({"types": ["m.room.message", "org.example.test"]});
+        let (timeline, state, room) = left(types, json!({"types": ["org.example.test"]}), since);
+        assert_eq!((timeline, state), (vec!["m.room.message".to_owned(), "org.example.test".to_owned()], vec![]));
+        assert_eq!(room["timeline"]["events"][1]["content"], json!({"n": 1}));
+        for timeline in [json!({"types": ["m.room.message"]}), json!({"limit": 0})] {
+            let (timeline, _, room) = left(timeline, json!({}), since);
+            assert!(!timeline.contains(&"m.room.member".to_owned()));
+            let events = room["state"]["events"].as_array().expect("a state");
+            let own = events.iter().find(|event| event["state_key"] == bob.id.as_str()).expect("the leaving is in the state");
+            assert_eq!(own["content"]["membership"], "leave");
+            let test = events.iter().find(|event| event["type"] == "org.example.test").expect("the state at the leaving");
+            assert_eq!(test["content"], json!({"n": 1}));
+        }
+    }
+}
+
 #[test]
 fn a_rejected_invite_is_taken_back() {
     let server = TestServer::new();

@@ -107,7 +107,10 @@ impl Client<'_> {
         }
         for (id, answer) in answer["rooms"]["leave"].as_object().unwrap_or(&none) {
             let events = list(&answer["timeline"]["events"]);
-            let own = events.iter().rfind(|event| event["state_key"] == self.user.id.as_str()).expect("a room one has left ends with the leaving");
+            let own = |events: &[Value]| events.iter().rfind(|event| event["state_key"] == self.user.id.as_str()).cloned();
+            // A timeline of no events has it in the state.
+            let own = own(&events).or_else(|| ["state", "state_after"].iter().find_map(|state| own(&list(&answer[state]["events"]))));
+            let own = own.expect("a room one has left comes with the leaving");
             assert!(["leave", "ban"].contains(&own["content"]["membership"].as_str().unwrap_or_default()), "{own}");
             let room = self.rooms.entry(id.clone()).or_default();
             room.left = true;
