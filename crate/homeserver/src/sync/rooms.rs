@@ -48,6 +48,16 @@ const STRIPPED: [StateEventType; 7] = [
     StateEventType::RoomEncryption,
 ];
 
+/// How a user who has left a room was in it since the client's last sync.
+pub(super) struct Stay {
+    /// What the client has of it; `None`: nothing.
+    pub(super) known: Option<Position>,
+    /// Whether the user was in it at all.
+    pub(super) was_in: bool,
+    /// Whether the user may have been in it before, and left: the client's timeline of that stay does not go on here.
+    pub(super) again: bool,
+}
+
 /// Which part of a room an answer covers.
 struct Span<'a> {
     /// The user's part in the room.
@@ -153,21 +163,22 @@ impl Look<'_> {
         Ok(Some(joined))
     }
 
-    /// A room the user has left; only the leaving itself when the user was not in it since the client's last sync.
+    /// A room the user has left, at `leave`; only the leaving itself when the user was not in it since the client's last sync.
     pub(super) async fn left(
         &self,
         room: &Rc<RoomInfo>,
         now: &Membership,
         changes: Option<&RoomChanges>,
-        from: Option<Position>,
         leave: Position,
-        was_in: bool,
+        stay: Stay,
     ) -> Result<LeftRoom> {
+        let from = stay.known;
         let head = self.hs.room_head(room.sn).await?;
         let span = Span { now, timeline_from: from, state_from: from, to: leave };
         let mut left = LeftRoom::new();
-        if was_in {
-            let stretch = self.stretch(room, &head, &span).await?;
+        if stay.was_in {
+            let mut stretch = self.stretch(room, &head, &span).await?;
+            stretch.limited |= stay.again;
             // Where the timeline's filter keeps the leaving back, it is in the state.
             left.state = self.state(room, &head, &span, &stretch, BTreeSet::new()).await?;
             left.timeline = self.timeline(room, &stretch).await?;

@@ -233,6 +233,24 @@ fn who_comes_back_gets_the_room_in_full() {
     assert!(types(&room["state"]["events"]).contains(&"m.room.create") && types(&room["state"]["events"]).contains(&"m.room.topic"));
 }
 
+/// The events of an earlier stay came a second time, in a timeline that claimed to go on where the client's had ended.
+#[test]
+fn who_came_back_and_left_again_meanwhile_gets_a_timeline_that_begins_anew() {
+    let server = TestServer::new();
+    let (alice, bob) = (server.register("alice"), server.register("bob"));
+    let id = public(&server, &alice);
+    let filter = r#"{"room":{"timeline":{"limit":50}}}"#;
+    let stay = |since: &Value| {
+        join(&server, &bob, &id);
+        act(&server, &bob, &id, "leave", json!({})).ok();
+        sync(&server, &bob, &[("filter", filter), ("since", token(since))])
+    };
+    let first = stay(&sync(&server, &bob, &[]));
+    assert_eq!(first["rooms"]["leave"][&id]["timeline"]["limited"], Value::Null, "the client had nothing of it");
+    let second = stay(&first);
+    assert_eq!(second["rooms"]["leave"][&id]["timeline"]["limited"], true);
+}
+
 #[test]
 fn a_held_sync_answers_when_something_happens_and_when_its_time_is_over() {
     let server = TestServer::new();
