@@ -83,7 +83,7 @@ pub const PUBLISHED_ROOMS: Table<RoomSn, ()> = Table::new(0x2a, "published rooms
 pub const ROOMS_TO_DELETE: Table<RoomSn, bool> = Table::new(0x2c, "rooms to delete");
 
 /// Rooms that may have stopped to let guests in, and where that was: those who are in them leave.
-pub const GUESTS_TO_LEAVE: Table<RoomSn, Position> = Table::new(0x2f, "rooms that guests may have to leave");
+pub const GUESTS_TO_LEAVE: Table<RoomSn, Position> = Table::new(0x30, "rooms that guests may have to leave");
 
 /// Accounts of this server.
 pub const ACCOUNTS: Table<UserSn, Account> = Table::new(0x40, "accounts");
@@ -149,3 +149,20 @@ pub const BACKED_UP_KEYS: Table<(UserSn, u64, OwnedRoomId, String), BackedUpKey>
 
 /// What a user has not read in a room, as far as it was counted.
 pub const UNREAD: Table<(UserSn, RoomSn), Unread> = Table::new(0x70, "unread counts");
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    #[test]
+    fn no_two_tables_have_the_same_prefix() {
+        let prefixes: Vec<&str> = include_str!("tables.rs")
+            .split("Table::new(0x")
+            .skip(1)
+            .map(|rest| &rest[..2])
+            .filter(|prefix| u8::from_str_radix(prefix, 16).is_ok())
+            .collect();
+        assert!(prefixes.len() > 40);
+        assert_eq!(prefixes.iter().collect::<HashSet<_>>().len(), prefixes.len());
+    }
+}

@@ -92,10 +92,12 @@ pub async fn mark(call: &UserCall, room_id: &RoomId, marks: Marks) -> Result<()>
 
     let mut batch = Batch::since(call.raw.generation);
     let mut changes = Vec::new();
+    let mut moved = Vec::new();
     for (key, event_id, event) in receipts {
         let position = hs.positions.next();
         tables::RECEIPTS.put(&mut batch, &key, &StoredReceipt { event_id, event, ts: hs.host.now(), position });
-        changes.push((position, Change::Receipt { room, user, kind: key.2 }));
+        changes.push((position, Change::Receipt { room, user, kind: key.2.clone() }));
+        moved.push((key.2, event));
     }
     if let Some(event_id) = fully_read {
         let position = hs.positions.next();
@@ -105,6 +107,9 @@ pub async fn mark(call: &UserCall, room_id: &RoomId, marks: Marks) -> Result<()>
     }
     if !changes.is_empty() {
         hs.submit(batch, changes)?;
+        for (kind, event) in moved {
+            hs.sync.unread.receipt_moved(room, user, &kind, event);
+        }
     }
     Ok(())
 }

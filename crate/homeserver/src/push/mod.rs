@@ -7,4 +7,5 @@ mod unread;
 
 pub use glob::LONGEST as LONGEST_PATTERN;
 pub use rules::{PUSH_RULES, RuleSets};
+pub(crate) use unread::Receipts;
 pub use unread::{Count, Unreads};

@@ -2,7 +2,7 @@
 //!
 //! Counted when the user syncs, over what came since the last time, for each thread; a receipt resets what it covers, and so does an event of the
 //! user's own in its thread. What was counted is kept in memory, and written once counting it anew would take long: after a restart it is counted
-//! from what was written last, with the same result.
+//! from what was written last, with the same result. How far the user's receipts reach is kept in memory too: who reads many threads has many.
 
 use super::rules::{Effect, Evaluation};
 use crate::{
@@ -16,35 +16,62 @@ use crate::{
 };
 use ephapse_store::{Batch, Direction};
 use ruma::{EventId, OwnedEventId, events::TimelineEventType};
-use std::{collections::BTreeMap, ops::Range};
+use std::{collections::BTreeMap, ops::Range, rc::Rc};
 
 /// How many events are looked at for one count at most: more unread ones than these are not told apart by anybody.
 const COUNTED_AT_MOST: usize = 2000;
 /// After how many events counted in memory the count is written.
 const WRITTEN_AFTER: usize = 64;
 
-/// Bytes of counts in memory.
+/// Bytes of counts in memory, and of how far receipts reach.
 const CACHED_BYTES: usize = 2 << 20;
 
-/// Counts lately used: what was counted, and how many events ago it was written.
-pub struct Unreads(Remembered<(UserSn, RoomSn), (Unread, usize)>);
+/// Counts lately used.
+pub struct Unreads {
+    /// What was counted, and how many events ago it was written.
+    counts: Remembered<(UserSn, RoomSn), (Unread, usize)>,
+    read: Remembered<(UserSn, RoomSn), Rc<Read>>,
+}
 
 impl Default for Unreads {
     fn default() -> Self {
-        Self(Remembered::new(CACHED_BYTES))
+        Self { counts: Remembered::new(CACHED_BYTES), read: Remembered::new(CACHED_BYTES) }
     }
 }
 
 impl Unreads {
     /// Forgets everything.
     pub fn reset(&self) {
-        self.0.forget_all();
+        self.counts.forget_all();
+        self.read.forget_all();
     }
 
     /// Bytes that they take in memory, roughly.
     pub fn cached_bytes(&self) -> usize {
-        self.0.bytes()
+        self.counts.bytes() + self.read.bytes()
     }
+
+    /// The time for [`Receipts::read_since`].
+    pub(crate) fn now(&self) -> u64 {
+        self.read.epoch()
+    }
+
+    /// A receipt of `user` has moved to the event at a position. No await may lie between the submission of its batch and this.
+    pub(crate) fn receipt_moved(&self, room: RoomSn, user: UserSn, kind: &ReceiptKind, event: Position) {
+        self.read.change((user, room), |read| {
+            let read = Rc::make_mut(read);
+            read.add(kind, event);
+            read.weight()
+        });
+    }
+}
+
+/// All receipts of a user in a room, for who has them at hand.
+pub(crate) struct Receipts {
+    /// What [`Unreads::now`] was before they were read.
+    pub read_since: u64,
+    /// The receipts.
+    pub all: Vec<(ReceiptKind, StoredReceipt)>,
 }
 
 /// Unread events of a room or thread.
@@ -103,26 +130,51 @@ struct Newest {
     redacts: bool,
 }
 
-/// How far a user's receipts reach.
-struct Read<'a>(&'a [(ReceiptKind, StoredReceipt)]);
+/// How far a user's receipts reach, public or private: whatever the thread, and in each.
+#[derive(Clone, Debug, Default)]
+struct Read {
+    whatever_the_thread: Option<Position>,
+    threads: BTreeMap<String, Position>,
+}
 
-impl Read<'_> {
+impl Read {
+    fn of(receipts: &[(ReceiptKind, StoredReceipt)]) -> Self {
+        let mut read = Self::default();
+        receipts.iter().for_each(|(kind, receipt)| read.add(kind, receipt.event));
+        read
+    }
+
+    /// A receipt reaches up to an event.
+    fn add(&mut self, kind: &ReceiptKind, event: Position) {
+        match &kind.thread {
+            None => self.whatever_the_thread = self.whatever_the_thread.max(Some(event)),
+            Some(thread) => {
+                let reaches = self.threads.entry(thread.clone()).or_insert(event);
+                *reaches = event.max(*reaches);
+            }
+        }
+    }
+
     /// Up to where a thread (or the main timeline) has been read: the furthest of the receipts that cover it.
     fn up_to(&self, root: Option<&EventId>) -> Position {
-        let thread = root.map_or("main", EventId::as_str);
-        let covering = self.0.iter().filter(|(kind, _)| kind.thread.as_deref().is_none_or(|of| of == thread));
-        covering.map(|(_, receipt)| receipt.event).max().unwrap_or(Position::MIN)
+        let thread = self.threads.get(root.map_or("main", EventId::as_str));
+        self.whatever_the_thread().max(thread.copied().unwrap_or(Position::MIN))
     }
 
     /// Up to where everything has been read.
     fn whatever_the_thread(&self) -> Position {
-        self.0.iter().filter(|(kind, _)| kind.thread.is_none()).map(|(_, receipt)| receipt.event).max().unwrap_or(Position::MIN)
+        self.whatever_the_thread.unwrap_or(Position::MIN)
+    }
+
+    /// Bytes that it holds beside itself, roughly.
+    fn weight(&self) -> usize {
+        self.threads.keys().map(|thread| thread.len() + size_of::<(String, Position)>()).sum::<usize>() + size_of::<Self>()
     }
 }
 
 impl Unread {
     /// Applies receipts to what was counted. `Some`: a receipt lies inside of it, so that it has to be counted anew from there.
-    fn apply(&mut self, read: &Read<'_>) -> Option<Position> {
+    fn apply(&mut self, read: &Read) -> Option<Position> {
         let mut anew = None;
         for thread in &mut self.threads {
             let up_to = read.up_to(thread.root.as_deref());
@@ -136,7 +188,7 @@ impl Unread {
         anew.map(|_| self.threads.iter().map(|thread| read.up_to(thread.root.as_deref()).max(thread.read)).min().unwrap_or(self.counted))
     }
 
-    fn add(&mut self, event: Counted, read: &Read<'_>) {
+    fn add(&mut self, event: Counted, read: &Read) {
         self.counted = self.counted.max(event.position);
         if event.own {
             self.threads.retain(|thread| thread.root != event.root);
@@ -171,19 +223,19 @@ impl Unread {
 }
 
 impl Homeserver {
-    /// A user's unread events of a room, as of `to`. `receipts`: the user's, if they are at hand.
+    /// A user's unread events of a room, as of `to`. `receipts`: all of the user's, if they are at hand.
     pub(crate) async fn unread(
         &self,
         room: &RoomInfo,
         head: &RoomHead,
         session: &Session,
-        receipts: Option<Vec<(ReceiptKind, StoredReceipt)>>,
+        receipts: Option<Receipts>,
         to: Position,
     ) -> Result<Counts> {
         let user = session.user;
         let generation = self.store().generation();
-        let cached = self.sync.unread.0.get(&(user, room.sn));
-        let epoch = self.sync.unread.0.epoch();
+        let cached = self.sync.unread.counts.get(&(user, room.sn));
+        let epoch = self.sync.unread.counts.epoch();
         let (mut unread, mut unwritten) = match cached {
             Ok(cached) => cached,
             Err(_) => (tables::UNREAD.get(self.store(), &(user, room.sn)).await?.unwrap_or_default(), 0),
@@ -194,15 +246,8 @@ impl Homeserver {
         if unread.counted == Position::default() || self.left_since(room.sn, user, unread.counted).await? {
             unread = Unread { counted: self.joined_at(room.sn, user).await?, threads: Vec::new() };
         }
-        let receipts = match receipts {
-            Some(receipts) => receipts,
-            None => {
-                let found = tables::RECEIPTS.scan(self.store(), &(room.sn, user), Direction::Forward, usize::MAX).await?;
-                found.into_iter().map(|((_, _, kind), receipt)| (kind, receipt)).collect()
-            }
-        };
-        let read = Read(&receipts);
-        if let Some(from) = unread.apply(&read) {
+        let read = &*self.read_up_to(room.sn, user, receipts).await?;
+        if let Some(from) = unread.apply(read) {
             unread = Unread { counted: from.max(self.joined_at(room.sn, user).await?), threads: Vec::new() };
         }
         if unread.counted < to.min(head.newest) {
@@ -216,7 +261,7 @@ impl Homeserver {
                 newest = self.newest(&counting, unread.counted..to).await?;
             }
             unwritten += newest.read;
-            newest.events.into_iter().rev().for_each(|event| unread.add(event, &read));
+            newest.events.into_iter().rev().for_each(|event| unread.add(event, read));
             unread.counted = to;
         }
         if unwritten >= WRITTEN_AFTER {
@@ -229,8 +274,27 @@ impl Homeserver {
         }
         let counts = unread.counts();
         let weight = unread.threads.iter().map(|thread| size_of_val(thread) + thread.root.as_ref().map_or(0, |root| root.as_str().len())).sum();
-        self.sync.unread.0.keep(epoch, (user, room.sn), (unread, unwritten), weight);
+        self.sync.unread.counts.keep(epoch, (user, room.sn), (unread, unwritten), weight);
         Ok(counts)
+    }
+
+    /// How far a user's receipts in a room reach.
+    async fn read_up_to(&self, room: RoomSn, user: UserSn, receipts: Option<Receipts>) -> Result<Rc<Read>> {
+        let remembered = &self.sync.unread.read;
+        let now = match remembered.get(&(user, room)) {
+            Ok(read) => return Ok(read),
+            Err(now) => now,
+        };
+        let (since, receipts) = match receipts {
+            Some(receipts) => (receipts.read_since, receipts.all),
+            None => {
+                let found = tables::RECEIPTS.scan(self.store(), &(room, user), Direction::Forward, usize::MAX).await?;
+                (now, found.into_iter().map(|((_, _, kind), receipt)| (kind, receipt)).collect())
+            }
+        };
+        let read = Rc::new(Read::of(&receipts));
+        remembered.keep(since, (user, room), read.clone(), read.weight());
+        Ok(read)
     }
 
     /// What counts of the newest events between two boundaries. No event is held until all are read: they may be large, and there are many.
@@ -306,7 +370,7 @@ mod tests {
         let mut unread = Unread::default();
         let (a, b) = (Some("$A"), Some("$B"));
         for (position, root) in [(1, None), (2, None), (3, a), (4, b), (5, a), (6, b), (7, a), (8, a), (9, None)] {
-            unread.add(event(position, root, true, false), &Read(receipts));
+            unread.add(event(position, root, true, false), &Read::of(receipts));
         }
         unread
     }
@@ -331,13 +395,13 @@ mod tests {
             for thread in [None, Some("main"), Some("$A"), Some("$B")] {
                 let receipts = [receipt(thread, false, at)];
                 let mut unread = example(&[]);
-                if let Some(from) = unread.apply(&Read(&receipts)) {
+                if let Some(from) = unread.apply(&Read::of(&receipts)) {
                     assert!(from < Position(9));
                     unread = Unread { counted: from, threads: Vec::new() };
                     let (a, b) = (Some("$A"), Some("$B"));
                     for (position, root) in [(1, None), (2, None), (3, a), (4, b), (5, a), (6, b), (7, a), (8, a), (9, None)] {
                         if Position(position) > from {
-                            unread.add(event(position, root, true, false), &Read(&receipts));
+                            unread.add(event(position, root, true, false), &Read::of(&receipts));
                         }
                     }
                 }
@@ -349,16 +413,16 @@ mod tests {
     #[test]
     fn who_answers_in_a_thread_has_read_it() {
         let mut unread = example(&[]);
-        unread.add(Counted { own: true, ..event(10, Some("$A"), false, false) }, &Read(&[]));
+        unread.add(Counted { own: true, ..event(10, Some("$A"), false, false) }, &Read::default());
         assert_eq!(counts(&unread), (3, vec![("$B".to_owned(), 2)]));
     }
 
     #[test]
     fn highlights_are_counted_among_notifications() {
         let mut unread = Unread::default();
-        unread.add(event(1, None, true, true), &Read(&[]));
-        unread.add(event(2, None, true, false), &Read(&[]));
-        unread.add(event(3, None, false, false), &Read(&[]));
+        unread.add(event(1, None, true, true), &Read::default());
+        unread.add(event(2, None, true, false), &Read::default());
+        unread.add(event(3, None, false, false), &Read::default());
         assert_eq!(unread.counts().total(), Count { notifications: 2, highlights: 1 });
     }
 }

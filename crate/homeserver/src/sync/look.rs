@@ -4,6 +4,7 @@ use super::{
     changes::{Changes, Listed, RoomChanges},
     ephemeral::{account_data_event, bare_event},
     filter::{self, Definition, Facts, Fields},
+    rooms::Stay,
     sent_members::Recipient,
 };
 use crate::{
@@ -183,9 +184,10 @@ impl Look<'_> {
             MembershipKind::Invite if came => self.invited(room, position).await.map(|invited| invited.map(Section::Invite)),
             MembershipKind::Knock if came => self.knocked(room, position).await.map(|knocked| Some(Section::Knock(knocked))),
             MembershipKind::Leave | MembershipKind::Ban if came && (self.from.is_some() || self.ask.filter.room.include_leave) => {
-                let from = self.from.filter(|_| before == Some(MembershipKind::Join));
-                let was_in = from.is_some() || now.last_left.is_some_and(|left| self.from.is_none_or(|from| left > from));
-                Ok(Some(Section::Leave(self.left(room, now, changes, from, position, was_in).await?)))
+                let known = self.from.filter(|_| before == Some(MembershipKind::Join));
+                let was_in = known.is_some() || now.last_left.is_some_and(|left| self.from.is_none_or(|from| left > from));
+                let again = known.is_none() && before.is_some();
+                Ok(Some(Section::Leave(self.left(room, now, changes, position, Stay { known, was_in, again }).await?)))
             }
             _ => Ok(None),
         }

@@ -35,6 +35,18 @@ impl<K: Hash + Eq, V: Clone> Remembered<K, V> {
         }
     }
 
+    /// Changes a value that is remembered, to one that holds as many bytes beside itself as `change` says. One that is being read now is not kept.
+    pub fn change(&self, key: K, change: impl FnOnce(&mut V) -> usize) {
+        let mut values = self.values.borrow_mut();
+        match values.remove(&key) {
+            Some(mut value) => {
+                let weight = change(&mut value);
+                values.insert(key, value, weight);
+            }
+            None => self.epoch.set(self.epoch.get() + 1),
+        }
+    }
+
     /// Bytes that the values take, roughly.
     pub fn bytes(&self) -> usize {
         self.values.borrow().bytes()
@@ -66,5 +78,21 @@ mod tests {
         let epoch = remembered.get(&1).expect_err("it changed while it was read");
         remembered.keep(epoch, 1, "new", 0);
         assert_eq!(remembered.get(&1), Ok("new"));
+    }
+
+    #[test]
+    fn a_change_is_not_lost_to_a_value_that_was_read_before_it() {
+        let remembered = Remembered::new(1 << 10);
+        let epoch = remembered.get(&1).expect_err("nothing yet");
+        remembered.change(1, |_| unreachable!("there is nothing to change"));
+        remembered.keep(epoch, 1, "old".to_owned(), 3);
+        let epoch = remembered.get(&1).expect_err("it changed while it was read");
+        remembered.keep(epoch, 1, "new".to_owned(), 3);
+        let bytes = remembered.bytes();
+        remembered.change(1, |value| {
+            value.push_str("er");
+            value.len()
+        });
+        assert_eq!((remembered.get(&1).as_deref(), remembered.bytes()), (Ok("newer"), bytes + 2));
     }
 }

@@ -14,9 +14,9 @@ use crate::{
     error::{Error, Result},
     homeserver::Homeserver,
     position::Position,
-    push::Count,
+    push::{Count, Receipts},
     room::{Event, Format, NodeId, RoomInfo, StateKey, Viewer, Wanted, state_tree::Part},
-    tables::{Membership, ReceiptKind, RoomHead, RoomSn, StoredReceipt},
+    tables::{Membership, RoomHead, RoomSn},
 };
 use ephapse_store::Direction;
 use ruma::{
@@ -47,6 +47,16 @@ const STRIPPED: [StateEventType; 7] = [
     StateEventType::RoomTopic,
     StateEventType::RoomEncryption,
 ];
+
+/// How a user who has left a room was in it since the client's last sync.
+pub(super) struct Stay {
+    /// What the client has of it; `None`: nothing.
+    pub(super) known: Option<Position>,
+    /// Whether the user was in it at all.
+    pub(super) was_in: bool,
+    /// Whether the user may have been in it before, and left: the client's timeline of that stay does not go on here.
+    pub(super) again: bool,
+}
 
 /// Which part of a room an answer covers.
 struct Span<'a> {
@@ -123,6 +133,7 @@ impl Look<'_> {
 
         let filter = &self.ask.filter.room.ephemeral;
         let allows = |kind| filter::allows_room_event(filter, &room.id, Facts { event_type: kind, sender: None, json: b"{}" });
+        let read_since = self.hs.sync.unread.now();
         let receipts = self.hs.receipts_of(room.sn, changes.zip(from)).await?;
         if allows("m.receipt") {
             joined.ephemeral.events = self.hs.receipt_events(user, &self.ignored, &receipts).await?;
@@ -143,42 +154,43 @@ impl Look<'_> {
         if !whole && joined.is_empty() && !receipts.iter().any(|((whose, _), _)| *whose == user) {
             return Ok(None);
         }
-        // All there are, or those that changed: then the user's own have to be read.
+        // All there are, or those that changed.
         let own = changes.is_none().then(|| {
             let own = receipts.into_iter().filter(|((whose, _), _)| *whose == user);
-            own.map(|((_, kind), receipt)| (kind, receipt)).collect()
+            Receipts { read_since, all: own.map(|((_, kind), receipt)| (kind, receipt)).collect() }
         });
         self.count_unread(room, &head, own, &mut joined).await?;
         Ok(Some(joined))
     }
 
-    /// A room the user has left; only the leaving itself when the user was not in it since the client's last sync.
+    /// A room the user has left, at `leave`; only the leaving itself when the user was not in it since the client's last sync.
     pub(super) async fn left(
         &self,
         room: &Rc<RoomInfo>,
         now: &Membership,
         changes: Option<&RoomChanges>,
-        from: Option<Position>,
         leave: Position,
-        was_in: bool,
+        stay: Stay,
     ) -> Result<LeftRoom> {
+        let from = stay.known;
         let head = self.hs.room_head(room.sn).await?;
         let span = Span { now, timeline_from: from, state_from: from, to: leave };
         let mut left = LeftRoom::new();
-        let own = self.hs.event_at(room.sn, leave).await?;
-        if was_in {
+        if stay.was_in {
             let mut stretch = self.stretch(room, &head, &span).await?;
-            // Also when the filter or its visibility keeps it back: without it the client would believe itself in the room.
-            if stretch.events.last().is_none_or(|last| last.position != leave) {
-                stretch.events.push(own);
-            }
+            stretch.limited |= stay.again;
+            // Where the timeline's filter keeps the leaving back, it is in the state.
             left.state = self.state(room, &head, &span, &stretch, BTreeSet::new()).await?;
             left.timeline = self.timeline(room, &stretch).await?;
         } else {
-            let state = if self.ask.state_after { self.write(room, std::slice::from_ref(&own), None).await? } else { Vec::new() };
-            left.state = self.state_of(state);
+            let own = [self.hs.event_at(room.sn, leave).await?];
+            let timeline = &self.ask.filter.room.timeline;
+            let in_timeline = filter::timeline_limit(timeline) > 0 && allows(timeline, room, &own[0]);
+            let in_state = (self.ask.state_after || !in_timeline) && allows(&self.ask.filter.room.state, room, &own[0]);
+            let told = |is_told: bool| if is_told { &own[..] } else { &[] };
+            left.state = self.state_of(self.write(room, told(in_state), None).await?);
             let viewer = Viewer::of(room, self.ask.session.user_id.clone(), Some(now.clone()));
-            left.timeline.events = self.write(room, &[own], Some(&viewer)).await?;
+            left.timeline.events = self.write(room, told(in_timeline), Some(&viewer)).await?;
         }
         let changes = changes.filter(|_| from.is_some());
         for (kind, data) in self.account_data(room.sn, changes.map(|changes| &changes.account_data)).await? {
@@ -380,13 +392,7 @@ impl Look<'_> {
         Ok(cut)
     }
 
-    async fn count_unread(
-        &self,
-        room: &RoomInfo,
-        head: &RoomHead,
-        receipts: Option<Vec<(ReceiptKind, StoredReceipt)>>,
-        joined: &mut JoinedRoom,
-    ) -> Result<()> {
+    async fn count_unread(&self, room: &RoomInfo, head: &RoomHead, receipts: Option<Receipts>, joined: &mut JoinedRoom) -> Result<()> {
         let session = &self.ask.session;
         let counts = self.hs.unread(room, head, session, receipts, self.to).await?;
         if self.ask.filter.room.timeline.unread_thread_notifications {

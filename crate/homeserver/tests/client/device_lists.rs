@@ -199,6 +199,33 @@ fn the_members_of_a_large_room_are_told_when_it_is_encrypted() {
     assert_eq!(carol.lists(&server).0.len(), 203);
 }
 
+/// A room that was encrypted, and configured anew before the next sync, was not told of.
+#[test]
+fn a_room_that_is_encrypted_twice_meanwhile_is_told_once() {
+    let server = TestServer::new();
+    let mut alice = Client::new(&server, "alice");
+    let id = room(&server, &alice.user, json!({ "preset": "public_chat" }));
+    let mut others = Vec::new();
+    // So many that joining alone tells nothing of each other.
+    for n in 0..201 {
+        let other = server.register(&format!("u{n}"));
+        server.post(&other, &format!("/_matrix/client/v3/join/{id}"), json!({})).ok();
+        others.push(other.id);
+    }
+    alice.lists(&server);
+    let user = alice.user.clone();
+    let encrypt = |messages: u32| {
+        let content = json!({ "algorithm": "m.megolm.v1.aes-sha2", "rotation_period_msgs": messages });
+        server.put(&user, &format!("/_matrix/client/v3/rooms/{id}/state/m.room.encryption/"), content).ok();
+    };
+    encrypt(100);
+    encrypt(200);
+    others.sort();
+    assert_eq!(alice.lists(&server), (others, Vec::new()));
+    encrypt(300);
+    assert_eq!(alice.lists(&server), nobody());
+}
+
 #[test]
 fn a_room_that_is_gone_for_good_does_not_stand_in_the_way() {
     let server = TestServer::new();

@@ -18,6 +18,7 @@ const ROOMS: usize = 3;
 enum Op {
     Send { user: usize, room: usize },
     Topic { room: usize },
+    Encrypt { room: usize },
     Join { user: usize, room: usize },
     Leave { user: usize, room: usize },
     Forget { user: usize, room: usize },
@@ -36,6 +37,7 @@ fn op() -> impl Strategy<Value = Op> {
     prop_oneof![
         3 => (user.clone(), room.clone()).prop_map(|(user, room)| Op::Send { user, room }),
         1 => room.clone().prop_map(|room| Op::Topic { room }),
+        1 => room.clone().prop_map(|room| Op::Encrypt { room }),
         4 => (guest.clone(), room.clone()).prop_map(|(user, room)| Op::Join { user, room }),
         2 => (guest.clone(), room.clone()).prop_map(|(user, room)| Op::Leave { user, room }),
         1 => (guest.clone(), room.clone()).prop_map(|(user, room)| Op::Forget { user, room }),
@@ -79,6 +81,10 @@ impl Play {
                 }
             }
             Op::Topic { room } => drop(server.put(&users[0], &in_room(room, "state/m.room.topic/"), json!({"topic": step.to_string()}))),
+            Op::Encrypt { room } => {
+                let content = json!({"algorithm": "m.megolm.v1.aes-sha2", "rotation_period_msgs": step + 1});
+                server.put(&users[0], &in_room(room, "state/m.room.encryption/"), content);
+            }
             Op::Join { user, room } => drop(server.post(&users[user], &in_room(room, "join"), json!({}))),
             Op::Leave { user, room } => drop(server.post(&users[user], &in_room(room, "leave"), json!({}))),
             Op::Forget { user, room } => drop(server.post(&users[user], &in_room(room, "forget"), json!({}))),

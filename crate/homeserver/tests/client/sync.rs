@@ -165,6 +165,44 @@ fn invite_join_leave_and_forget_move_a_room_through_the_sections() {
     assert!(next(&server, &bob, &joined)["rooms"].is_null(), "a forgotten room vanishes");
 }
 
+/// The leaving came in the timeline although its filter did not let member events through.
+#[test]
+fn a_room_one_has_left_shows_what_the_filters_let_through() {
+    let server = TestServer::new();
+    let (alice, bob) = (server.register("alice"), server.register("bob"));
+    let id = public(&server, &alice);
+    join(&server, &bob, &id);
+    let since = sync(&server, &bob, &[]);
+    send(&server, &alice, &id, "1", "before");
+    state(&server, &alice, &id, "org.example.test", json!({"n": 1}));
+    act(&server, &bob, &id, "leave", json!({})).ok();
+    send(&server, &alice, &id, "2", "after");
+    state(&server, &alice, &id, "org.example.test", json!({"n": 2}));
+    let left = |timeline: Value, state: Value, since: Option<&Value>| {
+        let filter = json!({"room": {"timeline": timeline, "state": state, "include_leave": true}}).to_string();
+        let mut parameters = vec![("filter", filter.as_str())];
+        parameters.extend(since.map(|since| ("since", token(since))));
+        let room = sync(&server, &bob, &parameters)["rooms"]["leave"][&id].take();
+        let of = |events: &Value| types(events).into_iter().map(str::to_owned).collect::<Vec<_>>();
+        (of(&room["timeline"]["events"]), of(&room["state"]["events"]), room)
+    };
+    for since in [None, Some(&since)] {
+        let types = json!({"types": ["m.room.message", "org.example.test"]});
+        let (timeline, state, room) = left(types, json!({"types": ["org.example.test"]}), since);
+        assert_eq!((timeline, state), (vec!["m.room.message".to_owned(), "org.example.test".to_owned()], vec![]));
+        assert_eq!(room["timeline"]["events"][1]["content"], json!({"n": 1}));
+        for timeline in [json!({"types": ["m.room.message"]}), json!({"limit": 0})] {
+            let (timeline, _, room) = left(timeline, json!({}), since);
+            assert!(!timeline.contains(&"m.room.member".to_owned()));
+            let events = room["state"]["events"].as_array().expect("a state");
+            let own = events.iter().find(|event| event["state_key"] == bob.id.as_str()).expect("the leaving is in the state");
+            assert_eq!(own["content"]["membership"], "leave");
+            let test = events.iter().find(|event| event["type"] == "org.example.test").expect("the state at the leaving");
+            assert_eq!(test["content"], json!({"n": 1}));
+        }
+    }
+}
+
 #[test]
 fn a_rejected_invite_is_taken_back() {
     let server = TestServer::new();
@@ -193,6 +231,24 @@ fn who_comes_back_gets_the_room_in_full() {
     let room = &back["rooms"]["join"][&id];
     assert_eq!(room["timeline"]["limited"], true);
     assert!(types(&room["state"]["events"]).contains(&"m.room.create") && types(&room["state"]["events"]).contains(&"m.room.topic"));
+}
+
+/// The events of an earlier stay came a second time, in a timeline that claimed to go on where the client's had ended.
+#[test]
+fn who_came_back_and_left_again_meanwhile_gets_a_timeline_that_begins_anew() {
+    let server = TestServer::new();
+    let (alice, bob) = (server.register("alice"), server.register("bob"));
+    let id = public(&server, &alice);
+    let filter = r#"{"room":{"timeline":{"limit":50}}}"#;
+    let stay = |since: &Value| {
+        join(&server, &bob, &id);
+        act(&server, &bob, &id, "leave", json!({})).ok();
+        sync(&server, &bob, &[("filter", filter), ("since", token(since))])
+    };
+    let first = stay(&sync(&server, &bob, &[]));
+    assert_eq!(first["rooms"]["leave"][&id]["timeline"]["limited"], Value::Null, "the client had nothing of it");
+    let second = stay(&first);
+    assert_eq!(second["rooms"]["leave"][&id]["timeline"]["limited"], true);
 }
 
 #[test]
@@ -453,6 +509,7 @@ fn threads_are_counted_apart_for_who_asks_so() {
     assert_eq!(counts(), (Some(0), None));
 }
 
+/// Who had read a hundred threads of a room had a hundred receipts read in every sync of it.
 #[test]
 fn an_incremental_sync_of_a_thousand_rooms_reads_what_changed() {
     let server = TestServer::new();
@@ -461,21 +518,41 @@ fn an_incremental_sync_of_a_thousand_rooms_reads_what_changed() {
     for room in &rooms {
         join(&server, &bob, room);
     }
+    let busy = &rooms[500];
+    let in_thread = |root: &str, txn: &str| {
+        let content = json!({"msgtype": "m.text", "body": txn, "m.relates_to": {"rel_type": "m.thread", "event_id": root}});
+        let sent = server.put(&alice, &format!("/_matrix/client/v3/rooms/{busy}/send/m.room.message/{txn}"), content).ok();
+        sent["event_id"].as_str().expect("an id").to_owned()
+    };
+    let read = |event: &str, root: &str| act(&server, &bob, busy, &format!("receipt/m.read/{event}"), json!({"thread_id": root})).ok();
+    let roots: Vec<String> = (0..100).map(|n| send(&server, &alice, busy, &format!("root{n}"), "root")).collect();
+    for (n, root) in roots.iter().enumerate() {
+        read(&in_thread(root, &format!("reply{n}")), root);
+    }
+    read(&roots[99], "main");
     let since = sync(&server, &bob, &[]);
+    assert_eq!(unread(&since, busy), (0, 0));
     assert_eq!(since["rooms"]["join"].as_object().map(serde_json::Map::len), Some(1000));
-    let before = server.store.stats().keys_read;
-    let nothing = next(&server, &bob, &since);
+    let keys_of = |since: &Value| {
+        let before = server.store.stats().keys_read;
+        (next(&server, &bob, since), server.store.stats().keys_read - before)
+    };
+    let (nothing, idle) = keys_of(&since);
     assert!(nothing["rooms"].is_null());
-    let idle = server.store.stats().keys_read - before;
     assert!(idle <= 4, "nothing new: {idle} keys read");
 
-    send(&server, &alice, &rooms[500], "1", "one");
-    let before = server.store.stats().keys_read;
-    let answer = next(&server, &bob, &since);
-    let read = server.store.stats().keys_read - before;
-    assert_eq!(bodies(&answer["rooms"]["join"][&rooms[500]]), ["one"]);
+    send(&server, &alice, busy, "1", "one");
+    let (answer, keys) = keys_of(&since);
+    assert_eq!(bodies(&answer["rooms"]["join"][busy]), ["one"]);
     assert_eq!(answer["rooms"]["join"].as_object().map(serde_json::Map::len), Some(1));
-    assert!(read <= 20, "one new event: {read} keys read");
+    assert_eq!(unread(&answer, busy), (1, 0));
+    assert!(keys <= 20, "one new event: {keys} keys read");
+
+    let reply = in_thread(&roots[7], "reply");
+    read(&reply, &roots[7]);
+    let (answer, keys) = keys_of(&answer);
+    assert_eq!(unread(&answer, busy), (1, 0), "the thread has been read, the main timeline not");
+    assert!(keys <= 24, "a receipt more: {keys} keys read");
 }
 
 #[test]

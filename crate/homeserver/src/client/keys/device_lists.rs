@@ -110,8 +110,13 @@ impl Found {
             // Most of what happens in rooms does not change their state; and the room may have been forgotten by everybody meanwhile.
             let Some(head) = head.filter(|head| head.newest_state > since) else { continue };
             let place = (StateEventType::RoomEncryption, String::new());
-            let Some(encryption) = hs.state_event(*room, NodeId(head.state), place).await? else { continue };
-            if encryption.position > since && encryption.replaces.is_none() {
+            let Some(encryption) = hs.state_event(*room, NodeId(head.state), place.clone()).await? else { continue };
+            if encryption.position <= since {
+                continue;
+            }
+            // It may have been configured anew since it was encrypted.
+            let before = hs.room_state_at(*room, &head, since).await?;
+            if hs.state_event(*room, before, place).await?.is_none() {
                 self.encrypted.insert(*room);
             }
         }
