@@ -20,7 +20,10 @@ use sha2::{Digest, Sha256};
 use std::{borrow::Cow, collections::HashMap, future::Future, rc::Rc};
 
 /// Bytes that a body may have where anybody may send it: what logs in or registers is small.
-const LARGEST_OF_STRANGERS: usize = 64 << 10;
+pub const LARGEST_OF_STRANGERS: usize = 64 << 10;
+
+/// Bytes that the body of a logged-in user may have, but for endpoints that say otherwise: an event of 64 KiB with all that is not ASCII escaped.
+const LARGEST_OF_USERS: usize = 256 << 10;
 
 /// Which door a request came through: pages reach client paths only, peers reach federation and key paths only.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -118,6 +121,8 @@ struct Endpoint {
     handler: Handler,
     /// Whether only logged-in users may call it.
     needs_session: bool,
+    /// Bytes that the body may have; none: as many as any may have here.
+    largest_body: Option<usize>,
 }
 
 /// Finds the endpoint of a path and method.
@@ -159,11 +164,10 @@ impl Router {
     /// Tells how many bytes the body may have.
     pub async fn admit(&self, hs: &Homeserver, request: &Parts) -> Result<usize> {
         let (endpoint, _) = self.find(&request.method, request.uri.path())?;
-        if !endpoint.needs_session {
-            return Ok(hs.config.largest_body.min(LARGEST_OF_STRANGERS));
+        if endpoint.needs_session {
+            authenticate(hs, &request.headers, &request.uri).await?;
         }
-        authenticate(hs, &request.headers, &request.uri).await?;
-        Ok(hs.config.largest_body)
+        Ok(endpoint.largest_body.map_or(hs.config.largest_body, |largest| largest.min(hs.config.largest_body)))
     }
 
     fn find(&self, method: &Method, path: &str) -> Result<(Endpoint, Vec<String>)> {
@@ -198,7 +202,8 @@ impl Table {
             let parsed = parse::<R>(&asked)?;
             Ok(answer::<R>(handler(asked.call(), parsed)))
         };
-        self.add(R::METHOD, &mut R::PATH_BUILDER.all_paths(), Endpoint { handler: Rc::new(handler), needs_session: false })
+        let endpoint = Endpoint { handler: Rc::new(handler), needs_session: false, largest_body: Some(LARGEST_OF_STRANGERS) };
+        self.add(R::METHOD, &mut R::PATH_BUILDER.all_paths(), endpoint)
     }
 
     /// An endpoint for logged-in users.
@@ -208,11 +213,31 @@ impl Table {
         F: Fn(UserCall, R) -> A + 'static,
         A: Future<Output = Result<R::OutgoingResponse>> + 'static,
     {
+        self.user_up_to(Some(LARGEST_OF_USERS), handler)
+    }
+
+    /// An endpoint for logged-in users whose bodies may be as large as any: of many parts, each of which is bounded for itself.
+    pub fn large<R, F, A>(&mut self, handler: F) -> &mut Self
+    where
+        R: IncomingRequest + 'static,
+        F: Fn(UserCall, R) -> A + 'static,
+        A: Future<Output = Result<R::OutgoingResponse>> + 'static,
+    {
+        self.user_up_to(None, handler)
+    }
+
+    fn user_up_to<R, F, A>(&mut self, largest_body: Option<usize>, handler: F) -> &mut Self
+    where
+        R: IncomingRequest + 'static,
+        F: Fn(UserCall, R) -> A + 'static,
+        A: Future<Output = Result<R::OutgoingResponse>> + 'static,
+    {
         let handler = move |asked: Asked| {
             let parsed = parse::<R>(&asked)?;
             Ok(answer::<R>(handler(asked.user_call()?, parsed)))
         };
-        self.add(R::METHOD, &mut R::PATH_BUILDER.all_paths(), Endpoint { handler: Rc::new(handler), needs_session: true })
+        let endpoint = Endpoint { handler: Rc::new(handler), needs_session: true, largest_body };
+        self.add(R::METHOD, &mut R::PATH_BUILDER.all_paths(), endpoint)
     }
 
     // Once for all endpoints and not once for each: a browser compiles what a cold start runs when it runs it, and takes long for much code.
