@@ -35,7 +35,7 @@ pub struct Config {
     pub public_url: Option<String>,
     /// Where a user asks for help when storage is full: a URI, in `admin_contact`.
     pub admin_contact: String,
-    /// Bytes a request body may have.
+    /// Bytes that any request's body may have; most endpoints take less.
     pub largest_body: usize,
 }
 

@@ -11,7 +11,7 @@ use crate::{
     notify::Notify,
     position::{Position, Positions, Token},
     room::Rooms,
-    router::{Entrance, Router},
+    router::{Entrance, LARGEST_OF_STRANGERS, Router},
     stream::{Ground, Stream, StreamStatus, Streams},
     sync::Syncing,
     tables::{self, Change, FORMAT},
@@ -266,7 +266,8 @@ impl Homeserver {
         let body = match body {
             // "Content in a GET or HEAD request has no generally defined semantics" (RFC 9110, 9.3), and no endpoint gives it any.
             _ if reads_only(&parts.method) => Bytes::new(),
-            Body::Whole(bytes) if bytes.len() <= self.config.largest_body => bytes,
+            // No endpoint's bound is less.
+            Body::Whole(bytes) if bytes.len() <= LARGEST_OF_STRANGERS.min(self.config.largest_body) => bytes,
             body => {
                 let generation = self.fresh_generation();
                 let limit = match self.router.admit(self, &parts).await {

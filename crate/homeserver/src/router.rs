@@ -20,7 +20,10 @@ use sha2::{Digest, Sha256};
 use std::{borrow::Cow, collections::HashMap, future::Future, rc::Rc};
 
 /// Bytes that a body may have where anybody may send it: what logs in or registers is small.
-const LARGEST_OF_STRANGERS: usize = 64 << 10;
+pub const LARGEST_OF_STRANGERS: usize = 64 << 10;
+
+/// Bytes that the body of a logged-in user may have, but for endpoints that say otherwise: an event of 64 KiB with all that is not ASCII escaped.
+const LARGEST_OF_USERS: usize = 256 << 10;
 
 /// Which door a request came through: pages reach client paths only, peers reach federation and key paths only.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -117,6 +120,8 @@ impl Asked {
 struct Endpoint {
     handler: Handler,
     callers: Callers,
+    /// Bytes that the body may have; none: as many as any may have here.
+    largest_body: Option<usize>,
 }
 
 /// Who may call an endpoint.
@@ -167,10 +172,8 @@ impl Router {
     /// Tells how many bytes the body may have.
     pub async fn admit(&self, hs: &Homeserver, request: &Parts) -> Result<usize> {
         let (endpoint, _) = self.find(&request.method, request.uri.path())?;
-        match authenticate(hs, endpoint.callers, &request.headers, &request.uri).await? {
-            Some(_) => Ok(hs.config.largest_body),
-            None => Ok(hs.config.largest_body.min(LARGEST_OF_STRANGERS)),
-        }
+        authenticate(hs, endpoint.callers, &request.headers, &request.uri).await?;
+        Ok(endpoint.largest_body.map_or(hs.config.largest_body, |largest| largest.min(hs.config.largest_body)))
     }
 
     fn find(&self, method: &Method, path: &str) -> Result<(Endpoint, Vec<String>)> {
@@ -205,7 +208,8 @@ impl Table {
             let parsed = parse::<R>(&asked)?;
             Ok(answer::<R>(handler(asked.call(), parsed)))
         };
-        self.add(R::METHOD, &mut R::PATH_BUILDER.all_paths(), Endpoint { handler: Rc::new(handler), callers: Callers::All })
+        let endpoint = Endpoint { handler: Rc::new(handler), callers: Callers::All, largest_body: Some(LARGEST_OF_STRANGERS) };
+        self.add(R::METHOD, &mut R::PATH_BUILDER.all_paths(), endpoint)
     }
 
     /// An endpoint for logged-in users who are no guests.
@@ -215,7 +219,17 @@ impl Table {
         F: Fn(UserCall, R) -> A + 'static,
         A: Future<Output = Result<R::OutgoingResponse>> + 'static,
     {
-        self.logged_in(handler, Callers::Users)
+        self.logged_in(handler, Callers::Users, Some(LARGEST_OF_USERS))
+    }
+
+    /// As [`Self::user`], for bodies as large as any may be: of many parts, each of which is bounded for itself.
+    pub fn large<R, F, A>(&mut self, handler: F) -> &mut Self
+    where
+        R: IncomingRequest + 'static,
+        F: Fn(UserCall, R) -> A + 'static,
+        A: Future<Output = Result<R::OutgoingResponse>> + 'static,
+    {
+        self.logged_in(handler, Callers::Users, None)
     }
 
     /// An endpoint for logged-in users, guests too (Client-Server API, Guest Access).
@@ -225,10 +239,20 @@ impl Table {
         F: Fn(UserCall, R) -> A + 'static,
         A: Future<Output = Result<R::OutgoingResponse>> + 'static,
     {
-        self.logged_in(handler, Callers::UsersAndGuests)
+        self.logged_in(handler, Callers::UsersAndGuests, Some(LARGEST_OF_USERS))
     }
 
-    fn logged_in<R, F, A>(&mut self, handler: F, callers: Callers) -> &mut Self
+    /// As [`Self::guest`], for bodies as large as any may be.
+    pub fn guest_large<R, F, A>(&mut self, handler: F) -> &mut Self
+    where
+        R: IncomingRequest + 'static,
+        F: Fn(UserCall, R) -> A + 'static,
+        A: Future<Output = Result<R::OutgoingResponse>> + 'static,
+    {
+        self.logged_in(handler, Callers::UsersAndGuests, None)
+    }
+
+    fn logged_in<R, F, A>(&mut self, handler: F, callers: Callers, largest_body: Option<usize>) -> &mut Self
     where
         R: IncomingRequest + 'static,
         F: Fn(UserCall, R) -> A + 'static,
@@ -238,7 +262,7 @@ impl Table {
             let parsed = parse::<R>(&asked)?;
             Ok(answer::<R>(handler(asked.user_call()?, parsed)))
         };
-        self.add(R::METHOD, &mut R::PATH_BUILDER.all_paths(), Endpoint { handler: Rc::new(handler), callers })
+        self.add(R::METHOD, &mut R::PATH_BUILDER.all_paths(), Endpoint { handler: Rc::new(handler), callers, largest_body })
     }
 
     // Once for all endpoints and not once for each: a browser compiles what a cold start runs when it runs it, and takes long for much code.

@@ -1,6 +1,6 @@
 //! `POST /_matrix/client/v3/createRoom` (Client-Server API, "Creation"): every event of a new room in one batch.
 
-use super::{aliases, member_content, object};
+use super::{aliases, canonical, content, member_content, object};
 use crate::{
     error::{Error, Result},
     locks::LockKey,
@@ -32,12 +32,13 @@ const MOST_EVENTS: usize = 5_000;
 struct Wanted {
     event_type: StateEventType,
     state_key: String,
-    content: CanonicalJsonObject,
+    /// Canonical JSON, as text: objects take far more memory, and there may be thousands.
+    content: String,
 }
 
 impl Wanted {
     fn new(event_type: StateEventType, content: serde_json::Value) -> Result<Self> {
-        Ok(Self { event_type, state_key: String::new(), content: object(&content.to_string())? })
+        Ok(Self { event_type, state_key: String::new(), content: canonical(&object(&content.to_string())?) })
     }
 }
 
@@ -58,7 +59,7 @@ pub async fn create_room(call: UserCall, request: Request) -> Result<Response> {
         _ => RoomPreset::PrivateChat,
     });
     let trusted: &[OwnedUserId] = if preset == RoomPreset::TrustedPrivateChat { &request.invite } else { &[] };
-    let content = create_content(&request, &version, rules.as_ref(), &creator, trusted)?;
+    let create = create_content(&request, &version, rules.as_ref(), &creator, trusted)?;
 
     let alias = request.room_alias_name.as_deref().map(|localpart| aliases::local_alias(hs, localpart)).transpose()?;
     let _alias_lock = match &alias {
@@ -73,7 +74,7 @@ pub async fn create_room(call: UserCall, request: Request) -> Result<Response> {
 
     let mut wanted = Vec::new();
     let levels = power_levels(&request, rules.as_ref(), &creator, trusted)?;
-    wanted.push(Wanted { event_type: StateEventType::RoomPowerLevels, state_key: String::new(), content: levels });
+    wanted.push(Wanted { event_type: StateEventType::RoomPowerLevels, state_key: String::new(), content: canonical(&levels) });
     if let Some(alias) = &alias {
         wanted.push(Wanted::new(StateEventType::RoomCanonicalAlias, json!({ "alias": alias }))?);
     }
@@ -124,7 +125,7 @@ pub async fn create_room(call: UserCall, request: Request) -> Result<Response> {
     let fill = async |write: &mut Write<'_>| -> Result<(), Stop> {
         write.send(Draft::state(creator.clone(), StateEventType::RoomMember, creator.as_str(), join.clone()))?;
         for event in &wanted {
-            let draft = Draft::state(creator.clone(), event.event_type.clone(), event.state_key.clone(), event.content.clone());
+            let draft = Draft::state(creator.clone(), event.event_type.clone(), event.state_key.clone(), content(&event.content)?);
             write.send(draft).map_err(|stop| invalid_room_state(stop, &event.event_type))?;
             write.turn().await;
         }
@@ -142,7 +143,7 @@ pub async fn create_room(call: UserCall, request: Request) -> Result<Response> {
         Ok(())
     };
     let events = 2 + wanted.len() + invites.len();
-    let new = NewRoom { creator: creator.clone(), version, content, users, events };
+    let new = NewRoom { creator: creator.clone(), version, content: create, users, events };
     let room = hs.create_room(new, call.raw.generation, fill).await?;
     Ok(Response::new(room.id.clone()))
 }
@@ -237,5 +238,5 @@ fn initial_state(json: &str) -> Result<Wanted> {
     let Some(CanonicalJsonValue::Object(content)) = event.remove("content") else {
         return Err(Error::bad_json("an event of initial_state has no content"));
     };
-    Ok(Wanted { event_type: event_type.into(), state_key, content })
+    Ok(Wanted { event_type: event_type.into(), state_key, content: canonical(&content) })
 }

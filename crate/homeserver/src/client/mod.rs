@@ -42,6 +42,7 @@ pub use versions::with_stable_names;
 use crate::{
     error::{Error, Result},
     homeserver::Homeserver,
+    room::MAX_PDU_BYTES,
     router::Table,
     tables::UserSn,
 };
@@ -58,14 +59,14 @@ pub fn routes(table: &mut Table) {
     table.guest(devices::list).guest(devices::get).guest(devices::update).user(devices::delete).user(devices::delete_many);
     table.user(capabilities::capabilities);
     table.public(profile::get).public(profile::get_field).guest(profile::set_field).guest(profile::delete_field);
-    table.user(account_data::get_global).user(account_data::set_global).user(account_data::get_room).user(account_data::set_room);
+    table.user(account_data::get_global).large(account_data::set_global).user(account_data::get_room).large(account_data::set_room);
     table.user(account_data::tags).user(account_data::set_tag).user(account_data::delete_tag);
     table.user(filters::create).user(filters::get);
     table.user(push_rules::get_all).user(push_rules::get_global).user(push_rules::get).user(push_rules::set).user(push_rules::delete);
     table.user(push_rules::get_enabled).user(push_rules::set_enabled).user(push_rules::get_actions).user(push_rules::set_actions);
     table.guest(sync::sync_events).user(receipts::create_receipt).user(read_markers::set_read_marker).user(typing::create_typing_event);
     table.user(presence::get).user(presence::set);
-    table.user(create_room::create_room);
+    table.large(create_room::create_room);
     table.user(aliases::create).public(aliases::get).user(aliases::delete).user(aliases::of_room);
     table.guest(membership::join).guest(membership::join_by_id).user(membership::knock).guest(membership::leave).user(membership::forget);
     table.user(membership::invite).user(membership::kick).user(membership::ban).user(membership::unban);
@@ -73,19 +74,40 @@ pub fn routes(table: &mut Table) {
     table.guest(state::members).user(state::joined_members).user(state::joined_rooms);
     table.guest(send::message).user(send::redact);
     table.guest(messages::messages).guest(messages::context).guest(messages::event);
-    table.guest(to_device::send);
-    table.guest(keys::upload).guest(keys::query).guest(keys::claim).user(keys::changes);
-    table.user(cross_signing::upload_keys).user(cross_signing::upload_signatures);
+    table.guest_large(to_device::send);
+    table.guest_large(keys::upload).guest_large(keys::query).guest_large(keys::claim).user(keys::changes);
+    table.user(cross_signing::upload_keys).large(cross_signing::upload_signatures);
     table.user(key_backup::create).user(key_backup::latest).user(key_backup::get).user(key_backup::update).user(key_backup::delete);
-    table.user(key_backup::put_keys).user(key_backup::put_keys_of_room).user(key_backup::put_key);
+    table.large(key_backup::put_keys).large(key_backup::put_keys_of_room).user(key_backup::put_key);
     table.user(key_backup::get_keys).user(key_backup::get_keys_of_room).user(key_backup::get_key);
     table.user(key_backup::delete_keys).user(key_backup::delete_keys_of_room).user(key_backup::delete_key);
     table.user(relations::all).user(relations::by_type).user(relations::by_types);
 }
 
-/// A JSON object of a client as canonical JSON: 400 M_BAD_JSON for what has no canonical form, such as fractions.
+/// Bytes of an object as a client writes it: of 64 KiB, with every character that is not ASCII escaped.
+const LARGEST_OBJECT: usize = 256 << 10;
+
+/// A JSON object of a client as canonical JSON: 400 M_BAD_JSON for what has no canonical form, such as fractions; 413 M_TOO_LARGE for one that would take
+/// long and much memory to read.
 fn object(json: &str) -> Result<CanonicalJsonObject> {
+    if json.len() > LARGEST_OBJECT {
+        return Err(Error::too_large(format!("an object has {LARGEST_OBJECT} bytes at most")));
+    }
     serde_json::from_str(json).map_err(|error| Error::bad_json(format!("not an object of canonical JSON: {error}")))
+}
+
+/// As [`object`], for the content of an event: 413 M_TOO_LARGE for what no event can hold, before anything is made of it.
+fn content(json: &str) -> Result<CanonicalJsonObject> {
+    let content = object(json)?;
+    if canonical(&content).len() > MAX_PDU_BYTES {
+        return Err(Error::too_large(format!("an event has {MAX_PDU_BYTES} bytes at most")));
+    }
+    Ok(content)
+}
+
+/// The canonical JSON of an object.
+fn canonical(object: &CanonicalJsonObject) -> String {
+    serde_json::to_string(object).expect("canonical JSON can be written")
 }
 
 /// The content of a member event, with the user's profile where it is theirs to show.

@@ -1,8 +1,8 @@
 //! Sending: messages and redactions (Client-Server API, "Sending events to a room", "Redactions").
 
 use super::{
+    content,
     messages::visible_event,
-    object,
     transaction::{self, First, Once},
 };
 use crate::{
@@ -24,7 +24,7 @@ pub async fn message(call: UserCall, request: send_message_event::v3::Request) -
         First::Now(once) => once,
     };
     let room = call.hs.room_for(&request.room_id).await?;
-    let mut draft = Draft::message(call.session.user_id.clone(), request.event_type.into(), object(request.body.json().get())?);
+    let mut draft = Draft::message(call.session.user_id.clone(), request.event_type.into(), content(request.body.json().get())?);
     draft.transaction = Some((call.session.device.clone(), request.txn_id.to_string()));
     if draft.event_type == TimelineEventType::RoomRedaction {
         let target = take_redacts(&mut draft.content)?;

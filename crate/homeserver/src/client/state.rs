@@ -1,6 +1,6 @@
 //! The state of a room (Client-Server API, "Getting events for a room"): as it is now for members, as it was when they left for those who left.
 
-use super::{membership, object};
+use super::{content, membership};
 use crate::{
     error::{Error, Result},
     homeserver::Homeserver,
@@ -122,7 +122,7 @@ pub async fn one(call: UserCall, request: get_state_event_for_key::v3::Request) 
 pub async fn put(call: UserCall, request: send_state_event::v3::Request) -> Result<send_state_event::v3::Response> {
     let hs = &call.hs;
     let room = hs.room_for(&request.room_id).await?;
-    let content = object(request.body.json().get())?;
+    let content = content(request.body.json().get())?;
     if request.event_type == StateEventType::RoomCanonicalAlias {
         check_aliases(hs, &room, request.body.json().get()).await?;
     }

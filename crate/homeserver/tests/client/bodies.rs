@@ -1,6 +1,9 @@
 //! Bodies as they come in and go out: refused before they are read where that is possible, never read further than they may be, and never half a body's effect.
 
-use crate::support::{Answer, TestServer, TestUser};
+use crate::{
+    rooms::room,
+    support::{Answer, TestServer, TestUser},
+};
 use bytes::Bytes;
 use ephapse_homeserver::{Body, BodyError, Entrance, PIECE};
 use futures_channel::mpsc;
@@ -87,6 +90,56 @@ fn what_is_refused_without_its_body_is_refused_before_it_is_read() {
     ask("GET", "/_matrix/client/v3/account/whoami", token, Some(largest + 1)).ok();
     assert_eq!(ask("OPTIONS", &note(&alice), None, Some(2)).status, 200);
     assert_eq!(server.hs.status().panics, 0);
+}
+
+/// Whoever was logged in could send 8 MiB of small numbers or objects to any endpoint, which took long to read and a hundred times as much memory, before
+/// the event made of them was found too large.
+#[test]
+fn only_endpoints_that_need_it_take_large_bodies() {
+    let server = TestServer::new();
+    let alice = server.register("alice");
+    let room = room(&server, &alice, json!({}));
+    let v3 = "/_matrix/client/v3";
+    let large = json!({ "typing": false, "presence": "online", "messages": {}, "x": vec![1; 150_000] }).to_string();
+    let small = [
+        ("PUT", format!("{v3}/rooms/{room}/send/m.room.message/1")),
+        ("PUT", format!("{v3}/rooms/{room}/state/org.example.state")),
+        ("PUT", format!("{v3}/rooms/{room}/typing/{}", alice.id)),
+        ("PUT", format!("{v3}/presence/{}/status", alice.id)),
+        ("PUT", format!("{v3}/profile/{}/displayname", alice.id)),
+        ("PUT", format!("{v3}/pushrules/global/override/x")),
+        ("POST", format!("{v3}/delete_devices")),
+        ("POST", format!("{v3}/keys/device_signing/upload")),
+        ("POST", format!("{v3}/account/password")),
+        ("POST", format!("{v3}/join/{room}")),
+    ];
+    for (method, path) in small {
+        let whole = server.run(server.start_raw(method, &path, Some(&alice.token), &large));
+        whole.fails(413, "M_TOO_LARGE");
+        let declared = unread(Some((256 << 10) + 1));
+        server.run(server.start_request(request(method, &path, Some(&alice.token), declared))).fails(413, "M_TOO_LARGE");
+    }
+    let needed = [
+        ("PUT", note(&alice)),
+        ("PUT", format!("{v3}/sendToDevice/m.x/1")),
+        ("POST", format!("{v3}/keys/upload")),
+        ("POST", format!("{v3}/createRoom")),
+    ];
+    for (method, path) in needed {
+        server.run(server.start_raw(method, &path, Some(&alice.token), &large)).ok();
+    }
+}
+
+#[test]
+fn an_event_of_64_kib_may_be_written_with_escapes() {
+    let server = TestServer::new();
+    let alice = server.register("alice");
+    let id = room(&server, &alice, json!({}));
+    let escaped = format!(r#"{{"msgtype":"m.text","body":"{}"}}"#, r"\u0451".repeat(32_000));
+    let path = |txn: &str| format!("/_matrix/client/v3/rooms/{id}/send/m.room.message/{txn}");
+    server.run(server.start_raw("PUT", &path("1"), Some(&alice.token), &escaped)).ok();
+    let more = format!(r#"{{"msgtype":"m.text","body":"{}"}}"#, r"\u0451".repeat(33_000));
+    server.run(server.start_raw("PUT", &path("2"), Some(&alice.token), &more)).fails(413, "M_TOO_LARGE");
 }
 
 #[test]
