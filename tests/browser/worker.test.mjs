@@ -366,6 +366,22 @@ test('what goes wrong is said with the next step', async () => {
   await start();
 });
 
+test('a page that came over plain HTTP from another machine is told to use https', async (t) => {
+  const other = await launch({ more: ['--host-resolver-rules=MAP elsewhere.example 127.0.0.1'] });
+  t.after(() => other.close());
+  const insecure = await other.context.newPage();
+  await insecure.goto(`http://elsewhere.example:${new URL(site.url).port}/`);
+  await assert.rejects(() => start(insecure), /needs a secure page\. Open this page over https:/);
+});
+
+test('a browser whose user lets no site store data says what to allow', async (t) => {
+  const other = await launch({ settings: { profile: { default_content_setting_values: { cookies: 2 } } } });
+  t.after(() => other.close());
+  const blocked = await other.context.newPage();
+  await blocked.goto(`${site.url}/`);
+  await assert.rejects(() => start(blocked), /does not let this site store data.*Allow cookies and site data/);
+});
+
 test('media is not given to frames, scripts or pages', async () => {
   await start();
   const script = await page.evaluate(
