@@ -110,7 +110,8 @@ export class Instance {
 
   /** See `Engine.hasLostDatabase`. */
   async hasLostDatabase(): Promise<boolean> {
-    return this.#life.during(0, () => this.#engine.hasLostDatabase());
+    // A request waits for this, which has a panic of another as little on its conscience as any.
+    return this.#life.during(this.#life.nextCall(), () => this.#engine.hasLostDatabase());
   }
 
   /** Dies of something that the engine itself survived. */
