@@ -5,13 +5,12 @@ import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { promisify } from 'node:util';
+import { built, root } from '../../scripts/lib/run.mjs';
 import { Connection } from '../connection.mjs';
 import { Client } from '../work.mjs';
 import { ServerProcess, freePort } from './process.mjs';
 
-const root = join(import.meta.dirname, '..', '..');
-const targetDirectory = process.env.CARGO_TARGET_DIR ?? join(root, 'target');
-const binary = join(targetDirectory, 'release', 'ephapse');
+const binary = built('release', 'ephapse');
 
 export class Serve {
   name = 'ephapse serve';
@@ -58,7 +57,7 @@ export class Serve {
   /** Ends the server; resolves to how many stored events were verified, and throws when one is not what was signed. */
   async stop() {
     await this.process.stop();
-    const { stdout } = await promisify(execFile)(join(targetDirectory, 'release', 'verify-events'), [this.directory]);
+    const { stdout } = await promisify(execFile)(built('release', 'verify-events'), [this.directory]);
     await rm(this.directory, { recursive: true });
     return Number(stdout.trim());
   }

@@ -1,7 +1,7 @@
 // Running other programs: where the project lives, and one way to call what it needs.
 
 import { spawn } from 'node:child_process';
-import { delimiter, dirname, join } from 'node:path';
+import { delimiter, dirname, join, resolve } from 'node:path';
 import { createInterface } from 'node:readline';
 import { fileURLToPath } from 'node:url';
 
@@ -10,6 +10,9 @@ export const root = join(dirname(fileURLToPath(import.meta.url)), '..', '..');
 
 /** A path inside the repository. */
 export const path = (...parts) => join(root, ...parts);
+
+/** A path inside the directory in which cargo leaves what it builds. */
+export const built = (...parts) => resolve(root, process.env.CARGO_TARGET_DIR ?? 'target', ...parts);
 
 /** Thrown when a program ends badly; the program has already said why. */
 export class CommandFailed extends Error {}
