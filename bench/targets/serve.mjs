@@ -1,12 +1,11 @@
 // `ephapse serve` as it is built for release, on a directory of its own.
 
 import { execFile } from 'node:child_process';
-import { mkdtemp, rm } from 'node:fs/promises';
-import { tmpdir } from 'node:os';
-import { join } from 'node:path';
+import { rm } from 'node:fs/promises';
 import { promisify } from 'node:util';
 import { built, root } from '../../scripts/lib/run.mjs';
 import { Connection } from '../connection.mjs';
+import { directoryOnDisk } from '../disk.mjs';
 import { Client } from '../work.mjs';
 import { ServerProcess, freePort } from './process.mjs';
 
@@ -21,7 +20,7 @@ export class Serve {
   }
 
   async start() {
-    this.directory = await mkdtemp(join(tmpdir(), 'ephapse-bench-'));
+    this.directory = await directoryOnDisk('serve');
     this.port = await freePort();
     this.url = `http://127.0.0.1:${this.port}`;
     await this.#run();

@@ -12,9 +12,12 @@ const flags = [
 
 const executable = process.env.CHROMIUM ?? '/usr/bin/chromium';
 
-/** Starts Chromium with a profile of its own, which `close` deletes; `settings` are what its user has chosen, `more` are further flags. */
-export async function launch({ settings, more = [] } = {}) {
-  const profile = await mkdtemp(join(tmpdir(), 'ephapse-chromium-'));
+/**
+ * Starts Chromium with a profile of its own, which `close` deletes; `settings` are what its user has chosen, `more` are further flags, and `directory` is an
+ * empty one for the profile.
+ */
+export async function launch({ settings, more = [], directory } = {}) {
+  const profile = directory ?? (await mkdtemp(join(tmpdir(), 'ephapse-chromium-')));
   if (settings) {
     await mkdir(join(profile, 'Default'));
     await writeFile(join(profile, 'Default', 'Preferences'), JSON.stringify(settings));
