@@ -2,7 +2,7 @@ import js from '@eslint/js';
 import { defineConfig, globalIgnores } from 'eslint/config';
 import tseslint from 'typescript-eslint';
 
-const node = ['AbortSignal', 'Buffer', 'ReadableStream', 'Request', 'Response', 'URL', 'WebAssembly', 'clearInterval', 'clearTimeout', 'console', 'fetch', 'performance', 'process', 'setInterval', 'setTimeout'];
+const node = ['AbortController', 'AbortSignal', 'Buffer', 'DOMException', 'ReadableStream', 'Request', 'Response', 'URL', 'WebAssembly', 'clearInterval', 'clearTimeout', 'console', 'fetch', 'performance', 'process', 'queueMicrotask', 'setInterval', 'setTimeout'];
 
 export default defineConfig(
   globalIgnores(['dist/', 'target/', '.cache/']),

@@ -223,7 +223,9 @@ async function manyMembers(target, alice, connect) {
   const written = async (room, members) => {
     const before = await target.bytesWritten();
     for (const member of members) await member.join(room);
-    return (await target.bytesWritten() - before) / members.length;
+    const bytes = (await target.bytesWritten()) - before;
+    if (!(bytes > 0)) throw new Error(`${members.length} joins wrote ${bytes} bytes: nothing that is measured here was written to a disk`);
+    return bytes / members.length;
   };
   const others = [];
   for (let n = 0; n < 200; n++) others.push(await target.member(connections[0], `j${n}-${Client.started}`));

@@ -1,17 +1,15 @@
 // `ephapse serve` as it is built for release, on a directory of its own.
 
 import { execFile } from 'node:child_process';
-import { mkdtemp, rm } from 'node:fs/promises';
-import { tmpdir } from 'node:os';
-import { join } from 'node:path';
+import { rm } from 'node:fs/promises';
 import { promisify } from 'node:util';
+import { built, root } from '../../scripts/lib/run.mjs';
 import { Connection } from '../connection.mjs';
+import { directoryOnDisk } from '../disk.mjs';
 import { Client } from '../work.mjs';
 import { ServerProcess, freePort } from './process.mjs';
 
-const root = join(import.meta.dirname, '..', '..');
-const targetDirectory = process.env.CARGO_TARGET_DIR ?? join(root, 'target');
-const binary = join(targetDirectory, 'release', 'ephapse');
+const binary = built('release', 'ephapse');
 
 export class Serve {
   name = 'ephapse serve';
@@ -22,7 +20,7 @@ export class Serve {
   }
 
   async start() {
-    this.directory = await mkdtemp(join(tmpdir(), 'ephapse-bench-'));
+    this.directory = await directoryOnDisk('serve');
     this.port = await freePort();
     this.url = `http://127.0.0.1:${this.port}`;
     await this.#run();
@@ -58,7 +56,7 @@ export class Serve {
   /** Ends the server; resolves to how many stored events were verified, and throws when one is not what was signed. */
   async stop() {
     await this.process.stop();
-    const { stdout } = await promisify(execFile)(join(targetDirectory, 'release', 'verify-events'), [this.directory]);
+    const { stdout } = await promisify(execFile)(built('release', 'verify-events'), [this.directory]);
     await rm(this.directory, { recursive: true });
     return Number(stdout.trim());
   }

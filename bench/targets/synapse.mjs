@@ -6,6 +6,7 @@ import { access, mkdir, rm, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { promisify } from 'node:util';
 import { Connection } from '../connection.mjs';
+import { directoryOnDisk } from '../disk.mjs';
 import { ServerProcess, freePort } from './process.mjs';
 
 const run = promisify(execFile);
@@ -45,9 +46,7 @@ export class Synapse {
 
   async start() {
     await access(python).catch(install);
-    this.directory = join(cache, 'data');
-    await rm(this.directory, { recursive: true, force: true });
-    await mkdir(this.directory, { recursive: true });
+    this.directory = await directoryOnDisk('synapse');
     const port = await freePort();
     this.url = `http://127.0.0.1:${port}`;
     const file = join(this.directory, 'homeserver.yaml');

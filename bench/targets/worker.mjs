@@ -9,6 +9,7 @@ import { chromium } from '../../scripts/lib/tools.mjs';
 import { wasmForPages } from '../../scripts/lib/wasm.mjs';
 import { web } from '../../scripts/build.mjs';
 import { launch, stopWorkers } from '../../tests/browser/browser.mjs';
+import { directoryOnDisk } from '../disk.mjs';
 
 const html = '<!doctype html><title>bench</title>';
 const verifier = path('.cache', 'verify');
@@ -35,7 +36,7 @@ export class Worker {
         if (pathname === '/verify_bg.wasm') return { body: await readFile(`${verifier}/verify_bg.wasm`), type: 'application/wasm' };
       },
     });
-    this.browser = await launch();
+    this.browser = await launch({ directory: await directoryOnDisk('chromium') });
     this.page = await this.browser.context.newPage();
     await this.page.goto(`${this.site.url}/`);
   }

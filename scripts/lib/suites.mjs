@@ -5,9 +5,9 @@ import { build } from 'esbuild';
 import { path, run } from './run.mjs';
 import { chromium } from './tools.mjs';
 
-/** Every Rust test of the workspace, natively. */
+/** Every Rust test of the workspace, natively, with what the tests say: endpoints, crashes, seeds. */
 export async function rustTests() {
-  const { code, output } = await run('cargo', ['test', '--workspace', '--no-fail-fast'], { tee: true, mayFail: true });
+  const { code, output } = await run('cargo', ['test', '--workspace', '--no-fail-fast', '--', '--show-output'], { tee: true, shows: onceEach(), mayFail: true });
   return cargoCounts(code, output);
 }
 
@@ -59,6 +59,17 @@ async function nodeTests(files, { env = {} } = {}) {
   const { code, output } = await run('node', ['--test', '--test-concurrency=1', `--test-timeout=${limit}`, '--test-reporter=spec', ...files], { tee: true, mayFail: true, env });
   const count = (name) => Number(new RegExp(`^ℹ ${name} (\\d+)$`, 'm').exec(output)?.[1] ?? 0);
   return honest(code, { passed: count('pass'), failed: count('fail') + count('cancelled') });
+}
+
+/** With what tests have said cargo lists the names of all that passed, which it has shown before: says of each line that it is not of that list. */
+function onceEach() {
+  let heading = false;
+  let listed = false;
+  return (line) => {
+    listed = line !== '' && (listed || heading);
+    heading = line === 'successes:';
+    return !listed && !heading;
+  };
 }
 
 function cargoCounts(code, output) {

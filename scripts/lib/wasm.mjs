@@ -5,7 +5,7 @@ import { existsSync } from 'node:fs';
 import { mkdir, readFile, writeFile } from 'node:fs/promises';
 import { brotliCompressSync, constants } from 'node:zlib';
 import { parse } from 'smol-toml';
-import { path, run, withPath } from './run.mjs';
+import { built, path, run, withPath } from './run.mjs';
 import { wasmBindgen } from './tools.mjs';
 
 /** Where the glue lies that `wasm()` leaves behind. */
@@ -20,7 +20,7 @@ export async function wasm(bindgen) {
   await run('cargo', ['build', '-p', cargo.package, '--lib', '--target', cargo.target, '--profile', cargo.profile]);
 
   const library = cargo.package.replaceAll('-', '_');
-  const compiled = path('target', cargo.target, cargo.profile, `${library}.wasm`);
+  const compiled = built(cargo.target, cargo.profile, `${library}.wasm`);
   const stamp = createHash('sha256').update(await readFile(compiled)).update(settings).digest('hex');
   const stampFile = path('.cache', 'wasm', 'stamp');
   const current = existsSync(stampFile) && existsSync(glueFile) && existsSync(wasmFile) && (await readFile(stampFile, 'utf8')) === stamp;
@@ -42,7 +42,7 @@ export async function wasmForPages(crate, name, out) {
   await run('cargo', ['build', '--quiet', '-p', crate, '--lib', '--target', cargo.target, '--release']);
   const bindgen = await wasmBindgen();
   await mkdir(out, { recursive: true });
-  const compiled = path('target', cargo.target, 'release', `${crate.replaceAll('-', '_')}.wasm`);
+  const compiled = built(cargo.target, 'release', `${crate.replaceAll('-', '_')}.wasm`);
   await run('wasm-bindgen', [compiled, '--target', 'web', '--no-typescript', '--out-dir', out, '--out-name', name], { env: bindgen ? withPath(bindgen) : {} });
 }
 

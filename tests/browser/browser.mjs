@@ -1,7 +1,7 @@
 // A real Chromium with a fresh profile, and what tests need to look into it and to end it.
 
 import { spawn } from 'node:child_process';
-import { mkdtemp, readFile, rm } from 'node:fs/promises';
+import { mkdir, mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { chromium } from 'playwright-core';
@@ -12,10 +12,17 @@ const flags = [
 
 const executable = process.env.CHROMIUM ?? '/usr/bin/chromium';
 
-/** Starts Chromium with a profile of its own, which `close` deletes. */
-export async function launch() {
-  const profile = await mkdtemp(join(tmpdir(), 'ephapse-chromium-'));
-  const context = await chromium.launchPersistentContext(profile, { executablePath: executable, args: flags });
+/**
+ * Starts Chromium with a profile of its own, which `close` deletes; `settings` are what its user has chosen, `more` are further flags, and `directory` is an
+ * empty one for the profile.
+ */
+export async function launch({ settings, more = [], directory } = {}) {
+  const profile = directory ?? (await mkdtemp(join(tmpdir(), 'ephapse-chromium-')));
+  if (settings) {
+    await mkdir(join(profile, 'Default'));
+    await writeFile(join(profile, 'Default', 'Preferences'), JSON.stringify(settings));
+  }
+  const context = await chromium.launchPersistentContext(profile, { executablePath: executable, args: [...flags, ...more] });
   return {
     context,
     close: async () => {

@@ -21,9 +21,10 @@ for (const where of ['the service worker', 'ephapse serve']) {
     const browser = await launch();
     t.after(() => browser.close());
     const native = where === 'ephapse serve' ? await Server.start(t, ['--server-name', 'localhost']) : undefined;
+    const failures = [];
     /** A tab whose client can reach the server. */
     const tab = async () => {
-      const opened = await clientTab(browser.context, site);
+      const opened = await clientTab(browser.context, site, { failures });
       opened.baseUrl = native?.url ?? (await opened.call('startServer'));
       return opened;
     };
@@ -97,5 +98,6 @@ for (const where of ['the service worker', 'ephapse serve']) {
     assert.equal(await second.call('logOut'), 'M_UNKNOWN_TOKEN');
     const last = await bob.call('send', { roomId, body: 'Good night' });
     await alice.call('reads', { roomId, eventId: last, body: 'Good night' });
+    assert.deepEqual(failures, []);
   });
 }

@@ -245,6 +245,51 @@ test('large answers that nobody reads cost nothing, and do not keep a new versio
   assert.equal((await versions()).status, 200);
 });
 
+test('a large answer that is leaving when the engine panics arrives whole', async () => {
+  files['ephapse-worker.js'] = Buffer.concat([Buffer.from(sabotage), files['ephapse-worker.js']]);
+  await start();
+  const { access_token: token, user_id: user } = (await register('alice')).body;
+  await fill(token, user, 8);
+  await page.evaluate(async () => { globalThis.leaving = await fetch('/_matrix/client/v3/sync?timeout=0', { headers: globalThis.headers }); });
+  await failOnce(page);
+  assert.equal((await register('bob')).status, 500);
+  const { length, declared } = await page.evaluate(async () => {
+    const { byteLength } = await globalThis.leaving.arrayBuffer();
+    return { length: byteLength, declared: Number(globalThis.leaving.headers.get('content-length')) };
+  });
+  assert.ok(declared > 3_000_000);
+  assert.equal(length, declared);
+});
+
+test('a large answer under which the worker ends is asked for again by the page\'s fetch', async () => {
+  await start();
+  const { access_token: token, user_id: user } = (await register('alice')).body;
+  await fill(token, user, 8);
+  await page.exposeFunction('endWorkers', () => stopWorkers(page));
+  const read = await page.evaluate(async () => {
+    // The browser's fetch, with the worker's end right behind the head of the first answer.
+    const browsers = globalThis.fetch;
+    const url = '/_matrix/client/v3/sync?timeout=0';
+    const { headers } = globalThis;
+    let asked = 0;
+    globalThis.fetch = async (...request) => {
+      const response = await browsers(...request);
+      asked += 1;
+      if (asked === 1) await globalThis.endWorkers();
+      return response;
+    };
+    const alone = await globalThis.fetch(url, { headers }).then((response) => response.json()).then(() => 'whole', () => 'broken');
+    asked = 0;
+    const { account_data: data } = await (await globalThis.server.fetch(url, { headers })).json();
+    globalThis.fetch = browsers;
+    const different = Object.keys(globalThis.contents).filter((type) => JSON.stringify(data.events.find((event) => event.type === type)?.content) !== globalThis.contents[type]);
+    return { alone, asked, different };
+  });
+  assert.equal(read.alone, 'broken', 'the test would show nothing otherwise');
+  assert.deepEqual(read.different, []);
+  assert.ok(read.asked > 1);
+});
+
 test('the last page that stops the server loses nothing that is under way, and the next request starts it again', async () => {
   await start();
   const { access_token: token } = (await register('alice')).body;
@@ -319,6 +364,22 @@ test('what goes wrong is said with the next step', async () => {
     files['ephapse.wasm'] = right;
   }
   await start();
+});
+
+test('a page that came over plain HTTP from another machine is told to use https', async (t) => {
+  const other = await launch({ more: ['--host-resolver-rules=MAP elsewhere.example 127.0.0.1'] });
+  t.after(() => other.close());
+  const insecure = await other.context.newPage();
+  await insecure.goto(`http://elsewhere.example:${new URL(site.url).port}/`);
+  await assert.rejects(() => start(insecure), /needs a secure page\. Open this page over https:/);
+});
+
+test('a browser whose user lets no site store data says what to allow', async (t) => {
+  const other = await launch({ settings: { profile: { default_content_setting_values: { cookies: 2 } } } });
+  t.after(() => other.close());
+  const blocked = await other.context.newPage();
+  await blocked.goto(`${site.url}/`);
+  await assert.rejects(() => start(blocked), /does not let this site store data.*Allow cookies and site data/);
 });
 
 test('media is not given to frames, scripts or pages', async () => {

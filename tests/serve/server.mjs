@@ -7,11 +7,10 @@ import { dirname, join } from 'node:path';
 import { promisify } from 'node:util';
 import { Connection } from '../../bench/connection.mjs';
 import { ServerProcess, freePort } from '../../bench/targets/process.mjs';
-
-const root = join(import.meta.dirname, '..', '..');
+import { built } from '../../scripts/lib/run.mjs';
 
 /** The binary under test. */
-export const binary = process.env.EPHAPSE ?? join(process.env.CARGO_TARGET_DIR ?? join(root, 'target'), 'debug', 'ephapse');
+export const binary = process.env.EPHAPSE ?? built('debug', 'ephapse');
 
 /** Verifies every event that a data directory holds; resolves to how many there are. */
 export async function verifyEvents(dataDirectory) {

@@ -41,9 +41,9 @@ async function all({ body, rest }) {
   return Buffer.concat(parts);
 }
 
-/** A large answer as the engine has it. */
+/** A large answer as the engine makes it, piece by piece. */
 function pieces(...contents) {
-  const made = { asked: 0, cancelled: false, freed: 0 };
+  const made = { whole: false, asked: 0, cancelled: false, freed: 0 };
   made.next = async () => { made.asked += 1; return contents.shift(); };
   made.cancel = () => { made.cancelled = true; };
   made.free = () => { made.freed += 1; };
@@ -139,7 +139,7 @@ test('a large answer that nobody reads on is dropped', async () => {
   assert.deepEqual([large.asked, large.cancelled, large.freed], [1, true, 1]);
 });
 
-test('an answer that is leaving when the engine stops still leaves; when it dies, the reader is told', async () => {
+test('an answer that is being made when the engine stops still leaves; when it dies, the reader is told', async () => {
   const reading = [send('POST', '{}'), send('POST', '{}')];
   const running = await engine(0, 2);
   const [orderly, hopeless] = [pieces(new Uint8Array([1]), new Uint8Array([2])), pieces(new Uint8Array([3]), new Uint8Array([4]))];
@@ -155,4 +155,20 @@ test('an answer that is leaving when the engine stops still leaves; when it dies
   const broken = second.read();
   running.panic(0.5);
   await assert.rejects(() => broken, /a panic of the test/);
+});
+
+test('an answer that is there as a whole leaves to its end whatever becomes of the engine', async () => {
+  // The rest of it was refused when another request panicked: the client, which had its status already, saw it break off, and nobody asked again.
+  const reading = send('POST', '{}');
+  const running = await engine(0, 1);
+  const large = Object.assign(pieces(new Uint8Array([1]), new Uint8Array([2]), new Uint8Array([3])), { whole: true });
+  running.calls[0].answer(200, large);
+  const reader = (await reading).body.getReader();
+  assert.deepEqual([...(await reader.read()).value], [1]);
+  running.panic(0.5);
+  await new Promise((resolve) => setTimeout(resolve, 5));
+  assert.deepEqual([...(await reader.read()).value], [2]);
+  assert.deepEqual([...(await reader.read()).value], [3]);
+  assert.equal((await reader.read()).done, true);
+  assert.equal(large.freed, 1);
 });

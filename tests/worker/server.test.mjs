@@ -134,6 +134,24 @@ test('a database that the browser closed is opened again', async () => {
   assert.equal((await asking).status, 200);
 });
 
+test('a request during whose question for the database another one panics is done again', async () => {
+  // It was answered 500, as if it had been the one that panicked.
+  const asking = request('GET', 'versions');
+  const culprit = request('POST', 'login');
+  const first = await engine(0, 2);
+  const asked = new Promise((resolve) => {
+    first.hasLostDatabase = () => {
+      resolve();
+      return new Promise(() => undefined);
+    };
+  });
+  first.calls.find(({ path }) => path === '/versions').answer(503);
+  await asked;
+  first.panic(first.calls.find(({ path }) => path === '/login').call);
+  (await engine(1, 1)).calls[0].answer();
+  assert.deepEqual((await Promise.all([asking, culprit])).map(({ status }) => status), [200, 500]);
+});
+
 test('a server that is only busy is left alone', async () => {
   const asking = request('GET', 'versions');
   (await engine(0, 1)).calls[0].answer(503);

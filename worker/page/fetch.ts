@@ -30,20 +30,31 @@ export class Pause {
   }
 }
 
-/** `fetch`, in a page that is controlled, repeated where the method allows it. */
+/**
+ * `fetch`, in a page that is controlled, repeated where the method allows it. A large answer can break off when the worker ends, so one that can be asked for
+ * again is waited for to its end; any other arrives as it comes.
+ */
 export function retryingFetch(control: Control, pause: Pause): typeof globalThis.fetch {
   return async (input, init) => {
     const request = new Request(input, init);
+    const mayRepeat = repeatable.has(request.method);
     for (let attempt = 0; ; attempt += 1) {
       await pause.over();
       await control.controlled();
       try {
-        return await fetch(request.clone());
+        const response = await fetch(request.clone());
+        if (mayRepeat) await arrived(response);
+        return response;
       } catch (error) {
         const wait = pauses[attempt];
-        if (wait === undefined || !repeatable.has(request.method) || request.signal.aborted) throw error;
+        if (wait === undefined || !mayRepeat || request.signal.aborted) throw error;
         await new Promise((resolve) => setTimeout(resolve, wait));
       }
     }
   };
+}
+
+/** Ends when all of an answer is here; rejects when it breaks off. `response` keeps it for whoever reads it. */
+async function arrived(response: Response): Promise<void> {
+  await response.clone().body?.pipeTo(new WritableStream());
 }

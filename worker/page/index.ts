@@ -6,7 +6,7 @@ import { ask, askTo } from './ask.ts';
 import { type Control, takeControl } from './control.ts';
 import { Pause, retryingFetch } from './fetch.ts';
 import { keepAlive } from './keep-alive.ts';
-import { checkEnvironment, register, registerAgain } from './register.ts';
+import { checkEnvironment, register, registerAgain, registerWaiting } from './register.ts';
 
 export * from './api.ts';
 
@@ -61,6 +61,7 @@ export async function start(options: StartOptions = {}): Promise<Server> {
 
   try {
     const registration = await register(workerUrl, scope);
+    void registerWaiting(registration, scope);
     const control = await takeControl(registration);
     const { serverName } = await ask<Booted>(control, 'boot');
     listeners.started = true;

@@ -81,24 +81,52 @@ const attempt = 'ephapse-attempt';
 /** So many attempts to activate a new version follow at once upon each other. A client that never pauses may use them up; then there is one now and then. */
 const quickAttempts = 8;
 const slowPace = 600_000;
+/** A new version that is about to take over has done so by then. */
+const untilTakenOver = 10_000;
 
 /**
- * Registers a script that waits in vain to become active under a URL that differs in its query, so that the browser takes it for another new version.
- * One page of the site does it.
+ * Registers a script that waits in vain to become active under a URL that differs in its query, so that the browser takes it for another new version: at
+ * once, or after a pause where that was done often, and again as long as it waits. One page of the site does it. With `atOnce` it is done at once however
+ * often it was.
  */
-export async function registerAgain(script: string, scope: string): Promise<void> {
+export async function registerAgain(script: string, scope: string, { atOnce = false } = {}): Promise<void> {
   await navigator.locks.request(`${scope} ${attempt}`, async () => {
     const registration = await navigator.serviceWorker.getRegistration(scope);
     const waits = (): boolean => registration?.waiting?.scriptURL === script;
     const last = attemptOf(script);
+    const next = new URL(script);
+    next.searchParams.set(attempt, String(last + 1));
     // The active version has the number of its own last attempt, from which those of the next ones go on.
-    const quick = last - attemptOf(registration?.active?.scriptURL ?? script) < quickAttempts;
-    if (waits() && !quick) await new Promise((resolve) => setTimeout(resolve, slowPace));
-    if (!waits()) return;
-    const url = new URL(script);
-    url.searchParams.set(attempt, String(last + 1));
-    await navigator.serviceWorker.register(url, { scope, updateViaCache: 'none' });
+    let quick = atOnce || last - attemptOf(registration?.active?.scriptURL ?? script) < quickAttempts;
+    while (waits()) {
+      if (!quick) await sleep(slowPace);
+      if (waits() && (await installs(next, scope))) return;
+      quick = false;
+    }
   });
+}
+
+/** Registers a version that waits already when a page is opened: whoever was told that it waits in vain may have been closed since. */
+export async function registerWaiting({ waiting }: ServiceWorkerRegistration, scope: string): Promise<void> {
+  if (!waiting) return;
+  await sleep(untilTakenOver);
+  await registerAgain(waiting.scriptURL, scope, { atOnce: true });
+}
+
+/** Registers a script; resolves to whether the browser could install it, and it speaks for itself from now on. */
+async function installs(script: URL, scope: string): Promise<boolean> {
+  try {
+    const { installing } = await navigator.serviceWorker.register(script, { scope, updateViaCache: 'none' });
+    while (installing?.state === 'installing') await new Promise((changed) => { installing.addEventListener('statechange', changed, { once: true }); });
+    return installing?.state !== 'redundant';
+  } catch {
+    // The site cannot be reached.
+    return false;
+  }
+}
+
+function sleep(milliseconds: number): Promise<void> {
+  return new Promise((resolve) => setTimeout(resolve, milliseconds));
 }
 
 function attemptOf(script: string): number {

@@ -25,6 +25,8 @@ declare module 'ephapse:glue' {
 
   /** The body of a large answer. */
   export interface Pieces {
+    /** Whether all of it is there, so that it can be had from an instance that has ended. */
+    readonly whole: boolean;
     /** Resolves to `undefined` at the end. */
     next(): Promise<Uint8Array<ArrayBuffer> | undefined>;
     /** Drops what nobody will read. */

@@ -92,8 +92,10 @@ export class Instance {
   async handle({ method, path, headers, body, rest }: Call): Promise<EngineResponse> {
     const call = this.#life.nextCall();
     const response = await this.#life.during(call, () => this.#engine.handle(call, method, path, headers, body, rest));
-    if (response.body instanceof Uint8Array) return { ...response, body: response.body };
-    return { ...response, body: streamOf(response.body, (work) => this.#life.during(call, work)) };
+    const answered = response.body;
+    if (answered instanceof Uint8Array) return { ...response, body: answered };
+    // What is there as a whole leaves whatever becomes of the engine.
+    return { ...response, body: streamOf(answered, (work) => (answered.whole ? work() : this.#life.during(call, work))) };
   }
 
   /** What the engine says of itself, and how much memory it has. */
@@ -108,7 +110,8 @@ export class Instance {
 
   /** See `Engine.hasLostDatabase`. */
   async hasLostDatabase(): Promise<boolean> {
-    return this.#life.during(0, () => this.#engine.hasLostDatabase());
+    // A request waits for this, which has a panic of another as little on its conscience as any.
+    return this.#life.during(this.#life.nextCall(), () => this.#engine.hasLostDatabase());
   }
 
   /** Dies of something that the engine itself survived. */

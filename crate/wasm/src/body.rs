@@ -3,11 +3,11 @@
 
 use crate::calls::Turns;
 use bytes::Bytes;
-use ephapse_homeserver::{Body, BodyError};
+use ephapse_homeserver::{Body, BodyError, PIECE};
 use http_body::{Body as _, Frame};
 use js_sys::{Promise, Uint8Array};
 use std::{
-    cell::RefCell,
+    cell::{Cell, RefCell},
     future::{Future, poll_fn},
     pin::Pin,
     rc::Rc,
@@ -59,13 +59,22 @@ impl http_body::Body for Incoming {
 
 /// The body of a large answer, asked for piece by piece.
 #[wasm_bindgen]
-pub struct Pieces {
-    call: u32,
-    outgoing: Rc<Outgoing>,
+pub struct Pieces(Outgoing);
+
+enum Outgoing {
+    /// Bytes that are there need no turns, so the end of the instance does not keep them from leaving.
+    Whole {
+        bytes: Bytes,
+        sent: Cell<usize>,
+    },
+    Stream {
+        call: u32,
+        streaming: Rc<Streaming>,
+    },
 }
 
 #[derive(Default)]
-struct Outgoing {
+struct Streaming {
     /// `None` when it was cancelled.
     body: RefCell<Option<Body>>,
     waiting: RefCell<Option<Waker>>,
@@ -73,29 +82,53 @@ struct Outgoing {
 
 impl Pieces {
     pub(crate) fn new(call: u32, body: Body) -> Self {
-        Self { call, outgoing: Rc::new(Outgoing { body: RefCell::new(Some(body)), ..Outgoing::default() }) }
+        Self(match body {
+            Body::Whole(bytes) => Outgoing::Whole { bytes, sent: Cell::new(0) },
+            body => Outgoing::Stream { call, streaming: Rc::new(Streaming { body: RefCell::new(Some(body)), ..Streaming::default() }) },
+        })
     }
 }
 
 #[wasm_bindgen]
 impl Pieces {
+    /// Whether all of it is there, so that it can be had from an instance that has ended.
+    #[wasm_bindgen(getter)]
+    pub fn whole(&self) -> bool {
+        matches!(self.0, Outgoing::Whole { .. })
+    }
+
     /// Resolves to a `Uint8Array`, or to `undefined` at the end; rejects when the body breaks off.
     pub fn next(&self) -> Promise {
-        let outgoing = self.outgoing.clone();
-        let task = Box::pin(poll_fn(move |context| outgoing.poll_next(context)));
-        future_to_promise(Turns { call: self.call, task })
+        match &self.0 {
+            Outgoing::Whole { bytes, sent } => {
+                let rest = &bytes[sent.get()..];
+                let piece = &rest[..rest.len().min(PIECE)];
+                sent.set(sent.get() + piece.len());
+                Promise::resolve(&if piece.is_empty() { JsValue::UNDEFINED } else { Uint8Array::from(piece).into() })
+            }
+            Outgoing::Stream { call, streaming } => {
+                let streaming = streaming.clone();
+                let task = Box::pin(poll_fn(move |context| streaming.poll_next(context)));
+                future_to_promise(Turns { call: *call, task })
+            }
+        }
     }
 
     /// Drops what nobody will read.
     pub fn cancel(&self) {
-        self.outgoing.body.take();
-        if let Some(waiting) = self.outgoing.waiting.take() {
-            waiting.wake();
+        match &self.0 {
+            Outgoing::Whole { bytes, sent } => sent.set(bytes.len()),
+            Outgoing::Stream { streaming, .. } => {
+                streaming.body.take();
+                if let Some(waiting) = streaming.waiting.take() {
+                    waiting.wake();
+                }
+            }
         }
     }
 }
 
-impl Outgoing {
+impl Streaming {
     fn poll_next(&self, context: &mut Context<'_>) -> Poll<Result<JsValue, JsValue>> {
         loop {
             let polled = match &mut *self.body.borrow_mut() {

@@ -24,8 +24,8 @@ export async function clientSite() {
   });
 }
 
-/** A tab of the site; `call` runs one of the client's functions in it. */
-export async function clientTab(context, site, { failures = [] } = {}) {
+/** A tab of the site; `call` runs one of the client's functions in it. `failures` gets the errors that nobody there caught. */
+export async function clientTab(context, site, { failures }) {
   const page = await context.newPage();
   page.on('pageerror', (error) => failures.push(String(error)));
   const open = async () => {

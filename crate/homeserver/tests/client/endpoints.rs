@@ -1,10 +1,14 @@
-//! The router beside the specification's list of endpoints: what is implemented, what is missing, and nothing that the specification does not know.
+//! The router beside the specification's list of endpoints: what is implemented, what is missing, and nothing that the specification does not know. And beside
+//! its own list, so that no endpoint goes unnoticed.
 
 use crate::support::TestServer;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Every endpoint that a homeserver serves by Matrix 1.19: API, method, path, area, and whether it is deprecated.
 const TABLE: &str = include_str!("../data/endpoints.tsv");
+
+/// Every endpoint that the router serves, one on each line, in the order of their paths.
+const SERVED: &str = include_str!("../data/served.txt");
 
 /// What is served beside the specification, and why.
 const OURS: [(&str, &str, &str); 2] = [
@@ -56,4 +60,16 @@ fn the_router_serves_the_specification_and_little_else() {
     };
     let unknown: Vec<_> = served.iter().filter(|endpoint| !is_known(endpoint)).collect();
     assert!(unknown.is_empty(), "served, but not in the specification: {unknown:?}");
+}
+
+#[test]
+fn every_endpoint_that_was_served_is_served() {
+    // A route that was dropped would only be counted as missing.
+    let server = TestServer::new();
+    let served: BTreeSet<(&str, &str)> = server.hs.endpoints().iter().map(|(method, path)| (*path, method.as_str())).collect();
+    let listed: BTreeSet<(&str, &str)> = SERVED.lines().filter_map(|line| line.split_once(' ')).map(|(method, path)| (path, method)).collect();
+    let line = |(path, method): &(&str, &str)| format!("{method} {path}\n");
+    let gone: String = listed.difference(&served).map(line).collect();
+    let new: String = served.difference(&listed).map(line).collect();
+    assert!(gone.is_empty() && new.is_empty(), "gone:\n{gone}new, for tests/data/served.txt:\n{new}");
 }
