@@ -355,7 +355,7 @@ pub struct Transaction {
 /// A user-interactive session: bound to the request that began it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct InteractiveSession {
-    /// Method and path, and the SHA-256 of the body without `auth`.
+    /// Method and path, and the SHA-256 of the body without `auth` and passwords.
     pub request: String,
     /// Whose, when the request was authenticated.
     pub user: Option<UserSn>,
