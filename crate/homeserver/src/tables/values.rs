@@ -72,7 +72,7 @@ pub enum Change {
         /// The device.
         device: OwnedDeviceId,
     },
-    /// A user signed another user's key: only the signer is told.
+    /// A user signed another user's key, or has a new key to do that with: only the signer is told.
     KeySignature {
         /// Who signed.
         by: UserSn,
