@@ -15,7 +15,7 @@ use crate::{
     homeserver::Homeserver,
     position::Position,
     push::{Count, Receipts},
-    room::{Event, Format, NodeId, RoomInfo, StateKey, Viewer, state_tree::Part},
+    room::{Event, Format, NodeId, RoomInfo, StateKey, Viewer, membership_of, state_tree::Part},
     tables::{Membership, RoomHead, RoomSn},
 };
 use ephapse_store::Direction;
@@ -148,6 +148,12 @@ impl Look<'_> {
         for (kind, data) in self.account_data(room.sn, changes.map(|changes| &changes.account_data)).await? {
             if self.allows_account_data(room, &kind, &data.content.0) {
                 joined.account_data.events.push(account_data_event(&kind, &data)?);
+            }
+        }
+        if !whole && !joined.summary.is_empty() {
+            let summary = std::mem::take(&mut joined.summary);
+            if !joined.is_empty() || self.memberships_changed(room, &head, from, end).await? {
+                joined.summary = summary;
             }
         }
         // One's own receipts change the counts, also those that the filter keeps back.
@@ -287,6 +293,25 @@ impl Look<'_> {
     fn name_changed(&self, stretch: &Stretch) -> bool {
         let mut keys = stretch.events.iter().filter_map(|event| event.pdu.key());
         stretch.limited || keys.any(|(kind, _)| matches!(kind, StateEventType::RoomName | StateEventType::RoomCanonicalAlias))
+    }
+
+    /// Whether somebody's membership is another than at `from`, and not just their name.
+    async fn memberships_changed(&self, room: &RoomInfo, head: &RoomHead, from: Option<Position>, end: NodeId) -> Result<bool> {
+        let Some(from) = from else { return Ok(true) };
+        let before = self.hs.room_state_at(room.sn, head, from).await?;
+        for difference in self.hs.state_diff(room.sn, before, end).await? {
+            if difference.key.0 != StateEventType::RoomMember {
+                continue;
+            }
+            let (Some(before), Some(after)) = (difference.before, difference.after) else { return Ok(true) };
+            let events = self.hs.events_at(room.sn, &[before, after]).await?;
+            let mut kinds = events.iter().map(|event| event.as_ref().map(|event| membership_of(event)));
+            if kinds.next() != kinds.next() {
+                return Ok(true);
+            }
+            self.breathe().await;
+        }
+        Ok(false)
     }
 
     /// The state that goes with a timeline.

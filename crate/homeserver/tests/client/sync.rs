@@ -359,6 +359,30 @@ fn heroes_name_a_room_that_has_no_name() {
     assert_eq!(next(&server, &alice, &second)["rooms"]["join"][&id]["summary"]["m.joined_member_count"], 1);
 }
 
+/// Whoever changed their name woke the clients of all members, also of those who had asked for no member events, to tell them the same summary once more.
+#[test]
+fn a_new_name_of_a_member_is_no_news_to_who_wants_no_members() {
+    let server = TestServer::new();
+    let (alice, bob, carol) = (server.register("alice"), server.register("bob"), server.register("carol"));
+    let id = public(&server, &alice);
+    join(&server, &bob, &id);
+    let filter = json!({"room": {"timeline": {"not_types": ["m.room.member"]}, "state": {"not_types": ["m.room.member"]}}}).to_string();
+    let first = sync(&server, &alice, &[("filter", &filter)]);
+    let look = |since: &Value| sync(&server, &alice, &[("filter", &filter), ("since", token(since)), ("timeout", "1000")]);
+    let name = |name: &str| {
+        let content = json!({"membership": "join", "displayname": name});
+        server.put(&bob, &format!("/_matrix/client/v3/rooms/{id}/state/m.room.member/{}", bob.id), content).ok();
+    };
+    name("Robert");
+    let before = server.now();
+    let second = look(&first);
+    assert_eq!((&second["rooms"], server.now() - before), (&Value::Null, 1000));
+    name("Bobby");
+    join(&server, &carol, &id);
+    let third = look(&second);
+    assert_eq!(third["rooms"]["join"][&id]["summary"]["m.joined_member_count"], 3);
+}
+
 #[test]
 fn typing_is_seen_until_it_ends() {
     let server = TestServer::new();
