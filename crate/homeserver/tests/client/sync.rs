@@ -251,6 +251,31 @@ fn who_came_back_and_left_again_meanwhile_gets_a_timeline_that_begins_anew() {
     assert_eq!(second["rooms"]["leave"][&id]["timeline"]["limited"], true);
 }
 
+/// A room that was new to a client claimed to be whole although the filter had kept back how it began, and there was no token to ask for it.
+#[test]
+fn the_timeline_of_a_room_just_joined_is_limited_when_there_is_something_before_it() {
+    let server = TestServer::new();
+    let (alice, bob) = (server.register("alice"), server.register("bob"));
+    let id = public(&server, &alice);
+    send(&server, &alice, &id, "1", "one");
+    let since = sync(&server, &bob, &[]);
+    send(&server, &alice, &id, "2", "two");
+    join(&server, &bob, &id);
+    let timeline = |filter: &str| {
+        let answer = sync(&server, &bob, &[("since", token(&since)), ("filter", filter)]);
+        let room = &answer["rooms"]["join"][&id];
+        assert_eq!(bodies(room), ["one", "two"]);
+        (room["timeline"]["limited"].clone(), room["timeline"]["prev_batch"].clone())
+    };
+    assert_eq!(timeline(r#"{"room":{"timeline":{"limit":50}}}"#), (Value::Null, Value::Null), "it is all there");
+    let (limited, before) = timeline(r#"{"room":{"timeline":{"limit":50,"types":["m.room.message"]}}}"#);
+    assert_eq!(limited, true);
+    let before = before.as_str().expect("a token");
+    let earlier = server.get(&bob, &format!("/_matrix/client/v3/rooms/{id}/messages?dir=b&from={before}")).ok();
+    assert_eq!(types(&earlier["chunk"]).last(), Some(&"m.room.create"));
+    assert_eq!(bodies(&json!({ "timeline": { "events": earlier["chunk"] } })), [] as [&str; 0]);
+}
+
 #[test]
 fn a_held_sync_answers_when_something_happens_and_when_its_time_is_over() {
     let server = TestServer::new();
