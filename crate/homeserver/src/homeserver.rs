@@ -245,6 +245,9 @@ impl Homeserver {
             if let Err(error) = hs.forget_old_transactions().await {
                 tracing::warn!("outdated transactions stay: {error}");
             }
+            if let Err(error) = hs.forget_ended_sessions().await {
+                tracing::warn!("user-interactive sessions that have ended stay: {error}");
+            }
             if let Err(error) = hs.resume_purges().await {
                 tracing::warn!("rooms that nobody knows any more stay: {error}");
             }

@@ -74,7 +74,10 @@ pub async fn upload_keys(call: UserCall, Confirmed(request): Confirmed<upload_si
         }
         let mut batch = Batch::since(call.raw.generation);
         replace(hs, session.user, &stored, &new, &mut batch).await?;
-        let change = hs.device_list_change(session.user).await?;
+        // Nobody else sees a user-signing key.
+        let is_seen = new.iter().any(|(used_for, key)| *used_for != CrossSigningUse::UserSigning && stored.get(used_for) != Some(key));
+        let own = Change::KeySignature { by: session.user, of: session.user };
+        let change = if is_seen { hs.device_list_change(session.user).await? } else { own };
         hs.submit(batch, vec![(hs.positions.next(), change)])?;
         return Ok(upload_signing_keys::Response::new());
     }

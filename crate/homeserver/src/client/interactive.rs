@@ -1,7 +1,7 @@
 //! User-interactive authentication (Client-Server API, User-Interactive Authentication API).
 //!
-//! A session belongs to one request: its method, path, user and body. Changing any of them begins a new one. Sessions are stored, survive a restart,
-//! and end after an hour.
+//! A session belongs to one request: its method, path, user and body, but for passwords in it. Changing any of them begins a new one. Sessions are stored,
+//! survive a restart, and end after an hour.
 
 use super::password;
 use crate::{
@@ -24,6 +24,12 @@ const LIFETIME: Duration = Duration::from_secs(60 * 60);
 
 /// Expired sessions that go whenever a new one begins.
 const SWEPT: usize = 8;
+
+/// Expired sessions that go in one batch when what is outdated is cleared.
+const CLEARED_AT_ONCE: usize = 256;
+
+/// What of a body is never stored, not even as a part of a hash: a fast hash of a password is as good as the password.
+const SECRETS: [&str; 2] = ["password", "new_password"];
 
 /// The one flow of logged-in users: their password once more.
 pub fn password_flow() -> Vec<AuthFlow> {
@@ -159,12 +165,34 @@ fn ask(id: String, session: &InteractiveSession, flows: Vec<AuthFlow>, refusal: 
     Error::Interactive(Box::new(info))
 }
 
-/// What must stay the same from stage to stage: method, path, and the body without `auth`.
+impl Homeserver {
+    /// Forgets sessions that have ended, a few at a time.
+    pub(crate) async fn forget_ended_sessions(&self) -> Result<()> {
+        loop {
+            let oldest = tables::INTERACTIVE_SESSIONS.scan(self.store(), &(), Direction::Forward, CLEARED_AT_ONCE).await?;
+            let mut batch = Batch::new();
+            batch.set_frees_space();
+            for (id, _) in oldest.iter().filter(|(_, session)| has_ended(session, self.host.now())) {
+                tables::INTERACTIVE_SESSIONS.delete(&mut batch, id);
+            }
+            if batch.is_empty() {
+                return Ok(());
+            }
+            self.submit(batch, Vec::new())?.durable().await?;
+            self.host.yield_now().await;
+        }
+    }
+}
+
+/// What must stay the same from stage to stage: method, path, and the body without `auth` and secrets.
 fn fingerprint(raw: &RawRequest) -> Result<String> {
     let body: &[u8] = if raw.body.is_empty() { b"{}" } else { &raw.body };
     // Sorted at every level, whatever order the client sent: serde_json's maps may keep theirs.
     let mut body: BTreeMap<String, serde_json::Value> = serde_json::from_slice(body).map_err(|error| Error::bad_json(error.to_string()))?;
     body.remove("auth");
+    for secret in SECRETS {
+        body.remove(secret);
+    }
     for value in body.values_mut() {
         value.sort_all_objects();
     }

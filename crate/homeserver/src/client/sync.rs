@@ -1,6 +1,11 @@
 //! `GET /sync` (Client-Server API, Syncing): looks, and where there is nothing to see waits until there is.
 
-use super::{keys, presence::kind_of, to_device};
+use super::{
+    keys,
+    presence::kind_of,
+    to_device,
+    wire::{Json, Own, Synced},
+};
 use crate::{
     error::{Error, Result},
     homeserver::Homeserver,
@@ -14,7 +19,7 @@ use ruma::api::client::sync::sync_events::v3::{Request, Response};
 use std::{pin::pin, time::Duration};
 
 /// Answers with what the client has not seen.
-pub async fn sync_events(call: UserCall, request: Request) -> Result<Response> {
+pub async fn sync_events(call: UserCall, Own(request): Own<Request>) -> Result<Json> {
     let hs = &*call.hs;
     let token = request.since.as_deref().map(|token| hs.read_token(token)).transpose()?.flatten();
     let since = token.map(|token| token.position.max(Position(0)));
@@ -45,7 +50,7 @@ pub async fn sync_events(call: UserCall, request: Request) -> Result<Response> {
             let counts = keys::counts(hs, &ask.session).await?;
             response.device_one_time_keys_count = counts.one_time;
             response.device_unused_fallback_key_types = Some(counts.unused_fallback);
-            return Ok(response);
+            return Ok(Json::of(&Synced::of(response)));
         }
         from = Some(to);
         let timeout = hs.host.sleep(Duration::from_millis(deadline - now));

@@ -1,12 +1,23 @@
 //! Requests and responses that ruma's types read or write otherwise than the specification.
 
 use ruma::{
-    OwnedUserId,
+    OneTimeKeyAlgorithm, OwnedRoomId, OwnedUserId, UInt,
     api::{
         BytesBody, IncomingRequest, Metadata, OutgoingResponse,
-        client::{profile::set_profile_field, push::set_pushrule, session::login, typing::create_typing_event},
+        client::{
+            profile::set_profile_field,
+            push::set_pushrule,
+            session::login,
+            sync::sync_events::{
+                DeviceLists,
+                v3::{self as sync_events, GlobalAccountData, InvitedRoom, JoinedRoom, KnockedRoom, LeftRoom, Presence, Timeline, ToDevice},
+            },
+            typing::create_typing_event,
+        },
         error::{DeserializationError, Error as MatrixError, IntoHttpError},
     },
+    events::AnySyncTimelineEvent,
+    serde::Raw,
 };
 use serde::{Deserialize, Serialize, de};
 use serde_json::{Value, json, value::RawValue};
@@ -93,6 +104,92 @@ impl OutgoingResponse for Json {
         let mut response = http::Response::new(BytesBody(self.0));
         response.headers_mut().insert(http::header::CONTENT_TYPE, http::HeaderValue::from_static("application/json"));
         Ok(response)
+    }
+}
+
+/// The answer to a sync: ruma leaves out `limited` where it is false, and some clients look for it wherever there is a timeline.
+#[derive(Serialize)]
+pub struct Synced {
+    next_batch: String,
+    #[serde(skip_serializing_if = "SyncedRooms::is_empty")]
+    rooms: SyncedRooms,
+    #[serde(skip_serializing_if = "Presence::is_empty")]
+    presence: Presence,
+    #[serde(skip_serializing_if = "GlobalAccountData::is_empty")]
+    account_data: GlobalAccountData,
+    #[serde(skip_serializing_if = "ToDevice::is_empty")]
+    to_device: ToDevice,
+    #[serde(skip_serializing_if = "DeviceLists::is_empty")]
+    device_lists: DeviceLists,
+    device_one_time_keys_count: BTreeMap<OneTimeKeyAlgorithm, UInt>,
+    device_unused_fallback_key_types: Option<Vec<OneTimeKeyAlgorithm>>,
+}
+
+#[derive(Serialize)]
+struct SyncedRooms {
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    join: BTreeMap<OwnedRoomId, WithTimeline<JoinedRoom>>,
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    invite: BTreeMap<OwnedRoomId, InvitedRoom>,
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    knock: BTreeMap<OwnedRoomId, KnockedRoom>,
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    leave: BTreeMap<OwnedRoomId, WithTimeline<LeftRoom>>,
+}
+
+/// A room whose own timeline is empty, and its timeline.
+#[derive(Serialize)]
+struct WithTimeline<R> {
+    #[serde(flatten)]
+    room: R,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    timeline: Option<WholeTimeline>,
+}
+
+#[derive(Serialize)]
+struct WholeTimeline {
+    limited: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    prev_batch: Option<String>,
+    events: Vec<Raw<AnySyncTimelineEvent>>,
+}
+
+impl Synced {
+    /// `response` as it is written.
+    pub fn of(response: sync_events::Response) -> Self {
+        let rooms = response.rooms;
+        let joined = |mut room: JoinedRoom| WithTimeline { timeline: WholeTimeline::of(std::mem::take(&mut room.timeline)), room };
+        let left = |mut room: LeftRoom| WithTimeline { timeline: WholeTimeline::of(std::mem::take(&mut room.timeline)), room };
+        Self {
+            next_batch: response.next_batch,
+            rooms: SyncedRooms {
+                join: rooms.join.into_iter().map(|(id, room)| (id, joined(room))).collect(),
+                invite: rooms.invite,
+                knock: rooms.knock,
+                leave: rooms.leave.into_iter().map(|(id, room)| (id, left(room))).collect(),
+            },
+            presence: response.presence,
+            account_data: response.account_data,
+            to_device: response.to_device,
+            device_lists: response.device_lists,
+            device_one_time_keys_count: response.device_one_time_keys_count,
+            device_unused_fallback_key_types: response.device_unused_fallback_key_types,
+        }
+    }
+}
+
+impl SyncedRooms {
+    fn is_empty(&self) -> bool {
+        self.join.is_empty() && self.invite.is_empty() && self.knock.is_empty() && self.leave.is_empty()
+    }
+}
+
+impl WholeTimeline {
+    /// `None` where there is nothing to say.
+    fn of(timeline: Timeline) -> Option<Self> {
+        let is_empty = timeline.is_empty();
+        let Timeline { limited, prev_batch, events, .. } = timeline;
+        (!is_empty).then_some(Self { limited, prev_batch, events })
     }
 }
 

@@ -178,8 +178,7 @@ impl Look<'_> {
         match kind {
             MembershipKind::Join => {
                 let from = self.from.filter(|_| before == Some(MembershipKind::Join));
-                let again = self.from.is_some() && from.is_none() && now.last_left.is_some();
-                Ok(self.joined(room, now, changes, from, again).await?.map(Section::Join))
+                Ok(self.joined(room, now, changes, from).await?.map(Section::Join))
             }
             MembershipKind::Invite if came => self.invited(room, position).await.map(|invited| invited.map(Section::Invite)),
             MembershipKind::Knock if came => self.knocked(room, position).await.map(|knocked| Some(Section::Knock(knocked))),

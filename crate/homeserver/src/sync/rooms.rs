@@ -15,7 +15,7 @@ use crate::{
     homeserver::Homeserver,
     position::Position,
     push::{Count, Receipts},
-    room::{Event, Format, NodeId, RoomInfo, StateKey, Viewer, Wanted, state_tree::Part},
+    room::{Event, Format, NodeId, RoomInfo, StateKey, Viewer, Wanted, membership_of, state_tree::Part},
     tables::{Membership, RoomHead, RoomSn},
 };
 use ephapse_store::Direction;
@@ -103,14 +103,13 @@ impl Homeserver {
 }
 
 impl Look<'_> {
-    /// A room the user is in; `from`: what the client has of it, `again`: the user had left it.
+    /// A room the user is in; `from`: what the client has of it.
     pub(super) async fn joined(
         &self,
         room: &Rc<RoomInfo>,
         now: &Membership,
         changes: Option<&RoomChanges>,
         from: Option<Position>,
-        again: bool,
     ) -> Result<Option<JoinedRoom>> {
         let user = self.ask.session.user;
         let head = self.hs.room_head(room.sn).await?;
@@ -119,8 +118,11 @@ impl Look<'_> {
         let span = Span { now, timeline_from: from, state_from: from.filter(|_| !whole), to: self.to };
         let mut stretch =
             if changes.is_none_or(|changes| changes.events) { self.stretch(room, &head, &span).await? } else { Stretch::empty(self.to) };
-        // The client's timeline of its earlier stay does not go on here.
-        stretch.limited |= again;
+        if self.from.is_some() && from.is_none() {
+            // The client's timeline of its earlier stay does not go on here; and of a room that is new to it, what the filter keeps back is a gap too.
+            let is_gap = now.last_left.is_some() || self.holds_back_earlier(room, &mut stretch).await?;
+            stretch.limited |= is_gap;
+        }
 
         let mut joined = JoinedRoom::new();
         let end = self.hs.room_state_at(room.sn, &head, self.to).await?;
@@ -148,6 +150,12 @@ impl Look<'_> {
         for (kind, data) in self.account_data(room.sn, changes.map(|changes| &changes.account_data)).await? {
             if self.allows_account_data(room, &kind, &data.content.0) {
                 joined.account_data.events.push(account_data_event(&kind, &data)?);
+            }
+        }
+        if !whole && !joined.summary.is_empty() {
+            let summary = std::mem::take(&mut joined.summary);
+            if !joined.is_empty() || self.memberships_changed(room, &head, from, end).await? {
+                joined.summary = summary;
             }
         }
         // One's own receipts change the counts, also those that the filter keeps back.
@@ -234,7 +242,7 @@ impl Look<'_> {
         let filter = &self.ask.filter.room.timeline;
         let limit = filter::timeline_limit(filter);
         let mut viewer = Viewer::of(room, self.ask.session.user_id.clone(), Some(span.now.clone()));
-        let by_itself = |event: &Event| (event.pdu.state_key.is_some() || !self.ignored.contains(&event.pdu.sender)) && allows(filter, room, event);
+        let by_itself = |event: &Event| self.is_heard(event) && allows(filter, room, event);
         let wanted = Wanted { by_itself: &by_itself, related: &self.timeline_related };
         let boundaries = span.timeline_from.unwrap_or(Position::MIN)..span.to;
         // One more than the limit tells whether there are more.
@@ -257,6 +265,19 @@ impl Look<'_> {
             self.cut(room, head, span, &mut stretch).await?;
         }
         Ok(stretch)
+    }
+
+    /// Whether the user may see something of before a timeline that claims to be whole; then it is found as earlier history.
+    async fn holds_back_earlier(&self, room: &RoomInfo, stretch: &mut Stretch) -> Result<bool> {
+        let (false, Some(viewer)) = (stretch.limited, &mut stretch.viewer) else { return Ok(false) };
+        let earlier = self.hs.page(room, viewer, Position::MIN..stretch.start, Direction::Backward, 1, |event| self.is_heard(event)).await?;
+        stretch.goes_on = !earlier.events.is_empty();
+        Ok(stretch.goes_on)
+    }
+
+    /// Whether an event is by nobody who is ignored, or what they say counts all the same.
+    fn is_heard(&self, event: &Event) -> bool {
+        event.pdu.state_key.is_some() || !self.ignored.contains(&event.pdu.sender)
     }
 
     /// Cuts off the beginning of a timeline that would leave the client with a state that is not the room's: where an event that decided it is not the
@@ -288,6 +309,25 @@ impl Look<'_> {
     fn name_changed(&self, stretch: &Stretch) -> bool {
         let mut keys = stretch.events.iter().filter_map(|event| event.pdu.key());
         stretch.limited || keys.any(|(kind, _)| matches!(kind, StateEventType::RoomName | StateEventType::RoomCanonicalAlias))
+    }
+
+    /// Whether somebody's membership is another than at `from`, and not just their name.
+    async fn memberships_changed(&self, room: &RoomInfo, head: &RoomHead, from: Option<Position>, end: NodeId) -> Result<bool> {
+        let Some(from) = from else { return Ok(true) };
+        let before = self.hs.room_state_at(room.sn, head, from).await?;
+        for difference in self.hs.state_diff(room.sn, before, end).await? {
+            if difference.key.0 != StateEventType::RoomMember {
+                continue;
+            }
+            let (Some(before), Some(after)) = (difference.before, difference.after) else { return Ok(true) };
+            let events = self.hs.events_at(room.sn, &[before, after]).await?;
+            let mut kinds = events.iter().map(|event| event.as_ref().map(|event| membership_of(event)));
+            if kinds.next() != kinds.next() {
+                return Ok(true);
+            }
+            self.breathe().await;
+        }
+        Ok(false)
     }
 
     /// The state that goes with a timeline.

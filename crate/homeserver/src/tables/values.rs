@@ -72,7 +72,7 @@ pub enum Change {
         /// The device.
         device: OwnedDeviceId,
     },
-    /// A user signed another user's key: only the signer is told.
+    /// A user signed another user's key, or has a new key to do that with: only the signer is told.
     KeySignature {
         /// Who signed.
         by: UserSn,
@@ -366,7 +366,7 @@ pub struct Transaction {
 /// A user-interactive session: bound to the request that began it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct InteractiveSession {
-    /// Method and path, and the SHA-256 of the body without `auth`.
+    /// Method and path, and the SHA-256 of the body without `auth` and passwords.
     pub request: String,
     /// Whose, when the request was authenticated.
     pub user: Option<UserSn>,

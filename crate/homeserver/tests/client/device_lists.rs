@@ -268,6 +268,34 @@ fn a_signature_of_another_users_key_is_news_to_the_signer_alone() {
     assert_eq!(bob.lists(&server), nobody());
 }
 
+/// Everybody was sent to look for new keys of a user who had changed the one key that nobody else sees.
+#[test]
+fn a_new_user_signing_key_is_news_to_its_user_alone() {
+    let server = TestServer::new();
+    let (mut alice, mut bob) = (Client::new(&server, "alice"), Client::new(&server, "bob"));
+    let id = room(&server, &alice.user, serde_json::from_str(ENCRYPTED).expect("JSON"));
+    server.post(&bob.user, &format!("/_matrix/client/v3/join/{id}"), json!({})).ok();
+    let [master, user_signing] = [1, 2].map(Key::new);
+    let user = alice.user.clone();
+    let upload = |keys: Value| {
+        let path = "/_matrix/client/v3/keys/device_signing/upload";
+        let asked = server.post(&user, path, keys.clone());
+        if asked.status == 401 {
+            crate::account::confirm(&server, &user, "POST", path, keys, crate::support::PASSWORD).ok();
+        }
+    };
+    upload(json!({ "master_key": cross_signing_key(&alice.user, "master", &master) }));
+    alice.lists(&server);
+    assert_eq!(bob.lists(&server), changed(&[&alice]));
+    let mut signed = cross_signing_key(&alice.user, "user_signing", &user_signing);
+    master.sign(&mut signed, &alice.user.id, &master.public());
+    upload(json!({ "user_signing_key": signed }));
+    assert_eq!(alice.lists(&server), changed(&[&alice]));
+    assert_eq!(bob.lists(&server), nobody());
+    let shown = server.post(&alice.user, "/_matrix/client/v3/keys/query", json!({ "device_keys": { &alice.user.id: [] } })).ok();
+    assert_eq!(shown["user_signing_keys"][&alice.user.id], signed);
+}
+
 #[test]
 fn a_sync_says_how_many_keys_are_left_and_which_fallback_keys_are_unused() {
     let server = TestServer::new();

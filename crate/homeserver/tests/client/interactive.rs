@@ -4,7 +4,9 @@ use crate::{
     signing::{Key, cross_signing_key},
     support::{PASSWORD, TestServer},
 };
+use ephapse_store::Direction;
 use serde_json::json;
+use std::{collections::BTreeSet, time::Duration};
 
 #[test]
 fn what_was_begun_before_a_restart_is_confirmed_behind_it() {
@@ -36,4 +38,30 @@ fn what_was_begun_before_a_restart_is_confirmed_behind_it() {
         server.request(method, path, Some(&alice.token), Some(body)).ok();
     }
     server.get(&alice, "/_matrix/client/v3/account/whoami").fails(401, "M_UNKNOWN_TOKEN");
+}
+
+/// A fast hash of the request lay on disk, new password and all, and stayed there until somebody began another session.
+#[test]
+fn a_stored_session_says_nothing_of_passwords_and_goes_when_it_has_ended() {
+    let server = TestServer::new();
+    let alice = server.register("alice");
+    let stored = || {
+        let store = server.store.clone();
+        server.run(async move { store.scan(vec![0x48]..vec![0x49], Direction::Forward, usize::MAX).await }).expect("the store reads")
+    };
+    let mut sessions = BTreeSet::new();
+    for (path, name) in [("/_matrix/client/v3/account/password", "new_password"), ("/_matrix/client/v3/register", "password")] {
+        for password in ["one", "two"] {
+            assert_eq!(server.post(&alice, path, json!({ "username": "bob", name: password })).status, 401);
+        }
+        sessions.extend(stored().into_iter().map(|(_, session)| session));
+    }
+    // The ids are in the keys.
+    assert_eq!((stored().len(), sessions.len()), (4, 2), "the password makes no difference");
+    server.host.advance(Duration::from_secs(2 * 3600));
+    // The first request has the server clear up, the second is answered after that.
+    for _ in 0..2 {
+        server.get(&alice, "/_matrix/client/v3/account/whoami").ok();
+    }
+    assert_eq!(stored().len(), 0);
 }

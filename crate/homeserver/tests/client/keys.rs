@@ -201,6 +201,22 @@ fn a_claimed_key_stays_claimed_as_long_as_its_device_is_there() {
     assert_eq!(given, one_time_key(&bob, &key, "new", false));
 }
 
+/// One key under two names was given to two people.
+#[test]
+fn one_key_under_two_names_is_given_once() {
+    let server = TestServer::new();
+    let (alice, bob) = (server.register("alice"), server.register("bob"));
+    let counts = |answer: Answer| answer.ok()["one_time_key_counts"]["plain"].clone();
+    let keys = json!({ "plain:A": "one", "plain:B": "one", "plain:C": "two", "plain:D": "one", "plain:E": "two" });
+    assert_eq!(counts(server.post(&bob, UPLOAD, json!({ "one_time_keys": keys }))), 5);
+    let claim = || {
+        let claim = json!({ "one_time_keys": { &bob.id: { &bob.device: "plain" } } });
+        claimed(server.post(&alice, CLAIM, claim), &bob).map(|(_, key)| key)
+    };
+    assert_eq!([claim(), claim(), claim()], [Some(json!("one")), Some(json!("two")), None]);
+    assert_eq!(counts(server.post(&bob, UPLOAD, json!({}))), Value::Null, "none is left");
+}
+
 /// Claimed keys counted too, so that a device of which many were claimed could upload nothing any more.
 #[test]
 fn a_device_has_ten_thousand_unclaimed_keys_at_most_and_any_number_of_claimed_ones() {

@@ -51,6 +51,7 @@ fn public(server: &TestServer, owner: &TestUser) -> String {
     room(server, owner, json!({"preset": "public_chat"}))
 }
 
+/// `limited` was left out where it was false, and who looked for it in a timeline did not find it.
 #[test]
 fn an_initial_sync_has_rooms_state_and_counts_and_the_next_one_nothing() {
     let server = TestServer::new();
@@ -61,7 +62,7 @@ fn an_initial_sync_has_rooms_state_and_counts_and_the_next_one_nothing() {
     let joined = &answer["rooms"]["join"][&id];
     assert_eq!(bodies(joined), ["hello"]);
     assert_eq!(types(&joined["timeline"]["events"])[0], "m.room.create", "it all fits");
-    assert_eq!(joined["timeline"]["limited"], Value::Null);
+    assert_eq!(joined["timeline"]["limited"], false, "also when it is not");
     assert_eq!(types(&joined["state"]["events"]), [] as [&str; 0], "the state at the start of the timeline is empty");
     assert_eq!(joined["summary"]["m.joined_member_count"], 1);
     assert_eq!(joined["unread_notifications"], json!({"notification_count": 0, "highlight_count": 0}));
@@ -246,9 +247,34 @@ fn who_came_back_and_left_again_meanwhile_gets_a_timeline_that_begins_anew() {
         sync(&server, &bob, &[("filter", filter), ("since", token(since))])
     };
     let first = stay(&sync(&server, &bob, &[]));
-    assert_eq!(first["rooms"]["leave"][&id]["timeline"]["limited"], Value::Null, "the client had nothing of it");
+    assert_eq!(first["rooms"]["leave"][&id]["timeline"]["limited"], false, "the client had nothing of it");
     let second = stay(&first);
     assert_eq!(second["rooms"]["leave"][&id]["timeline"]["limited"], true);
+}
+
+/// A room that was new to a client claimed to be whole although the filter had kept back how it began, and there was no token to ask for it.
+#[test]
+fn the_timeline_of_a_room_just_joined_is_limited_when_there_is_something_before_it() {
+    let server = TestServer::new();
+    let (alice, bob) = (server.register("alice"), server.register("bob"));
+    let id = public(&server, &alice);
+    send(&server, &alice, &id, "1", "one");
+    let since = sync(&server, &bob, &[]);
+    send(&server, &alice, &id, "2", "two");
+    join(&server, &bob, &id);
+    let timeline = |filter: &str| {
+        let answer = sync(&server, &bob, &[("since", token(&since)), ("filter", filter)]);
+        let room = &answer["rooms"]["join"][&id];
+        assert_eq!(bodies(room), ["one", "two"]);
+        (room["timeline"]["limited"].clone(), room["timeline"]["prev_batch"].clone())
+    };
+    assert_eq!(timeline(r#"{"room":{"timeline":{"limit":50}}}"#), (json!(false), Value::Null), "it is all there");
+    let (limited, before) = timeline(r#"{"room":{"timeline":{"limit":50,"types":["m.room.message"]}}}"#);
+    assert_eq!(limited, true);
+    let before = before.as_str().expect("a token");
+    let earlier = server.get(&bob, &format!("/_matrix/client/v3/rooms/{id}/messages?dir=b&from={before}")).ok();
+    assert_eq!(types(&earlier["chunk"]).last(), Some(&"m.room.create"));
+    assert_eq!(bodies(&json!({ "timeline": { "events": earlier["chunk"] } })), [] as [&str; 0]);
 }
 
 #[test]
@@ -357,6 +383,30 @@ fn heroes_name_a_room_that_has_no_name() {
     assert!(second["rooms"]["join"][&id].get("summary").is_none(), "nothing of it changed");
     act(&server, &bob, &id, "leave", json!({})).ok();
     assert_eq!(next(&server, &alice, &second)["rooms"]["join"][&id]["summary"]["m.joined_member_count"], 1);
+}
+
+/// Whoever changed their name woke the clients of all members, also of those who had asked for no member events, to tell them the same summary once more.
+#[test]
+fn a_new_name_of_a_member_is_no_news_to_who_wants_no_members() {
+    let server = TestServer::new();
+    let (alice, bob, carol) = (server.register("alice"), server.register("bob"), server.register("carol"));
+    let id = public(&server, &alice);
+    join(&server, &bob, &id);
+    let filter = json!({"room": {"timeline": {"not_types": ["m.room.member"]}, "state": {"not_types": ["m.room.member"]}}}).to_string();
+    let first = sync(&server, &alice, &[("filter", &filter)]);
+    let look = |since: &Value| sync(&server, &alice, &[("filter", &filter), ("since", token(since)), ("timeout", "1000")]);
+    let name = |name: &str| {
+        let content = json!({"membership": "join", "displayname": name});
+        server.put(&bob, &format!("/_matrix/client/v3/rooms/{id}/state/m.room.member/{}", bob.id), content).ok();
+    };
+    name("Robert");
+    let before = server.now();
+    let second = look(&first);
+    assert_eq!((&second["rooms"], server.now() - before), (&Value::Null, 1000));
+    name("Bobby");
+    join(&server, &carol, &id);
+    let third = look(&second);
+    assert_eq!(third["rooms"]["join"][&id]["summary"]["m.joined_member_count"], 3);
 }
 
 #[test]

@@ -10,7 +10,7 @@ use crate::{
     homeserver::Homeserver,
     locks::LockKey,
     router::UserCall,
-    tables::{self, FallbackKey, OneTimeKey, UserSn},
+    tables::{self, FallbackKey, Json, KeyCounts, OneTimeKey, UserSn},
     turns::Turns,
 };
 use ephapse_store::{Batch, Direction};
@@ -66,37 +66,60 @@ pub async fn claim_of(hs: &Homeserver, user: &UserId, devices: &BTreeMap<OwnedDe
 
 type Key = (OwnedOneTimeKeyId, Raw<encryption::OneTimeKey>);
 
+/// A device and an algorithm.
+type Place = (UserSn, OwnedDeviceId, String);
+
 async fn take(hs: &Homeserver, user: UserSn, device: &OwnedDeviceId, algorithm: &OneTimeKeyAlgorithm, batch: &mut Batch) -> Result<Option<Key>> {
     let device_key = (user, device.clone());
     let place = (user, device.clone(), algorithm.to_string());
-    let oldest = tables::ONE_TIME_KEYS.scan(hs.store(), &place, Direction::Forward, 1).await?;
     let mut counts = tables::KEY_COUNTS.get(hs.store(), &device_key).await?.unwrap_or_default();
     let before = counts.clone();
-    let unreadable = |what: &dyn std::fmt::Display| Error::Internal(format!("a stored one-time key cannot be read: {what}"));
-    let found = if let Some((row, OneTimeKey { id, key })) = oldest.into_iter().next() {
-        let mark = Mark::of(algorithm.as_str(), &serde_json::from_str(&key.0).map_err(|error| unreadable(&error))?);
-        Claimed::read(hs, &device_key, [mark].into_iter()).await?.add(&device_key, mark, batch);
-        tables::ONE_TIME_KEYS.delete(batch, &row);
-        tables::ONE_TIME_KEY_IDS.delete(batch, &(user, device.clone(), id.clone()));
-        if let Some(count) = counts.one_time.get_mut(algorithm.as_str()) {
-            *count = count.saturating_sub(1);
-        }
-        counts.one_time.retain(|_, count| *count > 0);
-        (id, key)
-    } else if let Some(fallback) = tables::FALLBACK_KEYS.get(hs.store(), &place).await? {
+    let mut found = take_one_time(hs, &place, &mut counts, batch).await?;
+    if found.is_none()
+        && let Some(fallback) = tables::FALLBACK_KEYS.get(hs.store(), &place).await?
+    {
         if !fallback.used {
             tables::FALLBACK_KEYS.put(batch, &place, &FallbackKey { used: true, ..fallback.clone() });
             counts.unused_fallback.remove(algorithm.as_str());
         }
-        (fallback.id, fallback.key)
-    } else {
-        return Ok(None);
-    };
+        found = Some((fallback.id, fallback.key));
+    }
     if counts != before {
         tables::KEY_COUNTS.put(batch, &device_key, &counts);
     }
-    let (id, key) = found;
+    let Some((id, key)) = found else { return Ok(None) };
     let id = OwnedOneTimeKeyId::try_from(id).map_err(|error| unreadable(&error))?;
     let key = RawValue::from_string(key.0).map_err(|error| unreadable(&error))?;
     Ok(Some((id, Raw::from_json(key))))
+}
+
+/// The oldest key of a device and algorithm that nobody was given under another id. Those before it that somebody was given go too.
+async fn take_one_time(hs: &Homeserver, place: &Place, counts: &mut KeyCounts, batch: &mut Batch) -> Result<Option<(String, Json)>> {
+    let (user, device, algorithm) = place;
+    let device_key = (*user, device.clone());
+    let mut range = tables::ONE_TIME_KEYS.range(place);
+    let mut turns = Turns::new(&*hs.host);
+    while let Some((row, OneTimeKey { id, key })) = tables::ONE_TIME_KEYS.scan_range(hs.store(), range.clone(), Direction::Forward, 1).await?.pop() {
+        let mark = Mark::of(algorithm, &serde_json::from_str(&key.0).map_err(|error| unreadable(&error))?);
+        let mut claimed = Claimed::read(hs, &device_key, [mark].into_iter()).await?;
+        tables::ONE_TIME_KEYS.delete(batch, &row);
+        tables::ONE_TIME_KEY_IDS.delete(batch, &(*user, device.clone(), id.clone()));
+        if let Some(count) = counts.one_time.get_mut(algorithm) {
+            *count = count.saturating_sub(1);
+        }
+        counts.one_time.retain(|_, count| *count > 0);
+        if !claimed.has(mark) {
+            claimed.add(&device_key, mark, batch);
+            return Ok(Some((id, key)));
+        }
+        range.start = tables::ONE_TIME_KEYS.key(&row);
+        // The first key behind it.
+        range.start.push(0);
+        turns.step().await;
+    }
+    Ok(None)
+}
+
+fn unreadable(what: &dyn std::fmt::Display) -> Error {
+    Error::Internal(format!("a stored one-time key cannot be read: {what}"))
 }

@@ -56,7 +56,7 @@ pub async fn device_lists(hs: &Homeserver, user: UserSn, since: Position, listed
 struct Found {
     /// Whose keys changed.
     keys: BTreeSet<UserSn>,
-    /// Whose keys the user has signed.
+    /// Whose keys the user has signed; the user, who has a new key to sign with.
     signed: BTreeSet<UserSn>,
     /// Whose membership changed in which room, and what it was before.
     members: BTreeMap<(RoomSn, UserSn), Before>,
@@ -203,7 +203,7 @@ impl Found {
                 }
             }
         }
-        changed.retain(|other| *other != user || self.keys.contains(&user));
+        changed.retain(|other| *other != user || self.keys.contains(&user) || self.signed.contains(&user));
         let mut left = BTreeSet::new();
         for (other, rooms) in parted.into_iter().filter(|(other, _)| *other != user && !changed.contains(other)) {
             if judge.has_left(other, &rooms).await? {
