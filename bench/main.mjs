@@ -1,4 +1,5 @@
-// `npm run bench`: what the server takes for what people do, as a table of medians beside the floor (what must hold) and the aim.
+// `npm run bench`: what the server takes for what people do, as a table of medians beside the floor (what must hold) and the aim. What misses its floor is
+// done once more, and the functions are named that it spends its time on (natively by `perf`, where that is installed).
 //   -- --json FILE         also writes the figures to FILE
 //   -- --only serve        the native server only; `worker`: the service worker in Chromium only
 //   -- --against synapse   does the same work on a real Synapse and prints the ratios
@@ -8,6 +9,7 @@
 import { writeFile } from 'node:fs/promises';
 import { cpus } from 'node:os';
 import { parseArgs } from 'node:util';
+import { missedParts, profile, shownProfile } from './profile.mjs';
 import { rows, table } from './report.mjs';
 import { measure } from './work.mjs';
 
@@ -31,19 +33,28 @@ const { values: options } = parseArgs({
 const unknown = [...options.only.filter((name) => !targets[name]), ...(options.against && !peers[options.against] ? [options.against] : [])];
 if (unknown.length > 0) throw new Error(`${unknown.join(', ')}: --only knows ${Object.keys(targets).join(', ')}; --against knows ${Object.keys(peers).join(', ')}`);
 
-/** Does all the work; resolves to `{ figures, verified }`. */
-async function run(target) {
+/**
+ * Does all the work, and once more the parts in which a figure missed its floor; resolves to `{ figures, rows, profiles, verified }`. `judge` makes rows of
+ * figures.
+ */
+async function run(target, judge = () => []) {
   const say = (part) => console.error(`${target.name}: ${part}`);
   if (!options.built) await target.build?.();
   await target.start();
-  let figures;
+  const done = { profiles: [] };
   try {
-    figures = await (target.measure?.(say) ?? measure(target, say));
+    done.figures = await (target.measure?.(say) ?? measure(target, say));
+    done.rows = judge(done.figures);
+    for (const part of missedParts(done.rows, done.figures)) {
+      say(`${part}, profiled`);
+      done.profiles.push(await profile(target, part));
+    }
   } catch (error) {
     await target.stop().catch(() => undefined);
     throw error;
   }
-  return { figures, verified: await target.stop() };
+  done.verified = await target.stop();
+  return done;
 }
 
 const report = { date: new Date().toISOString(), cpu: `${cpus().length} x ${cpus()[0].model}`, node: process.version };
@@ -54,12 +65,12 @@ console.log(`${report.cpu}, Node ${report.node}; medians`);
 for (const name of options.only) {
   const target = await targets[name]();
   if (options.short) target.large = undefined;
-  report[name] = await run(target);
-  const lines = rows(name, report[name].figures, name === 'serve' ? report[options.against]?.figures : undefined);
-  console.log(`\n${table(lines, target.name, name === 'serve' ? peer?.name : undefined)}`);
-  for (const note of report[name].figures.notes ?? []) console.log(note);
-  if (report[name].verified) console.log(`${report[name].verified} stored events verified`);
-  report[name].rows = lines;
-  if (lines.some((line) => line.verdict === 'missed')) process.exitCode = 1;
+  const done = await run(target, (figures) => rows(name, figures, name === 'serve' ? report[options.against]?.figures : undefined));
+  report[name] = done;
+  console.log(`\n${table(done.rows, target.name, name === 'serve' ? peer?.name : undefined)}`);
+  for (const note of done.figures.notes ?? []) console.log(note);
+  for (const each of done.profiles) console.log(`\n${shownProfile(each)}`);
+  if (done.verified) console.log(`${done.verified} stored events verified`);
+  if (done.rows.some((line) => line.verdict === 'missed')) process.exitCode = 1;
 }
 if (options.json) await writeFile(options.json, `${JSON.stringify(report, null, 2)}\n`);

@@ -5,7 +5,7 @@ import { channelName } from '../worker/shared/protocol.ts';
 import { Client, measure } from './work.mjs';
 
 /** Starts the server and leaves `bench` in the page's global scope. */
-globalThis.bench = async ({ large }) => {
+globalThis.bench = async ({ large, only }) => {
   const server = await start();
   // How far a start has come, as the worker tells it to all pages.
   const heard = [];
@@ -32,5 +32,5 @@ globalThis.bench = async ({ large }) => {
       return { connection: connect(), started: performance.now(), stages: () => heard };
     },
   };
-  return measure(target, globalThis.say);
+  return measure(target, globalThis.say, only);
 };

@@ -54,7 +54,7 @@ export class Client {
   }
 }
 
-// Transaction ids must not meet those of an earlier run on the same database.
+// Names and transaction ids must not meet those of an earlier run on the same database.
 Client.started = Date.now();
 
 async function answer(connection, method, path, token, body) {
@@ -91,11 +91,13 @@ const several = (count, make) => Promise.all(Array.from({ length: count }, (_, n
 const sleep = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
 
 /**
- * Does all the work on a target that has been started, and resolves to figures by name. `say` is told what is going on.
+ * Does all the work on a target that has been started, and resolves to figures by name; `from` says from which part each came. `say` is told what is going on.
+ * With `only` it does that part and what it needs, and the figures say nothing.
  * The figures that compare a thing with its larger self are medians of samples taken in turn, so that what the machine does meanwhile hits both.
  */
-export async function measure(target, say) {
-  const figures = {};
+export async function measure(target, say, only) {
+  Client.started = Date.now();
+  const figures = { from: {} };
   const connections = [];
   const connect = async () => {
     const connection = await target.connect();
@@ -104,8 +106,11 @@ export async function measure(target, say) {
     return connection;
   };
   const part = async (name, body) => {
+    if (only !== undefined && only !== name) return;
     await say(name);
-    Object.assign(figures, await body());
+    const found = await body();
+    for (const figure of Object.keys(found)) figures.from[figure] = name;
+    Object.assign(figures, found);
   };
 
   const alice = await Client.register(await connect(), `alice${Client.started}`);

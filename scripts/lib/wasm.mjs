@@ -10,6 +10,8 @@ import { wasmBindgen } from './tools.mjs';
 
 /** Where the glue lies that `wasm()` leaves behind. */
 export const glueFile = path('.cache', 'wasm', 'glue.js');
+/** The names of the module's functions, which it does not hold itself: on each line a number, a colon and a name. */
+export const functionsFile = path('.cache', 'wasm', 'functions');
 /** The optimised module. */
 export const wasmFile = path('dist', 'ephapse.wasm');
 
@@ -23,7 +25,7 @@ export async function wasm(bindgen) {
   const compiled = built(cargo.target, cargo.profile, `${library}.wasm`);
   const stamp = createHash('sha256').update(await readFile(compiled)).update(settings).digest('hex');
   const stampFile = path('.cache', 'wasm', 'stamp');
-  const current = existsSync(stampFile) && existsSync(glueFile) && existsSync(wasmFile) && (await readFile(stampFile, 'utf8')) === stamp;
+  const current = [stampFile, glueFile, functionsFile, wasmFile].every((file) => existsSync(file)) && (await readFile(stampFile, 'utf8')) === stamp;
   if (current) return;
 
   await mkdir(path('.cache', 'wasm'), { recursive: true });
@@ -31,7 +33,7 @@ export async function wasm(bindgen) {
   const out = path('.cache', 'wasm', 'out');
   const env = bindgen ? withPath(bindgen) : {};
   await run('wasm-bindgen', [compiled, '--target', bind.target, '--out-dir', out, '--out-name', 'ephapse', ...bind.flags], { env });
-  await run('node', [path('node_modules', 'binaryen', 'bin', 'wasm-opt'), `${out}/ephapse_bg.wasm`, '-o', wasmFile, ...opt.flags]);
+  await run('node', [path('node_modules', 'binaryen', 'bin', 'wasm-opt'), `${out}/ephapse_bg.wasm`, '-o', wasmFile, ...opt.flags, `--symbolmap=${functionsFile}`]);
   await writeFile(glueFile, glueModule(await readFile(`${out}/ephapse.js`, 'utf8')));
   await writeFile(stampFile, stamp);
 }
