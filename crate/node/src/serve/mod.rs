@@ -2,6 +2,8 @@
 //!
 //! No endpoint lives here: every request goes to `Homeserver::handle`.
 
+#[cfg(test)]
+mod abandoned;
 mod arriving;
 mod bounds;
 mod connection;
