@@ -88,6 +88,43 @@ test('what a client began is finished when it does not wait for the answer', asy
   assert.ok(before.length >= 10, `most had arrived by themselves: ${before.length}`);
 });
 
+// Names that nobody has cost a comparison each, and what was sent was worked on whether its client waited or not, in any number.
+test('logins that are sent and given up do not pile up, and keep nobody out', async (t) => {
+  const server = await Server.start(t);
+  await server.register('alice');
+  const path = '/_matrix/client/v3/login';
+  const login = (user, password) => ({ type: 'm.login.password', identifier: { type: 'm.id.user', user }, password });
+  const before = await server.process.memory();
+  let sent = 0;
+  let over = false;
+  const flood = async () => {
+    while (sent < 4_000) {
+      const body = JSON.stringify({ ...login(`nobody${sent++}`, 'a password'), padding: 'x'.repeat(60_000) });
+      const socket = net.connect(server.port, '127.0.0.1');
+      const ended = new Promise((resolve) => socket.on('error', resolve).once('close', resolve));
+      socket.write(`POST ${path} HTTP/1.1\r\nhost: localhost\r\ncontent-length: ${body.length}\r\n\r\n${body}`);
+      await Promise.race([ended, new Promise((resolve) => setTimeout(resolve, 25))]);
+      socket.destroy();
+    }
+  };
+  const flooding = Promise.all(Array.from({ length: 16 }, flood)).finally(() => { over = true; });
+  let grown = 0;
+  let loggedIn = 0;
+  for (let last = false; !last; ) {
+    last = over;
+    const { status, body } = await server.request('POST', path, undefined, login('alice', 'a password'));
+    if (status === 429) await new Promise((resolve) => setTimeout(resolve, body.retry_after_ms));
+    else assert.equal(status, 200, JSON.stringify(body));
+    if (status === 200) loggedIn++;
+    grown = Math.max(grown, await server.process.memory() - before);
+  }
+  await flooding;
+  t.diagnostic(`${loggedIn} logins meanwhile, ${grown.toFixed(0)} MB more at most`);
+  assert.ok(loggedIn > 0);
+  // A password takes 7 MiB while it is compared, and the allocator keeps some; what was sent comes to 240 MB.
+  assert.ok(grown < 200, `${grown} MB`);
+});
+
 test('HTTPS with keys as PKCS#1 and as PKCS#8', async (t) => {
   const files = await directory(t);
   const [certificate, pkcs8, pkcs1] = ['certificate.pem', 'pkcs8.pem', 'pkcs1.pem'].map((name) => join(files, name));
