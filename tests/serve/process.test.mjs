@@ -3,7 +3,7 @@
 import assert from 'node:assert/strict';
 import { execFile } from 'node:child_process';
 import { once } from 'node:events';
-import { chmod, readFile, writeFile } from 'node:fs/promises';
+import { chmod, readFile, stat, writeFile } from 'node:fs/promises';
 import http from 'node:http';
 import https from 'node:https';
 import net from 'node:net';
@@ -177,6 +177,26 @@ test('what keeps it from starting is said with the next step', async (t) => {
   assert.match(renamed.said, /this database belongs to k51.*use another data directory, or leave the name out/);
 
   assert.equal((await serve(newer, other, '--federation', 'on')).code, 2, 'what is not there yet is not accepted');
+});
+
+// Whoever could read it had the signing key and the hashes of passwords.
+test('a data directory is made for its owner alone, and one that is open to others is warned of', async (t) => {
+  const made = join(await directory(t), 'above', 'data');
+  const server = await Server.start(t, [], made);
+  const mode = async (path) => (await stat(path)).mode & 0o777;
+  assert.equal(await mode(made), 0o700);
+  assert.equal(await mode(join(made, '..')), 0o777 & ~process.umask());
+  const { access_token: token } = await server.register('alice');
+  await server.stop();
+  assert.equal(server.process.said, '');
+  for (const open of [0o755, 0o710]) {
+    await chmod(made, open);
+    await server.run();
+    await server.ok('GET', '/_matrix/client/v3/account/whoami', token);
+    await server.stop();
+    assert.match(server.process.said, new RegExp(`WARN .*others on this machine may enter it \\(mode ${open.toString(8)}\\): chmod 700 ${made}`));
+    assert.equal(await mode(made), open, 'what its owner has decided stays so');
+  }
 });
 
 /** A bare connection on which `text` was sent; `answered` resolves to the status of the first response. */
