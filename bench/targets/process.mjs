@@ -24,7 +24,7 @@ export class ServerProcess {
   /** The end of what it wrote to standard error. */
   said = '';
 
-  /** Starts `command` and resolves when `url` answers; `started` is when it was started, by the clock of `performance.now()`. */
+  /** Starts `command` and resolves when `url` answers; `started` is when it was started, by the clock of `performance.now()`, and `ready` how long that took. */
   static async start(command, args, { url, cwd, within = 60_000 }) {
     const server = new ServerProcess();
     server.started = performance.now();
@@ -37,6 +37,7 @@ export class ServerProcess {
       const connection = await Connection.open(url).catch(() => null);
       const answer = await connection?.send('GET', VERSIONS).catch(() => null);
       if (answer?.status === 200) {
+        server.ready = performance.now() - server.started;
         server.connection = connection;
         return server;
       }

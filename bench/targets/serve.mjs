@@ -31,7 +31,7 @@ export class Serve {
   async #run() {
     const args = ['serve', '--data-dir', this.directory, '--listen', `127.0.0.1:${this.port}`, '--registration', 'open', '--rate-limits', 'off', '--log', 'warn'];
     this.process = await ServerProcess.start(binary, args, { url: this.url });
-    return { connection: this.process.connection, started: this.process.started };
+    return { connection: this.process.connection, started: this.process.started, ready: this.process.ready };
   }
 
   connect() {

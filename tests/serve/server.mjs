@@ -3,19 +3,20 @@
 import { execFile, spawn } from 'node:child_process';
 import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
-import { dirname, join } from 'node:path';
+import { join } from 'node:path';
 import { promisify } from 'node:util';
 import { Connection } from '../../bench/connection.mjs';
 import { ServerProcess, freePort } from '../../bench/targets/process.mjs';
 
 const root = join(import.meta.dirname, '..', '..');
+const target = process.env.CARGO_TARGET_DIR ?? join(root, 'target');
 
 /** The binary under test. */
-export const binary = process.env.EPHAPSE ?? join(process.env.CARGO_TARGET_DIR ?? join(root, 'target'), 'debug', 'ephapse');
+export const binary = process.env.EPHAPSE ?? join(target, 'release', 'ephapse');
 
 /** Verifies every event that a data directory holds; resolves to how many there are. */
 export async function verifyEvents(dataDirectory) {
-  const { stdout } = await promisify(execFile)(join(dirname(binary), 'verify-events'), [dataDirectory]);
+  const { stdout } = await promisify(execFile)(join(target, 'debug', 'verify-events'), [dataDirectory]);
   return Number(stdout);
 }
 
