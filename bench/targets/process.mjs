@@ -21,13 +21,15 @@ export function freePort() {
 
 /** A server that runs as a child of this process. */
 export class ServerProcess {
-  /** Starts `command` and resolves when `url` answers; `started` is when it was started, by the clock of `performance.now()`. */
+  /** The end of what it wrote to standard error. */
+  said = '';
+
+  /** Starts `command` and resolves when `url` answers; `started` is when it was started, by the clock of `performance.now()`, and `ready` how long that took. */
   static async start(command, args, { url, cwd, within = 60_000 }) {
     const server = new ServerProcess();
     server.started = performance.now();
     server.child = spawn(command, args, { cwd, stdio: ['ignore', 'ignore', 'pipe'] });
-    let said = '';
-    server.child.stderr.on('data', (data) => { said = (said + data).slice(-4_000); });
+    server.child.stderr.on('data', (data) => { server.said = (server.said + data).slice(-4_000); });
     server.ended = new Promise((resolve) => server.child.once('exit', (code, signal) => resolve(signal ?? code)));
     let running = true;
     server.ended.then(() => { running = false; });
@@ -35,14 +37,15 @@ export class ServerProcess {
       const connection = await Connection.open(url).catch(() => null);
       const answer = await connection?.send('GET', VERSIONS).catch(() => null);
       if (answer?.status === 200) {
+        server.ready = performance.now() - server.started;
         server.connection = connection;
         return server;
       }
       connection?.close();
-      if (!running) throw new Error(`${command} ended before it answered:\n${said}`);
+      if (!running) throw new Error(`${command} ended before it answered:\n${server.said}`);
       if (performance.now() - server.started > within) {
         server.child.kill('SIGKILL');
-        throw new Error(`${command} did not answer within ${within} ms:\n${said}`);
+        throw new Error(`${command} did not answer within ${within} ms:\n${server.said}`);
       }
       await new Promise((resolve) => setTimeout(resolve, 1));
     }

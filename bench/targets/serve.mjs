@@ -50,7 +50,7 @@ export class Serve {
     const args = ['serve', '--data-dir', this.directory, '--listen', `127.0.0.1:${this.port}`, '--registration', 'open', '--rate-limits', 'off', '--log', 'warn'];
     const [command, ...more] = [...(this.observer?.() ?? []), binary, ...args];
     this.process = await ServerProcess.start(command, more, { url: this.url });
-    return { connection: this.process.connection, started: this.process.started };
+    return { connection: this.process.connection, started: this.process.started, ready: this.process.ready };
   }
 
   connect() {

@@ -2,6 +2,7 @@
 
 import { mkdir, readdir, rm } from 'node:fs/promises';
 import { build } from 'esbuild';
+import { native } from '../build.mjs';
 import { path, run } from './run.mjs';
 import { chromium } from './tools.mjs';
 
@@ -11,9 +12,10 @@ export async function rustTests() {
   return cargoCounts(code, output);
 }
 
-/** `ephapse serve` as a process; `KILLS` says how often it is killed under load. */
+/** `ephapse serve` as a process, as `npm run build` makes it; `KILLS` says how often it is killed under load. */
 export async function serveTests() {
-  await run('cargo', ['build', '-p', 'ephapse-node', '-p', 'ephapse-verify', '--bins']);
+  await native();
+  await run('cargo', ['build', '-p', 'ephapse-verify', '--bins']);
   return nodeTests(await testFiles('serve'));
 }
 

@@ -3,18 +3,18 @@
 import { execFile, spawn } from 'node:child_process';
 import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
-import { dirname, join } from 'node:path';
+import { join } from 'node:path';
 import { promisify } from 'node:util';
 import { Connection } from '../../bench/connection.mjs';
 import { ServerProcess, freePort } from '../../bench/targets/process.mjs';
 import { built } from '../../scripts/lib/run.mjs';
 
 /** The binary under test. */
-export const binary = process.env.EPHAPSE ?? built('debug', 'ephapse');
+export const binary = process.env.EPHAPSE ?? built('release', 'ephapse');
 
 /** Verifies every event that a data directory holds; resolves to how many there are. */
 export async function verifyEvents(dataDirectory) {
-  const { stdout } = await promisify(execFile)(join(dirname(binary), 'verify-events'), [dataDirectory]);
+  const { stdout } = await promisify(execFile)(built('debug', 'verify-events'), [dataDirectory]);
   return Number(stdout);
 }
 

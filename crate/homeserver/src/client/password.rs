@@ -1,4 +1,4 @@
-//! Passwords: kept as argon2id in PHC form, compared in constant time, tried a limited number of times.
+//! Passwords: kept as argon2id in PHC form, compared in constant time, tried a limited number of times, and few at a time.
 
 use crate::{
     error::{Error, Result},
@@ -35,14 +35,16 @@ pub fn acceptable(password: &str) -> Result<()> {
     Ok(())
 }
 
-/// The PHC string of a new password.
+/// The PHC string of a new password; 429 when too many are under way.
 pub async fn hash(hs: &Homeserver, password: &str) -> Result<String> {
+    let place = hs.rate_limits.hash_one()?;
     let mut salt = [0; 16];
     hs.host.random(&mut salt);
     let password = password.as_bytes().to_vec();
-    let hashed = hs
-        .host
-        .compute(Box::new(move || argon2().hash_password_with_salt(&password, &salt).map(|hash| hash.to_string().into_bytes()).unwrap_or_default()));
+    let hashed = hs.host.compute(Box::new(move || {
+        let _place = place;
+        argon2().hash_password_with_salt(&password, &salt).map(|hash| hash.to_string().into_bytes()).unwrap_or_default()
+    }));
     String::from_utf8(hashed.await).ok().filter(|hash| !hash.is_empty()).ok_or_else(|| Error::Internal("a password cannot be hashed".to_owned()))
 }
 
@@ -61,19 +63,28 @@ impl Checked {
     }
 }
 
-/// The account of `user`, if it has this password; 429 when too many wrong ones were tried.
+/// The account of `user`, if it has this password; 429 when too many wrong ones were tried, or too many are under way.
 pub async fn check(hs: &Homeserver, user: &UserId, password: &str) -> Result<Option<Checked>> {
-    hs.rate_limits.passwords.take(user.as_str(), hs.host.now())?;
+    let place = hs.rate_limits.hash_one()?;
     let sn = if hs.is_local(user) { hs.find_user(user).await? } else { None };
     let account = match sn {
-        Some(sn) => tables::ACCOUNTS.get(hs.store(), &sn).await?.filter(|account| !account.deactivated),
+        Some(sn) => tables::ACCOUNTS.get(hs.store(), &sn).await?,
         None => None,
     };
-    let stored = account.and_then(|account| account.password);
+    // Apart from those that somebody has, so that nobody who has an account is kept out by what others make up.
+    if account.is_none() {
+        hs.rate_limits.unknown_names.take("", hs.host.now())?;
+    }
+    hs.rate_limits.passwords.take(user.as_str(), hs.host.now())?;
+    let stored = account.filter(|account| !account.deactivated).and_then(|account| account.password);
     let compared = stored.clone().unwrap_or_else(|| NOBODY.to_owned());
     // Longer than any password that was ever set: compare something of bearable length, in vain.
     let tried = password.as_bytes().get(..LONGEST + 1).unwrap_or(password.as_bytes()).to_vec();
-    let verified = hs.host.compute(Box::new(move || vec![u8::from(verify(&tried, &compared))])).await == [1];
+    let compare = move || {
+        let _place = place;
+        vec![u8::from(verify(&tried, &compared))]
+    };
+    let verified = hs.host.compute(Box::new(compare)).await == [1];
     let checked = sn.zip(stored).filter(|_| verified).map(|(user, hash)| Checked { user, hash });
     if checked.is_some() {
         hs.rate_limits.passwords.give_back(user.as_str());

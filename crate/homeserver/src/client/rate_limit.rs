@@ -6,15 +6,26 @@ use crate::{
     cache::Cache,
     error::{Error, Result},
 };
-use std::{cell::RefCell, time::Duration};
+use async_lock::{Semaphore, SemaphoreGuardArc};
+use std::{cell::RefCell, sync::Arc, time::Duration};
 
 /// Bytes that a set of buckets may take; whoever was not seen for longest is forgotten first.
 const REMEMBERED_BYTES: usize = 2 << 20;
 
-/// The buckets of one server.
+/// Passwords that may be hashed or compared at a time. Each takes a thread some 15 ms, and its request waits as long as all before it take.
+const MOST_HASHED: usize = 64;
+
+/// How long to wait before the next try when there are so many.
+const HASHED_AGAIN: Duration = Duration::from_secs(1);
+
+/// The buckets of one server, and how many passwords are hashed at a time.
 pub struct RateLimits {
     /// Passwords tried, by user id: the right one is given back.
     pub passwords: Buckets,
+    /// Passwords tried with names that nobody has, of all such names together: anybody can make up as many as they like.
+    pub unknown_names: Buckets,
+    /// Passwords that are hashed or compared.
+    hashed: Arc<Semaphore>,
     /// Registration tokens tried.
     pub registration_tokens: Buckets,
     /// Accounts asked for.
@@ -25,6 +36,8 @@ impl Default for RateLimits {
     fn default() -> Self {
         Self {
             passwords: Buckets::new(10, Duration::from_secs(10)),
+            unknown_names: Buckets::new(100, Duration::from_secs(1)),
+            hashed: Arc::new(Semaphore::new(MOST_HASHED)),
             registration_tokens: Buckets::new(20, Duration::from_secs(5)),
             registrations: Buckets::new(200, Duration::from_secs(1)),
         }
@@ -34,7 +47,13 @@ impl Default for RateLimits {
 impl RateLimits {
     /// Bytes that all buckets take, roughly.
     pub(crate) fn cached_bytes(&self) -> usize {
-        [&self.passwords, &self.registration_tokens, &self.registrations].into_iter().map(|buckets| buckets.full_at.borrow().bytes()).sum()
+        let buckets = [&self.passwords, &self.unknown_names, &self.registration_tokens, &self.registrations];
+        buckets.into_iter().map(|buckets| buckets.full_at.borrow().bytes()).sum()
+    }
+
+    /// Lets one more password be hashed or compared, until what is returned is dropped; 429 when there are too many.
+    pub fn hash_one(&self) -> Result<SemaphoreGuardArc> {
+        self.hashed.try_acquire_arc().ok_or_else(|| Error::limit_exceeded(HASHED_AGAIN))
     }
 }
 

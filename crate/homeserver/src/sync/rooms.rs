@@ -15,7 +15,7 @@ use crate::{
     homeserver::Homeserver,
     position::Position,
     push::{Count, Receipts},
-    room::{Event, Format, NodeId, RoomInfo, StateKey, Viewer, Wanted, membership_of, state_tree::Part},
+    room::{Event, Format, NodeId, Related, RoomInfo, StateKey, Viewer, Wanted, membership_of, state_tree::Part},
     tables::{Membership, RoomHead, RoomSn},
 };
 use ephapse_store::Direction;
@@ -270,7 +270,8 @@ impl Look<'_> {
     /// Whether the user may see something of before a timeline that claims to be whole; then it is found as earlier history.
     async fn holds_back_earlier(&self, room: &RoomInfo, stretch: &mut Stretch) -> Result<bool> {
         let (false, Some(viewer)) = (stretch.limited, &mut stretch.viewer) else { return Ok(false) };
-        let earlier = self.hs.page(room, viewer, Position::MIN..stretch.start, Direction::Backward, 1, |event| self.is_heard(event)).await?;
+        let wanted = Wanted { by_itself: &|event| self.is_heard(event), related: &Related::default() };
+        let earlier = self.hs.page(room, viewer, Position::MIN..stretch.start, Direction::Backward, 1, wanted).await?;
         stretch.goes_on = !earlier.events.is_empty();
         Ok(stretch.goes_on)
     }

@@ -1,6 +1,7 @@
 //! Logging in and out (Client-Server API, Login).
 
 use crate::support::{Answer, PASSWORD, TestServer, TestUser};
+use futures_util::{FutureExt, future::join_all};
 use serde_json::{Value, json};
 use std::time::Duration;
 
@@ -67,6 +68,54 @@ fn wrong_passwords_are_limited_for_each_user_and_right_ones_are_not() {
     server.login("bob", None);
     server.host.advance(Duration::from_millis(wait));
     server.login("alice", None);
+}
+
+/// Anybody can make up names, and each costs a comparison: all of them together have a bound, which those who have an account do not meet.
+#[test]
+fn names_that_nobody_has_are_limited_together_and_keep_nobody_else_out() {
+    let server = TestServer::new();
+    server.register("alice");
+    for n in 0..100 {
+        server.request("POST", LOGIN, None, password_login(&format!("nobody{n}"), "wrong")).fails(403, "M_FORBIDDEN");
+    }
+    let before = server.host.computed.get();
+    for n in 100..200 {
+        let name = if n % 2 == 0 { format!("nobody{n}") } else { format!("@alice:{n}.example") };
+        let refused = server.request("POST", LOGIN, None, password_login(&name, "wrong"));
+        assert!(refused.headers.contains_key("retry-after"));
+        refused.fails(429, "M_LIMIT_EXCEEDED");
+    }
+    assert_eq!(server.host.computed.get(), before, "what is refused costs nothing");
+    server.login("alice", None);
+    server.request("POST", LOGIN, None, password_login("alice", "wrong")).fails(403, "M_FORBIDDEN");
+    server.host.advance(Duration::from_secs(1));
+    server.request("POST", LOGIN, None, password_login("nobody", "wrong")).fails(403, "M_FORBIDDEN");
+}
+
+/// Those that wait keep their requests in memory, so they are few, and none of them waits for long.
+#[test]
+fn passwords_under_way_are_bounded_and_one_too_many_is_told_to_come_again() {
+    let server = TestServer::new();
+    server.register("alice");
+    let mut at_once: Vec<_> =
+        (0..80).map(|n| server.start("POST", LOGIN, None, password_login(&format!("nobody{n}"), "wrong")).boxed_local()).collect();
+    at_once.push(server.start("POST", LOGIN, None, password_login("alice", PASSWORD)).boxed_local());
+    let register = json!({ "username": "bob", "password": PASSWORD, "auth": { "type": "m.login.dummy" } });
+    at_once.push(server.start("POST", "/_matrix/client/v3/register", None, Some(register)).boxed_local());
+    let before = server.host.computed.get();
+    let mut answers = server.run(join_all(at_once));
+    assert_eq!(server.host.computed.get() - before, 64);
+    let refused = answers.split_off(64);
+    assert!(answers.iter().all(|answer| answer.status == 403));
+    for refused in refused {
+        assert!(refused.headers.contains_key("retry-after"));
+        refused.fails(429, "M_LIMIT_EXCEEDED");
+    }
+    // That was none of the tries that a user has.
+    for _ in 0..10 {
+        server.request("POST", LOGIN, None, password_login("alice", "wrong")).fails(403, "M_FORBIDDEN");
+    }
+    server.register("bob");
 }
 
 #[test]

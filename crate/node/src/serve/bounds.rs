@@ -36,7 +36,7 @@ pub struct Places {
     taken: Counts,
 }
 
-/// A connection's place, free again when it is dropped.
+/// A connection's place, free again when it is dropped: the connection has ended, and so has what its last request began.
 pub struct Place {
     _permit: OwnedSemaphorePermit,
     taken: Option<(Counts, IpAddr)>,
@@ -48,7 +48,8 @@ impl Places {
         Self::of(places_within(raised_limit()))
     }
 
-    fn of(most: usize) -> Self {
+    /// So many.
+    pub fn of(most: usize) -> Self {
         Self { free: Arc::new(Semaphore::new(most)), most_of_one: (most / PART_OF_ONE).max(1), taken: Rc::default() }
     }
 

@@ -71,10 +71,7 @@ impl Connections {
         spawn_local(async move {
             while let Some((stream, place)) = next(&listener, &places, &mut leaving).await {
                 let (serving, leaving, tls) = (serving.clone(), leaving.clone(), tls.clone());
-                spawn_local(async move {
-                    connection(stream, tls, serving, leaving).await;
-                    drop(place);
-                });
+                spawn_local(connection(stream, tls, serving, Rc::new(place), leaving));
             }
         });
     }
@@ -113,13 +110,13 @@ async fn next(listener: &TcpListener, places: &Places, leaving: &mut watch::Rece
     }
 }
 
-async fn connection(stream: TcpStream, tls: Option<TlsAcceptor>, serving: Serving, leaving: watch::Receiver<bool>) {
+async fn connection(stream: TcpStream, tls: Option<TlsAcceptor>, serving: Serving, place: Rc<Place>, leaving: watch::Receiver<bool>) {
     // Answers are small and each is a whole: waiting to fill a packet only delays them.
     let _ = stream.set_nodelay(true);
     let stream = patient(stream);
-    let Some(tls) = tls else { return http(stream, serving, leaving).await };
+    let Some(tls) = tls else { return http(stream, serving, place, leaving).await };
     if let Some(stream) = handshake(&tls, stream, leaving.clone()).await {
-        http(stream, serving, leaving).await;
+        http(stream, serving, place, leaving).await;
     }
 }
 
@@ -148,10 +145,15 @@ pub(super) fn patient<S: AsyncRead + AsyncWrite>(stream: S) -> Pin<Box<TimeoutSt
     Box::pin(stream)
 }
 
-/// Serves HTTP until either side ends it.
-pub(super) async fn http<S: AsyncRead + AsyncWrite + Unpin + 'static>(stream: S, serving: Serving, mut leaving: watch::Receiver<bool>) {
+/// Serves HTTP until either side ends it. `place` is taken until then, and until what was begun has ended.
+pub(super) async fn http<S: AsyncRead + AsyncWrite + Unpin + 'static>(
+    stream: S,
+    serving: Serving,
+    place: Rc<Place>,
+    mut leaving: watch::Receiver<bool>,
+) {
     let running = leaving.clone();
-    let service = service_fn(move |request| answer(serving.clone(), request, running.clone()));
+    let service = service_fn(move |request| answer(serving.clone(), request, place.clone(), running.clone()));
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEADERS_WITHIN)
@@ -177,7 +179,7 @@ pub(super) async fn http<S: AsyncRead + AsyncWrite + Unpin + 'static>(stream: S,
 struct GivenUp;
 
 /// Has the homeserver answer.
-async fn answer(serving: Serving, request: Request<Incoming>, running: watch::Receiver<bool>) -> Result<Response<Body>, GivenUp> {
+async fn answer(serving: Serving, request: Request<Incoming>, place: Rc<Place>, running: watch::Receiver<bool>) -> Result<Response<Body>, GivenUp> {
     let Serving { homeserver, room } = serving;
     let incomplete = Rc::new(Incomplete::new(room.share()));
     let request = request.map(|body| Body::stream(Arriving::new(body, running.clone(), incomplete.clone())));
@@ -185,10 +187,11 @@ async fn answer(serving: Serving, request: Request<Incoming>, running: watch::Re
         // When the client goes away hyper drops this future, and with it a sync that is held for nobody.
         return Ok(homeserver.handle(Entrance::Client, request).await);
     }
-    // What was begun is finished, whether the client waits for it or not.
+    // What was begun is finished, whether the client waits for it or not. Until then it counts as a connection, so that clients that send and go away do
+    // not have more under way than those that wait.
     let handler = spawn_local(async move {
         let response = homeserver.handle(Entrance::Client, request).await;
-        drop(running);
+        drop((running, place));
         if incomplete.is_unanswered() { Err(GivenUp) } else { Ok(response) }
     });
     handler.await.map_err(|_| GivenUp)?

@@ -29,7 +29,7 @@ fn a_half_sent_body_is_given_up_without_an_answer() {
     in_fast_time(async {
         let homeserver = homeserver().await;
         let (token, note) = register(&homeserver).await;
-        let mut served = connect(&homeserver, 1 << 20);
+        let mut served = connect(&homeserver, 1 << 20).await;
         served.write(&put(&note, &token, 1_000)).await;
         served.write("{").await;
         tokio::time::sleep(Duration::from_secs(1)).await;
@@ -47,7 +47,7 @@ fn a_body_that_still_comes_is_taken_and_answered() {
     in_fast_time(async {
         let homeserver = homeserver().await;
         let (token, note) = register(&homeserver).await;
-        let mut served = connect(&homeserver, 1 << 20);
+        let mut served = connect(&homeserver, 1 << 20).await;
         let body = format!("{{}}{}", " ".repeat(998));
         served.write(&put(&note, &token, body.len())).await;
         tokio::time::sleep(Duration::from_secs(1)).await;

@@ -2,6 +2,8 @@
 //!
 //! No endpoint lives here: every request goes to `Homeserver::handle`.
 
+#[cfg(test)]
+mod abandoned;
 mod arriving;
 mod bounds;
 mod connection;
@@ -18,8 +20,10 @@ use ephapse_homeserver::{Homeserver, OpenError, tables::FORMAT};
 use ephapse_store::{RedbOptions, RedbStore, Store, StoreError};
 use host::NativeHost;
 use std::{
-    fs, io,
+    fs::{self, DirBuilder},
+    io,
     net::SocketAddr,
+    os::unix::fs::{DirBuilderExt, PermissionsExt},
     path::{Path, PathBuf},
     rc::Rc,
     time::Duration,
@@ -37,6 +41,9 @@ const GRACE: Duration = Duration::from_millis(1_200);
 
 /// How long the store may take to make everything durable after that.
 const STORE_GRACE: Duration = Duration::from_millis(700);
+
+/// The mode of a data directory: its owner may do everything and nobody else anything.
+const OWN: u32 = 0o700;
 
 /// Why `serve` does not start, or did not end well; the text says what to do next.
 #[derive(Debug, thiserror::Error)]
@@ -156,7 +163,7 @@ async fn listen(address: Option<SocketAddr>) -> Result<Option<(TcpListener, Sock
 async fn open(options: &options::Serve) -> Result<(Rc<Homeserver>, Rc<dyn Store>), ServeError> {
     let directory = &options.data_dir;
     let unwritable = |source| ServeError::DataDirectory { directory: directory.clone(), source };
-    fs::create_dir_all(directory).map_err(unwritable)?;
+    make_private(directory).map_err(unwritable)?;
     let probe = directory.join("writable");
     fs::write(&probe, "").and_then(|()| fs::remove_file(&probe)).map_err(unwritable)?;
     let store_options = RedbOptions { content_format: FORMAT, ..RedbOptions::default() };
@@ -166,6 +173,21 @@ async fn open(options: &options::Serve) -> Result<(Rc<Homeserver>, Rc<dyn Store>
         Ok(homeserver) => Ok((homeserver, store)),
         Err(error) => Err(database_error(directory, error)),
     }
+}
+
+/// Makes the directory for this user alone where it is not there, and says so when one that is there is open to others: it has the signing key and the
+/// hashes of passwords.
+fn make_private(directory: &Path) -> io::Result<()> {
+    if let Some(parent) = directory.parent() {
+        fs::create_dir_all(parent)?;
+    }
+    DirBuilder::new().recursive(true).mode(OWN).create(directory)?;
+    let mode = fs::metadata(directory)?.permissions().mode() & 0o777;
+    if mode & !OWN != 0 {
+        let shown = directory.display();
+        tracing::warn!("{shown} holds keys and password hashes, and others on this machine may enter it (mode {mode:o}): chmod 700 {shown}");
+    }
+    Ok(())
 }
 
 fn database_error(directory: &Path, error: OpenError) -> ServeError {

@@ -1,13 +1,14 @@
 //! What becomes of clients that dawdle, or send without end: each is let go within its bound, and the server goes on. Time is tokio's and jumps.
 
 use super::{
+    bounds::{Place, Places},
     connection::{Serving, http, patient},
     host::NativeHost,
 };
 use ephapse_homeserver::{Config, Homeserver, Registration};
 use ephapse_store::MemoryStore;
 use serde_json::{Value, json};
-use std::{future::Future, rc::Rc, time::Duration};
+use std::{future::Future, net::Ipv4Addr, rc::Rc, time::Duration};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex},
     sync::watch,
@@ -17,7 +18,7 @@ use tokio::{
 
 pub(super) struct Served {
     pub(super) client: DuplexStream,
-    connection: JoinHandle<()>,
+    pub(super) connection: JoinHandle<()>,
     /// Tells the connection that the server leaves.
     pub(super) leaving: Rc<watch::Sender<bool>>,
 }
@@ -34,13 +35,24 @@ pub(super) async fn homeserver() -> Rc<Homeserver> {
     Homeserver::open(Rc::new(MemoryStore::default()), Rc::new(NativeHost), config).await.expect("it opens")
 }
 
+/// One of `places`, that has to be free.
+pub(super) async fn place(places: &Places) -> Place {
+    let free = timeout(Duration::from_secs(1), places.free()).await.expect("a place is free");
+    places.take(free, Ipv4Addr::LOCALHOST.into()).expect("this machine may have all of them")
+}
+
 /// A connection whose buffers hold `buffer` bytes each way.
-pub(super) fn connect(homeserver: &Rc<Homeserver>, buffer: usize) -> Served {
+pub(super) async fn connect(homeserver: &Rc<Homeserver>, buffer: usize) -> Served {
+    connect_at(place(&Places::of(1)).await, homeserver, buffer)
+}
+
+/// As [`connect`], with a place to be taken.
+pub(super) fn connect_at(place: Place, homeserver: &Rc<Homeserver>, buffer: usize) -> Served {
     let (client, server) = duplex(buffer);
     let (leaving, serving) = (Rc::new(watch::Sender::new(false)), Serving::new(homeserver.clone()));
     let told = leaving.subscribe();
     let connection = spawn_local(async move {
-        http(patient(server), serving, told).await;
+        http(patient(server), serving, Rc::new(place), told).await;
     });
     Served { client, connection, leaving }
 }
@@ -79,7 +91,7 @@ pub(super) fn put(path: &str, token: &str, length: usize) -> String {
 
 /// A new account: its token, and a path that takes any object.
 pub(super) async fn register(homeserver: &Rc<Homeserver>) -> (String, String) {
-    let mut served = connect(homeserver, 1 << 20);
+    let mut served = connect(homeserver, 1 << 20).await;
     let body = json!({ "username": "alice", "password": "a long password", "auth": { "type": "m.login.dummy" } }).to_string();
     served.write(&format!("POST /_matrix/client/v3/register HTTP/1.1\r\nhost: x\r\ncontent-length: {}\r\n\r\n{body}", body.len())).await;
     let (status, body) = served.response().await;
@@ -97,9 +109,9 @@ pub(super) fn assert_within(took: Duration, seconds: std::ops::RangeInclusive<u6
 fn headers_that_drip_or_never_come_end_the_connection() {
     in_fast_time(async {
         let homeserver = homeserver().await;
-        assert_within(connect(&homeserver, 1 << 20).ends_after().await, 99..=101);
+        assert_within(connect(&homeserver, 1 << 20).await.ends_after().await, 99..=101);
 
-        let Served { mut client, connection, leaving: _leaving } = connect(&homeserver, 1 << 20);
+        let Served { mut client, connection, leaving: _leaving } = connect(&homeserver, 1 << 20).await;
         let began = Instant::now();
         let _dripping = spawn_local(async move {
             client.write_all(b"GET /_matrix/client/versions HTTP/1.1\r\nx-drip: ").await.ok();
@@ -117,7 +129,7 @@ fn headers_have_a_bound_in_size_and_number() {
     in_fast_time(async {
         let homeserver = homeserver().await;
         for headers in [format!("x-large: {}\r\n", "x".repeat(200 << 10)), "x-many: x\r\n".repeat(101)] {
-            let mut served = connect(&homeserver, 1 << 20);
+            let mut served = connect(&homeserver, 1 << 20).await;
             served.write(&format!("GET /_matrix/client/versions HTTP/1.1\r\n{headers}\r\n")).await;
             assert_eq!(served.response().await.0, 431);
             assert_within(served.ends_after().await, 0..=1);
@@ -131,7 +143,7 @@ fn a_body_that_pauses_for_too_long_or_drips_is_given_up_and_has_no_effect() {
         let homeserver = homeserver().await;
         let (token, note) = register(&homeserver).await;
 
-        let mut silent = connect(&homeserver, 1 << 20);
+        let mut silent = connect(&homeserver, 1 << 20).await;
         silent.write(&put(&note, &token, 1_000)).await;
         silent.write("{}").await;
         let began = Instant::now();
@@ -139,7 +151,7 @@ fn a_body_that_pauses_for_too_long_or_drips_is_given_up_and_has_no_effect() {
         assert_within(began.elapsed(), 59..=61);
         assert_within(silent.ends_after().await, 0..=1);
 
-        let mut dripping = connect(&homeserver, 1 << 20);
+        let mut dripping = connect(&homeserver, 1 << 20).await;
         dripping.write(&put(&note, &token, 1_000_000)).await;
         let began = Instant::now();
         // As slow as it may be to keep every pause short.
@@ -152,7 +164,7 @@ fn a_body_that_pauses_for_too_long_or_drips_is_given_up_and_has_no_effect() {
         assert_eq!(status, 400);
         assert_within(began.elapsed(), 59..=62);
 
-        let mut asking = connect(&homeserver, 1 << 20);
+        let mut asking = connect(&homeserver, 1 << 20).await;
         asking.write(&put(&note, &token, 0).replace("PUT", "GET")).await;
         assert_eq!(asking.response().await.0, 404, "nothing was stored");
     });
@@ -164,7 +176,7 @@ fn a_slow_body_that_keeps_coming_is_taken() {
         let homeserver = homeserver().await;
         let (token, note) = register(&homeserver).await;
         let body = format!("{}{}", json!({}), " ".repeat(4 << 20));
-        let mut slow = connect(&homeserver, 1 << 20);
+        let mut slow = connect(&homeserver, 1 << 20).await;
         slow.write(&put(&note, &token, body.len())).await;
         let began = Instant::now();
         for chunk in body.as_bytes().chunks(40 << 10) {
@@ -180,7 +192,7 @@ fn a_slow_body_that_keeps_coming_is_taken() {
 fn a_client_that_is_refused_in_the_middle_of_its_body_sees_the_answer_and_may_go_on() {
     in_fast_time(async {
         let homeserver = homeserver().await;
-        let mut served = connect(&homeserver, 1 << 10);
+        let mut served = connect(&homeserver, 1 << 10).await;
         served.write(&put("/_matrix/client/v3/nothing", "t", 300_000)).await;
         // Buffers are small: the rest can only be written while the server takes it off the wire.
         served.write(&"x".repeat(300_000)).await;
@@ -188,7 +200,7 @@ fn a_client_that_is_refused_in_the_middle_of_its_body_sees_the_answer_and_may_go
         served.write("GET /_matrix/client/versions HTTP/1.1\r\nhost: x\r\n\r\n").await;
         assert_eq!(served.response().await.0, 200);
 
-        let mut huge = connect(&homeserver, 1 << 10);
+        let mut huge = connect(&homeserver, 1 << 10).await;
         huge.write(&put("/_matrix/client/v3/login", "t", 1 << 50).replace("PUT", "POST")).await;
         assert_eq!(huge.response().await.0, 413);
         // What never comes is not waited for.
@@ -202,7 +214,7 @@ fn an_answer_that_nobody_reads_ends_the_connection() {
         let homeserver = homeserver().await;
         let (token, note) = register(&homeserver).await;
         let body = json!({ "text": "x".repeat(1_000_000) }).to_string();
-        let mut served = connect(&homeserver, 1 << 16);
+        let mut served = connect(&homeserver, 1 << 16).await;
         served.write(&put(&note, &token, body.len())).await;
         served.write(&body).await;
         assert_eq!(served.response().await.0, 200);
@@ -216,7 +228,7 @@ fn a_held_sync_is_not_taken_for_a_client_that_went_silent() {
     in_fast_time(async {
         let homeserver = homeserver().await;
         let (token, _) = register(&homeserver).await;
-        let mut served = connect(&homeserver, 1 << 20);
+        let mut served = connect(&homeserver, 1 << 20).await;
         let sync =
             |since: &str| format!("GET /_matrix/client/v3/sync?timeout=600000{since} HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {token}\r\n\r\n");
         served.write(&sync("")).await;
