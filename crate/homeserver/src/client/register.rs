@@ -23,7 +23,7 @@ use ruma::{
                 get_username_availability::v3 as get_username_availability,
                 register::{RegistrationKind, v3 as register},
             },
-            uiaa::{AuthFlow, AuthType},
+            uiaa::{AuthData, AuthFlow, AuthType},
         },
         error::ErrorKind,
     },
@@ -53,6 +53,17 @@ pub async fn register(call: Call, Own(request): Own<register::Request>) -> Resul
     }
     devices::acceptable(request.device_id.as_deref(), request.initial_device_display_name.as_deref())?;
     request.password.as_deref().map(password::acceptable).transpose()?;
+    let session = request.auth.as_ref().and_then(AuthData::session).map(str::to_owned);
+    // Of those that come at once with the same session, the others find what the first one made.
+    let _lock = match &session {
+        Some(session) => Some(hs.lock(LockKey::Registration(session.clone())).await),
+        None => None,
+    };
+    if let Some(session) = &session
+        && let Some(made) = interactive::registered(hs, &call.raw, session).await?
+    {
+        return repeated(&call, made, request).await;
+    }
     let user_id = match &request.username {
         Some(username) => {
             let user_id = chosen(hs, username)?;
@@ -70,8 +81,26 @@ pub async fn register(call: Call, Own(request): Own<register::Request>) -> Resul
         device_id: request.device_id,
         device_display_name: request.initial_device_display_name,
         inhibit_login: request.inhibit_login,
+        session,
     };
     create(hs, Batch::since(call.raw.generation), account).await
+}
+
+/// The answer to a registration that was not heard, for as long as its session lasts: the same user, and the same device with a new access token.
+/// Whoever asks knows the password that the account was made with, and must know the one it has.
+async fn repeated(call: &Call, made: tables::Registered, request: register::Request) -> Result<Json> {
+    let hs = &call.hs;
+    let user_id = hs.user_id(made.user).await?;
+    let mut registered = Registered { user_id: &user_id, access_token: None, device_id: None };
+    if made.device.is_some() {
+        let given = request.password.as_deref().unwrap_or_default();
+        let checked = password::check(hs, &user_id, given).await?;
+        let checked = checked.ok_or_else(|| Error::forbidden("the account has another password since, or none"))?;
+        let (token, device) = session::log_in(call, &checked, &user_id, made.device, request.initial_device_display_name).await?;
+        registered.access_token = Some(token);
+        registered.device_id = Some(device);
+    }
+    Ok(Json::of(&registered))
 }
 
 /// An account that may be made.
@@ -86,11 +115,13 @@ pub struct NewAccount {
     pub device_display_name: Option<String>,
     /// Whether there is to be no first device.
     pub inhibit_login: bool,
+    /// The user-interactive session that it is made through, which remembers it.
+    pub session: Option<String>,
 }
 
 /// Makes an account if its name is still free, in one batch with what `batch` holds already.
 pub async fn create(hs: &Homeserver, mut batch: Batch, account: NewAccount) -> Result<Json> {
-    let NewAccount { user_id, hash, device_id, device_display_name, inhibit_login } = account;
+    let NewAccount { user_id, hash, device_id, device_display_name, inhibit_login, session } = account;
     let _lock = hs.lock(LockKey::Account(user_id.to_string())).await;
     available(hs, &user_id).await?;
     let user = hs.intern_user(&user_id).await?;
@@ -100,6 +131,9 @@ pub async fn create(hs: &Homeserver, mut batch: Batch, account: NewAccount) -> R
         let (token, device) = session::sign_in(hs, user, &user_id, device_id, device_display_name, &mut batch).await?;
         registered.access_token = Some(token);
         registered.device_id = Some(device);
+    }
+    if let Some(session) = session {
+        tables::REGISTERED.put(&mut batch, &session, &tables::Registered { user, device: registered.device_id.clone() });
     }
     // Clients see the push rules in their first sync, as any account data.
     let rules = push_rules::stored_as(&Ruleset::server_default(&user_id));
