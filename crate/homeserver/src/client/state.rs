@@ -5,7 +5,7 @@ use crate::{
     error::{Error, Result},
     homeserver::Homeserver,
     position::Position,
-    room::{Draft, Event, NodeId, RoomInfo, Stop, Write, state_tree::Part},
+    room::{Draft, Event, NodeId, RoomInfo, Stop, Viewer, Write, state_tree::Part},
     router::UserCall,
     tables::{self, MembershipKind, Session},
 };
@@ -166,7 +166,8 @@ async fn check_aliases(hs: &Homeserver, room: &RoomInfo, content: &str) -> Resul
     Ok(())
 }
 
-/// `GET /rooms/{roomId}/members`, now or `at` a token; who has left sees those of the departure at the latest.
+/// `GET /rooms/{roomId}/members`, now or `at` a token; who has left sees those of the departure at the latest, and nobody those of a time whose history is
+/// not theirs to see.
 pub async fn members(call: UserCall, request: get_member_events::v3::Request) -> Result<get_member_events::v3::Response> {
     let hs = &call.hs;
     let (room, until) = readable(hs, &call.session, &request.room_id).await?;
@@ -176,6 +177,12 @@ pub async fn members(call: UserCall, request: get_member_events::v3::Request) ->
         Some(position) => hs.room_state_at(room.sn, &head, position).await?,
         None => NodeId(head.state),
     };
+    if let Some(position) = at.filter(|at| until.is_none_or(|until| *at < until)) {
+        let mut viewer = Viewer::new(hs, &room, call.session.user).await?;
+        if !viewer.sees_state(hs, root, position).await? {
+            return Err(Error::forbidden("you may not see who was in this room then"));
+        }
+    }
     let entries = hs.state_entries(room.sn, root, Part::Members).await?;
     let mut positions: Vec<_> = entries.into_iter().map(|(_, position)| position).collect();
     positions.sort_unstable();

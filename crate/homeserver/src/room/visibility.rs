@@ -60,13 +60,21 @@ impl Viewer {
 
     /// Those of `events` that the user sees, in their order.
     pub async fn visible(&mut self, hs: &Homeserver, events: Vec<Rc<Event>>) -> Result<Vec<Rc<Event>>> {
-        self.read_states(hs, &events).await?;
+        let states = events.iter().flat_map(|event| self.states_of(event)).collect();
+        self.read_states(hs, states).await?;
         Ok(events.into_iter().filter(|event| self.judge(event)).collect())
     }
 
     /// Whether the user sees an event.
     pub async fn sees(&mut self, hs: &Homeserver, event: &Rc<Event>) -> Result<bool> {
         Ok(!self.visible(hs, vec![event.clone()]).await?.is_empty())
+    }
+
+    /// Whether the user sees what was there at a position, in the state of then: what an event there would be judged by.
+    pub async fn sees_state(&mut self, hs: &Homeserver, state: NodeId, position: Position) -> Result<bool> {
+        self.read_states(hs, HashSet::from([state])).await?;
+        let joined_after = self.joined_after(position);
+        Ok(self.states.get(&state).is_some_and(|at| is_visible(&at.visibility, at.membership, joined_after)))
     }
 
     /// The user's membership at an event that was judged, "including any changes caused by the event", and "leave" before there was any; `None` for an
@@ -107,9 +115,8 @@ impl Viewer {
         }
     }
 
-    async fn read_states(&mut self, hs: &Homeserver, events: &[Rc<Event>]) -> Result<()> {
-        let states: HashSet<NodeId> =
-            events.iter().flat_map(|event| self.states_of(event)).filter(|state| !self.states.contains_key(state)).collect();
+    async fn read_states(&mut self, hs: &Homeserver, mut states: HashSet<NodeId>) -> Result<()> {
+        states.retain(|state| !self.states.contains_key(state));
         for state in states {
             let mut keys: Vec<StateKey> = vec![(StateEventType::RoomHistoryVisibility, String::new())];
             keys.extend(self.user.as_ref().map(|user| (StateEventType::RoomMember, user.to_string())));

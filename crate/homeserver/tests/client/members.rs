@@ -94,6 +94,32 @@ fn members_at_a_token_are_those_of_then() {
     assert_eq!(at(&bob, &with_bob), are([("alice", "join"), ("bob", "join")]));
 }
 
+/// Whoever joined a room whose history is for those who are in it saw the members of any earlier time by giving its token.
+#[test]
+fn members_of_a_time_are_for_those_who_may_see_its_history() {
+    let server = TestServer::new();
+    let [alice, bob, carol] = ["alice", "bob", "carol"].map(|name| server.register(name));
+    let visibility = |of: &str| json!({ "history_visibility": of });
+    let initial = json!([{ "type": "m.room.history_visibility", "content": visibility("joined") }]);
+    let id = room(&server, &alice, json!({"preset": "public_chat", "initial_state": initial}));
+    join(&server, &carol, &id);
+    let early = now(&server, &alice);
+    act(&server, &carol, &id, "leave", json!({})).ok();
+    join(&server, &bob, &id);
+    let late = now(&server, &alice);
+    let at = |user: &TestUser, token: &str| look(&server, user, &id, &format!("members?at={token}"));
+    at(&bob, &early).fails(403, "M_FORBIDDEN");
+    for (user, token) in [(&alice, &early), (&alice, &late), (&bob, &late), (&carol, &early), (&carol, &late)] {
+        at(user, token).ok();
+    }
+    // Strangers see what is of a time at which everybody could read along.
+    set_state(&server, &alice, &id, "m.room.history_visibility", visibility("world_readable")).ok();
+    let open = now(&server, &alice);
+    let dave = server.register("dave");
+    at(&dave, &late).fails(403, "M_FORBIDDEN");
+    at(&dave, &open).ok();
+}
+
 #[test]
 fn joined_members_are_named_to_members() {
     let server = TestServer::new();
