@@ -6,6 +6,7 @@ use crate::{
     homeserver::Homeserver,
     position::Position,
     tables::{self, Membership, MembershipKind, UserSn},
+    turns::Turns,
 };
 use ruma::{
     OwnedUserId,
@@ -117,6 +118,7 @@ impl Viewer {
 
     async fn read_states(&mut self, hs: &Homeserver, mut states: HashSet<NodeId>) -> Result<()> {
         states.retain(|state| !self.states.contains_key(state));
+        let mut turns = Turns::new(&*hs.host);
         for state in states {
             let mut keys: Vec<StateKey> = vec![(StateEventType::RoomHistoryVisibility, String::new())];
             keys.extend(self.user.as_ref().map(|user| (StateEventType::RoomMember, user.to_string())));
@@ -127,6 +129,7 @@ impl Viewer {
             let visibility = found.first().and_then(|position| at(*position)).map_or(HistoryVisibility::Shared, |event| visibility_of(event));
             let membership = found.get(1).and_then(|position| at(*position)).map(|event| super::append::membership_of(event));
             self.states.insert(state, AtState { visibility, membership });
+            turns.step().await;
         }
         Ok(())
     }

@@ -138,6 +138,31 @@ fn joined_members_are_named_to_members() {
     assert_eq!(joined.as_object().map(serde_json::Map::len), Some(1));
 }
 
+/// What an event replaced was shown with it, also when it was from before the reader's time.
+#[test]
+fn what_a_state_event_replaced_is_shown_to_those_who_may_see_it() {
+    let server = TestServer::new();
+    let (alice, bob) = (server.register("alice"), server.register("bob"));
+    let initial = json!([{ "type": "m.room.history_visibility", "content": { "history_visibility": "joined" } }]);
+    let id = room(&server, &alice, json!({"preset": "public_chat", "initial_state": initial}));
+    let first = set_state(&server, &alice, &id, "m.room.topic", json!({"topic": "not for bob"})).ok()["event_id"].clone();
+    join(&server, &bob, &id);
+    let second = set_state(&server, &alice, &id, "m.room.topic", json!({"topic": "for bob"})).ok()["event_id"].clone();
+    let seen = |user: &TestUser, path: &str, event: &Value| {
+        let answer = look(&server, user, &id, path).ok();
+        let events = answer["chunk"].as_array().or(answer.as_array()).cloned().unwrap_or_else(|| vec![answer.clone()]);
+        let found = events.iter().find(|shown| shown["event_id"] == *event).unwrap_or_else(|| panic!("{path}: {answer}"));
+        let unsigned = &found["unsigned"];
+        (unsigned["replaces_state"].clone(), unsigned["prev_content"].clone(), unsigned["prev_sender"].clone())
+    };
+    for path in ["messages?dir=b", "state", "state/m.room.topic/?format=event", &format!("event/{}", second.as_str().expect("an id"))] {
+        assert_eq!(seen(&alice, path, &second), (first.clone(), json!({"topic": "not for bob"}), json!(alice.id)), "{path}");
+        assert_eq!(seen(&bob, path, &second), (first.clone(), Value::Null, Value::Null), "{path}");
+    }
+    let third = set_state(&server, &alice, &id, "m.room.topic", json!({"topic": "third"})).ok()["event_id"].clone();
+    assert_eq!(seen(&bob, "messages?dir=b", &third), (second, json!({"topic": "for bob"}), json!(alice.id)));
+}
+
 #[test]
 fn state_is_read_whole_and_by_its_key() {
     let server = TestServer::new();
