@@ -1,6 +1,6 @@
 //! The state of a room (Client-Server API, "Getting events for a room"): as it is now for members, as it was when they left for those who left.
 
-use super::content;
+use super::{aliases, content};
 use crate::{
     error::{Error, Result},
     homeserver::Homeserver,
@@ -11,13 +11,10 @@ use crate::{
 };
 use ephapse_store::Direction;
 use ruma::{
-    CanonicalJsonObject, OwnedRoomAliasId, OwnedUserId, RoomId, UserId,
-    api::{
-        client::{
-            membership::{get_member_events, joined_members, joined_rooms},
-            state::{get_state_event_for_key, get_state_events, send_state_event},
-        },
-        error::ErrorKind,
+    CanonicalJsonObject, OwnedUserId, RoomId, UserId,
+    api::client::{
+        membership::{get_member_events, joined_members, joined_rooms},
+        state::{get_state_event_for_key, get_state_events, send_state_event},
     },
     events::{StateEventType, room::history_visibility::HistoryVisibility},
 };
@@ -123,14 +120,18 @@ pub async fn put(call: UserCall, request: send_state_event::v3::Request) -> Resu
     let hs = &call.hs;
     let room = hs.room_for(&request.room_id).await?;
     let content = content(request.body.json().get())?;
+    let mut unfit = BTreeMap::new();
     if request.event_type == StateEventType::RoomCanonicalAlias {
-        check_aliases(hs, &room, request.body.json().get()).await?;
+        unfit = aliases::unfit(hs, room.sn, aliases::named(request.body.json().get())?).await?;
     }
     let draft = Draft::state(call.session.user_id.clone(), request.event_type, request.state_key, content);
     hs.active(&call.session).await?;
-    let set = |write: &mut Write<'_>| match set_already(write, &draft)? {
-        Some(event) => Ok(event),
-        None => write.send(draft.clone()),
+    let set = |write: &mut Write<'_>| {
+        aliases::are_there_already(write, &mut unfit)?;
+        match set_already(write, &draft)? {
+            Some(event) => Ok(event),
+            None => write.send(draft.clone()),
+        }
     };
     let event = hs.write_room(&room, call.raw.generation, set).await?;
     Ok(send_state_event::v3::Response::new(event.pdu.event_id.clone()))
@@ -144,26 +145,6 @@ fn set_already(write: &Write<'_>, draft: &Draft) -> Result<Option<Rc<Event>>, St
     let says_it = || serde_json::from_str::<CanonicalJsonObject>(event.pdu.content.get()).is_ok_and(|content| content == draft.content);
     let same = event.pdu.sender == draft.sender && event.redacted_by.is_none() && says_it();
     Ok(same.then_some(event))
-}
-
-/// "M_BAD_ALIAS: one or more aliases within the m.room.canonical_alias event do not point to the room."
-async fn check_aliases(hs: &Homeserver, room: &RoomInfo, content: &str) -> Result<()> {
-    #[derive(Deserialize)]
-    struct Aliases {
-        alias: Option<String>,
-        #[serde(default)]
-        alt_aliases: Vec<String>,
-    }
-    let content: Aliases = serde_json::from_str(content).map_err(|error| Error::bad_json(error.to_string()))?;
-    for alias in content.alias.into_iter().chain(content.alt_aliases).filter(|alias| !alias.is_empty()) {
-        let bad = || Error::new(http::StatusCode::BAD_REQUEST, ErrorKind::BadAlias, format!("{alias} does not lead to this room"));
-        let id = OwnedRoomAliasId::try_from(alias.as_str()).map_err(|error| Error::invalid_param(error.to_string()))?;
-        let found = tables::ALIASES.get(hs.store(), &id).await?.ok_or_else(bad)?;
-        if found.room != room.sn {
-            return Err(bad());
-        }
-    }
-    Ok(())
 }
 
 /// `GET /rooms/{roomId}/members`, now or `at` a token; who has left sees those of the departure at the latest, and nobody those of a time whose history is
