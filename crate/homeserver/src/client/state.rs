@@ -67,10 +67,9 @@ pub async fn readable(hs: &Homeserver, session: &Session, room_id: &RoomId) -> R
     let membership = tables::MEMBERSHIPS.get(hs.store(), &(session.user, room.sn)).await?.filter(|membership| !membership.forgotten);
     match membership {
         Some(membership) if membership.kind == MembershipKind::Join => Ok((room, None)),
-        Some(membership) if membership.ever_joined && matches!(membership.kind, MembershipKind::Leave | MembershipKind::Ban) => {
-            Ok((room, Some(membership.last_left.unwrap_or(membership.position))))
-        }
         _ if is_world_readable(hs, &room).await? => Ok((room, None)),
+        // Also who is invited again or knocks was once in it.
+        Some(membership) if membership.ever_joined => Ok((room, Some(membership.last_left.unwrap_or(membership.position)))),
         _ => Err(Error::forbidden("you are not in this room")),
     }
 }

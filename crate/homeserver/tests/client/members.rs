@@ -241,6 +241,42 @@ fn a_forgotten_room_is_read_no_more() {
     look(&server, &bob, &id, &format!("event/{seen}")).ok();
 }
 
+/// Whoever had left a room and was invited again, or knocked, could not read what they had read the day before.
+#[test]
+fn who_is_invited_again_reads_what_was_before_they_left() {
+    let server = TestServer::new();
+    let [alice, bob, carol, dave] = ["alice", "bob", "carol", "dave"].map(|name| server.register(name));
+    let id = room(&server, &alice, json!({"preset": "public_chat"}));
+    for user in [&bob, &carol] {
+        join(&server, user, &id);
+    }
+    let seen = send(&server, &alice, &id, "1", "hello");
+    for user in [&bob, &carol] {
+        act(&server, user, &id, "leave", json!({})).ok();
+    }
+    let unseen = send(&server, &alice, &id, "2", "only us");
+    set_state(&server, &alice, &id, "m.room.topic", json!({"topic": "later"})).ok();
+    set_state(&server, &alice, &id, "m.room.join_rules", json!({"join_rule": "knock"})).ok();
+    for user in [&bob, &dave] {
+        act(&server, &alice, &id, "invite", json!({"user_id": user.id})).ok();
+    }
+    server.post(&carol, &format!("/_matrix/client/v3/knock/{id}"), json!({})).ok();
+    for user in [&bob, &carol] {
+        let page = look(&server, user, &id, "messages?dir=b").ok();
+        let ids: Vec<&Value> = page["chunk"].as_array().expect("a chunk").iter().map(|event| &event["event_id"]).collect();
+        assert!(ids.contains(&&json!(seen)) && !ids.contains(&&json!(unseen)), "{page}");
+        look(&server, user, &id, "state/m.room.create").ok();
+        look(&server, user, &id, "state/m.room.topic").fails(404, "M_NOT_FOUND");
+        assert_eq!(members(&server, user, &id, "").get("dave"), None);
+    }
+    look(&server, &dave, &id, "messages?dir=b").fails(403, "M_FORBIDDEN");
+    // Where everybody may read, so may they.
+    set_state(&server, &alice, &id, "m.room.history_visibility", json!({"history_visibility": "world_readable"})).ok();
+    for user in [&bob, &carol, &dave] {
+        assert_eq!(look(&server, user, &id, "state/m.room.topic").ok()["topic"], "later");
+    }
+}
+
 #[test]
 fn who_is_kicked_or_banned_is_kept_out_by_those_who_may() {
     let server = TestServer::new();
