@@ -16,7 +16,7 @@ use ruma::{
         membership::{get_member_events, joined_members, joined_rooms},
         state::{get_state_event_for_key, get_state_events, send_state_event},
     },
-    events::{StateEventType, room::history_visibility::HistoryVisibility},
+    events::{StateEventType, TimelineEventType, room::history_visibility::HistoryVisibility},
 };
 use serde::Deserialize;
 use std::{collections::BTreeMap, rc::Rc};
@@ -136,14 +136,20 @@ pub async fn put(call: UserCall, request: send_state_event::v3::Request) -> Resu
     Ok(send_state_event::v3::Response::new(event.pdu.event_id.clone()))
 }
 
-/// The current state event, where the sender of `draft` has said the same in it.
+/// The current state event, where the sender of `draft` has said the same in it. Who is not in the room any more has nothing to set: what the rules say of
+/// that is for [`Write::send`], but for one's own membership, which may be the departure.
 fn set_already(write: &Write<'_>, draft: &Draft) -> Result<Option<Rc<Event>>, Stop> {
     let place = (draft.event_type.to_string().into(), draft.state_key.clone().unwrap_or_default());
     let Some(position) = write.state_get(write.state(), &[place])?.first().copied().flatten() else { return Ok(None) };
     let event = write.event(position)?;
     let says_it = || serde_json::from_str::<CanonicalJsonObject>(event.pdu.content.get()).is_ok_and(|content| content == draft.content);
     let same = event.pdu.sender == draft.sender && event.redacted_by.is_none() && says_it();
-    Ok(same.then_some(event))
+    let is_own = || draft.event_type == TimelineEventType::RoomMember && draft.state_key.as_deref() == Some(draft.sender.as_str());
+    if !same || is_own() {
+        return Ok(same.then_some(event));
+    }
+    let member = write.member(write.user_sn(&draft.sender)?)?;
+    Ok(member.is_some_and(|member| member.kind == MembershipKind::Join).then_some(event))
 }
 
 /// `GET /rooms/{roomId}/members`, now or `at` a token; who has left sees those of the departure at the latest, and nobody those of a time whose history is
