@@ -1,6 +1,9 @@
 //! The state of a room (Client-Server API, "Getting events for a room"): as it is now for members, as it was when they left for those who left.
 
-use super::{aliases, content};
+use super::{
+    aliases, content,
+    wire::{Json, Own},
+};
 use crate::{
     error::{Error, Result},
     homeserver::Homeserver,
@@ -18,7 +21,7 @@ use ruma::{
     },
     events::{StateEventType, TimelineEventType, room::history_visibility::HistoryVisibility},
 };
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use std::{collections::BTreeMap, rc::Rc};
 
 /// How many members one answer lists at most.
@@ -184,16 +187,17 @@ pub async fn members(call: UserCall, request: get_member_events::v3::Request) ->
     Ok(get_member_events::v3::Response::new(chunk))
 }
 
-/// `GET /rooms/{roomId}/joined_members`
-pub async fn joined_members(call: UserCall, request: joined_members::v3::Request) -> Result<joined_members::v3::Response> {
+/// `GET /rooms/{roomId}/joined_members`: what is not set is null, which ruma's answer would leave out and some clients look for.
+pub async fn joined_members(call: UserCall, Own(request): Own<joined_members::v3::Request>) -> Result<Json> {
     let hs = &call.hs;
     let room = hs.room_for(&request.room_id).await?;
     let own = tables::MEMBERSHIPS.get(hs.store(), &(call.session.user, room.sn)).await?;
     if own.is_none_or(|own| own.kind != MembershipKind::Join) {
         return Err(Error::forbidden("you are not in this room"));
     }
-    #[derive(Deserialize)]
+    #[derive(Default, Deserialize, Serialize)]
     struct Profile {
+        #[serde(rename(serialize = "display_name"))]
         displayname: Option<String>,
         avatar_url: Option<ruma::OwnedMxcUri>,
     }
@@ -202,13 +206,10 @@ pub async fn joined_members(call: UserCall, request: joined_members::v3::Request
     let mut joined = BTreeMap::new();
     for event in hs.events_at(room.sn, &positions).await?.into_iter().flatten() {
         let Some(user) = event.pdu.state_key.as_deref().and_then(|user| OwnedUserId::try_from(user).ok()) else { continue };
-        let profile: Profile = serde_json::from_str(event.pdu.content.get()).unwrap_or(Profile { displayname: None, avatar_url: None });
-        let mut member = joined_members::v3::RoomMember::new();
-        member.display_name = profile.displayname;
-        member.avatar_url = profile.avatar_url;
-        joined.insert(user, member);
+        let profile: Profile = serde_json::from_str(event.pdu.content.get()).unwrap_or_default();
+        joined.insert(user, profile);
     }
-    Ok(joined_members::v3::Response::new(joined))
+    Ok(Json::of(&BTreeMap::from([("joined", joined)])))
 }
 
 /// `GET /joined_rooms`
