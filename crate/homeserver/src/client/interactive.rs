@@ -100,8 +100,15 @@ async fn attempt(
         AuthData::Dummy(_) => true,
         AuthData::Password(given) => {
             let Some(user) = user else { return Ok(Some((ErrorKind::Forbidden, "nobody is logged in"))) };
-            password::identified(hs, &given.identifier).is_some_and(|id| id == user.user_id)
-                && password::check(hs, &user.user_id, &given.password).await?.is_some()
+            let named = password::identified(hs, &given.identifier);
+            let is_right = match &named {
+                Some(named) => password::check(hs, named, &given.password).await?.is_some(),
+                None => false,
+            };
+            if is_right && named.as_ref() != Some(&user.user_id) {
+                return Err(Error::forbidden("this is somebody else's password"));
+            }
+            is_right
         }
         AuthData::RegistrationToken(given) => registration_token(hs, &given.token)?,
         _ => false,
