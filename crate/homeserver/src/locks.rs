@@ -18,6 +18,8 @@ pub enum LockKey {
     Alias(String),
     /// An account with its devices and keys being made or changed.
     Account(String),
+    /// A user-interactive session that makes an account.
+    Registration(String),
     /// One user's receipts and read marker in a room.
     Receipts(u32, u32),
     /// A user's key backups.

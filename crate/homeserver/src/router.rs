@@ -104,6 +104,10 @@ impl Asked {
         if let Some(headers) = parseable.headers_mut() {
             headers.clone_from(self.request.headers());
         }
+        // JSON is UTF-8; of what is skipped in it serde_json would not look.
+        if str::from_utf8(self.body()).is_err() {
+            return Err(not_json("it is not UTF-8"));
+        }
         let parseable = parseable.body(self.body()).map_err(|error| Error::invalid_param(error.to_string()))?;
         Ok((parseable, self.arguments.iter().map(String::as_str).collect()))
     }
@@ -353,7 +357,7 @@ fn parse<R: IncomingRequest>(asked: &Asked) -> Result<R> {
 fn parse_error(error: FromHttpRequestError, body: &[u8]) -> Error {
     match error {
         FromHttpRequestError::Deserialization(DeserializationError::Json(error)) => match serde_json::from_slice::<serde::de::IgnoredAny>(body) {
-            Err(_) => Error::new(http::StatusCode::BAD_REQUEST, ErrorKind::NotJson, format!("the body is not JSON: {error}")),
+            Err(_) => not_json(error),
             Ok(_) if error.to_string().contains("missing field") => Error::new(http::StatusCode::BAD_REQUEST, ErrorKind::BadJson, error.to_string()),
             Ok(_) => Error::bad_json(error.to_string()),
         },
@@ -363,6 +367,10 @@ fn parse_error(error: FromHttpRequestError, body: &[u8]) -> Error {
         FromHttpRequestError::MethodMismatch { .. } => Error::wrong_method(),
         other => Error::invalid_param(other.to_string()),
     }
+}
+
+fn not_json(reason: impl std::fmt::Display) -> Error {
+    Error::new(http::StatusCode::BAD_REQUEST, ErrorKind::NotJson, format!("the body is not JSON: {reason}"))
 }
 
 fn answer<R: IncomingRequest>(response: impl Future<Output = Result<R::OutgoingResponse>> + 'static) -> Answer {

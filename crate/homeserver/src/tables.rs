@@ -109,6 +109,8 @@ pub const TRANSACTIONS: Table<(UserSn, OwnedDeviceId, String), Transaction> = Ta
 pub const TRANSACTIONS_BY_TIME: Table<(u64, UserSn, OwnedDeviceId, String), ()> = Table::new(0x47, "transactions by time");
 /// User-interactive sessions under way, by their id.
 pub const INTERACTIVE_SESSIONS: Table<String, InteractiveSession> = Table::new(0x48, "user-interactive sessions");
+/// What was registered through a user-interactive session, for as long as there is one.
+pub const REGISTERED: Table<String, Registered> = Table::new(0x4f, "registered by session");
 
 /// Who is not offline, as far as others were told.
 pub const PRESENT: Table<UserSn, StoredPresence> = Table::new(0x49, "present users");

@@ -117,8 +117,13 @@ async fn change_tags(call: &UserCall, room_id: &RoomId, change: impl FnOnce(&mut
     let _lock = hs.lock(LockKey::Account(call.session.user_id.to_string())).await;
     let (room, _room_lock) = kept_room(hs, room_id).await?;
     let mut tags = tags_of(call, room).await?;
+    let before = tags.len();
     change(&mut tags);
+    let grows = tags.len() > before;
     let content = serde_json::to_string(&TagEventContent::new(tags)).map_err(|error| Error::bad_json(error.to_string()))?;
+    if grows && content.len() > LARGEST {
+        return Err(Error::too_large(format!("the tags of a room have {LARGEST} bytes at most")));
+    }
     let mut batch = Batch::since(call.raw.generation);
     let change = stage(hs, &mut batch, call.session.user, room, TAGS.to_owned(), Json(content));
     hs.submit(batch, vec![change])?;

@@ -8,6 +8,7 @@ use crate::{
     room::{Draft, Stop, Write},
     router::{Call, UserCall},
     tables::{self, Alias, RoomSn, UserSn},
+    turns::Turns,
 };
 use ephapse_store::{Batch, Direction};
 use http::StatusCode;
@@ -22,6 +23,8 @@ use ruma::{
     },
     events::StateEventType,
 };
+use serde::Deserialize;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// How many aliases of a room are listed at most.
 const LISTED: usize = 1000;
@@ -100,6 +103,61 @@ pub async fn delete(call: UserCall, request: delete_alias::v3::Request) -> Resul
     };
     hs.write_room(&room, call.raw.generation, delete).await?;
     Ok(delete_alias::v3::Response::new())
+}
+
+/// The aliases that an `m.room.canonical_alias` event names, each once.
+pub fn named(content: &str) -> Result<BTreeSet<String>> {
+    #[derive(Deserialize)]
+    struct Content {
+        alias: Option<String>,
+        #[serde(default)]
+        alt_aliases: Vec<String>,
+    }
+    let content: Content = serde_json::from_str(content).map_err(|error| Error::bad_json(error.to_string()))?;
+    Ok(content.alias.into_iter().chain(content.alt_aliases).filter(|alias| !alias.is_empty()).collect())
+}
+
+/// Those of `aliases` that a room's event cannot name anew, each with the reason.
+pub async fn unfit(hs: &Homeserver, room: RoomSn, aliases: BTreeSet<String>) -> Result<BTreeMap<String, Error>> {
+    let mut turns = Turns::new(&*hs.host);
+    let mut unfit = BTreeMap::new();
+    for alias in aliases {
+        match OwnedRoomAliasId::try_from(alias.as_str()) {
+            Err(error) => {
+                unfit.insert(alias, Error::invalid_param(error.to_string()));
+            }
+            Ok(id) if tables::ALIASES.get(hs.store(), &id).await?.is_none_or(|found| found.room != room) => {
+                let error = leads_elsewhere(&alias);
+                unfit.insert(alias, error);
+            }
+            Ok(_) => {}
+        }
+        turns.step().await;
+    }
+    Ok(unfit)
+}
+
+/// 400 M_BAD_ALIAS: "one or more aliases within the `m.room.canonical_alias` event do not point to the room".
+pub fn leads_elsewhere(alias: &str) -> Error {
+    Error::new(StatusCode::BAD_REQUEST, ErrorKind::BadAlias, format!("{alias} does not lead to this room"))
+}
+
+/// Refuses what the room's event does not name already: "Servers do not validate aliases which are being removed or are already present in the
+/// state event".
+pub fn are_there_already(write: &Write<'_>, unfit: &mut BTreeMap<String, Error>) -> Result<(), Stop> {
+    if unfit.is_empty() {
+        return Ok(());
+    }
+    let place = (StateEventType::RoomCanonicalAlias, String::new());
+    let current = match write.state_get(write.state(), &[place])?.first().copied().flatten() {
+        Some(position) => named(write.event(position)?.pdu.content.get()).unwrap_or_default(),
+        None => BTreeSet::new(),
+    };
+    let new = unfit.keys().find(|alias| !current.contains(*alias)).cloned();
+    match new.and_then(|alias| unfit.remove(&alias)) {
+        Some(error) => Err(error.into()),
+        None => Ok(()),
+    }
 }
 
 /// The room's `m.room.canonical_alias` without an alias, if it names it.

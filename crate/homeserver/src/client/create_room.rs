@@ -88,7 +88,14 @@ pub async fn create_room(call: UserCall, request: Request) -> Result<Response> {
     let mut turns = Turns::new(&*hs.host);
     let mut given: Vec<Wanted> = Vec::with_capacity(request.initial_state.len());
     for event in &request.initial_state {
-        given.push(initial_state(event.json().get())?);
+        let event = initial_state(event.json().get())?;
+        if event.event_type == StateEventType::RoomCanonicalAlias {
+            // Only the alias that is made with the room leads to it.
+            let named = aliases::named(&event.content)?;
+            let other = named.iter().find(|named| alias.as_ref().is_none_or(|alias| alias.as_str() != named.as_str()));
+            other.map_or(Ok(()), |other| Err(aliases::leads_elsewhere(other)))?;
+        }
+        given.push(event);
         turns.short_step().await;
     }
     // What the client gives itself takes the place of the preset's.

@@ -8,7 +8,7 @@ use crate::{
     error::{Error, Result},
     homeserver::Homeserver,
     router::{RawRequest, UserCall},
-    tables::{self, InteractiveSession, Session},
+    tables::{self, InteractiveSession, Registered, Session},
 };
 use ephapse_store::{Batch, Direction};
 use ruma::api::{
@@ -73,6 +73,17 @@ pub async fn require_of(hs: &Homeserver, raw: &RawRequest, user: Option<&Session
     if complete { Ok(()) } else { Err(ask(id, &session, flows, refusal)) }
 }
 
+/// What a request that is repeated registered the first time, through the session that it names.
+pub async fn registered(hs: &Homeserver, raw: &RawRequest, session: &str) -> Result<Option<Registered>> {
+    let now = hs.host.now();
+    let fresh = InteractiveSession { request: fingerprint(raw)?, user: None, completed: Vec::new(), created: now };
+    let id = session.to_owned();
+    match tables::INTERACTIVE_SESSIONS.get(hs.store(), &id).await? {
+        Some(stored) if belongs(&stored, &fresh, now) => Ok(tables::REGISTERED.get(hs.store(), &id).await?),
+        _ => Ok(None),
+    }
+}
+
 type Refusal = (ErrorKind, &'static str);
 
 /// Tries the stage that `auth` is about.
@@ -95,8 +106,15 @@ async fn attempt(
         AuthData::Dummy(_) => true,
         AuthData::Password(given) => {
             let Some(user) = user else { return Ok(Some((ErrorKind::Forbidden, "nobody is logged in"))) };
-            password::identified(hs, &given.identifier).is_some_and(|id| id == user.user_id)
-                && password::check(hs, &user.user_id, &given.password).await?.is_some()
+            let named = password::identified(hs, &given.identifier);
+            let is_right = match &named {
+                Some(named) => password::check(hs, named, &given.password).await?.is_some(),
+                None => false,
+            };
+            if is_right && named.as_ref() != Some(&user.user_id) {
+                return Err(Error::forbidden("this is somebody else's password"));
+            }
+            is_right
         }
         AuthData::RegistrationToken(given) => registration_token(hs, &given.token)?,
         _ => false,
@@ -150,6 +168,7 @@ async fn begin(hs: &Homeserver, raw: &RawRequest, id: &str, session: &Interactiv
     let mut batch = Batch::since(raw.generation);
     for (id, _) in oldest.iter().filter(|(_, old)| has_ended(old, session.created)) {
         tables::INTERACTIVE_SESSIONS.delete(&mut batch, id);
+        tables::REGISTERED.delete(&mut batch, id);
     }
     tables::INTERACTIVE_SESSIONS.put(&mut batch, &id.to_owned(), session);
     hs.submit(batch, Vec::new())?;

@@ -23,7 +23,7 @@ use ruma::{
                 get_username_availability::v3 as get_username_availability,
                 register::{RegistrationKind, v3 as register},
             },
-            uiaa::{AuthFlow, AuthType},
+            uiaa::{AuthData, AuthFlow, AuthType},
         },
         error::ErrorKind,
     },
@@ -51,6 +51,17 @@ pub async fn register(call: Call, Own(request): Own<register::Request>) -> Resul
     take_turn(hs)?;
     devices::acceptable(request.device_id.as_deref(), request.initial_device_display_name.as_deref())?;
     request.password.as_deref().map(password::acceptable).transpose()?;
+    let session = request.auth.as_ref().and_then(AuthData::session).map(str::to_owned);
+    // Of those that come at once with the same session, the others find what the first one made.
+    let _lock = match &session {
+        Some(session) => Some(hs.lock(LockKey::Registration(session.clone())).await),
+        None => None,
+    };
+    if let Some(session) = &session
+        && let Some(made) = interactive::registered(hs, &call.raw, session).await?
+    {
+        return repeated(&call, made, request).await;
+    }
     let user_id = match &request.username {
         Some(username) => {
             let user_id = chosen(hs, username)?;
@@ -72,6 +83,7 @@ pub async fn register(call: Call, Own(request): Own<register::Request>) -> Resul
         device_id: request.device_id,
         device_display_name: request.initial_device_display_name,
         inhibit_login: request.inhibit_login,
+        session,
     };
     create(hs, Batch::since(call.raw.generation), account).await
 }
@@ -84,7 +96,7 @@ async fn register_guest(call: &Call, device_display_name: Option<String>) -> Res
     }
     take_turn(hs)?;
     devices::acceptable(None, device_display_name.as_deref())?;
-    let account = NewAccount { user_id: generated(hs), kind: Kind::Guest, device_id: None, device_display_name, inhibit_login: false };
+    let account = NewAccount { user_id: generated(hs), kind: Kind::Guest, device_id: None, device_display_name, inhibit_login: false, session: None };
     create(hs, Batch::since(call.raw.generation), account).await
 }
 
@@ -101,6 +113,23 @@ async fn belongs_to_guest(hs: &Homeserver, token: &str, user_id: &UserId) -> Res
     }
 }
 
+/// The answer to a registration that was not heard, for as long as its session lasts: the same user, and the same device with a new access token.
+/// Whoever asks knows the password that the account was made with, and must know the one it has.
+async fn repeated(call: &Call, made: tables::Registered, request: register::Request) -> Result<Json> {
+    let hs = &call.hs;
+    let user_id = hs.user_id(made.user).await?;
+    let mut registered = Registered { user_id: &user_id, access_token: None, device_id: None };
+    if made.device.is_some() {
+        let given = request.password.as_deref().unwrap_or_default();
+        let checked = password::check(hs, &user_id, given).await?;
+        let checked = checked.ok_or_else(|| Error::forbidden("the account has another password since, or none"))?;
+        let (token, device) = session::log_in(call, &checked, &user_id, made.device, request.initial_device_display_name).await?;
+        registered.access_token = Some(token);
+        registered.device_id = Some(device);
+    }
+    Ok(Json::of(&registered))
+}
+
 /// An account that may be made.
 pub struct NewAccount {
     /// Whose.
@@ -113,6 +142,8 @@ pub struct NewAccount {
     pub device_display_name: Option<String>,
     /// Whether there is to be no first device.
     pub inhibit_login: bool,
+    /// The user-interactive session that it is made through, which remembers it.
+    pub session: Option<String>,
 }
 
 /// Whose account it is.
@@ -130,7 +161,7 @@ pub enum Kind {
 
 /// Makes an account if its name is still free, in one batch with what `batch` holds already.
 pub async fn create(hs: &Homeserver, mut batch: Batch, account: NewAccount) -> Result<Json> {
-    let NewAccount { user_id, kind, device_id, device_display_name, inhibit_login } = account;
+    let NewAccount { user_id, kind, device_id, device_display_name, inhibit_login, session } = account;
     let _lock = hs.lock(LockKey::Account(user_id.to_string())).await;
     let user = hs.intern_user(&user_id).await?;
     let (password, was_guest) = match kind {
@@ -156,6 +187,9 @@ pub async fn create(hs: &Homeserver, mut batch: Batch, account: NewAccount) -> R
     }
     // Who was a guest may share rooms already.
     let devices = if was_guest { Some(hs.device_list_change(user).await?) } else { None };
+    if let Some(session) = session {
+        tables::REGISTERED.put(&mut batch, &session, &tables::Registered { user, device: registered.device_id.clone() });
+    }
     // Clients see the push rules in their first sync, as any account data.
     let rules = push_rules::stored_as(&Ruleset::server_default(&user_id));
     let mut changes = vec![account_data::stage(hs, &mut batch, user, 0, push_rules::TYPE.to_owned(), rules)];

@@ -5,7 +5,7 @@ use crate::{
     error::{Error, Result},
     homeserver::Homeserver,
     position::Position,
-    room::{DEPTH, Event, Format, REDACTION},
+    room::{DEPTH, Event, Format, REDACTION, RelatesTo},
     router::UserCall,
     tables::{self, IndirectRelation, RoomSn},
 };
@@ -39,6 +39,19 @@ struct Asked {
     dir: Dir,
     limit: Option<UInt>,
     recurse: bool,
+}
+
+impl Asked {
+    fn wants(&self, rel_type: &str, event_type: &str) -> bool {
+        self.rel_type.as_ref().is_none_or(|wanted| wanted == rel_type) && self.event_type.as_ref().is_none_or(|wanted| wanted == event_type)
+    }
+
+    /// Whether an event between two others is looked through: one that is redacted relates to nothing any more; and "events that would match the filter,
+    /// but whose only relation to the original given event is through a non-matching intermediate event, will not be included".
+    fn looks_through(&self, event: &Event) -> bool {
+        let relates = || RelatesTo::in_json(event.pdu.content.get());
+        event.redacted_by.is_none() && relates().is_some_and(|relates| self.wants(&relates.rel_type, &event.pdu.event_type.to_string()))
+    }
 }
 
 struct Found {
@@ -122,12 +135,9 @@ async fn find(call: &UserCall, asked: Asked) -> Result<Found> {
         }
         let mut children = unread.read(hs).await?;
         read += children.len();
-        children.retain(|(_, IndirectRelation { relation, .. })| {
-            relation.rel_type != REDACTION
-                && asked.rel_type.as_ref().is_none_or(|wanted| *wanted == relation.rel_type)
-                && asked.event_type.as_ref().is_none_or(|wanted| *wanted == relation.event_type)
-        });
-        let children = related_still(hs, room.sn, children).await?;
+        children
+            .retain(|(_, IndirectRelation { relation, .. })| relation.rel_type != REDACTION && asked.wants(&relation.rel_type, &relation.event_type));
+        let children = related_still(hs, room.sn, &asked, children).await?;
         found.extend(viewer.visible(hs, children).await?);
     }
     let next = if found.len() > limit {
@@ -204,15 +214,16 @@ fn behind(position: Position, dir: Dir) -> Position {
     if dir == Dir::Backward { Position(position.0 - 1) } else { position }
 }
 
-/// The children that are left: a redacted event relates to nothing any more, and what related through it neither.
-async fn related_still(hs: &Homeserver, room: RoomSn, children: Vec<(Position, IndirectRelation)>) -> Result<Vec<Rc<Event>>> {
+/// The children that are left: a redacted event relates to nothing any more, and what related through one that is not looked through neither.
+async fn related_still(hs: &Homeserver, room: RoomSn, asked: &Asked, children: Vec<(Position, IndirectRelation)>) -> Result<Vec<Rc<Event>>> {
     let mut between: Vec<Position> = children.iter().flat_map(|(_, child)| child.through.iter().copied()).collect();
     between.sort_unstable();
     between.dedup();
-    let is_left = |event: &Option<Rc<Event>>| event.as_ref().is_some_and(|event| event.redacted_by.is_none());
     let events = hs.events_at(room, &between).await?;
-    let left: BTreeSet<Position> = between.into_iter().zip(&events).filter(|(_, event)| is_left(event)).map(|(position, _)| position).collect();
-    let children = children.into_iter().filter(|(_, child)| child.through.iter().all(|between| left.contains(between)));
+    let looked_through: BTreeSet<Position> = events.iter().flatten().filter(|event| asked.looks_through(event)).map(|event| event.position).collect();
+    let children = children.into_iter().filter(|(_, child)| child.through.iter().all(|between| looked_through.contains(between)));
     let positions: Vec<Position> = children.map(|(position, _)| position).collect();
-    Ok(hs.events_at(room, &positions).await?.into_iter().filter(is_left).flatten().collect())
+    let mut left = hs.events_at(room, &positions).await?;
+    left.retain(|event| event.as_ref().is_some_and(|event| event.redacted_by.is_none()));
+    Ok(left.into_iter().flatten().collect())
 }

@@ -1,6 +1,10 @@
 //! Logging in and out (Client-Server API, Login and Session management).
 
-use super::{devices, password, wire::Login};
+use super::{
+    devices,
+    password::{self, Checked},
+    wire::Login,
+};
 use crate::{
     error::{Error, Result},
     homeserver::Homeserver,
@@ -40,29 +44,44 @@ pub async fn login(call: Call, Login(request): Login) -> Result<login::Response>
         (None, Some(user)) => password::named(hs, user),
         (None, None) => return Err(Error::missing_param("the identifier is missing")),
     };
-    let refused = || Error::forbidden("the user or the password is wrong");
     let user_id = user_id.ok_or_else(refused)?;
     let checked = password::check(hs, &user_id, &given.password).await?.ok_or_else(refused)?;
-    let user = checked.user;
+    let (token, device) = log_in(&call, &checked, &user_id, request.device_id, request.initial_device_display_name).await?;
+    Ok(login::Response::new(user_id, token, device))
+}
+
+/// Gives a device, new or known, a new access token, if the password that was right still is.
+pub async fn log_in(
+    call: &Call,
+    checked: &Checked,
+    user_id: &OwnedUserId,
+    device_id: Option<OwnedDeviceId>,
+    display_name: Option<String>,
+) -> Result<(String, OwnedDeviceId)> {
+    let (hs, user) = (&call.hs, checked.user);
     let _lock = hs.lock(LockKey::Account(user_id.to_string())).await;
     // The account may have been deactivated or its password changed while this one was compared.
     if !checked.still_holds(tables::ACCOUNTS.get(hs.store(), &user).await?.as_ref()) {
         return Err(refused());
     }
-    if let Some(device) = &request.device_id {
+    if let Some(device) = &device_id {
         is_no_cross_signing_key(hs, user, device).await?;
     }
-    let is_known = match &request.device_id {
+    let is_known = match &device_id {
         Some(device) => tables::DEVICES.get(hs.store(), &(user, device.clone())).await?.is_some(),
         None => false,
     };
     let mut batch = Batch::since(call.raw.generation);
-    let (token, device) = sign_in(hs, user, &user_id, request.device_id, request.initial_device_display_name, &mut batch).await?;
+    let (token, device) = sign_in(hs, user, user_id, device_id, display_name, &mut batch).await?;
     let change = if is_known { None } else { Some(hs.device_list_change(user).await?) };
     hs.submit(batch, change.map(|change| (hs.positions.next(), change)).into_iter().collect())?;
     // A sync that is held with the token which the device had until now ends.
     hs.notify.wake_device(user, &device);
-    Ok(login::Response::new(user_id, token, device))
+    Ok((token, device))
+}
+
+fn refused() -> Error {
+    Error::forbidden("the user or the password is wrong")
 }
 
 /// "The given device ID must not be the same as a cross-signing key ID": the two share a namespace in signatures.

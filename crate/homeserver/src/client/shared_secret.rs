@@ -88,6 +88,7 @@ pub async fn register(call: Call, request: RegisterBySecret) -> Result<Json> {
         device_id: request.device_id,
         device_display_name: None,
         inhibit_login: request.inhibit_login,
+        session: None,
     };
     let mut batch = Batch::since(call.raw.generation);
     if let Some(displayname) = &request.displayname {

@@ -1,27 +1,27 @@
 //! The state of a room (Client-Server API, "Getting events for a room"): as it is now for members, as it was when they left for those who left.
 
-use super::{content, membership};
+use super::{
+    aliases, content, membership,
+    wire::{Json, Own},
+};
 use crate::{
     error::{Error, Result},
     homeserver::Homeserver,
     position::Position,
-    room::{Draft, Event, NodeId, RoomInfo, Stop, Write, state_tree::Part},
+    room::{Draft, Event, NodeId, RoomInfo, Stop, Viewer, Write, state_tree::Part},
     router::UserCall,
     tables::{self, MembershipKind, Session},
 };
 use ephapse_store::Direction;
 use ruma::{
-    OwnedRoomAliasId, OwnedUserId, RoomId, UserId,
-    api::{
-        client::{
-            membership::{get_member_events, joined_members, joined_rooms},
-            state::{get_state_event_for_key, get_state_events, send_state_event},
-        },
-        error::ErrorKind,
+    OwnedUserId, RoomId, UserId,
+    api::client::{
+        membership::{get_member_events, joined_members, joined_rooms},
+        state::{get_state_event_for_key, get_state_events, send_state_event},
     },
-    events::{StateEventType, room::history_visibility::HistoryVisibility},
+    events::{StateEventType, TimelineEventType, room::history_visibility::HistoryVisibility},
 };
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use std::{collections::BTreeMap, rc::Rc};
 
 /// How many members one answer lists at most.
@@ -70,10 +70,9 @@ pub async fn readable(hs: &Homeserver, session: &Session, room_id: &RoomId) -> R
     let membership = tables::MEMBERSHIPS.get(hs.store(), &(session.user, room.sn)).await?.filter(|membership| !membership.forgotten);
     match membership {
         Some(membership) if membership.kind == MembershipKind::Join => Ok((room, None)),
-        Some(membership) if membership.ever_joined && matches!(membership.kind, MembershipKind::Leave | MembershipKind::Ban) => {
-            Ok((room, Some(membership.last_left.unwrap_or(membership.position))))
-        }
         _ if is_world_readable(hs, &room).await? => Ok((room, None)),
+        // Also who is invited again or knocks was once in it.
+        Some(membership) if membership.ever_joined => Ok((room, Some(membership.last_left.unwrap_or(membership.position)))),
         _ => Err(Error::forbidden("you are not in this room")),
     }
 }
@@ -123,23 +122,28 @@ pub async fn put(call: UserCall, request: send_state_event::v3::Request) -> Resu
     let hs = &call.hs;
     let room = hs.room_for(&request.room_id).await?;
     let content = content(request.body.json().get())?;
+    let mut unfit = BTreeMap::new();
     if request.event_type == StateEventType::RoomCanonicalAlias {
-        check_aliases(hs, &room, request.body.json().get()).await?;
+        unfit = aliases::unfit(hs, room.sn, aliases::named(request.body.json().get())?).await?;
     }
     let mut draft = Draft::state(call.session.user_id.clone(), request.event_type, request.state_key, content);
     if draft.is_join() {
         draft.let_in_by = membership::let_in_by(hs, &call.session, &room).await?;
     }
     hs.active(&call.session).await?;
-    let set = |write: &mut Write<'_>| match set_already(write, &draft)? {
-        Some(event) => Ok(event),
-        None => write.send(draft.clone()),
+    let set = |write: &mut Write<'_>| {
+        aliases::are_there_already(write, &mut unfit)?;
+        match set_already(write, &draft)? {
+            Some(event) => Ok(event),
+            None => write.send(draft.clone()),
+        }
     };
     let event = hs.write_room(&room, call.raw.generation, set).await?;
     Ok(send_state_event::v3::Response::new(event.pdu.event_id.clone()))
 }
 
-/// The current state event, where the sender of `draft` has said the same in it.
+/// The current state event, where the sender of `draft` has said the same in it. Who is not in the room any more has nothing to set: what the rules say of
+/// that is for [`Write::send`], but for one's own membership, which may be the departure.
 fn set_already(write: &Write<'_>, draft: &Draft) -> Result<Option<Rc<Event>>, Stop> {
     let place = (draft.event_type.to_string().into(), draft.state_key.clone().unwrap_or_default());
     let Some(position) = write.state_get(write.state(), &[place])?.first().copied().flatten() else { return Ok(None) };
@@ -147,30 +151,16 @@ fn set_already(write: &Write<'_>, draft: &Draft) -> Result<Option<Rc<Event>>, St
     let said = |content| Draft::without_vouching(&draft.event_type, content);
     let says_it = || serde_json::from_str(event.pdu.content.get()).is_ok_and(|content| said(content) == said(draft.content.clone()));
     let same = event.pdu.sender == draft.sender && event.redacted_by.is_none() && says_it();
-    Ok(same.then_some(event))
+    let is_own = || draft.event_type == TimelineEventType::RoomMember && draft.state_key.as_deref() == Some(draft.sender.as_str());
+    if !same || is_own() {
+        return Ok(same.then_some(event));
+    }
+    let member = write.member(write.user_sn(&draft.sender)?)?;
+    Ok(member.is_some_and(|member| member.kind == MembershipKind::Join).then_some(event))
 }
 
-/// "M_BAD_ALIAS: one or more aliases within the m.room.canonical_alias event do not point to the room."
-async fn check_aliases(hs: &Homeserver, room: &RoomInfo, content: &str) -> Result<()> {
-    #[derive(Deserialize)]
-    struct Aliases {
-        alias: Option<String>,
-        #[serde(default)]
-        alt_aliases: Vec<String>,
-    }
-    let content: Aliases = serde_json::from_str(content).map_err(|error| Error::bad_json(error.to_string()))?;
-    for alias in content.alias.into_iter().chain(content.alt_aliases).filter(|alias| !alias.is_empty()) {
-        let bad = || Error::new(http::StatusCode::BAD_REQUEST, ErrorKind::BadAlias, format!("{alias} does not lead to this room"));
-        let id = OwnedRoomAliasId::try_from(alias.as_str()).map_err(|error| Error::invalid_param(error.to_string()))?;
-        let found = tables::ALIASES.get(hs.store(), &id).await?.ok_or_else(bad)?;
-        if found.room != room.sn {
-            return Err(bad());
-        }
-    }
-    Ok(())
-}
-
-/// `GET /rooms/{roomId}/members`, now or `at` a token; who has left sees those of the departure at the latest.
+/// `GET /rooms/{roomId}/members`, now or `at` a token; who has left sees those of the departure at the latest, and nobody those of a time whose history is
+/// not theirs to see.
 pub async fn members(call: UserCall, request: get_member_events::v3::Request) -> Result<get_member_events::v3::Response> {
     let hs = &call.hs;
     let (room, until) = readable(hs, &call.session, &request.room_id).await?;
@@ -180,6 +170,12 @@ pub async fn members(call: UserCall, request: get_member_events::v3::Request) ->
         Some(position) => hs.room_state_at(room.sn, &head, position).await?,
         None => NodeId(head.state),
     };
+    if let Some(position) = at.filter(|at| until.is_none_or(|until| *at < until)) {
+        let mut viewer = Viewer::new(hs, &room, call.session.user).await?;
+        if !viewer.sees_state(hs, root, position).await? {
+            return Err(Error::forbidden("you may not see who was in this room then"));
+        }
+    }
     let entries = hs.state_entries(room.sn, root, Part::Members).await?;
     let mut positions: Vec<_> = entries.into_iter().map(|(_, position)| position).collect();
     positions.sort_unstable();
@@ -195,16 +191,17 @@ pub async fn members(call: UserCall, request: get_member_events::v3::Request) ->
     Ok(get_member_events::v3::Response::new(chunk))
 }
 
-/// `GET /rooms/{roomId}/joined_members`
-pub async fn joined_members(call: UserCall, request: joined_members::v3::Request) -> Result<joined_members::v3::Response> {
+/// `GET /rooms/{roomId}/joined_members`: what is not set is null, which ruma's answer would leave out and some clients look for.
+pub async fn joined_members(call: UserCall, Own(request): Own<joined_members::v3::Request>) -> Result<Json> {
     let hs = &call.hs;
     let room = hs.room_for(&request.room_id).await?;
     let own = tables::MEMBERSHIPS.get(hs.store(), &(call.session.user, room.sn)).await?;
     if own.is_none_or(|own| own.kind != MembershipKind::Join) {
         return Err(Error::forbidden("you are not in this room"));
     }
-    #[derive(Deserialize)]
+    #[derive(Default, Deserialize, Serialize)]
     struct Profile {
+        #[serde(rename(serialize = "display_name"))]
         displayname: Option<String>,
         avatar_url: Option<ruma::OwnedMxcUri>,
     }
@@ -213,13 +210,10 @@ pub async fn joined_members(call: UserCall, request: joined_members::v3::Request
     let mut joined = BTreeMap::new();
     for event in hs.events_at(room.sn, &positions).await?.into_iter().flatten() {
         let Some(user) = event.pdu.state_key.as_deref().and_then(|user| OwnedUserId::try_from(user).ok()) else { continue };
-        let profile: Profile = serde_json::from_str(event.pdu.content.get()).unwrap_or(Profile { displayname: None, avatar_url: None });
-        let mut member = joined_members::v3::RoomMember::new();
-        member.display_name = profile.displayname;
-        member.avatar_url = profile.avatar_url;
-        joined.insert(user, member);
+        let profile: Profile = serde_json::from_str(event.pdu.content.get()).unwrap_or_default();
+        joined.insert(user, profile);
     }
-    Ok(joined_members::v3::Response::new(joined))
+    Ok(Json::of(&BTreeMap::from([("joined", joined)])))
 }
 
 /// `GET /joined_rooms`

@@ -14,7 +14,11 @@ use ruma::{
 };
 use serde::Serialize;
 use serde_json::value::RawValue;
-use std::{borrow::Cow, collections::HashMap, rc::Rc};
+use std::{
+    borrow::Cow,
+    collections::{HashMap, HashSet},
+    rc::Rc,
+};
 
 #[derive(Serialize)]
 struct ClientEvent<'a> {
@@ -57,6 +61,8 @@ struct Reader<'a> {
     format: Format,
     /// Whose eyes judged the events, where somebody's did.
     viewer: Option<&'a Viewer>,
+    /// Those of the replaced events that the reader sees.
+    replaced: &'a HashSet<Position>,
 }
 
 /// How events are written for one request.
@@ -71,7 +77,7 @@ pub enum Format {
 impl Homeserver {
     /// Events as the session's device sees them.
     pub async fn client_events<T>(&self, room: &RoomInfo, events: &[Rc<Event>], session: &Session, format: Format) -> Result<Vec<Raw<T>>> {
-        self.write_events(room, events, Reader { session, format, viewer: None }).await
+        self.write_events(room, events, session, format, None).await
     }
 
     /// Events of a timeline as the session's device sees them, with the membership of its user at those that `viewer` has judged; elsewhere it would
@@ -84,17 +90,26 @@ impl Homeserver {
         format: Format,
         viewer: &Viewer,
     ) -> Result<Vec<Raw<T>>> {
-        self.write_events(room, events, Reader { session, format, viewer: Some(viewer) }).await
+        self.write_events(room, events, session, format, Some(viewer)).await
     }
 
-    async fn write_events<T>(&self, room: &RoomInfo, events: &[Rc<Event>], reader: Reader<'_>) -> Result<Vec<Raw<T>>> {
-        let events = self.served(events, reader.session).await?;
+    async fn write_events<T>(
+        &self,
+        room: &RoomInfo,
+        events: &[Rc<Event>],
+        session: &Session,
+        format: Format,
+        viewer: Option<&Viewer>,
+    ) -> Result<Vec<Raw<T>>> {
+        let events = self.served(events, session).await?;
         let mut positions: Vec<Position> = events.iter().flat_map(|event| event.replaces.into_iter().chain(event.redacted_by)).collect();
         positions.sort_unstable();
         positions.dedup();
         let others: Vec<Rc<Event>> = self.events_at(room.sn, &positions).await?.into_iter().flatten().collect();
-        let others = self.served(&others, reader.session).await?;
+        let others = self.served(&others, session).await?;
         let others: HashMap<Position, Rc<Event>> = others.iter().map(|event| (event.position, event.clone())).collect();
+        let replaced: Vec<Rc<Event>> = events.iter().filter_map(|event| others.get(&event.replaces?).cloned()).collect();
+        let reader = Reader { session, format, viewer, replaced: &self.shown(room, replaced, session).await? };
         let mut written = Vec::with_capacity(events.len());
         let mut portions = Portions::new();
         for event in events.iter() {
@@ -104,6 +119,15 @@ impl Homeserver {
         Ok(written)
     }
 
+    /// Those of `events` that the session's user sees.
+    async fn shown(&self, room: &RoomInfo, events: Vec<Rc<Event>>, session: &Session) -> Result<HashSet<Position>> {
+        if events.is_empty() {
+            return Ok(HashSet::new());
+        }
+        let mut viewer = Viewer::new(self, &self.room_by_sn(room.sn).await?, session.user).await?;
+        Ok(viewer.visible(self, events).await?.iter().map(|event| event.position).collect())
+    }
+
     /// One event as the session's device sees it.
     pub async fn client_event<T>(&self, room: &RoomInfo, event: &Rc<Event>, session: &Session) -> Result<Raw<T>> {
         let mut written = self.client_events(room, std::slice::from_ref(event), session, Format::Whole).await?;
@@ -111,9 +135,11 @@ impl Homeserver {
     }
 
     fn write_event(&self, room: &RoomInfo, event: &Event, others: &HashMap<Position, Rc<Event>>, reader: Reader<'_>) -> Result<Box<RawValue>> {
-        let Reader { session, format, viewer } = reader;
+        let Reader { session, format, viewer, replaced: seen } = reader;
         let pdu = &event.pdu;
         let replaced = event.replaces.and_then(|position| others.get(&position));
+        // "Only returned if [...] the client has permission to see the previous event."
+        let previous = replaced.filter(|event| seen.contains(&event.position));
         let redacted_because = match event.redacted_by.and_then(|position| others.get(&position)) {
             Some(redaction) => Some(self.write_event(room, redaction, &HashMap::new(), Reader { format: Format::Whole, viewer: None, ..reader })?),
             None => None,
@@ -132,8 +158,8 @@ impl Homeserver {
             event_type: pdu.event_type.to_string(),
             unsigned: Unsigned {
                 age: self.host.now() as i64 - u64::from(pdu.origin_server_ts.0) as i64,
-                prev_content: replaced.map(|event| &*event.pdu.content),
-                prev_sender: replaced.map(|event| &*event.pdu.sender),
+                prev_content: previous.map(|event| &*event.pdu.content),
+                prev_sender: previous.map(|event| &*event.pdu.sender),
                 replaces_state: replaced.map(|event| &*event.pdu.event_id),
                 redacted_because,
                 transaction_id: transaction.map(|(_, id)| id.as_str()),

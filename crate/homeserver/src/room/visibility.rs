@@ -6,6 +6,7 @@ use crate::{
     homeserver::Homeserver,
     position::Position,
     tables::{self, Membership, MembershipKind, UserSn},
+    turns::Turns,
 };
 use ruma::{
     OwnedUserId,
@@ -60,13 +61,21 @@ impl Viewer {
 
     /// Those of `events` that the user sees, in their order.
     pub async fn visible(&mut self, hs: &Homeserver, events: Vec<Rc<Event>>) -> Result<Vec<Rc<Event>>> {
-        self.read_states(hs, &events).await?;
+        let states = events.iter().flat_map(|event| self.states_of(event)).collect();
+        self.read_states(hs, states).await?;
         Ok(events.into_iter().filter(|event| self.judge(event)).collect())
     }
 
     /// Whether the user sees an event.
     pub async fn sees(&mut self, hs: &Homeserver, event: &Rc<Event>) -> Result<bool> {
         Ok(!self.visible(hs, vec![event.clone()]).await?.is_empty())
+    }
+
+    /// Whether the user sees what was there at a position, in the state of then: what an event there would be judged by.
+    pub async fn sees_state(&mut self, hs: &Homeserver, state: NodeId, position: Position) -> Result<bool> {
+        self.read_states(hs, HashSet::from([state])).await?;
+        let joined_after = self.joined_after(position);
+        Ok(self.states.get(&state).is_some_and(|at| is_visible(&at.visibility, at.membership, joined_after)))
     }
 
     /// The user's membership at an event that was judged, "including any changes caused by the event", and "leave" before there was any; `None` for an
@@ -81,7 +90,7 @@ impl Viewer {
 
     /// Whether the user was in the room at an event, before it or by it.
     pub(super) async fn was_joined(&mut self, hs: &Homeserver, event: &Rc<Event>) -> Result<bool> {
-        self.read_states(hs, std::slice::from_ref(event)).await?;
+        self.read_states(hs, self.states_of(event).into_iter().collect()).await?;
         let joined = |state: &NodeId| self.states.get(state).is_some_and(|at| at.membership == Some(MembershipKind::Join));
         Ok(self.states_of(event).iter().any(joined))
     }
@@ -114,9 +123,9 @@ impl Viewer {
         }
     }
 
-    async fn read_states(&mut self, hs: &Homeserver, events: &[Rc<Event>]) -> Result<()> {
-        let states: HashSet<NodeId> =
-            events.iter().flat_map(|event| self.states_of(event)).filter(|state| !self.states.contains_key(state)).collect();
+    async fn read_states(&mut self, hs: &Homeserver, mut states: HashSet<NodeId>) -> Result<()> {
+        states.retain(|state| !self.states.contains_key(state));
+        let mut turns = Turns::new(&*hs.host);
         for state in states {
             let mut keys: Vec<StateKey> = vec![(StateEventType::RoomHistoryVisibility, String::new())];
             keys.extend(self.user.as_ref().map(|user| (StateEventType::RoomMember, user.to_string())));
@@ -127,6 +136,7 @@ impl Viewer {
             let visibility = found.first().and_then(|position| at(*position)).map_or(HistoryVisibility::Shared, |event| visibility_of(event));
             let membership = found.get(1).and_then(|position| at(*position)).map(|event| super::append::membership_of(event));
             self.states.insert(state, AtState { visibility, membership });
+            turns.step().await;
         }
         Ok(())
     }

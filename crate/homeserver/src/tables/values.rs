@@ -376,6 +376,15 @@ pub struct InteractiveSession {
     pub created: u64,
 }
 
+/// What a registration made.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Registered {
+    /// The user.
+    pub user: UserSn,
+    /// The device that was signed in, if one was.
+    pub device: Option<OwnedDeviceId>,
+}
+
 /// What a user has not read in a room.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Unread {

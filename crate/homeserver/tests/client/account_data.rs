@@ -100,3 +100,22 @@ fn a_room_has_account_data_and_tags_of_each_user() {
     server.get(&bob, &of(&bob, "account_data/org.example.x")).fails(404, "M_NOT_FOUND");
     server.get(&bob, &of(&alice, "tags")).fails(403, "M_FORBIDDEN");
 }
+
+/// Tags could be added without end, and each one wrote all of them anew.
+#[test]
+fn the_tags_of_a_room_are_bounded_as_other_account_data() {
+    let server = TestServer::new();
+    let alice = server.register("alice");
+    let id = room(&server, &alice, json!({}));
+    let of = |rest: &str| format!("/_matrix/client/v3/user/{}/rooms/{id}/{rest}", alice.id);
+    let tags: serde_json::Map<String, Value> = (0..4_080).map(|n| (format!("u.{n:0>248}"), json!({}))).collect();
+    server.put(&alice, &of("account_data/m.tag"), json!({ "tags": tags })).ok();
+    let another = |n: u32| server.put(&alice, &of(&format!("tags/u.another{n:0>240}")), json!({}));
+    another(1).ok();
+    let full = (2..40).map(another).find(|answer| answer.status != 200).expect("the tags are bounded");
+    full.fails(413, "M_TOO_LARGE");
+    let first = of(&format!("tags/u.{:0>248}", 0));
+    server.put(&alice, &first, json!({ "order": 0.5 })).ok();
+    server.delete(&alice, &first).ok();
+    another(1_000).ok();
+}

@@ -82,6 +82,36 @@ fn the_main_alias_leads_to_the_room_it_stands_in() {
     assert_eq!(main_alias(&server, &alice, &other), json!({"alias": "#other:test.example"}));
 }
 
+/// Who deleted an alias that others had put into the room's event could not change that event any more; and a room could begin with any alias there is.
+#[test]
+fn only_aliases_that_are_new_in_an_event_are_looked_up() {
+    let server = TestServer::new();
+    let (alice, bob) = (server.register("alice"), server.register("bob"));
+    let id = room(&server, &alice, json!({"preset": "public_chat", "room_alias_name": "den"}));
+    join(&server, &bob, &id);
+    name(&server, &bob, "bobs", &id).ok();
+    let set = |content: Value| set_state(&server, &alice, &id, "m.room.canonical_alias", content);
+    set(json!({"alias": "#den:test.example", "alt_aliases": ["#bobs:test.example"]})).ok();
+    // Bob may delete it, and not change the state.
+    server.delete(&bob, &path("bobs")).ok();
+    name(&server, &alice, "new", &id).ok();
+    set(json!({"alias": "#new:test.example", "alt_aliases": ["#bobs:test.example"]})).ok();
+    set(json!({"alias": "#bobs:test.example", "alt_aliases": ["#none:test.example"]})).fails(400, "M_BAD_ALIAS");
+    set(json!({"alias": "#bobs:test.example"})).ok();
+    set(json!({})).ok();
+    set(json!({"alias": "#bobs:test.example"})).fails(400, "M_BAD_ALIAS");
+
+    let create = |name: Option<&str>, content: Value| {
+        let state = json!([{"type": "m.room.canonical_alias", "content": content}]);
+        server.post(&alice, "/_matrix/client/v3/createRoom", json!({"room_alias_name": name, "initial_state": state}))
+    };
+    create(None, json!({"alias": "#den:test.example"})).fails(400, "M_BAD_ALIAS");
+    create(Some("lair"), json!({"alias": "#lair:test.example", "alt_aliases": ["#den:test.example"]})).fails(400, "M_BAD_ALIAS");
+    server.request("GET", &path("lair"), None, None).fails(404, "M_NOT_FOUND");
+    create(Some("lair"), json!({"alias": "#lair:test.example", "kept": true})).ok();
+    create(None, json!({})).ok();
+}
+
 #[test]
 fn a_deleted_alias_is_the_main_one_no_more() {
     let server = TestServer::new();

@@ -65,3 +65,25 @@ fn a_stored_session_says_nothing_of_passwords_and_goes_when_it_has_ended() {
     }
     assert_eq!(stored().len(), 0);
 }
+
+/// Whoever confirmed a request with the right password of another account was asked again and again.
+#[test]
+fn another_users_password_confirms_nothing() {
+    let server = TestServer::new();
+    let (alice, bob) = (server.register("alice"), server.register("bob"));
+    server.login("alice", Some("B"));
+    let path = "/_matrix/client/v3/devices/B";
+    let confirmed = |user: &str, password: &str| {
+        let identifier = json!({ "type": "m.id.user", "user": user });
+        let body = json!({ "auth": { "type": "m.login.password", "identifier": identifier, "password": password } });
+        server.request("DELETE", path, Some(&alice.token), Some(body))
+    };
+    confirmed(&bob.id, PASSWORD).fails(403, "M_FORBIDDEN");
+    for (user, password) in
+        [(bob.id.as_str(), "wrong"), ("@nobody:test.example", PASSWORD), ("@bob:other.example", PASSWORD), ("not\0a name", PASSWORD)]
+    {
+        assert_eq!(confirmed(user, password).status, 401, "{user}");
+    }
+    server.get(&alice, path).ok();
+    confirmed(&alice.id, PASSWORD).ok();
+}

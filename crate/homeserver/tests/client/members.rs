@@ -94,6 +94,32 @@ fn members_at_a_token_are_those_of_then() {
     assert_eq!(at(&bob, &with_bob), are([("alice", "join"), ("bob", "join")]));
 }
 
+/// Whoever joined a room whose history is for those who are in it saw the members of any earlier time by giving its token.
+#[test]
+fn members_of_a_time_are_for_those_who_may_see_its_history() {
+    let server = TestServer::new();
+    let [alice, bob, carol] = ["alice", "bob", "carol"].map(|name| server.register(name));
+    let visibility = |of: &str| json!({ "history_visibility": of });
+    let initial = json!([{ "type": "m.room.history_visibility", "content": visibility("joined") }]);
+    let id = room(&server, &alice, json!({"preset": "public_chat", "initial_state": initial}));
+    join(&server, &carol, &id);
+    let early = now(&server, &alice);
+    act(&server, &carol, &id, "leave", json!({})).ok();
+    join(&server, &bob, &id);
+    let late = now(&server, &alice);
+    let at = |user: &TestUser, token: &str| look(&server, user, &id, &format!("members?at={token}"));
+    at(&bob, &early).fails(403, "M_FORBIDDEN");
+    for (user, token) in [(&alice, &early), (&alice, &late), (&bob, &late), (&carol, &early), (&carol, &late)] {
+        at(user, token).ok();
+    }
+    // Strangers see what is of a time at which everybody could read along.
+    set_state(&server, &alice, &id, "m.room.history_visibility", visibility("world_readable")).ok();
+    let open = now(&server, &alice);
+    let dave = server.register("dave");
+    at(&dave, &late).fails(403, "M_FORBIDDEN");
+    at(&dave, &open).ok();
+}
+
 #[test]
 fn joined_members_are_named_to_members() {
     let server = TestServer::new();
@@ -104,12 +130,39 @@ fn joined_members_are_named_to_members() {
     join(&server, &bob, &id);
     let joined = look(&server, &bob, &id, "joined_members").ok()["joined"].take();
     assert_eq!(joined[&alice.id], json!({"display_name": "Alice", "avatar_url": "mxc://test.example/a"}));
+    // Some clients and test suites look for both fields, also where nothing is set.
+    assert_eq!(joined[&bob.id], json!({"display_name": null, "avatar_url": null}));
     assert_eq!(joined.as_object().map(|joined| joined.keys().collect::<Vec<_>>()), Some(vec![&alice.id, &bob.id]));
     look(&server, &carol, &id, "joined_members").fails(403, "M_FORBIDDEN");
     act(&server, &bob, &id, "leave", json!({})).ok();
     look(&server, &bob, &id, "joined_members").fails(403, "M_FORBIDDEN");
     let joined = look(&server, &alice, &id, "joined_members").ok()["joined"].take();
     assert_eq!(joined.as_object().map(serde_json::Map::len), Some(1));
+}
+
+/// What an event replaced was shown with it, also when it was from before the reader's time.
+#[test]
+fn what_a_state_event_replaced_is_shown_to_those_who_may_see_it() {
+    let server = TestServer::new();
+    let (alice, bob) = (server.register("alice"), server.register("bob"));
+    let initial = json!([{ "type": "m.room.history_visibility", "content": { "history_visibility": "joined" } }]);
+    let id = room(&server, &alice, json!({"preset": "public_chat", "initial_state": initial}));
+    let first = set_state(&server, &alice, &id, "m.room.topic", json!({"topic": "not for bob"})).ok()["event_id"].clone();
+    join(&server, &bob, &id);
+    let second = set_state(&server, &alice, &id, "m.room.topic", json!({"topic": "for bob"})).ok()["event_id"].clone();
+    let seen = |user: &TestUser, path: &str, event: &Value| {
+        let answer = look(&server, user, &id, path).ok();
+        let events = answer["chunk"].as_array().or(answer.as_array()).cloned().unwrap_or_else(|| vec![answer.clone()]);
+        let found = events.iter().find(|shown| shown["event_id"] == *event).unwrap_or_else(|| panic!("{path}: {answer}"));
+        let unsigned = &found["unsigned"];
+        (unsigned["replaces_state"].clone(), unsigned["prev_content"].clone(), unsigned["prev_sender"].clone())
+    };
+    for path in ["messages?dir=b", "state", "state/m.room.topic/?format=event", &format!("event/{}", second.as_str().expect("an id"))] {
+        assert_eq!(seen(&alice, path, &second), (first.clone(), json!({"topic": "not for bob"}), json!(alice.id)), "{path}");
+        assert_eq!(seen(&bob, path, &second), (first.clone(), Value::Null, Value::Null), "{path}");
+    }
+    let third = set_state(&server, &alice, &id, "m.room.topic", json!({"topic": "third"})).ok()["event_id"].clone();
+    assert_eq!(seen(&bob, "messages?dir=b", &third), (second, json!({"topic": "for bob"}), json!(alice.id)));
 }
 
 #[test]
@@ -188,6 +241,42 @@ fn a_forgotten_room_is_read_no_more() {
     assert!(ids.contains(&&json!(shown)) && !ids.contains(&&json!(seen)), "{page}");
     join(&server, &bob, &id);
     look(&server, &bob, &id, &format!("event/{seen}")).ok();
+}
+
+/// Whoever had left a room and was invited again, or knocked, could not read what they had read the day before.
+#[test]
+fn who_is_invited_again_reads_what_was_before_they_left() {
+    let server = TestServer::new();
+    let [alice, bob, carol, dave] = ["alice", "bob", "carol", "dave"].map(|name| server.register(name));
+    let id = room(&server, &alice, json!({"preset": "public_chat"}));
+    for user in [&bob, &carol] {
+        join(&server, user, &id);
+    }
+    let seen = send(&server, &alice, &id, "1", "hello");
+    for user in [&bob, &carol] {
+        act(&server, user, &id, "leave", json!({})).ok();
+    }
+    let unseen = send(&server, &alice, &id, "2", "only us");
+    set_state(&server, &alice, &id, "m.room.topic", json!({"topic": "later"})).ok();
+    set_state(&server, &alice, &id, "m.room.join_rules", json!({"join_rule": "knock"})).ok();
+    for user in [&bob, &dave] {
+        act(&server, &alice, &id, "invite", json!({"user_id": user.id})).ok();
+    }
+    server.post(&carol, &format!("/_matrix/client/v3/knock/{id}"), json!({})).ok();
+    for user in [&bob, &carol] {
+        let page = look(&server, user, &id, "messages?dir=b").ok();
+        let ids: Vec<&Value> = page["chunk"].as_array().expect("a chunk").iter().map(|event| &event["event_id"]).collect();
+        assert!(ids.contains(&&json!(seen)) && !ids.contains(&&json!(unseen)), "{page}");
+        look(&server, user, &id, "state/m.room.create").ok();
+        look(&server, user, &id, "state/m.room.topic").fails(404, "M_NOT_FOUND");
+        assert_eq!(members(&server, user, &id, "").get("dave"), None);
+    }
+    look(&server, &dave, &id, "messages?dir=b").fails(403, "M_FORBIDDEN");
+    // Where everybody may read, so may they.
+    set_state(&server, &alice, &id, "m.room.history_visibility", json!({"history_visibility": "world_readable"})).ok();
+    for user in [&bob, &carol, &dave] {
+        assert_eq!(look(&server, user, &id, "state/m.room.topic").ok()["topic"], "later");
+    }
 }
 
 #[test]

@@ -87,6 +87,36 @@ fn a_token_is_asked_for_where_the_settings_say_so() {
     validity("open%20sesame").fails(429, "M_LIMIT_EXCEEDED");
 }
 
+/// Whoever did not hear the answer of the last stage and repeated it was told that somebody has the name, or was given a second account without one.
+#[test]
+fn a_registration_that_is_repeated_is_answered_as_before() {
+    let mut server = TestServer::new();
+    for mut body in [json!({ "username": "alice", "password": PASSWORD, "device_id": "PHONE" }), json!({ "password": PASSWORD })] {
+        let session = register(&server, body.clone()).body["session"].clone();
+        body["auth"] = json!({ "type": "m.login.dummy", "session": session });
+        let at_once = [(); 2].map(|()| server.start("POST", REGISTER, None, Some(body.clone())));
+        let answers = server.run(futures_util::future::join_all(at_once));
+        let [first, second]: [Value; 2] = answers.into_iter().map(|answer| answer.ok()).collect::<Vec<_>>().try_into().expect("two");
+        server = server.restart();
+        let third = register(&server, body.clone()).ok();
+        for again in [&second, &third] {
+            assert_eq!((&again["user_id"], &again["device_id"]), (&first["user_id"], &first["device_id"]));
+        }
+        let whoami = |answer: &Value| server.request("GET", "/_matrix/client/v3/account/whoami", answer["access_token"].as_str(), None);
+        assert_eq!(whoami(&third).ok()["user_id"], first["user_id"]);
+        whoami(&second).fails(401, "M_UNKNOWN_TOKEN");
+
+        // Neither another request nor the password of then does it.
+        let mut other = body.clone();
+        other["device_id"] = "OTHER".into();
+        assert!(register(&server, other).body["user_id"].is_null());
+        let mut change = json!({ "new_password": "new" });
+        change["auth"] = json!({ "type": "m.login.password", "identifier": { "type": "m.id.user", "user": first["user_id"] }, "password": PASSWORD });
+        server.request("POST", "/_matrix/client/v3/account/password", third["access_token"].as_str(), Some(change)).ok();
+        register(&server, body).fails(403, "M_FORBIDDEN");
+    }
+}
+
 #[test]
 fn nobody_registers_where_registration_is_closed() {
     let server = with(Registration::Closed);

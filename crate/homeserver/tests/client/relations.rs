@@ -116,7 +116,7 @@ fn what_relates_through_others_is_found_to_the_third_level() {
         let mut forward = every.clone();
         forward.reverse();
         assert_eq!(all(&server, &alice, &format!("{path}?dir=f&{name}=true&limit=1")).0, forward);
-        assert_eq!(ids(&server.get(&alice, &format!("{path}/m.annotation/m.reaction?{name}=true")).ok()), std::slice::from_ref(&reaction));
+        assert_eq!(ids(&server.get(&alice, &format!("{path}/m.thread?{name}=true")).ok()), [second.clone(), message.clone()]);
         assert_eq!(ids(&server.get(&alice, &format!("{path}?{name}=false")).ok()), [second.clone(), message.clone()]);
     }
     // Also after a restart. What is redacted relates to nothing any more, and nothing relates through it.
@@ -124,6 +124,32 @@ fn what_relates_through_others_is_found_to_the_third_level() {
     assert_eq!(ids(&server.get(&alice, &format!("{path}?recurse=true")).ok()), every);
     server.put(&alice, &format!("/_matrix/client/v3/rooms/{id}/redact/{message}/r1"), json!({})).ok();
     assert_eq!(ids(&server.get(&alice, &format!("{path}?recurse=true")).ok()), [second]);
+}
+
+/// A reaction to an event of a thread was listed among the reactions to the thread's root: "events that would match the filter, but whose only relation
+/// to the original given event is through a non-matching intermediate event, will not be included".
+#[test]
+fn what_relates_only_through_what_is_not_asked_for_is_not_found() {
+    let server = TestServer::new();
+    let alice = server.register("alice");
+    let id = room(&server, &alice, json!({}));
+    let root = send(&server, &alice, &id, "root", "root");
+    let message = relate(&server, &alice, &id, "message", "m.reference", &root);
+    relate(&server, &alice, &id, "reaction", "m.annotation", &message);
+    let further = relate(&server, &alice, &id, "further", "m.reference", &message);
+    let last = relate(&server, &alice, &id, "last", "m.reference", &further);
+    let path = format!("/_matrix/client/v1/rooms/{id}/relations/{root}");
+    let asked = |types: &str| ids(&server.get(&alice, &format!("{path}/{types}?recurse=true")).ok());
+    assert_eq!(asked("m.annotation"), [""; 0]);
+    assert_eq!(asked("m.annotation/m.reaction"), [""; 0]);
+    assert_eq!(asked("m.reference"), [&last, &further, &message].map(Clone::clone));
+    assert_eq!(asked("m.reference/m.room.message"), [&last, &further, &message].map(Clone::clone));
+    // Also where only the type of the event between is another one.
+    let relates_to = json!({ "rel_type": "m.reference", "event_id": root });
+    let other = server.put(&alice, &format!("/_matrix/client/v3/rooms/{id}/send/org.example.other/o1"), json!({ "m.relates_to": relates_to })).ok();
+    relate(&server, &alice, &id, "through-other", "m.reference", other["event_id"].as_str().expect("an id"));
+    assert_eq!(asked("m.reference").len(), 5);
+    assert_eq!(asked("m.reference/m.room.message").len(), 3);
 }
 
 #[test]

@@ -52,6 +52,31 @@ fn a_push_rule_is_deleted_once() {
     server.delete(&alice, "/_matrix/client/v3/pushrules/global/content/pie").fails(404, "M_NOT_FOUND");
 }
 
+/// Whoever had left or was banned and repeated what they set last was answered as if they had set it.
+#[test]
+fn who_is_not_in_the_room_any_more_repeats_nothing() {
+    let server = TestServer::new();
+    let (alice, bob) = (server.register("alice"), server.register("bob"));
+    let id = room(&server, &alice, json!({"preset": "public_chat", "power_level_content_override": {"state_default": 0}}));
+    for departure in ["leave", "ban"] {
+        server.post(&bob, &format!("/_matrix/client/v3/join/{id}"), json!({})).ok();
+        set_state(&server, &bob, &id, "org.example", json!({"then": departure})).ok();
+        let (who, target) = if departure == "leave" { (&bob, json!({})) } else { (&alice, json!({"user_id": bob.id})) };
+        server.post(who, &format!("/_matrix/client/v3/rooms/{id}/{departure}"), target).ok();
+        set_state(&server, &bob, &id, "org.example", json!({"then": departure})).fails(403, "M_FORBIDDEN");
+    }
+}
+
+/// The answer to a departure, as any, may not have been heard.
+#[test]
+fn a_departure_that_is_set_as_state_is_one_event() {
+    let server = TestServer::new();
+    let alice = server.register("alice");
+    let id = room(&server, &alice, json!({"preset": "public_chat"}));
+    let path = format!("/_matrix/client/v3/rooms/{id}/state/m.room.member/{}", alice.id);
+    twice(server, &alice, "PUT", &path, Some(json!({"membership": "leave"})));
+}
+
 #[test]
 fn state_that_is_set_twice_is_one_event() {
     let server = TestServer::new();
