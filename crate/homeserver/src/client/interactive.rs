@@ -164,12 +164,8 @@ fn new_id(hs: &Homeserver, now: u64) -> String {
 }
 
 async fn begin(hs: &Homeserver, raw: &RawRequest, id: &str, session: &InteractiveSession) -> Result<()> {
-    let oldest = tables::INTERACTIVE_SESSIONS.scan(hs.store(), &(), Direction::Forward, SWEPT).await?;
     let mut batch = Batch::since(raw.generation);
-    for (id, _) in oldest.iter().filter(|(_, old)| has_ended(old, session.created)) {
-        tables::INTERACTIVE_SESSIONS.delete(&mut batch, id);
-        tables::REGISTERED.delete(&mut batch, id);
-    }
+    forget_ended(hs, &mut batch, SWEPT, session.created).await?;
     tables::INTERACTIVE_SESSIONS.put(&mut batch, &id.to_owned(), session);
     hs.submit(batch, Vec::new())?;
     Ok(())
@@ -188,12 +184,8 @@ impl Homeserver {
     /// Forgets sessions that have ended, a few at a time.
     pub(crate) async fn forget_ended_sessions(&self) -> Result<()> {
         loop {
-            let oldest = tables::INTERACTIVE_SESSIONS.scan(self.store(), &(), Direction::Forward, CLEARED_AT_ONCE).await?;
             let mut batch = Batch::new();
-            batch.set_frees_space();
-            for (id, _) in oldest.iter().filter(|(_, session)| has_ended(session, self.host.now())) {
-                tables::INTERACTIVE_SESSIONS.delete(&mut batch, id);
-            }
+            forget_ended(self, &mut batch, CLEARED_AT_ONCE, self.host.now()).await?;
             if batch.is_empty() {
                 return Ok(());
             }
@@ -201,6 +193,16 @@ impl Homeserver {
             self.host.yield_now().await;
         }
     }
+}
+
+/// Forgets those that have ended of the oldest sessions, with what was registered through them.
+async fn forget_ended(hs: &Homeserver, batch: &mut Batch, of: usize, now: u64) -> Result<()> {
+    let oldest = tables::INTERACTIVE_SESSIONS.scan(hs.store(), &(), Direction::Forward, of).await?;
+    for (id, _) in oldest.iter().filter(|(_, session)| has_ended(session, now)) {
+        tables::INTERACTIVE_SESSIONS.delete(batch, id);
+        tables::REGISTERED.delete(batch, id);
+    }
+    Ok(())
 }
 
 /// What must stay the same from stage to stage: method, path, and the body without `auth` and secrets.

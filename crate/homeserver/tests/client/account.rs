@@ -109,7 +109,7 @@ fn a_user_beside_the_password_is_understood() {
     let server = TestServer::new();
     let (alice, bob) = (server.register("alice"), server.register("bob"));
     let auth = |user: &str| json!({ "type": "m.login.password", "user": user, "password": PASSWORD });
-    server.post(&alice, PASSWORD_PATH, json!({ "new_password": "new", "auth": auth(&bob.id) })).fails(401, "M_FORBIDDEN");
+    server.post(&alice, PASSWORD_PATH, json!({ "new_password": "new", "auth": auth(&bob.id) })).fails(403, "M_FORBIDDEN");
     server.post(&alice, PASSWORD_PATH, json!({ "new_password": "new", "auth": auth(&alice.id) })).ok();
     login(&server, "alice", "new").ok();
     server
