@@ -333,6 +333,7 @@ impl Model {
             match ask(&known) {
                 Ok(answer) => break answer,
                 Err(Unresolved::Missing(missing)) => self.load(missing, root, &mut known),
+                Err(Unresolved::Unfinished) => {}
                 Err(Unresolved::Failed(reason)) => panic!("{reason}"),
             }
         };
