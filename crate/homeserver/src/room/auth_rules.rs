@@ -1,5 +1,5 @@
 //! The authorization rules as scenarios, one line each, in every room version (rooms/v1.md to v12.md "Authorization rules"): `case` says in which versions
-//! the event is allowed, and it must be rejected in all others.
+//! the event is allowed, and it must be rejected in all others: in the model, and for the same reason by a server that receives it.
 
 #![allow(clippy::unwrap_used)]
 
@@ -7,6 +7,7 @@ use super::{
     model::{Draft, Model, user, versions},
     pdu::Pdu,
     power::Levels,
+    tests::kept,
 };
 use ed25519_dalek::pkcs8::EncodePrivateKey;
 use ruma::{
@@ -26,9 +27,27 @@ fn case(allowed_in: RangeInclusive<u8>, says: &str, room: impl Fn(&mut Model), e
     for version in versions() {
         let mut model = Model::public(version);
         room(&mut model);
-        let verdict = model.receive(event(&model));
+        let event = event(&model);
+        let verdict = judge(&mut model, event);
         assert_eq!(verdict.is_ok(), allowed_in.contains(&version), "{says}, in version {version}: {verdict:?}");
     }
+}
+
+/// The verdict on an event in the model, which is that of a server that has received all that came before.
+fn judge(room: &mut Model, event: Pdu) -> Result<(), String> {
+    let room_id = room.events()[0].room_id.clone();
+    let mut events: Vec<Pdu> = room.events().iter().filter(|event| event.room_id == room_id).map(|event| Pdu::clone(event)).collect();
+    events.push(event.clone());
+    let version = room.version.to_string().try_into().unwrap();
+    let kept = kept(&version, &events);
+    let is_of_the_room = event.room_id == room_id;
+    let verdict = room.receive(event);
+    match kept {
+        Some(kept) => assert_eq!(kept.rejected, verdict.clone().err()),
+        // What another room has is not taken in here at all.
+        None => assert!(!is_of_the_room || verdict.is_err()),
+    }
+    verdict
 }
 
 impl Model {
@@ -140,6 +159,21 @@ fn auth_events() {
     });
     case(
         NONE,
+        "an event of another room",
+        |room| {
+            room.join(&["bob"]);
+            let levels = room.event(&room.holder_now("m.room.power_levels", "")).clone();
+            let [event_id, room_id] = ["$other:alice.example", "!other:alice.example"];
+            room.know(Pdu { event_id: event_id.try_into().unwrap(), room_id: room_id.try_into().unwrap(), ..Pdu::clone(&levels) });
+        },
+        |room| {
+            let levels = room.holder_now("m.room.power_levels", "");
+            let other = room.events().last().unwrap().event_id.clone();
+            with(room, &|ids| ids.iter_mut().filter(|id| **id == levels).for_each(|id| *id = other.clone()))
+        },
+    );
+    case(
+        NONE,
         "on a rejected event",
         |room| {
             room.join(&["bob"]);
@@ -152,6 +186,45 @@ fn auth_events() {
             with(room, &|ids| ids.iter_mut().filter(|id| **id == levels).for_each(|id| *id = rejected.clone()))
         },
     );
+}
+
+/// Checks 4 and 5 on receipt of a PDU: by the auth events that it names, and by the state before it.
+#[test]
+fn what_an_event_names_and_what_is_so() {
+    let by_levels = |nth: usize| {
+        move |room: &Model| {
+            let is_levels = |id: &OwnedEventId| room.event(id).event_type == "m.room.power_levels".into();
+            let named = room.events().iter().filter(|event| is_levels(&event.event_id)).nth(nth).unwrap().event_id.clone();
+            let mut auth_events = room.next(topic("bob")).auth_events;
+            auth_events.iter_mut().filter(|id| is_levels(id)).for_each(|id| *id = named.clone());
+            room.build_with(&room.parents(), &auth_events, topic("bob"))
+        }
+    };
+    let raised = |room: &mut Model| {
+        room.join(&["bob"]);
+        room.levels(&[("bob", 50)], json!({}));
+    };
+    case(ALL, "allowed by both", raised, by_levels(1));
+    case(NONE, "allowed by the state, and not by what it names", raised, by_levels(0));
+    let lowered = |room: &mut Model| {
+        raised(room);
+        room.levels(&[], json!({}));
+    };
+    case(NONE, "allowed by what it names, and not by the state", lowered, by_levels(1));
+}
+
+#[test]
+fn since_v12_a_rooms_id_is_that_of_a_create_event() {
+    let mut room = Model::public(12);
+    let event = room.build_with(&room.parents(), &[], message("alice"));
+    let join_rules = room.holder_now("m.room.join_rules", "").as_str().replacen('$', "!", 1);
+    for id in ["!nothing", &join_rules] {
+        let event = Pdu { room_id: id.try_into().unwrap(), ..event.clone() };
+        let events: Vec<Pdu> = room.events().iter().map(|event| Pdu::clone(event)).chain([event]).collect();
+        assert!(kept(&ruma::RoomVersionId::V12, &events).is_none());
+    }
+    let nothing = Pdu { room_id: "!nothing".try_into().unwrap(), ..event };
+    assert!(judge(&mut room, nothing).unwrap_err().contains("m.room.create"));
 }
 
 #[test]
@@ -270,6 +343,14 @@ fn third_party_invites() {
         Draft::state(sender, "m.room.member", user(target).as_str(), content)
     };
     case(ALL, "that the identity server signed", promised, |room| room.next(invite("alice", "bob", signed.clone())));
+    let (other_key, _) = third_party(8, "@bob:bob.example", "t1");
+    let of_several = |room: &mut Model| {
+        let keys = json!([{ "public_key": other_key }, { "public_key": public_key, "key_validity_url": "https://id.example" }]);
+        let content = json!({ "display_name": "b", "public_key": other_key, "key_validity_url": "https://id.example", "public_keys": keys });
+        room.send(Draft::state("alice", "m.room.third_party_invite", "t1", content)).unwrap();
+    };
+    case(ALL, "signed by the second of several keys", of_several, |room| room.next(invite("alice", "bob", signed.clone())));
+    case(NONE, "signed by none of several keys", of_several, |room| room.next(invite("alice", "bob", third_party(9, "@bob:bob.example", "t1").1)));
     case(NONE, "by another than who promised it", promised, |room| room.next(invite("carol", "bob", signed.clone())));
     case(NONE, "for another user", promised, |room| room.next(invite("alice", "dave", signed.clone())));
     case(NONE, "signed by another key", promised, |room| room.next(invite("alice", "bob", third_party(8, "@bob:bob.example", "t1").1)));
@@ -499,6 +580,9 @@ fn additional_creators() {
         room.send(Draft::member("alice", "alice", "join")).unwrap();
         room.join_rule("public");
         room.join(&["bob", "carol"]);
+        // Since v12 nor must they be given a level.
+        let given = room.next(Draft::state("alice", "m.room.power_levels", "", room.power_levels(&[("bob", 50)])));
+        assert_eq!(judge(&mut room, given).is_ok(), version < 12);
         let levels = room.power_levels(&[("carol", 100)]);
         room.set("alice", "m.room.power_levels", levels);
         // Since v12 a creator like alice, whom nobody can kick.

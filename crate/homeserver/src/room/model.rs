@@ -212,6 +212,13 @@ impl Model {
         verdict
     }
 
+    /// Adds an event of another room.
+    pub fn know(&mut self, pdu: Pdu) {
+        self.positions.insert(pdu.event_id.clone(), Position(self.events.len() as i64));
+        self.after.insert(pdu.event_id.clone(), NodeId::EMPTY);
+        self.events.push(Arc::new(pdu));
+    }
+
     /// The checks of a received event in the spec's order (4 and 5).
     fn check(&self, pdu: &Pdu, before: NodeId) -> Result<(), String> {
         let rules = &self.rules.authorization;
@@ -242,10 +249,11 @@ impl Model {
         let mut ends = Vec::new();
         for event in self.events.iter().rev() {
             let is_before = before.contains(&event.event_id);
-            if is_before || !event.rejected {
+            let is_accepted = !event.rejected && Some(&event.room_id) == self.room_id.as_ref();
+            if is_before || is_accepted {
                 before.extend(&event.prev_events);
             }
-            if !is_before && !event.rejected {
+            if !is_before && is_accepted {
                 ends.push(event.event_id.clone());
             }
         }
@@ -325,6 +333,7 @@ impl Model {
             match ask(&known) {
                 Ok(answer) => break answer,
                 Err(Unresolved::Missing(missing)) => self.load(missing, root, &mut known),
+                Err(Unresolved::Unfinished) => {}
                 Err(Unresolved::Failed(reason)) => panic!("{reason}"),
             }
         };

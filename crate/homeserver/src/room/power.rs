@@ -9,6 +9,7 @@ use ruma::{
     OwnedUserId, UserId,
     events::{StateEventType, TimelineEventType},
     room_version_rules::AuthorizationRules,
+    state_res::Event,
     state_res::events::{RoomCreateEvent, RoomPowerLevelsEvent, RoomPowerLevelsIntField},
 };
 use std::{
@@ -28,18 +29,18 @@ const INT_FIELDS: [RoomPowerLevelsIntField; 7] = [
 ];
 
 /// What a room's create and power levels events say together.
-pub struct Levels<'a> {
+pub struct Levels<'a, E: Event = Arc<Pdu>> {
     creators: HashSet<OwnedUserId>,
-    levels: Option<RoomPowerLevelsEvent<Arc<Pdu>>>,
+    levels: Option<RoomPowerLevelsEvent<E>>,
     rules: &'a AuthorizationRules,
 }
 
-impl<'a> Levels<'a> {
+impl<'a, E: Event> Levels<'a, E> {
     /// Levels by the two events; a room without power levels gives its creator 100.
     ///
     /// # Errors
     /// Why the events cannot be read.
-    pub fn new(create: Arc<Pdu>, levels: Option<Arc<Pdu>>, rules: &'a AuthorizationRules) -> Result<Self, String> {
+    pub fn new(create: E, levels: Option<E>, rules: &'a AuthorizationRules) -> Result<Self, String> {
         let creators = RoomCreateEvent::new(create).creators(rules)?;
         Ok(Self { creators, levels: levels.map(RoomPowerLevelsEvent::new), rules })
     }

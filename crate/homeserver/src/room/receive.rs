@@ -15,9 +15,13 @@ impl Write<'_> {
     /// One that is here already stays as it is.
     ///
     /// # Errors
+    /// 400 M_INVALID_PARAM when it is an event of another room.
     /// 404 M_NOT_FOUND when a parent or auth event is not here: they must be fetched first. 400 M_INVALID_PARAM when the event's id is that of another
     /// room's event: up to v2 its server gave it the id, and may have given it twice.
     pub fn receive(&mut self, pdu: Pdu) -> Result<Rc<Event>, Stop> {
+        if pdu.room_id != self.room.id {
+            return Err(Error::invalid_param(format!("{} is an event of {}", pdu.event_id, pdu.room_id)).into());
+        }
         if let Some(known) = self.event_by_id(&pdu.event_id)? {
             return Ok(known);
         }

@@ -49,7 +49,7 @@ impl Write<'_> {
         let maps = self.conflicting(states)?;
         let mut known = self.resolutions().begun.borrow_mut().remove(states).unwrap_or_default();
         let answer = self.ask(states, &maps, &mut known);
-        if matches!(answer, Err(Stop::Missing(_))) {
+        if matches!(answer, Err(Stop::Missing(_) | Stop::Unfinished)) {
             self.resolutions().begun.borrow_mut().insert(states.to_vec(), known);
         }
         let mut changes = Vec::new();
@@ -94,6 +94,7 @@ impl Write<'_> {
             match resolve::resolve(&self.room.rules, maps, known) {
                 Ok(changes) => return Ok(changes),
                 Err(Unresolved::Missing(missing)) => self.tell(states[0], missing, known)?,
+                Err(Unresolved::Unfinished) => return Err(Stop::Unfinished),
                 Err(Unresolved::Failed(reason)) => return Err(Error::Internal(format!("in {}: {reason}", self.room.id)).into()),
             }
         }

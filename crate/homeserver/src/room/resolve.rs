@@ -1,29 +1,33 @@
 //! State resolution: what states of a room that differ become (rooms/v1.md, v2.md, v12.md "State resolution").
 //!
-//! v2 and v2.1 are ruma's, given only what the conflict touches: the entries in which the states differ, the auth difference (`auth_chain`), and those entries
-//! of the rest that the rules read. What comes out is what the full computation gives. v1 is in `v1`.
+//! v2 and v2.1 are in `v2`, given only what the conflict touches: the entries in which the states differ, the auth difference (`auth_chain`), and those entries
+//! of the rest that the rules read. What comes out is what the full computation gives, which tests have from ruma. v1 is in `v1`. The rules are ruma's, asked
+//! a few at a time (`judgements`).
 //!
 //! Nothing here reads a store: what is not [`Known`] is reported as [`Missing`], and the question is asked again. Each round goes on where the last one
 //! stopped: rounds grow with the depth of the conflict, so a caller bounds what it loads rather than the rounds.
 
 mod auth_chain;
+mod judgements;
 mod known;
+mod mainlines;
 mod v1;
-mod view;
+mod v2;
 
 pub use known::{Citing, Known, Missing};
 
 use super::pdu::{Pdu, StateKey, create_of_room};
 use auth_chain::Walks;
+use judgements::Judgements;
 use known::Gather;
+use mainlines::Mainlines;
 use ruma::{
     OwnedEventId,
     events::StateEventType,
     room_version_rules::{AuthorizationRules, RoomVersionRules, StateResolutionV2Rules, StateResolutionVersion},
-    state_res::{self, StateMap, auth_types_for_event, utils::event_id_set::EventIdSet},
+    state_res::{StateMap, auth_types_for_event},
 };
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use view::{Mainlines, View};
 
 /// The most states that are resolved at once: more than a room keeps extremities.
 pub const MAX_STATES: usize = 128;
@@ -37,6 +41,9 @@ pub enum Unresolved {
     /// More must be loaded first.
     #[error("more must be loaded")]
     Missing(Missing),
+    /// It is long: others have their turn before the question is asked again.
+    #[error("others have their turn")]
+    Unfinished,
     /// The states cannot be resolved; no accepted events lead to this.
     #[error("state resolution failed: {0}")]
     Failed(String),
@@ -49,7 +56,7 @@ pub fn resolve(rules: &RoomVersionRules, states: &[StateMap<OwnedEventId>], know
     }
     let gather = Gather::new(known);
     match &rules.state_res {
-        StateResolutionVersion::V1 => v1::resolve(&rules.authorization, states, &gather),
+        StateResolutionVersion::V1 => v1::resolve(&rules.authorization, states, &gather, &mut known.progress.borrow_mut().judgements),
         StateResolutionVersion::V2(v2) => resolve_v2(&rules.authorization, v2, states, known, &gather),
         _ => Err(Unresolved::Failed("unknown algorithm".to_owned())),
     }
@@ -62,12 +69,12 @@ struct Progress {
     walks: Walks,
     sets: Option<Sets>,
     mainlines: Option<Mainlines>,
+    judgements: Judgements,
 }
 
 /// What the definitions of the algorithm name.
 struct Sets {
-    difference: BTreeSet<OwnedEventId>,
-    subgraph: BTreeSet<OwnedEventId>,
+    full: BTreeSet<OwnedEventId>,
     unconflicted: StateMap<OwnedEventId>,
 }
 
@@ -89,23 +96,9 @@ fn resolve_v2(
     let cut = mainlines.meet(gather).unwrap_or_default();
     gather.complete()?;
 
-    let mut maps = states.to_vec();
-    for map in &mut maps {
-        map.extend(sets.unconflicted.iter().map(|(key, id)| (key.clone(), id.clone())));
-    }
-    // The difference of these two chains is the auth difference.
-    let chains = vec![sets.difference.iter().cloned().collect::<EventIdSet<_>>(), EventIdSet::new()];
-    let resolved = state_res::resolve(
-        rules,
-        v2,
-        &maps,
-        chains,
-        |id| gather.event(id).map(|event| View::new(event, cut.as_ref())),
-        |_| Some(sets.subgraph.iter().cloned().collect()),
-    );
-    // Misses first: what ruma did not find it leaves out or fails on.
-    gather.complete()?;
-    let resolved = resolved.map_err(|error| Unresolved::Failed(error.to_string()))?;
+    let start = if v2.begin_iterative_auth_checks_with_empty_state_map { StateMap::new() } else { sets.unconflicted.clone() };
+    let mut resolution = v2::Resolution { rules, gather, cut, judgements: &mut progress.judgements };
+    let resolved = resolution.resolve(&sets.full, start)?;
     Ok(changes(states, &sets.unconflicted, resolved))
 }
 
@@ -128,15 +121,15 @@ fn gather_sets(
     };
     let (Ok(difference), Ok(subgraph)) = (difference, subgraph) else { return };
 
-    let full: BTreeSet<&OwnedEventId> = conflicted.iter().chain(&difference).chain(&subgraph).collect();
-    let full: Vec<&Pdu> = full.into_iter().filter_map(|id| gather.event(id)).collect();
+    let ids: BTreeSet<OwnedEventId> = conflicted.iter().cloned().chain(difference).chain(subgraph).collect();
+    let full: Vec<&Pdu> = ids.iter().filter_map(|id| gather.event(id)).collect();
     let reads_unconflicted = !v2.begin_iterative_auth_checks_with_empty_state_map;
     let unconflicted = unconflicted_read(&full, states, reads_unconflicted, rules, gather);
     load_auth_events(&full, rules, gather);
     let power_levels = unconflicted.get(&(StateEventType::RoomPowerLevels, String::new())).and_then(|id| gather.event(id));
     if gather.complete().is_ok() {
         progress.mainlines = Some(Mainlines::begin(&full, power_levels));
-        progress.sets = Some(Sets { difference, subgraph, unconflicted });
+        progress.sets = Some(Sets { full: ids, unconflicted });
     }
 }
 
@@ -165,7 +158,7 @@ fn auth_keys(event: &Pdu, rules: &AuthorizationRules) -> Vec<StateKey> {
     auth_types_for_event(&event.event_type, &event.sender, event.state_key.as_deref(), &event.content, rules).unwrap_or_default()
 }
 
-/// Asks for all at once what ruma would miss one by one.
+/// Asks for all at once what would be missed one by one.
 fn load_auth_events(full: &[&Pdu], rules: &AuthorizationRules, gather: &Gather<'_>) {
     for id in full.iter().flat_map(|event| &event.auth_events) {
         gather.event(id);

@@ -65,6 +65,8 @@ pub enum Need {
 pub enum Stop {
     /// More has to be read first.
     Missing(Vec<Need>),
+    /// It is long, and goes on where it stopped when others have had their turn.
+    Unfinished,
     /// It was, and the answer is no.
     Refused(Error),
 }
@@ -182,6 +184,7 @@ impl Homeserver {
                 }
                 Err(Stop::Refused(error)) => return Err(error),
                 Err(Stop::Missing(needs)) => self.read_needs(room, &mut known, needs).await?,
+                Err(Stop::Unfinished) => self.host.yield_now().await,
             }
         }
         Err(too_many_rounds(room))
@@ -196,7 +199,8 @@ impl Homeserver {
     ) -> Result<(T, bool)> {
         let mut known = Known::default();
         let mut turns = Turns::new(&*self.host);
-        for _ in 0..ROUNDS {
+        let mut rounds = 0;
+        while rounds < ROUNDS {
             let mut write = Write::new(self, room, &known, head.clone(), generation, self.positions.given());
             match decide(&mut write) {
                 Ok(answer) => {
@@ -207,11 +211,13 @@ impl Homeserver {
                     return Ok((answer, guest_access_changed));
                 }
                 Err(Stop::Refused(error)) => return Err(error),
+                // The room's lock is held: whatever others do now, it changes nothing here.
                 Err(Stop::Missing(needs)) => {
+                    rounds += 1;
                     self.read_needs(room, &mut known, needs).await?;
-                    // The room's lock is held: whatever others do now, it changes nothing here.
                     turns.step().await;
                 }
+                Err(Stop::Unfinished) => self.host.yield_now().await,
             }
         }
         Err(too_many_rounds(room))

@@ -282,6 +282,33 @@ fn what_stands_on_newer_power_levels_wins() {
 }
 
 #[test]
+fn a_long_resolution_stops_now_and_then_and_goes_on() {
+    for version in [1, 2, 12] {
+        let rounds = |others: usize| {
+            let mut room = Model::public(version);
+            let mut levels = room.power_levels(&[]);
+            for n in 0..others {
+                levels["users"][format!("@somebody-whose-name-is-long-{n}:other.example")] = json!(1);
+            }
+            let fork = room.send(Draft::state("alice", "m.room.power_levels", "", levels)).unwrap();
+            let ends = [10, 20].map(|ts| {
+                let mut end = fork.clone();
+                for n in 0..24 {
+                    end = sent(&mut room, &[end], Draft::state("alice", "org.example.thing", &n.to_string(), json!({ "ts": ts })).at(ts));
+                }
+                end
+            });
+            let state = room.state_after(&ends);
+            assert!(version == 1 || state == room.resolve_in_full(&ends), "version {version}");
+            assert_eq!(state.keys().filter(|(kind, _)| *kind == "org.example.thing".into()).count(), 24);
+            room.rounds.get()
+        };
+        let (short, long) = (rounds(0), rounds(1000));
+        assert!(long >= short + 6, "version {version}: {short} and {long} rounds");
+    }
+}
+
+#[test]
 fn the_work_of_a_merge_follows_the_conflict_and_not_the_room() {
     let cost = |version: u8, members: usize| {
         let mut room = Model::public(version);

@@ -4,6 +4,7 @@
 use super::{
     super::pdu::{Pdu, StateKey},
     Changes, Unresolved, auth_keys,
+    judgements::Judgements,
     known::Gather,
 };
 use ruma::{
@@ -13,12 +14,21 @@ use ruma::{
     state_res::{StateMap, check_state_dependent_auth_rules},
 };
 use sha1::{Digest, Sha1};
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::{
+    cell::Cell,
+    collections::{BTreeMap, BTreeSet, HashMap},
+};
 
 /// The events that stand for one place.
 type Contenders<'k> = BTreeMap<StateKey, Vec<&'k Pdu>>;
 
-pub(super) fn resolve(rules: &AuthorizationRules, states: &[StateMap<OwnedEventId>], gather: &Gather<'_>) -> Result<Changes, Unresolved> {
+pub(super) fn resolve(
+    rules: &AuthorizationRules,
+    states: &[StateMap<OwnedEventId>],
+    gather: &Gather<'_>,
+    judgements: &mut Judgements,
+) -> Result<Changes, Unresolved> {
+    judgements.begin();
     let contenders = contenders(states, gather);
     gather.complete()?;
     // A place that some states do not have is no conflict, if the others agree.
@@ -32,11 +42,18 @@ pub(super) fn resolve(rules: &AuthorizationRules, states: &[StateMap<OwnedEventI
         let is_of_kind = |key: &StateKey| key.0 == kind && (kind == StateEventType::RoomMember || key.1.is_empty());
         let (now, later): (Contenders<'_>, Contenders<'_>) = left.into_iter().partition(|(key, _)| is_of_kind(key));
         left = later;
-        let winners: Vec<_> = now.into_iter().map(|(key, events)| (key.clone(), last_allowed(key, events, &state, rules))).collect();
+        let mut winners = Vec::with_capacity(now.len());
+        for (key, events) in now {
+            let winner = last_allowed(&key, &events, Rules { rules, state: &state, judgements: &mut *judgements })?;
+            winners.push((key, winner));
+        }
         state.extend(winners.iter().cloned());
         resolved.extend(winners);
     }
-    resolved.extend(left.into_iter().map(|(key, events)| (key, first_allowed(events, &state, rules))));
+    for (key, events) in left {
+        let winner = first_allowed(&events, Rules { rules, state: &state, judgements: &mut *judgements })?;
+        resolved.push((key, winner));
+    }
     changes.extend(resolved.into_iter().map(|(key, event)| (key, Some(event.event_id.clone()))));
     Ok(changes)
 }
@@ -81,29 +98,51 @@ fn read_state<'k>(
     state
 }
 
-fn is_allowed(event: &Pdu, state: &HashMap<StateKey, &Pdu>, rules: &AuthorizationRules) -> bool {
-    let fetch = |event_type: &StateEventType, state_key: &str| state.get(&(event_type.clone(), state_key.to_owned())).copied();
-    check_state_dependent_auth_rules(rules, event, fetch).is_ok()
+/// The rules in a state.
+struct Rules<'a, 'k> {
+    rules: &'a AuthorizationRules,
+    state: &'a HashMap<StateKey, &'k Pdu>,
+    judgements: &'a mut Judgements,
+}
+
+impl Rules<'_, '_> {
+    /// Whether an event is allowed, with `other` in a place of the state.
+    fn allow(&mut self, event: &Pdu, other: Option<(&StateKey, &Pdu)>) -> Result<bool, Unresolved> {
+        let Self { rules, state, judgements } = self;
+        judgements.allow(|| {
+            let bytes = Cell::new(event.content.get().len());
+            let fetch = |event_type: &StateEventType, state_key: &str| {
+                let key = (event_type.clone(), state_key.to_owned());
+                let found = other.filter(|(place, _)| **place == key).map(|(_, event)| event).or_else(|| state.get(&key).copied());
+                bytes.set(bytes.get() + found.map_or(0, |event| event.content.get().len()));
+                found
+            };
+            let is_allowed = check_state_dependent_auth_rules(rules, event, fetch).is_ok();
+            Ok((is_allowed, bytes.get()))
+        })
+    }
 }
 
 /// Each event in order takes the place if the one before it allows it; the first that may not ends this.
-fn last_allowed<'k>(key: StateKey, events: Vec<&'k Pdu>, state: &HashMap<StateKey, &'k Pdu>, rules: &AuthorizationRules) -> &'k Pdu {
-    let mut state = state.clone();
+fn last_allowed<'k>(key: &StateKey, events: &[&'k Pdu], mut rules: Rules<'_, 'k>) -> Result<&'k Pdu, Unresolved> {
     let mut winner = events[0];
     for event in &events[1..] {
-        state.insert(key.clone(), winner);
-        if !is_allowed(event, &state, rules) {
+        if !rules.allow(event, Some((key, winner)))? {
             break;
         }
         winner = event;
     }
-    winner
+    Ok(winner)
 }
 
 /// The deepest that the state allows.
-fn first_allowed<'k>(events: Vec<&'k Pdu>, state: &HashMap<StateKey, &'k Pdu>, rules: &AuthorizationRules) -> &'k Pdu {
-    let allowed = events.iter().rev().find(|event| is_allowed(event, state, rules));
-    allowed.copied().unwrap_or(events[0])
+fn first_allowed<'k>(events: &[&'k Pdu], mut rules: Rules<'_, 'k>) -> Result<&'k Pdu, Unresolved> {
+    for event in events.iter().rev() {
+        if rules.allow(event, None)? {
+            return Ok(event);
+        }
+    }
+    Ok(events[0])
 }
 
 #[cfg(test)]

@@ -1,30 +1,12 @@
 //! The mainline ordering follows power levels events back to the room's first. Where the mainlines of all events of a conflict have met, what lies
-//! further back changes no order: ruma is shown the event where they meet as if nothing came before it.
+//! further back changes no order: the event where they meet is taken as if nothing came before it.
 
 use super::{
     super::pdu::Pdu,
     known::{Gather, Waiting},
 };
-use ruma::{
-    MilliSecondsSinceUnixEpoch, OwnedEventId, RoomId, UserId,
-    events::{StateEventType, TimelineEventType},
-    state_res::Event,
-};
-use serde_json::value::RawValue;
+use ruma::{OwnedEventId, events::StateEventType};
 use std::collections::{BTreeSet, HashSet};
-
-/// An event as ruma sees it.
-#[derive(Clone, Copy)]
-pub(super) struct View<'a> {
-    pdu: &'a Pdu,
-    is_cut: bool,
-}
-
-impl<'a> View<'a> {
-    pub(super) fn new(pdu: &'a Pdu, cut: Option<&OwnedEventId>) -> Self {
-        Self { pdu, is_cut: cut == Some(&pdu.event_id) }
-    }
-}
 
 /// The walk along the mainlines of a full conflicted set, to where they meet.
 pub(super) struct Mainlines {
@@ -64,55 +46,7 @@ impl Mainlines {
     }
 }
 
-fn is_power_levels(event: &Pdu) -> bool {
+/// Whether it is the room's power levels.
+pub(super) fn is_power_levels(event: &Pdu) -> bool {
     event.is_at(&StateEventType::RoomPowerLevels, "")
-}
-
-impl Event for View<'_> {
-    type Id = OwnedEventId;
-
-    fn event_id(&self) -> &OwnedEventId {
-        &self.pdu.event_id
-    }
-
-    fn room_id(&self) -> Option<&RoomId> {
-        self.pdu.room_id()
-    }
-
-    fn sender(&self) -> &UserId {
-        &self.pdu.sender
-    }
-
-    fn origin_server_ts(&self) -> MilliSecondsSinceUnixEpoch {
-        self.pdu.origin_server_ts
-    }
-
-    fn event_type(&self) -> &TimelineEventType {
-        &self.pdu.event_type
-    }
-
-    fn content(&self) -> &RawValue {
-        &self.pdu.content
-    }
-
-    fn state_key(&self) -> Option<&str> {
-        self.pdu.state_key.as_deref()
-    }
-
-    fn prev_events(&self) -> Box<dyn DoubleEndedIterator<Item = &OwnedEventId> + '_> {
-        Box::new(self.pdu.prev_events.iter())
-    }
-
-    fn auth_events(&self) -> Box<dyn DoubleEndedIterator<Item = &OwnedEventId> + '_> {
-        let auth_events = if self.is_cut { &[][..] } else { &self.pdu.auth_events };
-        Box::new(auth_events.iter())
-    }
-
-    fn redacts(&self) -> Option<&OwnedEventId> {
-        self.pdu.redacts.as_ref()
-    }
-
-    fn rejected(&self) -> bool {
-        self.pdu.rejected
-    }
 }
