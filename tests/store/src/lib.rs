@@ -23,6 +23,8 @@ impl InBrowser {
         let options = IndexedDbOptions {
             content_format: 1,
             flush_bytes: 20_000,
+            idle_bytes: 10_000,
+            idle_ms: 0,
             direct_bytes: 12_000,
             page_bytes: 4_000,
             segment_bytes: 30_000,
