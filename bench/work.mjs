@@ -3,6 +3,9 @@
 
 const PASSWORD = 'correct horse battery staple';
 
+/** The part that some targets do by themselves. */
+export const COLD_START = 'a thousand rooms and a cold start';
+
 /** An account on a connection of its own. */
 export class Client {
   #connection;
@@ -130,7 +133,7 @@ export async function measure(target, say, only) {
     await part('a large room', () => largeRoom(target, alice, room, connect));
     await part('many members', () => manyMembers(target, alice, connect));
   }
-  if (target.restart && target.large) await part('a thousand rooms and a cold start', () => coldStart(target, connect));
+  if (target.restart && target.large) await part(COLD_START, () => coldStart(target, connect));
   for (const connection of connections) connection.close?.();
   return figures;
 }
@@ -249,7 +252,8 @@ async function compare(small, large) {
   return median(samples.large) / median(samples.small);
 }
 
-async function coldStart(target, connect) {
+/** As the server starts anew, with what it had. */
+export async function coldStart(target, connect) {
   const dave = await Client.register(await connect(), `dave${Client.started}`);
   for (let n = 0; n < 1_000; n++) await dave.createRoom();
   const { next_batch: since } = await dave.sync();

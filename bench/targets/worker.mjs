@@ -1,6 +1,7 @@
 // The server in the service worker of a real Chromium, asked by a page with its own fetch.
 
 import { readFile } from 'node:fs/promises';
+import { text } from 'node:stream/consumers';
 import { brotliCompressSync, constants } from 'node:zlib';
 import { build } from 'esbuild';
 import { path } from '../../scripts/lib/run.mjs';
@@ -10,9 +11,12 @@ import { functionsFile, wasmForPages } from '../../scripts/lib/wasm.mjs';
 import { web } from '../../scripts/build.mjs';
 import { launch, stopWorkers } from '../../tests/browser/browser.mjs';
 import { directoryOnDisk } from '../disk.mjs';
+import { COLD_START } from '../work.mjs';
 import { note } from '../profile.mjs';
+import { PlainChromium } from './plain-chromium.mjs';
 
 const html = '<!doctype html><title>bench</title>';
+const coldStart = `${html}<script type="module">import '/bench.js'; await globalThis.coldStart();</script>`;
 const verifier = path('.cache', 'verify');
 
 export class Worker {
@@ -30,31 +34,41 @@ export class Worker {
     const bundled = await build({ entryPoints: [path('bench', 'page.mjs')], bundle: true, write: false, format: 'esm', alias: { ephapse: path('dist', 'index.js') } });
     const script = { body: bundled.outputFiles[0].contents, type: 'text/javascript' };
     this.site = await serve(path('dist'), {
-      override: async (pathname) => {
+      override: async (pathname, request) => {
         if (pathname === '/') return { body: html, type: 'text/html' };
+        if (pathname === '/cold-start') return { body: coldStart, type: 'text/html' };
+        if (pathname === '/stop-worker') return { status: await this.plain.stopWorkers().then(() => 204) };
+        if (pathname === '/figures') return { status: await text(request).then((figures) => this.found(JSON.parse(figures))).then(() => 204) };
         if (pathname === '/bench.js') return script;
         if (pathname === '/verify.js') return { body: await readFile(`${verifier}/verify.js`), type: 'text/javascript' };
         if (pathname === '/verify_bg.wasm') return { body: await readFile(`${verifier}/verify_bg.wasm`), type: 'application/wasm' };
       },
     });
-    this.browser = await launch({ directory: await directoryOnDisk('chromium') });
+    this.profileDirectory = await directoryOnDisk('chromium');
+    await this.#launch();
+  }
+
+  async #launch() {
+    this.browser = await launch({ directory: this.profileDirectory });
     this.page = await this.browser.context.newPage();
+    await this.page.exposeFunction('say', async (part) => {
+      await this.trace.part(part);
+      this.say(part);
+    });
+    await this.page.exposeFunction('stopWorker', () => stopWorkers(this.page));
     await this.page.goto(`${this.site.url}/`);
   }
 
   async measure(say) {
-    await this.page.exposeFunction('say', async (part) => {
-      await this.trace.part(part);
-      say(part);
-    });
-    await this.page.exposeFunction('stopWorker', () => stopWorkers(this.page));
+    this.say = say;
     this.trace = await Trace.start(this.page);
     const figures = await this.#work();
     await this.trace.end();
     const { run, part } = this.trace.longestRun();
     figures.longestRun = run;
     figures.from.longestRun = part;
-    figures.notes = [`the longest run was in "${part}"`, `a cold start: ${figures.coldStages?.join(', ') || 'not measured'}`];
+    figures.notes = [`the longest run was in "${part}"`];
+    if (this.large) await this.#coldStart(figures);
     const wasm = await readFile(path('dist', 'ephapse.wasm'));
     figures.wasm = brotliCompressSync(wasm, { params: { [constants.BROTLI_PARAM_SIZE_HINT]: wasm.length } }).length / 1e6;
     return figures;
@@ -66,6 +80,21 @@ export class Worker {
     await this.#work(part);
     await this.trace.end();
     return this.trace.functions(await functionNames());
+  }
+
+  /** In the same profile, while nobody looks into the browser; with `profile` this part is done as every other. */
+  async #coldStart(figures) {
+    this.say(COLD_START);
+    await this.browser.context.close();
+    const found = new Promise((resolve) => { this.found = resolve; });
+    this.plain = PlainChromium.open(this.profileDirectory, `${this.site.url}/cold-start`);
+    const { failed, ...more } = await found;
+    await this.plain.close();
+    await this.#launch();
+    if (failed) throw new Error(failed);
+    figures.notes.push(`a cold start: ${more.coldStages.join(', ')}`);
+    for (const figure of Object.keys(more)) figures.from[figure] = COLD_START;
+    Object.assign(figures, more);
   }
 
   #work(only) {

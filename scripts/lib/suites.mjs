@@ -39,8 +39,9 @@ export async function unitTests() {
   return nodeTests(await testFiles('../.cache/tests'));
 }
 
-/** The built package and the demo, in Chromium. */
+/** The built package and the demo, in Chromium; and a client's conversation with `ephapse serve`. */
 export async function browserTests() {
+  await native();
   return nodeTests(await testFiles('browser'), { env: { CHROMIUM: await chromium() } });
 }
 
