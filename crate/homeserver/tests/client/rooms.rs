@@ -113,7 +113,7 @@ fn pages_in_both_directions_meet_and_hold_every_event_once() {
 
 #[test]
 fn a_send_reads_few_keys_in_a_room_of_any_size() {
-    // Keys read by the first send after a start, which has nothing in memory, and by the second.
+    // Keys read by the first send after a start, which finds nothing in memory, and by a later one.
     let reads = |members: usize| {
         let server = TestServer::new();
         let alice = server.register("alice");
@@ -123,18 +123,18 @@ fn a_send_reads_few_keys_in_a_room_of_any_size() {
             server.post(&user, &format!("/_matrix/client/v3/join/{id}"), json!({})).ok();
         }
         let server = server.restart();
-        let before = server.store.stats().keys_read;
-        send(&server, &alice, &id, "t1", "hello");
-        let cold = server.store.stats().keys_read - before;
-        // What is outdated is cleared behind the first answer, once.
-        server.get(&alice, "/_matrix/client/v3/account/whoami").ok();
-        let before = server.store.stats().keys_read;
-        send(&server, &alice, &id, "t2", "hello");
-        (cold, server.store.stats().keys_read - before)
+        let read_by = |txn: &str| {
+            let before = server.store.stats().keys_read;
+            send(&server, &alice, &id, txn, "hello");
+            server.store.stats().keys_read - before
+        };
+        let cold = read_by("t1");
+        // What is done behind the first answer reads as well.
+        read_by("t2");
+        (cold, read_by("t3"))
     };
     let (small, large) = (reads(5), reads(120));
-    println!("(cold, warm): {small:?} among 5 members, {large:?} among 120");
-    assert!(large.1 <= 12 && large.0 <= small.0 + 8, "{small:?} among 5 members, {large:?} among 120");
+    assert!(large.0 <= small.0 + 4 && large.0 <= 24 && large.1 <= 12, "(cold, warm): {small:?} among 5 members, {large:?} among 120");
 }
 
 #[test]
