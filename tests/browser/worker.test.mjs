@@ -12,6 +12,7 @@ import { pause } from './site.mjs';
 const test = (name, body) => anyTest(name, { timeout: 240_000 }, body);
 const html = '<!doctype html><title>a page</title>';
 const files = {};
+let types;
 let site;
 let browser;
 let page;
@@ -21,7 +22,7 @@ before(async () => {
 });
 
 beforeEach(async () => {
-  const types = { js: 'text/javascript', wasm: 'application/wasm' };
+  types = { js: 'text/javascript', wasm: 'application/wasm' };
   site = await serve(path('dist'), {
     override: (pathname) => {
       if (pathname.endsWith('/')) return { body: html, type: 'text/html' };
@@ -80,6 +81,13 @@ test('a worker that was ended starts again with the next request, without the ne
   await start();
   await stopWorkers(page);
   await site.close();
+  assert.equal((await versions()).status, 200);
+});
+
+test('a module that the site sends under another type is one all the same', async () => {
+  types.wasm = 'application/octet-stream';
+  await start();
+  await stopWorkers(page);
   assert.equal((await versions()).status, 200);
 });
 

@@ -10,11 +10,12 @@ type Progress = (stage: Stage, loaded: number, total: number) => void;
 
 /** The module, from the cache where it is there. */
 export async function loadModule(scope: string, progress: Progress): Promise<WebAssembly.Module> {
-  const [stored, compiled] = await Promise.all([storedModule(scope), withCompiledCode()]);
-  // What is stored was checked, and what the browser has was downloaded for that.
-  const response = stored ? (compiled ?? stored) : await downloadModule(scope, progress);
+  const [stored, cached] = await Promise.all([storedModule(scope), withCompiledCode()]);
+  const checked = stored ?? (await downloadModule(scope, progress));
   progress('compile', 0, 1);
-  const module = await WebAssembly.compileStreaming(response);
+  // What the browser has was downloaded to be checked and stored. Where a site sends it under another type, it is not taken for a module.
+  const compiled = stored && cached && (await WebAssembly.compileStreaming(cached).catch(() => undefined));
+  const module = compiled ?? (await WebAssembly.compileStreaming(checked));
   progress('compile', 1, 1);
   return module;
 }
