@@ -21,9 +21,12 @@ test('storage runs full', { timeout: 600_000 }, async (t) => {
   const limit = (quotaSize) => devtools.send('Storage.overrideQuotaForOrigin', { origin: site.url, ...(quotaSize ? { quotaSize } : {}) });
   await limit(QUOTA);
   const page = await openPage(browser.context, site);
-  const { access_token: token, user_id: user } = await register(page, 'alice');
+  const { access_token: token, user_id: user, device_id: device } = await register(page, 'alice');
   const rooms = {};
   for (const name of ['kept', 'left']) rooms[name] = (await ok(page, token, 'POST', '/createRoom', { name })).room_id;
+  await ok(page, token, 'PUT', '/sendToDevice/org.example.test/1', { messages: { [user]: { [device]: { n: 1 } } } });
+  const { to_device: toDevice, next_batch: since } = await ok(page, token, 'GET', '/sync?timeout=0');
+  assert.equal(toDevice.events.length, 1);
   await page.evaluate(writeBallast, QUOTA - ROOM);
 
   const acknowledged = { kept: [], left: [] };
@@ -89,6 +92,8 @@ test('storage runs full', { timeout: 600_000 }, async (t) => {
   // A write that its handler does not wait for is not acknowledged either.
   mustBeRefused(await ask(page, token, 'PUT', `/user/${encodeURIComponent(user)}/account_data/org.example.test`, { noise: 'x'.repeat(20_000) }));
   for (const name of Object.keys(rooms)) await mustHold(name);
+  // What a sync acknowledges has arrived, also where that cannot be stored.
+  assert.deepEqual((await ok(page, token, 'GET', `/sync?timeout=0&since=${since}`)).to_device?.events ?? [], []);
 
   // A room that its last member leaves and forgets is gone, and so is what it took.
   for (const verb of ['leave', 'forget']) await ok(page, token, 'POST', `/rooms/${encodeURIComponent(rooms.left)}/${verb}`, {});
