@@ -51,7 +51,7 @@ impl Default for Config {
             presence: true,
             public_url: None,
             admin_contact: "https://github.com/ephapse/ephapse#storage-is-full".to_owned(),
-            largest_body: 8 << 20,
+            largest_body: 2 << 20,
         }
     }
 }
