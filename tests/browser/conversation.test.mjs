@@ -2,7 +2,6 @@
 
 import assert from 'node:assert/strict';
 import { after, before, test } from 'node:test';
-import { run } from '../../scripts/lib/run.mjs';
 import { Server } from '../serve/server.mjs';
 import { launch } from './browser.mjs';
 import { clientSite, clientTab } from './client/site.mjs';
@@ -11,7 +10,6 @@ const password = 'correct horse battery staple';
 let site;
 
 before(async () => {
-  await run('cargo', ['build', '--quiet', '-p', 'ephapse-node']);
   site = await clientSite();
 });
 after(() => site.close());
