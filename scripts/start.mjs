@@ -1,11 +1,14 @@
 // `npm start`: builds what is missing and serves the demo on this machine. `PORT` chooses the port.
 
 import { web } from './build.mjs';
-import { main, path } from './lib/run.mjs';
+import { CommandFailed, main, path } from './lib/run.mjs';
 import { serve } from './lib/serve.mjs';
 
 await main(async () => {
   await web();
-  const { url } = await serve(path('dist', 'www'), { port: Number(process.env.PORT ?? 8080) });
+  const port = Number(process.env.PORT ?? 8080);
+  const { url } = await serve(path('dist', 'www'), { port }).catch((error) => {
+    throw error.code === 'EADDRINUSE' ? new CommandFailed(`Port ${port} is taken. Choose another one: PORT=${port + 1} npm start`) : error;
+  });
   console.log(`\nephapse runs at ${url}/ (leave with Ctrl-C)`);
 });
