@@ -131,7 +131,8 @@ export interface Server {
   readonly serverName: string;
   /**
    * As `globalThis.fetch`, for requests to the server: when the browser ends the worker under a request that may be repeated (GET, HEAD, PUT, DELETE,
-   * OPTIONS), it is repeated, and it resolves when all of the answer is here, which else could break off; a page that the worker does not control is put under its control first; and when a new version of the worker waits, the page
+   * OPTIONS), it is repeated, and it resolves when all of the answer is here, which else could break off; a page that the worker does not control is put
+   * under its control first; and when a new version of the worker waits, the page
    * is silent for a moment in which the browser can switch. Hand it to clients that take one (`fetchFn` in matrix-js-sdk). With the global `fetch`, clients
    * see such a request fail and repeat it in their own way, and one that never pauses can put off an update for as long as it goes on, five minutes at most.
    */

@@ -172,8 +172,8 @@ impl Router {
         (endpoint.handler)(Asked { hs, user, request, arguments, generation })?.await
     }
 
-    /// Refuses what can be refused before the body is read: no such endpoint, no valid access token, a guest's token. The token is looked at again when the body is there.
-    /// Tells how many bytes the body may have.
+    /// Refuses what can be refused before the body is read: no such endpoint, no valid access token, a guest's token. The token is looked at again when the
+    /// body is there. Tells how many bytes the body may have.
     pub async fn admit(&self, hs: &Homeserver, request: &Parts) -> Result<usize> {
         let (endpoint, _) = self.find(&request.method, request.uri.path())?;
         authenticate(hs, endpoint.callers, &request.headers, &request.uri).await?;
