@@ -84,6 +84,23 @@ test('a worker that was ended starts again with the next request, without the ne
   assert.equal((await versions()).status, 200);
 });
 
+test('a page holds the module of its worker compiled', async () => {
+  await page.evaluate(() => {
+    globalThis.held = [];
+    const compile = WebAssembly.compileStreaming;
+    WebAssembly.compileStreaming = async (source) => {
+      const module = await compile.call(WebAssembly, source);
+      globalThis.held.push(WebAssembly.Module.exports(module).some(({ name }) => name === 'engine_handle'));
+      return module;
+    };
+  });
+  await start();
+  await page.waitForFunction(() => globalThis.held.length === 1);
+  assert.deepEqual(await page.evaluate(() => globalThis.held), [true]);
+  const downloads = site.requests.filter((pathname) => pathname === '/ephapse.wasm');
+  assert.equal(downloads.length, 1, 'it was downloaded once');
+});
+
 test('a module that the site sends under another type is one all the same', async () => {
   types.wasm = 'application/octet-stream';
   await start();

@@ -3,6 +3,7 @@
 import { type Booted, type News, channelName, isOurs } from '../shared/protocol.ts';
 import { EphapseError, type Events, type Server, type StartOptions, type Status } from './api.ts';
 import { ask, askTo } from './ask.ts';
+import { Compiled } from './compiled.ts';
 import { type Control, takeControl } from './control.ts';
 import { Pause, retryingFetch } from './fetch.ts';
 import { keepAlive } from './keep-alive.ts';
@@ -81,6 +82,7 @@ class PageServer implements Server {
   readonly #control: Control;
   readonly #channel: BroadcastChannel;
   readonly #listeners: Listeners;
+  readonly #compiled = new Compiled();
   readonly #letGo: () => void;
 
   constructor(baseUrl: string, serverName: string, control: Control, pause: Pause, channel: BroadcastChannel, listeners: Listeners) {
@@ -91,6 +93,13 @@ class PageServer implements Server {
     this.#listeners = listeners;
     this.fetch = retryingFetch(control, pause);
     this.#letGo = keepAlive(`${baseUrl}/_matrix/client/versions`, () => this.fetch(`${baseUrl}/_matrix/client/versions`));
+    this.on('update', () => { this.#holdModule(); });
+    this.#holdModule();
+  }
+
+  /** Holds what the worker runs: once it does, since what both of them compile at the same time is not shared. */
+  #holdModule(): void {
+    ask<Booted>(this.#control, 'boot').then(({ module }) => this.#compiled.hold(module)).catch(() => undefined);
   }
 
   status(): Promise<Status> {
@@ -101,6 +110,7 @@ class PageServer implements Server {
     this.#letGo();
     this.#channel.close();
     this.#listeners.clear();
+    this.#compiled.release();
     const worker = this.#control.worker();
     if (worker) await askTo(worker, 'stop');
   }

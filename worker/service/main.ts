@@ -5,7 +5,7 @@ import { matrixPath } from '../shared/matrix-url.ts';
 import { answer } from './answer.ts';
 import { answerOf } from './failed.ts';
 import { sleep } from './host.ts';
-import { cacheModule, dropOtherModules } from './module.ts';
+import { cacheModule, dropOtherModules, moduleUrl } from './module.ts';
 import { Server } from './server.ts';
 
 declare const self: ServiceWorkerGlobalScope;
@@ -71,7 +71,7 @@ async function answerTo(question: Question, sender: string | undefined): Promise
     case 'boot': {
       await activated();
       const { serverName } = await server.running();
-      return { serverName, version: EPHAPSE_VERSION } satisfies Booted;
+      return { serverName, version: EPHAPSE_VERSION, module: moduleUrl() } satisfies Booted;
     }
     case 'status':
       await activated();

@@ -4,7 +4,8 @@ import { type Stage } from '../shared/protocol.ts';
 import { Failed } from './failed.ts';
 
 const cacheName = (scope: string): string => `ephapse ${scope}`;
-const moduleUrl = (): string => new URL(`ephapse.wasm?sha256=${EPHAPSE_WASM_SHA256}`, location.href).href;
+/** Where the module is downloaded from and stored. */
+export const moduleUrl = (): string => new URL(`ephapse.wasm?sha256=${EPHAPSE_WASM_SHA256}`, location.href).href;
 
 type Progress = (stage: Stage, loaded: number, total: number) => void;
 

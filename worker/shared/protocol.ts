@@ -44,6 +44,8 @@ export type Answer<T = unknown> = { ok: true; value: T } | { ok: false; failure:
 export interface Booted {
   serverName: string;
   version: string;
+  /** Where Cache Storage holds the module; older versions do not say. */
+  module?: string;
 }
 
 /** Told to everybody on the scope's broadcast channel. */
