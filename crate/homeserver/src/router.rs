@@ -25,6 +25,9 @@ pub const LARGEST_OF_STRANGERS: usize = 64 << 10;
 /// Bytes that the body of a logged-in user may have, but for endpoints that say otherwise: an event of 64 KiB with all that is not ASCII escaped.
 const LARGEST_OF_USERS: usize = 256 << 10;
 
+/// Values and names that a larger body may have where each of them is made into something: more would take longer than others can wait.
+const MOST_PARTS: usize = 1 << 16;
+
 /// Which door a request came through: pages reach client paths only, peers reach federation and key paths only.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Entrance {
@@ -124,8 +127,50 @@ impl Asked {
 struct Endpoint {
     handler: Handler,
     callers: Callers,
-    /// Bytes that the body may have; none: as many as any may have here.
-    largest_body: Option<usize>,
+    bound: Bound,
+}
+
+/// How large a body may be.
+#[derive(Clone, Copy)]
+enum Bound {
+    /// So many bytes.
+    Bytes(usize),
+    /// As many bytes as any may have here: most of them are kept as they came.
+    Whole,
+    /// As many bytes, of [`MOST_PARTS`] parts.
+    Parts,
+}
+
+impl Bound {
+    fn bytes(self, hs: &Homeserver) -> usize {
+        match self {
+            Self::Bytes(largest) => largest.min(hs.config.largest_body),
+            Self::Whole | Self::Parts => hs.config.largest_body,
+        }
+    }
+
+    /// Refuses what would take long to parse.
+    fn check_parts(self, body: &[u8]) -> Result<()> {
+        if matches!(self, Self::Parts) && body.len() > LARGEST_OF_USERS && parts(body) > MOST_PARTS {
+            return Err(Error::too_large(format!("a body has {MOST_PARTS} values and names at most")));
+        }
+        Ok(())
+    }
+}
+
+/// How many values and names follow others in a JSON text.
+fn parts(json: &[u8]) -> usize {
+    let (mut parts, mut in_string, mut escaped) = (0, false, false);
+    for byte in json {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' => escaped = in_string,
+            b'"' => in_string = !in_string,
+            b':' | b',' if !in_string => parts += 1,
+            _ => {}
+        }
+    }
+    parts
 }
 
 /// Who may call an endpoint.
@@ -169,6 +214,7 @@ impl Router {
         {
             client::seen(&hs, session);
         }
+        endpoint.bound.check_parts(request.body())?;
         (endpoint.handler)(Asked { hs, user, request, arguments, generation })?.await
     }
 
@@ -177,7 +223,7 @@ impl Router {
     pub async fn admit(&self, hs: &Homeserver, request: &Parts) -> Result<usize> {
         let (endpoint, _) = self.find(&request.method, request.uri.path())?;
         authenticate(hs, endpoint.callers, &request.headers, &request.uri).await?;
-        Ok(endpoint.largest_body.map_or(hs.config.largest_body, |largest| largest.min(hs.config.largest_body)))
+        Ok(endpoint.bound.bytes(hs))
     }
 
     fn find(&self, method: &Method, path: &str) -> Result<(Endpoint, Vec<String>)> {
@@ -212,7 +258,7 @@ impl Table {
             let parsed = parse::<R>(&asked)?;
             Ok(answer::<R>(handler(asked.call(), parsed)))
         };
-        let endpoint = Endpoint { handler: Rc::new(handler), callers: Callers::All, largest_body: Some(LARGEST_OF_STRANGERS) };
+        let endpoint = Endpoint { handler: Rc::new(handler), callers: Callers::All, bound: Bound::Bytes(LARGEST_OF_STRANGERS) };
         self.add(R::METHOD, &mut R::PATH_BUILDER.all_paths(), endpoint)
     }
 
@@ -223,17 +269,27 @@ impl Table {
         F: Fn(UserCall, R) -> A + 'static,
         A: Future<Output = Result<R::OutgoingResponse>> + 'static,
     {
-        self.logged_in(handler, Callers::Users, Some(LARGEST_OF_USERS))
+        self.logged_in(handler, Callers::Users, Bound::Bytes(LARGEST_OF_USERS))
     }
 
-    /// As [`Self::user`], for bodies as large as any may be: of many parts, each of which is bounded for itself.
+    /// As [`Self::user`], for bodies as large as any may be that are mostly kept as they came.
     pub fn large<R, F, A>(&mut self, handler: F) -> &mut Self
     where
         R: IncomingRequest + 'static,
         F: Fn(UserCall, R) -> A + 'static,
         A: Future<Output = Result<R::OutgoingResponse>> + 'static,
     {
-        self.logged_in(handler, Callers::Users, None)
+        self.logged_in(handler, Callers::Users, Bound::Whole)
+    }
+
+    /// As [`Self::user`], for bodies as large as any may be, of parts each of which is made into something.
+    pub fn many<R, F, A>(&mut self, handler: F) -> &mut Self
+    where
+        R: IncomingRequest + 'static,
+        F: Fn(UserCall, R) -> A + 'static,
+        A: Future<Output = Result<R::OutgoingResponse>> + 'static,
+    {
+        self.logged_in(handler, Callers::Users, Bound::Parts)
     }
 
     /// An endpoint for logged-in users, guests too (Client-Server API, Guest Access).
@@ -243,20 +299,20 @@ impl Table {
         F: Fn(UserCall, R) -> A + 'static,
         A: Future<Output = Result<R::OutgoingResponse>> + 'static,
     {
-        self.logged_in(handler, Callers::UsersAndGuests, Some(LARGEST_OF_USERS))
+        self.logged_in(handler, Callers::UsersAndGuests, Bound::Bytes(LARGEST_OF_USERS))
     }
 
-    /// As [`Self::guest`], for bodies as large as any may be.
-    pub fn guest_large<R, F, A>(&mut self, handler: F) -> &mut Self
+    /// As [`Self::many`], for guests too.
+    pub fn guest_many<R, F, A>(&mut self, handler: F) -> &mut Self
     where
         R: IncomingRequest + 'static,
         F: Fn(UserCall, R) -> A + 'static,
         A: Future<Output = Result<R::OutgoingResponse>> + 'static,
     {
-        self.logged_in(handler, Callers::UsersAndGuests, None)
+        self.logged_in(handler, Callers::UsersAndGuests, Bound::Parts)
     }
 
-    fn logged_in<R, F, A>(&mut self, handler: F, callers: Callers, largest_body: Option<usize>) -> &mut Self
+    fn logged_in<R, F, A>(&mut self, handler: F, callers: Callers, bound: Bound) -> &mut Self
     where
         R: IncomingRequest + 'static,
         F: Fn(UserCall, R) -> A + 'static,
@@ -266,7 +322,7 @@ impl Table {
             let parsed = parse::<R>(&asked)?;
             Ok(answer::<R>(handler(asked.user_call()?, parsed)))
         };
-        self.add(R::METHOD, &mut R::PATH_BUILDER.all_paths(), Endpoint { handler: Rc::new(handler), callers, largest_body })
+        self.add(R::METHOD, &mut R::PATH_BUILDER.all_paths(), Endpoint { handler: Rc::new(handler), callers, bound })
     }
 
     // Once for all endpoints and not once for each: a browser compiles what a cold start runs when it runs it, and takes long for much code.

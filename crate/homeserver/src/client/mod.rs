@@ -74,11 +74,11 @@ pub fn routes(table: &mut Table) {
     table.guest(state::members).user(state::joined_members).user(state::joined_rooms);
     table.guest(send::message).user(send::redact);
     table.guest(messages::messages).guest(messages::context).guest(messages::event);
-    table.guest_large(to_device::send);
-    table.guest_large(keys::upload).guest_large(keys::query).guest_large(keys::claim).user(keys::changes);
-    table.user(cross_signing::upload_keys).large(cross_signing::upload_signatures);
+    table.guest_many(to_device::send);
+    table.guest_many(keys::upload).guest_many(keys::query).guest_many(keys::claim).user(keys::changes);
+    table.user(cross_signing::upload_keys).many(cross_signing::upload_signatures);
     table.user(key_backup::create).user(key_backup::latest).user(key_backup::get).user(key_backup::update).user(key_backup::delete);
-    table.large(key_backup::put_keys).large(key_backup::put_keys_of_room).user(key_backup::put_key);
+    table.many(key_backup::put_keys).many(key_backup::put_keys_of_room).user(key_backup::put_key);
     table.user(key_backup::get_keys).user(key_backup::get_keys_of_room).user(key_backup::get_key);
     table.user(key_backup::delete_keys).user(key_backup::delete_keys_of_room).user(key_backup::delete_key);
     table.user(relations::all).user(relations::by_type).user(relations::by_types);

@@ -100,7 +100,7 @@ fn only_endpoints_that_need_it_take_large_bodies() {
     let alice = server.register("alice");
     let room = room(&server, &alice, json!({}));
     let v3 = "/_matrix/client/v3";
-    let large = json!({ "typing": false, "presence": "online", "messages": {}, "x": vec![1; 150_000] }).to_string();
+    let large = json!({ "typing": false, "presence": "online", "messages": {}, "x": vec![10_000_000; 40_000] }).to_string();
     let small = [
         ("PUT", format!("{v3}/rooms/{room}/send/m.room.message/1")),
         ("PUT", format!("{v3}/rooms/{room}/state/org.example.state")),
@@ -175,6 +175,23 @@ fn a_body_may_have_as_many_bytes_as_the_bound_says_and_no_more() {
     };
     put_note(&server, &alice, halves(largest)).ok();
     put_note(&server, &alice, halves(largest + 1)).fails(413, "M_TOO_LARGE");
+}
+
+/// Each of them would be made into something before anybody else had a turn.
+#[test]
+fn a_large_body_may_be_of_large_parts_and_not_of_very_many() {
+    let server = TestServer::new();
+    let alice = server.register("alice");
+    let send = |transaction: &str, messages: Value| {
+        let path = format!("/_matrix/client/v3/sendToDevice/org.example.test/{transaction}");
+        server.request("PUT", &path, Some(&alice.token), Some(json!({ "messages": { &alice.id: messages } })))
+    };
+    let many: serde_json::Map<String, Value> = (0..40_000).map(|n| (format!("device{n}"), json!({}))).collect();
+    send("many", many.into()).fails(413, "M_TOO_LARGE");
+    // What stands in strings is no part.
+    let text = r#"{"a":"b\\\\","c":["d\\""]},"#.repeat(1_500);
+    let large: serde_json::Map<String, Value> = (0..20).map(|n| (format!("device{n}"), json!({ "text": text }))).collect();
+    send("large", large.into()).ok();
 }
 
 #[test]
