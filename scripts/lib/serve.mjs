@@ -14,7 +14,7 @@ const types = {
 };
 
 /**
- * Serves a directory. `override(pathname, request)` may answer a path itself with `{ body, type }`, or with a status alone.
+ * Serves a directory. `override(pathname, request)` may answer a path itself with `{ body, type, headers }`, or with a status alone.
  * @returns {Promise<{url: string, requests: string[], close: () => Promise<void>}>}
  */
 export async function serve(directory, { port = 0, override = () => undefined } = {}) {
@@ -26,7 +26,7 @@ export async function serve(directory, { port = 0, override = () => undefined } 
     const headers = { 'cache-control': 'no-cache', 'x-content-type-options': 'nosniff' };
     const own = await override(pathname, request);
     if (own) {
-      response.writeHead(own.status ?? 200, { ...headers, 'content-type': own.type ?? 'text/plain' }).end(own.body ?? '');
+      response.writeHead(own.status ?? 200, { ...headers, ...own.headers, 'content-type': own.type ?? 'text/plain' }).end(own.body ?? '');
       return;
     }
     const relative = normalize(decodeURIComponent(pathname)).replace(/^(\.\.[/\\])+/, '');

@@ -13,6 +13,7 @@ const test = (name, body) => anyTest(name, { timeout: 240_000 }, body);
 const html = '<!doctype html><title>a page</title>';
 const files = {};
 let types;
+let policy;
 let site;
 let browser;
 let page;
@@ -22,12 +23,14 @@ before(async () => {
 });
 
 beforeEach(async () => {
+  policy = undefined;
   types = { js: 'text/javascript', wasm: 'application/wasm' };
   site = await serve(path('dist'), {
     override: (pathname) => {
-      if (pathname.endsWith('/')) return { body: html, type: 'text/html' };
+      const headers = policy && { 'content-security-policy': policy };
+      if (pathname.endsWith('/')) return { body: html, type: 'text/html', headers };
       const body = files[pathname.slice(1)];
-      return body && { body, type: types[pathname.split('.').pop()] };
+      return body && { body, type: types[pathname.split('.').pop()], headers };
     },
   });
   browser = await launch();
@@ -389,6 +392,20 @@ test('what goes wrong is said with the next step', async () => {
     files['ephapse.wasm'] = right;
   }
   await start();
+});
+
+test('a site whose content security policy forbids WebAssembly is told what to allow', async () => {
+  policy = "default-src 'self'";
+  await page.goto(`${site.url}/`);
+  await assert.rejects(() => start(), /does not compile the server.*script-src must allow 'wasm-unsafe-eval'/);
+  policy = "default-src 'self'; script-src 'self' 'wasm-unsafe-eval'; worker-src 'self' blob:";
+  await page.evaluate(async () => { for (const worker of await navigator.serviceWorker.getRegistrations()) await worker.unregister(); });
+  const said = [];
+  page.on('console', (message) => said.push(message.text()));
+  await page.goto(`${site.url}/`);
+  await start();
+  assert.equal((await versions()).status, 200);
+  assert.deepEqual(said.filter((line) => line.includes('Content Security Policy')), []);
 });
 
 test('a page that came over plain HTTP from another machine is told to use https', async (t) => {

@@ -16,9 +16,18 @@ export async function loadModule(scope: string, progress: Progress): Promise<Web
   progress('compile', 0, 1);
   // What the browser has was downloaded to be checked and stored. Where a site sends it under another type, it is not taken for a module.
   const compiled = stored && cached && (await WebAssembly.compileStreaming(cached).catch(() => undefined));
-  const module = compiled ?? (await WebAssembly.compileStreaming(checked));
+  const module = compiled ?? (await WebAssembly.compileStreaming(checked).catch((error: unknown) => { throw refused(error); }));
   progress('compile', 1, 1);
   return module;
+}
+
+/** The bytes were checked, so it is not they that the browser does not like. */
+function refused(error: unknown): Failed {
+  return new Failed({
+    code: 'server-failed',
+    message: `This browser does not compile the server: ${String(error)}.`,
+    nextStep: 'Use a current version of Chrome, Edge, Firefox or Safari. Where the site has a content security policy, its script-src must allow \'wasm-unsafe-eval\'.',
+  });
 }
 
 /** The module from the browser's HTTP cache, if it is still there: beside what lies in that one, and in no other, Chromium keeps the code it compiled. */
