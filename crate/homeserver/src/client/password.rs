@@ -48,8 +48,9 @@ pub async fn hash(hs: &Homeserver, password: &str) -> Result<String> {
     let place = hs.rate_limits.hash_one()?;
     let mut salt = [0; 16];
     hs.host.random(&mut salt);
-    let mut stored = Stored::with(&salt).ok_or_else(|| Error::Internal("a password cannot be hashed".to_owned()))?;
-    stored.last.hash = stored.output(hs, place, password.as_bytes().to_vec()).await;
+    let failed = || Error::Internal("a password cannot be hashed".to_owned());
+    let mut stored = Stored::with(&salt).ok_or_else(failed)?;
+    stored.last.hash = Some(stored.output(hs, place, password.as_bytes().to_vec()).await.ok_or_else(failed)?);
     Ok(stored.to_string())
 }
 
@@ -149,6 +150,10 @@ impl Stored {
                 argon2.hash_password_into(&derived, salt.as_ref(), &mut output).map(|()| output).unwrap_or_default()
             };
             derived = hs.host.compute(Box::new(round)).await;
+            // What failed must not be taken for a secret.
+            if derived.is_empty() {
+                return None;
+            }
         }
         Output::new(&derived).ok()
     }
