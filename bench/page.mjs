@@ -2,7 +2,7 @@
 
 import { start } from 'ephapse';
 import { channelName } from '../worker/shared/protocol.ts';
-import { Client, coldStart, measure } from './work.mjs';
+import { Client, measure } from './work.mjs';
 
 /** A worker lives that long before it is ended, as the shortest do in life; what it learns from its first reads is stored by then. */
 const life = 3_000;
@@ -11,30 +11,39 @@ const rest = 500;
 
 const sleep = (milliseconds) => new Promise((resolve) => setTimeout(resolve, milliseconds));
 
-/** All the work, or one part of it, in a browser that is looked into. */
-globalThis.bench = async ({ large, only }) => {
-  const restart = only && (() => globalThis.stopWorker());
-  return measure({ ...(await started(restart)), large }, globalThis.say, only);
-};
+/** Tells the site something; done when the site has done what it does with it. */
+const tell = (what, value = null) => fetch(`/tell/${what}`, { method: 'POST', body: JSON.stringify(value) });
 
-/** The cold start alone, in one that is not: what it takes is told to the site. */
-globalThis.coldStart = async () => {
-  const restart = async () => {
-    await sleep(life);
-    await fetch('/stop-worker', { method: 'POST' });
-    await sleep(rest);
-  };
-  Client.started = Date.now();
-  const measured = async () => {
-    const target = await started(restart);
-    return coldStart(target, target.connect);
-  };
-  const figures = await measured().catch((error) => ({ failed: String(error) }));
-  await fetch('/figures', { method: 'POST', body: JSON.stringify(figures) });
-};
+/** All the work, or one part of it. */
+async function work({ large, only }) {
+  return measure({ ...(await started()), large }, (part) => tell('part', part), only);
+}
 
-/** The server in this page's service worker, as something to measure; `restart` ends the worker. */
-async function started(restart) {
+const figures = await work(JSON.parse(decodeURIComponent(location.search.slice(1)))).catch((error) => ({ failed: String(error) }));
+await tell('figures', figures);
+
+/** What the browser alone takes (alone.js): `{ answer, write, end }`; the first two each make one request. */
+async function alone() {
+  const registration = await navigator.serviceWorker.register('/alone/worker.js', { scope: '/alone/' });
+  while (registration.active?.state !== 'activated') await sleep(10);
+  const frame = document.createElement('iframe');
+  frame.src = '/alone/';
+  const loaded = new Promise((resolve) => { frame.onload = resolve; });
+  document.body.append(frame);
+  await loaded;
+  const ask = async (path, options) => (await frame.contentWindow.fetch(path, options)).text();
+  return {
+    answer: () => ask('/alone/answer'),
+    write: () => ask('/alone/write', { method: 'PUT', headers: { 'content-type': 'application/json' }, body: '{"msgtype":"m.text","body":"Hello"}' }),
+    end: async () => {
+      frame.remove();
+      await registration.unregister();
+    },
+  };
+}
+
+/** The server in this page's service worker, as something to measure. */
+async function started() {
   const server = await start();
   // How far a start has come, as the worker tells it to all pages.
   const heard = [];
@@ -51,13 +60,16 @@ async function started(restart) {
   });
   return {
     connect,
+    alone,
     member: (connection, name) => Client.register(connection, name),
     memory: async () => (await server.status()).memoryBytes / 1e6,
     bytesWritten: async () => (await server.status()).bytesWritten,
-    restart: restart && (async () => {
-      await restart();
+    restart: async () => {
+      await sleep(life);
+      await tell('stop');
+      await sleep(rest);
       heard.length = 0;
       return { connection: connect(), started: performance.now(), stages: () => heard };
-    }),
+    },
   };
 }

@@ -2,6 +2,8 @@
 
 /** `[floor, aim]`: at most that for a time or a size, at least that for a rate; `times`: at least that many times the peer's rate. */
 const MEASURES = [
+  { figure: 'aloneAnswer', title: 'the browser alone: a request answered by an empty worker', unit: 'ms' },
+  { figure: 'aloneWrite', title: 'the browser alone: the same, and 2 KB stored (strict)', unit: 'ms' },
   { figure: 'whoami', title: 'GET whoami: what any request takes', unit: 'ms' },
   { figure: 'send', title: 'send acknowledged p50', unit: 'ms', worker: [6, 5] },
   { figure: 'send99', title: 'send acknowledged p99', unit: 'ms' },

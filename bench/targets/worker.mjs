@@ -1,6 +1,7 @@
 // The server in the service worker of a real Chromium, asked by a page with its own fetch.
 
-import { readFile } from 'node:fs/promises';
+import { readFile, rm } from 'node:fs/promises';
+import { basename } from 'node:path';
 import { text } from 'node:stream/consumers';
 import { brotliCompressSync, constants } from 'node:zlib';
 import { build } from 'esbuild';
@@ -11,18 +12,21 @@ import { functionsFile, wasmForPages } from '../../scripts/lib/wasm.mjs';
 import { web } from '../../scripts/build.mjs';
 import { launch, stopWorkers } from '../../tests/browser/browser.mjs';
 import { directoryOnDisk } from '../disk.mjs';
-import { COLD_START } from '../work.mjs';
 import { note } from '../profile.mjs';
 import { PlainChromium } from './plain-chromium.mjs';
 
-const html = '<!doctype html><title>bench</title>';
-const coldStart = `${html}<script type="module">import '/bench.js'; await globalThis.coldStart();</script>`;
+const page = (body) => ({ body: `<!doctype html><title>bench</title>${body}`, type: 'text/html' });
 const verifier = path('.cache', 'verify');
+const ended = () => new Error('Chromium has ended while it was at work');
+/** How large the large rooms are where the work is done once more, to be looked at: those that were measured are on the disk already. */
+const again = { events: 20_000, members: 1_000 };
 
 export class Worker {
   id = 'worker';
   name = 'service worker';
   large = { events: 100_000, members: 10_000 };
+  /** What is done with what the page tells that does the work, by what it tells. */
+  #told = {};
 
   build() {
     return web();
@@ -36,40 +40,27 @@ export class Worker {
     const script = { body: bundled.outputFiles[0].contents, type: 'text/javascript' };
     this.site = await serve(path('dist'), {
       override: async (pathname, request) => {
-        if (pathname === '/') return { body: html, type: 'text/html' };
-        if (pathname === '/cold-start') return { body: coldStart, type: 'text/html' };
-        if (pathname === '/stop-worker') return { status: await this.plain.stopWorkers().then(() => 204) };
-        if (pathname === '/figures') return { status: await text(request).then((figures) => this.found(JSON.parse(figures))).then(() => 204) };
+        if (pathname === '/') return page('');
+        if (pathname === '/work') return page('<script type="module" src="/bench.js"></script>');
         if (pathname === '/bench.js') return script;
+        if (pathname === '/alone/') return page('');
+        if (pathname === '/alone/worker.js') return { body: await readFile(path('bench', 'alone.js')), type: 'text/javascript' };
+        if (pathname.startsWith('/tell/')) return { status: await this.#told[basename(pathname)](JSON.parse(await text(request))).then(() => 204) };
         if (pathname === '/verify.js') return { body: await readFile(`${verifier}/verify.js`), type: 'text/javascript' };
         if (pathname === '/verify_bg.wasm') return { body: await readFile(`${verifier}/verify_bg.wasm`), type: 'application/wasm' };
       },
     });
     this.profileDirectory = await directoryOnDisk('chromium');
-    await this.#launch();
   }
 
-  async #launch() {
-    this.browser = await launch({ directory: this.profileDirectory });
-    this.page = await this.browser.context.newPage();
-    await this.page.exposeFunction('say', async (part) => {
-      await this.trace.part(part);
-      this.say(part);
-    });
-    await this.page.exposeFunction('stopWorker', () => stopWorkers(this.page));
-    await this.page.goto(`${this.site.url}/`);
-  }
-
+  /** What is measured is done while nobody looks into the browser. Then it is done once more for the longest run, which is found by looking. */
   async measure(say) {
-    this.say = say;
-    this.trace = await Trace.start(this.page);
-    const figures = await this.#work();
-    await this.trace.end();
-    const { run, part } = this.trace.longestRun();
+    const figures = await this.#unseen({ large: this.large }, say);
+    figures.notes = figures.coldStages ? [`a cold start: ${figures.coldStages.join(', ')}`] : [];
+    const { run, part } = await this.#traced({ large: this.large && again }, (name) => say(`${name}, looked at`), (trace) => trace.longestRun());
     figures.longestRun = run;
     figures.from.longestRun = part;
-    figures.notes = [`the longest run was in "${part}"`];
-    if (this.large) await this.#coldStart(figures);
+    figures.notes.push(`the longest run was in "${part}"`);
     const wasm = await readFile(path('dist', 'ephapse.wasm'));
     figures.wasm = brotliCompressSync(wasm, { params: { [constants.BROTLI_PARAM_SIZE_HINT]: wasm.length } }).length / 1e6;
     return figures;
@@ -77,51 +68,74 @@ export class Worker {
 
   /** Does one part of the work; resolves to how long each function of the worker was at work. */
   async profile(part) {
-    this.trace = await Trace.start(this.page, ['disabled-by-default-v8.cpu_profiler']);
-    await this.#work(part);
-    await this.trace.end();
-    return this.trace.functions(await functionNames());
+    const names = await functionNames();
+    const say = () => undefined;
+    return this.#traced({ large: this.large, only: part }, say, (trace) => trace.functions(names), ['disabled-by-default-v8.cpu_profiler']);
   }
 
-  /** In the same profile, while nobody looks into the browser; with `profile` this part is done as every other. */
-  async #coldStart(figures) {
-    this.say(COLD_START);
-    await this.browser.context.close();
-    const found = new Promise((resolve) => { this.found = resolve; });
-    this.plain = PlainChromium.open(this.profileDirectory, `${this.site.url}/cold-start`);
-    const { failed, ...more } = await found;
-    await this.plain.close();
-    await this.#launch();
+  /** The work in a browser that nobody looks into; resolves to the figures. */
+  async #unseen(options, say) {
+    const browser = PlainChromium.open(this.profileDirectory, this.#address(options));
+    try {
+      const gone = browser.ended.then(() => Promise.reject(ended()));
+      return await Promise.race([this.#figures({ part: async (name) => say(name), stop: () => browser.stopWorkers() }), gone]);
+    } finally {
+      await browser.close();
+    }
+  }
+
+  /** The work in a browser whose every task is noted; resolves to what `find` finds in that. */
+  #traced(options, say, find, categories = []) {
+    return this.#looking(async (page) => {
+      const trace = await Trace.start(page, categories);
+      const part = async (name) => {
+        await trace.part(name);
+        say(name);
+      };
+      const gone = new Promise((_, reject) => page.once('close', () => reject(ended())));
+      const figures = Promise.race([this.#figures({ part, stop: () => stopWorkers(page) }), gone]);
+      await Promise.all([figures, page.goto(this.#address(options))]);
+      await trace.end();
+      return find(trace);
+    });
+  }
+
+  #address(options) {
+    return `${this.site.url}/work?${encodeURIComponent(JSON.stringify(options))}`;
+  }
+
+  /** What the page finds that does the work; `part` and `stop` are done when it asks for them. */
+  async #figures(told) {
+    const { failed, ...figures } = await new Promise((resolve) => { this.#told = { ...told, figures: async (found) => resolve(found) }; });
     if (failed) throw new Error(failed);
-    figures.notes.push(`a cold start: ${more.coldStages.join(', ')}`);
-    for (const figure of Object.keys(more)) figures.from[figure] = COLD_START;
-    Object.assign(figures, more);
+    return figures;
   }
 
-  #work(only) {
-    return this.page.evaluate(async (options) => {
-      await import('/bench.js');
-      return globalThis.bench(options);
-    }, { large: this.large, only });
+  async #looking(use) {
+    const { context } = await launch({ directory: this.profileDirectory });
+    try {
+      return await use(await context.newPage());
+    } finally {
+      await context.close();
+    }
   }
 
   /** Ends the server; resolves to how many stored events were verified, and throws when one is not what was signed. */
   async stop() {
     try {
-      return await this.#verify();
+      return await this.#looking((page) => this.#verify(page));
     } finally {
-      await this.browser.close();
+      await rm(this.profileDirectory, { recursive: true, force: true });
       await this.site.close();
     }
   }
 
-  // In a page of its own that no worker controls: nobody else has the database open.
-  async #verify() {
-    await this.page.evaluate(async () => {
+  // Where no worker controls the page, nobody else has the database open.
+  async #verify(page) {
+    await page.goto(`${this.site.url}/`);
+    await page.evaluate(async () => {
       for (const registration of await navigator.serviceWorker.getRegistrations()) await registration.unregister();
     });
-    await this.page.close();
-    const page = await this.browser.context.newPage();
     await page.goto(`${this.site.url}/`);
     return page.evaluate(async () => {
       const { default: load, verify } = await import('/verify.js');
@@ -131,6 +145,9 @@ export class Worker {
   }
 }
 
+/** What comes before the first part of the work. */
+const START = 'the start';
+
 /** What the browser's threads do, as its own tracing sees it. */
 class Trace {
   #devtools;
@@ -139,7 +156,7 @@ class Trace {
   #longest = new Map();
   /** By the profile they belong to: its thread, its functions by their nodes, and how long each was at work. */
   #profiles = new Map();
-  #part = '';
+  #part = START;
   #turn = Promise.resolve();
 
   static async start(page, categories = []) {
@@ -186,7 +203,7 @@ class Trace {
     const thread = `${pid} ${tid}`;
     if (ph === 'M' && name === 'thread_name') this.#threads.set(thread, args.name);
     // What comes before the first part is not of it.
-    if (this.#part !== '' && (name === 'Profile' || name === 'ProfileChunk')) this.#sample(name === 'Profile' ? thread : undefined, `${pid} ${id}`, args.data);
+    if (this.#part !== START && (name === 'Profile' || name === 'ProfileChunk')) this.#sample(name === 'Profile' ? thread : undefined, `${pid} ${id}`, args.data);
     if (ph !== 'X' || !name.endsWith('RunTask')) return;
     const run = tdur / 1_000;
     if (run > (this.#longest.get(thread)?.run ?? 0)) this.#longest.set(thread, { run, part: this.#part });
