@@ -19,6 +19,7 @@ const MEASURES = [
   { figure: 'manyMembers', title: 'a send in a room of 10,000 members, against a small one', unit: 'x', serve: [1.3, 1.1], worker: [1.3, 1.1] },
   { figure: 'joinBytes', title: 'bytes written by a join there, against a small one', unit: 'x', serve: [1.5, 1.5], worker: [1.5, 1.5] },
   { figure: 'memory', title: 'memory after 100 rooms and 10,000 sends', unit: 'MB', worker: [64, 30] },
+  { figure: 'memoryLarge', title: 'memory after the large rooms', unit: 'MB' },
   { figure: 'ready', title: 'start to the first answer of /versions, 1,000 rooms', unit: 'ms', serve: [100, 50] },
   { figure: 'coldStart', title: 'cold start to first answer, 1,000 rooms', unit: 'ms', serve: [100, 80], worker: [100, 80] },
   { figure: 'longestRun', title: 'longest run without yielding', unit: 'ms', worker: [50, 16] },

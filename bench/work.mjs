@@ -129,6 +129,7 @@ export async function measure(target, say, only) {
   if (target.large) {
     await part('a large room', () => largeRoom(target, alice, room, connect));
     await part('many members', () => manyMembers(target, alice, connect));
+    if (target.memory) figures.memoryLarge = await target.memory();
   }
   if (target.restart && target.large) await part('a thousand rooms and a cold start', () => coldStart(target, connect));
   for (const connection of connections) connection.close?.();

@@ -170,6 +170,11 @@ impl Ranges {
         clipped
     }
 
+    /// The same ranges in buffers of their own.
+    pub(crate) fn copied(&self) -> Self {
+        Self(self.iter().map(|(start, end)| (Bytes::copy_from_slice(start), Bytes::copy_from_slice(end))).collect())
+    }
+
     pub(crate) fn iter(&self) -> impl Iterator<Item = (&Bytes, &Bytes)> {
         self.0.iter()
     }

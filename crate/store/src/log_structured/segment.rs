@@ -183,7 +183,7 @@ impl SegmentBuilder {
     pub(super) fn push(&mut self, key: &Bytes, value: Option<&Bytes>) {
         if self.page.is_empty() {
             self.first_keys.push(key.clone());
-            self.first.get_or_insert_with(|| key.clone());
+            self.first.get_or_insert_with(|| Bytes::copy_from_slice(key));
         }
         self.page.push(key, value);
         self.hashes.push(filter::hash(key));
@@ -209,7 +209,7 @@ impl SegmentBuilder {
         self.hashes.is_empty()
     }
 
-    /// The segment of what was pushed, hiding `hidden`.
+    /// The segment of what was pushed, hiding `hidden`. Its keys are copies: it stays in memory, and must not keep the buffers that its entries were read into.
     pub(super) fn finish(mut self, id: u64, level: u8, hidden: Ranges) -> Built {
         if !self.page.is_empty() {
             self.finish_page();
@@ -221,6 +221,7 @@ impl SegmentBuilder {
             put_number(&mut index, page.len() as u64);
         }
         put_bytes(&mut index, &filter::build(&self.hashes));
+        let hidden = hidden.copied();
         let after_last = [self.last.as_ref(), &[0]].concat().into();
         let points = self.first.clone().map(|first| first..after_last);
         let ranges = hidden.iter().next().zip(hidden.iter().last()).map(|((start, _), (_, end))| start.clone()..end.clone());
@@ -264,6 +265,22 @@ mod tests {
     fn entries() -> impl Strategy<Value = BTreeMap<Vec<u8>, Option<Vec<u8>>>> {
         let key = prop::collection::vec(0..4u8, 0..12);
         prop::collection::btree_map(key, prop::option::of(prop::collection::vec(any::<u8>(), 0..300)), 1..400)
+    }
+
+    /// Each kept what the merge that wrote it had read: with the store's size grew what it took in memory.
+    #[test]
+    fn a_segment_keeps_nothing_of_what_it_was_built_from() {
+        let buffer = Bytes::from(vec![7; 1_000]);
+        let part = |range: Range<usize>| buffer.slice(range);
+        let mut builder = SegmentBuilder::new(100);
+        for length in 1..20 {
+            builder.push(&part(0..length), Some(&part(0..50)));
+        }
+        let mut hidden = Ranges::default();
+        hidden.insert(part(0..30)..part(0..40));
+        let segment = builder.finish(1, 0, hidden).segment;
+        assert_eq!((&segment.start, &segment.end), (&part(0..1), &part(0..40)));
+        assert!(buffer.is_unique());
     }
 
     proptest! {
