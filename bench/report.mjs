@@ -23,6 +23,7 @@ const MEASURES = [
   { figure: 'ready', title: 'start to the first answer of /versions, 1,000 rooms', unit: 'ms', serve: [100, 50] },
   { figure: 'coldStart', title: 'cold start to first answer, 1,000 rooms', unit: 'ms', serve: [100, 80], worker: [100, 80] },
   { figure: 'longestRun', title: 'longest run without yielding', unit: 'ms', worker: [50, 16] },
+  { figure: 'longestCollection', title: "longest collection of the browser's garbage", unit: 'ms' },
   { figure: 'wasm', title: 'ephapse.wasm, brotli', unit: 'MB', worker: [1.2, 1] },
 ];
 

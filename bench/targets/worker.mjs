@@ -57,10 +57,11 @@ export class Worker {
   async measure(say) {
     const figures = await this.#unseen({ large: this.large }, say);
     figures.notes = figures.coldStages ? [`a cold start: ${figures.coldStages.join(', ')}`] : [];
-    const { run, part } = await this.#traced({ large: this.large && again }, (name) => say(`${name}, looked at`), (trace) => trace.longestRun());
-    figures.longestRun = run;
-    figures.from.longestRun = part;
-    figures.notes.push(`the longest run was in "${part}"`);
+    const { runs, collections } = await this.#traced({ large: this.large && again }, (name) => say(`${name}, looked at`), (trace) => trace.longest());
+    figures.longestRun = runs.took;
+    figures.from.longestRun = runs.part;
+    figures.longestCollection = collections.took;
+    figures.notes.push(`the longest run was in "${runs.part}"`);
     const wasm = await readFile(path('dist', 'ephapse.wasm'));
     figures.wasm = brotliCompressSync(wasm, { params: { [constants.BROTLI_PARAM_SIZE_HINT]: wasm.length } }).length / 1e6;
     return figures;
@@ -153,7 +154,9 @@ class Trace {
   #devtools;
   #categories;
   #threads = new Map();
-  #longest = new Map();
+  /** By thread: the longest task, and the longest of those in which the browser collects its garbage and does nothing else. */
+  #runs = new Map();
+  #collections = new Map();
   /** By the profile they belong to: its thread, its functions by their nodes, and how long each was at work. */
   #profiles = new Map();
   #part = START;
@@ -205,8 +208,9 @@ class Trace {
     // What comes before the first part is not of it.
     if (this.#part !== START && (name === 'Profile' || name === 'ProfileChunk')) this.#sample(name === 'Profile' ? thread : undefined, `${pid} ${id}`, args.data);
     if (ph !== 'X' || !name.endsWith('RunTask')) return;
-    const run = tdur / 1_000;
-    if (run > (this.#longest.get(thread)?.run ?? 0)) this.#longest.set(thread, { run, part: this.#part });
+    const longest = args?.src_file?.startsWith('v8/src/heap/') ? this.#collections : this.#runs;
+    const took = tdur / 1_000;
+    if (took > (longest.get(thread)?.took ?? 0)) longest.set(thread, { took, part: this.#part });
   }
 
   // What a profile is of is said by the thread that begins it; its samples come from another one, and may come first.
@@ -236,11 +240,15 @@ class Trace {
     return /service ?worker/i.test(this.#threads.get(thread) ?? '');
   }
 
-  /** The longest task of a service worker's thread: `{ run, part }`, `run` in ms. */
-  longestRun() {
-    const runs = [...this.#longest].filter(([thread]) => this.#isWorker(thread)).map(([, longest]) => longest);
-    if (runs.length === 0) throw new Error(`no service worker among the threads ${[...this.#threads.values()].join(', ')}`);
-    return runs.reduce((longest, each) => (each.run > longest.run ? each : longest));
+  /** The longest tasks of a service worker's thread: `{ runs, collections }`, each `{ took, part }`, `took` in ms. */
+  longest() {
+    const among = (longest) => {
+      const found = [...longest].filter(([thread]) => this.#isWorker(thread)).map(([, each]) => each);
+      return found.reduce((longer, each) => (each.took > longer.took ? each : longer), { took: 0 });
+    };
+    const runs = among(this.#runs);
+    if (runs.took === 0) throw new Error(`no service worker among the threads ${[...this.#threads.values()].join(', ')}`);
+    return { runs, collections: among(this.#collections) };
   }
 }
 
