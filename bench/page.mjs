@@ -14,9 +14,9 @@ const sleep = (milliseconds) => new Promise((resolve) => setTimeout(resolve, mil
 /** Tells the site something; done when the site has done what it does with it. */
 const tell = (what, value = null) => fetch(`/tell/${what}`, { method: 'POST', body: JSON.stringify(value) });
 
-/** All the work, or one part of it. */
-async function work({ large, only }) {
-  return measure({ ...(await started()), large }, (part) => tell('part', part), only);
+/** All the work, or one part of it. Where it is looked at, only this server's worker is there to be seen. */
+async function work({ large, only, looked }) {
+  return measure({ ...(await started()), large, alone: looked ? undefined : alone }, (part) => tell('part', part), only);
 }
 
 const figures = await work(JSON.parse(decodeURIComponent(location.search.slice(1)))).catch((error) => ({ failed: String(error) }));
@@ -60,7 +60,6 @@ async function started() {
   });
   return {
     connect,
-    alone,
     member: (connection, name) => Client.register(connection, name),
     memory: async () => (await server.status()).memoryBytes / 1e6,
     bytesWritten: async () => (await server.status()).bytesWritten,

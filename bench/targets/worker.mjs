@@ -95,7 +95,7 @@ export class Worker {
       };
       const gone = new Promise((_, reject) => page.once('close', () => reject(ended())));
       const figures = Promise.race([this.#figures({ part, stop: () => stopWorkers(page) }), gone]);
-      await Promise.all([figures, page.goto(this.#address(options))]);
+      await Promise.all([figures, page.goto(this.#address({ ...options, looked: true }))]);
       await trace.end();
       return find(trace);
     });
