@@ -105,11 +105,16 @@ export class Worker {
     return `${this.site.url}/work?${encodeURIComponent(JSON.stringify(options))}`;
   }
 
-  /** What the page finds that does the work; `part` and `stop` are done when it asks for them. */
-  async #figures(told) {
-    const { failed, ...figures } = await new Promise((resolve) => { this.#told = { ...told, figures: async (found) => resolve(found) }; });
-    if (failed) throw new Error(failed);
-    return figures;
+  /** What the page finds that does the work; `part` and `stop` are done when it asks for them, and what fails of all that ends the work. */
+  #figures({ part, stop }) {
+    return new Promise((resolve, reject) => {
+      const hearing = (hear) => (told) => hear(told).catch(reject);
+      const figures = async ({ failed, ...found }) => {
+        if (failed) throw new Error(failed);
+        resolve(found);
+      };
+      this.#told = { part: hearing(part), stop: hearing(stop), figures: hearing(figures) };
+    });
   }
 
   async #looking(use) {
