@@ -22,8 +22,19 @@ async function write(request) {
   });
 }
 
+/** As a stream: that is the quickest (see `atOnce` in worker/service/body.ts). */
+function answer() {
+  const body = new ReadableStream({
+    start(controller) {
+      controller.enqueue(new TextEncoder().encode('{}'));
+      controller.close();
+    },
+  });
+  return new Response(body, { headers: { 'content-type': 'application/json' } });
+}
+
 self.onfetch = (event) => {
   const { pathname } = new URL(event.request.url);
-  if (pathname === '/alone/answer') event.respondWith(Response.json({}));
-  if (pathname === '/alone/write') event.respondWith(write(event.request).then(() => Response.json({})));
+  if (pathname === '/alone/answer') event.respondWith(answer());
+  if (pathname === '/alone/write') event.respondWith(write(event.request).then(answer));
 };

@@ -113,6 +113,14 @@ test('a large request is done again after a panic of another one, unless its bod
   assert.equal(next.calls.length, 1);
 });
 
+test('a small answer leaves as it is, also an empty one', async () => {
+  const answers = [send('POST', '{}'), send('POST', '{}')];
+  const { calls } = await engine(0, 2);
+  calls[0].answer(200, new Uint8Array([1, 2, 3]));
+  calls[1].answer(200, new Uint8Array());
+  assert.deepEqual(await Promise.all(answers.map(async (sent) => [...new Uint8Array(await (await sent).arrayBuffer())])), [[1, 2, 3], []]);
+});
+
 test('a large answer leaves piece by piece, and not ahead of its reader', async () => {
   const reading = send('POST', '{}');
   const { calls } = await engine(0, 1);

@@ -1,7 +1,7 @@
 // From a fetch event's Request to the engine's call, and back to a Response. The server itself writes CORS headers and judges methods and paths.
 
 import { serverLabel } from '../shared/matrix-url.ts';
-import { received } from './body.ts';
+import { atOnce, received } from './body.ts';
 import { failureOf } from './failed.ts';
 import { Died, type EngineResponse } from './instance.ts';
 import { type Server } from './server.ts';
@@ -35,7 +35,7 @@ export async function answer(server: Server, request: Request, path: string): Pr
 
 function toResponse({ status, headers, body }: EngineResponse): Response {
   const empty = status === 204 || status === 304;
-  return new Response(empty ? null : body, { status, headers });
+  return new Response(empty ? null : body instanceof Uint8Array ? atOnce(body) : body, { status, headers });
 }
 
 function problem(status: number, errcode: string, error: string): Response {

@@ -57,6 +57,19 @@ function joined(chunks: Uint8Array[], length: number): Uint8Array {
   return body;
 }
 
+/**
+ * A stream of all of `body`. Chromium makes a Blob of a body that is bytes, which its browser process keeps and the page's has to fetch from there: 0.7 to 0.8 ms a
+ * request, whatever its length. A stream goes to the page's process directly.
+ */
+export function atOnce(body: Uint8Array<ArrayBuffer>): ReadableStream<Uint8Array<ArrayBuffer>> {
+  return new ReadableStream({
+    start: (controller) => {
+      if (body.length > 0) controller.enqueue(body);
+      controller.close();
+    },
+  });
+}
+
 /** A stream of what the engine has of an answer; `during` is told of every call into it. It takes a piece when there is room for one, and never ahead. */
 export function streamOf(pieces: Pieces, during: <T>(work: () => Promise<T>) => Promise<T>): ReadableStream<Uint8Array<ArrayBuffer>> {
   // Not a byte stream: Safari has learnt those only lately, and nobody here reads into a buffer of their own.
