@@ -21,8 +21,11 @@ const CROWD: usize = 4;
 const TOO_MANY: usize = 16;
 /// Bytes of level 0 merged in one job.
 const JOB_BYTES: u64 = 8 << 20;
-/// A store counts as busy for so many milliseconds after a commit.
-const BUSY: f64 = 20.0;
+/// A store counts as busy for so many milliseconds after a commit: between two of a burst may lie what a thousand events take to be made. Merging shares its
+/// thread with that, and took a sixth of it.
+const BUSY: f64 = 250.0;
+/// Looks so many milliseconds later whether it still is.
+const LOOK: u32 = 20;
 
 /// Segments of one level on their way into the next.
 #[derive(Debug)]
@@ -176,7 +179,7 @@ impl<B: Backend> Core<B> {
             if !busy {
                 return;
             }
-            self.backend.pause(BUSY as u32).await;
+            self.backend.pause(LOOK).await;
         }
     }
 
