@@ -12,7 +12,7 @@ use crate::{
     layer::Ranges,
     merge::{Entry, Merge, Source},
 };
-use futures_util::future::{Either, select, try_join, try_join_all};
+use futures_util::future::{Either, select, try_join_all};
 use std::{ops::Range, rc::Rc};
 
 /// Level 0 is merged from so many segments on.
@@ -37,6 +37,7 @@ struct Job {
 }
 
 /// One replacement: parts of the uppers and whole segments of the level they go to.
+#[derive(Clone)]
 struct Step {
     lowers: Vec<Rc<Segment>>,
     /// The part of the uppers that is merged.
@@ -215,7 +216,12 @@ impl<B: Backend> Core<B> {
             let moved = Segment { level: job.level + 1, ..Segment::clone(upper) };
             return self.install(job, step, vec![Rc::new(moved)]).await;
         }
-        let (inputs, hidden) = self.load_step(job, step).await?;
+        let uppers = self.load_uppers(job, step).await?;
+        if uppers.iter().all(|(hidden, pages)| hidden.is_empty() && entries(pages, step.part_keys()).next().is_none()) {
+            // The uppers have nothing there: most segments below are of rooms in which nothing has happened since, and stay as they are.
+            return if step.last { self.install(job, &Step { lowers: Vec::new(), ..step.clone() }, Vec::new()).await } else { Ok(true) };
+        }
+        let (inputs, hidden) = self.load_lowers(uppers, step).await?;
         let end = step.lowers.last().map_or(&step.part.end, |lower| (&lower.end).max(&step.part.end));
         let everything = Vec::new()..end.to_vec();
         let input_bytes: usize = inputs.iter().flat_map(|(_, pages)| pages).map(|pages| pages.bytes).sum();
@@ -230,20 +236,22 @@ impl<B: Backend> Core<B> {
         self.install(job, step, segments).await
     }
 
-    /// The pages to merge, newest first, each with what it hides of those behind it; and what the result has to hide.
-    async fn load_step(&self, job: &Job, step: &Step) -> Result<(Vec<(Ranges, Vec<Pages>)>, Ranges), StoreError> {
-        let part = step.part.start.to_vec()..step.part.end.to_vec();
-        let uppers = try_join_all(job.uppers.iter().map(|upper| self.load(upper, part.clone())));
-        let lowers = try_join_all(step.lowers.iter().map(|lower| self.load(lower, lower.whole())));
-        let (uppers, lowers) = try_join(uppers, lowers).await?;
-        let clipped = job.uppers.iter().map(|upper| upper.hidden.clip(Some(&step.part.start), Some(&step.part.end)));
+    /// The pages of the uppers in the step's part, newest first, each with what it hides there of those behind it.
+    async fn load_uppers(&self, job: &Job, step: &Step) -> Result<Vec<(Ranges, Vec<Pages>)>, StoreError> {
+        let pages = try_join_all(job.uppers.iter().map(|upper| self.load(upper, step.part_keys()))).await?;
+        let hidden = job.uppers.iter().map(|upper| upper.hidden.clip(Some(&step.part.start), Some(&step.part.end)));
+        Ok(hidden.zip(pages).collect())
+    }
+
+    /// All pages to merge, those of the lowers last; and what the result has to hide.
+    async fn load_lowers(&self, mut uppers: Vec<(Ranges, Vec<Pages>)>, step: &Step) -> Result<(Vec<(Ranges, Vec<Pages>)>, Ranges), StoreError> {
+        let lowers = try_join_all(step.lowers.iter().map(|lower| self.load(lower, lower.whole()))).await?;
         let mut hidden = Ranges::default();
-        for ranges in clipped.chain(step.lowers.iter().map(|lower| lower.hidden.clone())) {
+        for ranges in uppers.iter().map(|(hidden, _)| hidden).chain(step.lowers.iter().map(|lower| &lower.hidden)) {
             ranges.iter().for_each(|(start, end)| hidden.insert(start.clone()..end.clone()));
         }
-        let uppers = job.uppers.iter().map(|upper| upper.hidden.clone()).zip(uppers);
-        let lowers = (Ranges::default(), lowers.into_iter().flatten().collect());
-        Ok((uppers.chain(std::iter::once(lowers)).collect(), hidden))
+        uppers.push((Ranges::default(), lowers.into_iter().flatten().collect()));
+        Ok((uppers, hidden))
     }
 
     /// Puts `segments` in the place of what the step has merged.
@@ -408,6 +416,12 @@ impl Job {
         let start = uppers.iter().map(|upper| &upper.start).min()?.clone();
         let end = uppers.iter().map(|upper| &upper.end).max()?.clone();
         Some(Self { uppers, level, range: start..end })
+    }
+}
+
+impl Step {
+    fn part_keys(&self) -> Range<Vec<u8>> {
+        self.part.start.to_vec()..self.part.end.to_vec()
     }
 }
 
