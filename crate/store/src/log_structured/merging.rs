@@ -23,7 +23,7 @@ const TOO_MANY: usize = 16;
 const JOB_BYTES: u64 = 8 << 20;
 /// A store counts as busy for so many milliseconds after a commit: between two of a burst may lie what a thousand events take to be made. Merging shares its
 /// thread with that, and took a sixth of it.
-const BUSY: f64 = 250.0;
+const BUSY: f64 = 1_000.0;
 /// Looks so many milliseconds later whether it still is.
 const LOOK: u32 = 20;
 
@@ -169,13 +169,14 @@ impl<B: Backend> Core<B> {
         }
     }
 
-    /// Merging waits while commits come in, unless reads begin to suffer.
+    /// Merging waits while commits come in, unless reads begin to suffer or room has to be made.
     async fn wait_while_busy(&self) {
         loop {
             self.backend.pause(0).await;
             let busy = {
                 let state = self.state.borrow();
-                self.backend.now() - state.last_commit < BUSY && state.levels.zero().len() < TOO_MANY && !state.closing
+                let may_wait = state.levels.zero().len() < TOO_MANY && !state.closing && !state.space.full;
+                may_wait && self.backend.now() - state.last_commit < BUSY
             };
             if !busy {
                 return;
