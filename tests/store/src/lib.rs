@@ -32,6 +32,7 @@ impl InBrowser {
             cache_bytes: 40_000,
             reserve_bytes: 10_000,
             calm_ms: 0,
+            busy_ms: 20,
             blobs,
             faults: Faults::default(),
         };

@@ -221,6 +221,7 @@ impl FakeGround {
             cache_bytes: 4_000,
             reserve_bytes: 1_000,
             calm_ms: 0,
+            busy_ms: 20,
             blobs: true,
             faults: Faults::default(),
         };

@@ -21,10 +21,7 @@ const CROWD: usize = 4;
 const TOO_MANY: usize = 16;
 /// Bytes of level 0 merged in one job.
 const JOB_BYTES: u64 = 8 << 20;
-/// A store counts as busy for so many milliseconds after a commit: between two of a burst may lie what a thousand events take to be made. Merging shares its
-/// thread with that, and took a sixth of it.
-const BUSY: f64 = 1_000.0;
-/// Looks so many milliseconds later whether it still is.
+/// A busy store is looked at again so many milliseconds later.
 const LOOK: u32 = 20;
 
 /// Segments of one level on their way into the next.
@@ -176,7 +173,7 @@ impl<B: Backend> Core<B> {
             let busy = {
                 let state = self.state.borrow();
                 let may_wait = state.levels.zero().len() < TOO_MANY && !state.closing && !state.space.full;
-                may_wait && self.backend.now() - state.last_commit < BUSY
+                may_wait && self.backend.now() - state.last_commit < f64::from(self.options.busy_ms)
             };
             if !busy {
                 return;

@@ -49,6 +49,9 @@ pub struct Options {
     /// Milliseconds after the opening in which segments are not merged, so that the first reads have the machine to themselves; what those fetch, the
     /// next opening fetches at once.
     pub calm_ms: u32,
+    /// Milliseconds after a commit in which segments are not merged, unless they become too many: between two commits of a burst may lie what a thousand
+    /// events take to be made. Merging shares its thread with that, and took a sixth of it.
+    pub busy_ms: u32,
     /// Whether Blobs are used where the platform can keep them; else their bytes are cut into records.
     pub blobs: bool,
     /// Where a test lets the store crash.
@@ -71,6 +74,7 @@ impl Default for Options {
             // Chromium looks at the quota before a Blob is added, and its own files grow and shrink: it was seen to pass the quota by 3.3 MB.
             reserve_bytes: 4 << 20,
             calm_ms: 2_000,
+            busy_ms: 1_000,
             blobs: true,
             faults: Faults::default(),
         }
