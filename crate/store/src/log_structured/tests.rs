@@ -3,6 +3,7 @@
 use super::{
     LogStructured, Options,
     fake::{FakeGround, turns},
+    segment::Segment,
 };
 use crate::{
     Batch, CrashPoint, Direction, Fault, Faults, Store, StoreError,
@@ -361,6 +362,35 @@ fn bulk_work() {
         store.settled().await;
         let merged = processor_ms();
         println!("{:.1} MB: {:.0} ms to write, {:.0} ms to merge", bytes as f64 / 1e6, written - start, merged - written);
+    });
+}
+
+#[test]
+fn a_merge_leaves_alone_what_lies_between_its_keys() {
+    on_a_disk(async |mut ground| {
+        ground.options.level_one_bytes = 1 << 20;
+        let store = ground.open_now(Faults::default()).expect("opens");
+        let commit_all = async |keys: &[String]| {
+            for key in keys {
+                store.commit(put(key.as_str(), 100)).await.expect("commits");
+            }
+            store.settled().await;
+        };
+        let keys = |rooms: &[&str]| -> Vec<String> { (0..120).flat_map(|n| rooms.iter().map(move |room| format!("{room}/{n:05}"))).collect() };
+        commit_all(&keys(&["b", "m", "y"])).await;
+        let quiet = || -> Vec<u64> {
+            let disk = ground.disk.borrow();
+            let segments = disk.segments.iter().map(|(id, record)| Segment::decode(*id, record.clone()).expect("whole"));
+            segments
+                .filter(|segment| segment.level > 0 && segment.start.as_ref() >= b"m/".as_slice() && segment.end.as_ref() < b"n".as_slice())
+                .map(|segment| segment.id)
+                .collect()
+        };
+        let before = quiet();
+        assert!(before.len() > 2, "{before:?}");
+        commit_all(&keys(&["a", "z"])).await;
+        assert_eq!(quiet(), before);
+        assert_eq!(store.scan(everything(), Direction::Forward, usize::MAX).await.expect("reads").len(), 5 * 120);
     });
 }
 
