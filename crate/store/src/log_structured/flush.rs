@@ -13,30 +13,49 @@ use std::rc::Rc;
 const SLICE: f64 = 4.0;
 
 impl<B: Backend> Core<B> {
-    /// Flushes the frozen layer, if all of it is in the log, beside whatever else goes on.
+    /// Flushes the frozen layer, if all of it is in the log, beside whatever else goes on; not while storage is full.
     pub(super) fn start_flush(self: &Rc<Self>, state: &mut State) {
-        let through = state.frozen.as_ref().and_then(|frozen| frozen.through);
+        if state.space.full {
+            return;
+        }
+        if let Some(through) = self.next_flush(state) {
+            self.backend.spawn(Box::pin(self.clone().run_flush(through)));
+        }
+    }
+
+    /// Flushes the frozen layer while storage is full; whether there was one.
+    pub(super) async fn flush_for_room(self: &Rc<Self>) -> bool {
+        let through = self.next_flush(&mut self.state.borrow_mut());
+        if let Some(through) = through {
+            self.clone().run_flush(through).await;
+        }
+        through.is_some()
+    }
+
+    /// The last number of the log that a flush would replace; the caller has to run it.
+    fn next_flush(&self, state: &mut State) -> Option<u64> {
+        let through = state.frozen.as_ref().and_then(|frozen| frozen.through)?;
         let held_back = state.flushing || state.closing || !state.space.may_grow() || self.backend.now() < state.no_flush_before;
-        let (Some(through), false) = (through, held_back) else { return };
-        state.flushing = true;
-        let core = self.clone();
-        self.backend.spawn(Box::pin(async move {
-            let result = core.flush(through).await;
-            let state = &mut *core.state.borrow_mut();
-            state.flushing = false;
-            state.flush_error = result.as_ref().err().filter(|error| **error != StoreError::QuotaExceeded).cloned();
-            if let Err(error) = result {
-                // The log still holds all of it.
-                state.no_flush_before = core.backend.now() + space::PATIENCE;
-                if error == StoreError::QuotaExceeded {
-                    state.space.fill_up(core.backend.now());
-                } else if !state.closing {
-                    tracing::warn!(%error, "a full layer could not be written; it stays in the log");
-                }
+        state.flushing |= !held_back;
+        (!held_back).then_some(through)
+    }
+
+    async fn run_flush(self: Rc<Self>, through: u64) {
+        let result = self.flush(through).await;
+        let state = &mut *self.state.borrow_mut();
+        state.flushing = false;
+        state.flush_error = result.as_ref().err().filter(|error| **error != StoreError::QuotaExceeded).cloned();
+        if let Err(error) = result {
+            // The log still holds all of it.
+            state.no_flush_before = self.backend.now() + space::PATIENCE;
+            if error == StoreError::QuotaExceeded {
+                state.space.fill_up(self.backend.now());
+            } else if !state.closing {
+                tracing::warn!(%error, "a full layer could not be written; it stays in the log");
             }
-            core.maintain(state);
-            core.progress.notify(usize::MAX);
-        }));
+        }
+        self.maintain(state);
+        self.progress.notify(usize::MAX);
     }
 
     /// Flushes the layer in memory, where that is worth it, once nothing has been written for a while.
@@ -52,7 +71,7 @@ impl<B: Backend> Core<B> {
             let state = &mut *core.state.borrow_mut();
             state.awaiting_idleness = false;
             let all_durable = state.waiting.is_empty() && state.frozen.is_none() && !state.closing && state.dead.is_none();
-            if all_durable && state.space.may_grow() && state.log_bytes >= core.options.idle_bytes {
+            if all_durable && !state.space.full && state.log_bytes >= core.options.idle_bytes {
                 let layer = Rc::new(std::mem::take(&mut state.active));
                 state.frozen = Some(Frozen { layer, batches: Vec::new(), through: Some(state.next_log - 1) });
                 state.durable = Vec::new();

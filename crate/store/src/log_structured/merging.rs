@@ -19,7 +19,7 @@ use std::{ops::Range, rc::Rc};
 const CROWD: usize = 4;
 /// So many segments of level 0 are merged even while commits go on.
 const TOO_MANY: usize = 16;
-/// Bytes of level 0 merged in one job.
+/// Bytes of level 0 merged in one job. While room is made it is one segment: what a job merges goes only when all of it is written anew.
 const JOB_BYTES: u64 = 8 << 20;
 /// A busy store is looked at again so many milliseconds later.
 const LOOK: u32 = 20;
@@ -60,13 +60,17 @@ impl<B: Backend> Core<B> {
                 Ok(false) => {
                     let space = &mut self.state.borrow_mut().space;
                     space.owed &= !space.may_grow();
+                    space.making_room = false;
                     break;
                 }
                 Err(StoreError::QuotaExceeded) => {
                     let state = &mut *self.state.borrow_mut();
                     state.space.no_merging_before = self.backend.now() + super::space::PATIENCE;
                     state.space.making_room = false;
-                    break;
+                    // Something was deleted meanwhile.
+                    if !state.space.reclaim {
+                        break;
+                    }
                 }
                 Err(error) => {
                     if !self.stopped() {
@@ -89,6 +93,7 @@ impl<B: Backend> Core<B> {
                 let space = &mut self.state.borrow_mut().space;
                 space.reclaim = false;
                 space.making_room = space.full;
+                space.no_merging_before = 0.0;
             }
             self.drop_hidden().await?;
             self.sweep().await?;
@@ -99,7 +104,10 @@ impl<B: Backend> Core<B> {
             self.restore_reserve().await;
         }
         self.start_flush(&mut self.state.borrow_mut());
-        let Some(job) = self.next_job() else { return Ok(false) };
+        let Some(job) = self.next_job() else {
+            let full = self.state.borrow().space.full;
+            return Ok(full && self.flush_for_room().await);
+        };
         self.run_job(job).await?;
         if self.state.borrow().space.full {
             self.sweep().await?;
@@ -111,16 +119,17 @@ impl<B: Backend> Core<B> {
     fn next_job(&self) -> Option<Job> {
         let state = &mut *self.state.borrow_mut();
         let full = state.space.full;
+        let scarce = full || state.space.making_room;
         let held_back = if full { !state.space.making_room } else { self.backend.now() < state.space.no_merging_before };
         if held_back {
             return None;
         }
         state.merged_to.resize(usize::from(state.levels.deepest()) + 2, Bytes::new());
         let zero = state.levels.zero();
-        if zero.len() >= if full { 1 } else { CROWD } {
-            let mut bytes = 0;
+        if zero.len() >= if scarce { 1 } else { CROWD } {
+            let (mut bytes, most) = (0, if scarce { 1 } else { JOB_BYTES });
             let enough = |segment: &&Rc<Segment>| {
-                let fits = bytes < JOB_BYTES;
+                let fits = bytes < most;
                 bytes += u64::from(segment.length);
                 fits
             };
@@ -157,7 +166,16 @@ impl<B: Backend> Core<B> {
                 return Ok(());
             }
             let Some(step) = self.next_step(&job, &from) else { return Ok(()) };
-            if !self.run_step(&job, &step).await? || step.last {
+            let mut result = self.run_step(&job, &step).await;
+            for _ in 0..space::ATTEMPTS {
+                if result != Err(StoreError::QuotaExceeded) || !self.state.borrow().space.making_room || self.stopped() {
+                    break;
+                }
+                // It gives back more than it takes, but what it has replaced so far is free only some time later.
+                self.have_room_made().await;
+                result = self.run_step(&job, &step).await;
+            }
+            if !result? || step.last {
                 return Ok(());
             }
             from = step.part.end.clone();
@@ -172,7 +190,7 @@ impl<B: Backend> Core<B> {
             self.backend.pause(0).await;
             let busy = {
                 let state = self.state.borrow();
-                let may_wait = state.levels.zero().len() < TOO_MANY && !state.closing && !state.space.full;
+                let may_wait = state.levels.zero().len() < TOO_MANY && !state.closing && !state.space.full && !state.space.making_room;
                 may_wait && self.backend.now() - state.last_commit < f64::from(self.options.busy_ms)
             };
             if !busy {
@@ -207,9 +225,11 @@ impl<B: Backend> Core<B> {
 
     /// Merges and installs; `false` when an input has gone meanwhile.
     async fn run_step(&self, job: &Job, step: &Step) -> Result<bool, StoreError> {
+        let newer = self.state.borrow().hidden_by_log();
         if let ([upper], true, true) = (job.uppers.as_slice(), step.lowers.is_empty(), step.last)
             && step.part == job.range
             && !(step.bottom && (upper.deletions > 0 || !upper.hidden.is_empty()))
+            && newer.clip(Some(&job.range.start), Some(&job.range.end)).is_empty()
         {
             let moved = Segment { level: job.level + 1, ..Segment::clone(upper) };
             return self.install(job, step, vec![Rc::new(moved)]).await;
@@ -223,8 +243,9 @@ impl<B: Backend> Core<B> {
         let end = step.lowers.last().map_or(&step.part.end, |lower| (&lower.end).max(&step.part.end));
         let everything = Vec::new()..end.to_vec();
         let input_bytes: usize = inputs.iter().flat_map(|(_, pages)| pages).map(|pages| pages.bytes).sum();
-        let sources =
-            inputs.iter().map(|(hidden, pages)| Source::new(&everything, move |part| entries(pages, part), |key| hidden.around(key))).collect();
+        let of_log = Source::new(&everything, |_| Box::new(std::iter::empty()), |key| newer.around(key));
+        let of_inputs = inputs.iter().map(|(hidden, pages)| Source::new(&everything, move |part| entries(pages, part), |key| hidden.around(key)));
+        let sources = std::iter::once(of_log).chain(of_inputs).collect();
         let merged = Merge::new(sources, everything.clone(), Direction::Forward).map(|entry| entry.map_err(StoreError::from));
         let live = merged.filter(|entry| !(step.bottom && matches!(entry, Ok((_, None)))));
         let hidden = if step.bottom { Ranges::default() } else { hidden };
@@ -390,20 +411,26 @@ impl<B: Backend> Core<B> {
 }
 
 impl State {
-    /// The segments all of which a newer, durable range delete covers.
-    fn hidden_segments(&self) -> Vec<Rc<Segment>> {
-        let mut in_log = Ranges::default();
+    /// The ranges that were deleted since the newest segment, durably.
+    fn hidden_by_log(&self) -> Ranges {
+        let mut hidden =
+            self.frozen.as_ref().filter(|frozen| frozen.through.is_some()).map(|frozen| frozen.layer.hidden().clone()).unwrap_or_default();
         let deletes = self.durable.iter().flat_map(|batch| batch.ops()).filter_map(|op| match op {
             Op::DeleteRange(range) => Some(range.clone()),
             _ => None,
         });
-        deletes.for_each(|range| in_log.insert(range));
-        let frozen = self.frozen.as_ref().filter(|frozen| frozen.through.is_some()).map(|frozen| frozen.layer.hidden());
+        deletes.for_each(|range| hidden.insert(range));
+        hidden
+    }
+
+    /// The segments all of which a newer, durable range delete covers.
+    fn hidden_segments(&self) -> Vec<Rc<Segment>> {
+        let by_log = self.hidden_by_log();
         let covers = |hidden: &Ranges, segment: &Segment| hidden.around(&segment.start).is_some_and(|range| range.end >= segment.end);
         let newer = |a: &Segment, b: &Segment| a.level < b.level || a.level == 0 && b.level == 0 && a.id > b.id;
         let is_hidden = |segment: &Segment| {
             let by_segment = || self.levels.all().any(|other| !other.hidden.is_empty() && newer(other, segment) && covers(&other.hidden, segment));
-            covers(&in_log, segment) || frozen.is_some_and(|frozen| covers(frozen, segment)) || by_segment()
+            covers(&by_log, segment) || by_segment()
         };
         self.levels.all().filter(|segment| is_hidden(segment)).cloned().collect()
     }

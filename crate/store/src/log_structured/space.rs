@@ -27,7 +27,7 @@ pub(super) struct Space {
     pub(super) reserve_there: bool,
     /// Something was deleted: segments may be droppable.
     pub(super) reclaim: bool,
-    /// Since storage became full something was deleted: merging may make room of it.
+    /// Something was deleted while storage was full: merging makes room of it, and has not made all yet.
     pub(super) making_room: bool,
     /// Something was deleted of which merging has not yet made all the room that it can.
     pub(super) owed: bool,
@@ -52,7 +52,6 @@ impl Space {
     /// A write was refused.
     pub(super) fn fill_up(&mut self, now: f64) {
         self.full = true;
-        self.making_room = false;
         self.no_look_before = now + PATIENCE;
     }
 }
@@ -65,7 +64,7 @@ impl<B: Backend> Core<B> {
         }
     }
 
-    /// After a batch that makes room was refused: storage is full, perhaps unknown until now, and what was deleted is free only some time later.
+    /// After work that makes room was refused: storage is full, perhaps unknown until now, and what was deleted is free only some time later.
     pub(super) async fn have_room_made(&self) {
         self.state.borrow_mut().space.fill_up(self.backend.now());
         self.give_up_reserve().await;

@@ -182,6 +182,39 @@ fn a_full_store_reads_on_and_takes_what_makes_room() {
     });
 }
 
+/// What fills storage in one burst lies in many segments of level 0, each with something of every room: none of them goes as a whole with a room.
+#[test]
+fn forgetting_a_room_makes_room_also_before_anything_is_merged() {
+    on_a_disk(async |mut ground| {
+        (ground.options.busy_ms, ground.options.idle_bytes) = (600_000, usize::MAX);
+        let store = ground.open_now(Faults::default()).expect("opens");
+        store.settled().await;
+        ground.disk.borrow_mut().quota = Some(30_000);
+        let mut written = 0;
+        let mut send = async || {
+            let mut batch = put(format!("a/{written:04}"), 10);
+            batch.put(format!("room/{written:04}"), vec![b'v'; 280]);
+            batch.put(format!("z/{written:04}"), vec![b'v'; 10]);
+            written += 1;
+            store.commit(batch).await
+        };
+        while send().await.is_ok() {}
+        assert!(store.stats().runs > 8, "{} runs", store.stats().runs);
+
+        let mut forget = Batch::new();
+        forget.delete_range(b"room/".to_vec()..b"room0".to_vec());
+        forget.set_frees_space();
+        store.commit(forget).await.expect("fits into what the reserve has kept");
+        for _ in 0..10_000 {
+            turns(1).await;
+        }
+        assert!(!store.is_full());
+        for _ in 0..50 {
+            send().await.expect("there is room again");
+        }
+    });
+}
+
 #[test]
 fn raising_the_quota_is_enough() {
     on_a_disk(async |ground| {
