@@ -1,7 +1,7 @@
 //! Reading a stack of sorted sources, newest first, as one map.
 
 use crate::{Bytes, Direction};
-use std::{iter::Peekable, ops::Range};
+use std::ops::Range;
 
 /// An entry of a source: a value, or "deleted here".
 pub(crate) type Entry = (Bytes, Option<Bytes>);
@@ -14,7 +14,10 @@ type Entries<'a, E> = Box<dyn Iterator<Item = Result<Entry, E>> + 'a>;
 
 /// One sorted source and the ranges in which it hides everything older.
 pub(crate) struct Source<'a, E> {
-    entries: Peekable<Entries<'a, E>>,
+    /// The next entry.
+    head: Option<Result<Entry, E>>,
+    /// Those behind it.
+    entries: Entries<'a, E>,
     /// The entries of a part of the source's range.
     part: Box<dyn Fn(Range<Vec<u8>>) -> Entries<'a, E> + 'a>,
     /// The range around a key in which this source hides older ones.
@@ -28,7 +31,18 @@ impl<'a, E: 'a> Source<'a, E> {
         part: impl Fn(Range<Vec<u8>>) -> Entries<'a, E> + 'a,
         hiding: impl Fn(&[u8]) -> Option<Range<Bytes>> + 'a,
     ) -> Self {
-        Self { entries: part(range.clone()).peekable(), part: Box::new(part), hiding: Box::new(hiding) }
+        let mut source = Self { head: None, entries: part(range.clone()), part: Box::new(part), hiding: Box::new(hiding) };
+        source.advance();
+        source
+    }
+
+    fn advance(&mut self) -> Option<Result<Entry, E>> {
+        let next = self.entries.next();
+        std::mem::replace(&mut self.head, next)
+    }
+
+    fn key(&self) -> Option<&Bytes> {
+        self.head.as_ref()?.as_ref().ok().map(|(key, _)| key)
     }
 }
 
@@ -38,12 +52,14 @@ pub(crate) struct Merge<'a, E> {
     direction: Direction,
     range: Range<Vec<u8>>,
     hidden_in_a_row: u32,
+    /// Which source came last, and which would come next without it.
+    lead: Option<(usize, Option<usize>)>,
 }
 
 impl<'a, E: 'a> Merge<'a, E> {
     /// Merges `sources`, given from the newest to the oldest.
     pub(crate) fn new(sources: Vec<Source<'a, E>>, range: Range<Vec<u8>>, direction: Direction) -> Self {
-        Self { sources, direction, range, hidden_in_a_row: 0 }
+        Self { sources, direction, range, hidden_in_a_row: 0, lead: None }
     }
 
     /// The live entries.
@@ -51,24 +67,32 @@ impl<'a, E: 'a> Merge<'a, E> {
         self.filter_map(|entry| entry.map(|(key, value)| Some((key, value?))).transpose()).take(limit).collect()
     }
 
-    /// Which source comes next: the newest of those that stand at the first key.
-    fn next_source(&mut self) -> Option<Result<(usize, Bytes), E>> {
-        let mut next: Option<(usize, Bytes)> = None;
-        let mut failed = None;
-        for (age, source) in self.sources.iter_mut().enumerate() {
-            match source.entries.peek() {
-                Some(Ok((key, _))) if next.as_ref().is_none_or(|(_, best)| comes_before(key, best, self.direction)) => {
-                    next = Some((age, key.clone()))
-                }
-                // Every source is asked before giving up, so that all of them tell what they miss.
-                Some(Err(_)) => failed = Some(age),
-                _ => {}
+    /// Which source comes next: the newest of those that stand at the first key; and which stands before all others but that.
+    fn next_source(&mut self) -> Option<Result<(usize, Option<usize>), E>> {
+        // Neighbours in key often come from one source, which then has to be compared with one other only.
+        if let Some((age, other)) = self.lead
+            && let Some(key) = self.sources[age].key()
+            && other.is_none_or(|other| self.sources[other].key().is_none_or(|other| comes_before(key, other, self.direction)))
+        {
+            return Some(Ok((age, other)));
+        }
+        // An error ends it; every source was asked before, so that all of them have told what they miss.
+        if let Some(failed) = self.sources.iter_mut().find(|source| matches!(source.head, Some(Err(_)))) {
+            return failed.advance().and_then(Result::err).map(Err);
+        }
+        let (mut first, mut second): (Option<usize>, Option<usize>) = (None, None);
+        for (age, source) in self.sources.iter().enumerate() {
+            let Some(key) = source.key() else { continue };
+            let before =
+                |other: Option<usize>| other.and_then(|other| self.sources[other].key()).is_none_or(|other| comes_before(key, other, self.direction));
+            if before(first) {
+                second = first.replace(age);
+            } else if before(second) {
+                second = Some(age);
             }
         }
-        match failed {
-            Some(age) => self.sources[age].entries.next().and_then(|entry| entry.err()).map(Err),
-            None => next.map(Ok),
-        }
+        self.lead = first.map(|first| (first, second));
+        self.lead.map(Ok)
     }
 
     /// Moves the sources older than `age` past `hidden`.
@@ -78,12 +102,13 @@ impl<'a, E: 'a> Merge<'a, E> {
             Direction::Backward => self.range.start.clone()..hidden.start.to_vec(),
         };
         for source in &mut self.sources[age + 1..] {
-            let inside = matches!(source.entries.peek(), Some(Ok((key, _))) if hidden.contains(key));
-            if inside {
-                source.entries = (source.part)(rest.clone()).peekable();
+            if source.key().is_some_and(|key| hidden.contains(key)) {
+                source.entries = (source.part)(rest.clone());
+                source.advance();
             }
         }
         self.hidden_in_a_row = 0;
+        self.lead = None;
     }
 }
 
@@ -92,17 +117,14 @@ impl<'a, E: 'a> Iterator for Merge<'a, E> {
 
     fn next(&mut self) -> Option<Self::Item> {
         loop {
-            let (age, key) = match self.next_source()? {
+            let (age, other) = match self.next_source()? {
                 Ok(next) => next,
                 Err(error) => return Some(Err(error)),
             };
-            let mut value = None;
-            for (at, source) in self.sources.iter_mut().enumerate().skip(age) {
-                if let Some(Ok((_, entry))) = source.entries.next_if(|entry| matches!(entry, Ok((other, _)) if *other == key))
-                    && at == age
-                {
-                    value = entry;
-                }
+            let (key, value) = self.sources[age].advance()?.ok()?;
+            if other.is_some_and(|other| self.sources[other].key() == Some(&key)) {
+                self.sources.iter_mut().filter(|source| source.key() == Some(&key)).for_each(|source| drop(source.advance()));
+                self.lead = None;
             }
             let hidden = self.sources[..age].iter().enumerate().find_map(|(age, newer)| Some((age, (newer.hiding)(&key)?)));
             let Some((by, hidden)) = hidden else {

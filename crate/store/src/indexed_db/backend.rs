@@ -238,8 +238,9 @@ impl Inner {
             return self.read_pages(id, part).await;
         }
         let blob = self.handle(id).await?;
-        let slice = blob.slice_with_f64_and_f64(part.start.into(), part.end.into()).map_err(|error| failed(&error))?;
-        let buffer = JsFuture::from(slice.array_buffer()).await.map_err(|error| failed(&error))?;
+        let whole = part.start == 0 && f64::from(part.end) == blob.size();
+        let blob = if whole { blob } else { blob.slice_with_f64_and_f64(part.start.into(), part.end.into()).map_err(|error| failed(&error))? };
+        let buffer = JsFuture::from(blob.array_buffer()).await.map_err(|error| failed(&error))?;
         Ok(Uint8Array::new(&buffer.unchecked_into::<ArrayBuffer>()).to_vec().into())
     }
 

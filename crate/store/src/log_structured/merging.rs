@@ -5,12 +5,12 @@ use super::{
     segment::Segment,
     space,
     state::{Core, State},
+    whole::Whole,
 };
 use crate::{
     Bytes, CrashPoint, Direction, Op, StoreError,
-    codec::Damaged,
     layer::Ranges,
-    merge::{Entry, Merge, Source},
+    merge::{Merge, Source},
 };
 use futures_util::future::{Either, select, try_join_all};
 use std::{ops::Range, rc::Rc};
@@ -18,7 +18,7 @@ use std::{ops::Range, rc::Rc};
 /// Level 0 is merged from so many segments on.
 const CROWD: usize = 4;
 /// So many segments of level 0 are merged even while commits go on.
-const TOO_MANY: usize = 16;
+const TOO_MANY: usize = 24;
 /// Bytes of level 0 merged in one job. While room is made it is one segment: what a job merges goes only when all of it is written anew.
 const JOB_BYTES: u64 = 8 << 20;
 /// A busy store is looked at again so many milliseconds later.
@@ -160,20 +160,27 @@ impl<B: Backend> Core<B> {
 
     async fn run_job(&self, job: Job) -> Result<(), StoreError> {
         let mut from = job.range.start.clone();
+        let mut uppers = Vec::new();
         loop {
             self.wait_while_busy().await;
             if self.stopped() {
                 return Ok(());
             }
             let Some(step) = self.next_step(&job, &from) else { return Ok(()) };
-            let mut result = self.run_step(&job, &step).await;
+            if let Some(moved) = self.moved(&job, &step) {
+                return self.install(&job, &step, vec![Rc::new(moved)]).await.map(drop);
+            }
+            if uppers.is_empty() {
+                uppers = try_join_all(job.uppers.iter().map(|upper| self.load(upper))).await?;
+            }
+            let mut result = self.run_step(&job, &uppers, &step).await;
             for _ in 0..space::ATTEMPTS {
                 if result != Err(StoreError::QuotaExceeded) || !self.state.borrow().space.making_room || self.stopped() {
                     break;
                 }
                 // It gives back more than it takes, but what it has replaced so far is free only some time later.
                 self.have_room_made().await;
-                result = self.run_step(&job, &step).await;
+                result = self.run_step(&job, &uppers, &step).await;
             }
             if !result? || step.last {
                 return Ok(());
@@ -223,54 +230,48 @@ impl<B: Backend> Core<B> {
         Some(Step { lowers, part: from.clone()..end, bottom, last: after.is_none() })
     }
 
+    /// The segment that a job comes to where it has nothing to merge with and nothing to drop: its one upper, a level deeper.
+    fn moved(&self, job: &Job, step: &Step) -> Option<Segment> {
+        let [upper] = job.uppers.as_slice() else { return None };
+        let alone = step.lowers.is_empty() && step.last && step.part == job.range;
+        let sheds_deletions = step.bottom && (upper.deletions > 0 || !upper.hidden.is_empty());
+        let hidden = || self.state.borrow().hidden_by_log().clip(Some(&upper.start), Some(&upper.end));
+        (alone && !sheds_deletions && hidden().is_empty()).then(|| Segment { level: job.level + 1, ..Segment::clone(upper) })
+    }
+
     /// Merges and installs; `false` when an input has gone meanwhile.
-    async fn run_step(&self, job: &Job, step: &Step) -> Result<bool, StoreError> {
-        let newer = self.state.borrow().hidden_by_log();
-        if let ([upper], true, true) = (job.uppers.as_slice(), step.lowers.is_empty(), step.last)
-            && step.part == job.range
-            && !(step.bottom && (upper.deletions > 0 || !upper.hidden.is_empty()))
-            && newer.clip(Some(&job.range.start), Some(&job.range.end)).is_empty()
-        {
-            let moved = Segment { level: job.level + 1, ..Segment::clone(upper) };
-            return self.install(job, step, vec![Rc::new(moved)]).await;
-        }
-        let uppers = self.load_uppers(job, step).await?;
-        if uppers.iter().all(|(hidden, pages)| hidden.is_empty() && entries(pages, step.part_keys()).next().is_none()) {
-            // The uppers have nothing there: most segments below are of rooms in which nothing has happened since, and stay as they are.
+    async fn run_step(&self, job: &Job, uppers: &[Whole], step: &Step) -> Result<bool, StoreError> {
+        let part = step.part.start.to_vec()..step.part.end.to_vec();
+        let hidden_by = |whole: &Whole| whole.hidden.clip(Some(&step.part.start), Some(&step.part.end));
+        let uppers: Vec<(&Whole, Ranges)> = uppers.iter().map(|upper| (upper, hidden_by(upper))).collect();
+        let has_some = |(upper, hidden): &&(&Whole, Ranges)| !hidden.is_empty() || upper.entries(part.clone()).next().is_some();
+        let uppers: Vec<_> = uppers.iter().filter(has_some).collect();
+        if uppers.is_empty() {
+            // Most segments below are of rooms in which nothing has happened since, and stay as they are.
             return if step.last { self.install(job, &Step { lowers: Vec::new(), ..step.clone() }, Vec::new()).await } else { Ok(true) };
         }
-        let (inputs, hidden) = self.load_lowers(uppers, step).await?;
-        let end = step.lowers.last().map_or(&step.part.end, |lower| (&lower.end).max(&step.part.end));
-        let everything = Vec::new()..end.to_vec();
-        let input_bytes: usize = inputs.iter().flat_map(|(_, pages)| pages).map(|pages| pages.bytes).sum();
-        let of_log = Source::new(&everything, |_| Box::new(std::iter::empty()), |key| newer.around(key));
-        let of_inputs = inputs.iter().map(|(hidden, pages)| Source::new(&everything, move |part| entries(pages, part), |key| hidden.around(key)));
-        let sources = std::iter::once(of_log).chain(of_inputs).collect();
+        let lowers = try_join_all(step.lowers.iter().map(|lower| self.load(lower))).await?;
+        let everything = Vec::new()..step.lowers.last().map_or(&step.part.end, |lower| (&lower.end).max(&step.part.end)).to_vec();
+        let newer = self.state.borrow().hidden_by_log();
+        let mut sources = vec![Source::new(&everything, |_| Box::new(std::iter::empty()), |key| newer.around(key))];
+        for (upper, hidden) in &uppers {
+            let within = |of: Range<Vec<u8>>| of.start.max(part.start.clone())..of.end.min(part.end.clone());
+            sources.push(Source::new(&everything, move |of| Box::new(upper.entries(within(of))), |key| hidden.around(key)));
+        }
+        let of_lowers = |of: Range<Vec<u8>>| lowers.iter().flat_map(move |lower| lower.entries(of.clone()));
+        sources.push(Source::new(&everything, move |of| Box::new(of_lowers(of)), |_| None));
         let merged = Merge::new(sources, everything.clone(), Direction::Forward).map(|entry| entry.map_err(StoreError::from));
         let live = merged.filter(|entry| !(step.bottom && matches!(entry, Ok((_, None)))));
-        let hidden = if step.bottom { Ranges::default() } else { hidden };
-        let target = input_bytes / input_bytes.div_ceil(self.options.segment_bytes).max(1) + self.options.page_bytes;
+        let mut hidden = Ranges::default();
+        if !step.bottom {
+            let ranges = uppers.iter().map(|(_, hidden)| hidden).chain(lowers.iter().map(|lower| &lower.hidden));
+            ranges.flat_map(Ranges::iter).for_each(|(start, end)| hidden.insert(start.clone()..end.clone()));
+        }
+        let bytes = uppers.iter().map(|(upper, _)| upper.bytes(&part)).chain(lowers.iter().map(|lower| lower.bytes(&everything))).sum::<usize>();
+        let target = bytes / bytes.div_ceil(self.options.segment_bytes).max(1) + self.options.page_bytes;
         let built = self.build(live, hidden, job.level + 1, target).await?;
         let segments = self.put_blobs(built).await?;
         self.install(job, step, segments).await
-    }
-
-    /// The pages of the uppers in the step's part, newest first, each with what it hides there of those behind it.
-    async fn load_uppers(&self, job: &Job, step: &Step) -> Result<Vec<(Ranges, Vec<Pages>)>, StoreError> {
-        let pages = try_join_all(job.uppers.iter().map(|upper| self.load(upper, step.part_keys()))).await?;
-        let hidden = job.uppers.iter().map(|upper| upper.hidden.clip(Some(&step.part.start), Some(&step.part.end)));
-        Ok(hidden.zip(pages).collect())
-    }
-
-    /// All pages to merge, those of the lowers last; and what the result has to hide.
-    async fn load_lowers(&self, mut uppers: Vec<(Ranges, Vec<Pages>)>, step: &Step) -> Result<(Vec<(Ranges, Vec<Pages>)>, Ranges), StoreError> {
-        let lowers = try_join_all(step.lowers.iter().map(|lower| self.load(lower, lower.whole()))).await?;
-        let mut hidden = Ranges::default();
-        for ranges in uppers.iter().map(|(hidden, _)| hidden).chain(step.lowers.iter().map(|lower| &lower.hidden)) {
-            ranges.iter().for_each(|(start, end)| hidden.insert(start.clone()..end.clone()));
-        }
-        uppers.push((Ranges::default(), lowers.into_iter().flatten().collect()));
-        Ok((uppers, hidden))
     }
 
     /// Puts `segments` in the place of what the step has merged.
@@ -306,21 +307,6 @@ impl<B: Backend> Core<B> {
         state.doomed.extend(replaced.into_iter().filter(|old| !moved(old)));
         segments.into_iter().for_each(|segment| state.levels.add(segment));
         Ok(true)
-    }
-
-    /// The pages of a segment that may hold entries of `part`.
-    async fn load(&self, segment: &Rc<Segment>, part: Range<Vec<u8>>) -> Result<Vec<Pages>, StoreError> {
-        if segment.points == 0 {
-            return Ok(Vec::new());
-        }
-        let index = self.fetch_index(segment).await?;
-        let pages = index.pages_of(&part);
-        if pages.is_empty() {
-            return Ok(Vec::new());
-        }
-        let bytes = self.backend.read_blob(segment.id, index.place(pages.clone())).await?;
-        let length = bytes.len();
-        Ok(vec![Pages { pages: index.cut(pages, &bytes)?, part, bytes: length }])
     }
 
     /// Drops the segments all of which a newer range delete hides, without reading them.
@@ -444,32 +430,8 @@ impl Job {
     }
 }
 
-impl Step {
-    fn part_keys(&self) -> Range<Vec<u8>> {
-        self.part.start.to_vec()..self.part.end.to_vec()
-    }
-}
-
 impl Segment {
     fn range(&self) -> Range<Bytes> {
         self.start.clone()..self.end.clone()
     }
-
-    fn whole(&self) -> Range<Vec<u8>> {
-        self.start.to_vec()..self.end.to_vec()
-    }
-}
-
-/// Pages of one segment in memory, and the part of them that is wanted.
-struct Pages {
-    pages: Vec<super::page::Page>,
-    part: Range<Vec<u8>>,
-    bytes: usize,
-}
-
-fn entries<'a>(pages: impl IntoIterator<Item = &'a Pages> + 'a, part: Range<Vec<u8>>) -> Box<dyn Iterator<Item = Result<Entry, Damaged>> + 'a> {
-    Box::new(pages.into_iter().flat_map(move |pages| {
-        let wanted = part.start.clone().max(pages.part.start.clone())..part.end.clone().min(pages.part.end.clone());
-        pages.pages.iter().flat_map(move |page| page.entries(wanted.clone(), Direction::Forward))
-    }))
 }

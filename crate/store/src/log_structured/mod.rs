@@ -26,6 +26,7 @@ mod state;
 #[cfg(test)]
 mod tests;
 mod warm_up;
+mod whole;
 
 pub(crate) use backend::{Backend, Loaded, Transaction, is_filler};
 pub(crate) use state::LogStructured;

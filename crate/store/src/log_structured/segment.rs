@@ -104,7 +104,6 @@ impl Index {
         self.bytes + self.first_keys.len() * 48
     }
 
-    #[cfg(test)]
     pub(super) fn pages(&self) -> usize {
         self.first_keys.len()
     }
