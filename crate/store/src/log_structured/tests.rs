@@ -182,6 +182,29 @@ fn a_full_store_reads_on_and_takes_what_makes_room() {
     });
 }
 
+/// Merging takes time from those who write, and too many runs from those who read.
+#[test]
+fn a_burst_is_left_alone_until_too_many_runs_wait() {
+    on_a_disk(async |mut ground| {
+        ground.options.busy_ms = 600_000;
+        let store = ground.open_now(Faults::default()).expect("opens");
+        let mut written = 0u32;
+        let mut write_until = async |runs: u32| {
+            while store.stats().runs < runs {
+                written += 1;
+                assert!(written < 1_000, "there are only {} runs", store.stats().runs);
+                store.commit(put((written % 7).to_be_bytes(), 300)).await.expect("commits");
+            }
+        };
+        write_until(20).await;
+        turns(5_000).await;
+        assert_eq!(store.stats().runs, 20);
+        write_until(24).await;
+        turns(5_000).await;
+        assert!(store.stats().runs < 24, "{} runs", store.stats().runs);
+    });
+}
+
 /// What fills storage in one burst lies in many segments of level 0, each with something of every room: none of them goes as a whole with a room.
 #[test]
 fn forgetting_a_room_makes_room_also_before_anything_is_merged() {
