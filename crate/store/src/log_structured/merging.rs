@@ -55,34 +55,34 @@ impl<B: Backend> Core<B> {
 
     async fn run_maintenance(self: Rc<Self>) {
         while !self.stopped() {
-            match self.maintain_once().await {
-                Ok(true) => {}
-                Ok(false) => {
-                    let space = &mut self.state.borrow_mut().space;
-                    space.owed &= !space.may_grow();
-                    space.making_room = false;
-                    break;
-                }
-                Err(StoreError::QuotaExceeded) => {
-                    let state = &mut *self.state.borrow_mut();
-                    state.space.no_merging_before = self.backend.now() + super::space::PATIENCE;
-                    state.space.making_room = false;
-                    // Something was deleted meanwhile.
-                    if !state.space.reclaim {
-                        break;
-                    }
-                }
-                Err(error) => {
-                    if !self.stopped() {
-                        tracing::warn!(%error, "merging stopped");
-                    }
-                    break;
-                }
+            let worked = self.maintain_once().await;
+            if !self.has_more_after(worked) {
+                break;
             }
             self.backend.pause(0).await;
         }
         self.state.borrow_mut().maintaining = false;
         self.progress.notify(usize::MAX);
+    }
+
+    /// Whether maintenance goes on after a piece of work.
+    fn has_more_after(&self, worked: Result<bool, StoreError>) -> bool {
+        let state = &mut *self.state.borrow_mut();
+        let space = &mut state.space;
+        match worked {
+            Ok(true) => return true,
+            Ok(false) => space.owed &= !space.may_grow(),
+            Err(StoreError::QuotaExceeded) => space.no_merging_before = self.backend.now() + space::PATIENCE,
+            Err(error) => {
+                if !state.closing && state.dead.is_none() {
+                    tracing::warn!(%error, "merging stopped");
+                }
+                return false;
+            }
+        }
+        space.making_room = false;
+        // Nobody else looks after what was deleted meanwhile.
+        space.reclaim
     }
 
     /// Does one piece of work; `false` when there is none.
@@ -167,20 +167,22 @@ impl<B: Backend> Core<B> {
                 return Ok(());
             }
             let Some(step) = self.next_step(&job, &from) else { return Ok(()) };
-            if let Some(moved) = self.moved(&job, &step) {
-                return self.install(&job, &step, vec![Rc::new(moved)]).await.map(drop);
-            }
-            if uppers.is_empty() {
+            let moved = self.moved(&job, &step).map(Rc::new);
+            if moved.is_none() && uppers.is_empty() {
                 uppers = try_join_all(job.uppers.iter().map(|upper| self.load(upper))).await?;
             }
-            let mut result = self.run_step(&job, &uppers, &step).await;
+            let attempt = async || match &moved {
+                Some(moved) => self.install(&job, &step, vec![moved.clone()]).await,
+                None => self.run_step(&job, &uppers, &step).await,
+            };
+            let mut result = attempt().await;
             for _ in 0..space::ATTEMPTS {
                 if result != Err(StoreError::QuotaExceeded) || !self.state.borrow().space.making_room || self.stopped() {
                     break;
                 }
                 // It gives back more than it takes, but what it has replaced so far is free only some time later.
                 self.have_room_made().await;
-                result = self.run_step(&job, &uppers, &step).await;
+                result = attempt().await;
             }
             if !result? || step.last {
                 return Ok(());
