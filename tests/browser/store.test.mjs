@@ -123,6 +123,40 @@ test('an older opening can no longer write', { timeout: 60_000 }, () => withPage
   assert.deepEqual(await tab.call(() => store.two_openings('fence')), ['Err(Fenced)', 'Ok(())', 'new', 'old']);
 }));
 
+test('it keeps chunks, with Blobs and without', { timeout: 60_000 }, () => withPage(async (tab) => {
+  for (const blobs of [true, false]) await tab.call(([n]) => store.keeps_chunks(`chunks-${n}`, n), [blobs]);
+}));
+
+test('a crash leaves no half chunk', { timeout: 120_000 }, () => withPage(async (tab) => {
+  for (const blobs of [true, false]) {
+    const hit = await tab.call(([n]) => store.chunks_survive_crashes('half-chunks', n), [blobs]);
+    assert.deepEqual(hit.sort(), ['AfterChunk', 'BeforeChunk', 'BetweenPutAndCommit', 'Migrating']);
+  }
+}));
+
+test('an older opening can no longer put or delete chunks', { timeout: 60_000 }, () => withPage(async (tab) => {
+  const answers = await tab.call(() => store.two_openings_with_chunks('fenced-chunks'));
+  assert.deepEqual(answers, ['Ok(())', 'Err(Fenced)', 'Err(Fenced)', 'Ok(Some(9))', 'Ok(None)']);
+}));
+
+test('a database of the first format opens, and has a place for chunks', { timeout: 60_000 }, () => withPage(async (tab) => {
+  const answers = await tab.call(async () => {
+    await new Promise((resolve, reject) => {
+      const request = indexedDB.open('first-format', 1);
+      request.onupgradeneeded = () => {
+        for (const name of ['meta', 'log', 'segments', 'blobs', 'pages']) request.result.createObjectStore(name);
+        request.transaction.objectStore('meta').put(true, 'blobs');
+        request.transaction.objectStore('meta').put(3, 'epoch');
+      };
+      request.onsuccess = () => resolve(request.result.close());
+      request.onerror = () => reject(request.error);
+    });
+    const driven = await store.Driven.open('first-format');
+    return [await driven.put('key', 10), await driven.put_chunk(1, 100_000), await driven.delete_chunk(1)];
+  });
+  assert.deepEqual(answers, ['Ok(())', 'Ok(())', 'Ok(())']);
+}));
+
 test('a newer format is refused and left as it is', { timeout: 60_000 }, () => withPage(async (tab) => {
   const answer = await tab.call(async () => {
     const newer = (upgrade) => new Promise((resolve, reject) => {
@@ -139,7 +173,7 @@ test('a newer format is refused and left as it is', { timeout: 60_000 }, () => w
     const error = await store.Driven.open('newer').then(() => 'opened', (reason) => reason);
     return [error, ...await newer(false)];
   });
-  assert.deepEqual(answer, ['NewerFormat { found: 9, supported: 1 }', 9, 'from the future']);
+  assert.deepEqual(answer, ['NewerFormat { found: 9, supported: 2 }', 9, 'from the future']);
 }));
 
 test('content of a newer format is refused before anything is changed', { timeout: 60_000 }, () => withPage(async (tab) => {

@@ -7,7 +7,7 @@
 #[path = "client/support.rs"]
 mod support;
 
-use ephapse_store::{Batch, Bytes, Direction, LocalBoxFuture, MemoryStore, Stats, Store, StoreError};
+use ephapse_store::{Batch, Bytes, Chunks, Direction, LocalBoxFuture, MemoryStore, Stats, Store, StoreError};
 use futures_util::future::{join, join_all};
 use serde_json::{Value, json};
 use std::{
@@ -83,6 +83,10 @@ impl Store for PanickingStore {
 
     fn generation(&self) -> u64 {
         self.inner.generation()
+    }
+
+    fn chunks(&self) -> &dyn Chunks {
+        self.inner.chunks()
     }
 
     fn stats(&self) -> Stats {

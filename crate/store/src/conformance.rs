@@ -3,7 +3,7 @@
 //! A [`Script`] is a list of steps made from small numbers: a property test gives them natively, a seed gives them where there is no property-test
 //! library. Each check panics with the script's step and, for a seed, the seed.
 
-use crate::{Batch, Bytes, CrashPoint, Direction, Fault, Faults, LocalBoxFuture, Op, Store, StoreError};
+use crate::{Batch, Bytes, ChunkId, CrashPoint, Direction, Fault, Faults, LARGEST_CHUNK, LocalBoxFuture, Op, Store, StoreError};
 use futures_util::FutureExt;
 use std::{
     cell::Cell,
@@ -349,4 +349,92 @@ fn fail_at(point: CrashPoint, nth: u32, seen: AtomicU32) -> Faults {
 
 fn made_up() -> StoreError {
     StoreError::Platform("made up".into())
+}
+
+/// A chunk of this length that differs from others.
+fn chunk(number: u8, length: usize) -> (ChunkId, Bytes) {
+    let bytes: Vec<u8> = (0..length).map(|at| (at as u32).wrapping_mul(2_654_435_761).rotate_left(at as u32 >> 10) as u8 ^ number).collect();
+    ([number; 32], bytes.into())
+}
+
+async fn stored(store: &impl Store, (id, bytes): &(ChunkId, Bytes)) -> Option<Bytes> {
+    store.chunks().read(*id, 0..bytes.len() as u32).await.expect("a chunk is readable or not there")
+}
+
+/// Puts chunks, reads them in parts, deletes some, and opens again: what was put is there as it was, and nothing else.
+pub async fn keeps_chunks(ground: &impl Ground) {
+    let store = ground.open(Faults::default()).await.expect("the store opens");
+    // Shorter than, as long as, and longer than what stores cut them into.
+    let lengths = [1, 32 << 10, 59_999, 60_000, 65_536, 65_537, LARGEST_CHUNK];
+    let chunks: Vec<_> = lengths.into_iter().zip(1..).map(|(length, number)| chunk(number, length)).collect();
+    let absent = chunk(99, 10);
+    for (id, bytes) in &chunks {
+        store.chunks().put(*id, bytes.clone()).await.expect("puts");
+    }
+    store.commit(batch([0, 1, 2, 3])).await.expect("the map is beside them");
+    let map = dump(&store).await.expect("readable");
+    // What is there stays, whatever is put under its name.
+    store.chunks().put(chunks[0].0, chunks[1].1.clone()).await.expect("puts");
+    for (id, bytes) in &chunks {
+        for part in [0..bytes.len(), 0..1, bytes.len() - 1..bytes.len(), bytes.len() / 3..bytes.len() / 2 + 1, 5..5] {
+            if part.end <= bytes.len() {
+                let found = store.chunks().read(*id, part.start as u32..part.end as u32).await;
+                assert_eq!(found, Ok(Some(bytes.slice(part.clone()))), "{part:?} of {}", bytes.len());
+            }
+        }
+        assert!(store.chunks().read(*id, 0..bytes.len() as u32 + 1).await.is_err(), "past the end");
+    }
+    assert_eq!(stored(&store, &absent).await, None);
+    store.chunks().delete(vec![absent.0, chunks[2].0, chunks[6].0]).await.expect("deletes");
+    store.close().await.expect("closes");
+    assert_eq!(store.chunks().put(absent.0, absent.1.clone()).await, Err(StoreError::Closed));
+    assert_eq!(store.chunks().read(absent.0, 0..1).await, Err(StoreError::Closed));
+    drop(store);
+    let store = ground.open(Faults::default()).await.expect("opens again");
+    for (at, chunk) in chunks.iter().enumerate() {
+        let is_there = stored(&store, chunk).await.inspect(|found| assert!(*found == chunk.1, "chunk {at} is another"));
+        assert_eq!(is_there.is_some(), at != 2 && at != 6, "chunk {at}");
+    }
+    assert_eq!(dump(&store).await, Ok(map), "the map is what it was");
+    store.close().await.expect("closes");
+}
+
+/// Crashes at each point of two puts, a deletion and a put again: a chunk is there whole or not at all, and what was acknowledged is so.
+pub async fn chunks_survive_crashes<G: Ground>(fresh: impl AsyncFn() -> G) -> BTreeSet<CrashPoint> {
+    let [first, second] = [chunk(1, 100_000), chunk(2, 70_000)];
+    let mut hit = BTreeSet::new();
+    for nth in 0.. {
+        let ground = fresh().await;
+        let (faults, crashed) = crash_at_nth(nth);
+        // What each chunk was told to be, and what it may be beside that.
+        let (mut sure, mut possible) = ([false, false], [false, false]);
+        if let Ok(store) = ground.open(faults).await {
+            for (at, wanted) in [(0, true), (1, true), (0, false), (1, false), (1, true)] {
+                let (id, bytes) = [&first, &second][at];
+                possible[at] = wanted;
+                let done = if wanted { store.chunks().put(*id, bytes.clone()).await } else { store.chunks().delete(vec![*id]).await };
+                if done.is_err() {
+                    break;
+                }
+                sure[at] = wanted;
+            }
+            if crashed.lock().is_ok_and(|point| point.is_none()) {
+                store.close().await.expect("closes");
+            }
+        }
+        let point = crashed.lock().ok().and_then(|point| *point);
+        let store = ground.open(Faults::default()).await.expect("opens after a crash");
+        for (at, chunk) in [&first, &second].into_iter().enumerate() {
+            let found = stored(&store, chunk).await;
+            assert!(found.as_ref().is_none_or(|found| *found == chunk.1), "crash {nth} at {point:?}: half a chunk");
+            let is_there = found.is_some();
+            assert!(is_there == sure[at] || is_there == possible[at], "crash {nth} at {point:?}: chunk {at} is there: {is_there}");
+        }
+        store.close().await.expect("closes");
+        match point {
+            Some(point) => hit.insert(point),
+            None => return hit,
+        };
+    }
+    hit
 }

@@ -18,6 +18,10 @@ pub enum CrashPoint {
     MergingRuns,
     /// An older format is converted, the new version is not yet recorded.
     Migrating,
+    /// A chunk is to be written, nothing of it is.
+    BeforeChunk,
+    /// A chunk is durable, nobody has been told.
+    AfterChunk,
 }
 
 /// What a test lets happen at a [`CrashPoint`].

@@ -9,6 +9,7 @@
 //! [`Store::generation`] grows by one: whatever was derived from the lost batches is refused and must be dropped.
 
 mod batch;
+mod chunks;
 mod faults;
 mod memory;
 
@@ -33,6 +34,7 @@ mod native;
 
 pub use batch::{Batch, Op};
 pub use bytes::Bytes;
+pub use chunks::{ChunkId, Chunks, LARGEST_CHUNK};
 pub use faults::{CrashPoint, Fault, Faults};
 #[cfg(target_arch = "wasm32")]
 pub use indexed_db::{IndexedDbStore, Options as IndexedDbOptions};
@@ -126,6 +128,9 @@ pub trait Store {
 
     /// How often reads went back to what is durable because a write failed.
     fn generation(&self) -> u64;
+
+    /// What is too large for the map.
+    fn chunks(&self) -> &dyn Chunks;
 
     /// What this store holds and has done.
     fn stats(&self) -> Stats;

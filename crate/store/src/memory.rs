@@ -1,11 +1,12 @@
 //! A store in memory: the model the others are compared with, and what unit tests run on.
 
-use crate::{Batch, Bytes, Direction, LocalBoxFuture, Op, Stats, Store, StoreError};
+use crate::{Batch, Bytes, ChunkId, Chunks, Direction, LocalBoxFuture, Op, Stats, Store, StoreError, chunks::part_of};
 use std::{cell::RefCell, collections::BTreeMap, future::ready, ops::Range};
 
 #[derive(Default)]
 struct Inner {
     map: BTreeMap<Bytes, Bytes>,
+    chunks: BTreeMap<ChunkId, Bytes>,
     stats: Stats,
     closed: bool,
 }
@@ -91,14 +92,45 @@ impl Store for MemoryStore {
         0
     }
 
+    fn chunks(&self) -> &dyn Chunks {
+        self
+    }
+
     fn stats(&self) -> Stats {
         let inner = self.inner.borrow();
-        let bytes = inner.map.iter().map(|(k, v)| (k.len() + v.len()) as u64).sum();
+        let chunks: u64 = inner.chunks.values().map(|chunk| chunk.len() as u64).sum();
+        let bytes = chunks + inner.map.iter().map(|(k, v)| (k.len() + v.len()) as u64).sum::<u64>();
         Stats { bytes_stored: bytes, bytes_cached: bytes, ..inner.stats.clone() }
     }
 
     fn close(&self) -> LocalBoxFuture<'_, Result<(), StoreError>> {
         self.inner.borrow_mut().closed = true;
         Box::pin(ready(Ok(())))
+    }
+}
+
+impl Chunks for MemoryStore {
+    fn put(&self, id: ChunkId, bytes: Bytes) -> LocalBoxFuture<'static, Result<(), StoreError>> {
+        let mut inner = self.inner.borrow_mut();
+        let done = inner.check_open().map(|()| {
+            inner.chunks.entry(id).or_insert(bytes);
+        });
+        Box::pin(ready(done))
+    }
+
+    fn read(&self, id: ChunkId, part: Range<u32>) -> LocalBoxFuture<'static, Result<Option<Bytes>, StoreError>> {
+        let inner = self.inner.borrow();
+        let found = inner.check_open().and_then(|()| inner.chunks.get(&id).map(|chunk| part_of(chunk, &part)).transpose());
+        Box::pin(ready(found))
+    }
+
+    fn delete(&self, ids: Vec<ChunkId>) -> LocalBoxFuture<'static, Result<(), StoreError>> {
+        let mut inner = self.inner.borrow_mut();
+        let done = inner.check_open().map(|()| {
+            for id in ids {
+                inner.chunks.remove(&id);
+            }
+        });
+        Box::pin(ready(done))
     }
 }

@@ -1,6 +1,6 @@
 //! A store for tests of what stands on it: it is slow, fails, runs out of room or crashes when told to, and tells what was read.
 
-use crate::{Batch, Bytes, Direction, LocalBoxFuture, Stats, Store, StoreError, conformance::apply};
+use crate::{Batch, Bytes, ChunkId, Chunks, Direction, LocalBoxFuture, Stats, Store, StoreError, chunks::part_of, conformance::apply};
 use futures_channel::oneshot;
 use futures_util::future::poll_fn;
 use std::{
@@ -25,6 +25,8 @@ struct Inner {
     /// What reads see: `durable` and everything that waits.
     visible: Model,
     waiting: VecDeque<Waiting>,
+    /// Written at once.
+    chunks: BTreeMap<ChunkId, Bytes>,
     held: bool,
     slow: bool,
     fail_next: VecDeque<StoreError>,
@@ -111,8 +113,13 @@ impl UnreliableStore {
 
     /// A store with what was durable, as after the process ended and started again.
     pub fn restart(&self) -> Self {
-        let durable = self.inner.borrow().durable.clone();
-        Self { inner: Rc::new(RefCell::new(Inner { visible: durable.clone(), durable, ..Inner::default() })) }
+        let (durable, chunks) = (self.inner.borrow().durable.clone(), self.inner.borrow().chunks.clone());
+        Self { inner: Rc::new(RefCell::new(Inner { visible: durable.clone(), durable, chunks, ..Inner::default() })) }
+    }
+
+    /// The chunks that are there.
+    pub fn chunk_ids(&self) -> Vec<ChunkId> {
+        self.inner.borrow().chunks.keys().copied().collect()
     }
 
     /// Every key asked for and every key returned by a scan since the last call.
@@ -174,12 +181,39 @@ impl Inner {
         }
         let mut after = self.durable.clone();
         apply(&mut after, batch);
-        let bytes: usize = after.iter().map(|(key, value)| key.len() + value.len()).sum();
+        let bytes: usize = self.chunk_bytes() + after.iter().map(|(key, value)| key.len() + value.len()).sum::<usize>();
         if self.quota.is_some_and(|quota| bytes > quota) && !batch.frees_space() {
             return Err(StoreError::QuotaExceeded);
         }
         self.durable = after;
         self.stats.commits += 1;
+        Ok(())
+    }
+
+    fn chunk_bytes(&self) -> usize {
+        self.chunks.values().map(Bytes::len).sum()
+    }
+
+    /// One write of chunks, which is durable at once or never.
+    fn change_chunks(&mut self, more: usize, change: impl FnOnce(&mut BTreeMap<ChunkId, Bytes>)) -> Result<(), StoreError> {
+        self.check()?;
+        match &mut self.crash_in {
+            Some(0) => {
+                self.crashed = true;
+                self.waiting.clear();
+                return Err(StoreError::Closed);
+            }
+            Some(left) => *left -= 1,
+            None => {}
+        }
+        if let Some(error) = self.fail_next.pop_front() {
+            return Err(error);
+        }
+        let taken: usize = self.chunk_bytes() + self.durable.iter().map(|(key, value)| key.len() + value.len()).sum::<usize>();
+        if more > 0 && (self.exhausted || self.quota.is_some_and(|quota| taken + more > quota)) {
+            return Err(StoreError::QuotaExceeded);
+        }
+        change(&mut self.chunks);
         Ok(())
     }
 
@@ -257,6 +291,10 @@ impl Store for UnreliableStore {
         self.inner.borrow().generation
     }
 
+    fn chunks(&self) -> &dyn Chunks {
+        self
+    }
+
     fn stats(&self) -> Stats {
         let inner = self.inner.borrow();
         let bytes = inner.durable.iter().map(|(key, value)| (key.len() + value.len()) as u64).sum();
@@ -270,12 +308,34 @@ impl Store for UnreliableStore {
     }
 }
 
+impl Chunks for UnreliableStore {
+    fn put(&self, id: ChunkId, bytes: Bytes) -> LocalBoxFuture<'static, Result<(), StoreError>> {
+        let inner = &mut *self.inner.borrow_mut();
+        let done = match inner.chunks.contains_key(&id) {
+            true => inner.check(),
+            false => inner.change_chunks(bytes.len(), |chunks| drop(chunks.insert(id, bytes))),
+        };
+        inner.later(done)
+    }
+
+    fn read(&self, id: ChunkId, part: Range<u32>) -> LocalBoxFuture<'static, Result<Option<Bytes>, StoreError>> {
+        let inner = self.inner.borrow();
+        inner.later(inner.check().and_then(|()| inner.chunks.get(&id).map(|chunk| part_of(chunk, &part)).transpose()))
+    }
+
+    fn delete(&self, ids: Vec<ChunkId>) -> LocalBoxFuture<'static, Result<(), StoreError>> {
+        let inner = &mut *self.inner.borrow_mut();
+        let done = inner.change_chunks(0, |chunks| chunks.retain(|id, _| !ids.contains(id)));
+        inner.later(done)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::{
         Faults, MemoryStore,
-        conformance::{Ground, Raw, Script, behaves_like_a_map, dump},
+        conformance::{Ground, Raw, Script, behaves_like_a_map, dump, keeps_chunks},
     };
     use futures_executor::block_on;
     use proptest::prelude::*;
@@ -312,6 +372,11 @@ mod tests {
             block_on(behaves_like_a_map(&Restarts::default(), &Script::new(&raw)));
             block_on(behaves_like_a_map(&InMemory, &Script::new(&raw).without_reopening()));
         }
+    }
+
+    #[test]
+    fn it_keeps_chunks() {
+        block_on(keeps_chunks(&Restarts::default()));
     }
 
     fn put(key: &'static str) -> Batch {

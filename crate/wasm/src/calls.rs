@@ -5,7 +5,7 @@
 //! tells the client so; those calls go on to their end. All others have changed nothing and can be done again by another instance.
 
 use bytes::Bytes;
-use ephapse_store::{Batch, Direction, LocalBoxFuture, Stats, Store, StoreError};
+use ephapse_store::{Batch, Chunks, Direction, LocalBoxFuture, Stats, Store, StoreError};
 use std::{
     cell::{Cell, RefCell},
     collections::BTreeSet,
@@ -94,6 +94,10 @@ impl Store for Noting {
 
     fn generation(&self) -> u64 {
         self.0.generation()
+    }
+
+    fn chunks(&self) -> &dyn Chunks {
+        self.0.chunks()
     }
 
     fn stats(&self) -> Stats {

@@ -6,7 +6,7 @@
 mod measure;
 
 use ephapse_store::{
-    Batch, CrashPoint, Direction, Faults, IndexedDbOptions, IndexedDbStore, LocalBoxFuture, Store, StoreError,
+    Batch, CrashPoint, Direction, Faults, IndexedDbOptions, IndexedDbStore, LocalBoxFuture, Op, Store, StoreError,
     conformance::{self, Ground, Script},
 };
 use std::cell::Cell;
@@ -107,6 +107,36 @@ pub async fn rolls_back_failed_writes(name: String, seed: u32, steps: usize) {
     conformance::rolls_back_failed_writes(fresh, &Script::from_seed(seed.into(), steps)).await;
 }
 
+/// Puts, reads and deletes chunks.
+#[wasm_bindgen]
+pub async fn keeps_chunks(name: String, blobs: bool) {
+    conformance::keeps_chunks(&InBrowser::small(name, blobs)).await;
+}
+
+/// Crashes at every point at which chunks are written or deleted, and returns the names of the points.
+#[wasm_bindgen]
+pub async fn chunks_survive_crashes(name: String, blobs: bool) -> Vec<String> {
+    let fresh = async || {
+        IndexedDbStore::delete(&name).await.expect("deletes");
+        InBrowser::small(name.clone(), blobs)
+    };
+    let hit = conformance::chunks_survive_crashes(fresh).await;
+    hit.into_iter().map(|point: CrashPoint| format!("{point:?}")).collect()
+}
+
+/// Opens a database twice: how chunks are put and deleted by the older one before, and after, the newer one was opened, and what is there then.
+#[wasm_bindgen]
+pub async fn two_openings_with_chunks(name: String) -> Result<Vec<String>, JsValue> {
+    let bytes = || vec![7; 70_000].into();
+    let old = IndexedDbStore::open(&name).await.map_err(text)?;
+    let before = old.chunks().put([1; 32], bytes()).await;
+    let new = IndexedDbStore::open(&name).await.map_err(text)?;
+    let after = [old.chunks().put([2; 32], bytes()).await, old.chunks().delete(vec![[1; 32]]).await];
+    let there = [new.chunks().read([1; 32], 0..9).await, new.chunks().read([2; 32], 0..9).await];
+    let said = [before].into_iter().chain(after).map(|answer| format!("{answer:?}"));
+    Ok(said.chain(there.into_iter().map(|found| format!("{:?}", found.map(|found| found.map(|bytes| bytes.len()))))).collect())
+}
+
 /// Opens a database twice: what each answers to a commit, the older one after the newer one was opened.
 #[wasm_bindgen]
 pub async fn two_openings(name: String) -> Result<Vec<String>, JsValue> {
@@ -149,6 +179,18 @@ impl Driven {
     pub async fn count(&self, start: String, end: String) -> Result<usize, JsValue> {
         let found = self.store.scan(start.into_bytes()..end.into_bytes(), Direction::Forward, usize::MAX).await;
         found.map(|found| found.len()).map_err(text)
+    }
+
+    /// Puts a chunk and says how it went.
+    pub async fn put_chunk(&self, number: u8, bytes: usize) -> String {
+        let batch = one(&number.to_string(), bytes);
+        let [Op::Put(_, noise)] = batch.ops() else { return String::new() };
+        format!("{:?}", self.store.chunks().put([number; 32], noise.clone()).await)
+    }
+
+    /// Deletes a chunk and says how it went.
+    pub async fn delete_chunk(&self, number: u8) -> String {
+        format!("{:?}", self.store.chunks().delete(vec![[number; 32]]).await)
     }
 
     /// Waits for background work.

@@ -1,7 +1,7 @@
 //! A store whose reads take a turn, as real ones do: what runs at once interleaves at every one of them.
 
 use crate::support::turn;
-use ephapse_store::{Batch, Bytes, Direction, LocalBoxFuture, MemoryStore, Stats, Store, StoreError};
+use ephapse_store::{Batch, Bytes, Chunks, Direction, LocalBoxFuture, MemoryStore, Stats, Store, StoreError};
 use std::ops::Range;
 
 /// A store in memory with slow reads.
@@ -35,6 +35,10 @@ impl Store for SlowStore {
 
     fn generation(&self) -> u64 {
         self.0.generation()
+    }
+
+    fn chunks(&self) -> &dyn Chunks {
+        self.0.chunks()
     }
 
     fn stats(&self) -> Stats {

@@ -4,7 +4,7 @@ use crate::{
     slow::SlowStore,
     support::{TestServer, TestUser, config, turn},
 };
-use ephapse_store::{Batch, Bytes, Direction, LocalBoxFuture, Stats, Store, StoreError, unreliable::UnreliableStore};
+use ephapse_store::{Batch, Bytes, Chunks, Direction, LocalBoxFuture, Stats, Store, StoreError, unreliable::UnreliableStore};
 use futures_util::future::join_all;
 use proptest::prelude::*;
 use serde_json::{Value, json};
@@ -188,6 +188,10 @@ impl Store for FailsMeanwhile {
 
     fn generation(&self) -> u64 {
         self.store.generation()
+    }
+
+    fn chunks(&self) -> &dyn Chunks {
+        self.store.chunks()
     }
 
     fn stats(&self) -> Stats {

@@ -37,18 +37,18 @@ type Release = Rc<RefCell<Option<Box<dyn Fn()>>>>;
 
 /// One opening of a database.
 pub(crate) struct IndexedDb {
-    inner: Rc<Inner>,
+    pub(super) inner: Rc<Inner>,
     turns: Turns,
     clock: Performance,
 }
 
-struct Inner {
-    database: IdbDatabase,
+pub(super) struct Inner {
+    pub(super) database: IdbDatabase,
     epoch: f64,
     /// What was found, until this opening may write.
     unclaimed: async_lock::Mutex<Option<Unclaimed>>,
     /// Whether this engine can keep Blobs in IndexedDB.
-    blobs: bool,
+    pub(super) blobs: bool,
     handles: RefCell<HashMap<u64, Blob>>,
     faults: Faults,
     released: Release,
@@ -87,12 +87,12 @@ impl IndexedDb {
 }
 
 impl Inner {
-    fn store(&self, transaction: &IdbTransaction, name: &str) -> Result<IdbObjectStore, StoreError> {
+    pub(super) fn store(&self, transaction: &IdbTransaction, name: &str) -> Result<IdbObjectStore, StoreError> {
         transaction.object_store(name).map_err(|error| failed(&error))
     }
 
     /// Takes the right to write, if that could not be done when the database was opened.
-    async fn claim(&self) -> Result<(), StoreError> {
+    pub(super) async fn claim(&self) -> Result<(), StoreError> {
         let mut unclaimed = self.unclaimed.lock().await;
         if let Some(found) = &*unclaimed {
             opening::claim(&self.database, found).await?;
@@ -102,28 +102,38 @@ impl Inner {
     }
 
     /// Sends every request of a transaction; its end tells how it went.
-    fn send(self: &Rc<Self>, changes: &Transaction) -> Result<impl Future<Output = Result<(), StoreError>> + use<>, StoreError> {
+    fn send(self: &Rc<Self>, changes: &Transaction) -> Result<LocalBoxFuture<'static, Result<(), StoreError>>, StoreError> {
         self.meet(CrashPoint::BeforePut)?;
-        let transaction = strict(&self.database, &[META, LOG, SEGMENTS])?;
+        self.send_fenced(&[META, LOG, SEGMENTS], CrashPoint::BetweenPutAndCommit, |transaction| self.send_requests(transaction, changes))
+    }
+
+    /// A transaction of what `requests` sends that counts only if this opening is the last one; the first of `stores` says so.
+    pub(super) fn send_fenced(
+        self: &Rc<Self>,
+        stores: &[&str],
+        before_commit: CrashPoint,
+        requests: impl FnOnce(&IdbTransaction) -> Result<(), StoreError>,
+    ) -> Result<LocalBoxFuture<'static, Result<(), StoreError>>, StoreError> {
+        let transaction = strict(&self.database, stores)?;
         let done = ended(&transaction);
-        let sent = self.send_requests(&transaction, changes);
+        let sent = requests(&transaction);
         let wrong: Rc<RefCell<Option<StoreError>>> = Rc::default();
         let told = wrong.clone();
-        let on_epoch = match sent.and_then(|()| self.check_fence(&transaction, told)) {
+        let on_epoch = match sent.and_then(|()| self.check_fence(&transaction, stores[0], before_commit, told)) {
             Ok(on_epoch) => on_epoch,
             Err(error) => {
                 let _ = transaction.abort();
                 return Err(error);
             }
         };
-        Ok(async move {
+        Ok(Box::pin(async move {
             let result = done.await;
             drop(on_epoch);
             match wrong.borrow_mut().take() {
                 Some(error) => Err(error),
                 None => result,
             }
-        })
+        }))
     }
 
     fn send_requests(&self, transaction: &IdbTransaction, changes: &Transaction) -> Result<(), StoreError> {
@@ -149,12 +159,18 @@ impl Inner {
     }
 
     /// Commits the transaction if this opening is still the last one, and aborts it if not.
-    fn check_fence(self: &Rc<Self>, transaction: &IdbTransaction, wrong: Rc<RefCell<Option<StoreError>>>) -> Result<Handler, StoreError> {
-        let request = self.store(transaction, META)?.get(&EPOCH.into()).map_err(|error| failed(&error))?;
+    fn check_fence(
+        self: &Rc<Self>,
+        transaction: &IdbTransaction,
+        store: &str,
+        before_commit: CrashPoint,
+        wrong: Rc<RefCell<Option<StoreError>>>,
+    ) -> Result<Handler, StoreError> {
+        let request = self.store(transaction, store)?.get(&EPOCH.into()).map_err(|error| failed(&error))?;
         let (inner, transaction, asked) = (self.clone(), transaction.clone(), request.clone());
         let on_epoch: Handler = Closure::new(move |_| {
             let epoch = asked.result().ok().and_then(|epoch| epoch.as_f64());
-            let verdict = if epoch == Some(inner.epoch) { inner.meet(CrashPoint::BetweenPutAndCommit) } else { Err(StoreError::Fenced) };
+            let verdict = if epoch == Some(inner.epoch) { inner.meet(before_commit) } else { Err(StoreError::Fenced) };
             match verdict {
                 Ok(()) => database::commit(&transaction),
                 Err(error) => {
@@ -167,7 +183,7 @@ impl Inner {
         Ok(on_epoch)
     }
 
-    fn meet(&self, point: CrashPoint) -> Result<(), StoreError> {
+    pub(super) fn meet(&self, point: CrashPoint) -> Result<(), StoreError> {
         match self.faults.at(point) {
             Some(Fault::Crash) => {
                 self.close();
@@ -237,11 +253,7 @@ impl Inner {
         if !self.blobs {
             return self.read_pages(id, part).await;
         }
-        let blob = self.handle(id).await?;
-        let whole = part.start == 0 && f64::from(part.end) == blob.size();
-        let blob = if whole { blob } else { blob.slice_with_f64_and_f64(part.start.into(), part.end.into()).map_err(|error| failed(&error))? };
-        let buffer = JsFuture::from(blob.array_buffer()).await.map_err(|error| failed(&error))?;
-        Ok(Uint8Array::new(&buffer.unchecked_into::<ArrayBuffer>()).to_vec().into())
+        bytes_of(&self.handle(id).await?, &part).await
     }
 
     async fn put_pages(&self, id: u64, bytes: Vec<u8>) -> Result<(), StoreError> {
@@ -261,9 +273,7 @@ impl Inner {
         let transaction = reading(&self.database, &[PAGES])?;
         let range = chunk_range(id, first as f64, last as f64)?;
         let request = self.store(&transaction, PAGES)?.get_all_with_key(&range).map_err(|error| failed(&error))?;
-        let chunks = answered(&request).await?.unchecked_into::<Array>();
-        let bytes: Vec<u8> = chunks.into_iter().flat_map(|chunk| chunk.unchecked_into::<Uint8Array>().to_vec()).collect();
-        let bytes = Bytes::from(bytes);
+        let bytes = joined(answered(&request).await?);
         let (from, to) = (start - first * CHUNK, end - first * CHUNK);
         if to > bytes.len() { Err(StoreError::Platform(format!("pages of {id} are missing"))) } else { Ok(bytes.slice(from..to)) }
     }
@@ -320,6 +330,21 @@ impl Inner {
             self.database.close();
         }
     }
+}
+
+/// A part of a Blob.
+pub(super) async fn bytes_of(blob: &Blob, part: &Range<u32>) -> Result<Bytes, StoreError> {
+    let whole = part.start == 0 && f64::from(part.end) == blob.size();
+    let blob = if whole { blob.clone() } else { blob.slice_with_f64_and_f64(part.start.into(), part.end.into()).map_err(|error| failed(&error))? };
+    let buffer = JsFuture::from(blob.array_buffer()).await.map_err(|error| failed(&error))?;
+    Ok(Uint8Array::new(&buffer.unchecked_into::<ArrayBuffer>()).to_vec().into())
+}
+
+/// The bytes of an array of values, one behind the other.
+pub(super) fn joined(values: JsValue) -> Bytes {
+    let values = values.unchecked_into::<Array>();
+    let bytes: Vec<u8> = values.into_iter().flat_map(|value| value.unchecked_into::<Uint8Array>().to_vec()).collect();
+    bytes.into()
 }
 
 fn chunk_range(id: u64, first: f64, last: f64) -> Result<IdbKeyRange, StoreError> {

@@ -11,13 +11,14 @@ use wasm_bindgen::{JsCast, JsValue, closure::Closure};
 use web_sys::{DomException, Event, IdbDatabase, IdbFactory, IdbObjectStore, IdbOpenDbRequest, IdbRequest, IdbTransaction, IdbVersionChangeEvent};
 
 /// The newest format this build understands, and the database's version.
-pub(super) const FORMAT: u32 = 1;
+pub(super) const FORMAT: u32 = 2;
 
 pub(super) const META: &str = "meta";
 pub(super) const LOG: &str = "log";
 pub(super) const SEGMENTS: &str = "segments";
 pub(super) const BLOBS: &str = "blobs";
 pub(super) const PAGES: &str = "pages";
+pub(super) const CHUNKS: &str = "chunks";
 
 type Handler = Closure<dyn FnMut(Event)>;
 type Cell<T> = Rc<RefCell<Option<oneshot::Sender<T>>>>;

@@ -1,17 +1,19 @@
 //! [`IndexedDbStore`]: the log-structured store above one IndexedDB database, in a service worker, a dedicated worker or a window.
 //!
-//! - `database`: versions, requests and transactions as futures; - `opening`: what is read first, and who may write; - `backend`: which record goes where.
+//! - `database`: versions, requests and transactions as futures; - `opening`: what is read first, and who may write; - `backend`: which record goes where;
+//! - `chunks`: what is too large for the log.
 //!
-//! The database has the object stores `meta` (`epoch`, `content`, `blobs`, `note`), `log`, `segments`, `blobs`, and `pages` for engines that cannot keep Blobs. Its version
-//! is the store's format. Every writing transaction asks for strict durability.
+//! The database has the object stores `meta` (`epoch`, `content`, `blobs`, `note`), `log`, `segments`, `blobs`, and `pages` for engines that cannot keep Blobs, and
+//! `chunks`. Its version is the store's format. Every writing transaction asks for strict durability.
 
 mod backend;
+mod chunks;
 mod database;
 mod opening;
 
 pub use crate::log_structured::Options;
 
-use crate::{Batch, Bytes, Direction, LocalBoxFuture, Stats, Store, StoreError, log_structured::LogStructured};
+use crate::{Batch, Bytes, Chunks, Direction, LocalBoxFuture, Stats, Store, StoreError, log_structured::LogStructured};
 use backend::IndexedDb;
 use std::{ops::Range, rc::Rc};
 
@@ -89,6 +91,10 @@ impl Store for IndexedDbStore {
 
     fn generation(&self) -> u64 {
         self.store.generation()
+    }
+
+    fn chunks(&self) -> &dyn Chunks {
+        self.store.chunks()
     }
 
     fn stats(&self) -> Stats {

@@ -1,9 +1,9 @@
 //! How an opening begins: the object stores are made, what they hold is read, and the right to write is taken.
 //!
-//! That right is the epoch in `meta`: the last opening that has put its own there may write. Where storage is full not even that can be put. The store is
+//! That right is the epoch in `meta` and in `chunks`: the last opening that has put its own there may write. Where storage is full not even that can be put. The store is
 //! read all the same, and the first write that there is room for takes the right, if nobody has written meanwhile.
 
-use super::database::{self, BLOBS, LOG, META, PAGES, SEGMENTS, answered, ended, failed, get, put, reading, strict};
+use super::database::{self, BLOBS, CHUNKS, LOG, META, PAGES, SEGMENTS, answered, ended, failed, get, put, reading, strict};
 use crate::{Bytes, CrashPoint, FIRST_CONTENT, Faults, StoreError, log_structured::Loaded};
 use futures_util::future::{join, try_join, try_join3, try_join4};
 use js_sys::{Array, Uint8Array};
@@ -16,6 +16,9 @@ const CONTENT: &str = "content";
 const HAS_BLOBS: &str = "blobs";
 /// What the last opening read first; absent until one has said so.
 pub(super) const NOTE: &str = "note";
+
+/// What is read and claimed together.
+const CLAIMED: [&str; 4] = [META, LOG, SEGMENTS, CHUNKS];
 
 /// What an opening starts from.
 pub(super) struct Opening {
@@ -44,7 +47,10 @@ pub(super) fn upgrade(database: &IdbDatabase, transaction: &IdbTransaction, from
         let keeps_blobs = with_blobs && can_keep_blobs(transaction);
         put(&meta, &HAS_BLOBS.into(), &keeps_blobs.into())?;
     }
-    // A conversion from format 1 on goes here, in the order of the formats.
+    if from < 2 {
+        database.create_object_store(CHUNKS).map_err(|error| failed(&error))?;
+    }
+    // A conversion from format 2 on goes here, in the order of the formats.
     if faults.crash_at(CrashPoint::Migrating) { Err(StoreError::Closed) } else { Ok(()) }
 }
 
@@ -68,8 +74,7 @@ pub(super) async fn load(database: &IdbDatabase, content_format: u32) -> Result<
 }
 
 async fn load_and_claim(database: &IdbDatabase, content_format: u32, claim: bool) -> Result<Opening, StoreError> {
-    let stores = [META, LOG, SEGMENTS];
-    let transaction = if claim { strict(database, &stores)? } else { reading(database, &stores)? };
+    let transaction = if claim { strict(database, &CLAIMED)? } else { reading(database, &CLAIMED)? };
     let done = ended(&transaction);
     let meta = object_store(&transaction, META)?;
     let [epoch, content, blobs, note] = [EPOCH, CONTENT, HAS_BLOBS, NOTE].map(|key| get(&meta, &key.into()));
@@ -82,7 +87,7 @@ async fn load_and_claim(database: &IdbDatabase, content_format: u32, claim: bool
         return Err(StoreError::NewerFormat { found: content, supported: content_format });
     }
     if claim {
-        put_claim(&meta, before + 1.0, content_format)?;
+        put_claim(&transaction, before + 1.0, content_format)?;
     }
     let records = try_join(records(&object_store(&transaction, LOG)?)?, records(&object_store(&transaction, SEGMENTS)?)?);
     // Together, because the end of the transaction comes at once after its last answer.
@@ -99,7 +104,7 @@ async fn load_and_claim(database: &IdbDatabase, content_format: u32, claim: bool
 /// Makes an opening that could only read the one that may write. What it has read must be all there is: a record of the log is never written anew under its
 /// number while the segments stay the same.
 pub(super) async fn claim(database: &IdbDatabase, unclaimed: &Unclaimed) -> Result<(), StoreError> {
-    let transaction = strict(database, &[META, LOG, SEGMENTS])?;
+    let transaction = strict(database, &CLAIMED)?;
     let done = ended(&transaction);
     let meta = object_store(&transaction, META)?;
     let keys = |store| answered_keys(&object_store(&transaction, store)?);
@@ -108,14 +113,16 @@ pub(super) async fn claim(database: &IdbDatabase, unclaimed: &Unclaimed) -> Resu
         done.await?;
         return Err(StoreError::Fenced);
     }
-    put_claim(&meta, unclaimed.epoch + 1.0, unclaimed.content_format)?;
+    put_claim(&transaction, unclaimed.epoch + 1.0, unclaimed.content_format)?;
     database::commit(&transaction);
     done.await
 }
 
-fn put_claim(meta: &IdbObjectStore, epoch: f64, content_format: u32) -> Result<(), StoreError> {
-    put(meta, &EPOCH.into(), &epoch.into())?;
-    put(meta, &CONTENT.into(), &content_format.into())
+fn put_claim(transaction: &IdbTransaction, epoch: f64, content_format: u32) -> Result<(), StoreError> {
+    let meta = object_store(transaction, META)?;
+    put(&meta, &EPOCH.into(), &epoch.into())?;
+    put(&meta, &CONTENT.into(), &content_format.into())?;
+    put(&object_store(transaction, CHUNKS)?, &EPOCH.into(), &epoch.into())
 }
 
 fn object_store(transaction: &IdbTransaction, name: &str) -> Result<IdbObjectStore, StoreError> {

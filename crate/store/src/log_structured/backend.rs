@@ -1,6 +1,6 @@
 //! What the log-structured store asks of the place below it.
 
-use crate::{Bytes, LocalBoxFuture, StoreError};
+use crate::{Bytes, Chunks, LocalBoxFuture, StoreError};
 use std::ops::Range;
 
 /// The Blob that is kept only so that it can be deleted when storage is full.
@@ -44,10 +44,10 @@ pub(crate) struct Loaded {
     pub(crate) note: Bytes,
 }
 
-/// A place with atomic durable transactions of small records, and Blobs beside them.
+/// A place with atomic durable transactions of small records, Blobs beside them, and chunks, with which the store above has nothing to do.
 ///
 /// Nothing here may wait for the returned future to be polled before it starts, except where the caller awaits it at once, which the store always does.
-pub(crate) trait Backend: 'static {
+pub(crate) trait Backend: Chunks + 'static {
     /// Writes durably, all or nothing, if this opening is the last one.
     fn write(&self, transaction: Transaction) -> LocalBoxFuture<'static, Result<(), StoreError>>;
 

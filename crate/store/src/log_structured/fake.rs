@@ -4,7 +4,7 @@ use super::{
     LogStructured, Options,
     backend::{Backend, Loaded, Transaction, is_filler},
 };
-use crate::{Bytes, CrashPoint, Fault, Faults, LocalBoxFuture, StoreError, conformance::Ground};
+use crate::{Bytes, ChunkId, Chunks, CrashPoint, Fault, Faults, LocalBoxFuture, StoreError, chunks::part_of, conformance::Ground};
 use futures_executor::LocalSpawner;
 use futures_util::{future::poll_fn, task::LocalSpawnExt};
 use std::{
@@ -23,6 +23,7 @@ pub(super) struct Disk {
     pub(super) log: BTreeMap<u64, Bytes>,
     pub(super) segments: BTreeMap<u64, Bytes>,
     pub(super) blobs: BTreeMap<u64, Bytes>,
+    chunks: BTreeMap<ChunkId, Bytes>,
     pub(super) note: Bytes,
     /// Bytes that fit.
     pub(super) quota: Option<usize>,
@@ -97,6 +98,26 @@ impl FakeBackend {
         Box::pin(async move {
             turns(turns_to_wait).await;
             if closed.get() { Err(StoreError::Closed) } else { work(&mut disk.borrow_mut()) }
+        })
+    }
+}
+
+impl Chunks for FakeBackend {
+    fn put(&self, id: ChunkId, bytes: Bytes) -> LocalBoxFuture<'static, Result<(), StoreError>> {
+        self.later(2, move |disk| {
+            disk.chunks.entry(id).or_insert(bytes);
+            Ok(())
+        })
+    }
+
+    fn read(&self, id: ChunkId, part: Range<u32>) -> LocalBoxFuture<'static, Result<Option<Bytes>, StoreError>> {
+        self.later(1, move |disk| disk.chunks.get(&id).map(|chunk| part_of(chunk, &part)).transpose())
+    }
+
+    fn delete(&self, ids: Vec<ChunkId>) -> LocalBoxFuture<'static, Result<(), StoreError>> {
+        self.later(1, move |disk| {
+            disk.chunks.retain(|id, _| !ids.contains(id));
+            Ok(())
         })
     }
 }

@@ -9,7 +9,7 @@ use super::{
     warm_up::WarmUp,
 };
 use crate::{
-    Batch, Bytes, CrashPoint, Direction, FIRST_CONTENT, Faults, LocalBoxFuture, Stats, Store, StoreError,
+    Batch, Bytes, Chunks, CrashPoint, Direction, FIRST_CONTENT, Faults, LocalBoxFuture, Stats, Store, StoreError,
     codec::decode_batches,
     layer::{Known, Layer},
 };
@@ -314,6 +314,10 @@ impl<B: Backend> Store for LogStructured<B> {
 
     fn generation(&self) -> u64 {
         self.core.state.borrow().generation
+    }
+
+    fn chunks(&self) -> &dyn Chunks {
+        &self.core.backend
     }
 
     fn stats(&self) -> Stats {

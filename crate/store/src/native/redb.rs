@@ -1,14 +1,15 @@
-//! [`RedbStore`]: what the engine's thread sees, and the two threads behind it.
+//! [`RedbStore`]: what the engine's thread sees, and the threads behind it.
 //!
 //! The *log thread* takes every batch that waits, writes them as one record and syncs it; the *table thread* moves a full log file into redb. All three
 //! share one [`State`] behind a mutex that is held only for work in memory, and by reads: those run on the engine's thread alone, so they delay nobody.
 
 use super::{
+    chunks::{ChunkFiles, Work},
     directory::Directory,
     log::{Log, Record},
 };
 use crate::{
-    Batch, Bytes, CrashPoint, Direction, FIRST_CONTENT, Fault, Faults, LocalBoxFuture, Stats, Store, StoreError,
+    Batch, Bytes, Chunks, CrashPoint, Direction, FIRST_CONTENT, Fault, Faults, LocalBoxFuture, Stats, Store, StoreError,
     codec::{decode_batches, encode_batch},
     layer::{Known, Layer},
     merge::{Entry, Merge, Source},
@@ -20,7 +21,7 @@ use std::{
     future::ready,
     ops::Range,
     path::{Path, PathBuf},
-    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock, atomic::AtomicU64, atomic::Ordering},
+    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock, atomic::AtomicU64, atomic::Ordering, mpsc},
     thread::JoinHandle,
     time::Duration,
 };
@@ -55,12 +56,13 @@ impl Default for RedbOptions {
 /// A store in a directory of its own, for native hosts.
 pub struct RedbStore {
     shared: Arc<Shared>,
+    chunks: ChunkFiles,
     threads: Vec<JoinHandle<()>>,
     ended: Cell<Option<oneshot::Receiver<()>>>,
     keys_read: Cell<u64>,
 }
 
-struct Shared {
+pub(super) struct Shared {
     state: Mutex<State>,
     /// The log thread waits here for batches and for room.
     work: Condvar,
@@ -159,9 +161,12 @@ impl RedbStore {
         });
         let (tell, ended) = oneshot::channel();
         let running = Arc::new(Running { shared: shared.clone(), _tell: tell });
+        let (work, given) = mpsc::channel::<Work>();
+        let chunks = ChunkFiles::new(&shared.path, work)?;
+        let chunk_thread = spawn("store-chunks", &running, move |shared| given.into_iter().for_each(|work| work(shared)))?;
         let log_thread = spawn("store-log", &running, move |shared| shared.run_log(log))?;
         let table_thread = spawn("store-tables", &running, Shared::run_tables).inspect_err(|_| shared.begin_close())?;
-        Ok(Self { shared, threads: vec![log_thread, table_thread], ended: Cell::new(Some(ended)), keys_read: Cell::new(0) })
+        Ok(Self { shared, chunks, threads: vec![chunk_thread, log_thread, table_thread], ended: Cell::new(Some(ended)), keys_read: Cell::new(0) })
     }
 
     /// How often this directory was opened, this time included.
@@ -249,6 +254,16 @@ impl Shared {
     fn open_state(&self) -> Result<MutexGuard<'_, State>, StoreError> {
         let state = self.state();
         if state.closing { Err(StoreError::Closed) } else { Ok(state) }
+    }
+
+    /// What a test lets happen here; a crash ends the store's life.
+    pub(super) fn fault_at(&self, point: CrashPoint) -> Option<Fault> {
+        let fault = self.options.faults.at(point);
+        if fault == Some(Fault::Crash) {
+            self.state().crashed = true;
+            self.begin_close();
+        }
+        fault
     }
 
     fn run_log(&self, mut log: Log) {
@@ -476,6 +491,10 @@ impl Store for RedbStore {
         self.shared.state().generation
     }
 
+    fn chunks(&self) -> &dyn Chunks {
+        &self.chunks
+    }
+
     fn stats(&self) -> Stats {
         let state = self.shared.state();
         let tables = std::fs::metadata(self.shared.path.join(TABLES_FILE)).map_or(0, |metadata| metadata.len());
@@ -490,6 +509,7 @@ impl Store for RedbStore {
     }
 
     fn close(&self) -> LocalBoxFuture<'_, Result<(), StoreError>> {
+        self.chunks.close();
         self.shared.begin_close();
         let ended = self.ended.take();
         Box::pin(async move {
@@ -517,6 +537,7 @@ impl Shared {
 
 impl Drop for RedbStore {
     fn drop(&mut self) {
+        self.chunks.close();
         self.shared.begin_close();
         // Whoever called `close` has waited for the threads for as long as they wanted to: a disk that is slow must not keep a process that ends.
         if self.ended.take().is_none() {

@@ -88,6 +88,27 @@ proptest! {
 }
 
 #[test]
+fn it_keeps_chunks() {
+    block_on(conformance::keeps_chunks(&OnDisk::new()));
+}
+
+#[test]
+fn a_crash_leaves_no_half_chunk() {
+    let hit = block_on(conformance::chunks_survive_crashes(async || OnDisk::new()));
+    assert_eq!(hit, BTreeSet::from([CrashPoint::BeforeChunk, CrashPoint::AfterChunk, CrashPoint::Migrating]));
+}
+
+#[test]
+fn a_chunk_that_was_being_written_is_gone_at_the_next_opening() {
+    let ground = OnDisk::new();
+    let unfinished = ground.directory.path().join("chunks/unfinished");
+    fs::create_dir_all(ground.directory.path().join("chunks")).expect("makes it");
+    fs::write(&unfinished, "half a chunk").expect("writes");
+    drop(block_on(ground.open(Faults::default())).expect("opens"));
+    assert!(!unfinished.exists());
+}
+
+#[test]
 fn every_crash_point_is_hit() {
     use CrashPoint::*;
     let wanted = BTreeSet::from([BeforePut, BetweenPutAndCommit, BetweenCommitAndAnswer, Flushing, Migrating]);

@@ -1,0 +1,151 @@
+//! Chunks as files of the store's directory, `chunks/ab/ab12…`: written on a thread of their own under another name, synced, and renamed.
+
+use super::{
+    directory::{platform, sync_directory},
+    redb::Shared,
+};
+use crate::{
+    Bytes, ChunkId, Chunks, CrashPoint, Fault, LocalBoxFuture, StoreError,
+    chunks::{name, shorter},
+};
+use futures_channel::oneshot;
+use std::{
+    cell::RefCell,
+    fs::{self, File},
+    future::ready,
+    io::{self, Read, Seek, SeekFrom, Write},
+    ops::Range,
+    path::{Path, PathBuf},
+    sync::mpsc::Sender,
+};
+
+/// Work for the thread that writes chunks.
+pub(super) type Work = Box<dyn FnOnce(&Shared) + Send>;
+
+/// What the engine's thread has of the chunks.
+pub(super) struct ChunkFiles {
+    directory: PathBuf,
+    /// `None` once the store closes: the thread ends when it has done what it was given.
+    work: RefCell<Option<Sender<Work>>>,
+}
+
+impl ChunkFiles {
+    /// Of the store in `directory`; what is given to `work` has to be done, in its order.
+    pub(super) fn new(directory: &Path, work: Sender<Work>) -> Result<Self, StoreError> {
+        let directory = directory.join("chunks");
+        match fs::remove_file(unfinished(&directory)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(platform(error)),
+            _ => {}
+        }
+        Ok(Self { directory, work: RefCell::new(Some(work)) })
+    }
+
+    /// Takes nothing more.
+    pub(super) fn close(&self) {
+        self.work.take();
+    }
+
+    fn run(&self, work: impl FnOnce(&Shared, &Path) -> Result<(), StoreError> + Send + 'static) -> LocalBoxFuture<'static, Result<(), StoreError>> {
+        let (answer, answered) = oneshot::channel();
+        let directory = self.directory.clone();
+        let work: Work = Box::new(move |shared| {
+            let _ = answer.send(work(shared, &directory));
+        });
+        // Work that nobody takes is dropped, and its answer with it.
+        let _ = self.work.borrow().as_ref().map(|thread| thread.send(work));
+        Box::pin(async { answered.await.unwrap_or(Err(StoreError::Closed)) })
+    }
+
+    fn part(&self, id: &ChunkId, part: &Range<u32>) -> Result<Option<Bytes>, StoreError> {
+        if self.work.borrow().is_none() {
+            return Err(StoreError::Closed);
+        }
+        let mut file = match File::open(path(&self.directory, id)) {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(platform(error)),
+        };
+        let mut bytes = vec![0; part.end.saturating_sub(part.start) as usize];
+        let read = file.seek(SeekFrom::Start(part.start.into())).and_then(|_| file.read_exact(&mut bytes));
+        read.map_err(|error| if error.kind() == io::ErrorKind::UnexpectedEof { shorter() } else { platform(error) })?;
+        Ok(Some(bytes.into()))
+    }
+}
+
+fn folder(directory: &Path, id: &ChunkId) -> PathBuf {
+    directory.join(&name(id)[..2])
+}
+
+fn path(directory: &Path, id: &ChunkId) -> PathBuf {
+    folder(directory, id).join(name(id))
+}
+
+/// The one chunk that is being written.
+fn unfinished(directory: &Path) -> PathBuf {
+    directory.join("unfinished")
+}
+
+fn write(directory: &Path, id: &ChunkId, bytes: &[u8]) -> io::Result<()> {
+    let (folder, path, unfinished) = (folder(directory, id), path(directory, id), unfinished(directory));
+    if !path.try_exists()? {
+        if !folder.try_exists()? {
+            fs::create_dir_all(&folder)?;
+            sync_directory(directory)?;
+            directory.parent().map_or(Ok(()), sync_directory)?;
+        }
+        let mut file = File::create(&unfinished)?;
+        file.write_all(bytes)?;
+        file.sync_all()?;
+        fs::rename(&unfinished, &path)?;
+    }
+    // Also where it was there: the last process may have ended before this.
+    sync_directory(&folder)
+}
+
+fn remove(directory: &Path, ids: &[ChunkId]) -> io::Result<()> {
+    for id in ids {
+        match fs::remove_file(path(directory, id)) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(error),
+            Ok(()) => sync_directory(&folder(directory, id))?,
+        }
+    }
+    Ok(())
+}
+
+impl Chunks for ChunkFiles {
+    fn put(&self, id: ChunkId, bytes: Bytes) -> LocalBoxFuture<'static, Result<(), StoreError>> {
+        self.run(move |shared, directory| {
+            shared.meet_chunk(CrashPoint::BeforeChunk)?;
+            if let Err(error) = write(directory, &id, &bytes) {
+                // A full disk has room again for what is more important.
+                let _ = fs::remove_file(unfinished(directory));
+                return Err(platform(error));
+            }
+            shared.meet_chunk(CrashPoint::AfterChunk)
+        })
+    }
+
+    fn read(&self, id: ChunkId, part: Range<u32>) -> LocalBoxFuture<'static, Result<Option<Bytes>, StoreError>> {
+        Box::pin(ready(self.part(&id, &part)))
+    }
+
+    fn delete(&self, ids: Vec<ChunkId>) -> LocalBoxFuture<'static, Result<(), StoreError>> {
+        self.run(move |shared, directory| {
+            shared.meet_chunk(CrashPoint::BeforeChunk)?;
+            remove(directory, &ids).map_err(platform)?;
+            shared.meet_chunk(CrashPoint::AfterChunk)
+        })
+    }
+}
+
+impl Shared {
+    /// Where a test lets the store crash, or a write of chunks fail.
+    fn meet_chunk(&self, point: CrashPoint) -> Result<(), StoreError> {
+        match self.fault_at(point) {
+            Some(Fault::Crash) => Err(StoreError::Closed),
+            Some(Fault::Fail(error)) => Err(error),
+            None => Ok(()),
+        }
+    }
+}
