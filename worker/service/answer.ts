@@ -1,6 +1,6 @@
 // From a fetch event's Request to the engine's call, and back to a Response. The server itself writes CORS headers and judges methods and paths.
 
-import { serverLabel } from '../shared/matrix-url.ts';
+import { isMedia, serverLabel } from '../shared/matrix-url.ts';
 import { atOnce, received } from './body.ts';
 import { failureOf } from './failed.ts';
 import { Died, type EngineResponse } from './instance.ts';
@@ -11,7 +11,7 @@ const usesOfMedia: ReadonlySet<string> = new Set(['', 'audio', 'image', 'track',
 
 /** Answers `request`, whose path on this server is `path`. Never rejects. */
 export async function answer(server: Server, request: Request, path: string): Promise<Response> {
-  if (!usesOfMedia.has(request.destination) && /^\/_matrix\/(media|client\/[^/]+\/media)\//.test(path)) {
+  if (!usesOfMedia.has(request.destination) && isMedia(path)) {
     return problem(403, 'M_FORBIDDEN', 'Media is not served to frames, pages, scripts or workers.');
   }
   try {

@@ -10,15 +10,21 @@ const small = 64 * 1024;
 export class Rest {
   begun = false;
   readonly #reader: ReadableStreamDefaultReader<Uint8Array>;
+  readonly #givenUp: AbortSignal;
 
-  constructor(reader: ReadableStreamDefaultReader<Uint8Array>) {
+  constructor(reader: ReadableStreamDefaultReader<Uint8Array>, givenUp: AbortSignal) {
     this.#reader = reader;
+    this.#givenUp = givenUp;
+    // A browser may leave the stream of a request that was given up as it is.
+    givenUp.addEventListener('abort', () => { this.cancel(); }, { once: true });
   }
 
   /** The next chunk; `undefined` at the end. Rejects when the page gave the request up. */
   async next(): Promise<Uint8Array | undefined> {
     this.begun = true;
-    return (await this.#reader.read()).value;
+    const { value } = await this.#reader.read();
+    this.#givenUp.throwIfAborted();
+    return value;
   }
 
   /** Lets the browser drop what nobody will read. */
@@ -43,7 +49,7 @@ export async function received(request: Request): Promise<{ body: Uint8Array; re
     chunks.push(value);
     length += value.length;
   }
-  return { body: joined(chunks, length), rest: new Rest(reader) };
+  return { body: joined(chunks, length), rest: new Rest(reader, request.signal) };
 }
 
 function joined(chunks: Uint8Array[], length: number): Uint8Array {

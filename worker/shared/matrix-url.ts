@@ -23,6 +23,11 @@ export function matrixPath(url: string, scope: string): string | undefined {
   return undefined;
 }
 
+/** Whether a path of the homeserver is one of files: their bodies are large, and pass through as they come. */
+export function isMedia(path: string): boolean {
+  return /^\/_matrix\/(media|client\/[^/]+\/media)\//.test(path);
+}
+
 /** The first label of `hostname` when it is the name of a node, else `undefined`. */
 export function serverLabel(hostname: string): string | undefined {
   const label = hostname.split('.', 1)[0] ?? '';

@@ -37,6 +37,8 @@ pub struct Config {
     pub admin_contact: String,
     /// Bytes that any request's body may have; most endpoints take less.
     pub largest_body: usize,
+    /// Bytes that a file may have that somebody uploads.
+    pub max_upload: u64,
 }
 
 impl Default for Config {
@@ -52,6 +54,7 @@ impl Default for Config {
             public_url: None,
             admin_contact: "https://github.com/ephapse/ephapse#storage-is-full".to_owned(),
             largest_body: 2 << 20,
+            max_upload: 100 << 20,
         }
     }
 }

@@ -8,10 +8,11 @@ use crate::{
     host::Host,
     identity::{Identity, IdentityError},
     locks::{LockKey, Locks},
+    media::Uploads,
     notify::Notify,
     position::{Position, Positions, Token},
     room::Rooms,
-    router::{Entrance, LARGEST_OF_STRANGERS, Router},
+    router::{Entrance, LARGEST_OF_STRANGERS, Once, Router},
     stream::{Ground, Stream, StreamStatus, Streams},
     sync::Syncing,
     tables::{self, Change, FORMAT},
@@ -60,6 +61,7 @@ pub struct Homeserver {
     pub(crate) rate_limits: RateLimits,
     pub(crate) seen: Seen,
     pub(crate) sync: Syncing,
+    pub(crate) uploads: Uploads,
     router: Router,
     /// What the request writes that is running now.
     writes: RefCell<Option<Rc<Writes>>>,
@@ -201,6 +203,7 @@ impl Homeserver {
             rate_limits: RateLimits::default(),
             seen: Seen::default(),
             sync: Syncing::new(listed_after),
+            uploads: Uploads::default(),
             router: Router::new(),
             writes: RefCell::default(),
             panics: Cell::new(0),
@@ -215,11 +218,11 @@ impl Homeserver {
     /// refused before any of it is read.
     pub async fn handle(self: &Rc<Self>, entrance: Entrance, request: Request<Body>) -> Response<Body> {
         let mut response = if request.method() == Method::OPTIONS {
-            Response::new(Vec::new())
+            Response::new(Body::from(""))
         } else {
             match self.answer(entrance, request).await {
                 Ok(response) => response,
-                Err(error) => error.into_response(&self.config.admin_contact),
+                Err(error) => error.into_response(&self.config.admin_contact).map(Body::from),
             }
         };
         self.clear_when_due();
@@ -228,7 +231,7 @@ impl Homeserver {
         headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, HeaderValue::from_static("*"));
         headers.insert(header::ACCESS_CONTROL_ALLOW_METHODS, HeaderValue::from_static("GET, POST, PUT, DELETE, OPTIONS"));
         headers.insert(header::ACCESS_CONTROL_ALLOW_HEADERS, HeaderValue::from_static("X-Requested-With, Content-Type, Authorization"));
-        response.map(Body::from)
+        response
     }
 
     /// Behind the first answer after the start, and then once an hour, sooner when there is much to clear: nothing runs while nobody asks.
@@ -247,6 +250,9 @@ impl Homeserver {
             }
             if let Err(error) = hs.forget_ended_sessions().await {
                 tracing::warn!("user-interactive sessions that have ended stay: {error}");
+            }
+            if let Err(error) = hs.forget_abandoned_uploads().await {
+                tracing::warn!("what is left of uploads that were cut off stays: {error}");
             }
             if let Err(error) = hs.resume_purges().await {
                 tracing::warn!("rooms that nobody knows any more stay: {error}");
@@ -289,10 +295,28 @@ impl Homeserver {
         Ok(Request::from_parts(parts, body))
     }
 
-    async fn answer(self: &Rc<Self>, entrance: Entrance, request: Request<Body>) -> Result<Response<Vec<u8>>> {
+    async fn answer(self: &Rc<Self>, entrance: Entrance, request: Request<Body>) -> Result<Response<Body>> {
         if entrance == Entrance::Peer {
             return Err(Error::unrecognized());
         }
+        match self.router.once(request.method(), request.uri().path()) {
+            Some(endpoint) => self.answer_once(endpoint?, request).await,
+            None => Ok(self.answer_whole(request).await?.map(Body::from)),
+        }
+    }
+
+    /// Has a handler answer that runs once.
+    async fn answer_once(self: &Rc<Self>, endpoint: Once, request: Request<Body>) -> Result<Response<Body>> {
+        let begun = self.fresh_generation();
+        let reads_only = reads_only(request.method());
+        let answer = self.run(endpoint.handle(self.clone(), request), &Rc::new(Writes::default())).await;
+        // What takes a body waits for its writes itself, and looks again at what it stands on when the body is there, which may take long.
+        self.durable_since(if reads_only { begun } else { self.store.generation() }).await?;
+        answer
+    }
+
+    /// Has a handler answer that is given all of the request's body, and may run again.
+    async fn answer_whole(self: &Rc<Self>, request: Request<Body>) -> Result<Response<Vec<u8>>> {
         // Nothing is remembered of a request until its body is there: it may take long, and what it says counts from then on.
         let request = self.arrived(request).await?;
         let reads_only = reads_only(request.method());
@@ -302,7 +326,7 @@ impl Homeserver {
                 self.positions.found_newest(tables::NEWEST_POSITION.get(&*self.store, &()).await?.unwrap_or_default());
             }
             let writes = Rc::new(Writes::default());
-            let answer = self.run(request.clone(), &writes).await;
+            let answer = self.run(self.router.handle(self.clone(), request.clone()), &writes).await;
             let Err(error) = self.durable_since(generation).await else { return answer };
             if attempt < ATTEMPTS && (reads_only || writes.are_none()) {
                 continue;
@@ -333,8 +357,8 @@ impl Homeserver {
     }
 
     /// A panic costs one request: it is answered 500, and everything in memory is read anew from disk.
-    async fn run(self: &Rc<Self>, request: Request<Bytes>, writes: &Rc<Writes>) -> Result<Response<Vec<u8>>> {
-        let mut handling = pin!(AssertUnwindSafe(self.router.handle(self.clone(), request)).catch_unwind());
+    async fn run<T>(self: &Rc<Self>, handling: impl Future<Output = Result<Response<T>>>, writes: &Rc<Writes>) -> Result<Response<T>> {
+        let mut handling = pin!(AssertUnwindSafe(handling).catch_unwind());
         let handled = poll_fn(|context| {
             // There is one thread: what is handed in while this is polled is the request's own.
             self.writes.replace(Some(writes.clone()));
@@ -447,6 +471,11 @@ impl Homeserver {
     /// The name of this server.
     pub fn server_name(&self) -> &ServerName {
         &self.identity.server_name
+    }
+
+    /// Whether a request's body is passed on as it comes: then a mebibyte or two of it are held at a time, and not all of it.
+    pub fn takes_stream(&self, method: &Method, path: &str) -> bool {
+        *method == Method::POST && self.router.once(method, path).is_some()
     }
 
     /// Every implemented method and path, in ruma's spelling.

@@ -23,6 +23,7 @@ pub mod tables;
 
 mod client;
 mod marks;
+mod media;
 mod notify;
 mod push;
 pub mod room;

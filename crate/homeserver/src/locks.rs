@@ -28,6 +28,8 @@ pub enum LockKey {
     Profile(String),
     /// The beginning of the list of changes.
     Changes,
+    /// A chunk of files, and who uses it.
+    Chunk([u8; 32]),
     /// One request of a client that must happen once: user, device, method and path.
     Transaction(String),
 }

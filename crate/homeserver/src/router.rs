@@ -3,6 +3,7 @@
 //! Paths, methods and request types are ruma's; [`Router::new`] reads as the table of contents of what is implemented.
 
 use crate::{
+    body::Body,
     client,
     error::{Error, Result},
     homeserver::Homeserver,
@@ -76,6 +77,12 @@ type Answer = LocalBoxFuture<'static, Result<Response<Vec<u8>>>>;
 
 type Handler = Rc<dyn Fn(Asked) -> Result<Answer>>;
 
+/// The answer of a [`OnceHandler`].
+type OnceAnswer = LocalBoxFuture<'static, Result<Response<Body>>>;
+
+/// A handler that takes the request's body as it comes, which can be read once; so the handler runs once.
+type OnceHandler = Rc<dyn Fn(Asked, Body) -> Result<OnceAnswer>>;
+
 /// A request on its way into its handler. What is done with it for every endpoint alike is done here and not in [`Table`]'s generic functions, which a
 /// browser downloads and compiles once for each endpoint.
 struct Asked {
@@ -128,6 +135,19 @@ struct Endpoint {
     handler: Handler,
     callers: Callers,
     bound: Bound,
+}
+
+/// What is done for a path and method whose bodies are passed on as they come.
+#[derive(Clone)]
+struct OnceEndpoint {
+    handler: OnceHandler,
+    callers: Callers,
+}
+
+/// A request on its way into a handler that runs once.
+pub struct Once {
+    endpoint: OnceEndpoint,
+    arguments: Vec<String>,
 }
 
 /// How large a body may be.
@@ -187,6 +207,8 @@ enum Callers {
 /// Finds the endpoint of a path and method.
 pub struct Router {
     paths: matchit::Router<HashMap<Method, Endpoint>>,
+    /// Those whose bodies are passed on as they come.
+    once: matchit::Router<HashMap<Method, OnceEndpoint>>,
     /// Every path with its methods, to compare with the specification.
     listed: Vec<(Method, &'static str)>,
 }
@@ -226,13 +248,34 @@ impl Router {
         Ok(endpoint.bound.bytes(hs))
     }
 
-    fn find(&self, method: &Method, path: &str) -> Result<(Endpoint, Vec<String>)> {
-        let found = self.paths.at(path).map_err(|_| Error::unrecognized())?;
-        let method = if method == Method::HEAD { &Method::GET } else { method };
-        let endpoint = found.value.get(method).ok_or_else(Error::wrong_method)?.clone();
-        let arguments = found.params.iter().map(|(_, value)| decode(value)).collect::<Result<Vec<_>>>()?;
-        Ok((endpoint, arguments))
+    /// The endpoint of a request whose bodies are passed on as they come; `None` for all others.
+    pub fn once(&self, method: &Method, path: &str) -> Option<Result<Once>> {
+        let found = self.once.at(path).ok()?;
+        Some(chosen(found, method).map(|(endpoint, arguments)| Once { endpoint, arguments }))
     }
+
+    fn find(&self, method: &Method, path: &str) -> Result<(Endpoint, Vec<String>)> {
+        chosen(self.paths.at(path).map_err(|_| Error::unrecognized())?, method)
+    }
+}
+
+impl Once {
+    /// Answers `request`; errors are the caller's to write.
+    pub async fn handle(self, hs: Rc<Homeserver>, request: Request<Body>) -> Result<Response<Body>> {
+        let generation = hs.fresh_generation();
+        let user = authenticate(&hs, self.endpoint.callers, request.headers(), request.uri()).await?;
+        let (parts, body) = request.into_parts();
+        let asked = Asked { hs, user, request: Request::from_parts(parts, Bytes::new()), arguments: self.arguments, generation };
+        (self.endpoint.handler)(asked, body)?.await
+    }
+}
+
+/// What is done for `method`, and what the path says.
+fn chosen<E: Clone>(found: matchit::Match<'_, '_, &HashMap<Method, E>>, method: &Method) -> Result<(E, Vec<String>)> {
+    let method = if method == Method::HEAD { &Method::GET } else { method };
+    let endpoint = found.value.get(method).ok_or_else(Error::wrong_method)?.clone();
+    let arguments = found.params.iter().map(|(_, value)| decode(value)).collect::<Result<Vec<_>>>()?;
+    Ok((endpoint, arguments))
 }
 
 fn decode(segment: &str) -> Result<String> {
@@ -243,6 +286,7 @@ fn decode(segment: &str) -> Result<String> {
 #[derive(Default)]
 pub struct Table {
     paths: HashMap<&'static str, HashMap<Method, Endpoint>>,
+    once: HashMap<&'static str, HashMap<Method, OnceEndpoint>>,
     listed: Vec<(Method, &'static str)>,
 }
 
@@ -312,6 +356,44 @@ impl Table {
         self.logged_in(handler, Callers::UsersAndGuests, Bound::Parts)
     }
 
+    /// As [`Self::user`], for bodies that are passed on as they come, in both directions.
+    pub fn user_stream<R, F, A>(&mut self, handler: F) -> &mut Self
+    where
+        R: IncomingRequest + 'static,
+        F: Fn(UserCall, R, Body) -> A + 'static,
+        A: Future<Output = Result<Response<Body>>> + 'static,
+    {
+        self.stream(handler, Callers::Users)
+    }
+
+    /// As [`Self::user_stream`], for guests too.
+    pub fn guest_stream<R, F, A>(&mut self, handler: F) -> &mut Self
+    where
+        R: IncomingRequest + 'static,
+        F: Fn(UserCall, R, Body) -> A + 'static,
+        A: Future<Output = Result<Response<Body>>> + 'static,
+    {
+        self.stream(handler, Callers::UsersAndGuests)
+    }
+
+    fn stream<R, F, A>(&mut self, handler: F, callers: Callers) -> &mut Self
+    where
+        R: IncomingRequest + 'static,
+        F: Fn(UserCall, R, Body) -> A + 'static,
+        A: Future<Output = Result<Response<Body>>> + 'static,
+    {
+        let handler = move |asked: Asked, body: Body| -> Result<OnceAnswer> {
+            let parsed = parse::<R>(&asked)?;
+            Ok(Box::pin(handler(asked.user_call()?, parsed, body)))
+        };
+        let endpoint = OnceEndpoint { handler: Rc::new(handler), callers };
+        for path in R::PATH_BUILDER.all_paths() {
+            self.once.entry(path).or_default().insert(R::METHOD, endpoint.clone());
+            self.listed.push((R::METHOD, path));
+        }
+        self
+    }
+
     fn logged_in<R, F, A>(&mut self, handler: F, callers: Callers, bound: Bound) -> &mut Self
     where
         R: IncomingRequest + 'static,
@@ -357,7 +439,11 @@ impl Table {
             }
             paths.insert(path, methods).expect("paths do not conflict");
         }
-        Router { paths, listed: self.listed }
+        let mut once = matchit::Router::new();
+        for (path, methods) in self.once {
+            once.insert(path, methods).expect("each of these paths has its handlers from one call");
+        }
+        Router { paths, once, listed: self.listed }
     }
 }
 

@@ -16,12 +16,14 @@ pub use table::Table;
 pub use values::*;
 
 use crate::position::Position;
-use ruma::{OwnedDeviceId, OwnedEventId, OwnedRoomAliasId, OwnedRoomId, OwnedUserId};
+use ruma::{OwnedDeviceId, OwnedEventId, OwnedRoomAliasId, OwnedRoomId, OwnedServerName, OwnedUserId};
 
 /// A room's number on this server.
 pub type RoomSn = u32;
 /// A user's number on this server.
 pub type UserSn = u32;
+/// A file: `(server name, media id, variant)`; the variant of what was uploaded is empty.
+pub type FileKey = (OwnedServerName, String, String);
 
 /// The format of what the tables hold.
 pub const FORMAT: u32 = 1;
@@ -151,6 +153,15 @@ pub const BACKED_UP_KEYS: Table<(UserSn, u64, OwnedRoomId, String), BackedUpKey>
 
 /// What a user has not read in a room, as far as it was counted.
 pub const UNREAD: Table<(UserSn, RoomSn), Unread> = Table::new(0x70, "unread counts");
+
+/// Files.
+pub const MEDIA: Table<FileKey, Media> = Table::new(0x80, "media");
+/// The chunks of files, in their order: `(server name, media id, variant, number)`.
+pub const MEDIA_CHUNKS: Table<(OwnedServerName, String, String, u32), [u8; 32]> = Table::new(0x81, "media chunks");
+/// Which files a chunk is for: `(chunk, server name, media id, variant)`. Written before the chunk is.
+pub const CHUNK_USES: Table<([u8; 32], OwnedServerName, String, String), ()> = Table::new(0x82, "chunk uses");
+/// Files that are being uploaded or deleted, from before their first chunk is written until after the last one is deleted.
+pub const UPLOADS: Table<FileKey, ()> = Table::new(0x83, "uploads under way");
 
 #[cfg(test)]
 mod tests {

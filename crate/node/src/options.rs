@@ -76,6 +76,10 @@ pub struct Serve {
     #[arg(long, env = "HS_PRESENCE", value_enum, default_value_t = Switch::On)]
     pub presence: Switch,
 
+    /// Bytes that a file may have that somebody uploads
+    #[arg(long, env = "HS_MAX_UPLOAD", value_name = "BYTES", default_value_t = Config::default().max_upload)]
+    pub max_upload: u64,
+
     /// What is logged to standard error: off, error, warn, info, debug, trace, or one of these per module
     #[arg(long, env = "HS_LOG", value_name = "FILTER", default_value = "info")]
     pub log: String,
@@ -132,6 +136,7 @@ impl Serve {
             rate_limits: self.rate_limits == Switch::On,
             presence: self.presence == Switch::On,
             public_url: self.public_url.clone(),
+            max_upload: self.max_upload,
             ..Config::default()
         }
     }
@@ -185,6 +190,13 @@ mod tests {
     fn presence_can_be_switched_off() {
         assert!(serve(&[]).expect("valid").config().presence);
         assert!(!serve(&["--presence", "off"]).expect("valid").config().presence);
+    }
+
+    #[test]
+    fn a_file_may_have_as_many_bytes_as_is_said() {
+        assert_eq!(serve(&[]).expect("valid").config().max_upload, 100 << 20);
+        assert_eq!(serve(&["--max-upload", "5"]).expect("valid").config().max_upload, 5);
+        assert!(serve(&["--max-upload", "-1"]).is_err());
     }
 
     #[test]

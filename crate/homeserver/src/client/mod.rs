@@ -11,6 +11,7 @@ mod filters;
 pub mod interactive;
 mod key_backup;
 pub mod keys;
+mod media;
 mod membership;
 mod messages;
 mod password;
@@ -81,6 +82,7 @@ pub fn routes(table: &mut Table) {
     table.many(key_backup::put_keys).many(key_backup::put_keys_of_room).user(key_backup::put_key);
     table.user(key_backup::get_keys).user(key_backup::get_keys_of_room).user(key_backup::get_key);
     table.user(key_backup::delete_keys).user(key_backup::delete_keys_of_room).user(key_backup::delete_key);
+    table.user_stream(media::upload).guest_stream(media::download).guest_stream(media::download_as).user(media::config).user(media::old_config);
     table.user(relations::all).user(relations::by_type).user(relations::by_types);
 }
 

@@ -8,7 +8,7 @@ use ruma::api::client::discovery::{
 };
 
 /// Parts of later versions, and proposals, that clients may rely on here although the version as a whole is not claimed.
-const FEATURES: [&str; 5] = [
+const FEATURES: [&str; 6] = [
     // v1.4: receipts that are their user's alone.
     "org.matrix.msc2285.stable",
     // v1.4: receipts in threads, and unread counts for each thread in /sync.
@@ -18,6 +18,8 @@ const FEATURES: [&str; 5] = [
     "org.matrix.msc3952_intentional_mentions",
     // v1.10: relations of relations.
     "org.matrix.msc3981",
+    // v1.11: files are downloaded with an access token.
+    "org.matrix.msc3916.stable",
 ];
 
 /// Parameters of queries by the names they had in those proposals: clients that see the feature and not the version use them.

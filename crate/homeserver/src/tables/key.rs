@@ -131,7 +131,7 @@ macro_rules! identifier {
         }
     )+};
 }
-identifier!(ruma::OwnedUserId, ruma::OwnedRoomId, ruma::OwnedEventId, ruma::OwnedRoomAliasId);
+identifier!(ruma::OwnedUserId, ruma::OwnedRoomId, ruma::OwnedEventId, ruma::OwnedRoomAliasId, ruma::OwnedServerName);
 
 impl KeyPart for ruma::OwnedDeviceId {
     fn encode(&self, out: &mut Vec<u8>) {

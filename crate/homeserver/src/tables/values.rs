@@ -25,6 +25,21 @@ pub struct StoredIdentity {
     pub instance: u32,
 }
 
+/// What is known of a file.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Media {
+    /// Its bytes.
+    pub size: u64,
+    /// The type it was said to have.
+    pub content_type: Option<String>,
+    /// The name it was given.
+    pub file_name: Option<String>,
+    /// Who uploaded it, where that was here.
+    pub uploader: Option<UserSn>,
+    /// When it came here, in ms.
+    pub created: u64,
+}
+
 /// Something that a client may see.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Change {

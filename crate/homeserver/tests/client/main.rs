@@ -20,6 +20,7 @@ mod interactive;
 mod key_backup;
 mod keys;
 mod knock;
+mod media;
 mod members;
 mod membership;
 mod old_tokens;

@@ -15,8 +15,14 @@ fn versions_and_features_are_what_clients_may_rely_on() {
     let body = server.request("GET", "/_matrix/client/versions", None, None).ok();
     assert_eq!(body["versions"], json!(["r0.6.1", "v1.1"]));
     let features = body["unstable_features"].as_object().expect("features");
-    let expected =
-        ["org.matrix.msc2285.stable", "org.matrix.msc3771", "org.matrix.msc3773", "org.matrix.msc3952_intentional_mentions", "org.matrix.msc3981"];
+    let expected = [
+        "org.matrix.msc2285.stable",
+        "org.matrix.msc3771",
+        "org.matrix.msc3773",
+        "org.matrix.msc3916.stable",
+        "org.matrix.msc3952_intentional_mentions",
+        "org.matrix.msc3981",
+    ];
     assert_eq!(features.keys().collect::<Vec<_>>(), expected);
     assert!(features.values().all(|feature| feature == true));
     // Also for those who say who they are.

@@ -22,6 +22,9 @@ const PART_OF_ONE: usize = 8;
 /// Bytes of a body that count for nothing, so that ordinary requests go on whatever large ones there are.
 const SMALL: usize = 64 << 10;
 
+/// Bytes that are held of a body that is passed on as it comes: what is being stored, and what has arrived behind it.
+const STREAMED: usize = 2 << 20;
+
 /// Bytes of all large bodies at a time.
 const MOST_BUFFERED: usize = 128 << 20;
 
@@ -124,6 +127,8 @@ pub struct Room(Rc<Cell<usize>>);
 /// What one request has taken of it, given back when the request has been answered.
 pub struct Share {
     room: Room,
+    /// Bytes of it that are held at a time at most.
+    most: usize,
     received: Cell<usize>,
     taken: Cell<usize>,
 }
@@ -134,16 +139,25 @@ impl Room {
         Self(Rc::new(Cell::new(MOST_BUFFERED)))
     }
 
-    /// What a new request takes: nothing yet.
+    /// What a new request takes whose body is gathered: nothing yet.
     pub fn share(&self) -> Share {
-        Share { room: self.clone(), received: Cell::new(0), taken: Cell::new(0) }
+        self.share_of(usize::MAX)
+    }
+
+    /// What a new request takes whose body is passed on as it comes.
+    pub fn share_of_stream(&self) -> Share {
+        self.share_of(STREAMED)
+    }
+
+    fn share_of(&self, most: usize) -> Share {
+        Share { room: self.clone(), most, received: Cell::new(0), taken: Cell::new(0) }
     }
 }
 
 impl Share {
     /// Takes room for so many bytes more; `false` when there is none.
     pub fn take(&self, bytes: usize) -> bool {
-        self.received.set(self.received.get() + bytes);
+        self.received.set(self.received.get().saturating_add(bytes).min(self.most));
         let more = self.received.get().saturating_sub(SMALL) - self.taken.get();
         let Some(left) = self.room.0.get().checked_sub(more) else { return false };
         self.room.0.set(left);
@@ -213,5 +227,8 @@ mod tests {
         assert!(small.take(SMALL / 2) && small.take(SMALL / 2));
         drop(shares);
         assert_eq!(room.0.get(), MOST_BUFFERED);
+        // Of what is passed on little is held, however long it is.
+        let streams: Vec<_> = std::iter::repeat_with(|| room.share_of_stream()).take_while(|share| (0..100).all(|_| share.take(large))).collect();
+        assert_eq!(streams.len(), MOST_BUFFERED / (STREAMED - SMALL));
     }
 }

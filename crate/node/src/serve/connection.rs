@@ -181,7 +181,8 @@ struct GivenUp;
 /// Has the homeserver answer.
 async fn answer(serving: Serving, request: Request<Incoming>, place: Rc<Place>, running: watch::Receiver<bool>) -> Result<Response<Body>, GivenUp> {
     let Serving { homeserver, room } = serving;
-    let incomplete = Rc::new(Incomplete::new(room.share()));
+    let streams = homeserver.takes_stream(request.method(), request.uri().path());
+    let incomplete = Rc::new(Incomplete::new(if streams { room.share_of_stream() } else { room.share() }));
     let request = request.map(|body| Body::stream(Arriving::new(body, running.clone(), incomplete.clone())));
     if matches!(*request.method(), Method::GET | Method::HEAD | Method::OPTIONS) {
         // When the client goes away hyper drops this future, and with it a sync that is held for nobody.

@@ -1,0 +1,77 @@
+//! What uploads have left that came to nothing: cut off by their client, by a limit, by a full disk or by the end of the last run.
+
+use crate::{
+    error::Result,
+    homeserver::Homeserver,
+    locks::LockKey,
+    tables::{self, FileKey},
+};
+use async_lock::MutexGuardArc;
+use ephapse_store::{Batch, ChunkId, Direction};
+use std::collections::BTreeSet;
+
+/// Chunks that go at a time.
+const AT_ONCE: usize = 64;
+
+impl Homeserver {
+    /// Deletes what is left of uploads of earlier runs.
+    pub(crate) async fn forget_abandoned_uploads(&self) -> Result<()> {
+        for (key, ()) in tables::UPLOADS.scan(self.store(), &(), Direction::Forward, usize::MAX).await? {
+            if !self.uploads.under_way.borrow().contains(&key) {
+                self.forget_upload(&key).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Deletes what is left of an upload that has not become a file; a crash leaves the rest for the next time.
+    pub(super) async fn forget_upload(&self, key: &FileKey) -> Result<()> {
+        if tables::UPLOADS.get(self.store(), key).await?.is_none() {
+            return Ok(());
+        }
+        loop {
+            let chunks = tables::MEDIA_CHUNKS.scan(self.store(), key, Direction::Forward, AT_ONCE).await?;
+            let mut batch = Batch::new();
+            batch.set_frees_space();
+            let ids: BTreeSet<ChunkId> = chunks.iter().map(|(_, id)| *id).collect();
+            let _locks = self.lock_chunks(&ids).await;
+            // First, since it makes the room that the batch needs.
+            self.delete_unused(key, &ids).await?;
+            for id in &ids {
+                tables::CHUNK_USES.delete(&mut batch, &(*id, key.0.clone(), key.1.clone(), key.2.clone()));
+            }
+            for (chunk, _) in &chunks {
+                tables::MEDIA_CHUNKS.delete(&mut batch, chunk);
+            }
+            let is_last = chunks.len() < AT_ONCE;
+            if is_last {
+                tables::UPLOADS.delete(&mut batch, key);
+            }
+            self.submit(batch, Vec::new())?.durable().await?;
+            if is_last {
+                return Ok(());
+            }
+        }
+    }
+
+    /// In their order, so that two who want the same ones do not wait for each other.
+    async fn lock_chunks(&self, ids: &BTreeSet<ChunkId>) -> Vec<MutexGuardArc<()>> {
+        let mut locks = Vec::new();
+        for id in ids {
+            locks.push(self.lock(LockKey::Chunk(*id)).await);
+        }
+        locks
+    }
+
+    /// Deletes those chunks that only the file `key` uses.
+    async fn delete_unused(&self, key: &FileKey, ids: &BTreeSet<ChunkId>) -> Result<()> {
+        let mut unused = Vec::new();
+        for id in ids {
+            let uses = tables::CHUNK_USES.scan(self.store(), id, Direction::Forward, 2).await?;
+            if uses.iter().all(|((_, server, media_id, variant), ())| (server, media_id, variant) == (&key.0, &key.1, &key.2)) {
+                unused.push(*id);
+            }
+        }
+        if unused.is_empty() { Ok(()) } else { Ok(self.store().chunks().delete(unused).await?) }
+    }
+}
