@@ -77,6 +77,12 @@ impl Homeserver {
         Ok(found)
     }
 
+    /// The number of a user who has an account here, or had one: a deactivated one stays.
+    pub async fn find_account(&self, id: &UserId) -> Result<Option<UserSn>> {
+        let Some(sn) = self.find_user(id).await?.filter(|_| self.is_local(id)) else { return Ok(None) };
+        Ok(tables::ACCOUNTS.get(self.store(), &sn).await?.map(|_| sn))
+    }
+
     /// The number of a user, given now if the user was not known. The number is written before whatever its receiver writes with it.
     pub async fn intern_user(&self, id: &UserId) -> Result<UserSn> {
         if let Some(sn) = self.find_user(id).await? {

@@ -1,9 +1,12 @@
 //! Keys of devices (Client-Server API, Key management API).
 
 use crate::{
+    account::confirm,
+    members::act,
+    rooms::room,
     signing::{Key, device_keys, one_time_key},
     slow::SlowStore,
-    support::{Answer, TestServer, TestUser, config},
+    support::{Answer, PASSWORD, TestServer, TestUser, config},
 };
 use ephapse_store::{StoreError, unreliable::UnreliableStore};
 use futures_util::future::join_all;
@@ -129,7 +132,7 @@ fn devices_are_shown_as_they_were_uploaded_with_their_names() {
     assert_eq!(found[&bob.device], expected);
     assert_eq!(found["TABLET"]["unsigned"], json!({}));
     let found = query(json!({ &bob.id: ["TABLET", "GONE"], "@nobody:test.example": [], "@carol:elsewhere.example": [] }));
-    assert_eq!(found["device_keys"].as_object().expect("users").keys().collect::<Vec<_>>(), [&bob.id]);
+    assert_eq!(found["device_keys"].as_object().expect("users").keys().collect::<Vec<_>>(), [&bob.id, "@nobody:test.example"]);
     assert_eq!(found["device_keys"][&bob.id].as_object().expect("devices").keys().collect::<Vec<_>>(), ["TABLET"]);
     assert_eq!(found["failures"].as_object().expect("servers").keys().collect::<Vec<_>>(), ["elsewhere.example"]);
 }
@@ -154,6 +157,32 @@ fn one_time_keys_are_given_in_the_order_of_upload_then_the_fallback_key_again_an
     }
     let nothing = server.post(&alice, CLAIM, json!({ "one_time_keys": { &bob.id: { &bob.device: "other", "GONE": "signed_curve25519" } } })).ok();
     assert_eq!(nothing, json!({ "one_time_keys": {} }));
+}
+
+/// matrix-sdk-crypto asked 666 times in ten seconds for the keys of somebody whose name was mistyped in an invitation, since no answer spoke of them.
+#[test]
+fn every_user_whose_keys_are_asked_for_is_in_the_answer() {
+    let server = TestServer::new();
+    let [alice, bob, gone] = ["alice", "bob", "gone"].map(|name| server.register(name));
+    confirm(&server, &gone, "POST", "/_matrix/client/v3/account/deactivate", json!({}), PASSWORD).ok();
+    // Somebody without an account of whom the server has heard all the same.
+    let id = room(&server, &alice, json!({}));
+    act(&server, &alice, &id, "ban", json!({ "user_id": "@banned:test.example" })).ok();
+    let locals = [bob.id.as_str(), gone.id.as_str(), "@banned:test.example", "@nobody:test.example"];
+    let remotes = ["@carol:elsewhere.example", "@dave:elsewhere.example:8448", "@erin:elsewhere.example"];
+    let asked: serde_json::Map<String, Value> = locals.iter().chain(&remotes).map(|user| ((*user).to_owned(), json!([]))).collect();
+    let found = server.post(&alice, QUERY, json!({ "device_keys": asked })).ok();
+    for user in locals {
+        assert_eq!(found["device_keys"][user], json!({}), "{user}");
+    }
+    let failed: Vec<&String> = found["failures"].as_object().expect("servers").keys().collect();
+    assert_eq!(failed, ["elsewhere.example", "elsewhere.example:8448"]);
+
+    // Of a claim who has no key is left out, as the specification has it; servers that cannot be asked are named all the same.
+    let asked: serde_json::Map<String, Value> =
+        locals.iter().chain(&remotes).map(|user| ((*user).to_owned(), json!({ "D": "signed_curve25519" }))).collect();
+    let claimed = server.post(&alice, CLAIM, json!({ "one_time_keys": asked })).ok();
+    assert_eq!((&claimed["one_time_keys"], &claimed["failures"]), (&json!({}), &found["failures"]));
 }
 
 #[test]

@@ -1,4 +1,6 @@
 //! `POST /_matrix/client/v3/keys/claim`: each one-time key is given out once, in the order of upload; then the fallback key, again and again.
+//!
+//! Who has no key to give is left out, as the specification has it: clients remember that, and ask the device again only after a while.
 
 use super::{
     MOST,
