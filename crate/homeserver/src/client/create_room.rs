@@ -1,10 +1,10 @@
 //! `POST /_matrix/client/v3/createRoom` (Client-Server API, "Creation"): every event of a new room in one batch.
 
-use super::{aliases, canonical, content, member_content, object};
+use super::{aliases, canonical, content, invite_content, member_content, object};
 use crate::{
     error::{Error, Result},
     locks::LockKey,
-    room::{Draft, NewRoom, Stop, Write},
+    room::{Draft, Invitee, NewRoom, Stop, Write},
     router::UserCall,
     tables,
     turns::Turns,
@@ -22,8 +22,9 @@ use ruma::{
     events::StateEventType,
     room_version_rules::RoomVersionRules,
 };
+use serde::Deserialize;
 use serde_json::json;
-use std::collections::HashMap;
+use std::{borrow::Cow, collections::HashMap};
 
 /// Events of `initial_state` and invitations together.
 const MOST_EVENTS: usize = 5_000;
@@ -109,14 +110,15 @@ pub async fn create_room(call: UserCall, request: Request) -> Result<Response> {
         wanted.push(Wanted::new(StateEventType::RoomTopic, topic)?);
     }
 
-    let join = member_content(hs, call.session.user, &creator, "join", None).await?;
+    let join = member_content(hs, call.session.user, "join", None).await?;
     // At hand when the events are made, so that none of many members is asked for then.
     let mut users = HashMap::from([(creator.clone(), call.session.user)]);
+    let mut invitees = HashMap::new();
     let mut invites = Vec::new();
     for user in &request.invite {
-        let sn = hs.intern_user(user).await?;
-        users.insert(user.clone(), sn);
-        let mut content = member_content(hs, sn, user, "invite", None).await?;
+        users.extend(hs.find_account(user).await?.map(|sn| (user.clone(), sn)));
+        invitees.insert(user.clone(), hs.invitee(user).await?);
+        let mut content = invite_content(hs, user, None).await?;
         if request.is_direct {
             content.insert("is_direct".to_owned(), CanonicalJsonValue::Bool(true));
         }
@@ -125,9 +127,17 @@ pub async fn create_room(call: UserCall, request: Request) -> Result<Response> {
     }
     for event in wanted.iter().filter(|event| event.event_type == StateEventType::RoomMember) {
         let Ok(user) = UserId::parse(&*event.state_key) else { continue };
+        turns.step().await;
+        if is_invite(&event.content) {
+            let invitee = hs.invitee(&user).await?;
+            invitees.insert(user.clone(), invitee);
+            if invitee != Invitee::Reached {
+                // It will be refused, and nothing of it kept.
+                continue;
+            }
+        }
         let sn = hs.intern_user(&user).await?;
         users.insert(user, sn);
-        turns.step().await;
     }
     let fill = async |write: &mut Write<'_>| -> Result<(), Stop> {
         write.send(Draft::state(creator.clone(), StateEventType::RoomMember, creator.as_str(), join.clone()))?;
@@ -150,7 +160,7 @@ pub async fn create_room(call: UserCall, request: Request) -> Result<Response> {
         Ok(())
     };
     let events = 2 + wanted.len() + invites.len();
-    let new = NewRoom { creator: creator.clone(), version, content: create, users, events };
+    let new = NewRoom { creator: creator.clone(), version, content: create, users, invitees, events };
     let room = hs.create_room(new, call.raw.generation, fill).await?;
     Ok(Response::new(room.id.clone()))
 }
@@ -230,6 +240,14 @@ fn power_levels(request: &Request, rules: Option<&RoomVersionRules>, creator: &O
         levels.extend(object(given.json().get())?);
     }
     Ok(levels)
+}
+
+fn is_invite(content: &str) -> bool {
+    #[derive(Deserialize)]
+    struct Member<'a> {
+        membership: Cow<'a, str>,
+    }
+    serde_json::from_str::<Member<'_>>(content).is_ok_and(|member| member.membership == "invite")
 }
 
 fn initial_state(json: &str) -> Result<Wanted> {

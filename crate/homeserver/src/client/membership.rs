@@ -1,6 +1,6 @@
 //! Membership: join, leave, invite, kick, ban, unban, knock, forget (Client-Server API, "Room membership").
 
-use super::member_content;
+use super::{bare_member_content, invite_content, member_content};
 use crate::{
     error::{Error, Result},
     homeserver::Homeserver,
@@ -49,7 +49,7 @@ pub async fn join_by_id(call: UserCall, request: join_room_by_id::v3::Request) -
 pub async fn knock(call: UserCall, request: knock_room::v3::Request) -> Result<knock_room::v3::Response> {
     let (hs, session) = (&call.hs, &call.session);
     let room = find(hs, &request.room_id_or_alias).await?;
-    let content = member_content(hs, session.user, &session.user_id, "knock", request.reason).await?;
+    let content = member_content(hs, session.user, "knock", request.reason).await?;
     let draft = Draft::state(session.user_id.clone(), StateEventType::RoomMember, session.user_id.as_str(), content);
     let knock = |write: &mut Write<'_>| {
         if let Some(own) = write.member(session.user)?.filter(|own| own.kind == MembershipKind::Knock) {
@@ -84,7 +84,7 @@ async fn join_room(call: &UserCall, room: &Rc<RoomInfo>, reason: Option<String>)
     if own.as_ref().is_some_and(|own| own.kind == MembershipKind::Join) {
         return Ok(());
     }
-    let content = member_content(hs, call.session.user, user, "join", reason).await?;
+    let content = member_content(hs, call.session.user, "join", reason).await?;
     let let_in_by = let_in_by(hs, &call.session, room).await?;
     send(call, room, Draft { let_in_by, ..Draft::state(user.clone(), StateEventType::RoomMember, user.as_str(), content) }).await
 }
@@ -175,8 +175,7 @@ pub async fn invite(call: UserCall, request: invite_user::v3::Request) -> Result
     };
     let hs = &call.hs;
     let room = hs.room_for(&request.room_id).await?;
-    let sn = hs.intern_user(&invite.user_id).await?;
-    let content = member_content(hs, sn, &invite.user_id, "invite", invite.reason).await?;
+    let content = invite_content(hs, &invite.user_id, invite.reason).await?;
     set(&call, &room, &invite.user_id, content).await?;
     Ok(invite_user::v3::Response::new())
 }
@@ -191,7 +190,7 @@ pub async fn leave(call: UserCall, request: leave_room::v3::Request) -> Result<l
         None => return Err(Error::forbidden("you are not in this room")),
         Some(_) => {}
     }
-    set(&call, &room, &call.session.user_id.clone(), bare("leave", request.reason)).await?;
+    set(&call, &room, &call.session.user_id.clone(), bare_member_content("leave", request.reason)).await?;
     Ok(leave_room::v3::Response::new())
 }
 
@@ -202,14 +201,14 @@ pub async fn kick(call: UserCall, request: kick_user::v3::Request) -> Result<kic
     if !matches!(target, Some(MembershipKind::Join | MembershipKind::Invite | MembershipKind::Knock)) {
         return Err(Error::forbidden(format!("{} is not in this room", request.user_id)));
     }
-    set(&call, &room, &request.user_id, bare("leave", request.reason)).await?;
+    set(&call, &room, &request.user_id, bare_member_content("leave", request.reason)).await?;
     Ok(kick_user::v3::Response::new())
 }
 
 /// `POST /rooms/{roomId}/ban`
 pub async fn ban(call: UserCall, request: ban_user::v3::Request) -> Result<ban_user::v3::Response> {
     let room = call.hs.room_for(&request.room_id).await?;
-    set(&call, &room, &request.user_id, bare("ban", request.reason)).await?;
+    set(&call, &room, &request.user_id, bare_member_content("ban", request.reason)).await?;
     Ok(ban_user::v3::Response::new())
 }
 
@@ -219,7 +218,7 @@ pub async fn unban(call: UserCall, request: unban_user::v3::Request) -> Result<u
     if membership_of(&call.hs, &room, &request.user_id).await? != Some(MembershipKind::Ban) {
         return Err(Error::forbidden(format!("{} is not banned", request.user_id)));
     }
-    set(&call, &room, &request.user_id, bare("leave", request.reason)).await?;
+    set(&call, &room, &request.user_id, bare_member_content("leave", request.reason)).await?;
     Ok(unban_user::v3::Response::new())
 }
 
@@ -250,13 +249,6 @@ pub async fn forget(call: UserCall, request: forget_room::v3::Request) -> Result
 async fn membership_of(hs: &Homeserver, room: &RoomInfo, user: &UserId) -> Result<Option<MembershipKind>> {
     let Some(user) = hs.find_user(user).await? else { return Ok(None) };
     Ok(tables::MEMBERSHIPS.get(hs.store(), &(user, room.sn)).await?.map(|membership| membership.kind))
-}
-
-fn bare(membership: &str, reason: Option<String>) -> CanonicalJsonObject {
-    let reason = reason.map(|reason| ("reason".to_owned(), CanonicalJsonValue::String(reason)));
-    let mut content: CanonicalJsonObject = reason.into_iter().collect();
-    content.insert("membership".to_owned(), CanonicalJsonValue::String(membership.to_owned()));
-    content
 }
 
 /// Sends a member event for `target`; the auth rules say whether the caller may.

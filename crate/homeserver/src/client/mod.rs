@@ -112,15 +112,25 @@ fn canonical(object: &CanonicalJsonObject) -> String {
     serde_json::to_string(object).expect("canonical JSON can be written")
 }
 
-/// The content of a member event, with the user's profile where it is theirs to show.
-async fn member_content(hs: &Homeserver, sn: UserSn, user: &UserId, membership: &str, reason: Option<String>) -> Result<CanonicalJsonObject> {
-    let mut content = CanonicalJsonObject::new();
-    content.insert("membership".to_owned(), CanonicalJsonValue::String(membership.to_owned()));
-    if let Some(reason) = reason {
-        content.insert("reason".to_owned(), CanonicalJsonValue::String(reason));
-    }
-    if hs.is_local(user) {
-        content.extend(profile::shown_in_rooms(hs, sn).await?);
-    }
+/// The content of a member event, with the profile of its user, who has an account here.
+async fn member_content(hs: &Homeserver, user: UserSn, membership: &str, reason: Option<String>) -> Result<CanonicalJsonObject> {
+    let mut content = bare_member_content(membership, reason);
+    content.extend(profile::shown_in_rooms(hs, user).await?);
     Ok(content)
+}
+
+/// The content of an invitation. Whom it cannot reach has no profile here, and no number yet.
+async fn invite_content(hs: &Homeserver, user: &UserId, reason: Option<String>) -> Result<CanonicalJsonObject> {
+    match hs.find_account(user).await? {
+        Some(user) => member_content(hs, user, "invite", reason).await,
+        None => Ok(bare_member_content("invite", reason)),
+    }
+}
+
+/// The content of a member event that says no more than the membership.
+fn bare_member_content(membership: &str, reason: Option<String>) -> CanonicalJsonObject {
+    let reason = reason.map(|reason| ("reason".to_owned(), CanonicalJsonValue::String(reason)));
+    let mut content: CanonicalJsonObject = reason.into_iter().collect();
+    content.insert("membership".to_owned(), CanonicalJsonValue::String(membership.to_owned()));
+    content
 }

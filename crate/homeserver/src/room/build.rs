@@ -10,10 +10,8 @@ use super::{
     write::{Stop, Write},
 };
 use crate::{error::Error, tables::Extremity};
-use http::StatusCode;
 use ruma::{
-    CanonicalJsonObject, CanonicalJsonValue, MilliSecondsSinceUnixEpoch, OwnedDeviceId, OwnedEventId, OwnedUserId, UInt, UserId,
-    api::error::ErrorKind,
+    CanonicalJsonObject, CanonicalJsonValue, MilliSecondsSinceUnixEpoch, OwnedDeviceId, OwnedEventId, OwnedUserId, UInt,
     events::{StateEventType, TimelineEventType},
     state_res::auth_types_for_event,
 };
@@ -73,9 +71,8 @@ impl Write<'_> {
     /// Builds, hashes, signs and authorizes an event at the end of the room, and appends it.
     ///
     /// # Errors
-    /// 403 M_FORBIDDEN with the rule's reason when the auth rules refuse it; 403 M_INVITE_BLOCKED; 403
-    /// M_GUEST_ACCESS_FORBIDDEN; 413 M_TOO_LARGE; 400 M_BAD_JSON for power levels of the
-    /// wrong shape; what [`Self::relation_refused`] says.
+    /// 403 M_FORBIDDEN with the rule's reason when the auth rules refuse it; 403 M_GUEST_ACCESS_FORBIDDEN; 413 M_TOO_LARGE; 400 M_BAD_JSON for power
+    /// levels of the wrong shape; what [`Self::relation_refused`] and [`Self::invite_refused`] say.
     pub fn send(&mut self, mut draft: Draft) -> Result<Rc<Event>, Stop> {
         let before = self.state_at_end()?;
         // Asked before anything is signed, so that what has to be read for it is; said only to those who may send the event at all.
@@ -113,15 +110,6 @@ impl Write<'_> {
         let create = create.map(|position| self.event(position)).transpose()?;
         let create = create.ok_or_else(|| Error::Internal(format!("{} has no create event", self.room.id)))?;
         Ok(power::check_shape(create.pdu.clone(), levels, &self.room.rules.authorization).map_err(Error::bad_json)?)
-    }
-
-    /// Who wants no invitations gets none ("Invite permission").
-    fn invite_refused(&self, draft: &Draft) -> Result<Option<Error>, Stop> {
-        let is_invite = draft.event_type == TimelineEventType::RoomMember
-            && draft.content.get("membership").and_then(CanonicalJsonValue::as_str) == Some("invite");
-        let Some(user) = draft.state_key.as_deref().filter(|_| is_invite).and_then(|user| UserId::parse(user).ok()) else { return Ok(None) };
-        let is_blocked = self.hs.is_local(&user) && self.blocks_invites(self.user_sn(&user)?)?;
-        Ok(is_blocked.then(|| Error::new(StatusCode::FORBIDDEN, ErrorKind::InviteBlocked, format!("{user} wants no invitations"))))
     }
 
     /// What a new event is built on: the newest extremities.

@@ -3,6 +3,7 @@
 use super::{
     append::Verdict,
     build::refused,
+    invitee::Invitee,
     pdu::Pdu,
     rooms::RoomInfo,
     sign::NewPdu,
@@ -43,6 +44,8 @@ pub struct NewRoom {
     pub content: CanonicalJsonObject,
     /// Those whose memberships it begins with.
     pub users: HashMap<OwnedUserId, UserSn>,
+    /// Those whom it invites.
+    pub invitees: HashMap<OwnedUserId, Invitee>,
     /// How many events it begins with, about.
     pub events: usize,
 }
@@ -58,7 +61,7 @@ impl Homeserver {
         generation: u64,
         mut fill: impl AsyncFnMut(&mut Write<'_>) -> Result<(), Stop>,
     ) -> Result<Rc<RoomInfo>> {
-        let NewRoom { creator, version, content, users, events } = new;
+        let NewRoom { creator, version, content, users, invitees, events } = new;
         let unsupported = || {
             let kind = ruma::api::error::ErrorKind::UnsupportedRoomVersion;
             Error::new(http::StatusCode::BAD_REQUEST, kind, format!("room version {version} is not known here"))
@@ -91,7 +94,7 @@ impl Homeserver {
             create = sign(self.rooms.next_creation(self.host.now()))?;
         }
         let info = Rc::new(RoomInfo { sn: self.rooms.next_sn(), id: create.room_id.clone(), version, rules });
-        self.write_new_room(&info, generation, events, users, async |write: &mut Write<'_>| {
+        self.write_new_room(&info, generation, events, users, invitees, async |write: &mut Write<'_>| {
             write.begin(create.clone())?;
             fill(write).await
         })

@@ -12,6 +12,7 @@ mod create;
 mod erased;
 mod event;
 mod guests;
+mod invitee;
 #[cfg(test)]
 mod model;
 mod pdu;
@@ -41,6 +42,7 @@ pub use self::{
     client_event::Format,
     create::{NewRoom, VERSIONS},
     event::Event,
+    invitee::Invitee,
     pdu::{
         EventReference, MAX_AUTH_EVENTS, MAX_ID_BYTES, MAX_PDU_BYTES, MAX_PREV_EVENTS, Pdu, PduError, ReceivedPdu, StateKey, max_depth,
         room_id_of_create,

@@ -6,6 +6,7 @@
 
 use super::{
     event::Event,
+    invitee::Invitee,
     resolution::Resolutions,
     rooms::RoomInfo,
     state_tree::{self, Missing, Node, NodeId},
@@ -52,8 +53,8 @@ pub enum Need {
     WaitingRedactions(OwnedEventId),
     /// The newest annotation of an event with a fingerprint.
     Annotation(OwnedEventId, [u8; 16]),
-    /// Whether a user of this server wants no invitations.
-    BlocksInvites(UserSn),
+    /// What would become of an invitation of a user.
+    Invitee(OwnedUserId),
     /// Whether a user is a guest of this server.
     Guest(UserSn),
     /// The newest accepted state events, this many, that have the event at a position among their auth events.
@@ -102,7 +103,7 @@ struct Known {
     relations: HashMap<OwnedEventId, Vec<(Position, IndirectRelation)>>,
     waiting_redactions: HashMap<OwnedEventId, Vec<(UserSn, Position)>>,
     annotations: HashMap<(OwnedEventId, [u8; 16]), Option<Position>>,
-    blocks_invites: HashMap<UserSn, bool>,
+    invitees: HashMap<OwnedUserId, Invitee>,
     guests: HashMap<UserSn, bool>,
     citing: HashMap<Position, (Vec<Position>, bool)>,
     resolutions: Resolutions,
@@ -150,22 +151,23 @@ impl Homeserver {
         Ok(answer)
     }
 
-    /// Decides and writes the first events of a room that nobody else knows of yet, about `events` of them, which concern `users`. Many are decided on in
-    /// turns: others go on between them ([`Write::turn`]), and the room takes its positions some way behind theirs, so that in the end it is still newer
-    /// than all they did.
+    /// Decides and writes the first events of a room that nobody else knows of yet, about `events` of them, which concern `users` and invite `invitees`.
+    /// Many are decided on in turns: others go on between them ([`Write::turn`]), and the room takes its positions some way behind theirs, so that in the
+    /// end it is still newer than all they did.
     pub(super) async fn write_new_room<T>(
         &self,
         room: &Rc<RoomInfo>,
         generation: u64,
         events: usize,
         users: HashMap<OwnedUserId, UserSn>,
+        invitees: HashMap<OwnedUserId, Invitee>,
         mut decide: impl AsyncFnMut(&mut Write<'_>) -> Result<T, Stop>,
     ) -> Result<T> {
         let is_long = events > turns::STEPS;
         // Two at once would have to know of each other's positions.
         let guard = if is_long { Some(self.lock(LockKey::LongCreation).await) } else { None };
         let mut ahead = if is_long { POSITIONS_AHEAD } else { 0 };
-        let mut known = Known { users, ..Known::default() };
+        let mut known = Known { users, invitees, ..Known::default() };
         for _ in 0..ROUNDS {
             let base = Position(self.positions.given().0 + ahead);
             let turns = is_long.then(|| Turns::new(&*self.host));
@@ -264,8 +266,9 @@ impl Homeserver {
                     let found = tables::ANNOTATIONS.get(self.store(), &(room.sn, id.clone(), fingerprint)).await?;
                     known.annotations.insert((id, fingerprint), found);
                 }
-                Need::BlocksInvites(user) => {
-                    known.blocks_invites.insert(user, self.blocks_invites(user).await?);
+                Need::Invitee(user) => {
+                    let invitee = self.invitee(&user).await?;
+                    known.invitees.insert(user, invitee);
                 }
                 Need::Guest(user) => {
                     known.guests.insert(user, self.is_guest(user).await?);
@@ -438,9 +441,9 @@ impl Write<'_> {
         self.known.annotations.get(&key).copied().ok_or(Need::Annotation(key.0, key.1))
     }
 
-    /// Whether a user of this server wants no invitations.
-    pub(super) fn blocks_invites(&self, user: UserSn) -> Result<bool, Need> {
-        self.known.blocks_invites.get(&user).copied().ok_or(Need::BlocksInvites(user))
+    /// What would become of an invitation of a user.
+    pub(super) fn invitee(&self, user: &UserId) -> Result<Invitee, Need> {
+        self.known.invitees.get(user).copied().ok_or_else(|| Need::Invitee(user.to_owned()))
     }
 
     /// Whether a user is a guest of this server.

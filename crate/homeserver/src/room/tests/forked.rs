@@ -232,7 +232,7 @@ pub(super) fn begun(server: &TestServer, version: &RoomVersionId, create: &Pdu) 
             tables::ROOMS.put(&mut write.batch, &written.sn, &Room { id: written.id.clone(), version: written.version.clone() });
             write.begin(create.clone())
         };
-        hs.write_new_room(&written, 0, 1, HashMap::new(), begin).await
+        hs.write_new_room(&written, 0, 1, HashMap::new(), HashMap::new(), begin).await
     };
     server.run(written).expect("a room");
     room

@@ -4,8 +4,17 @@ use super::{
     super::{Draft, Write},
     forked::{Forked, object},
 };
-use ruma::{OwnedUserId, RoomVersionId, events::StateEventType};
+use ruma::{RoomVersionId, events::StateEventType};
 use serde_json::json;
+
+/// Bob of the other server invites many of its users.
+fn invite_many(forked: &Forked, many: usize) {
+    for n in 0..many {
+        let invite = object(&json!({ "membership": "invite" }));
+        let invite = Draft::state(forked.remote.user("bob"), StateEventType::RoomMember, forked.remote.user(&format!("u{n}")).as_str(), invite);
+        forked.receive(forked.remote_event(invite, &forked.end()));
+    }
+}
 
 /// Each membership cost a round of the whole decision, and past some thousand of them the event could never be received.
 #[test]
@@ -16,16 +25,9 @@ fn a_merge_that_changes_many_memberships_is_decided_in_few_rounds() {
     let mut levels = forked.server.get(&forked.alice, &path).ok();
     levels["users"]["@eve:other.example"] = json!(100);
     forked.server.put(&forked.alice, &path, levels.clone()).ok();
-    let bob = forked.server.register("bob");
-    forked.server.post(&bob, &format!("/_matrix/client/v3/join/{}", forked.room.id), json!({})).ok();
+    forked.join("bob");
     let before = forked.end();
-    let bob: OwnedUserId = bob.id.try_into().expect("a user id");
-    for n in 0..MANY {
-        let invite = object(&json!({ "membership": "invite" }));
-        let invite = Draft::state(bob.clone(), StateEventType::RoomMember, format!("@u{n}:other.example"), invite);
-        let (hs, room) = (forked.server.hs.clone(), forked.room.clone());
-        forked.server.run(async move { hs.write_room(&room, 0, |write: &mut Write<'_>| write.send(invite.clone())).await }).expect("sent");
-    }
+    invite_many(&forked, MANY);
     let invited = || {
         let members = forked.server.get(&forked.alice, &format!("/_matrix/client/v3/rooms/{}/members?membership=invite", forked.room.id)).ok();
         members["chunk"].as_array().map_or(0, Vec::len)
@@ -62,15 +64,11 @@ fn a_merge_under_large_power_levels_lets_others_go_on() {
             levels["users"][format!("@somebody-whose-name-is-long-{n}:other.example")] = json!(1);
         }
         levels["users"]["@eve:other.example"] = json!(100);
-        levels["users"]["@bob:test.example"] = json!(50);
+        levels["users"]["@bob:other.example"] = json!(50);
         forked.server.put(&forked.alice, &path, levels.clone()).ok();
-        let bob = forked.server.register("bob");
-        forked.server.post(&bob, &format!("/_matrix/client/v3/join/{}", forked.room.id), json!({})).ok();
+        forked.join("bob");
         let before = forked.end();
-        for n in 0..MANY {
-            let invite = json!({ "user_id": format!("@u{n}:other.example") });
-            forked.server.post(&bob, &format!("/_matrix/client/v3/rooms/{}/invite", forked.room.id), invite).ok();
-        }
+        invite_many(&forked, MANY);
         levels["invite"] = json!(100);
         let levels = forked.remote_event(Draft::state(forked.remote.user("eve"), StateEventType::RoomPowerLevels, "", object(&levels)), &before);
         let yielded = forked.server.host.yielded.get();

@@ -1,0 +1,62 @@
+//! Whether an invitation would reach anybody. The specification lets a server accept every invitation that the auth rules allow; one that nobody can ever
+//! answer is a mistake in typing, and its sender is told so.
+
+use super::{
+    build::Draft,
+    write::{Stop, Write},
+};
+use crate::{
+    error::{Error, Result},
+    homeserver::Homeserver,
+};
+use http::StatusCode;
+use ruma::{CanonicalJsonValue, UserId, api::error::ErrorKind, events::TimelineEventType};
+
+/// What becomes of an invitation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Invitee {
+    /// The user gets it. Also one whose account is deactivated, who will not answer.
+    Reached,
+    /// The user wants none.
+    WantsNone,
+    /// The user would be of this server, and is not.
+    HasNoAccount,
+    /// The user is of another server, and this one talks to none yet.
+    OutOfReach,
+}
+
+impl Invitee {
+    fn refusal(self, user: &UserId) -> Option<Error> {
+        match self {
+            Self::Reached => None,
+            Self::WantsNone => Some(Error::new(StatusCode::FORBIDDEN, ErrorKind::InviteBlocked, format!("{user} wants no invitations"))),
+            Self::HasNoAccount => Some(Error::not_found(format!("{user} has no account on this server"))),
+            Self::OutOfReach => {
+                let message = format!("{user} has an account on another server, and this server does not reach other servers yet");
+                Some(Error::forbidden(message))
+            }
+        }
+    }
+}
+
+impl Homeserver {
+    /// What would become of an invitation of a user.
+    pub(crate) async fn invitee(&self, user: &UserId) -> Result<Invitee> {
+        if !self.is_local(user) {
+            return Ok(Invitee::OutOfReach);
+        }
+        let Some(sn) = self.find_account(user).await? else { return Ok(Invitee::HasNoAccount) };
+        Ok(if self.blocks_invites(sn).await? { Invitee::WantsNone } else { Invitee::Reached })
+    }
+}
+
+impl Write<'_> {
+    /// 404 M_NOT_FOUND for who has no account; 403 M_FORBIDDEN for who is of another server; 403 M_INVITE_BLOCKED for who wants no invitations ("Invite
+    /// permission").
+    pub(super) fn invite_refused(&self, draft: &Draft) -> Result<Option<Error>, Stop> {
+        let is_invite = draft.event_type == TimelineEventType::RoomMember
+            && draft.content.get("membership").and_then(CanonicalJsonValue::as_str) == Some("invite");
+        let Some(user) = draft.state_key.as_deref().filter(|_| is_invite).and_then(|user| UserId::parse(user).ok()) else { return Ok(None) };
+        Ok(self.invitee(&user)?.refusal(&user))
+    }
+}
