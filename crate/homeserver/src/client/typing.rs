@@ -3,6 +3,7 @@
 use crate::{
     client::{receipts::joined_room, wire::SetTyping},
     error::{Error, Result},
+    locks::LockKey,
     router::UserCall,
 };
 use ruma::api::client::typing::create_typing_event::v3::{Response, Typing};
@@ -12,7 +13,10 @@ pub async fn create_typing_event(call: UserCall, SetTyping(request): SetTyping) 
     if request.user_id != call.session.user_id {
         return Err(Error::forbidden("nobody types for somebody else"));
     }
-    let (room, _) = joined_room(&call, &request.room_id).await?;
+    // Nobody leaves between the look and the notice, which would outlive it.
+    let room = call.hs.room_for(&request.room_id).await?;
+    let _guard = call.hs.lock(LockKey::Room(room.sn)).await;
+    joined_room(&call, &request.room_id).await?;
     let duration = match request.state {
         Typing::Yes(info) => Some(info.timeout),
         Typing::No => None,

@@ -241,6 +241,7 @@ impl Write<'_> {
             self.head.invited += 1;
         }
         let left = (before == Some(MembershipKind::Join) && !joined).then_some(position);
+        self.left.extend(left.map(|_| user));
         let member = Membership {
             kind,
             position,

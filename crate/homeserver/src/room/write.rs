@@ -132,6 +132,8 @@ pub struct Write<'a> {
     ids: HashMap<OwnedEventId, Position>,
     nodes: RefCell<HashMap<NodeId, Rc<Node>>>,
     members: HashMap<UserSn, Membership>,
+    /// Those who were in the room and are not any more.
+    pub(super) left: Vec<UserSn>,
     citing: HashMap<Position, Vec<Position>>,
 }
 
@@ -206,6 +208,7 @@ impl Homeserver {
             let mut write = Write::new(self, room, &known, head.clone(), generation, self.positions.given());
             match decide(&mut write) {
                 Ok(answer) => {
+                    write.end_typing();
                     // Not in turns: nothing happens between the read and the batch.
                     write.encode(&head).await;
                     let guest_access_changed = write.guest_access_changed;
@@ -346,6 +349,7 @@ impl<'a> Write<'a> {
             ids: HashMap::new(),
             nodes: RefCell::default(),
             members: HashMap::new(),
+            left: Vec::new(),
             citing: HashMap::new(),
         }
     }
@@ -506,6 +510,16 @@ impl Write<'_> {
         self.events.insert(event.position, event);
     }
 
+    /// Who has left types no more, and those who stay are told.
+    fn end_typing(&mut self) {
+        let mut typing = self.hs.sync.typing.in_room(self.room.sn);
+        self.left.retain(|user| typing.contains(user));
+        if !self.left.is_empty() {
+            typing.retain(|user| !self.left.contains(user));
+            self.change(Change::Typing { room: self.room.sn, anybody: !typing.is_empty() });
+        }
+    }
+
     /// Puts everything staged into the batch.
     async fn encode(&mut self, before: &RoomHead) {
         let sn = self.room.sn;
@@ -530,6 +544,7 @@ impl Write<'_> {
         }
         let generation = self.batch.generation();
         let written = self.hs.submit(self.batch, self.changes)?;
+        self.left.iter().for_each(|user| self.hs.sync.typing.left(sn, *user));
         if self.hs.may_keep(generation.unwrap_or_else(|| self.hs.store().generation())) {
             let rooms = &self.hs.rooms;
             let mut nodes = self.nodes.take();

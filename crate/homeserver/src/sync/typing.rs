@@ -64,6 +64,11 @@ impl Typing {
         changed
     }
 
+    /// Forgets what `user` types in a room that they have left.
+    pub fn left(&self, room: RoomSn, user: UserSn) {
+        self.set(room, user, None);
+    }
+
     /// Until when `user` types in a room, if at all.
     fn until(&self, room: RoomSn, user: UserSn) -> Option<u64> {
         self.rooms.borrow().get(&room)?.get(&user).copied()

@@ -97,3 +97,49 @@ fn who_types_stops_when_they_say_so_and_after_two_minutes_at_the_latest() {
     act(&server, &bob, &id, "leave", json!({})).ok();
     types(json!({"typing": true})).fails(403, "M_FORBIDDEN");
 }
+
+/// Who had left was shown typing for up to two minutes.
+#[test]
+fn typing_ends_with_the_stay_in_the_room() {
+    let ends: [(&str, fn(&TestServer, &TestUser, &TestUser, &str)); 4] = [
+        ("leave", |server, _, bob, id| drop(act(server, bob, id, "leave", json!({})).ok())),
+        ("kick", |server, alice, bob, id| drop(act(server, alice, id, "kick", json!({"user_id": bob.id})).ok())),
+        ("ban", |server, alice, bob, id| drop(act(server, alice, id, "ban", json!({"user_id": bob.id})).ok())),
+        ("deactivation", |server, _, bob, _| {
+            drop(crate::account::confirm(server, bob, "POST", "/_matrix/client/v3/account/deactivate", json!({}), crate::support::PASSWORD).ok());
+        }),
+    ];
+    for (how, end) in ends {
+        let server = TestServer::new();
+        let [alice, bob, carol] = ["alice", "bob", "carol"].map(|name| server.register(name));
+        let id = room(&server, &alice, json!({"preset": "public_chat"}));
+        for user in [&bob, &carol] {
+            join(&server, user, &id);
+        }
+        let types = |user: &TestUser| {
+            let path = format!("/_matrix/client/v3/rooms/{id}/typing/{}", user.id);
+            server.put(user, &path, json!({"typing": true, "timeout": 120_000})).ok();
+        };
+        let typing = |answer: &Value| answer["rooms"]["join"][&id]["ephemeral"]["events"][0]["content"]["user_ids"].clone();
+        let next = |since: &Value| {
+            let since = since["next_batch"].as_str().expect("a token");
+            server.get(&alice, &format!("/_matrix/client/v3/sync?since={since}&timeout=1000")).ok()
+        };
+        types(&bob);
+        let first = server.get(&alice, "/_matrix/client/v3/sync").ok();
+        assert_eq!(typing(&first), json!([bob.id]), "{how}");
+        types(&carol);
+        let second = next(&first);
+        end(&server, &alice, &bob, &id);
+        let third = next(&second);
+        assert_eq!(typing(&third), json!([carol.id]), "{how}: others go on");
+        assert_eq!(typing(&server.get(&alice, "/_matrix/client/v3/sync").ok()), json!([carol.id]), "{how}");
+        // Nor does a notice that was on its way when its user left come in behind.
+        act(&server, &alice, &id, "kick", json!({"user_id": carol.id})).ok();
+        assert_eq!(typing(&next(&third)), json!([]), "{how}");
+        if how == "leave" {
+            join(&server, &bob, &id);
+            assert_eq!(typing(&next(&third)), json!([]), "who comes back has not typed yet");
+        }
+    }
+}
