@@ -313,7 +313,9 @@ impl Homeserver {
                     continue;
                 }
                 let own = event.pdu.sender == session.user_id;
-                let effect = if own { Effect::default() } else { evaluation.of(self, &event).await };
+                // There is nothing left to read of what is redacted, whatever the rules make of its type.
+                let says_nothing = own || event.redacted_by.is_some();
+                let effect = if says_nothing { Effect::default() } else { evaluation.of(self, &event).await };
                 if own || effect.notify {
                     let root = self.thread_of(room.sn, &event).await?;
                     newest.events.push(Counted { position: event.position, root, own, effect });
