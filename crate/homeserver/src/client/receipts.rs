@@ -66,13 +66,13 @@ struct FullyRead {
     event_id: OwnedEventId,
 }
 
-/// Moves what of `marks` lies ahead of what is marked already.
-pub async fn mark(call: &UserCall, room_id: &RoomId, marks: Marks) -> Result<()> {
+/// Moves what of `marks` lies ahead of what is marked already, in a room that the user is joined to.
+pub async fn mark(call: &UserCall, (info, membership): (Rc<RoomInfo>, Membership), marks: Marks) -> Result<()> {
     let hs = &*call.hs;
     let user = call.session.user;
-    let (info, membership) = joined_room(call, room_id).await?;
     let room = info.sn;
-    let mut viewer = Viewer::of(&info, call.session.user_id.clone(), Some(membership));
+    // What somebody has written whom the user ignores can be passed like everything else.
+    let mut viewer = Viewer::of(&info, call.session.user_id.clone(), Some(membership), Rc::default());
     call.hs.active(&call.session).await?;
     let _guard = hs.lock(LockKey::Receipts(room, user)).await;
 

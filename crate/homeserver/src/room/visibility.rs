@@ -1,4 +1,5 @@
-//! History visibility, judged at the event by one function, everywhere (Client-Server API, "Room History Visibility").
+//! What a user sees of a timeline, judged at the event by one function, everywhere: by the history's visibility (Client-Server API, "Room History
+//! Visibility"), and nothing of those whom the user ignores ("Ignoring Users"), but for state events, which make the room what it is.
 
 use super::{event::Event, pdu::StateKey, rooms::RoomInfo, state_tree::NodeId};
 use crate::{
@@ -14,7 +15,7 @@ use ruma::{
 };
 use serde::Deserialize;
 use std::{
-    collections::{HashMap, HashSet},
+    collections::{BTreeSet, HashMap, HashSet},
     rc::Rc,
 };
 
@@ -42,6 +43,8 @@ pub struct Viewer {
     user: Option<OwnedUserId>,
     /// The user's part in the room now.
     membership: Option<Membership>,
+    /// Whom the user ignores.
+    ignored: Rc<BTreeSet<OwnedUserId>>,
     states: HashMap<NodeId, AtState>,
 }
 
@@ -49,14 +52,15 @@ impl Viewer {
     /// The eyes of a user of this server.
     pub async fn new(hs: &Homeserver, room: &Rc<RoomInfo>, user: UserSn) -> Result<Self> {
         let membership = tables::MEMBERSHIPS.get(hs.store(), &(user, room.sn)).await?;
-        Ok(Self::of(room, hs.user_id(user).await?, membership))
+        Ok(Self::of(room, hs.user_id(user).await?, membership, hs.ignored_by(user).await?))
     }
 
-    /// The eyes of a user whose part in the room has been read already. Who has forgotten it "will no longer be able to retrieve history", and sees what
+    /// The eyes of a user whose part in the room has been read already, and whom they ignore. Who has forgotten it "will no longer be able to retrieve history", and sees what
     /// everybody sees.
-    pub fn of(room: &Rc<RoomInfo>, user: OwnedUserId, membership: Option<Membership>) -> Self {
+    pub fn of(room: &Rc<RoomInfo>, user: OwnedUserId, membership: Option<Membership>, ignored: Rc<BTreeSet<OwnedUserId>>) -> Self {
         let forgotten = membership.as_ref().is_some_and(|membership| membership.forgotten);
-        Self { room: room.clone(), user: (!forgotten).then_some(user), membership: membership.filter(|_| !forgotten), states: HashMap::new() }
+        let (user, membership) = ((!forgotten).then_some(user), membership.filter(|_| !forgotten));
+        Self { room: room.clone(), user, membership, ignored, states: HashMap::new() }
     }
 
     /// Those of `events` that the user sees, in their order.
@@ -101,11 +105,16 @@ impl Viewer {
 
     fn judge(&self, event: &Event) -> bool {
         event.is_shown()
+            && !self.ignores(event)
             && self
                 .states_of(event)
                 .iter()
                 .filter_map(|state| self.states.get(state))
                 .any(|at| is_visible(&at.visibility, at.membership, self.joined_after(event.position)))
+    }
+
+    fn ignores(&self, event: &Event) -> bool {
+        event.pdu.state_key.is_none() && self.ignored.contains(&event.pdu.sender)
     }
 
     fn joined_after(&self, position: Position) -> bool {

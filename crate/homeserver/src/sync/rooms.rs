@@ -197,7 +197,7 @@ impl Look<'_> {
             let in_state = (self.ask.state_after || !in_timeline) && allows(&self.ask.filter.room.state, room, &own[0]);
             let told = |is_told: bool| if is_told { &own[..] } else { &[] };
             left.state = self.state_of(self.write(room, told(in_state), None).await?);
-            let viewer = Viewer::of(room, self.ask.session.user_id.clone(), Some(now.clone()));
+            let viewer = self.viewer(room, now);
             left.timeline.events = self.write(room, told(in_timeline), Some(&viewer)).await?;
         }
         let changes = changes.filter(|_| from.is_some());
@@ -241,8 +241,8 @@ impl Look<'_> {
     async fn stretch(&self, room: &Rc<RoomInfo>, head: &RoomHead, span: &Span<'_>) -> Result<Stretch> {
         let filter = &self.ask.filter.room.timeline;
         let limit = filter::timeline_limit(filter);
-        let mut viewer = Viewer::of(room, self.ask.session.user_id.clone(), Some(span.now.clone()));
-        let by_itself = |event: &Event| self.is_heard(event) && allows(filter, room, event);
+        let mut viewer = self.viewer(room, span.now);
+        let by_itself = |event: &Event| allows(filter, room, event);
         let wanted = Wanted { by_itself: &by_itself, related: &self.timeline_related };
         let boundaries = span.timeline_from.unwrap_or(Position::MIN)..span.to;
         // One more than the limit tells whether there are more.
@@ -270,15 +270,14 @@ impl Look<'_> {
     /// Whether the user may see something of before a timeline that claims to be whole; then it is found as earlier history.
     async fn holds_back_earlier(&self, room: &RoomInfo, stretch: &mut Stretch) -> Result<bool> {
         let (false, Some(viewer)) = (stretch.limited, &mut stretch.viewer) else { return Ok(false) };
-        let wanted = Wanted { by_itself: &|event| self.is_heard(event), related: &Related::default() };
+        let wanted = Wanted { by_itself: &|_| true, related: &Related::default() };
         let earlier = self.hs.page(room, viewer, Position::MIN..stretch.start, Direction::Backward, 1, wanted).await?;
         stretch.goes_on = !earlier.events.is_empty();
         Ok(stretch.goes_on)
     }
 
-    /// Whether an event is by nobody who is ignored, or what they say counts all the same.
-    fn is_heard(&self, event: &Event) -> bool {
-        event.pdu.state_key.is_some() || !self.ignored.contains(&event.pdu.sender)
+    fn viewer(&self, room: &Rc<RoomInfo>, now: &Membership) -> Viewer {
+        Viewer::of(room, self.ask.session.user_id.clone(), Some(now.clone()), self.ignored.clone())
     }
 
     /// Cuts off the beginning of a timeline that would leave the client with a state that is not the room's: where an event that decided it is not the
@@ -394,7 +393,7 @@ impl Look<'_> {
         positions.sort_unstable();
         let filter = &self.ask.filter.room.state;
         let mut events: Vec<Rc<Event>> = Vec::new();
-        let mut viewer = Viewer::of(room, self.ask.session.user_id.clone(), Some(span.now.clone()));
+        let mut viewer = self.viewer(room, span.now);
         for event in hs.events_at(sn, &positions).await?.into_iter().flatten() {
             if allows(filter, room, &event) && hs.is_related(&mut viewer, &event, &self.state_related, &mut 0).await? {
                 events.push(event);
