@@ -57,7 +57,7 @@ impl Syncing {
 
     /// Bytes that the caches take, roughly.
     pub(crate) fn cached_bytes(&self) -> usize {
-        let counts = self.rules.cached_bytes() + self.unread.cached_bytes();
+        let counts = self.rules.cached_bytes() + self.unread.cached_bytes() + self.presence.cached_bytes();
         counts + self.memberships.cached_bytes() + self.ignored.cached_bytes() + self.sent_members.cached_bytes()
     }
 

@@ -2,10 +2,12 @@
 //! whole, so that syncs see it in order.
 //!
 //! It lives in memory. What is written with a change is what a restart would lose: who is there, when they were last active, and their status message.
-//! A sync that says again what is known writes nothing and wakes nobody. What a sync shows of it is in `presence_events`.
+//! A sync that says again what is known writes nothing and wakes nobody. Nor does it when somebody does something who is offline; when that was is written
+//! now and then, and told to who joins a room with them. What a sync shows of it is in `presence_events`.
 
 use super::memberships::UserRooms;
 use crate::{
+    cache::Cache,
     error::{Error, Result},
     homeserver::Homeserver,
     tables::{self, Change, PresenceKind, Session, StoredPresence, UserSn},
@@ -30,11 +32,34 @@ const MOST_DEVICES: usize = 16;
 /// How many users' changes are written together.
 const TOGETHER: usize = 64;
 
+/// How exactly it is written when somebody was last active who is offline, in ms.
+const WRITTEN_AFTER: u64 = 60_000;
+/// Bytes of when they were.
+const CACHED_BYTES: usize = 256 << 10;
+
 /// Everybody who is there.
-#[derive(Default)]
 pub struct Presences {
     users: RefCell<HashMap<UserSn, Present>>,
+    /// When those who are offline were last active, and what of that is written, in ms.
+    offline: RefCell<Cache<UserSn, (u64, u64)>>,
     watched: Cell<bool>,
+}
+
+impl Default for Presences {
+    fn default() -> Self {
+        Self { users: RefCell::default(), offline: RefCell::new(Cache::new(CACHED_BYTES)), watched: Cell::default() }
+    }
+}
+
+/// What it means that a device sends, types or reads.
+#[derive(Debug, PartialEq, Eq)]
+enum Touched {
+    /// Its user is there, as everybody knows.
+    Known,
+    /// Others have to hear of it.
+    News,
+    /// Its user is offline, and stays so.
+    Offline,
 }
 
 /// A user who is there, or was until lately.
@@ -183,17 +208,38 @@ impl Presences {
         (is_known || users.len() >= MOST_PRESENT).then_some(is_known)
     }
 
-    /// A device sends, types or reads; whether others have to hear of it.
-    fn touch(&self, session: &Session, now: u64) -> bool {
+    /// A device sends, types or reads.
+    fn touch(&self, session: &Session, now: u64) -> Touched {
         let mut users = self.users.borrow_mut();
-        let Some(present) = users.get_mut(&session.user).filter(|present| present.state(now) != PresenceKind::Offline) else { return false };
+        let Some(present) = users.get_mut(&session.user) else { return Touched::Offline };
         present.active(now);
+        if present.state(now) == PresenceKind::Offline {
+            return Touched::Offline;
+        }
         let says = present.devices.get(&session.device).filter(|device| device.is_live(now)).map(|device| device.says);
         // Who wants to be offline on this device stays so.
         if says != Some(PresenceKind::Offline) && present.state(now) != PresenceKind::Online {
             present.device(&session.device, PresenceKind::Online, now);
         }
-        present.state(now) != present.told
+        if present.state(now) == present.told { Touched::Known } else { Touched::News }
+    }
+
+    /// A user who is offline does something; whether that is to be written.
+    fn touch_offline(&self, user: UserSn, now: u64) -> bool {
+        let mut offline = self.offline.borrow_mut();
+        let written = offline.get(&user).map(|(_, written)| written).filter(|written| written + WRITTEN_AFTER > now);
+        offline.insert(user, (now, written.unwrap_or(now)), 0);
+        written.is_none()
+    }
+
+    /// When a user was last active while offline, as far as memory knows.
+    fn active_offline(&self, user: UserSn) -> Option<u64> {
+        self.offline.borrow_mut().get(&user).map(|(last, _)| last)
+    }
+
+    /// Bytes that it takes in memory of who is offline, roughly.
+    pub fn cached_bytes(&self) -> usize {
+        self.offline.borrow().bytes()
     }
 
     /// What others have to be told of a user now, and that they are.
@@ -283,11 +329,25 @@ impl Homeserver {
         }
     }
 
-    /// A user did something. Who is offline stays so: sending alone does not show anybody.
+    /// A user did something. Who is offline stays so: sending alone does not show anybody, but when it was is remembered.
     pub(crate) async fn active(self: &Rc<Self>, session: &Session) -> Result<()> {
-        if self.config.presence && self.sync.presence.touch(session, self.host.now()) {
-            let rooms = self.user_rooms(session.user).await?;
-            self.tell_presence(&[(session.user, rooms)], false).ok();
+        if !self.config.presence {
+            return Ok(());
+        }
+        let now = self.host.now();
+        match self.sync.presence.touch(session, now) {
+            Touched::Known => {}
+            Touched::News => {
+                let rooms = self.user_rooms(session.user).await?;
+                self.tell_presence(&[(session.user, rooms)], false).ok();
+            }
+            Touched::Offline if self.sync.presence.touch_offline(session.user, now) => {
+                let mut batch = Batch::new();
+                tables::LAST_ACTIVE.put(&mut batch, &session.user, &now);
+                // Where storage is full memory knows it for a while.
+                self.submit(batch, Vec::new()).ok();
+            }
+            Touched::Offline => {}
         }
         Ok(())
     }
@@ -312,6 +372,7 @@ impl Homeserver {
     /// Takes away what is kept of a user's presence; for a batch that takes away more.
     pub(crate) fn forget_presence(&self, user: UserSn, batch: &mut Batch) {
         self.sync.presence.users.borrow_mut().remove(&user);
+        self.sync.presence.offline.borrow_mut().remove(&user);
         tables::PRESENT.delete(batch, &user);
         tables::LAST_ACTIVE.delete(batch, &user);
         tables::STATUS_MESSAGES.delete(batch, &user);
@@ -335,8 +396,11 @@ impl Homeserver {
     async fn stored_presence(&self, users: &[UserSn]) -> Result<Vec<Shown>, StoreError> {
         let last_active = tables::LAST_ACTIVE.get_many(self.store(), users).await?;
         let status = tables::STATUS_MESSAGES.get_many(self.store(), users).await?;
-        let stored = last_active.into_iter().zip(status);
-        Ok(stored.map(|(last_active, status_msg)| Shown { state: PresenceKind::Offline, is_idle: false, last_active, status_msg }).collect())
+        let last_active = users.iter().zip(last_active).map(|(user, stored)| stored.max(self.sync.presence.active_offline(*user)));
+        Ok(last_active
+            .zip(status)
+            .map(|(last_active, status_msg)| Shown { state: PresenceKind::Offline, is_idle: false, last_active, status_msg })
+            .collect())
     }
 
     /// Brings a user's presence into memory; whether there was room for it.
@@ -470,9 +534,17 @@ mod tests {
         assert_eq!(presences.due(300_001), [1]);
         assert_eq!(presences.news(1, 300_001, false).map(|shown| shown.state), Some(PresenceKind::Unavailable));
         assert_eq!(presences.news(1, 300_002, false), None);
-        assert!(presences.touch(&session("B"), 400_000), "on any device");
+        assert_eq!(presences.touch(&session("B"), 400_000), Touched::News, "on any device");
         assert_eq!(presences.news(1, 400_000, false).and_then(|shown| shown.last_active), Some(400_000));
-        assert!(!presences.touch(&session("B"), 400_001));
+        assert_eq!(presences.touch(&session("B"), 400_001), Touched::Known);
+    }
+
+    #[test]
+    fn who_is_offline_is_written_once_a_minute() {
+        let presences = Presences::default();
+        assert_eq!(presences.touch(&session("A"), 1), Touched::Offline);
+        let written = [1, 2, 60_000, 60_001, 60_002].map(|now| presences.touch_offline(1, now));
+        assert_eq!((written, presences.active_offline(1)), ([true, false, false, true, false], Some(60_002)));
     }
 
     #[test]

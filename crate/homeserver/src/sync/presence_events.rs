@@ -4,6 +4,7 @@ use super::{changes::Changes, filter, look::Look, memberships::UserRooms, presen
 use crate::{
     error::{Error, Result},
     homeserver::Homeserver,
+    room::membership_of,
     tables::{self, MembershipKind, PresenceKind, RoomSn, UserSn},
 };
 use ephapse_store::Direction;
@@ -28,6 +29,9 @@ struct Wanted {
     changed: BTreeSet<UserSn>,
     /// As far as there is something to say of them.
     new: BTreeSet<UserSn>,
+    /// Those of the new who have come into one of the client's rooms, or whose room the client's user has come into: also when they were last active says
+    /// something.
+    met: BTreeSet<UserSn>,
 }
 
 /// Whether the client wants to see presence at all.
@@ -51,7 +55,7 @@ impl Look<'_> {
         for (user, mut presence) in users.iter().zip(hs.presence_of(&users).await?) {
             let is_offline = presence.state == PresenceKind::Offline;
             let changed = wanted.changed.contains(user);
-            if is_offline && presence.status_msg.is_none() && !changed {
+            if is_offline && presence.status_msg.is_none() && !changed && !(presence.last_active.is_some() && wanted.met.contains(user)) {
                 continue;
             }
             let id = hs.user_id(*user).await?;
@@ -86,7 +90,12 @@ impl Look<'_> {
             return Ok(wanted);
         };
         wanted.changed.clone_from(presence);
-        wanted.new.extend(moved.iter().filter(|(room, _)| rooms.is_joined(*room)).map(|(_, user)| *user));
+        for (room, user) in moved.iter().filter(|(room, _)| rooms.is_joined(*room)) {
+            wanted.new.insert(*user);
+            if self.has_come(*room, *user).await? {
+                wanted.met.insert(*user);
+            }
+        }
         let came = |room: &RoomSn| rooms.get(*room).is_some_and(|own| own.kind == MembershipKind::Join && Some(own.position) > self.from);
         let entered: Vec<RoomSn> = changed.iter().filter(|(room, changes)| changes.own && came(room)).map(|(room, _)| *room).collect();
         if !entered.is_empty() {
@@ -96,8 +105,25 @@ impl Look<'_> {
                 }
                 self.breathe().await;
             }
+            for room in entered {
+                let members = tables::MEMBERS.scan(hs.store(), &(room, MembershipKind::Join as u8), Direction::Forward, MOST).await?;
+                wanted.met.extend(members.into_iter().map(|((_, _, user), _)| user));
+                if wanted.met.len() >= MOST {
+                    break;
+                }
+            }
+            wanted.met.remove(&self.ask.session.user);
+            wanted.new.extend(&wanted.met);
         }
         Ok(wanted)
+    }
+
+    /// Whether a user has come into a room since, and not just another name there.
+    async fn has_come(&self, room: RoomSn, user: UserSn) -> Result<bool> {
+        let now = tables::MEMBERSHIPS.get(self.hs.store(), &(user, room)).await?;
+        let Some(now) = now.filter(|now| now.kind == MembershipKind::Join && Some(now.position) > self.from) else { return Ok(false) };
+        let Some(before) = self.hs.event_at(room, now.position).await?.replaces else { return Ok(true) };
+        Ok(membership_of(&*self.hs.event_at(room, before).await?) != MembershipKind::Join)
     }
 
     /// Whether a user was in one of the client's rooms until lately.

@@ -431,3 +431,43 @@ fn without_presence_nobody_is_seen_and_no_client_notices() {
         assert!(answer["presence"].is_null(), "{answer}");
     }
 }
+
+/// Of a user whose client does not sync nothing was known, and nobody who came was told when they had last been there.
+#[test]
+fn when_the_offline_were_last_active_is_told_to_who_joins() {
+    let server = TestServer::new();
+    let [alice, bob, carol, dave] = ["alice", "bob", "carol", "dave"].map(|name| server.register(name));
+    let id = room(&server, &alice, json!({"preset": "public_chat"}));
+    join(&server, &carol, &id);
+    let position = server.hs.status().position;
+    send(&server, &alice, &id, "1", "without a sync");
+    assert_eq!(server.hs.status().position, position + 1, "nobody is told of it then");
+    let (mut bobs, mut carols) = (peek(&server, &bob, None), peek(&server, &carol, None));
+    assert_eq!(seen(&carols), []);
+    server.host.advance(Duration::from_secs(90));
+    assert_eq!(status(&server, &carol, &alice).ok(), json!({"presence": "offline", "last_active_ago": 90_000}));
+
+    join(&server, &bob, &id);
+    bobs = peek(&server, &bob, Some(&bobs));
+    assert_eq!(seen(&bobs), [(alice.id.as_str(), "offline")], "of carol there is nothing to tell");
+    assert_eq!(bobs["presence"]["events"][0]["content"], json!({"presence": "offline", "last_active_ago": 90_000}));
+    assert_eq!(seen(&peek(&server, &bob, Some(&bobs))), [], "once");
+    // And those who are there of who comes; not of who takes another name.
+    send(&server, &dave, &room(&server, &dave, json!({})), "1", "elsewhere");
+    join(&server, &dave, &id);
+    carols = peek(&server, &carol, Some(&carols));
+    assert_eq!(seen(&carols), [(dave.id.as_str(), "offline")]);
+    server.put(&dave, &format!("/_matrix/client/v3/profile/{}/displayname", dave.id), json!({"displayname": "David"})).ok();
+    assert_eq!(seen(&peek(&server, &carol, Some(&carols))), []);
+
+    // To the minute it is known after a restart too.
+    let server = server.restart();
+    server.host.advance(Duration::from_secs(10));
+    let ago = |server: &TestServer| status(server, &carol, &alice).ok()["last_active_ago"].as_u64();
+    assert_eq!(ago(&server), Some(100_000));
+    send(&server, &alice, &id, "2", "again");
+    server.host.advance(Duration::from_secs(30));
+    send(&server, &alice, &id, "3", "and again");
+    assert_eq!(ago(&server), Some(0));
+    assert_eq!(ago(&server.restart()), Some(30_000), "and it is not written each time");
+}
