@@ -2,12 +2,12 @@
 
 use super::{
     content,
-    messages::visible_event,
+    receipts::joined_room,
     transaction::{self, First, Once},
 };
 use crate::{
     error::{Error, Result},
-    room::{Draft, RoomInfo},
+    room::{Draft, RoomInfo, Viewer},
     router::UserCall,
 };
 use ruma::{
@@ -70,12 +70,28 @@ fn take_redacts(content: &mut CanonicalJsonObject) -> Result<OwnedEventId> {
     redacts.as_str().and_then(|id| OwnedEventId::try_from(id).ok()).ok_or_else(|| Error::bad_json("`redacts` is no event id"))
 }
 
-/// Anybody may redact their own events; others' only with the level for it. (The auth rules leave this to whoever applies the redaction.)
+/// Members may redact their own events; others', and what this server does not have, only with the level for it. (The auth rules leave this to whoever applies
+/// the redaction.)
+///
+/// # Errors
+/// 403 M_FORBIDDEN; 400 M_INVALID_PARAM for another room's event; 404 M_NOT_FOUND for one that the user cannot know of.
 async fn may_redact(call: &UserCall, room: &Rc<RoomInfo>, target: &EventId) -> Result<()> {
-    let hs = &call.hs;
-    let (_, target) = visible_event(hs, &call.session, room, target).await?;
-    if target.pdu.sender == call.session.user_id || hs.may_redact_others(room, &call.session.user_id).await? {
-        return Ok(());
+    let (hs, user) = (&call.hs, &call.session.user_id);
+    joined_room(call, &room.id).await?;
+    let may_redact_others = hs.may_redact_others(room, user).await?;
+    let target = match hs.find_event(target).await? {
+        Some((found, _)) if found != room.sn => return Err(Error::invalid_param(format!("{target} is in another room"))),
+        Some((_, position)) => Some(hs.event_at(room.sn, position).await?).filter(|event| event.is_accepted()),
+        None => None,
+    };
+    match target {
+        Some(event) if event.pdu.is_create() => Err(Error::forbidden("what made the room is not redacted")),
+        Some(event) if event.pdu.event_type == TimelineEventType::RoomServerAcl => Err(Error::forbidden("a room's list of servers is not redacted")),
+        Some(event) if event.pdu.sender == *user || may_redact_others => Ok(()),
+        None if may_redact_others => Ok(()),
+        Some(event) if Viewer::new(hs, room, call.session.user).await?.sees(hs, &event).await? => {
+            Err(Error::forbidden("your power level does not allow to redact others' events"))
+        }
+        _ => Err(Error::not_found("the room has no such event, or you may not see it")),
     }
-    Err(Error::forbidden("your power level does not allow to redact others' events"))
 }
