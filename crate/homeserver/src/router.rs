@@ -12,10 +12,13 @@ use crate::{
 use bytes::Bytes;
 use futures_util::future::LocalBoxFuture;
 use http::{HeaderMap, Method, Request, Response, Uri, request::Parts};
-use ruma::api::{
-    IncomingRequest, IncomingRequestExt, OutgoingResponseExt,
-    error::{DeserializationError, ErrorKind, FromHttpRequestError, IntoHttpError},
-    path_builder::PathBuilder,
+use ruma::{
+    OwnedRoomId,
+    api::{
+        IncomingRequest, IncomingRequestExt, OutgoingResponseExt,
+        error::{DeserializationError, ErrorKind, FromHttpRequestError, IntoHttpError},
+        path_builder::PathBuilder,
+    },
 };
 use sha2::{Digest, Sha256};
 use std::{borrow::Cow, collections::HashMap, future::Future, rc::Rc};
@@ -105,6 +108,24 @@ impl Asked {
     fn user_call(self) -> Result<UserCall> {
         let (session, token) = self.user.ok_or_else(Error::missing_token)?;
         Ok(UserCall { hs: self.hs, session, token, raw: raw(self.request, self.generation) })
+    }
+
+    /// The answer to what cannot be parsed. Who may read nothing of a room is told that, and not what is wrong with a question about it.
+    #[inline(never)]
+    fn refused(self, error: Error) -> Answer {
+        Box::pin(async move {
+            let (room, user) = (self.room_read(), self.user);
+            if let (Some(room), Some((session, _))) = (room, user) {
+                client::readable(&self.hs, &session, &room).await?;
+            }
+            Err(error)
+        })
+    }
+
+    /// The room that it reads.
+    fn room_read(&self) -> Option<OwnedRoomId> {
+        let reads = self.request.method() == Method::GET && self.request.uri().path().contains("/rooms/");
+        self.arguments.first().filter(|_| reads).and_then(|room| OwnedRoomId::try_from(room.as_str()).ok())
     }
 
     /// As ruma's types parse it.
@@ -400,9 +421,9 @@ impl Table {
         F: Fn(UserCall, R) -> A + 'static,
         A: Future<Output = Result<R::OutgoingResponse>> + 'static,
     {
-        let handler = move |asked: Asked| {
-            let parsed = parse::<R>(&asked)?;
-            Ok(answer::<R>(handler(asked.user_call()?, parsed)))
+        let handler = move |asked: Asked| match parse::<R>(&asked) {
+            Ok(parsed) => Ok(answer::<R>(handler(asked.user_call()?, parsed))),
+            Err(error) => Ok(asked.refused(error)),
         };
         self.add(R::METHOD, &mut R::PATH_BUILDER.all_paths(), Endpoint { handler: Rc::new(handler), callers, bound })
     }

@@ -1,6 +1,6 @@
 //! Reading a room's history: messages, context, single events (Client-Server API, "Getting events for a room").
 
-use super::state::readable_state;
+use super::state::{readable, readable_state};
 use crate::{
     error::{Error, Result},
     homeserver::Homeserver,
@@ -13,7 +13,7 @@ use crate::{
 };
 use ephapse_store::Direction;
 use ruma::{
-    UInt,
+    EventId, RoomId, UInt,
     api::{
         Direction as Dir,
         client::{
@@ -57,8 +57,8 @@ fn boundary(hs: &Homeserver, token: Option<&str>, otherwise: Position) -> Result
 /// `GET /rooms/{roomId}/messages`
 pub async fn messages(call: UserCall, request: get_message_events::v3::Request) -> Result<get_message_events::v3::Response> {
     let hs = &call.hs;
-    let related = related(&call, &request.filter).await?;
     let (room, root) = readable_state(hs, &call.session, &request.room_id).await?;
+    let related = related(&call, &request.filter).await?;
     let mut viewer = Viewer::new(hs, &room, call.session.user).await?;
     let (direction, start, range) = match request.dir {
         Dir::Forward => {
@@ -109,19 +109,35 @@ async fn state_for(hs: &Homeserver, room: &RoomInfo, state: NodeId, shown: &[Rc<
     Ok(hs.events_at(room.sn, &positions).await?.into_iter().flatten().collect())
 }
 
-/// An event that the user may see; 404 M_NOT_FOUND whatever the reason that they may not.
-pub async fn visible_event(hs: &Homeserver, session: &Session, room: &Rc<RoomInfo>, id: &ruma::EventId) -> Result<(Viewer, Rc<Event>)> {
-    let unknown = || Error::not_found("the room has no such event, or you may not see it");
-    let event = hs.event_by_id(room.sn, id).await?.ok_or_else(unknown)?;
+/// An event of a room, if the user may see it.
+async fn seen_event(hs: &Homeserver, session: &Session, room: &Rc<RoomInfo>, id: &EventId) -> Result<Option<(Viewer, Rc<Event>)>> {
+    let Some(event) = hs.event_by_id(room.sn, id).await? else { return Ok(None) };
     let mut viewer = Viewer::new(hs, room, session.user).await?;
-    if viewer.sees(hs, &event).await? { Ok((viewer, event)) } else { Err(unknown()) }
+    Ok(if viewer.sees(hs, &event).await? { Some((viewer, event)) } else { None })
+}
+
+fn unseen() -> Error {
+    Error::not_found("the room has no such event, or you may not see it")
+}
+
+/// An event that the user may see.
+///
+/// # Errors
+/// 403 M_FORBIDDEN where nothing of the room is theirs to read; else 404 M_NOT_FOUND, whether the event is hidden from them or not there.
+pub async fn visible_event(hs: &Homeserver, session: &Session, room: &RoomId, id: &EventId) -> Result<(Rc<RoomInfo>, Viewer, Rc<Event>)> {
+    let room = hs.room_for(room).await?;
+    match seen_event(hs, session, &room, id).await? {
+        Some((viewer, event)) => Ok((room, viewer, event)),
+        None => Err(readable(hs, session, &room.id).await.err().unwrap_or_else(unseen)),
+    }
 }
 
 /// `GET /rooms/{roomId}/event/{eventId}`
 pub async fn event(call: UserCall, request: get_room_event::v3::Request) -> Result<get_room_event::v3::Response> {
     let hs = &call.hs;
-    let room = hs.room(&request.room_id).await?.ok_or_else(|| Error::not_found("the room has no such event, or you may not see it"))?;
-    let (viewer, event) = visible_event(hs, &call.session, &room, &request.event_id).await?;
+    // "The event was not found or you do not have permission to read this event": here a stranger to the room is told no more.
+    let room = hs.room(&request.room_id).await?.ok_or_else(unseen)?;
+    let (viewer, event) = seen_event(hs, &call.session, &room, &request.event_id).await?.ok_or_else(unseen)?;
     let written = hs.timeline_events(&room, &[event], &call.session, Format::Whole, &viewer).await?.pop();
     Ok(get_room_event::v3::Response::new(written.ok_or_else(|| Error::Internal("one event in, none out".to_owned()))?))
 }
@@ -129,9 +145,8 @@ pub async fn event(call: UserCall, request: get_room_event::v3::Request) -> Resu
 /// `GET /rooms/{roomId}/context/{eventId}`
 pub async fn context(call: UserCall, request: get_context::v3::Request) -> Result<get_context::v3::Response> {
     let hs = &call.hs;
+    let (room, mut viewer, event) = visible_event(hs, &call.session, &request.room_id, &request.event_id).await?;
     let related = related(&call, &request.filter).await?;
-    let room = hs.room(&request.room_id).await?.ok_or_else(|| Error::not_found("the room has no such event, or you may not see it"))?;
-    let (mut viewer, event) = visible_event(hs, &call.session, &room, &request.event_id).await?;
     let limit = limit(request.limit);
     let before_it = Position(event.position.0 - 1);
     let by_itself = |event: &Event| allows(&request.filter, &room, event);

@@ -37,6 +37,7 @@ mod wire;
 pub use devices::{Seen, seen};
 pub use push_rules::rules_of;
 pub use rate_limit::RateLimits;
+pub use state::readable;
 pub use to_device::TO_DEVICE;
 pub use versions::with_stable_names;
 

@@ -25,6 +25,7 @@ pub const FULLY_READ: &str = "m.fully_read";
 
 /// Moves a receipt, or the read marker.
 pub async fn create_receipt(call: UserCall, request: Request) -> Result<Response> {
+    let place = joined_room(&call, &request.room_id).await?;
     let thread = match request.thread {
         ReceiptThread::Unthreaded => None,
         ReceiptThread::Main => Some("main".to_owned()),
@@ -39,7 +40,7 @@ pub async fn create_receipt(call: UserCall, request: Request) -> Result<Response
         ReceiptType::FullyRead => return Err(Error::invalid_param("the read marker has no threads")),
         other => return Err(Error::invalid_param(format!("there is no receipt of type {other}"))),
     };
-    mark(&call, &request.room_id, marks).await?;
+    mark(&call, place, marks).await?;
     Ok(Response::new())
 }
 

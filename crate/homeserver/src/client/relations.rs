@@ -2,7 +2,7 @@
 
 use super::messages::visible_event;
 use crate::{
-    error::{Error, Result},
+    error::Result,
     homeserver::Homeserver,
     position::Position,
     room::{DEPTH, Event, Format, REDACTION, RelatesTo},
@@ -111,8 +111,7 @@ endpoint!(
 
 async fn find(call: &UserCall, asked: Asked) -> Result<Found> {
     let hs = &call.hs;
-    let room = hs.room(&asked.room_id).await?.ok_or_else(|| Error::not_found("the room has no such event, or you may not see it"))?;
-    let (mut viewer, parent) = visible_event(hs, &call.session, &room, &asked.event_id).await?;
+    let (room, mut viewer, parent) = visible_event(hs, &call.session, &asked.room_id, &asked.event_id).await?;
     let limit = asked.limit.map_or(DEFAULT_PAGE, |limit| usize::try_from(u64::from(limit)).unwrap_or(LARGEST_PAGE).clamp(1, LARGEST_PAGE));
     let from = asked.from.as_deref().map(|token| hs.position_of(token)).transpose()?.flatten();
     let to = asked.to.as_deref().map(|token| hs.position_of(token)).transpose()?.flatten();

@@ -104,6 +104,6 @@ fn what_one_may_not_see_is_in_no_context() {
     assert_eq!(bodies(&around["events_after"]), ["m.room.member"]);
     assert!(!state(&around).contains(&"m.room.topic".to_owned()));
     let carol = server.register("carol");
-    look(&server, &carol, &id, &format!("context/{shown}")).fails(404, "M_NOT_FOUND");
-    look(&server, &carol, "!none:test.example", &format!("context/{shown}")).fails(404, "M_NOT_FOUND");
+    look(&server, &carol, &id, &format!("context/{shown}")).fails(403, "M_FORBIDDEN");
+    look(&server, &carol, "!none:test.example", &format!("context/{shown}")).fails(403, "M_FORBIDDEN");
 }

@@ -43,6 +43,7 @@ mod session;
 mod shared_secret;
 mod signing;
 mod slow;
+mod strangers;
 mod support;
 mod sync;
 mod sync_bounds;

@@ -161,7 +161,7 @@ fn who_may_not_see_an_event_does_not_learn_what_relates_to_it() {
     let early = send(&server, &alice, &id, "early", "early");
     relate(&server, &alice, &id, "t1", "m.annotation", &early);
     let path = |event: &str| format!("/_matrix/client/v1/rooms/{id}/relations/{event}");
-    server.get(&bob, &path(&early)).fails(404, "M_NOT_FOUND");
+    server.get(&bob, &path(&early)).fails(403, "M_FORBIDDEN");
     server.post(&bob, &format!("/_matrix/client/v3/join/{id}"), json!({})).ok();
     server.get(&bob, &path(&early)).fails(404, "M_NOT_FOUND");
     server.get(&alice, &path("$unknown")).fails(404, "M_NOT_FOUND");
