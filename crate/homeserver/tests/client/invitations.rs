@@ -12,8 +12,10 @@ const CREATE: &str = "/_matrix/client/v3/createRoom";
 const NOBODY: &str = "@typo:test.example";
 const ELSEWHERE: &str = "@carol:other.example";
 
+type Invite = fn(&TestServer, &TestUser, &str, &str) -> Answer;
+
 /// Every way to invite somebody into a room that is there.
-fn ways() -> [(&'static str, fn(&TestServer, &TestUser, &str, &str) -> Answer); 2] {
+fn ways() -> [(&'static str, Invite); 2] {
     [
         ("/invite", |server, by, room, whom| act(server, by, room, "invite", json!({ "user_id": whom }))),
         ("PUT /state", |server, by, room, whom| {

@@ -98,10 +98,13 @@ fn who_types_stops_when_they_say_so_and_after_two_minutes_at_the_latest() {
     types(json!({"typing": true})).fails(403, "M_FORBIDDEN");
 }
 
+/// What ends the stay of the second user in a room of the first one.
+type End = fn(&TestServer, &TestUser, &TestUser, &str);
+
 /// Who had left was shown typing for up to two minutes.
 #[test]
 fn typing_ends_with_the_stay_in_the_room() {
-    let ends: [(&str, fn(&TestServer, &TestUser, &TestUser, &str)); 4] = [
+    let ends: [(&str, End); 4] = [
         ("leave", |server, _, bob, id| drop(act(server, bob, id, "leave", json!({})).ok())),
         ("kick", |server, alice, bob, id| drop(act(server, alice, id, "kick", json!({"user_id": bob.id})).ok())),
         ("ban", |server, alice, bob, id| drop(act(server, alice, id, "ban", json!({"user_id": bob.id})).ok())),

@@ -60,7 +60,7 @@ fn nothing_is_done_in_a_room_by_a_stranger() {
             let body = json!({
                 "user_id": alice.id, "typing": true, "redacts": event, "topic": "x", "thread_id": "$nothing", "m.fully_read": event, "m.read": event,
             });
-            server.request(&method, &filled, Some(&stranger.token), Some(body)).fails(403, "M_FORBIDDEN");
+            server.request(method, &filled, Some(&stranger.token), Some(body)).fails(403, "M_FORBIDDEN");
             asked += 1;
         }
     }
