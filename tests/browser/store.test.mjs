@@ -157,6 +157,38 @@ test('a database of the first format opens, and has a place for chunks', { timeo
   assert.deepEqual(answers, ['Ok(())', 'Ok(())', 'Ok(())']);
 }));
 
+test('where a Blob is taken and its transaction aborted later, pages are kept', { timeout: 60_000 }, () => withPage(async (tab) => {
+  // So WebKit does where it keeps nothing on disk. Every write of a segment failed, and with it all that followed.
+  const found = await tab.call(async () => {
+    const { put } = IDBObjectStore.prototype;
+    IDBObjectStore.prototype.put = function putBlob(value, key) {
+      if (!(value instanceof Blob)) return put.apply(this, [value, key]);
+      const request = put.apply(this, ['no Blob', key]);
+      this.add('one too many', key);
+      return request;
+    };
+    const open = () => store.Driven.open('late refusal');
+    const first = await open();
+    for (let n = 0; n < 8; n += 1) await first.put(`key ${n}`, 500_000);
+    await first.settled();
+    await first.close();
+    const second = await open();
+    const count = await second.count('key', 'kez');
+    await second.close();
+    const database = await new Promise((resolve) => {
+      const request = indexedDB.open('late refusal');
+      request.onsuccess = () => resolve(request.result);
+    });
+    const transaction = database.transaction(['meta', 'blobs', 'pages']);
+    const asked = [transaction.objectStore('meta').get('blobs'), transaction.objectStore('blobs').count(), transaction.objectStore('pages').count()];
+    await new Promise((resolve) => { transaction.oncomplete = resolve; });
+    database.close();
+    const [blobs, inBlobs, inPages] = asked.map(({ result }) => result);
+    return { count, blobs, inBlobs, paged: inPages > 50 };
+  });
+  assert.deepEqual(found, { count: 8, blobs: false, inBlobs: 0, paged: true });
+}));
+
 test('a newer format is refused and left as it is', { timeout: 60_000 }, () => withPage(async (tab) => {
   const answer = await tab.call(async () => {
     const newer = (upgrade) => new Promise((resolve, reject) => {

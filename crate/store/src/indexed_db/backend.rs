@@ -59,11 +59,11 @@ pub(super) struct Inner {
 impl IndexedDb {
     /// Opens the database and takes it over.
     pub(super) async fn open(name: &str, options: &Options) -> Result<(Self, Loaded), StoreError> {
-        let (faults, with_blobs) = (options.faults.clone(), options.blobs);
-        let upgrade = move |database: &_, transaction: &_, from| opening::upgrade(database, transaction, from, with_blobs, &faults);
+        let faults = options.faults.clone();
+        let upgrade = move |database: &_, from| opening::upgrade(database, from, &faults);
         let database = database::open(name, upgrade).await?;
         let clock: Performance = database::global("performance")?.unchecked_into();
-        let opened = opening::load(&database, options.content_format).await.inspect_err(|_| database.close())?;
+        let opened = opening::load(&database, options.content_format, options.blobs).await.inspect_err(|_| database.close())?;
         let Opening { loaded, blobs, unclaimed } = opened;
         let inner = Rc::new(Inner {
             database,

@@ -140,17 +140,14 @@ fn names(stores: &[&str]) -> Array {
 }
 
 /// Opens the database in our format, bringing an older one up to it; a newer one is refused and left as it is.
-pub(super) async fn open(
-    name: &str,
-    upgrade: impl Fn(&IdbDatabase, &IdbTransaction, u32) -> Result<(), StoreError> + 'static,
-) -> Result<IdbDatabase, StoreError> {
+pub(super) async fn open(name: &str, upgrade: impl Fn(&IdbDatabase, u32) -> Result<(), StoreError> + 'static) -> Result<IdbDatabase, StoreError> {
     let request = factory()?.open_with_u32(name, FORMAT).map_err(|error| failed(&error))?;
     let wrong: Rc<RefCell<Option<StoreError>>> = Rc::default();
     let (upgrading, told) = (request.clone(), wrong.clone());
     let on_upgrade: Closure<dyn FnMut(IdbVersionChangeEvent)> = Closure::new(move |event: IdbVersionChangeEvent| {
         let database = upgrading.result().map(JsCast::unchecked_into::<IdbDatabase>);
         let (Ok(database), Some(transaction)) = (database, upgrading.transaction()) else { return };
-        if let Err(error) = upgrade(&database, &transaction, event.old_version() as u32) {
+        if let Err(error) = upgrade(&database, event.old_version() as u32) {
             *told.borrow_mut() = Some(error);
             let _ = transaction.abort();
         }

@@ -3,8 +3,11 @@
 //! That right is the epoch in `meta` and in `chunks`: the last opening that has put its own there may write. Where storage is full not even that can be put. The store is
 //! read all the same, and the first write that there is room for takes the right, if nobody has written meanwhile.
 
-use super::database::{self, BLOBS, CHUNKS, LOG, META, PAGES, SEGMENTS, answered, ended, failed, get, put, reading, strict};
-use crate::{Bytes, CrashPoint, FIRST_CONTENT, Faults, StoreError, log_structured::Loaded};
+use super::database::{self, BLOBS, CHUNKS, LOG, META, PAGES, SEGMENTS, answered, ended, failed, get, number, put, reading, strict};
+use crate::{
+    Bytes, CrashPoint, FIRST_CONTENT, Faults, StoreError,
+    log_structured::{Loaded, PROBE_BLOB},
+};
 use futures_util::future::{join, try_join, try_join3, try_join4};
 use js_sys::{Array, Uint8Array};
 use wasm_bindgen::{JsCast, JsValue};
@@ -13,6 +16,7 @@ use web_sys::{Blob, IdbDatabase, IdbObjectStore, IdbTransaction};
 pub(super) const EPOCH: &str = "epoch";
 /// The newest format of the content that an opening has understood; absent in databases of the first.
 const CONTENT: &str = "content";
+/// Whether segments are Blobs or pages; absent until that was tried out.
 const HAS_BLOBS: &str = "blobs";
 /// What the last opening read first; absent until one has said so.
 pub(super) const NOTE: &str = "note";
@@ -38,14 +42,11 @@ pub(super) struct Unclaimed {
 }
 
 /// Makes or converts the object stores; all of it, with the new version, is one transaction.
-pub(super) fn upgrade(database: &IdbDatabase, transaction: &IdbTransaction, from: u32, with_blobs: bool, faults: &Faults) -> Result<(), StoreError> {
+pub(super) fn upgrade(database: &IdbDatabase, from: u32, faults: &Faults) -> Result<(), StoreError> {
     if from == 0 {
         for store in [META, LOG, SEGMENTS, BLOBS, PAGES] {
             database.create_object_store(store).map_err(|error| failed(&error))?;
         }
-        let meta = object_store(transaction, META)?;
-        let keeps_blobs = with_blobs && can_keep_blobs(transaction);
-        put(&meta, &HAS_BLOBS.into(), &keeps_blobs.into())?;
     }
     if from < 2 {
         database.create_object_store(CHUNKS).map_err(|error| failed(&error))?;
@@ -54,26 +55,52 @@ pub(super) fn upgrade(database: &IdbDatabase, transaction: &IdbTransaction, from
     if faults.crash_at(CrashPoint::Migrating) { Err(StoreError::Closed) } else { Ok(()) }
 }
 
-/// Engines that cannot keep a Blob say so when it is put.
-fn can_keep_blobs(transaction: &IdbTransaction) -> bool {
-    let probe = || {
-        let blobs = transaction.object_store(BLOBS)?;
-        let blob = Blob::new_with_u8_array_sequence(&Array::of1(&Uint8Array::from([1u8].as_slice())))?;
-        blobs.put_with_key(&blob, &1.into())?;
-        blobs.delete(&1.into())
-    };
-    probe().is_ok()
+/// Decides whether segments will be Blobs, once for a database, before there are any. An engine that cannot keep a Blob may take it and abort the transaction
+/// later (WebKit, where nothing is kept on disk), so the trial has a transaction of its own.
+async fn choose_layout(database: &IdbDatabase, with_blobs: bool) -> Result<(), StoreError> {
+    let keeps_blobs = with_blobs
+        && match keep_a_blob(database).await {
+            Ok(()) => true,
+            Err(error @ (StoreError::QuotaExceeded | StoreError::Closed)) => return Err(error),
+            Err(error) => {
+                tracing::info!(%error, "this browser keeps no Blobs, so pages are kept instead");
+                false
+            }
+        };
+    let transaction = strict(database, &[META, BLOBS])?;
+    let done = ended(&transaction);
+    put(&object_store(&transaction, META)?, &HAS_BLOBS.into(), &keeps_blobs.into())?;
+    object_store(&transaction, BLOBS)?.delete(&number(PROBE_BLOB)).map_err(|error| failed(&error))?;
+    database::commit(&transaction);
+    done.await
+}
+
+async fn keep_a_blob(database: &IdbDatabase) -> Result<(), StoreError> {
+    let blob = Blob::new_with_u8_array_sequence(&Array::of1(&Uint8Array::from([1u8].as_slice()))).map_err(|error| failed(&error))?;
+    let transaction = strict(database, &[BLOBS])?;
+    let done = ended(&transaction);
+    let kept = answered(&object_store(&transaction, BLOBS)?.put_with_key(&blob, &number(PROBE_BLOB)).map_err(|error| failed(&error))?);
+    // Not committed by us: WebKit then completes the transaction although the put has failed.
+    let (kept, done) = join(kept, done).await;
+    kept.and(done)
 }
 
 /// Reads what a store starts from, and makes this opening the one that may write, if there is room to say so.
-pub(super) async fn load(database: &IdbDatabase, content_format: u32) -> Result<Opening, StoreError> {
-    match load_and_claim(database, content_format, true).await {
-        Err(StoreError::QuotaExceeded) => load_and_claim(database, content_format, false).await,
-        opened => opened,
+pub(super) async fn load(database: &IdbDatabase, content_format: u32, with_blobs: bool) -> Result<Opening, StoreError> {
+    loop {
+        let opened = match load_and_claim(database, content_format, true).await {
+            Err(StoreError::QuotaExceeded) => load_and_claim(database, content_format, false).await,
+            opened => opened,
+        };
+        match opened? {
+            Some(opening) => return Ok(opening),
+            None => choose_layout(database, with_blobs).await?,
+        }
     }
 }
 
-async fn load_and_claim(database: &IdbDatabase, content_format: u32, claim: bool) -> Result<Opening, StoreError> {
+/// `None`, with nothing changed, where it is not known yet how segments are kept.
+async fn load_and_claim(database: &IdbDatabase, content_format: u32, claim: bool) -> Result<Option<Opening>, StoreError> {
     let transaction = if claim { strict(database, &CLAIMED)? } else { reading(database, &CLAIMED)? };
     let done = ended(&transaction);
     let meta = object_store(&transaction, META)?;
@@ -86,6 +113,10 @@ async fn load_and_claim(database: &IdbDatabase, content_format: u32, claim: bool
         done.await?;
         return Err(StoreError::NewerFormat { found: content, supported: content_format });
     }
+    let Some(blobs) = blobs.as_bool() else {
+        done.await?;
+        return Ok(None);
+    };
     if claim {
         put_claim(&transaction, before + 1.0, content_format)?;
     }
@@ -98,7 +129,7 @@ async fn load_and_claim(database: &IdbDatabase, content_format: u32, claim: bool
     let unclaimed = (!claim).then(|| Unclaimed { epoch: before, content_format, log: numbers(&log), segments: numbers(&segments) });
     let note = note.dyn_into::<Uint8Array>().map_or(Bytes::new(), |note| note.to_vec().into());
     let loaded = Loaded { epoch: before as u64 + 1, full: !claim, log, segments, note };
-    Ok(Opening { loaded, blobs: blobs.is_truthy(), unclaimed })
+    Ok(Some(Opening { loaded, blobs, unclaimed }))
 }
 
 /// Makes an opening that could only read the one that may write. What it has read must be all there is: a record of the log is never written anew under its

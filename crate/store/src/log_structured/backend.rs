@@ -6,8 +6,8 @@ use std::ops::Range;
 /// The Blob that is kept only so that it can be deleted when storage is full.
 pub(super) const RESERVE_BLOB: u64 = 0;
 
-/// A Blob that is put and deleted again to see whether there is room.
-pub(super) const PROBE_BLOB: u64 = 1;
+/// A Blob that is put and deleted again to see whether there is room, or whether Blobs are kept at all.
+pub(crate) const PROBE_BLOB: u64 = 1;
 
 /// Whether a Blob is never read.
 pub(crate) fn is_filler(id: u64) -> bool {

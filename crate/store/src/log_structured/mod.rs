@@ -28,6 +28,6 @@ mod tests;
 mod warm_up;
 mod whole;
 
-pub(crate) use backend::{Backend, Loaded, Transaction, is_filler};
+pub(crate) use backend::{Backend, Loaded, PROBE_BLOB, Transaction, is_filler};
 pub(crate) use state::LogStructured;
 pub use state::Options;
