@@ -7,7 +7,7 @@ import { serve } from './lib/serve.mjs';
 await main(async () => {
   await web();
   const port = Number(process.env.PORT ?? 8080);
-  const { url } = await serve(path('dist', 'www'), { port }).catch((error) => {
+  const { url } = await serve(path('dist', 'www'), { port, compress: true }).catch((error) => {
     throw error.code === 'EADDRINUSE' ? new CommandFailed(`Port ${port} is taken. Choose another one: PORT=${port + 1} npm start`) : error;
   });
   console.log(`\nephapse runs at ${url}/ (leave with Ctrl-C)`);

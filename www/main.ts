@@ -12,7 +12,8 @@ try {
   server.on('restart', () => { toast('The homeserver had an error and started anew. Nothing that was sent is lost.'); });
   server.on('error', (error) => { toast(error); });
   // Without this a browser short of space may delete the site's data.
-  void navigator.storage.persist();
+  // WebKitGTK 2.50 has no `navigator.storage`.
+  void (navigator.storage as StorageManager | undefined)?.persist();
   for (;;) await visit(server);
 } catch (error) {
   const next = error instanceof EphapseError ? error.nextStep : 'Reload the page.';

@@ -18,6 +18,8 @@ export async function startWithProgress(place: HTMLElement): Promise<Server> {
   const late = setTimeout(() => { place.replaceChildren(view); }, 150);
   try {
     return await start({
+      // Beside the page, wherever the demo lies.
+      workerUrl: 'ephapse-worker.js',
       onProgress: ({ stage, loaded, total }) => {
         for (const step of steps) {
           const bar = bars.get(step.stage);

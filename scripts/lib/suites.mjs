@@ -4,7 +4,7 @@ import { mkdir, readdir, rm } from 'node:fs/promises';
 import { build } from 'esbuild';
 import { native } from '../build.mjs';
 import { path, run } from './run.mjs';
-import { chromium } from './tools.mjs';
+import { chromium, firefox, webkit } from './tools.mjs';
 
 /** Every Rust test of the workspace, natively, with what the tests say: endpoints, crashes, seeds. */
 export async function rustTests() {
@@ -39,10 +39,18 @@ export async function unitTests() {
   return nodeTests(await testFiles('../.cache/tests'));
 }
 
-/** The built package and the demo, in Chromium; and a client's conversation with `ephapse serve`. */
+/** The built package and the demo, in Chromium; the first minute in Firefox and WebKit too; and a client's conversation with `ephapse serve`. */
 export async function browserTests() {
   await native();
+  // Found, or installed, before anything runs.
+  await firefox();
+  await webkit();
   return nodeTests(await testFiles('browser'), { env: { CHROMIUM: await chromium() } });
+}
+
+/** What npm gives to others, in an empty Vite project and in sites without a bundler. */
+export async function packageTests() {
+  return nodeTests(await testFiles('package'), { env: { CHROMIUM: await chromium() } });
 }
 
 /** Kills, stops, updates, idleness and a full disk, in Chromium; `BROWSER_KILLS`, `WORKER_STOPS` and `IDLE` say how much of it. */

@@ -1,7 +1,7 @@
-// What the project needs from outside, installed on first use: npm packages, the Rust toolchain, wasm-bindgen's program, a Chromium.
+// What the project needs from outside, installed on first use: npm packages, the Rust toolchain, wasm-bindgen's program, browsers.
 // Everything that is not npm's or rustup's lands in `.cache/`.
 
-import { existsSync, readFileSync, statSync } from 'node:fs';
+import { existsSync, readFileSync, readdirSync, statSync } from 'node:fs';
 import { mkdir } from 'node:fs/promises';
 import { CommandFailed, path, run } from './run.mjs';
 
@@ -41,33 +41,62 @@ export async function wasmBindgen() {
   return bin;
 }
 
-const chromiumNames = ['chromium', 'chromium-browser', 'google-chrome', 'google-chrome-stable'];
-
 /** The path of a Chromium; installs Debian's when this is Debian and we may. `CHROMIUM` overrides the search. */
 export async function chromium() {
-  if (process.env.CHROMIUM) return process.env.CHROMIUM;
-  const found = await findChromium();
-  if (found) return found;
-  const debian = existsSync('/etc/debian_version') && process.getuid?.() === 0;
-  if (debian) {
-    console.log('Installing chromium');
-    const apt = { env: { DEBIAN_FRONTEND: 'noninteractive' }, quiet: true };
-    await run('apt-get', ['update'], apt);
-    await run('apt-get', ['install', '-y', '--no-install-recommends', 'chromium'], apt);
-    const installed = await findChromium();
-    if (installed) return installed;
-  }
-  throw new CommandFailed(
-    'The browser tests need Chromium. Install it (Debian and Ubuntu: sudo apt-get install chromium) or set CHROMIUM to the path of a Chrome or Chromium.',
-  );
+  return process.env.CHROMIUM ?? program('Chromium', ['chromium', 'chromium-browser', 'google-chrome', 'google-chrome-stable', '/Applications/Google Chrome.app/Contents/MacOS/Google Chrome'], ['chromium'], 'CHROMIUM');
 }
 
-async function findChromium() {
-  for (const directory of process.env.PATH.split(':')) {
-    for (const name of chromiumNames) if (existsSync(`${directory}/${name}`)) return `${directory}/${name}`;
+/** The path of a Firefox, as `chromium` finds its program. */
+export async function firefox() {
+  return process.env.FIREFOX ?? program('Firefox', ['firefox-esr', 'firefox', '/Applications/Firefox.app/Contents/MacOS/firefox'], ['firefox-esr'], 'FIREFOX');
+}
+
+/** WebKitGTK's driver, its small browser, and a display for them, as `chromium` finds its program. `WEBKIT_BROWSER` is another browser of WebKitGTK. */
+export async function webkit() {
+  const packages = ['webkit2gtk-driver', 'xvfb', 'xauth'];
+  const driver = await program('WebKitGTK', ['WebKitWebDriver'], packages);
+  const display = await program('WebKitGTK', ['xvfb-run'], packages);
+  const browser = process.env.WEBKIT_BROWSER ?? miniBrowser();
+  if (!browser) throw new CommandFailed('The tests need the MiniBrowser of WebKitGTK. Install webkit2gtk-driver, or set WEBKIT_BROWSER to its path.');
+  return { driver, display, browser };
+}
+
+/** It lies in a directory of the library that the driver was built with. */
+function miniBrowser() {
+  for (const lib of ['/usr/lib', '/usr/lib64', '/usr/libexec', ...subdirectories('/usr/lib')]) {
+    for (const version of ['webkit2gtk-4.1', 'webkitgtk-6.0', 'webkit2gtk-4.0']) {
+      const found = `${lib}/${version}/MiniBrowser`;
+      if (existsSync(found)) return found;
+    }
   }
-  const mac = '/Applications/Google Chrome.app/Contents/MacOS/Google Chrome';
-  return existsSync(mac) ? mac : undefined;
+  return undefined;
+}
+
+function subdirectories(directory) {
+  return existsSync(directory) ? readdirSync(directory).filter((name) => name.endsWith('-linux-gnu')).map((name) => `${directory}/${name}`) : [];
+}
+
+/** The path of the first of some programs; installs Debian packages when this is Debian and we may. */
+async function program(what, names, packages, variable) {
+  const found = find(names);
+  if (found) return found;
+  if (existsSync('/etc/debian_version') && process.getuid?.() === 0) {
+    console.log(`Installing ${packages.join(', ')}`);
+    const apt = { env: { DEBIAN_FRONTEND: 'noninteractive' }, quiet: true };
+    await run('apt-get', ['update'], apt);
+    await run('apt-get', ['install', '-y', '--no-install-recommends', ...packages], apt);
+    const installed = find(names);
+    if (installed) return installed;
+  }
+  const orElse = variable ? `, or set ${variable} to its path` : '';
+  throw new CommandFailed(`The browser tests need ${what} (${names[0]}). Install it (Debian and Ubuntu: sudo apt-get install ${packages.join(' ')})${orElse}.`);
+}
+
+function find(names) {
+  for (const directory of process.env.PATH.split(':')) {
+    for (const name of names) if (!name.startsWith('/') && existsSync(`${directory}/${name}`)) return `${directory}/${name}`;
+  }
+  return names.find((name) => name.startsWith('/') && existsSync(name));
 }
 
 /** Everything but the browser. */

@@ -14,6 +14,7 @@ const html = '<!doctype html><title>a page</title>';
 const files = {};
 let types;
 let policy;
+let missing;
 let site;
 let browser;
 let page;
@@ -24,11 +25,13 @@ before(async () => {
 
 beforeEach(async () => {
   policy = undefined;
+  missing = undefined;
   types = { js: 'text/javascript', wasm: 'application/wasm' };
   site = await serve(path('dist'), {
     override: (pathname) => {
       const headers = policy && { 'content-security-policy': policy };
       if (pathname.endsWith('/')) return { body: html, type: 'text/html', headers };
+      if (pathname === missing) return { status: 404 };
       const body = files[pathname.slice(1)];
       return body && { body, type: types[pathname.split('.').pop()], headers };
     },
@@ -50,7 +53,8 @@ const start = (target = page, options = {}) =>
     const { start } = await import('/index.js');
     const stages = [];
     globalThis.news = [];
-    globalThis.server = await start({ ...given, onProgress: ({ stage, loaded, total }) => stages.push(`${stage} ${loaded === total ? 'done' : 'on'}`) });
+    const onProgress = ({ stage, loaded, total }) => stages.push(`${stage} ${loaded === total ? 'done' : 'on'}`);
+    globalThis.server = await start({ ...given, onProgress }).catch((error) => { throw new Error(`${error.code}: ${error.message}`); });
     for (const event of ['update', 'restart', 'error']) globalThis.server.on(event, (detail) => globalThis.news.push({ event, ...detail }));
     return { stages: [...new Set(stages)], baseUrl: globalThis.server.baseUrl, serverName: globalThis.server.serverName };
   }, options);
@@ -381,28 +385,67 @@ test('a server of a directory is not taken for that of the whole site, which has
   await assert.rejects(() => start(inner, { scope: '/', workerUrl: '/ephapse-worker.js' }), /belongs to the service worker of \/app\/.*Pass that narrower/);
 });
 
-test('what goes wrong is said with the next step', async () => {
-  await assert.rejects(() => start(page, { workerUrl: '/missing.js' }), /could not be installed.*Check that it is served as JavaScript/);
+test('a worker\'s script that is not there is said with its URL, and what to do', async () => {
+  await assert.rejects(() => start(page, { workerUrl: '/missing.js' }), /missing\.js could not be installed: the server answered 404\. .*npx ephapse init/);
+  // As sites do that answer every path with their start page.
+  files['fallback.js'] = html;
+  types.js = 'text/html';
+  await assert.rejects(() => start(page, { workerUrl: '/fallback.js' }), /fallback\.js could not be installed: the server answered 200 with text\/html, and not with JavaScript\. .*npx ephapse init/);
   await assert.rejects(() => start(page, { workerUrl: 'https://elsewhere.example/ephapse-worker.js' }), /own origin/);
+  await assert.rejects(() => start(page, { workerUrl: '/fallback.js', scope: '/elsewhere' }), /lies outside the server's scope \(\/elsewhere\/\)/);
+});
+
+test('a module that is missing, that is a page, or that is of another version: three errors, and what to do', async () => {
   const right = files['ephapse.wasm'];
-  try {
-    files['ephapse.wasm'] = Buffer.from('not the module');
-    await assert.rejects(() => start(), /ephapse\.wasm/);
-  } finally {
-    files['ephapse.wasm'] = right;
+  const other = Buffer.from(right);
+  other[other.length - 1] ^= 1;
+  const wrong = [
+    [undefined, 404, /download-failed.*\/ephapse\.wasm could not be loaded: the server answered 404\. Copy ephapse\.wasm/],
+    [Buffer.from(html), 200, /download-failed.*\/ephapse\.wasm is not WebAssembly: the server answered 200 with text\/html\. Copy ephapse\.wasm/],
+    [other, 200, /download-failed.*\/ephapse\.wasm is of another version than the worker's script: the server answered 200 with another file\. Copy.*same version/],
+    [Buffer.concat([right, right]), 200, /download-failed.*is of another version/],
+    [right.subarray(0, 1_000), 200, /download-failed.*is of another version/],
+  ];
+  for (const [body, status, said] of wrong) {
+    missing = status === 404 ? '/ephapse.wasm' : undefined;
+    files['ephapse.wasm'] = body;
+    types.wasm = body?.length === html.length ? 'text/html' : 'application/wasm';
+    await assert.rejects(() => start(), said);
   }
+  files['ephapse.wasm'] = right;
+  types.wasm = 'application/wasm';
   await start();
 });
 
-test('a site whose content security policy forbids WebAssembly is told what to allow', async () => {
-  policy = "default-src 'self'";
-  await page.goto(`${site.url}/`);
-  await assert.rejects(() => start(), /does not compile the server.*script-src must allow 'wasm-unsafe-eval'/);
-  policy = "default-src 'self'; script-src 'self' 'wasm-unsafe-eval'; worker-src 'self' blob:";
+/** Opens a site under a content security policy that has not been here before. */
+const underPolicy = async (text, inPage) => {
   await page.evaluate(async () => { for (const worker of await navigator.serviceWorker.getRegistrations()) await worker.unregister(); });
+  await page.evaluate(async () => { for (const name of await caches.keys()) await caches.delete(name); });
+  policy = inPage ? undefined : text;
+  await page.goto(`${site.url}/`);
+  if (!inPage) return;
+  await page.evaluate((content) => {
+    const meta = document.createElement('meta');
+    Object.assign(meta, { httpEquiv: 'Content-Security-Policy', content });
+    document.head.append(meta);
+  }, text);
+};
+
+test('a site whose content security policy forbids what is needed is told what to allow', async () => {
+  const [scripts, workers, connections] = ["script-src 'self' 'unsafe-eval'", "worker-src 'self' blob:", "connect-src 'self'"];
+  const forbidding = [
+    [`default-src 'none'; script-src 'self'; ${workers}; ${connections}`, false, /blocked-by-policy.*Add 'wasm-unsafe-eval' to the script-src/],
+    [`default-src 'none'; ${scripts}; ${connections}; worker-src 'none'`, true, /blocked-by-policy.*Add worker-src 'self' blob:/],
+    [`default-src 'none'; ${scripts}; ${workers}`, false, /blocked-by-policy.*\/ephapse\.wasm.*Add connect-src 'self'/],
+    [`default-src 'none'; ${scripts}; ${workers}`, true, /blocked-by-policy.*requests to the server.*Add connect-src 'self'/],
+  ];
+  for (const [text, inPage, said] of forbidding) {
+    await underPolicy(text, inPage);
+    await assert.rejects(() => start(), said, text);
+  }
   const said = [];
   page.on('console', (message) => said.push(message.text()));
-  await page.goto(`${site.url}/`);
+  await underPolicy(`default-src 'none'; script-src 'self' 'wasm-unsafe-eval'; ${workers}; ${connections}`, false);
   await start();
   assert.equal((await versions()).status, 200);
   assert.deepEqual(said.filter((line) => line.includes('Content Security Policy')), []);

@@ -10,11 +10,11 @@ const denied = (name, message = 'it was denied') => new DOMException(message, na
 /** What was done with databases. */
 let storage;
 
-/** A browser that has all that is needed, but for what a test takes away; `firefox` is what it is known by. */
-function browser({ secure = true, firefox = false, has = {}, databases = () => working() } = {}) {
+/** A browser that has all that is needed, but for what a test takes away. */
+function browser({ secure = true, has = {}, databases = () => working() } = {}) {
   const navigator = { serviceWorker: {}, locks: {}, ...has };
   for (const name of Object.keys(navigator)) if (navigator[name] === undefined) delete navigator[name];
-  const values = { isSecureContext: secure, navigator, CSS: { supports: () => firefox }, location: new URL(scope), caches: {} };
+  const values = { isSecureContext: secure, navigator, location: new URL(scope), caches: {} };
   for (const [name, value] of Object.entries(values)) Object.defineProperty(globalThis, name, { configurable: true, value });
   Object.defineProperty(globalThis, 'indexedDB', { configurable: true, get: databases });
 }
@@ -69,11 +69,6 @@ test('a browser without service workers', async () => {
   await refuses('no-service-worker', /no service workers/, /current version of Chrome, Edge, Firefox or Safari/);
 });
 
-test('a private window of Firefox, which hides service workers', async () => {
-  browser({ firefox: true, has: { serviceWorker: undefined } });
-  await refuses('private-mode', /Firefox offers no service workers/, /not private/);
-});
-
 test('a browser from before Web Locks or Cache Storage', async () => {
   browser({ has: { locks: undefined } });
   await refuses('no-service-worker', /Web Locks/, /current version/);
@@ -92,29 +87,56 @@ test('a site that may not store anything', async () => {
   for (const [story, databases] of blocked) {
     browser({ databases });
     await refuses('storage-blocked', /does not let this site store data/, /Allow cookies and site data/).catch((error) => { throw new Error(story, { cause: error }); });
-    browser({ databases, firefox: true });
-    await refuses('private-mode', /does not let this site store data/, /not private/).catch((error) => { throw new Error(`${story}, in Firefox`, { cause: error }); });
   }
 });
 
 test('a disk that is full', async () => {
-  for (const firefox of [false, true]) {
-    browser({ firefox, databases: failing(denied('QuotaExceededError')) });
-    await refuses('storage-blocked', /cannot store anything/, /Free some disk space/);
+  browser({ databases: failing(denied('QuotaExceededError')) });
+  await refuses('storage-blocked', /cannot store anything/, /Free some disk space/);
+});
+
+/** What is said when the browser refuses the script with `error`, and the site answers it with `response`. */
+async function refusal(error, response, within = scope) {
+  browser({ has: { serviceWorker: { getRegistration: async () => undefined, register: async () => { throw error; } } } });
+  globalThis.fetch = async () => response ?? Promise.reject(new TypeError('offline'));
+  const worker = new URL('ephapse-worker.js', scope);
+  return register(worker, within, { byDefault: true, failure: () => undefined }).then(() => undefined, ({ code, message }) => [code, message]);
+}
+
+const answered = (status, type) => new Response('', { status, headers: { 'content-type': type } });
+const insecure = denied('SecurityError', 'The operation is insecure.');
+
+test('a worker that the browser does not install, for what the site answered', async () => {
+  // Firefox says of each of these that the operation is insecure.
+  const told = [
+    [answered(404, 'text/plain'), /ephapse-worker\.js could not be installed: the server answered 404\. .*npx ephapse init/],
+    [answered(200, 'text/html'), /answered 200 with text\/html, and not with JavaScript\. .*npx ephapse init/],
+    [answered(200, 'text/plain'), /answered 200 with text\/plain.*Serve it as text\/javascript/],
+  ];
+  for (const [response, message] of told) {
+    const [code, said] = await refusal(insecure, response);
+    assert.equal(code, 'worker-failed');
+    assert.match(said, message);
   }
 });
 
-test('a worker that the browser does not install', async () => {
-  const refusal = async (error) => {
-    browser({ has: { serviceWorker: { getRegistration: async () => undefined, register: async () => { throw error; } } } });
-    return register(new URL('ephapse-worker.js', scope), scope).then(() => undefined, ({ code, nextStep }) => [code, nextStep]);
-  };
-  const [code, nextStep] = await refusal(denied('SecurityError', 'The operation is insecure.'));
+test('a worker that the browser does not install though the site answers it', async () => {
+  const script = () => answered(200, 'text/javascript');
+  const [code, message] = await refusal(insecure, script());
   assert.equal(code, 'storage-blocked');
-  assert.match(nextStep, /Allow cookies and site data/);
-  for (const error of [denied('SecurityError', 'The script has an unsupported MIME type.'), new TypeError('the server answered 404')]) {
-    const [failed, check] = await refusal(error);
-    assert.equal(failed, 'worker-failed');
-    assert.match(check, /served as JavaScript/);
-  }
+  assert.match(message, /Allow cookies and site data/);
+  assert.match((await refusal(new TypeError('ServiceWorker script evaluation failed'), script()))[1], /evaluation failed\. Check that it runs/);
+  assert.match((await refusal(denied('SecurityError', 'The path of the provided scope is not under the max scope'), script(), 'https://chat.example/'.slice(0, -1)))[1], /Service-Worker-Allowed/);
+  const [policy, next] = await refusal(denied('SecurityError', 'The provided scriptURL violates the Content Security Policy.'), script());
+  assert.equal(policy, 'blocked-by-policy');
+  assert.match(next, /worker-src 'self' blob:/);
+});
+
+test('a page beside the directory that is served', async () => {
+  browser();
+  Object.defineProperty(globalThis, 'location', { configurable: true, value: new URL('https://chat.example/app') });
+  const worker = new URL('https://chat.example/app/ephapse-worker.js');
+  const refused = (directory) => register(worker, `https://chat.example${directory}`, {}).then(() => undefined, ({ code, message }) => `${code}: ${message}`);
+  assert.match(await refused('/app/'), /^out-of-scope: This page is \/app, .*Open it as \/app\/: let the site redirect/);
+  assert.match(await refused('/other/'), /^out-of-scope: .*lies outside the server's scope \(\/other\/\)/);
 });

@@ -6,17 +6,19 @@ export type EphapseErrorCode =
   | 'no-service-worker'
   /** The page was loaded over plain HTTP from another machine. */
   | 'insecure-context'
-  /** The browser offers no service workers or storage in private windows. */
-  | 'private-mode'
   /** The site may not store anything here, or nothing more. */
   | 'storage-blocked'
   /** The database was written by a newer version; it was not changed. */
   | 'newer-database'
   /** The page lies outside the part of the site that the service worker serves. */
   | 'out-of-scope'
+  /** The site has a service worker of its own for this scope, without the server in it. */
+  | 'foreign-worker'
+  /** The site's content security policy forbids what the server needs. */
+  | 'blocked-by-policy'
   /** The worker's script could not be installed. */
   | 'worker-failed'
-  /** `ephapse.wasm` could not be loaded. */
+  /** `ephapse.wasm` could not be loaded, is something else, or is of another version than the worker. */
   | 'download-failed'
   /** The server itself could not start. */
   | 'server-failed';
@@ -46,9 +48,13 @@ export interface Progress {
   total: number;
 }
 
-/** Options of `start`; none is needed where `ephapse-worker.js` and `ephapse.wasm` lie beside `index.js` at or above the page's own path. */
+/** Options of `start`; none is needed where `ephapse-worker.js` and `ephapse.wasm` lie at the root of the site. */
 export interface StartOptions {
-  /** Where `ephapse-worker.js` is; `ephapse.wasm` lies beside it. Must be of the page's own origin. Default: beside this script. */
+  /**
+   * Where `ephapse-worker.js` is, relative to the page; `ephapse.wasm` lies beside it. Must be of the page's own origin. Where the site has a service worker
+   * of its own that begins with `importScripts('/ephapse-worker.js')`, the URL of that one. Default: `/ephapse-worker.js`, or `ephapse-worker.js` in the
+   * directory that the page's `<base href>` names.
+   */
   workerUrl?: string | URL;
   /**
    * The part of the site that the server serves, a path that ends in `/`; the page must lie in it. Every scope has a server of its own. Default: the
@@ -97,9 +103,9 @@ export interface Status {
   wasmBytes: number;
   /** Memory of the WebAssembly instance. */
   memoryBytes: number;
-  /** Bytes that the whole origin stores, as the browser estimates it. */
+  /** Bytes that the whole origin stores, as the browser estimates it; 0 where it does not tell (WebKitGTK). */
   storageUsed: number;
-  /** Bytes that the origin may store, as the browser estimates it. */
+  /** Bytes that the origin may store, as the browser estimates it; 0 where it does not tell. */
   storageQuota: number;
   /** Bytes that the server handed in to be stored since the worker started. */
   bytesWritten: number;

@@ -19,10 +19,10 @@ export async function ask<T>(control: Control, question: Question['ask']): Promi
 }
 
 /** Asks one worker; `undefined` when no answer came in time. */
-export function askTo<T>(worker: ServiceWorker, question: Question['ask']): Promise<Answer<T> | undefined> {
+export function askTo<T>(worker: ServiceWorker, question: Question['ask'], within = patience): Promise<Answer<T> | undefined> {
   return new Promise((resolve) => {
     const { port1, port2 } = new MessageChannel();
-    const late = setTimeout(() => { end(undefined); }, patience);
+    const late = setTimeout(() => { end(undefined); }, within);
     const end = (answer: Answer<T> | undefined): void => {
       clearTimeout(late);
       port1.close();

@@ -3,12 +3,13 @@
 
 import { EphapseError } from './api.ts';
 import { askTo } from './ask.ts';
+import { foreign, hasServer, isKnown } from './identify.ts';
 
 /** The active worker of a registration, and this page's relation to it. */
 export interface Control {
   /** The worker that is active now. */
   worker(): ServiceWorker | null;
-  /** The worker that is active now, once there is one. */
+  /** The worker that is active now, once there is one; rejects when the site has replaced it by another one. */
   active(): Promise<ServiceWorker>;
   /** Ends when the page's requests reach the worker. */
   controlled(): Promise<void>;
@@ -21,7 +22,7 @@ export async function takeControl(registration: ServiceWorkerRegistration): Prom
   // registration's new worker, so that for a moment the one is still the version that waits, or the other already the next.
   const isOurs = (worker: ServiceWorker | null): boolean => {
     for (const version of [registration.active, registration.waiting]) if (version) met.add(version);
-    return worker !== null && met.has(worker);
+    return worker !== null && met.has(worker) && isKnown(worker);
   };
   let claiming: Promise<void> | undefined;
 
@@ -30,7 +31,11 @@ export async function takeControl(registration: ServiceWorkerRegistration): Prom
     active: async () => {
       // Between two versions there may be none for a moment.
       for (let waited = 0; waited < 5_000; waited += 50) {
-        if (registration.active) return registration.active;
+        const { active } = registration;
+        if (active) {
+          if (await hasServer(active)) return active;
+          throw foreign(active, registration.scope);
+        }
         await new Promise((resolve) => setTimeout(resolve, 50));
       }
       throw new EphapseError('worker-failed', 'The worker is gone: the site\'s data may have been deleted.', 'Reload the page.');

@@ -7,6 +7,8 @@ import { Compiled } from './compiled.ts';
 import { type Control, takeControl } from './control.ts';
 import { Pause, retryingFetch } from './fetch.ts';
 import { keepAlive } from './keep-alive.ts';
+import { workerName } from './identify.ts';
+import { obstacle } from './reach.ts';
 import { checkEnvironment, register, registerAgain, registerWaiting } from './register.ts';
 
 export * from './api.ts';
@@ -25,16 +27,21 @@ const handoverPause = 1_500;
  * const client = createClient({ baseUrl: server.baseUrl, fetchFn: server.fetch });
  * ```
  *
+ * The server speaks the Client-Server API of Matrix, for clients with end-to-end encryption. Not there yet: other servers (everybody has an account of the same
+ * browser), media, lists of threads and of a space's rooms, room upgrades, search, the public directory, reports, e-mail addresses, OAuth and single sign-on,
+ * sliding sync, push to devices, URL previews, and calls. Such endpoints answer 404 with `M_UNRECOGNIZED`.
+ *
  * @throws {EphapseError} whose message tells the user what to do next.
  */
 export async function start(options: StartOptions = {}): Promise<Server> {
   await checkEnvironment();
-  const workerUrl = new URL(options.workerUrl ?? 'ephapse-worker.js', options.workerUrl === undefined ? import.meta.url : document.baseURI);
-  const scope = new URL(options.scope ?? './', options.scope === undefined ? workerUrl : document.baseURI).href;
+  const workerUrl = options.workerUrl === undefined ? defaultWorkerUrl() : new URL(options.workerUrl, document.baseURI);
+  const scope = new URL(options.scope?.replace(/[^/]$/, '$&/') ?? './', options.scope === undefined ? workerUrl : document.baseURI).href;
 
   const channel = new BroadcastChannel(channelName(scope));
   const listeners = new Listeners();
   const pause = new Pause();
+  let failure: EphapseError | undefined;
   channel.addEventListener('message', ({ data }: MessageEvent<unknown>) => {
     if (!isOurs(data)) return;
     const news = data as News;
@@ -50,7 +57,8 @@ export async function start(options: StartOptions = {}): Promise<Server> {
         if (listeners.started) listeners.tell('update', { version: news.version });
         break;
       case 'failed':
-        if (listeners.started) listeners.tell('error', new EphapseError(news.failure.code, news.failure.message, news.failure.nextStep));
+        failure = new EphapseError(news.failure.code, news.failure.message, news.failure.nextStep);
+        if (listeners.started) listeners.tell('error', failure);
         break;
       case 'handover':
         pause.begin(handoverPause);
@@ -61,18 +69,27 @@ export async function start(options: StartOptions = {}): Promise<Server> {
   });
 
   try {
-    const registration = await register(workerUrl, scope);
+    const registration = await register(workerUrl, scope, { byDefault: options.workerUrl === undefined, failure: () => failure });
     void registerWaiting(registration, scope);
     const control = await takeControl(registration);
+    const baseUrl = scope.replace(/\/$/, '');
+    const inTheWay = obstacle(baseUrl);
     const { serverName } = await ask<Booted>(control, 'boot');
+    const error = await inTheWay;
+    if (error) throw error;
     listeners.started = true;
     options.onProgress?.({ stage: 'open', loaded: 1, total: 1 });
-    const home = new URL(scope);
-    return new PageServer(home.href.replace(/\/$/, ''), serverName, control, pause, channel, listeners);
+    return new PageServer(baseUrl, serverName, control, pause, channel, listeners);
   } catch (error) {
     channel.close();
     throw error;
   }
+}
+
+/** At the root of the site, or where the page says that its files are. A bundler moves this script, so where that lies says nothing. */
+function defaultWorkerUrl(): URL {
+  const base = document.querySelector('base[href]') ? new URL(document.baseURI) : undefined;
+  return new URL(workerName, base?.origin === location.origin ? base : `${location.origin}/`);
 }
 
 class PageServer implements Server {

@@ -1,7 +1,7 @@
 // Whether this browser can run the server at all, and the registration of its worker. What fails here says what the user can do.
 
-import { type ErrorCode } from '../shared/protocol.ts';
 import { EphapseError } from './api.ts';
+import { foreign, hasServer, scriptName, workerName } from './identify.ts';
 
 /** Throws when something that the server needs is missing. */
 export async function checkEnvironment(): Promise<void> {
@@ -9,10 +9,7 @@ export async function checkEnvironment(): Promise<void> {
     throw new EphapseError('insecure-context', 'A homeserver in the browser needs a secure page.', 'Open this page over https:// (or on this machine as http://localhost).');
   }
   if (!('serviceWorker' in navigator)) {
-    // Firefox hides service workers in private windows (bug 1320796).
-    throw isFirefox()
-      ? new EphapseError('private-mode', 'Firefox offers no service workers in this window.', 'Open this page in a window that is not private, and allow the site to store data.')
-      : new EphapseError('no-service-worker', 'This browser has no service workers.', 'Use a current version of Chrome, Edge, Firefox or Safari.');
+    throw new EphapseError('no-service-worker', 'This browser has no service workers.', 'Use a current version of Chrome, Edge, Firefox or Safari, with its service workers allowed.');
   }
   if (!('locks' in navigator) || !('caches' in globalThis)) {
     throw new EphapseError('no-service-worker', 'This browser lacks what the server needs (Web Locks, Cache Storage).', 'Use a current version of Chrome, Edge, Firefox or Safari.');
@@ -37,32 +34,87 @@ async function checkStorage(): Promise<void> {
   }
 }
 
+/** What `register` is told beside the URLs. */
+export interface Circumstances {
+  /** Whether the site left it to us where the worker is. */
+  byDefault: boolean;
+  /** What a worker that is being installed said of its failure. */
+  failure: () => EphapseError | undefined;
+}
+
 /** Registers the worker and waits for a version that is active. */
-export async function register(workerUrl: URL, scope: string): Promise<ServiceWorkerRegistration> {
+export async function register(workerUrl: URL, scope: string, { byDefault, failure }: Circumstances): Promise<ServiceWorkerRegistration> {
   if (workerUrl.origin !== location.origin) {
     throw new EphapseError('worker-failed', `The worker's script ${workerUrl.href} is of another origin.`, 'Serve ephapse-worker.js and ephapse.wasm from the page\'s own origin and pass `workerUrl`.');
   }
-  if (!location.href.startsWith(scope)) {
-    throw new EphapseError(
-      'out-of-scope',
-      `This page (${location.pathname}) lies outside the server's scope (${new URL(scope).pathname}).`,
-      'Put ephapse-worker.js at or above the page\'s directory, or pass a wider `scope` and send the header Service-Worker-Allowed with the script.',
-    );
-  }
+  if (!location.href.startsWith(scope)) throw outOfScope(new URL(scope).pathname);
+  await checkOthers(workerUrl, scope, byDefault);
   let registration: ServiceWorkerRegistration;
   try {
     registration = await navigator.serviceWorker.register(await registeredAs(workerUrl, scope), { scope, updateViaCache: 'none' });
   } catch (error) {
-    if (error instanceof DOMException && error.name === 'SecurityError' && !/scope|script|mime/i.test(error.message)) throw storageFailure(error);
-    throw new EphapseError(
-      'worker-failed',
-      `The worker's script ${workerUrl.href} could not be installed: ${messageOf(error)}.`,
-      'Check that it is served as JavaScript, with the header Service-Worker-Allowed where the scope is above its directory.',
-    );
+    throw await notInstalled(workerUrl, scope, error);
   }
-  await firstActive(registration);
+  await firstActive(registration, failure);
+  await serverActive(registration);
   await checkReach(registration);
   return registration;
+}
+
+function outOfScope(directory: string): EphapseError {
+  const page = location.pathname;
+  return `${page}/` === directory
+    ? new EphapseError('out-of-scope', `This page is ${page}, and the server's scope is ${directory}.`, `Open it as ${directory}: let the site redirect ${page} there, or put ephapse-worker.js higher up.`)
+    : new EphapseError(
+        'out-of-scope',
+        `This page (${page}) lies outside the server's scope (${directory}).`,
+        'Put ephapse-worker.js at or above the page\'s directory, or pass a wider `scope` and send the header Service-Worker-Allowed with the script.',
+      );
+}
+
+/** Registering a script replaces whatever worker the scope has: never one of the site's own. */
+async function checkOthers(workerUrl: URL, scope: string, byDefault: boolean): Promise<void> {
+  const registration = await navigator.serviceWorker.getRegistration(scope);
+  const newest = registration?.scope === scope ? (registration.installing ?? registration.waiting ?? registration.active) : undefined;
+  if (!newest || withoutAttempt(newest.scriptURL) === workerUrl.href) return;
+  if (!(await hasServer(newest))) throw foreign(newest, scope);
+  if (!byDefault || scriptName(newest.scriptURL) === workerName) return;
+  const script = new URL(newest.scriptURL).pathname;
+  throw new EphapseError(
+    'foreign-worker',
+    `The server runs in the site's own service worker, ${script}.`,
+    `Call start({ workerUrl: '${script}', scope: '${new URL(scope).pathname}' }).`,
+  );
+}
+
+/** Why the browser did not take the script. It says little itself, and in Firefox nothing. */
+async function notInstalled(workerUrl: URL, scope: string, error: unknown): Promise<EphapseError> {
+  const why = messageOf(error);
+  const failed = (what: string, next: string): EphapseError => new EphapseError('worker-failed', `The worker's script ${workerUrl.href} could not be installed: ${what}.`, next);
+  if (/content security policy/i.test(why)) {
+    return new EphapseError('blocked-by-policy', 'The site\'s content security policy forbids the server\'s worker.', 'Add worker-src \'self\' blob: to the policy.');
+  }
+  const copy = 'Copy ephapse-worker.js and ephapse.wasm to the root of the site with `npx ephapse init <its directory>`, or pass `workerUrl` where they are elsewhere.';
+  const response = await fetch(workerUrl, { cache: 'no-store' }).catch(() => undefined);
+  if (response && !response.ok) return failed(`the server answered ${response.status}`, copy);
+  const type = response?.headers.get('content-type') ?? '';
+  if (response && !/javascript|ecmascript/i.test(type)) {
+    return failed(`the server answered ${response.status} with ${type || 'no content type'}, and not with JavaScript`, type.startsWith('text/html') ? copy : 'Serve it as text/javascript.');
+  }
+  if (error instanceof DOMException && error.name === 'SecurityError' && !/scope|script|mime/i.test(why)) return storageFailure(error);
+  return new URL('./', workerUrl).href === scope
+    ? failed(why, 'Check that it runs by itself, and that whatever it imports is there.')
+    : failed(why, `Send the header Service-Worker-Allowed: ${new URL(scope).pathname} with it, since the scope is not its own directory.`);
+}
+
+/** The site's own worker may have got the server just now, in a version that is not active yet. */
+async function serverActive(registration: ServiceWorkerRegistration): Promise<void> {
+  const { active } = registration;
+  if (!active || (await hasServer(active))) return;
+  await registration.update().catch(() => undefined);
+  const coming = registration.installing ?? registration.waiting ?? registration.active;
+  for (let waited = 0; coming && coming.state !== 'activated' && coming.state !== 'redundant' && waited < untilTakenOver; waited += 50) await sleep(50);
+  if (coming === active || coming?.state !== 'activated' || !(await hasServer(coming))) throw foreign(active, registration.scope);
 }
 
 /** The browser gives a page to the worker of the narrowest scope, and no other one can take it from there. */
@@ -138,19 +190,21 @@ async function registeredAs(workerUrl: URL, scope: string): Promise<URL> {
   const registration = await navigator.serviceWorker.getRegistration(scope);
   const newest = registration?.waiting ?? registration?.active;
   if (!newest) return workerUrl;
-  const registered = new URL(newest.scriptURL);
-  registered.searchParams.delete(attempt);
-  return registered.href === workerUrl.href ? new URL(newest.scriptURL) : workerUrl;
+  return withoutAttempt(newest.scriptURL) === workerUrl.href ? new URL(newest.scriptURL) : workerUrl;
 }
 
-function firstActive(registration: ServiceWorkerRegistration): Promise<void> {
+function withoutAttempt(script: string): string {
+  const url = new URL(script);
+  url.searchParams.delete(attempt);
+  return url.href;
+}
+
+function firstActive(registration: ServiceWorkerRegistration, failure: Circumstances['failure']): Promise<void> {
   return new Promise((resolve, reject) => {
     const watch = (worker: ServiceWorker | null): void => {
       const look = (): void => {
         if (registration.active) resolve();
-        else if (worker?.state === 'redundant') {
-          reject(new EphapseError('worker-failed', 'The worker could not be installed.', 'Check that ephapse.wasm lies beside ephapse-worker.js, and that the site may store data, then reload.'));
-        }
+        else if (worker?.state === 'redundant') whyRedundant(failure).then(reject, reject);
       };
       worker?.addEventListener('statechange', look);
       look();
@@ -159,17 +213,18 @@ function firstActive(registration: ServiceWorkerRegistration): Promise<void> {
   });
 }
 
-function storageFailure(error: unknown): Error {
+/** What the worker said and the browser tells of its end come by different ways. */
+async function whyRedundant(failure: Circumstances['failure']): Promise<EphapseError> {
+  for (let waited = 0; !failure() && waited < 500; waited += 50) await sleep(50);
+  return failure() ?? new EphapseError('worker-failed', 'The worker could not be installed.', 'Check that ephapse.wasm lies beside ephapse-worker.js, and that the site may store data, then reload.');
+}
+
+function storageFailure(error: unknown): EphapseError {
   const why = messageOf(error);
-  const code: ErrorCode = isFirefox() ? 'private-mode' : 'storage-blocked';
   if (error instanceof DOMException && error.name === 'QuotaExceededError') {
     return new EphapseError('storage-blocked', `The site cannot store anything (${why}).`, 'Free some disk space, then reload.');
   }
-  return new EphapseError(code, `The browser does not let this site store data (${why}).`, 'Allow cookies and site data for this site, and open it in a window that is not private.');
-}
-
-function isFirefox(): boolean {
-  return CSS.supports('-moz-appearance', 'none');
+  return new EphapseError('storage-blocked', `The browser does not let this site store data (${why}).`, 'Allow cookies and site data for this site, then reload.');
 }
 
 function messageOf(error: unknown): string {

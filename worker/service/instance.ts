@@ -236,7 +236,7 @@ function openFailure(error: unknown): Error {
     case 'quota':
       return new Failed({ code: 'storage-blocked', message, nextStep: 'Free some disk space or allow this site to store more, then reload.' });
     case 'storage':
-      return new Failed({ code: 'storage-blocked', message, nextStep: 'Allow this site to store data, open it in a window that is not private, then reload.' });
+      return new Failed({ code: 'storage-blocked', message, nextStep: 'Allow this site to store data, then reload.' });
     default:
       return new Failed({ code: 'server-failed', message, nextStep: 'Reload the page. If it happens again, report it with this message.' });
   }

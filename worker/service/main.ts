@@ -3,7 +3,7 @@
 import { type Answer, type Booted, type News, type Question, channelName, isOurs, mark } from '../shared/protocol.ts';
 import { matrixPath } from '../shared/matrix-url.ts';
 import { answer } from './answer.ts';
-import { answerOf } from './failed.ts';
+import { answerOf, failureOf } from './failed.ts';
 import { sleep } from './host.ts';
 import { cacheModule, dropOtherModules, moduleUrl } from './module.ts';
 import { Server } from './server.ts';
@@ -28,7 +28,7 @@ self.addEventListener('fetch', (event) => {
 self.addEventListener('install', (event) => {
   event.waitUntil(
     (async () => {
-      await cacheModule(scope, (stage, loaded, total) => { tell({ [mark]: 1, news: 'progress', stage, loaded, total }); });
+      await cacheModule(scope, (stage, loaded, total) => { tell({ [mark]: 1, news: 'progress', stage, loaded, total }); }).catch(tellFailure);
       void becomeActive();
     })(),
   );
@@ -66,8 +66,16 @@ if (self.registration.active && stateOf() === 'activated') server.prepare();
 self.addEventListener('error', ({ error }) => { server.trapped(error); });
 self.addEventListener('unhandledrejection', ({ reason }) => { server.trapped(reason); });
 
+/** The browser tells a page that the installation failed, and not why. */
+function tellFailure(error: unknown): never {
+  tell({ [mark]: 1, news: 'failed', failure: failureOf(error) });
+  throw error;
+}
+
 async function answerTo(question: Question, sender: string | undefined): Promise<unknown> {
   switch (question.ask) {
+    case 'hello':
+      return undefined;
     case 'boot': {
       await activated();
       const { serverName } = await server.running();

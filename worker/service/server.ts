@@ -91,7 +91,9 @@ export class Server {
   /** What the engine says of itself, and what the worker knows beside it. */
   async status(): Promise<Record<string, unknown>> {
     const instance = await this.running();
-    const { usage, quota } = await navigator.storage.estimate();
+    // WebKitGTK 2.50 gives workers and pages no `navigator.storage`.
+    const storage = navigator.storage as StorageManager | undefined;
+    const { usage, quota }: StorageEstimate = (await storage?.estimate()) ?? {};
     return {
       ...instance.status(),
       version: EPHAPSE_VERSION,

@@ -8,10 +8,11 @@ export const mark = 'ephapse';
 export type ErrorCode =
   | 'no-service-worker'
   | 'insecure-context'
-  | 'private-mode'
   | 'storage-blocked'
   | 'newer-database'
   | 'out-of-scope'
+  | 'foreign-worker'
+  | 'blocked-by-policy'
   | 'worker-failed'
   | 'download-failed'
   | 'server-failed';
@@ -28,6 +29,8 @@ export type Stage = 'download' | 'compile' | 'open';
 
 /** Asked of the worker, with a port for the one answer. */
 export type Question =
+  /** Whether this worker has the server in it: any answer says so. */
+  | { [mark]: 1; ask: 'hello' }
   /** Start the server if it does not run. */
   | { [mark]: 1; ask: 'boot' }
   /** What the server holds and does. */

@@ -19,12 +19,29 @@ async function until(what, look, patience = 20_000) {
 
 const bare = ({ baseUrl }) => createClient({ baseUrl, fetchFn: globalThis.server?.fetch });
 
+/** Asked of the server itself: the client has copies of its own. */
+const accountData = (n) => `/user/${encodeURIComponent(client.getUserId())}/account_data/org.example.${n}`;
+
 const tests = {
   /** Starts the homeserver of this page, where there is one to start. */
   async startServer() {
     const { start } = await import(/* a path of the site, not of this bundle */ `${location.origin}/index.js`);
     globalThis.server = await start();
     return globalThis.server.baseUrl;
+  },
+
+  /** What the server of this page says of itself. */
+  status: () => globalThis.server.status(),
+
+  /** Has the server keep `count` pieces of account data, each of so many bytes. */
+  async store({ count, bytes }) {
+    for (let n = 0; n < count; n += 1) await client.http.authedRequest('PUT', accountData(n), undefined, { text: String(n % 10).repeat(bytes) });
+  },
+
+  /** How many of those pieces the server still has as they were. */
+  async stored({ count, bytes }) {
+    const found = await Promise.all(Array.from({ length: count }, (_, n) => client.http.authedRequest('GET', accountData(n))));
+    return found.filter((content, n) => content.text === String(n % 10).repeat(bytes)).length;
   },
 
   /** A new account; gives the session that `connect` takes. */

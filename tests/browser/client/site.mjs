@@ -4,10 +4,14 @@ import { cp, mkdir, readFile } from 'node:fs/promises';
 import { build } from 'esbuild';
 import { path } from '../../../scripts/lib/run.mjs';
 import { serve } from '../../../scripts/lib/serve.mjs';
+import { Orders } from '../engines.mjs';
 
 const html = '<!doctype html><title>a client</title><script type="module" src="/client.js"></script>';
+const obedient = `${html}<script>${Orders.script}</script>`;
 
-/** Bundles the client and serves it; `/index.js`, the worker and the module are the built package's. */
+/**
+ * Bundles the client and serves it; `/index.js`, the worker and the module are the built package's. `orders` has the pages under `/obedient` do things.
+ */
 export async function clientSite() {
   const directory = path('.cache', 'client');
   const crypto = 'pkg/matrix_sdk_crypto_wasm_bg.wasm';
@@ -15,13 +19,17 @@ export async function clientSite() {
   await build({ entryPoints: [path('tests', 'browser', 'client', 'client.mjs')], outfile: `${directory}/client.js`, bundle: true, format: 'esm', target: 'es2022', logLevel: 'error' });
   await cp(path('node_modules', '@matrix-org', 'matrix-sdk-crypto-wasm', crypto), `${directory}/${crypto}`);
   const own = { '/client.js': 'text/javascript', [`/${crypto}`]: 'application/wasm' };
-  return serve(path('dist'), {
-    override: async (pathname) => {
+  const orders = new Orders();
+  const site = await serve(path('dist'), {
+    override: async (pathname, request) => {
+      if (pathname === '/orders') return orders.answer(request);
+      if (pathname === '/obedient') return { body: obedient, type: 'text/html' };
       if (pathname === '/') return { body: html, type: 'text/html' };
       if (pathname in own) return { body: await readFile(directory + pathname), type: own[pathname] };
       return undefined;
     },
   });
+  return { ...site, orders };
 }
 
 /** A tab of the site; `call` runs one of the client's functions in it. `failures` gets the errors that nobody there caught. */
