@@ -8,7 +8,7 @@ export default defineConfig(
   globalIgnores(['dist/', 'target/', '.cache/']),
   js.configs.recommended,
   {
-    files: ['worker/**/*.ts', 'www/**/*.ts'],
+    files: ['worker/**/*.ts', 'www/**/*.{ts,tsx}'],
     extends: [tseslint.configs.strictTypeChecked],
     languageOptions: { parserOptions: { project: ['worker/service/tsconfig.json', 'worker/page/tsconfig.json', 'www/tsconfig.json'], tsconfigRootDir: import.meta.dirname } },
     rules: {

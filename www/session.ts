@@ -2,25 +2,41 @@
 
 import { type Server } from 'ephapse';
 import { ClientEvent, type MatrixClient, MemoryStore, SyncState, createClient } from 'matrix-js-sdk';
-import { decodeRecoveryKey } from 'matrix-js-sdk/lib/crypto-api/recovery-key';
-import { type Account, shortName } from './accounts.ts';
+import { type Account, dropAccount, ownAccount } from './accounts.ts';
+import { forgetDrafts } from './drafts.ts';
+import { HeldKey } from './keys.ts';
 
-/** The client of one account, and what the page does with its keys. */
+/** The client of one account. */
 export interface Session {
   account: Account;
   client: MatrixClient;
   /** Whether encrypted rooms can be used. */
   encryption: boolean;
+  /** Where a recovery key is put that was typed. */
+  held: HeldKey;
   /** Lets another tab open the account. */
   close: () => void;
+  /** Ends the session on the server, and deletes what this browser keeps of it: the keys above all. */
+  logOut: () => Promise<void>;
 }
 
-// The key that was typed or made last: secret storage asks for it in quick succession.
-let recoveryKey: Uint8Array<ArrayBuffer> | undefined;
+/** Fetches and compiles the encryption's module, and tells it that no other server is to be spared. */
+export function prepareEncryption(): void {
+  prepared ??= (async () => {
+    const [{ initAsync }, { RustBackupManager }] = await Promise.all([import('@matrix-org/matrix-sdk-crypto-wasm'), import('matrix-js-sdk/lib/rust-crypto/backup')]);
+    // Many clients of one server wait for up to ten seconds, so as not to upload at the same time. Here the server is in this browser.
+    (RustBackupManager as { maxBackupLoopStartDelayMillis: number }).maxBackupLoopStartDelayMillis = 300;
+    await initAsync();
+  })();
+  // A session says what is wrong with it.
+  prepared.catch(() => { prepared = undefined; });
+}
 
-/** Starts the client and resolves after its first sync. `password` lets a new account publish its cross-signing keys. */
+let prepared: Promise<void> | undefined;
+
+/** Starts the client and resolves after its first sync. `password` lets an account without a recovery key publish cross-signing keys. */
 export async function openSession(server: Server, account: Account, password?: string): Promise<Session> {
-  const release = await ownTab(account);
+  const release = await ownAccount(account.userId);
   try {
     return await open(server, account, password, release);
   } catch (error) {
@@ -30,6 +46,7 @@ export async function openSession(server: Server, account: Account, password?: s
 }
 
 async function open(server: Server, account: Account, password: string | undefined, release: () => void): Promise<Session> {
+  const held = new HeldKey();
   const client = createClient({
     baseUrl: server.baseUrl,
     fetchFn: server.fetch,
@@ -38,49 +55,35 @@ async function open(server: Server, account: Account, password: string | undefin
     accessToken: account.accessToken,
     store: new MemoryStore({ localStorage }),
     timelineSupport: true,
-    cryptoCallbacks: {
-      getSecretStorageKey: ({ keys }) => {
-        const [keyId] = Object.keys(keys);
-        return Promise.resolve(keyId !== undefined && recoveryKey ? [keyId, recoveryKey] : null);
-      },
-      cacheSecretStorageKey: (_keyId, _info, key) => { recoveryKey = key; },
-    },
+    // The server has no calls to ask TURN servers for.
+    disableVoip: true,
+    cryptoCallbacks: held.callbacks,
   });
   // A token that the server does not know any more ends the session before anything is shown.
   await client.whoami();
+  const cryptoDatabasePrefix = `ephapse demo ${account.userId} ${account.deviceId}`;
   let encryption = true;
   try {
-    await client.initRustCrypto({ cryptoDatabasePrefix: `ephapse demo ${account.userId} ${account.deviceId}` });
+    await client.initRustCrypto({ cryptoDatabasePrefix });
   } catch (error) {
     encryption = false;
     console.error('Encryption is not available', error);
   }
   await client.startClient({ initialSyncLimit: 20, lazyLoadMembers: true });
   await synced(client);
-  if (encryption && password !== undefined) await crossSign(client, account, password);
-  return { account, client, encryption, close: () => { client.stopClient(); release(); } };
-}
-
-/** Makes a recovery key and a key backup; the key is what a later device needs to read old messages. */
-export async function makeRecoveryKey(client: MatrixClient): Promise<string> {
-  const crypto = client.getCrypto();
-  if (!crypto) throw new Error('Encryption is not available in this session.');
-  const created = await crypto.createRecoveryKeyFromPassphrase();
-  await crypto.bootstrapSecretStorage({ createSecretStorageKey: () => Promise.resolve(created), setupNewSecretStorage: true, setupNewKeyBackup: true });
-  return created.encodedPrivateKey ?? '';
-}
-
-/** Signs this device and fetches the old keys with a recovery key. */
-export async function recover(client: MatrixClient, encoded: string): Promise<number> {
-  const crypto = client.getCrypto();
-  if (!crypto) throw new Error('Encryption is not available in this session.');
-  recoveryKey = decodeRecoveryKey(encoded);
-  // The private keys are only taken when the public ones are known.
-  await crypto.userHasCrossSigningKeys(undefined, true);
-  await crypto.bootstrapCrossSigning({});
-  await crypto.loadSessionBackupPrivateKeyFromSecretStorage();
-  await crypto.checkKeyBackupAndEnable();
-  return (await crypto.restoreKeyBackup()).imported;
+  if (encryption && password !== undefined && !(await client.secretStorage.hasKey())) await crossSign(client, account, password);
+  const close = (): void => {
+    client.stopClient();
+    release();
+  };
+  const logOut = async (): Promise<void> => {
+    await client.logout(true);
+    await client.clearStores({ cryptoDatabasePrefix });
+    forgetDrafts(account.userId);
+    close();
+    dropAccount(account);
+  };
+  return { account, client, encryption, held, close, logOut };
 }
 
 async function crossSign(client: MatrixClient, account: Account, password: string): Promise<void> {
@@ -99,25 +102,5 @@ function synced(client: MatrixClient): Promise<void> {
       resolve();
     };
     client.on(ClientEvent.Sync, look);
-  });
-}
-
-/** The account is open in another tab of this browser. */
-export class AccountInUse extends Error {
-  constructor({ userId }: Account) {
-    super(`${shortName(userId)} is open in another tab. Use that one, or another account here.`);
-  }
-}
-
-/** The keys of a device may be used by one tab at a time: the lock is held until the returned function is called. */
-async function ownTab(account: Account): Promise<() => void> {
-  return new Promise((resolve, reject) => {
-    void navigator.locks.request(`ephapse demo ${account.userId}`, { ifAvailable: true }, (lock) => {
-      if (!lock) {
-        reject(new AccountInUse(account));
-        return undefined;
-      }
-      return new Promise<void>((release) => { resolve(release); });
-    });
   });
 }

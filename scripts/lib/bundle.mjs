@@ -52,7 +52,7 @@ export async function demo() {
   await rm(out, { recursive: true, force: true });
   await mkdir(out, { recursive: true });
   await build({
-    entryPoints: [path('www', 'main.ts')],
+    entryPoints: [path('www', 'main.tsx')],
     outdir: out,
     bundle: true,
     splitting: true,

@@ -2,28 +2,15 @@
 
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
-import { path } from '../../scripts/lib/run.mjs';
-import { serve } from '../../scripts/lib/serve.mjs';
-import { launch } from './browser.mjs';
+import { composer, demo, dialog, focused, join, makeRoom, message, messages, say } from './demo.mjs';
 
-test('two people talk in the demo', { timeout: 300_000 }, async (t) => {
-  const site = await serve(path('dist', 'www'));
-  t.after(() => site.close());
-  const browser = await launch();
-  t.after(() => browser.close());
-  const problems = [];
-  const tab = async (width, height) => {
-    const page = await browser.context.newPage();
-    page.setDefaultTimeout(90_000);
-    page.on('pageerror', (error) => problems.push(String(error)));
-    await page.setViewportSize({ width, height });
-    await page.goto(site.url);
-    return page;
-  };
-  const fits = async (page) => assert.ok(await page.evaluate(() => document.documentElement.scrollWidth <= window.innerWidth), 'nothing is cut off at the side');
+const use = demo();
 
+const fits = async (page) => assert.ok(await page.evaluate(() => document.documentElement.scrollWidth <= window.innerWidth), 'nothing is cut off at the side');
+
+test('two people talk in the demo', { timeout: 180_000 }, async () => {
   // Alice has a keyboard and nothing else: the forms take focus by themselves, and Enter sends them.
-  const alice = await tab(1180, 760);
+  const alice = await use.tab();
   await alice.getByRole('heading', { name: 'Create an account' }).waitFor();
   await alice.keyboard.type('alice');
   await alice.keyboard.press('Tab');
@@ -31,12 +18,7 @@ test('two people talk in the demo', { timeout: 300_000 }, async (t) => {
   await alice.keyboard.press('Enter');
   await alice.getByText('Hello, alice').waitFor();
 
-  // The second tab finds Alice in use, and makes an account of its own.
-  const bob = await tab(390, 780);
-  await bob.getByRole('button', { name: 'Create an account' }).click();
-  await bob.getByLabel('User name').fill('bob');
-  await bob.getByLabel('Password').fill('another long password');
-  await bob.getByRole('button', { name: 'Create account' }).click();
+  const bob = await use.person('bob', { width: 390, height: 780 });
   await bob.getByText('No rooms yet').waitFor();
   await fits(bob);
 
@@ -49,33 +31,92 @@ test('two people talk in the demo', { timeout: 300_000 }, async (t) => {
   await alice.getByRole('heading', { name: 'Garden plans encrypted' }).waitFor();
 
   await bob.getByText('alice invites you').waitFor();
-  await bob.getByRole('button', { name: 'Join' }).click();
+  await join(bob, 'Garden plans');
   await alice.getByText('bob joined').waitFor();
   await alice.keyboard.type('The tomatoes are in');
   await alice.keyboard.press('Enter');
-  const messages = (page) => page.getByRole('log', { name: 'Messages' });
   await messages(bob).getByText('The tomatoes are in').waitFor();
   await fits(bob);
 
-  await bob.getByLabel('Message', { exact: true }).fill('Already?');
+  await composer(bob).fill('Already?');
   await alice.getByText('bob is typing…').waitFor();
   await bob.getByRole('button', { name: 'Send' }).click();
   await messages(alice).getByText('Already?').waitFor();
-  await messages(alice).getByRole('button', { name: 'React with 👍' }).last().focus();
+
+  // From where she writes it is one stop back to what can be done with the last message.
+  await alice.keyboard.press('Shift+Tab');
+  assert.equal(await focused(alice), 'React with 👍');
   await alice.keyboard.press('Enter');
   await messages(bob).getByRole('button', { name: '👍 1' }).waitFor();
 
   await alice.getByRole('button', { name: 'Homeserver in this browser' }).click();
-  assert.match(await alice.getByRole('dialog').innerText(), /k51[0-9a-z]{59}/);
+  assert.match(await dialog(alice, 'Your homeserver').innerText(), /k51[0-9a-z]{59}/);
   await alice.keyboard.press('Escape');
+});
 
-  // A reload keeps the account, the room and what can be read in it.
-  await bob.reload();
-  await bob.getByRole('button', { name: 'Garden plans' }).click();
-  await messages(bob).getByText('The tomatoes are in').waitFor();
+test('what is focused and selected stays when messages come', { timeout: 120_000 }, async () => {
+  const carol = await use.person('carol');
+  const dave = await use.person('dave');
+  await makeRoom(carol, 'Steady', { invite: 'dave' });
+  await join(dave, 'Steady');
+  for (const text of ['one', 'two', 'three']) await say(carol, text);
+  await messages(dave).getByText('three').waitFor();
 
-  await alice.getByLabel('Account').click();
-  await alice.getByRole('button', { name: 'Log out' }).click();
-  await alice.getByRole('heading', { name: 'Log in' }).or(alice.getByRole('heading', { name: 'Create an account' })).waitFor();
-  assert.deepEqual(problems, []);
+  // Dave reads with the keyboard, and has marked a word; every line that is there must be the same element afterwards.
+  await message(dave, 'one').focus();
+  await dave.evaluate(() => {
+    const bubbles = [...document.querySelectorAll('.bubble')];
+    getSelection().selectAllChildren(bubbles.find(({ textContent }) => textContent === 'two'));
+    globalThis.lines = [...document.querySelectorAll('.timeline > li')];
+  });
+  await say(carol, 'four');
+  await messages(dave).getByText('four').waitFor();
+  const after = await dave.evaluate(() => ({
+    focus: document.activeElement.textContent.includes('one'),
+    selection: String(getSelection()),
+    kept: globalThis.lines.every((line) => line.isConnected),
+  }));
+  assert.deepEqual(after, { focus: true, selection: 'two', kept: true });
+
+  // Arrows move from message to message, and a letter begins a new one.
+  await dave.keyboard.press('ArrowDown');
+  assert.match(await focused(dave), /two/);
+  await dave.keyboard.press('End');
+  assert.match(await focused(dave), /four/);
+  await dave.keyboard.type('five');
+  assert.equal(await composer(dave).inputValue(), 'five');
+});
+
+test('sending a message takes no Tab key, and passing all of them takes two', { timeout: 120_000 }, async () => {
+  const erin = await use.person('erin');
+  await makeRoom(erin, 'Quick');
+  for (let number = 0; number < 8; number += 1) {
+    await erin.keyboard.type(`message ${number}`);
+    await erin.keyboard.press('Enter');
+    await message(erin, `message ${number}`).waitFor();
+  }
+  await erin.locator('.message.sent').nth(7).waitFor();
+  await erin.getByRole('button', { name: 'Leave the room' }).focus();
+  const stops = [];
+  for (;;) {
+    await erin.keyboard.press('Tab');
+    stops.push(await focused(erin));
+    if (stops.at(-1) === 'Message' || stops.length > 20) break;
+  }
+  assert.equal(stops.length, 3, `message, its tools, the composer: ${stops.join(' | ')}`);
+});
+
+test('the encryption is fetched once, while the form is filled in', { timeout: 120_000 }, async () => {
+  const crypto = '/pkg/matrix_sdk_crypto_wasm_bg.wasm';
+  const before = use.site.requests.filter((path) => path === crypto).length;
+  const page = await use.tab();
+  await page.getByLabel('Password').waitFor();
+  const count = () => use.site.requests.filter((path) => path === crypto).length - before;
+  for (let waited = 0; count() === 0 && waited < 10_000; waited += 50) await page.waitForTimeout(50);
+  assert.equal(count(), 1);
+});
+
+test('a browser without navigator.storage starts', { timeout: 120_000 }, async () => {
+  const page = await use.tab({ ready: (tab) => tab.addInitScript(() => { Object.defineProperty(Navigator.prototype, 'storage', { value: undefined }); }) });
+  await page.getByLabel('Password').waitFor();
 });
