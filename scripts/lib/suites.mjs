@@ -19,7 +19,7 @@ export async function serveTests() {
   return nodeTests(await testFiles('serve'));
 }
 
-/** The worker's TypeScript, in Node. */
+/** The worker's TypeScript, in Node, and what is generated from the specification. */
 export async function unitTests() {
   const out = path('.cache', 'tests');
   await rm(out, { recursive: true, force: true });
@@ -36,7 +36,7 @@ export async function unitTests() {
     alias: { 'ephapse:glue': path('tests', 'worker', 'glue.mjs') },
     define: { EPHAPSE_VERSION: '"0.0.0"', EPHAPSE_WASM_SHA256: '"none"', EPHAPSE_WASM_BYTES: '8' },
   });
-  return nodeTests(await testFiles('../.cache/tests'));
+  return nodeTests([...await testFiles('../.cache/tests'), ...await testFiles('spec')]);
 }
 
 /** The built package and the demo, in Chromium; the first minute in Firefox and WebKit too; and a client's conversation with `ephapse serve`. */

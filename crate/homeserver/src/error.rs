@@ -57,6 +57,20 @@ impl Error {
         Self::new(StatusCode::BAD_REQUEST, ErrorKind::BadJson, message)
     }
 
+    /// 400 M_NOT_JSON.
+    pub fn not_json(reason: impl fmt::Display) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, ErrorKind::NotJson, format!("this is not JSON: {reason}"))
+    }
+
+    /// 400 for JSON, or a path or query, that is not what a type of ours reads: M_MISSING_PARAM where something is missing, M_BAD_JSON otherwise.
+    pub fn unreadable(error: &serde_json::Error) -> Self {
+        let text = error.to_string();
+        match missing(&text) {
+            Some(field) => Self::missing_param(format!("{field} is missing")),
+            None => Self::bad_json(format!("this cannot be read: {}", plain(&text))),
+        }
+    }
+
     /// 400 M_INVALID_SIGNATURE.
     pub fn invalid_signature(message: impl Into<String>) -> Self {
         let kind = serde_json::from_str(r#"{"errcode":"M_INVALID_SIGNATURE"}"#).expect("every errcode is a kind, also one that ruma has no name for");
@@ -120,6 +134,23 @@ impl Error {
     }
 }
 
+/// The field that is missing, where serde says that one is.
+pub(crate) fn missing(text: &str) -> Option<&str> {
+    text.split_once("missing field `")?.1.split('`').next()
+}
+
+/// What serde says without what it knows of our types: `invalid type: sequence, expected struct Filter at line 1 column 2`.
+pub(crate) fn plain(text: &str) -> String {
+    let place = text.rfind(" at line ").map_or("", |at| &text[at..]);
+    let text = text.strip_suffix(place).unwrap_or(text);
+    let said = match text.split_once(", expected ") {
+        Some((found, _)) => found,
+        None if text.contains("untagged enum") => "a value has none of the forms that it may have",
+        None => text,
+    };
+    format!("{said}{place}")
+}
+
 fn unknown(message: &str) -> MatrixError {
     MatrixError::new(StatusCode::INTERNAL_SERVER_ERROR, ErrorBody::Standard(StandardErrorBody::new(ErrorKind::Unknown, message.to_owned())))
 }
@@ -147,11 +178,19 @@ fn store_error(error: StoreError, admin_contact: &str) -> MatrixError {
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Matrix(error) => error.fmt(f),
+            Self::Matrix(error) => f.write_str(message(error)),
             Self::Interactive(_) => f.write_str("this request needs user-interactive authentication"),
             Self::Store(error) => error.fmt(f),
             Self::Internal(text) => f.write_str(text),
         }
+    }
+}
+
+/// What an error says, without its errcode and status: messages may be part of others.
+fn message(error: &MatrixError) -> &str {
+    match &error.body {
+        ErrorBody::Standard(body) => &body.message,
+        _ => "the request was refused",
     }
 }
 

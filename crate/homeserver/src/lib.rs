@@ -19,6 +19,7 @@ mod position;
 mod property;
 mod property_paths;
 mod router;
+mod schema;
 pub mod tables;
 
 mod client;

@@ -5,8 +5,9 @@
 use crate::{
     body::Body,
     client,
-    error::{Error, Result},
+    error::{self, Error, Result},
     homeserver::Homeserver,
+    schema,
     tables::{self, Session},
 };
 use bytes::Bytes;
@@ -16,7 +17,7 @@ use ruma::{
     OwnedRoomId,
     api::{
         IncomingRequest, IncomingRequestExt, OutgoingResponseExt,
-        error::{DeserializationError, ErrorKind, FromHttpRequestError, IntoHttpError},
+        error::{DeserializationError, FromHttpRequestError, IntoHttpError},
         path_builder::PathBuilder,
     },
 };
@@ -137,8 +138,9 @@ impl Asked {
         }
         // JSON is UTF-8; of what is skipped in it serde_json would not look.
         if str::from_utf8(self.body()).is_err() {
-            return Err(not_json("it is not UTF-8"));
+            return Err(Error::not_json("it is not UTF-8"));
         }
+        schema::check(self.request.method(), parseable.uri_ref().unwrap_or(self.request.uri()), &self.arguments, self.body())?;
         let parseable = parseable.body(self.body()).map_err(|error| Error::invalid_param(error.to_string()))?;
         Ok((parseable, self.arguments.iter().map(String::as_str).collect()))
     }
@@ -520,20 +522,19 @@ fn parse<R: IncomingRequest>(asked: &Asked) -> Result<R> {
 fn parse_error(error: FromHttpRequestError, body: &[u8]) -> Error {
     match error {
         FromHttpRequestError::Deserialization(DeserializationError::Json(error)) => match serde_json::from_slice::<serde::de::IgnoredAny>(body) {
-            Err(_) => not_json(error),
-            Ok(_) if error.to_string().contains("missing field") => Error::new(http::StatusCode::BAD_REQUEST, ErrorKind::BadJson, error.to_string()),
-            Ok(_) => Error::bad_json(error.to_string()),
+            Err(error) => Error::not_json(error),
+            Ok(_) => Error::unreadable(&error),
         },
-        FromHttpRequestError::Deserialization(DeserializationError::Query(error)) if error.to_string().contains("missing field") => {
-            Error::missing_param(error.to_string())
+        FromHttpRequestError::Deserialization(error) => {
+            let text = error.to_string();
+            match error::missing(&text) {
+                Some(field) => Error::missing_param(format!("{field} is missing")),
+                None => Error::invalid_param(format!("the path or the query cannot be read: {}", error::plain(&text))),
+            }
         }
         FromHttpRequestError::MethodMismatch { .. } => Error::wrong_method(),
-        other => Error::invalid_param(other.to_string()),
+        _ => Error::invalid_param("the request cannot be read"),
     }
-}
-
-fn not_json(reason: impl std::fmt::Display) -> Error {
-    Error::new(http::StatusCode::BAD_REQUEST, ErrorKind::NotJson, format!("the body is not JSON: {reason}"))
 }
 
 fn answer<R: IncomingRequest>(response: impl Future<Output = Result<R::OutgoingResponse>> + 'static) -> Answer {

@@ -52,6 +52,7 @@ fn must_be_local(hs: &Homeserver, alias: &RoomAliasId) -> Result<()> {
 pub async fn create(call: UserCall, request: create_alias::v3::Request) -> Result<create_alias::v3::Response> {
     let hs = &call.hs;
     must_be_local(hs, &request.room_alias)?;
+    local_alias(hs, request.room_alias.alias())?;
     let room = hs.room(&request.room_id).await?.ok_or_else(|| Error::not_found("no such room"))?;
     let _lock = hs.lock(LockKey::Alias(request.room_alias.to_string())).await;
     match tables::ALIASES.get(hs.store(), &request.room_alias).await? {
@@ -113,7 +114,7 @@ pub fn named(content: &str) -> Result<BTreeSet<String>> {
         #[serde(default)]
         alt_aliases: Vec<String>,
     }
-    let content: Content = serde_json::from_str(content).map_err(|error| Error::bad_json(error.to_string()))?;
+    let content: Content = serde_json::from_str(content).map_err(|error| Error::unreadable(&error))?;
     Ok(content.alias.into_iter().chain(content.alt_aliases).filter(|alias| !alias.is_empty()).collect())
 }
 

@@ -172,7 +172,7 @@ fn invalid_room_state(stop: Stop, event_type: &StateEventType) -> Stop {
             if error.status_code == StatusCode::FORBIDDEN
                 || error.status_code == StatusCode::BAD_REQUEST && *event_type == StateEventType::RoomPowerLevels =>
         {
-            let message = format!("the room's {event_type} event is not allowed: {error}");
+            let message = format!("the room's {event_type} event is not allowed: {}", Error::Matrix(error));
             Error::new(StatusCode::BAD_REQUEST, ErrorKind::InvalidRoomState, message).into()
         }
         other => other,

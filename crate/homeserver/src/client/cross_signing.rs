@@ -85,7 +85,7 @@ pub async fn upload_keys(call: UserCall, Confirmed(request): Confirmed<upload_si
 
 /// A key as the specification wants it: its user's, for its use, with one ed25519 key that is named by itself.
 fn checked(session: &Session, key: &Raw<CrossSigningKey>, usage: &KeyUsage) -> Result<CanonicalJsonObject> {
-    let parsed: CrossSigningKey = key.deserialize().map_err(|error| Error::bad_json(error.to_string()))?;
+    let parsed: CrossSigningKey = key.deserialize().map_err(|error| Error::unreadable(&error))?;
     if key.json().get().len() > LONGEST_KEY {
         return Err(Error::too_large("the key is too large"));
     }
@@ -236,11 +236,11 @@ pub async fn upload_signatures(call: UserCall, request: upload_signatures::Reque
 }
 
 fn failure(error: &Error) -> Failure {
-    let (errcode, text) = match error {
-        Error::Matrix(error) => (error.error_kind().map(|kind| kind.errcode().to_string()), error.to_string()),
-        other => (None, other.to_string()),
+    let errcode = match error {
+        Error::Matrix(error) => error.error_kind().map(|kind| kind.errcode().to_string()),
+        _ => None,
     };
-    let json = json!({ "errcode": errcode.unwrap_or_else(|| "M_UNKNOWN".to_owned()), "error": text });
+    let json = json!({ "errcode": errcode.unwrap_or_else(|| "M_UNKNOWN".to_owned()), "error": error.to_string() });
     serde_json::from_value(json).expect("these are a failure's fields")
 }
 

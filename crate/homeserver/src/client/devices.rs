@@ -7,6 +7,7 @@ use crate::{
     homeserver::Homeserver,
     locks::LockKey,
     router::UserCall,
+    schema::Identifier,
     tables::{self, Device, Session, UserSn},
     turns::Turns,
 };
@@ -19,9 +20,6 @@ use ruma::{
     },
 };
 use std::{cell::RefCell, collections::BTreeSet, rc::Rc, time::Duration};
-
-/// Bytes a device id may have.
-const LONGEST_ID: usize = 255;
 
 /// Characters a display name may have.
 const LONGEST_NAME: usize = 100;
@@ -53,8 +51,8 @@ impl Seen {
 
 /// Refuses ids and names that no device can have.
 pub fn acceptable(id: Option<&DeviceId>, display_name: Option<&str>) -> Result<()> {
-    if id.is_some_and(|id| id.as_str().is_empty() || id.as_str().len() > LONGEST_ID) {
-        return Err(Error::invalid_param(format!("a device id has 1 to {LONGEST_ID} bytes")));
+    if id.is_some_and(|id| !Identifier::DeviceId.fits(id.as_str())) {
+        return Err(Error::invalid_param(format!("this cannot be {}", Identifier::DeviceId.expected())));
     }
     if display_name.is_some_and(|name| name.chars().count() > LONGEST_NAME) {
         return Err(Error::invalid_param(format!("a device's name has {LONGEST_NAME} characters at most")));

@@ -26,7 +26,7 @@ pub async fn create(call: UserCall, request: create_filter::Request) -> Result<c
     if content.len() > LARGEST {
         return Err(Error::too_large(format!("a filter has {LARGEST} bytes at most")));
     }
-    filter::check(&filter::parse(content).map_err(|error| Error::bad_json(error.to_string()))?)?;
+    filter::check(&filter::parse(content).map_err(|error| Error::unreadable(&error))?)?;
     let id: String = Sha256::digest(content.as_bytes()).iter().take(12).map(|byte| format!("{byte:02x}")).collect();
     let key = (call.session.user, id.clone());
     if tables::FILTERS.get(call.hs.store(), &key).await?.is_none() {

@@ -209,7 +209,7 @@ async fn forget_ended(hs: &Homeserver, batch: &mut Batch, of: usize, now: u64) -
 fn fingerprint(raw: &RawRequest) -> Result<String> {
     let body: &[u8] = if raw.body.is_empty() { b"{}" } else { &raw.body };
     // Sorted at every level, whatever order the client sent: serde_json's maps may keep theirs.
-    let mut body: BTreeMap<String, serde_json::Value> = serde_json::from_slice(body).map_err(|error| Error::bad_json(error.to_string()))?;
+    let mut body: BTreeMap<String, serde_json::Value> = serde_json::from_slice(body).map_err(|error| Error::unreadable(&error))?;
     body.remove("auth");
     for secret in SECRETS {
         body.remove(secret);

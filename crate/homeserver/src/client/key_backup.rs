@@ -329,7 +329,7 @@ struct Body {
 
 impl Body {
     fn read(body: &Raw<BackupAlgorithm>) -> Result<Self> {
-        serde_json::from_str(body.json().get()).map_err(|error| Error::bad_json(error.to_string()))
+        serde_json::from_str(body.json().get()).map_err(|error| Error::unreadable(&error))
     }
 }
 
@@ -364,7 +364,7 @@ fn read_key(key: &Raw<KeyBackupData>) -> Result<BackedUpKey> {
         _session_data: JsonObject,
     }
     let text = key.json().get();
-    let key: Key = serde_json::from_str(text).map_err(|error| Error::bad_json(error.to_string()))?;
+    let key: Key = serde_json::from_str(text).map_err(|error| Error::unreadable(&error))?;
     Ok(BackedUpKey {
         is_verified: key.is_verified,
         first_message_index: key.first_message_index.into(),

@@ -5,6 +5,7 @@ use crate::{
     homeserver::Homeserver,
     property_paths,
     room::RelatedBy,
+    schema,
     tables::{self, UserSn},
 };
 use ruma::{
@@ -185,10 +186,11 @@ pub fn check(filter: &Definition) -> Result<()> {
 /// The filter of a request that contains one for events of one room, `json`, with what ruma's type leaves out of it.
 ///
 /// # Errors
-/// 400 M_INVALID_PARAM: it names too much, or what is left out is malformed.
+/// 400 M_INVALID_PARAM: it names too much; M_BAD_JSON or M_NOT_JSON: it is no filter.
 pub fn inline(filter: &RoomEventFilter, json: Option<&str>) -> Result<RelatedBy> {
+    json.map(schema::check_room_event_filter).transpose()?;
     let related: RelatedBy = match json.filter(|json| json.contains(RELATED)) {
-        Some(json) => serde_json::from_str(json).map_err(|error| Error::invalid_param(format!("the filter is not a filter of events: {error}")))?,
+        Some(json) => serde_json::from_str(json).map_err(|error| Error::unreadable(&error))?,
         None => RelatedBy::default(),
     };
     check_names(names_in_rooms(filter) + related.names())?;
@@ -252,7 +254,8 @@ impl Homeserver {
     pub(crate) async fn filter(&self, user: UserSn, asked: Option<String>) -> Result<Definition> {
         let Some(asked) = asked else { return Ok(Definition::default()) };
         let filter = if asked.starts_with('{') {
-            parse(&asked).map_err(|error| Error::invalid_param(format!("the filter is not a filter definition: {error}")))?
+            schema::check_filter(&asked)?;
+            parse(&asked).map_err(|error| Error::unreadable(&error))?
         } else {
             let stored =
                 tables::FILTERS.get(self.store(), &(user, asked)).await?.ok_or_else(|| Error::invalid_param("there is no filter of this id"))?;

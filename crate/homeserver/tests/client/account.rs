@@ -49,7 +49,7 @@ fn a_new_password_replaces_the_old_one_and_logs_other_devices_out() {
     server.request("GET", WHOAMI, tablet["access_token"].as_str(), None).ok();
     login(&server, "alice", "newer").ok();
     server.post(&phone, PASSWORD_PATH, json!({ "new_password": "" })).fails(400, "M_WEAK_PASSWORD");
-    server.post(&phone, PASSWORD_PATH, json!({})).fails(400, "M_BAD_JSON");
+    server.post(&phone, PASSWORD_PATH, json!({})).fails(400, "M_MISSING_PARAM");
 }
 
 #[test]
@@ -114,7 +114,7 @@ fn a_user_beside_the_password_is_understood() {
     login(&server, "alice", "new").ok();
     server
         .post(&bob, PASSWORD_PATH, json!({ "new_password": "new", "auth": { "type": "m.login.password", "password": PASSWORD } }))
-        .fails(400, "M_BAD_JSON");
+        .fails(400, "M_MISSING_PARAM");
     server.post(&bob, DEACTIVATE, json!({ "auth": auth("bob") })).ok();
     server.get(&bob, WHOAMI).fails(401, "M_UNKNOWN_TOKEN");
 }

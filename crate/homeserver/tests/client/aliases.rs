@@ -57,7 +57,7 @@ fn an_alias_is_given_once_and_to_a_room_that_there_is() {
     name(&server, &alice, "other", "!none:test.example").fails(404, "M_NOT_FOUND");
     server.put(&alice, "/_matrix/client/v3/directory/room/%23den:elsewhere.example", json!({"room_id": one})).fails(400, "M_INVALID_PARAM");
     server.put(&alice, "/_matrix/client/v3/directory/room/den", json!({"room_id": one})).fails(400, "M_INVALID_PARAM");
-    server.put(&alice, &path("other"), json!({})).fails(400, "M_BAD_JSON");
+    server.put(&alice, &path("other"), json!({})).fails(400, "M_MISSING_PARAM");
     server.post(&alice, "/_matrix/client/v3/createRoom", json!({"room_alias_name": "den"})).fails(400, "M_ROOM_IN_USE");
     server.post(&alice, "/_matrix/client/v3/createRoom", json!({"room_alias_name": "a den"})).fails(400, "M_INVALID_PARAM");
     assert_eq!(server.request("GET", &path("den"), None, None).ok()["room_id"], one);

@@ -2,6 +2,7 @@
 //! costs the whole engine, also one in a library that reads requests for us.
 
 use crate::{
+    messages::assert_plain,
     rooms::room,
     support::{TestServer, TestUser},
 };
@@ -150,6 +151,7 @@ fn no_request_panics_or_is_answered_by_an_internal_error() {
                 asked += 1;
                 let is_proper = answer.status == 200 || answer.body["errcode"].is_string() || answer.body["flows"].is_array();
                 assert!(answer.status < 500 && is_proper, "{method} {path} {body}: {} {}", answer.status, answer.body);
+                assert_plain(&answer.body);
             }
         }
     }
@@ -159,7 +161,7 @@ fn no_request_panics_or_is_answered_by_an_internal_error() {
 }
 
 /// Requests that are right, to be spoiled in one place at a time.
-fn sound(room: &str, event: &str) -> Vec<(&'static str, String, Value)> {
+pub fn sound(room: &str, event: &str) -> Vec<(&'static str, String, Value)> {
     let v3 = "/_matrix/client/v3";
     let password = json!({ "type": "m.login.password", "identifier": { "type": "m.id.user", "user": "alice" }, "password": "x", "session": "s" });
     let public = "nqOvzeuGWT/sRx3h7+MHoInYj3Uk2LD/unI9kDYcHwk";
@@ -266,7 +268,7 @@ fn sound(room: &str, event: &str) -> Vec<(&'static str, String, Value)> {
 }
 
 /// Where something stands in `value`, as JSON pointers.
-fn places(value: &Value, at: &str, out: &mut Vec<String>) {
+pub fn places(value: &Value, at: &str, out: &mut Vec<String>) {
     out.push(at.to_owned());
     let escaped = |name: &str| name.replace('~', "~0").replace('/', "~1");
     match value {
@@ -310,6 +312,7 @@ fn no_request_that_is_wrong_in_one_place_panics_or_is_answered_by_an_internal_er
             let answer = server.request(method, &path, Some(&alice.token), Some(body));
             asked += 1;
             assert!(answer.status < 500, "{method} {path} with {wrong} at {pointer}: {} {}", answer.status, answer.body);
+            assert_plain(&answer.body);
         }
     }
     println!("{asked} requests");

@@ -298,7 +298,7 @@ fn who_is_kicked_or_banned_is_kept_out_by_those_who_may() {
         act(&server, &bob, "!none:test.example", what, target(&carol)).fails(403, "M_FORBIDDEN");
     }
     act(&server, &bob, &id, "kick", target(&dave)).fails(403, "M_FORBIDDEN");
-    act(&server, &bob, &id, "kick", json!({})).fails(400, "M_BAD_JSON");
+    act(&server, &bob, &id, "kick", json!({})).fails(400, "M_MISSING_PARAM");
     act(&server, &bob, &id, "unban", target(&carol)).fails(403, "M_FORBIDDEN");
 
     act(&server, &bob, &id, "kick", target(&carol)).ok();

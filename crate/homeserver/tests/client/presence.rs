@@ -94,8 +94,8 @@ fn presence_is_set_by_its_owner_and_seen_by_those_who_share_a_room() {
 
     let of_alice = format!("/_matrix/client/v3/presence/{}/status", alice.id);
     server.put(&bob, &of_alice, json!({"presence": "online"})).fails(403, "M_FORBIDDEN");
-    set(&server, &alice, json!({"presence": "dancing"})).fails(400, "M_INVALID_PARAM");
-    set(&server, &alice, json!({"status_msg": "x"})).fails(400, "M_BAD_JSON");
+    set(&server, &alice, json!({"presence": "dancing"})).fails(400, "M_BAD_JSON");
+    set(&server, &alice, json!({"status_msg": "x"})).fails(400, "M_MISSING_PARAM");
     set(&server, &alice, json!({"presence": "online", "status_msg": "x".repeat(1025)})).fails(400, "M_INVALID_PARAM");
     server.get(&alice, &query(&[("set_presence", "dancing")])).fails(400, "M_INVALID_PARAM");
 

@@ -28,7 +28,7 @@ fn everybody_begins_with_the_default_rules() {
     let master = server.get(&alice, &format!("{RULES}/override/.m.rule.master")).ok();
     assert_eq!((&master["default"], &master["enabled"]), (&json!(true), &json!(false)));
     server.get(&alice, &format!("{RULES}/override/none")).fails(404, "M_NOT_FOUND");
-    server.get(&alice, &format!("{RULES}/nonsense/none")).fails(404, "M_NOT_FOUND");
+    server.get(&alice, &format!("{RULES}/nonsense/none")).fails(400, "M_INVALID_PARAM");
 }
 
 #[test]
@@ -110,10 +110,10 @@ fn bodies_that_are_no_rules_are_refused() {
     let server = TestServer::new();
     let alice = server.register("alice");
     let cake = format!("{RULES}/content/cake");
-    server.put(&alice, &cake, json!({ "pattern": "x" })).fails(400, "M_BAD_JSON");
-    server.put(&alice, &cake, json!({ "actions": ["notify"] })).fails(400, "M_BAD_JSON");
+    server.put(&alice, &cake, json!({ "pattern": "x" })).fails(400, "M_MISSING_PARAM");
+    server.put(&alice, &cake, json!({ "actions": ["notify"] })).fails(400, "M_MISSING_PARAM");
     server.put(&alice, &cake, json!({ "actions": "notify", "pattern": "x" })).fails(400, "M_BAD_JSON");
-    server.put(&alice, &format!("{RULES}/override/.m.rule.master/enabled"), json!({})).fails(400, "M_BAD_JSON");
+    server.put(&alice, &format!("{RULES}/override/.m.rule.master/enabled"), json!({})).fails(400, "M_MISSING_PARAM");
     server.put(&alice, &cake, json!({ "actions": [], "pattern": "x".repeat(256 << 10) })).fails(413, "M_TOO_LARGE");
     server.put(&alice, &format!("{RULES}/room/!r:test.example"), json!({ "actions": [] })).ok();
     server.put(&alice, &format!("{RULES}/sender/@bob:test.example"), json!({ "actions": ["notify"] })).ok();

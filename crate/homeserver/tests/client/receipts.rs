@@ -91,7 +91,7 @@ fn who_types_stops_when_they_say_so_and_after_two_minutes_at_the_latest() {
     types(json!({"typing": true, "timeout": 3_600_000})).ok();
     assert_eq!((heard(), heard()), ((bobs, 0), (nobody, 120)));
 
-    types(json!({})).fails(400, "M_BAD_JSON");
+    types(json!({})).fails(400, "M_MISSING_PARAM");
     types(json!({"typing": "yes"})).fails(400, "M_BAD_JSON");
     types(json!({"typing": true, "timeout": -1})).fails(400, "M_BAD_JSON");
     act(&server, &bob, &id, "leave", json!({})).ok();

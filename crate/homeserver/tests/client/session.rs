@@ -45,7 +45,7 @@ fn what_is_wrong_is_refused_and_does_not_say_whether_the_user_exists() {
     said.dedup();
     assert_eq!(said.len(), 1);
     server.request("POST", LOGIN, None, Some(json!({ "type": "m.login.sso" }))).fails(400, "M_UNKNOWN");
-    server.request("POST", LOGIN, None, Some(json!({ "identifier": {} }))).fails(400, "M_BAD_JSON");
+    server.request("POST", LOGIN, None, Some(json!({ "identifier": {} }))).fails(400, "M_MISSING_PARAM");
     server.request("POST", LOGIN, None, Some(json!({ "type": "m.login.password", "password": PASSWORD }))).fails(400, "M_MISSING_PARAM");
     let mut long = password_login("alice", PASSWORD).expect("a body");
     long["device_id"] = "x".repeat(256).into();

@@ -66,7 +66,7 @@ pub async fn upload(call: UserCall, request: upload_keys::Request) -> Result<upl
 /// whoever could be kept from uploading a wrong one would leave it out.
 async fn put_device_keys(call: &UserCall, keys: &Raw<DeviceKeys>, batch: &mut Batch) -> Result<bool> {
     let (hs, session) = (&call.hs, &call.session);
-    let parsed: DeviceKeys = keys.deserialize().map_err(|error| Error::bad_json(format!("device_keys: {error}")))?;
+    let parsed: DeviceKeys = keys.deserialize().map_err(|error| Error::unreadable(&error))?;
     if parsed.user_id != session.user_id || parsed.device_id != session.device {
         return Err(Error::invalid_param("these are the keys of another user or device"));
     }
@@ -198,7 +198,7 @@ fn checked(key_id: &OwnedOneTimeKeyId, key: &Raw<encryption::OneTimeKey>) -> Res
     if key.len() > LONGEST_KEY {
         return Err(Error::too_large(format!("the key {key_id} is too large")));
     }
-    let key: CanonicalJsonValue = serde_json::from_str(key).map_err(|error| Error::bad_json(format!("{key_id}: {error}")))?;
+    let key: CanonicalJsonValue = serde_json::from_str(key).map_err(|error| Error::unreadable(&error))?;
     let is_signed = key_id.algorithm().to_string().starts_with("signed_");
     let fits = match &key {
         CanonicalJsonValue::String(_) => !is_signed,

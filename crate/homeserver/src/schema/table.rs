@@ -1,0 +1,575 @@
+//! What the specification says of requests. Written by `node scripts/request-schemas.mjs` from the OpenAPI files in `tests/spec/`: not to be changed by
+//! hand.
+
+use super::{
+    Endpoint,
+    Property::{Optional, Required},
+    Schema::{
+        self, Any, Array, Boolean, DeviceId, Either, EventId, Integer, Null, Number, Object, OneOf, RoomAlias, RoomId, RoomIdOrAlias, ServerName,
+        String, UserId,
+    },
+};
+
+/// Every endpoint of which the specification says more than that its body is an object, in the order of their paths.
+pub static ENDPOINTS: &[Endpoint] = &[
+    Endpoint {
+        method: "POST",
+        path: "account/deactivate",
+        arguments: &[],
+        query: &[],
+        body: Object(&[Optional("auth", AUTHENTICATION_DATA), Optional("erase", Boolean), Optional("id_server", String)], None),
+    },
+    Endpoint {
+        method: "POST",
+        path: "account/password",
+        arguments: &[],
+        query: &[],
+        body: Object(&[Optional("auth", AUTHENTICATION_DATA), Optional("logout_devices", Boolean), Required("new_password", String)], None),
+    },
+    Endpoint {
+        method: "POST",
+        path: "createRoom",
+        arguments: &[],
+        query: &[],
+        body: Object(
+            &[
+                Optional("creation_content", Object(&[], None)),
+                Optional(
+                    "initial_state",
+                    Array(&Object(&[Required("content", Object(&[], None)), Optional("state_key", String), Required("type", String)], None)),
+                ),
+                Optional("invite", Array(&UserId)),
+                Optional(
+                    "invite_3pid",
+                    Array(&Object(
+                        &[
+                            Required("address", String),
+                            Required("id_access_token", String),
+                            Required("id_server", String),
+                            Required("medium", String),
+                        ],
+                        None,
+                    )),
+                ),
+                Optional("is_direct", Boolean),
+                Optional("name", String),
+                Optional("power_level_content_override", Object(&[], None)),
+                Optional("preset", OneOf(&["private_chat", "public_chat", "trusted_private_chat"])),
+                Optional("room_alias_name", String),
+                Optional("room_version", String),
+                Optional("topic", String),
+                Optional("visibility", OneOf(&["public", "private"])),
+            ],
+            None,
+        ),
+    },
+    Endpoint {
+        method: "POST",
+        path: "delete_devices",
+        arguments: &[],
+        query: &[],
+        body: Object(&[Optional("auth", AUTHENTICATION_DATA), Required("devices", Array(&String))], None),
+    },
+    Endpoint {
+        method: "DELETE",
+        path: "devices/{}",
+        arguments: &[DeviceId],
+        query: &[],
+        body: Object(&[Optional("auth", AUTHENTICATION_DATA)], None),
+    },
+    Endpoint { method: "GET", path: "devices/{}", arguments: &[DeviceId], query: &[], body: Object(&[], None) },
+    Endpoint { method: "PUT", path: "devices/{}", arguments: &[DeviceId], query: &[], body: Object(&[Optional("display_name", String)], None) },
+    Endpoint { method: "DELETE", path: "directory/room/{}", arguments: &[RoomAlias], query: &[], body: Object(&[], None) },
+    Endpoint { method: "GET", path: "directory/room/{}", arguments: &[RoomAlias], query: &[], body: Object(&[], None) },
+    Endpoint { method: "PUT", path: "directory/room/{}", arguments: &[RoomAlias], query: &[], body: Object(&[Required("room_id", RoomId)], None) },
+    Endpoint {
+        method: "POST",
+        path: "join/{}",
+        arguments: &[RoomIdOrAlias],
+        query: &[("via", Array(&ServerName))],
+        body: Object(&[Optional("reason", String), Optional("third_party_signed", THIRD_PARTY_SIGNED)], None),
+    },
+    Endpoint {
+        method: "POST",
+        path: "keys/claim",
+        arguments: &[],
+        query: &[],
+        body: Object(
+            &[Required("one_time_keys", Object(&[], Some(&(UserId, Object(&[], Some(&(Any, String))))))), Optional("timeout", Integer)],
+            None,
+        ),
+    },
+    Endpoint {
+        method: "POST",
+        path: "keys/device_signing/upload",
+        arguments: &[],
+        query: &[],
+        body: Object(
+            &[
+                Optional("auth", AUTHENTICATION_DATA),
+                Optional("master_key", CROSS_SIGNING_KEY),
+                Optional("self_signing_key", CROSS_SIGNING_KEY),
+                Optional("user_signing_key", CROSS_SIGNING_KEY),
+            ],
+            None,
+        ),
+    },
+    Endpoint {
+        method: "POST",
+        path: "keys/query",
+        arguments: &[],
+        query: &[],
+        body: Object(&[Required("device_keys", Object(&[], Some(&(UserId, Array(&String))))), Optional("timeout", Integer)], None),
+    },
+    Endpoint {
+        method: "POST",
+        path: "keys/signatures/upload",
+        arguments: &[],
+        query: &[],
+        body: Object(&[], Some(&(UserId, Object(&[], Some(&(Any, Object(&[], None))))))),
+    },
+    Endpoint {
+        method: "POST",
+        path: "keys/upload",
+        arguments: &[],
+        query: &[],
+        body: Object(
+            &[
+                Optional(
+                    "device_keys",
+                    Object(
+                        &[
+                            Required("algorithms", Array(&String)),
+                            Required("device_id", String),
+                            Required("keys", Object(&[], Some(&(Any, String)))),
+                            Required("signatures", Object(&[], Some(&(UserId, Object(&[], Some(&(Any, String))))))),
+                            Required("user_id", UserId),
+                        ],
+                        None,
+                    ),
+                ),
+                Optional("fallback_keys", Object(&[], Some(&(Any, Either(&[String, KEY_OBJECT]))))),
+                Optional("one_time_keys", Object(&[], Some(&(Any, Either(&[String, KEY_OBJECT]))))),
+            ],
+            None,
+        ),
+    },
+    Endpoint {
+        method: "POST",
+        path: "knock/{}",
+        arguments: &[RoomIdOrAlias],
+        query: &[("via", Array(&ServerName))],
+        body: Object(&[Optional("reason", String)], None),
+    },
+    Endpoint {
+        method: "POST",
+        path: "login",
+        arguments: &[],
+        query: &[],
+        body: Object(
+            &[
+                Optional("address", String),
+                Optional("device_id", String),
+                Optional("identifier", Object(&[Required("type", String)], None)),
+                Optional("initial_device_display_name", String),
+                Optional("medium", String),
+                Optional("password", String),
+                Optional("refresh_token", Boolean),
+                Optional("token", String),
+                Required("type", String),
+                Optional("user", String),
+            ],
+            None,
+        ),
+    },
+    Endpoint { method: "GET", path: "presence/{}/status", arguments: &[UserId], query: &[], body: Object(&[], None) },
+    Endpoint {
+        method: "PUT",
+        path: "presence/{}/status",
+        arguments: &[UserId],
+        query: &[],
+        body: Object(&[Required("presence", OneOf(&["online", "offline", "unavailable"])), Optional("status_msg", String)], None),
+    },
+    Endpoint { method: "GET", path: "profile/{}", arguments: &[UserId], query: &[], body: Object(&[], None) },
+    Endpoint { method: "DELETE", path: "profile/{}/{}", arguments: &[UserId, String], query: &[], body: Object(&[], None) },
+    Endpoint { method: "GET", path: "profile/{}/{}", arguments: &[UserId, String], query: &[], body: Object(&[], None) },
+    Endpoint { method: "PUT", path: "profile/{}/{}", arguments: &[UserId, String], query: &[], body: Object(&[], None) },
+    Endpoint {
+        method: "DELETE",
+        path: "pushrules/global/{}/{}",
+        arguments: &[OneOf(&["override", "underride", "sender", "room", "content"]), String],
+        query: &[],
+        body: Object(&[], None),
+    },
+    Endpoint {
+        method: "GET",
+        path: "pushrules/global/{}/{}",
+        arguments: &[OneOf(&["override", "underride", "sender", "room", "content"]), String],
+        query: &[],
+        body: Object(&[], None),
+    },
+    Endpoint {
+        method: "PUT",
+        path: "pushrules/global/{}/{}",
+        arguments: &[OneOf(&["override", "underride", "sender", "room", "content"]), String],
+        query: &[],
+        body: Object(
+            &[
+                Required("actions", Array(&Either(&[String, Object(&[], None)]))),
+                Optional(
+                    "conditions",
+                    Array(&Object(
+                        &[
+                            Optional("is", String),
+                            Optional("key", String),
+                            Required("kind", String),
+                            Optional("pattern", String),
+                            Optional("value", Either(&[String, Integer, Boolean, Null])),
+                        ],
+                        None,
+                    )),
+                ),
+                Optional("pattern", String),
+            ],
+            None,
+        ),
+    },
+    Endpoint {
+        method: "GET",
+        path: "pushrules/global/{}/{}/actions",
+        arguments: &[OneOf(&["override", "underride", "sender", "room", "content"]), String],
+        query: &[],
+        body: Object(&[], None),
+    },
+    Endpoint {
+        method: "PUT",
+        path: "pushrules/global/{}/{}/actions",
+        arguments: &[OneOf(&["override", "underride", "sender", "room", "content"]), String],
+        query: &[],
+        body: Object(&[Required("actions", Array(&Either(&[String, Object(&[], None)])))], None),
+    },
+    Endpoint {
+        method: "GET",
+        path: "pushrules/global/{}/{}/enabled",
+        arguments: &[OneOf(&["override", "underride", "sender", "room", "content"]), String],
+        query: &[],
+        body: Object(&[], None),
+    },
+    Endpoint {
+        method: "PUT",
+        path: "pushrules/global/{}/{}/enabled",
+        arguments: &[OneOf(&["override", "underride", "sender", "room", "content"]), String],
+        query: &[],
+        body: Object(&[Required("enabled", Boolean)], None),
+    },
+    Endpoint {
+        method: "POST",
+        path: "register",
+        arguments: &[],
+        query: &[("kind", OneOf(&["guest", "user"]))],
+        body: Object(
+            &[
+                Optional("auth", AUTHENTICATION_DATA),
+                Optional("device_id", String),
+                Optional("inhibit_login", Boolean),
+                Optional("initial_device_display_name", String),
+                Optional("password", String),
+                Optional("refresh_token", Boolean),
+                Optional("username", String),
+            ],
+            None,
+        ),
+    },
+    Endpoint {
+        method: "PUT",
+        path: "room_keys/keys",
+        arguments: &[],
+        query: &[],
+        body: Object(
+            &[Required("rooms", Object(&[], Some(&(RoomId, Object(&[Required("sessions", Object(&[], Some(&(Any, KEY_BACKUP_DATA))))], None)))))],
+            None,
+        ),
+    },
+    Endpoint { method: "DELETE", path: "room_keys/keys/{}", arguments: &[RoomId], query: &[], body: Object(&[], None) },
+    Endpoint { method: "GET", path: "room_keys/keys/{}", arguments: &[RoomId], query: &[], body: Object(&[], None) },
+    Endpoint {
+        method: "PUT",
+        path: "room_keys/keys/{}",
+        arguments: &[RoomId],
+        query: &[],
+        body: Object(&[Required("sessions", Object(&[], Some(&(Any, KEY_BACKUP_DATA))))], None),
+    },
+    Endpoint { method: "DELETE", path: "room_keys/keys/{}/{}", arguments: &[RoomId, String], query: &[], body: Object(&[], None) },
+    Endpoint { method: "GET", path: "room_keys/keys/{}/{}", arguments: &[RoomId, String], query: &[], body: Object(&[], None) },
+    Endpoint { method: "PUT", path: "room_keys/keys/{}/{}", arguments: &[RoomId, String], query: &[], body: KEY_BACKUP_DATA },
+    Endpoint {
+        method: "POST",
+        path: "room_keys/version",
+        arguments: &[],
+        query: &[],
+        body: Object(&[Required("algorithm", String), Required("auth_data", Object(&[], None))], None),
+    },
+    Endpoint {
+        method: "PUT",
+        path: "room_keys/version/{}",
+        arguments: &[],
+        query: &[],
+        body: Object(&[Required("algorithm", String), Required("auth_data", Object(&[], None)), Optional("version", String)], None),
+    },
+    Endpoint { method: "GET", path: "rooms/{}/aliases", arguments: &[RoomId], query: &[], body: Object(&[], None) },
+    Endpoint {
+        method: "POST",
+        path: "rooms/{}/ban",
+        arguments: &[RoomId],
+        query: &[],
+        body: Object(&[Optional("reason", String), Required("user_id", UserId)], None),
+    },
+    Endpoint { method: "GET", path: "rooms/{}/context/{}", arguments: &[RoomId, EventId], query: &[("limit", Integer)], body: Object(&[], None) },
+    Endpoint { method: "GET", path: "rooms/{}/event/{}", arguments: &[RoomId, EventId], query: &[], body: Object(&[], None) },
+    Endpoint { method: "POST", path: "rooms/{}/forget", arguments: &[RoomId], query: &[], body: Object(&[], None) },
+    Endpoint {
+        method: "POST",
+        path: "rooms/{}/invite",
+        arguments: &[RoomId],
+        query: &[],
+        body: Object(
+            &[
+                Optional("address", String),
+                Optional("id_access_token", String),
+                Optional("id_server", String),
+                Optional("medium", String),
+                Optional("reason", String),
+                Optional("user_id", UserId),
+            ],
+            None,
+        ),
+    },
+    Endpoint {
+        method: "POST",
+        path: "rooms/{}/join",
+        arguments: &[RoomId],
+        query: &[],
+        body: Object(&[Optional("reason", String), Optional("third_party_signed", THIRD_PARTY_SIGNED)], None),
+    },
+    Endpoint { method: "GET", path: "rooms/{}/joined_members", arguments: &[RoomId], query: &[], body: Object(&[], None) },
+    Endpoint {
+        method: "POST",
+        path: "rooms/{}/kick",
+        arguments: &[RoomId],
+        query: &[],
+        body: Object(&[Optional("reason", String), Required("user_id", UserId)], None),
+    },
+    Endpoint { method: "POST", path: "rooms/{}/leave", arguments: &[RoomId], query: &[], body: Object(&[Optional("reason", String)], None) },
+    Endpoint {
+        method: "GET",
+        path: "rooms/{}/members",
+        arguments: &[RoomId],
+        query: &[
+            ("membership", OneOf(&["join", "invite", "knock", "leave", "ban"])),
+            ("not_membership", OneOf(&["join", "invite", "knock", "leave", "ban"])),
+        ],
+        body: Object(&[], None),
+    },
+    Endpoint {
+        method: "GET",
+        path: "rooms/{}/messages",
+        arguments: &[RoomId],
+        query: &[("dir", OneOf(&["b", "f"])), ("limit", Integer)],
+        body: Object(&[], None),
+    },
+    Endpoint {
+        method: "POST",
+        path: "rooms/{}/read_markers",
+        arguments: &[RoomId],
+        query: &[],
+        body: Object(&[Optional("m.fully_read", String), Optional("m.read", String), Optional("m.read.private", String)], None),
+    },
+    Endpoint {
+        method: "POST",
+        path: "rooms/{}/receipt/{}/{}",
+        arguments: &[RoomId, OneOf(&["m.read", "m.read.private", "m.fully_read"]), EventId],
+        query: &[],
+        body: Object(&[Optional("thread_id", String)], None),
+    },
+    Endpoint {
+        method: "PUT",
+        path: "rooms/{}/redact/{}/{}",
+        arguments: &[RoomId, EventId, String],
+        query: &[],
+        body: Object(&[Optional("reason", String)], None),
+    },
+    Endpoint {
+        method: "GET",
+        path: "rooms/{}/relations/{}",
+        arguments: &[RoomId, EventId],
+        query: &[("dir", OneOf(&["b", "f"])), ("limit", Integer), ("recurse", Boolean)],
+        body: Object(&[], None),
+    },
+    Endpoint {
+        method: "GET",
+        path: "rooms/{}/relations/{}/{}",
+        arguments: &[RoomId, EventId, String],
+        query: &[("dir", OneOf(&["b", "f"])), ("limit", Integer), ("recurse", Boolean)],
+        body: Object(&[], None),
+    },
+    Endpoint {
+        method: "GET",
+        path: "rooms/{}/relations/{}/{}/{}",
+        arguments: &[RoomId, EventId, String, String],
+        query: &[("dir", OneOf(&["b", "f"])), ("limit", Integer), ("recurse", Boolean)],
+        body: Object(&[], None),
+    },
+    Endpoint { method: "PUT", path: "rooms/{}/send/{}/{}", arguments: &[RoomId, String, String], query: &[], body: Object(&[], None) },
+    Endpoint { method: "GET", path: "rooms/{}/state", arguments: &[RoomId], query: &[], body: Object(&[], None) },
+    Endpoint {
+        method: "GET",
+        path: "rooms/{}/state/{}",
+        arguments: &[RoomId, String],
+        query: &[("format", OneOf(&["content", "event"]))],
+        body: Object(&[], None),
+    },
+    Endpoint { method: "PUT", path: "rooms/{}/state/{}", arguments: &[RoomId, String], query: &[], body: Object(&[], None) },
+    Endpoint {
+        method: "GET",
+        path: "rooms/{}/state/{}/{}",
+        arguments: &[RoomId, String, String],
+        query: &[("format", OneOf(&["content", "event"]))],
+        body: Object(&[], None),
+    },
+    Endpoint { method: "PUT", path: "rooms/{}/state/{}/{}", arguments: &[RoomId, String, String], query: &[], body: Object(&[], None) },
+    Endpoint {
+        method: "PUT",
+        path: "rooms/{}/typing/{}",
+        arguments: &[RoomId, UserId],
+        query: &[],
+        body: Object(&[Optional("timeout", Integer), Required("typing", Boolean)], None),
+    },
+    Endpoint {
+        method: "POST",
+        path: "rooms/{}/unban",
+        arguments: &[RoomId],
+        query: &[],
+        body: Object(&[Optional("reason", String), Required("user_id", UserId)], None),
+    },
+    Endpoint {
+        method: "PUT",
+        path: "sendToDevice/{}/{}",
+        arguments: &[],
+        query: &[],
+        body: Object(&[Required("messages", Object(&[], Some(&(UserId, Object(&[], Some(&(Any, Object(&[], None))))))))], None),
+    },
+    Endpoint {
+        method: "GET",
+        path: "sync",
+        arguments: &[],
+        query: &[
+            ("full_state", Boolean),
+            ("set_presence", OneOf(&["offline", "online", "unavailable"])),
+            ("timeout", Integer),
+            ("use_state_after", Boolean),
+        ],
+        body: Object(&[], None),
+    },
+    Endpoint { method: "GET", path: "user/{}/account_data/{}", arguments: &[UserId, String], query: &[], body: Object(&[], None) },
+    Endpoint { method: "PUT", path: "user/{}/account_data/{}", arguments: &[UserId, String], query: &[], body: Object(&[], None) },
+    Endpoint { method: "POST", path: "user/{}/filter", arguments: &[UserId], query: &[], body: FILTER },
+    Endpoint { method: "GET", path: "user/{}/filter/{}", arguments: &[UserId, String], query: &[], body: Object(&[], None) },
+    Endpoint { method: "GET", path: "user/{}/rooms/{}/account_data/{}", arguments: &[UserId, RoomId, String], query: &[], body: Object(&[], None) },
+    Endpoint { method: "PUT", path: "user/{}/rooms/{}/account_data/{}", arguments: &[UserId, RoomId, String], query: &[], body: Object(&[], None) },
+    Endpoint { method: "GET", path: "user/{}/rooms/{}/tags", arguments: &[UserId, RoomId], query: &[], body: Object(&[], None) },
+    Endpoint { method: "DELETE", path: "user/{}/rooms/{}/tags/{}", arguments: &[UserId, RoomId, String], query: &[], body: Object(&[], None) },
+    Endpoint {
+        method: "PUT",
+        path: "user/{}/rooms/{}/tags/{}",
+        arguments: &[UserId, RoomId, String],
+        query: &[],
+        body: Object(&[Optional("order", Either(&[Number, String]))], None),
+    },
+];
+
+pub const AUTHENTICATION_DATA: Schema = Object(&[Optional("session", String), Optional("type", String)], None);
+
+pub const CROSS_SIGNING_KEY: Schema = Object(
+    &[
+        Required("keys", Object(&[], Some(&(Any, String)))),
+        Optional("signatures", Object(&[], None)),
+        Required("usage", Array(&OneOf(&["master", "self_signing", "user_signing"]))),
+        Required("user_id", String),
+    ],
+    None,
+);
+
+pub const EVENT_FILTER: Schema = Object(
+    &[
+        Optional("limit", Integer),
+        Optional("not_senders", Array(&UserId)),
+        Optional("not_types", Array(&String)),
+        Optional("senders", Array(&UserId)),
+        Optional("types", Array(&String)),
+    ],
+    None,
+);
+
+pub const FILTER: Schema = Object(
+    &[
+        Optional("account_data", EVENT_FILTER),
+        Optional("event_fields", Array(&String)),
+        Optional("event_format", OneOf(&["client", "federation"])),
+        Optional("presence", EVENT_FILTER),
+        Optional(
+            "room",
+            Object(
+                &[
+                    Optional("account_data", ROOM_EVENT_FILTER),
+                    Optional("ephemeral", ROOM_EVENT_FILTER),
+                    Optional("include_leave", Boolean),
+                    Optional("not_rooms", Array(&RoomId)),
+                    Optional("rooms", Array(&RoomId)),
+                    Optional("state", ROOM_EVENT_FILTER),
+                    Optional("timeline", ROOM_EVENT_FILTER),
+                ],
+                None,
+            ),
+        ),
+    ],
+    None,
+);
+
+pub const KEY_BACKUP_DATA: Schema = Object(
+    &[
+        Required("first_message_index", Integer),
+        Required("forwarded_count", Integer),
+        Required("is_verified", Boolean),
+        Required("session_data", Object(&[], None)),
+    ],
+    None,
+);
+
+pub const KEY_OBJECT: Schema = Object(&[Required("key", String), Required("signatures", Object(&[], Some(&(UserId, Object(&[], None)))))], None);
+
+pub const ROOM_EVENT_FILTER: Schema = Object(
+    &[
+        Optional("contains_url", Boolean),
+        Optional("include_redundant_members", Boolean),
+        Optional("lazy_load_members", Boolean),
+        Optional("limit", Integer),
+        Optional("not_rooms", Array(&RoomId)),
+        Optional("not_senders", Array(&UserId)),
+        Optional("not_types", Array(&String)),
+        Optional("rooms", Array(&RoomId)),
+        Optional("senders", Array(&UserId)),
+        Optional("types", Array(&String)),
+        Optional("unread_thread_notifications", Boolean),
+    ],
+    None,
+);
+
+pub const THIRD_PARTY_SIGNED: Schema = Object(
+    &[
+        Required("mxid", UserId),
+        Required("sender", UserId),
+        Required("signatures", Object(&[], Some(&(Any, Object(&[], Some(&(Any, String))))))),
+        Required("token", String),
+    ],
+    None,
+);
