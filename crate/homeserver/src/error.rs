@@ -27,9 +27,9 @@ pub enum Error {
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 impl Error {
-    /// An error of the specification.
+    /// An error of the specification, with a message in plain words: those of libraries lose what they say of our types.
     pub fn new(status: StatusCode, kind: ErrorKind, message: impl Into<String>) -> Self {
-        Self::Matrix(Box::new(MatrixError::new(status, ErrorBody::Standard(StandardErrorBody::new(kind, message.into())))))
+        Self::Matrix(Box::new(MatrixError::new(status, ErrorBody::Standard(StandardErrorBody::new(kind, plain(message.into()))))))
     }
 
     /// 403 M_FORBIDDEN.
@@ -67,7 +67,7 @@ impl Error {
         let text = error.to_string();
         match missing(&text) {
             Some(field) => Self::missing_param(format!("{field} is missing")),
-            None => Self::bad_json(format!("this cannot be read: {}", plain(&text))),
+            None => Self::bad_json(format!("this cannot be read: {text}")),
         }
     }
 
@@ -140,15 +140,21 @@ pub(crate) fn missing(text: &str) -> Option<&str> {
 }
 
 /// What serde says without what it knows of our types: `invalid type: sequence, expected struct Filter at line 1 column 2`.
-pub(crate) fn plain(text: &str) -> String {
+fn plain(text: String) -> String {
+    let is_ours = [", expected ", "untagged enum", "`js_int::"].iter().any(|ours| text.contains(ours));
+    if !is_ours {
+        return text;
+    }
     let place = text.rfind(" at line ").map_or("", |at| &text[at..]);
-    let text = text.strip_suffix(place).unwrap_or(text);
-    let said = match text.split_once(", expected ") {
-        Some((found, _)) => found,
-        None if text.contains("untagged enum") => "a value has none of the forms that it may have",
-        None => text,
+    let said = text.strip_suffix(place).unwrap_or(&text);
+    let said = said.split_once(", expected ").map_or(said, |(found, _)| found);
+    let (before, last) = said.rsplit_once(": ").map_or(("", said), |(before, last)| (&said[..before.len() + 2], last));
+    let last = match last {
+        number if number.contains("`js_int::") => "a number is too large, or no integer",
+        choice if choice.contains("untagged enum") => "a value has none of the forms that it may have",
+        other => other,
     };
-    format!("{said}{place}")
+    format!("{before}{last}{place}")
 }
 
 fn unknown(message: &str) -> MatrixError {
@@ -199,5 +205,30 @@ impl std::error::Error for Error {}
 impl From<StoreError> for Error {
     fn from(error: StoreError) -> Self {
         Self::Store(error)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Error, plain};
+
+    #[test]
+    fn what_serde_says_of_types_is_left_out() {
+        for (said, shown) in [
+            ("invalid type: sequence, expected struct Filter at line 1 column 2", "invalid type: sequence at line 1 column 2"),
+            ("invalid length 1, expected struct RequestBody with 12 elements at line 1 column 5", "invalid length 1 at line 1 column 5"),
+            ("data did not match any variant of untagged enum Key", "a value has none of the forms that it may have"),
+            ("number found is not a valid `js_int::Int` at line 1 column 75", "a number is too large, or no integer at line 1 column 75"),
+            ("not canonical: number found is not a valid `js_int::Int`", "not canonical: a number is too large, or no integer"),
+            ("unexpected format of `ban`: invalid type: null, expected i64", "unexpected format of `ban`: invalid type: null"),
+            ("you are not in this room", "you are not in this room"),
+        ] {
+            assert_eq!(plain(said.to_owned()), shown);
+        }
+    }
+
+    #[test]
+    fn an_error_inside_a_sentence_has_no_codes() {
+        assert_eq!(Error::not_found("there is no such key").to_string(), "there is no such key");
     }
 }

@@ -529,7 +529,7 @@ fn parse_error(error: FromHttpRequestError, body: &[u8]) -> Error {
             let text = error.to_string();
             match error::missing(&text) {
                 Some(field) => Error::missing_param(format!("{field} is missing")),
-                None => Error::invalid_param(format!("the path or the query cannot be read: {}", error::plain(&text))),
+                None => Error::invalid_param(format!("the path or the query cannot be read: {text}")),
             }
         }
         FromHttpRequestError::MethodMismatch { .. } => Error::wrong_method(),

@@ -42,7 +42,7 @@ pub use to_device::TO_DEVICE;
 pub use versions::with_stable_names;
 
 use crate::{
-    error::{self, Error, Result},
+    error::{Error, Result},
     homeserver::Homeserver,
     room::MAX_PDU_BYTES,
     router::Table,
@@ -96,7 +96,7 @@ fn object(json: &str) -> Result<CanonicalJsonObject> {
     if json.len() > LARGEST_OBJECT {
         return Err(Error::too_large(format!("an object has {LARGEST_OBJECT} bytes at most")));
     }
-    serde_json::from_str(json).map_err(|error| Error::bad_json(format!("not an object of canonical JSON: {}", error::plain(&error.to_string()))))
+    serde_json::from_str(json).map_err(|error| Error::bad_json(format!("not an object of canonical JSON: {error}")))
 }
 
 /// As [`object`], for the content of an event: 413 M_TOO_LARGE for what no event can hold, before anything is made of it.

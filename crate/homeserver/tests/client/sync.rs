@@ -324,7 +324,7 @@ fn tokens_mean_the_same_after_a_restart_and_wrong_ones_are_told() {
     let server = server.restart();
     assert_eq!(bodies(&next(&server, &alice, &since)["rooms"]["join"][&id]), ["hello"]);
     server.get(&alice, &query(&[("since", "nonsense")])).fails(400, "M_INVALID_PARAM");
-    server.get(&alice, &query(&[("filter", "{}x")])).fails(400, "M_INVALID_PARAM");
+    server.get(&alice, &query(&[("filter", "{}x")])).fails(400, "M_NOT_JSON");
     server.get(&alice, &query(&[("filter", "77")])).fails(400, "M_INVALID_PARAM");
     let future = token(&since).replacen('s', "s99", 1);
     let anew = sync(&server, &alice, &[("since", &future)]);
