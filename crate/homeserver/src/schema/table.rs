@@ -182,6 +182,20 @@ pub static ENDPOINTS: &[Endpoint] = &[
             None,
         ),
     },
+    Endpoint {
+        method: "GET",
+        path: "media/download/{}/{}",
+        arguments: &[ServerName, String],
+        query: &[("timeout_ms", Integer)],
+        body: Object(&[], None),
+    },
+    Endpoint {
+        method: "GET",
+        path: "media/download/{}/{}/{}",
+        arguments: &[ServerName, String, String],
+        query: &[("timeout_ms", Integer)],
+        body: Object(&[], None),
+    },
     Endpoint { method: "GET", path: "presence/{}/status", arguments: &[UserId], query: &[], body: Object(&[], None) },
     Endpoint {
         method: "PUT",

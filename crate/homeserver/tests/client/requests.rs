@@ -235,7 +235,8 @@ fn no_endpoint_takes_a_body_that_is_no_object() {
     let table = Table::new();
     let mut asked = 0;
     for (method, pattern) in table.server.hs.endpoints().to_vec() {
-        if method == "GET" {
+        // Media are bytes of any kind.
+        if method == "GET" || pattern.starts_with("/_matrix/media/") {
             continue;
         }
         let fill = |part: &str| match part {
