@@ -14,7 +14,7 @@ use ruma::{
     events::presence::{PresenceEvent, PresenceEventContent},
     serde::Raw,
 };
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// The type of the events.
 const PRESENCE: &str = "m.presence";
@@ -29,9 +29,10 @@ struct Wanted {
     changed: BTreeSet<UserSn>,
     /// As far as there is something to say of them.
     new: BTreeSet<UserSn>,
-    /// Those of the new who have come into one of the client's rooms, or whose room the client's user has come into: also when they were last active says
-    /// something.
+    /// Those of the new whose rooms the client's user has come into: also when they were last active says something.
     met: BTreeSet<UserSn>,
+    /// In which of the client's rooms somebody's membership changed: of who has come in there it does too.
+    moved: BTreeMap<UserSn, Vec<RoomSn>>,
 }
 
 /// Whether the client wants to see presence at all.
@@ -55,14 +56,15 @@ impl Look<'_> {
         for (user, mut presence) in users.iter().zip(hs.presence_of(&users).await?) {
             let is_offline = presence.state == PresenceKind::Offline;
             let changed = wanted.changed.contains(user);
-            if is_offline && presence.status_msg.is_none() && !changed && !(presence.last_active.is_some() && wanted.met.contains(user)) {
+            let is_silent = is_offline && presence.status_msg.is_none() && !changed;
+            if is_silent && (presence.last_active.is_none() || !self.has_met(&wanted, *user).await?) {
                 continue;
             }
             let id = hs.user_id(*user).await?;
             if !filter::allows(filter, PRESENCE, Some(id.as_str())) || self.ignored.contains(&id) {
                 continue;
             }
-            if *user == self.ask.session.user || hs.is_joined_to_one_of(*user, &own).await? {
+            if *user == self.ask.session.user || wanted.met.contains(user) || hs.is_joined_to_one_of(*user, &own).await? {
                 shown.push((id, presence));
             } else if let Some(changes) = changes.filter(|_| is_offline && changed)
                 && self.has_left(rooms, *user, changes).await?
@@ -92,9 +94,7 @@ impl Look<'_> {
         wanted.changed.clone_from(presence);
         for (room, user) in moved.iter().filter(|(room, _)| rooms.is_joined(*room)) {
             wanted.new.insert(*user);
-            if self.has_come(*room, *user).await? {
-                wanted.met.insert(*user);
-            }
+            wanted.moved.entry(*user).or_default().push(*room);
         }
         let came = |room: &RoomSn| rooms.get(*room).is_some_and(|own| own.kind == MembershipKind::Join && Some(own.position) > self.from);
         let entered: Vec<RoomSn> = changed.iter().filter(|(room, changes)| changes.own && came(room)).map(|(room, _)| *room).collect();
@@ -118,12 +118,31 @@ impl Look<'_> {
         Ok(wanted)
     }
 
-    /// Whether a user has come into a room since, and not just another name there.
+    /// Whether the client's user and another one have come to share a room since.
+    async fn has_met(&self, wanted: &Wanted, user: UserSn) -> Result<bool> {
+        if wanted.met.contains(&user) {
+            return Ok(true);
+        }
+        for room in wanted.moved.get(&user).into_iter().flatten() {
+            if self.has_come(*room, user).await? {
+                return Ok(true);
+            }
+            self.breathe().await;
+        }
+        Ok(false)
+    }
+
+    /// Whether a user has come into a room since, and has not just another name there.
     async fn has_come(&self, room: RoomSn, user: UserSn) -> Result<bool> {
         let now = tables::MEMBERSHIPS.get(self.hs.store(), &(user, room)).await?;
         let Some(now) = now.filter(|now| now.kind == MembershipKind::Join && Some(now.position) > self.from) else { return Ok(false) };
-        let Some(before) = self.hs.event_at(room, now.position).await?.replaces else { return Ok(true) };
-        Ok(membership_of(&*self.hs.event_at(room, before).await?) != MembershipKind::Join)
+        let event = async |position| Ok::<_, Error>(self.hs.events_at(room, &[position]).await?.into_iter().flatten().next());
+        let before = match event(now.position).await?.map(|join| join.replaces) {
+            Some(Some(before)) => event(before).await?,
+            Some(None) => return Ok(true),
+            None => return Ok(false),
+        };
+        Ok(before.is_none_or(|before| membership_of(&before) != MembershipKind::Join))
     }
 
     /// Whether a user was in one of the client's rooms until lately.

@@ -3,7 +3,8 @@
 use crate::{
     members::{act, join, set_state},
     rooms::{room, send},
-    support::{TestServer, TestUser},
+    slow::SlowStore,
+    support::{TestServer, TestUser, config},
 };
 use serde_json::{Value, json};
 
@@ -137,7 +138,6 @@ fn typing_ends_with_the_stay_in_the_room() {
         let third = next(&second);
         assert_eq!(typing(&third), json!([carol.id]), "{how}: others go on");
         assert_eq!(typing(&server.get(&alice, "/_matrix/client/v3/sync").ok()), json!([carol.id]), "{how}");
-        // Nor does a notice that was on its way when its user left come in behind.
         act(&server, &alice, &id, "kick", json!({"user_id": carol.id})).ok();
         assert_eq!(typing(&next(&third)), json!([]), "{how}");
         if how == "leave" {
@@ -145,4 +145,37 @@ fn typing_ends_with_the_stay_in_the_room() {
             assert_eq!(typing(&next(&third)), json!([]), "who comes back has not typed yet");
         }
     }
+}
+
+/// The notice had seen its user in the room, and came in behind the leaving.
+#[test]
+fn a_notice_on_its_way_does_not_outlive_the_stay() {
+    let server = TestServer::with(std::rc::Rc::new(SlowStore::default()), config());
+    let (alice, bob) = (server.register("alice"), server.register("bob"));
+    let id = room(&server, &alice, json!({"preset": "public_chat"}));
+    let (mut refused, mut ended) = (0, 0);
+    for turns in 0..60 {
+        join(&server, &bob, &id);
+        let path = format!("/_matrix/client/v3/rooms/{id}/typing/{}", bob.id);
+        let types = server.start("PUT", &path, Some(&bob.token), Some(json!({"typing": true, "timeout": 120_000})));
+        let leaves = server.start("POST", &format!("/_matrix/client/v3/rooms/{id}/leave"), Some(&bob.token), Some(json!({})));
+        let types = async move {
+            for _ in 0..turns {
+                crate::support::turn().await;
+            }
+            types.await
+        };
+        let (types, leaves) = server.run(futures_util::future::join(types, leaves));
+        leaves.ok();
+        if types.status == 200 {
+            ended += 1
+        } else {
+            refused += 1
+        }
+        let seen = server.get(&alice, "/_matrix/client/v3/sync").ok();
+        let ephemeral = &seen["rooms"]["join"][&id]["ephemeral"]["events"];
+        let typing = ephemeral.as_array().into_iter().flatten().filter(|event| event["type"] == "m.typing").count();
+        assert_eq!(typing, 0, "{turns} turns: {seen}");
+    }
+    assert!(refused > 0 && ended > 0, "{refused} refused, {ended} ended");
 }
