@@ -30,8 +30,11 @@ export class Server {
   /** Whether the test has ended, so that nobody need try to reach it again. */
   over = false;
 
-  static async start(t, options = [], dataDirectory) {
+  /** With `host` it listens there, by another name of this machine, and logs as `log` says. */
+  static async start(t, options = [], dataDirectory, { host = '127.0.0.1', log = 'warn' } = {}) {
     const server = new Server();
+    server.host = host;
+    server.log = log;
     server.options = options;
     server.directory = dataDirectory ?? (await directory(t));
     t.after(async () => {
@@ -55,7 +58,7 @@ export class Server {
   }
 
   async run() {
-    const args = ['serve', '--data-dir', this.directory, '--listen', `127.0.0.1:${this.port}`, '--registration', 'open', '--rate-limits', 'off', '--log', 'warn'];
+    const args = ['serve', '--data-dir', this.directory, '--listen', `${this.host}:${this.port}`, '--registration', 'open', '--rate-limits', 'off', '--log', this.log];
     this.process = await ServerProcess.start(binary, [...args, ...this.options], { url: this.url });
   }
 

@@ -31,10 +31,12 @@ pub struct Config {
     pub rate_limits: bool,
     /// Whether users see who of those they share a room with is there.
     pub presence: bool,
-    /// The base URL in `/.well-known/matrix/client`.
+    /// The base URL in `/.well-known/matrix/client`; `None`: the one that the request came by, where it says so.
     pub public_url: Option<String>,
     /// Where a user asks for help when storage is full: a URI, in `admin_contact`.
     pub admin_contact: String,
+    /// What clients are told when storage is full: the host knows whether that is a disk or what a browser grants a site.
+    pub storage_full: String,
     /// Bytes that any request's body may have; most endpoints take less.
     pub largest_body: usize,
     /// Bytes that a file may have that somebody uploads.
@@ -53,6 +55,7 @@ impl Default for Config {
             presence: true,
             public_url: None,
             admin_contact: "https://github.com/ephapse/ephapse#storage-is-full".to_owned(),
+            storage_full: "this server's storage is full: forget rooms that are not needed".to_owned(),
             largest_body: 2 << 20,
             max_upload: 100 << 20,
         }

@@ -1,5 +1,6 @@
 //! The one place where what went wrong becomes an errcode and an HTTP status.
 
+use crate::config::Config;
 use ephapse_store::StoreError;
 use ruma::api::{
     OutgoingResponseExt,
@@ -114,12 +115,12 @@ impl Error {
         Self::new(StatusCode::TOO_MANY_REQUESTS, ErrorKind::LimitExceeded(data), "too many requests")
     }
 
-    /// The answer; `admin_contact` is who helps when storage is full.
-    pub(crate) fn into_response(self, admin_contact: &str) -> http::Response<Vec<u8>> {
+    /// The answer; the configuration says what is told when storage is full.
+    pub(crate) fn into_response(self, config: &Config) -> http::Response<Vec<u8>> {
         let answer = match self {
             Self::Matrix(error) => error.try_into_http_response(),
             Self::Interactive(info) => UiaaResponse::AuthResponse(*info).try_into_http_response(),
-            Self::Store(error) => store_error(error, admin_contact).try_into_http_response(),
+            Self::Store(error) => store_error(error, config).try_into_http_response(),
             Self::Internal(text) => {
                 tracing::error!("{text}");
                 unknown("the server made a mistake").try_into_http_response()
@@ -161,20 +162,19 @@ fn unknown(message: &str) -> MatrixError {
     MatrixError::new(StatusCode::INTERNAL_SERVER_ERROR, ErrorBody::Standard(StandardErrorBody::new(ErrorKind::Unknown, message.to_owned())))
 }
 
-fn store_error(error: StoreError, admin_contact: &str) -> MatrixError {
+fn store_error(error: StoreError, config: &Config) -> MatrixError {
     use ruma::api::error::ResourceLimitExceededErrorData;
     match error {
         StoreError::QuotaExceeded => {
-            let kind = ErrorKind::ResourceLimitExceeded(ResourceLimitExceededErrorData::new(admin_contact.to_owned()));
-            let message = "this server's storage is full: forget rooms that are not needed, or give the site more room";
-            MatrixError::new(StatusCode::FORBIDDEN, ErrorBody::Standard(StandardErrorBody::new(kind, message.to_owned())))
+            let kind = ErrorKind::ResourceLimitExceeded(ResourceLimitExceededErrorData::new(config.admin_contact.clone()));
+            MatrixError::new(StatusCode::FORBIDDEN, ErrorBody::Standard(StandardErrorBody::new(kind, config.storage_full.clone())))
         }
         StoreError::Fenced | StoreError::Closed | StoreError::RolledBack => {
             tracing::warn!("{error}");
             let body = StandardErrorBody::new(ErrorKind::Unknown, "the server is restarting: try again".to_owned());
             MatrixError::new(StatusCode::SERVICE_UNAVAILABLE, ErrorBody::Standard(body))
         }
-        StoreError::NewerFormat { .. } | StoreError::InUse | StoreError::Platform(_) => {
+        StoreError::NewerFormat { .. } | StoreError::InUse | StoreError::Damaged { .. } | StoreError::Platform(_) => {
             tracing::error!("{error}");
             unknown("the server's storage failed")
         }

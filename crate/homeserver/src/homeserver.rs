@@ -222,7 +222,7 @@ impl Homeserver {
         } else {
             match self.answer(entrance, request).await {
                 Ok(response) => response,
-                Err(error) => error.into_response(&self.config.admin_contact).map(Body::from),
+                Err(error) => error.into_response(&self.config).map(Body::from),
             }
         };
         self.clear_when_due();
@@ -476,6 +476,11 @@ impl Homeserver {
     /// Whether a request's body is passed on as it comes: then a mebibyte or two of it are held at a time, and not all of it.
     pub fn takes_stream(&self, method: &Method, path: &str) -> bool {
         *method == Method::POST && self.router.once(method, path).is_some()
+    }
+
+    /// The path of the endpoint that a request is for, in ruma's spelling: says what was asked for, and nothing of whom or what it was about.
+    pub fn endpoint_of(&self, path: &str) -> Option<&'static str> {
+        self.router.template(path)
     }
 
     /// Every implemented method and path, in ruma's spelling.

@@ -12,7 +12,11 @@ use crate::{
 };
 use bytes::Bytes;
 use futures_util::future::LocalBoxFuture;
-use http::{HeaderMap, Method, Request, Response, Uri, request::Parts};
+use http::{
+    HeaderMap, Method, Request, Response, Uri,
+    request::Parts,
+    uri::{Authority, Scheme},
+};
 use ruma::{
     OwnedRoomId,
     api::{
@@ -71,6 +75,8 @@ pub struct RawRequest {
     pub path: String,
     /// The query as sent.
     pub query: Option<String>,
+    /// Where the request was sent to, where the host has made that a part of its URI.
+    pub origin: Option<(Scheme, Authority)>,
     /// The body.
     pub body: Bytes,
     /// The store's generation when the request came: batches that stand on its reads carry it.
@@ -227,11 +233,18 @@ enum Callers {
     Users,
 }
 
+/// What there is at a path.
+#[derive(Clone)]
+struct Methods<E> {
+    path: &'static str,
+    endpoints: HashMap<Method, E>,
+}
+
 /// Finds the endpoint of a path and method.
 pub struct Router {
-    paths: matchit::Router<HashMap<Method, Endpoint>>,
+    paths: matchit::Router<Methods<Endpoint>>,
     /// Those whose bodies are passed on as they come.
-    once: matchit::Router<HashMap<Method, OnceEndpoint>>,
+    once: matchit::Router<Methods<OnceEndpoint>>,
     /// Every path with its methods, to compare with the specification.
     listed: Vec<(Method, &'static str)>,
 }
@@ -277,6 +290,11 @@ impl Router {
         Some(chosen(found, method).map(|(endpoint, arguments)| Once { endpoint, arguments }))
     }
 
+    /// The path of the endpoint that `path` is matched by, with the names of its parameters.
+    pub fn template(&self, path: &str) -> Option<&'static str> {
+        self.paths.at(path).map(|found| found.value.path).or_else(|_| self.once.at(path).map(|found| found.value.path)).ok()
+    }
+
     fn find(&self, method: &Method, path: &str) -> Result<(Endpoint, Vec<String>)> {
         chosen(self.paths.at(path).map_err(|_| Error::unrecognized())?, method)
     }
@@ -294,9 +312,9 @@ impl Once {
 }
 
 /// What is done for `method`, and what the path says.
-fn chosen<E: Clone>(found: matchit::Match<'_, '_, &HashMap<Method, E>>, method: &Method) -> Result<(E, Vec<String>)> {
+fn chosen<E: Clone>(found: matchit::Match<'_, '_, &Methods<E>>, method: &Method) -> Result<(E, Vec<String>)> {
     let method = if method == Method::HEAD { &Method::GET } else { method };
-    let endpoint = found.value.get(method).ok_or_else(Error::wrong_method)?.clone();
+    let endpoint = found.value.endpoints.get(method).ok_or_else(Error::wrong_method)?.clone();
     let arguments = found.params.iter().map(|(_, value)| decode(value)).collect::<Result<Vec<_>>>()?;
     Ok((endpoint, arguments))
 }
@@ -456,15 +474,16 @@ impl Table {
             let shape = path.split('/').map(|part| if part.starts_with('{') { "{}" } else { part }).collect::<Vec<_>>().join("/");
             merged.entry(shape).or_insert_with(|| (path, HashMap::new())).1.extend(methods);
         }
-        for (path, methods) in merged.into_values() {
+        for (path, endpoints) in merged.into_values() {
+            let methods = Methods { path, endpoints };
             if path.ends_with("/state/{event_type}") {
                 paths.insert(format!("{path}/"), methods.clone()).expect("paths do not conflict");
             }
             paths.insert(path, methods).expect("paths do not conflict");
         }
         let mut once = matchit::Router::new();
-        for (path, methods) in self.once {
-            once.insert(path, methods).expect("each of these paths has its handlers from one call");
+        for (path, endpoints) in self.once {
+            once.insert(path, Methods { path, endpoints }).expect("each of these paths has its handlers from one call");
         }
         Router { paths, once, listed: self.listed }
     }
@@ -472,7 +491,8 @@ impl Table {
 
 fn raw(request: Request<Bytes>, generation: u64) -> RawRequest {
     let (parts, body) = request.into_parts();
-    RawRequest { method: parts.method, path: parts.uri.path().to_owned(), query: parts.uri.query().map(str::to_owned), body, generation }
+    let origin = parts.uri.scheme().cloned().zip(parts.uri.authority().cloned());
+    RawRequest { method: parts.method, path: parts.uri.path().to_owned(), query: parts.uri.query().map(str::to_owned), origin, body, generation }
 }
 
 impl RawRequest {

@@ -17,6 +17,13 @@ fn main() -> ExitCode {
         }
     };
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    let tell = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        // What the store turns into an error is told as that, with the file and what to do.
+        if !ephapse_store::panics_become_errors() {
+            tell(panic);
+        }
+    }));
     match serve::serve(options) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

@@ -3,7 +3,7 @@
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use ephapse_homeserver::{Config, Registration};
 use ruma::{OwnedServerName, RoomVersionId, room_version_rules::RoomVersionRules};
-use std::{net::SocketAddr, path::PathBuf, time::Duration};
+use std::{fmt, net::SocketAddr, path::PathBuf, str::FromStr, time::Duration};
 
 /// A Matrix homeserver.
 #[derive(Parser)]
@@ -32,13 +32,13 @@ pub struct Serve {
     #[arg(long, env = "HS_DATA_DIR", default_value = "ephapse-data", value_name = "DIRECTORY")]
     pub data_dir: PathBuf,
 
-    /// ip:port for plain HTTP [default: 127.0.0.1:8008, unless --listen-tls is given]
-    #[arg(long, env = "HS_HTTP_BIND", value_name = "IP:PORT")]
-    pub listen: Option<SocketAddr>,
+    /// ip:port or name:port for plain HTTP; of a name, every address of it [default: 127.0.0.1:8008, unless --listen-tls is given]
+    #[arg(long, env = "HS_HTTP_BIND", value_name = "HOST:PORT")]
+    pub listen: Option<Address>,
 
-    /// ip:port for HTTPS
-    #[arg(long, env = "HS_HTTPS_BIND", value_name = "IP:PORT", requires_all = ["tls_cert", "tls_key"])]
-    pub listen_tls: Option<SocketAddr>,
+    /// ip:port or name:port for HTTPS
+    #[arg(long, env = "HS_HTTPS_BIND", value_name = "HOST:PORT", requires_all = ["tls_cert", "tls_key"])]
+    pub listen_tls: Option<Address>,
 
     /// The certificate chain of --listen-tls, PEM
     #[arg(long, env = "HS_TLS_CERT", value_name = "FILE", requires = "listen_tls")]
@@ -48,7 +48,7 @@ pub struct Serve {
     #[arg(long, env = "HS_TLS_KEY", value_name = "FILE", requires = "listen_tls")]
     pub tls_key: Option<PathBuf>,
 
-    /// The URL by which clients reach this server from outside; told to them in /.well-known/matrix/client
+    /// The URL by which clients reach this server from outside; told to them in /.well-known/matrix/client [default: the one that they asked by]
     #[arg(long, env = "HS_PUBLIC_BASEURL", value_name = "URL", value_parser = public_url)]
     pub public_url: Option<String>,
 
@@ -105,14 +105,49 @@ pub enum Switch {
     Off,
 }
 
+/// Where to listen.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Address {
+    /// At one address.
+    Ip(SocketAddr),
+    /// At every address that the name has.
+    Name(String, u16),
+}
+
+impl FromStr for Address {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let wrong = "an address is ip:port or name:port, as in 127.0.0.1:8008, [::1]:8008 or localhost:8008";
+        if let Ok(address) = text.parse() {
+            return Ok(Self::Ip(address));
+        }
+        let (name, port) = text.rsplit_once(':').ok_or(wrong)?;
+        let is_name = !name.is_empty() && name.chars().all(|c| c.is_alphanumeric() || matches!(c, '-' | '.' | '_'));
+        match port.parse() {
+            Ok(port) if is_name => Ok(Self::Name(name.to_owned(), port)),
+            _ => Err(wrong),
+        }
+    }
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Ip(address) => address.fmt(f),
+            Self::Name(name, port) => write!(f, "{name}:{port}"),
+        }
+    }
+}
+
 /// The longest that a `/sync` is held: practically what the client asks for.
 const LONGEST_SYNC: Duration = Duration::from_secs(24 * 60 * 60);
 
 impl Serve {
     /// The address for plain HTTP, if there is to be one.
-    pub fn plain_address(&self) -> Option<SocketAddr> {
-        let default = || self.listen_tls.is_none().then(|| SocketAddr::from(([127, 0, 0, 1], 8008)));
-        self.listen.or_else(default)
+    pub fn plain_address(&self) -> Option<Address> {
+        let default = || self.listen_tls.is_none().then(|| Address::Ip(([127, 0, 0, 1], 8008).into()));
+        self.listen.clone().or_else(default)
     }
 
     /// The filter of `--log`. The library of the auth rules tells of every event it allows: more than the server itself, so it is to be asked for.
@@ -137,6 +172,7 @@ impl Serve {
             presence: self.presence == Switch::On,
             public_url: self.public_url.clone(),
             max_upload: self.max_upload,
+            storage_full: "this server's disk is full: forget rooms that are not needed, or have its operator free some of it".to_owned(),
             ..Config::default()
         }
     }
@@ -187,6 +223,12 @@ mod tests {
     }
 
     #[test]
+    fn what_is_full_is_called_a_disk() {
+        let said = serve(&[]).expect("valid").config().storage_full;
+        assert!(said.contains("disk is full") && !said.contains("site"), "{said}");
+    }
+
+    #[test]
     fn presence_can_be_switched_off() {
         assert!(serve(&[]).expect("valid").config().presence);
         assert!(!serve(&["--presence", "off"]).expect("valid").config().presence);
@@ -201,13 +243,26 @@ mod tests {
 
     #[test]
     fn plain_http_is_the_default_and_tls_replaces_it() {
-        assert_eq!(serve(&[]).expect("valid").plain_address(), Some(([127, 0, 0, 1], 8008).into()));
+        assert_eq!(serve(&[]).expect("valid").plain_address(), Some(Address::Ip(([127, 0, 0, 1], 8008).into())));
         assert!(serve(&["--listen-tls", "127.0.0.1:8448"]).is_err_and(|error| error.contains("--tls-cert")));
         for option in ["--tls-cert", "--tls-key"] {
-            assert!(serve(&[option, "file.pem"]).is_err_and(|error| error.contains("--listen-tls <IP:PORT>")), "{option} alone would have no effect");
+            assert!(
+                serve(&[option, "file.pem"]).is_err_and(|error| error.contains("--listen-tls <HOST:PORT>")),
+                "{option} alone would have no effect"
+            );
         }
         let tls = serve(&["--listen-tls", "127.0.0.1:8448", "--tls-cert", "c.pem", "--tls-key", "k.pem"]).expect("valid");
         assert_eq!(tls.plain_address(), None);
+    }
+
+    #[test]
+    fn an_address_is_a_number_or_a_name_and_a_port() {
+        let listen = |address: &str| serve(&["--listen", address]).map(|serve| serve.plain_address().expect("as given"));
+        assert_eq!(listen("localhost:8008"), Ok(Address::Name("localhost".to_owned(), 8008)));
+        assert_eq!(listen("[::1]:8008"), Ok(Address::Ip(([0, 0, 0, 0, 0, 0, 0, 1], 8008).into())));
+        for wrong in ["localhost", "8008", ":8008", "localhost:", "localhost:99999", "::1:8008", "http://localhost:8008", "a b:1"] {
+            assert!(listen(wrong).is_err_and(|error| error.contains("localhost:8008")), "{wrong}");
+        }
     }
 
     #[test]

@@ -40,9 +40,9 @@ pub use faults::{CrashPoint, Fault, Faults};
 pub use indexed_db::{IndexedDbStore, Options as IndexedDbOptions};
 pub use memory::MemoryStore;
 #[cfg(not(target_arch = "wasm32"))]
-pub use native::{RedbOptions, RedbStore};
+pub use native::{RedbOptions, RedbStore, panics_become_errors};
 
-use std::{future::Future, ops::Range, pin::Pin};
+use std::{future::Future, ops::Range, path::PathBuf, pin::Pin};
 
 /// A future that lives on the engine's one thread.
 pub type LocalBoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + 'a>>;
@@ -85,6 +85,14 @@ pub enum StoreError {
     /// The store was closed, or the browser asked for the database to be released.
     #[error("the store is closed")]
     Closed,
+    /// A file does not hold what was written to it.
+    #[error("{} is damaged ({reason}): stop the server, and put a backup of the directory in its place", .file.display())]
+    Damaged {
+        /// The file.
+        file: PathBuf,
+        /// How that was found.
+        reason: String,
+    },
     /// Anything else the platform said.
     #[error("storage failed: {0}")]
     Platform(String),

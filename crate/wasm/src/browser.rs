@@ -100,7 +100,13 @@ pub async fn open(database: String, public_url: String, worker: Worker) -> Resul
 async fn open_engine(database: String, public_url: String, worker: Worker) -> Result<Engine, OpenError> {
     let options = IndexedDbOptions { content_format: FORMAT, ..IndexedDbOptions::default() };
     let store: Rc<dyn Store> = Rc::new(Noting(Rc::new(IndexedDbStore::open_with(&database, options).await?)));
-    let config = Config { registration: Registration::Open, public_url: Some(public_url), rate_limits: false, ..Config::default() };
+    let config = Config {
+        registration: Registration::Open,
+        public_url: Some(public_url),
+        rate_limits: false,
+        storage_full: "this site's storage is full: forget rooms that are not needed, or give the site more room".to_owned(),
+        ..Config::default()
+    };
     let homeserver = Homeserver::open(store.clone(), Rc::new(Browser { worker }), config).await?;
     Ok(Engine { homeserver, store })
 }

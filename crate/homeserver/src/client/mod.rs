@@ -8,6 +8,7 @@ mod create_room;
 mod cross_signing;
 mod devices;
 mod filters;
+mod hashing;
 pub mod interactive;
 mod key_backup;
 pub mod keys;

@@ -4,16 +4,16 @@
 //! before gave, and others have their turn in between. What is stored is the number of rounds and the last of them in PHC form:
 //! `3$argon2id$v=19$m=7168,t=2,p=1$SALT$HASH`; without a number there is one.
 
+use super::hashing::Place;
 use crate::{
     error::{Error, Result},
     homeserver::Homeserver,
     tables::{self, Account, UserSn},
 };
 use argon2::{
-    Algorithm, Argon2, Params, Version,
+    Algorithm, Params, Version,
     password_hash::phc::{Output, ParamsString, PasswordHash, Salt},
 };
-use async_lock::SemaphoreGuardArc;
 use http::StatusCode;
 use ruma::{
     UserId,
@@ -137,18 +137,14 @@ impl Stored {
     }
 
     /// What the rounds make of `secret`, each in a turn of its own. All of them count as one password under way, until the last has ended.
-    async fn output(&self, hs: &Homeserver, place: SemaphoreGuardArc, secret: Vec<u8>) -> Option<Output> {
+    async fn output(&self, hs: &Homeserver, place: Place, secret: Vec<u8>) -> Option<Output> {
         let place = Arc::new(place);
         let salt = self.last.salt?;
         let params = Params::try_from(&self.last).ok()?;
         let mut derived = secret;
         for _ in 0..self.rounds {
-            let (place, argon2) = (place.clone(), Argon2::new(Algorithm::Argon2id, Version::V0x13, params.clone()));
-            let round = move || {
-                let _place = place;
-                let mut output = vec![0; Params::DEFAULT_OUTPUT_LEN];
-                argon2.hash_password_into(&derived, salt.as_ref(), &mut output).map(|()| output).unwrap_or_default()
-            };
+            let (place, params) = (place.clone(), params.clone());
+            let round = move || place.round(&params, &derived, salt.as_ref()).unwrap_or_default();
             derived = hs.host.compute(Box::new(round)).await;
             // What failed must not be taken for a secret.
             if derived.is_empty() {

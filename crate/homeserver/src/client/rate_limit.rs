@@ -2,20 +2,17 @@
 //!
 //! Kept in memory only: a restart forgives. Wrong passwords are always limited; everything else only where the settings say so.
 
+use super::hashing::{Hashing, Place};
 use crate::{
     cache::Cache,
     error::{Error, Result},
 };
-use async_lock::{Semaphore, SemaphoreGuardArc};
-use std::{cell::RefCell, sync::Arc, time::Duration};
+use std::{cell::RefCell, time::Duration};
 
 /// Bytes that a set of buckets may take; whoever was not seen for longest is forgotten first.
 const REMEMBERED_BYTES: usize = 2 << 20;
 
-/// Passwords that may be hashed or compared at a time. Each takes a thread some 15 ms, and its request waits as long as all before it take.
-const MOST_HASHED: usize = 64;
-
-/// How long to wait before the next try when there are so many.
+/// How long to wait before the next try when as many passwords are hashed as may be.
 const HASHED_AGAIN: Duration = Duration::from_secs(1);
 
 /// The buckets of one server, and how many passwords are hashed at a time.
@@ -25,7 +22,7 @@ pub struct RateLimits {
     /// Passwords tried with names that nobody has, of all such names together: anybody can make up as many as they like.
     pub unknown_names: Buckets,
     /// Passwords that are hashed or compared.
-    hashed: Arc<Semaphore>,
+    hashing: Hashing,
     /// Registration tokens tried.
     pub registration_tokens: Buckets,
     /// Accounts asked for.
@@ -37,7 +34,7 @@ impl Default for RateLimits {
         Self {
             passwords: Buckets::new(10, Duration::from_secs(10)),
             unknown_names: Buckets::new(100, Duration::from_secs(1)),
-            hashed: Arc::new(Semaphore::new(MOST_HASHED)),
+            hashing: Hashing::default(),
             registration_tokens: Buckets::new(20, Duration::from_secs(5)),
             registrations: Buckets::new(200, Duration::from_secs(1)),
         }
@@ -52,8 +49,8 @@ impl RateLimits {
     }
 
     /// Lets one more password be hashed or compared, until what is returned is dropped; 429 when there are too many.
-    pub fn hash_one(&self) -> Result<SemaphoreGuardArc> {
-        self.hashed.try_acquire_arc().ok_or_else(|| Error::limit_exceeded(HASHED_AGAIN))
+    pub fn hash_one(&self) -> Result<Place> {
+        self.hashing.place().ok_or_else(|| Error::limit_exceeded(HASHED_AGAIN))
     }
 }
 

@@ -47,8 +47,12 @@ pub async fn versions(_: Call, _: get_supported_versions::Request) -> Result<get
     Ok(response)
 }
 
-/// `GET /.well-known/matrix/client`
+/// `GET /.well-known/matrix/client`: the base URL that the operator gave, or the one that this request came by, which reached the server.
 pub async fn well_known(call: Call, _: discover_homeserver::Request) -> Result<discover_homeserver::Response> {
-    let base_url = call.hs.config.public_url.clone().unwrap_or_else(|| format!("https://{}", call.hs.server_name()));
+    let base_url = match (&call.hs.config.public_url, &call.raw.origin) {
+        (Some(url), _) => url.clone(),
+        (None, Some((scheme, authority))) => format!("{scheme}://{authority}"),
+        (None, None) => format!("https://{}", call.hs.server_name()),
+    };
     Ok(discover_homeserver::Response::new(HomeserverInfo::new(base_url)))
 }

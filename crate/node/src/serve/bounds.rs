@@ -42,6 +42,7 @@ pub struct Places {
 /// A connection's place, free again when it is dropped: the connection has ended, and so has what its last request began.
 pub struct Place {
     _permit: OwnedSemaphorePermit,
+    is_near: bool,
     taken: Option<(Counts, IpAddr)>,
 }
 
@@ -65,7 +66,7 @@ impl Places {
     pub fn take(&self, permit: OwnedSemaphorePermit, address: IpAddr) -> Option<Place> {
         let network = network(address);
         if is_near(network) {
-            return Some(Place { _permit: permit, taken: None });
+            return Some(Place { _permit: permit, is_near: true, taken: None });
         }
         let mut taken = self.taken.borrow_mut();
         let count = taken.entry(network).or_default();
@@ -73,7 +74,14 @@ impl Places {
             return None;
         }
         *count += 1;
-        Some(Place { _permit: permit, taken: Some((self.taken.clone(), network)) })
+        Some(Place { _permit: permit, is_near: false, taken: Some((self.taken.clone(), network)) })
+    }
+}
+
+impl Place {
+    /// Whether the connection comes from this machine or its own network, as a proxy's does.
+    pub fn is_near(&self) -> bool {
+        self.is_near
     }
 }
 

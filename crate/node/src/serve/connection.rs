@@ -3,9 +3,11 @@
 use super::{
     arriving::{Arriving, Incomplete},
     bounds::{Place, Places, Room},
+    logged::Logged,
+    target::with_target,
 };
 use ephapse_homeserver::{Body, Entrance, Homeserver};
-use http::{Method, Request, Response};
+use http::{Method, Request, Response, uri::Scheme};
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use std::{io, pin::Pin, rc::Rc, time::Duration};
@@ -114,9 +116,9 @@ async fn connection(stream: TcpStream, tls: Option<TlsAcceptor>, serving: Servin
     // Answers are small and each is a whole: waiting to fill a packet only delays them.
     let _ = stream.set_nodelay(true);
     let stream = patient(stream);
-    let Some(tls) = tls else { return http(stream, serving, place, leaving).await };
+    let Some(tls) = tls else { return http(stream, Scheme::HTTP, serving, place, leaving).await };
     if let Some(stream) = handshake(&tls, stream, leaving.clone()).await {
-        http(stream, serving, place, leaving).await;
+        http(stream, Scheme::HTTPS, serving, place, leaving).await;
     }
 }
 
@@ -148,12 +150,14 @@ pub(super) fn patient<S: AsyncRead + AsyncWrite>(stream: S) -> Pin<Box<TimeoutSt
 /// Serves HTTP until either side ends it. `place` is taken until then, and until what was begun has ended.
 pub(super) async fn http<S: AsyncRead + AsyncWrite + Unpin + 'static>(
     stream: S,
+    scheme: Scheme,
     serving: Serving,
     place: Rc<Place>,
     mut leaving: watch::Receiver<bool>,
 ) {
     let running = leaving.clone();
-    let service = service_fn(move |request| answer(serving.clone(), request, place.clone(), running.clone()));
+    let near = place.is_near();
+    let service = service_fn(move |request| answer(serving.clone(), with_target(request, &scheme, near), place.clone(), running.clone()));
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEADERS_WITHIN)
@@ -181,17 +185,18 @@ struct GivenUp;
 /// Has the homeserver answer.
 async fn answer(serving: Serving, request: Request<Incoming>, place: Rc<Place>, running: watch::Receiver<bool>) -> Result<Response<Body>, GivenUp> {
     let Serving { homeserver, room } = serving;
+    let logged = Logged::new(&homeserver, &request);
     let streams = homeserver.takes_stream(request.method(), request.uri().path());
     let incomplete = Rc::new(Incomplete::new(if streams { room.share_of_stream() } else { room.share() }));
     let request = request.map(|body| Body::stream(Arriving::new(body, running.clone(), incomplete.clone())));
     if matches!(*request.method(), Method::GET | Method::HEAD | Method::OPTIONS) {
         // When the client goes away hyper drops this future, and with it a sync that is held for nobody.
-        return Ok(homeserver.handle(Entrance::Client, request).await);
+        return Ok(logged.answered(homeserver.handle(Entrance::Client, request).await));
     }
     // What was begun is finished, whether the client waits for it or not. Until then it counts as a connection, so that clients that send and go away do
     // not have more under way than those that wait.
     let handler = spawn_local(async move {
-        let response = homeserver.handle(Entrance::Client, request).await;
+        let response = logged.answered(homeserver.handle(Entrance::Client, request).await);
         drop((running, place));
         if incomplete.is_unanswered() { Err(GivenUp) } else { Ok(response) }
     });

@@ -10,11 +10,14 @@ mod connection;
 mod host;
 #[cfg(test)]
 mod leaving;
+mod listening;
+mod logged;
 #[cfg(test)]
 mod patience;
+mod target;
 mod tls;
 
-use crate::options;
+use crate::options::{self, Address};
 use connection::Connections;
 use ephapse_homeserver::{Homeserver, OpenError, tables::FORMAT};
 use ephapse_store::{RedbOptions, RedbStore, Store, StoreError};
@@ -30,7 +33,6 @@ use std::{
 };
 use tls::TlsError;
 use tokio::{
-    net::TcpListener,
     signal::unix::{Signal, SignalKind, signal},
     task::LocalSet,
     time::{Instant, timeout_at},
@@ -53,12 +55,12 @@ pub enum ServeError {
     System(#[source] io::Error),
     /// Another process has the port.
     #[error("{0} is in use by another process: stop that one, or choose another port")]
-    PortInUse(SocketAddr),
+    PortInUse(Address),
     /// The address cannot be listened on.
     #[error("cannot listen on {address}: {source}; give an address of this machine and a port that this user may open")]
     Listen {
         /// The address.
-        address: SocketAddr,
+        address: Address,
         /// What the system said.
         source: io::Error,
     },
@@ -86,6 +88,9 @@ pub enum ServeError {
     /// Another process has the database.
     #[error("{} is in use by another process: stop that one, or choose another directory with --data-dir", .0.display())]
     DatabaseInUse(PathBuf),
+    /// A file of the database is damaged.
+    #[error(transparent)]
+    DatabaseDamaged(StoreError),
     /// The database does not open.
     #[error("the database in {} does not open: {reason}", .directory.display())]
     Database {
@@ -112,18 +117,18 @@ pub fn serve(options: options::Serve) -> Result<(), ServeError> {
 async fn run(options: options::Serve) -> Result<(), ServeError> {
     let mut signals = Signals::new().map_err(ServeError::System)?;
     let acceptor = tls::acceptor(&options)?;
-    let plain = listen(options.plain_address()).await?;
-    let tls = listen(options.listen_tls).await?;
+    let plain = listening::listen(options.plain_address()).await?;
+    let tls = listening::listen(options.listen_tls.clone()).await?;
     let (homeserver, store) = open(&options).await?;
 
     let connections = Connections::new(homeserver.clone());
-    if let Some((listener, address)) = plain {
+    for (listener, address) in plain {
         ready(&homeserver, "http", address);
         connections.accept(listener, None);
     }
-    if let Some((listener, address)) = tls {
+    for (listener, address) in tls {
         ready(&homeserver, "https", address);
-        connections.accept(listener, acceptor);
+        connections.accept(listener, acceptor.clone());
     }
 
     signals.wait().await;
@@ -147,17 +152,6 @@ async fn leave(homeserver: &Homeserver, store: &dyn Store, connections: Connecti
 
 fn ready(homeserver: &Homeserver, scheme: &str, address: SocketAddr) {
     println!("{} listens on {scheme}://{address}", homeserver.server_name());
-}
-
-async fn listen(address: Option<SocketAddr>) -> Result<Option<(TcpListener, SocketAddr)>, ServeError> {
-    let Some(address) = address else { return Ok(None) };
-    let refused = |source: io::Error| match source.kind() {
-        io::ErrorKind::AddrInUse => ServeError::PortInUse(address),
-        _ => ServeError::Listen { address, source },
-    };
-    let listener = TcpListener::bind(address).await.map_err(refused)?;
-    let local = listener.local_addr().map_err(refused)?;
-    Ok(Some((listener, local)))
 }
 
 async fn open(options: &options::Serve) -> Result<(Rc<Homeserver>, Rc<dyn Store>), ServeError> {
@@ -195,6 +189,7 @@ fn database_error(directory: &Path, error: OpenError) -> ServeError {
     match error {
         OpenError::Store(StoreError::NewerFormat { found, supported }) => ServeError::NewerDatabase { directory, found, supported },
         OpenError::Store(StoreError::InUse) => ServeError::DatabaseInUse(directory),
+        OpenError::Store(damaged @ StoreError::Damaged { .. }) => ServeError::DatabaseDamaged(damaged),
         other => ServeError::Database { directory, reason: other.to_string() },
     }
 }

@@ -7,6 +7,7 @@ use super::{
 };
 use ephapse_homeserver::{Config, Homeserver, Registration};
 use ephapse_store::MemoryStore;
+use http::uri::Scheme;
 use serde_json::{Value, json};
 use std::{future::Future, net::Ipv4Addr, rc::Rc, time::Duration};
 use tokio::{
@@ -52,7 +53,7 @@ pub(super) fn connect_at(place: Place, homeserver: &Rc<Homeserver>, buffer: usiz
     let (leaving, serving) = (Rc::new(watch::Sender::new(false)), Serving::new(homeserver.clone()));
     let told = leaving.subscribe();
     let connection = spawn_local(async move {
-        http(patient(server), serving, Rc::new(place), told).await;
+        http(patient(server), Scheme::HTTP, serving, Rc::new(place), told).await;
     });
     Served { client, connection, leaving }
 }

@@ -36,7 +36,7 @@ pub enum TlsError {
 
 /// What answers TLS handshakes, if the options ask for HTTPS.
 pub fn acceptor(options: &Serve) -> Result<Option<TlsAcceptor>, TlsError> {
-    let (Some(_), Some(certificate), Some(key)) = (options.listen_tls, &options.tls_cert, &options.tls_key) else { return Ok(None) };
+    let (Some(_), Some(certificate), Some(key)) = (&options.listen_tls, &options.tls_cert, &options.tls_key) else { return Ok(None) };
     let expected = "a PEM file with the server's certificate, then those that issued it";
     let bad_certificate = |source| TlsError::File { file: certificate.clone(), option: "--tls-cert", expected, source };
     let chain = CertificateDer::pem_file_iter(certificate).and_then(Iterator::collect::<Result<Vec<_>, _>>).map_err(bad_certificate)?;

@@ -83,7 +83,7 @@ impl Log {
         let mut expected = applied + 1;
         for record in older.iter().chain(&newer) {
             if record.number != expected {
-                return Err(StoreError::Platform(format!("the log is damaged: record {expected} is missing")));
+                return Err(StoreError::Damaged { file: paths[0].clone(), reason: format!("record {expected} is missing here and in log.1") });
             }
             expected += 1;
         }
@@ -349,6 +349,7 @@ mod tests {
         append(&mut log, b"two");
         drop(log);
         std::fs::write(directory.path().join("log.0"), b"").expect("writes");
-        assert!(matches!(Log::open(directory.path(), 0), Err(StoreError::Platform(_))));
+        let damaged = Log::open(directory.path(), 0).expect_err("refused");
+        assert!(matches!(&damaged, StoreError::Damaged { file, .. } if file.ends_with("log.0")), "{damaged}");
     }
 }

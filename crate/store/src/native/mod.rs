@@ -5,10 +5,15 @@
 //! (`redb`), and until then a layer in memory answers for them. What is too large for the map lies in files beside it (`chunks`).
 
 mod chunks;
+#[cfg(test)]
+mod damage;
 mod directory;
+mod guarded;
 mod log;
 mod redb;
+mod tables;
 #[cfg(test)]
 mod tests;
 
+pub use guarded::panics_become_errors;
 pub use redb::{RedbOptions, RedbStore};

@@ -6,16 +6,18 @@
 use super::{
     chunks::{ChunkFiles, Work},
     directory::Directory,
+    guarded::guarded,
     log::{Log, Record},
+    tables::{APPLIED, ENTRIES, PROGRESS, TABLES_FILE, applied, entries, failed, open_tables, stored},
 };
 use crate::{
     Batch, Bytes, Chunks, CrashPoint, Direction, FIRST_CONTENT, Fault, Faults, LocalBoxFuture, Stats, Store, StoreError,
     codec::{decode_batches, encode_batch},
     layer::{Known, Layer},
-    merge::{Entry, Merge, Source},
+    merge::{Merge, Source},
 };
 use futures_channel::oneshot;
-use redb::{Database, ReadableDatabase, TableDefinition};
+use redb::Database;
 use std::{
     cell::Cell,
     future::ready,
@@ -26,10 +28,6 @@ use std::{
     time::Duration,
 };
 
-const ENTRIES: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("entries");
-const PROGRESS: TableDefinition<'_, &str, u64> = TableDefinition::new("progress");
-/// The number of the last log record that is in the tables.
-const APPLIED: &str = "applied";
 /// After so many entries the table thread looks whether the store closes.
 const CLOSING_EVERY: usize = 256;
 
@@ -68,7 +66,8 @@ pub(super) struct Shared {
     work: Condvar,
     /// The table thread waits here for a full log file.
     full: Condvar,
-    tables: RwLock<Option<Database>>,
+    /// An error when redb could not be opened again after it had failed, or the store is closed.
+    tables: RwLock<Result<Database, StoreError>>,
     directory: Mutex<Option<Directory>>,
     path: PathBuf,
     options: RedbOptions,
@@ -141,8 +140,12 @@ impl RedbStore {
     pub fn open_with(directory: impl AsRef<Path>, options: RedbOptions) -> Result<Self, StoreError> {
         let directory = Directory::open(directory.as_ref(), options.content_format, &options.faults)?;
         let path = directory.path.clone();
-        let tables = open_tables(&path, options.cache_bytes)?;
-        let (log, recovered) = Log::open(&path, applied(&tables)?)?;
+        let (tables, applied) = guarded(&path.join(TABLES_FILE), || {
+            let tables = open_tables(&path, options.cache_bytes)?;
+            let applied = applied(&tables)?;
+            Ok((tables, applied))
+        })?;
+        let (log, recovered) = Log::open(&path, applied)?;
         let durable = replay(&recovered.current)?;
         let full = match recovered.full.last() {
             Some(last) => Some(Full { layer: Arc::new(Layer::replay(&replay(&recovered.full)?)), through: Some(last.number) }),
@@ -153,7 +156,7 @@ impl RedbStore {
             state: Mutex::new(state),
             work: Condvar::new(),
             full: Condvar::new(),
-            tables: RwLock::new(Some(tables)),
+            tables: RwLock::new(Ok(tables)),
             directory: Mutex::new(Some(directory)),
             path,
             options,
@@ -181,17 +184,18 @@ impl RedbStore {
         if !known.contains(&Known::Below) {
             return Ok(known.into_iter().map(Known::value).collect());
         }
-        let tables = self.shared.tables.read().unwrap_or_else(PoisonError::into_inner);
-        let table = entries(tables.as_ref())?;
-        let stored = |key: &[u8]| Ok(table.get(key).map_err(failed)?.map(|value| Bytes::copy_from_slice(value.value())));
-        known
-            .into_iter()
-            .zip(keys)
-            .map(|(known, key)| match known {
-                Known::Below => stored(key),
-                known => Ok(known.value()),
-            })
-            .collect()
+        self.shared.with_tables(|tables| {
+            let table = entries(tables)?;
+            let stored = |key: &[u8]| Ok(table.get(key).map_err(failed)?.map(|value| Bytes::copy_from_slice(value.value())));
+            known
+                .into_iter()
+                .zip(keys)
+                .map(|(known, key)| match known {
+                    Known::Below => stored(key),
+                    known => Ok(known.value()),
+                })
+                .collect()
+        })
     }
 
     fn entries_of(&self, range: &Range<Vec<u8>>, direction: Direction, limit: usize) -> Result<Vec<(Bytes, Bytes)>, StoreError> {
@@ -199,11 +203,12 @@ impl RedbStore {
         if range.start >= range.end {
             return Ok(Vec::new());
         }
-        let tables = self.shared.tables.read().unwrap_or_else(PoisonError::into_inner);
-        let table = entries(tables.as_ref())?;
-        let mut sources: Vec<Source<'_, StoreError>> = state.layers().map(|layer| layer.source(range, direction)).collect();
-        sources.push(Source::new(range, |part| stored(&table, &part, direction), |_| None));
-        let found = Merge::new(sources, range.clone(), direction).live(limit)?;
+        let found = self.shared.with_tables(|tables| {
+            let table = entries(tables)?;
+            let mut sources: Vec<Source<'_, StoreError>> = state.layers().map(|layer| layer.source(range, direction)).collect();
+            sources.push(Source::new(range, |part| stored(&table, &part, direction), |_| None));
+            Merge::new(sources, range.clone(), direction).live(limit)
+        })?;
         self.keys_read.set(self.keys_read.get() + found.len() as u64);
         Ok(found)
     }
@@ -383,7 +388,7 @@ impl Shared {
 
     fn run_tables(&self) {
         while let Some((layer, through)) = self.next_full() {
-            let result = self.move_to_tables(&layer, through);
+            let result = self.with_tables(|tables| self.move_to_tables(tables, &layer, through));
             if result.is_err() && self.state().closing {
                 return;
             }
@@ -420,9 +425,15 @@ impl Shared {
         }
     }
 
-    fn move_to_tables(&self, layer: &Layer, through: u64) -> Result<(), StoreError> {
+    /// What `work` does with redb, which may find its file damaged.
+    fn with_tables<T>(&self, work: impl FnOnce(&Database) -> Result<T, StoreError>) -> Result<T, StoreError> {
         let tables = self.tables.read().unwrap_or_else(PoisonError::into_inner);
-        let mut transaction = tables.as_ref().ok_or(StoreError::Closed)?.begin_write().map_err(failed)?;
+        let tables = tables.as_ref().map_err(StoreError::clone)?;
+        guarded(&self.path.join(TABLES_FILE), || work(tables))
+    }
+
+    fn move_to_tables(&self, tables: &Database, layer: &Layer, through: u64) -> Result<(), StoreError> {
+        let mut transaction = tables.begin_write().map_err(failed)?;
         // Else a crash makes the next open walk the whole file.
         transaction.set_quick_repair(true);
         {
@@ -448,10 +459,21 @@ impl Shared {
     /// After an I/O error redb refuses everything until it is opened again.
     fn reopen_tables(&self) {
         let mut tables = self.tables.write().unwrap_or_else(PoisonError::into_inner);
-        *tables = None;
-        match open_tables(&self.path, self.options.cache_bytes) {
-            Ok(opened) => *tables = Some(opened),
-            Err(error) => tracing::error!(%error, "redb could not be opened again"),
+        self.close_tables(&mut tables);
+        *tables = guarded(&self.path.join(TABLES_FILE), || open_tables(&self.path, self.options.cache_bytes));
+        if let Err(error) = &*tables {
+            tracing::error!(%error, "redb could not be opened again");
+        }
+    }
+
+    /// Closing writes too.
+    fn close_tables(&self, tables: &mut Result<Database, StoreError>) {
+        let closed = guarded(&self.path.join(TABLES_FILE), || {
+            *tables = Err(StoreError::Closed);
+            Ok(())
+        });
+        if let Err(error) = closed {
+            tracing::error!("{error}");
         }
     }
 }
@@ -530,7 +552,7 @@ impl Shared {
     }
 
     fn release(&self) {
-        *self.tables.write().unwrap_or_else(PoisonError::into_inner) = None;
+        self.close_tables(&mut self.tables.write().unwrap_or_else(PoisonError::into_inner));
         *lock(&self.directory) = None;
     }
 }
@@ -549,53 +571,6 @@ impl Drop for RedbStore {
     }
 }
 
-const TABLES_FILE: &str = "tables.redb";
-
-fn open_tables(directory: &Path, cache_bytes: usize) -> Result<Database, StoreError> {
-    let tables = Database::builder().set_cache_size(cache_bytes).create(directory.join(TABLES_FILE)).map_err(failed)?;
-    let reading = tables.begin_read().map_err(failed)?;
-    if reading.open_table(ENTRIES).is_ok() && reading.open_table(PROGRESS).is_ok() {
-        return Ok(tables);
-    }
-    let mut transaction = tables.begin_write().map_err(failed)?;
-    transaction.set_quick_repair(true);
-    transaction.open_table(ENTRIES).map_err(failed)?;
-    transaction.open_table(PROGRESS).map_err(failed)?;
-    transaction.commit().map_err(failed)?;
-    Ok(tables)
-}
-
-fn applied(tables: &Database) -> Result<u64, StoreError> {
-    let progress = tables.begin_read().map_err(failed)?.open_table(PROGRESS).map_err(failed)?;
-    Ok(progress.get(APPLIED).map_err(failed)?.map_or(0, |number| number.value()))
-}
-
-type Stored<'a> = redb::AccessGuard<'a, &'static [u8]>;
-type Table = redb::ReadOnlyTable<&'static [u8], &'static [u8]>;
-
-fn entries(tables: Option<&Database>) -> Result<Table, StoreError> {
-    tables.ok_or(StoreError::Closed)?.begin_read().map_err(failed)?.open_table(ENTRIES).map_err(failed)
-}
-
-/// The entries of `part` that redb holds.
-fn stored<'a>(table: &'a Table, part: &Range<Vec<u8>>, direction: Direction) -> Box<dyn Iterator<Item = Result<Entry, StoreError>> + 'a> {
-    if part.start >= part.end {
-        return Box::new(std::iter::empty());
-    }
-    let found = match table.range::<&[u8]>(part.start.as_slice()..part.end.as_slice()) {
-        Ok(found) => found,
-        Err(error) => return Box::new(std::iter::once(Err(failed(error)))),
-    };
-    let entry = |entry: Result<(Stored<'_>, Stored<'_>), redb::StorageError>| {
-        let (key, value) = entry.map_err(failed)?;
-        Ok((Bytes::copy_from_slice(key.value()), Some(Bytes::copy_from_slice(value.value()))))
-    };
-    match direction {
-        Direction::Forward => Box::new(found.map(entry)),
-        Direction::Backward => Box::new(found.rev().map(entry)),
-    }
-}
-
 fn replay(records: &[Record]) -> Result<Vec<Batch>, StoreError> {
     let mut batches = Vec::new();
     for record in records {
@@ -607,13 +582,6 @@ fn replay(records: &[Record]) -> Result<Vec<Batch>, StoreError> {
 fn spawn(name: &str, running: &Arc<Running>, run: impl FnOnce(&Shared) + Send + 'static) -> Result<JoinHandle<()>, StoreError> {
     let running = running.clone();
     std::thread::Builder::new().name(name.into()).spawn(move || run(&running.shared)).map_err(super::directory::platform)
-}
-
-fn failed(error: impl Into<redb::Error>) -> StoreError {
-    match error.into() {
-        redb::Error::Io(error) => super::directory::platform(error),
-        error => StoreError::Platform(error.to_string()),
-    }
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
