@@ -2,7 +2,7 @@
 
 import { CryptoEvent } from 'matrix-js-sdk/lib/crypto-api/CryptoEvent';
 import { type ComponentChildren, type VNode } from 'preact';
-import { useEffect, useState } from 'preact/hooks';
+import { useEffect, useLayoutEffect, useRef, useState } from 'preact/hooks';
 import { Done, Form, openDialog, openForm } from './dialogs.tsx';
 import { listed } from './invite.ts';
 import { type KeyState, keyState, makeRecoveryKey, recover, replaceLostKey, unsavedKeys, whenSaved } from './keys.ts';
@@ -242,8 +242,11 @@ export function LockedNotice({ session }: { session: Session }): VNode | null {
 function Loading<T extends object | string>({ load, close, children }: { load: () => Promise<T>; close: () => void; children: (loaded: T) => ComponentChildren }): VNode {
   const [loaded, setLoaded] = useState<T>();
   const [problem, setProblem] = useState('');
+  const content = useRef<HTMLDivElement>(null);
+  // What had the focus while loading is gone.
+  useLayoutEffect(() => { content.current?.querySelector<HTMLElement>('input, button')?.focus(); }, [loaded]);
   useEffect(() => { load().then(setLoaded, (error: unknown) => { setProblem(messageOf(error)); }); }, []);
-  if (loaded !== undefined) return <>{children(loaded)}</>;
+  if (loaded !== undefined) return <div class="loaded" ref={content}>{children(loaded)}</div>;
   return (
     <>
       {problem === '' ? <p role="status">One moment…</p> : <Problem>{problem}</Problem>}

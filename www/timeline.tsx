@@ -2,7 +2,7 @@
 
 import { type MatrixClient, type MatrixEvent, type Room } from 'matrix-js-sdk';
 import { Component, type VNode } from 'preact';
-import { useLayoutEffect, useRef, useState } from 'preact/hooks';
+import { useEffect, useLayoutEffect, useRef, useState } from 'preact/hooks';
 import { moveFocus } from './roving.ts';
 import { type MessageRow, type Row, clock, timelineRows, toggleReaction } from './timeline-rows.ts';
 import { Button, Icon, toast } from './widgets.tsx';
@@ -45,6 +45,14 @@ export function Timeline({ client, room, editing, actions, redraw }: Props): VNo
     place.current = { atEnd, height: box.scrollHeight, first };
     fill();
   });
+  useEffect(() => {
+    const box = scroller.current;
+    if (!box) return undefined;
+    // A keyboard that comes up, a longer draft, another width: the end stays in sight.
+    const resized = new ResizeObserver(() => { if (place.current.atEnd) box.scrollTop = box.scrollHeight; });
+    for (const element of [box, ...box.children]) resized.observe(element);
+    return () => { resized.disconnect(); };
+  }, []);
 
   function fill(): void {
     const box = scroller.current;

@@ -24,7 +24,9 @@ async function readKey(page) {
 /** Enters a recovery key. */
 async function enterKey(page, key) {
   await choose(page, 'Recovery key');
-  await page.getByRole('textbox', { name: 'Recovery key' }).fill(key);
+  await page.getByRole('button', { name: 'Restore' }).waitFor();
+  assert.equal(await page.evaluate(() => document.activeElement.getAttribute('name')), 'key', 'the field has the focus');
+  await page.keyboard.insertText(key);
   await page.getByRole('button', { name: 'Restore' }).click();
 }
 

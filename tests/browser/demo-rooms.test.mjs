@@ -102,6 +102,36 @@ test('editing shows a sign, can be cancelled, and the list of rooms shows the ne
   assert.equal(await page.getByText('* the garden').count(), 0);
 });
 
+test('scrolling up shows older messages, and what is read stays where it is', limit, async () => {
+  const page = await use.person('finn');
+  await makeRoom(page, 'History', { encrypted: false });
+  await page.evaluate(async () => {
+    const [{ accessToken }] = JSON.parse(localStorage['ephapse demo accounts']);
+    const roomId = decodeURIComponent(location.hash.slice('#/room/'.length));
+    for (let number = 0; number < 90; number += 1) {
+      await fetch(`/_matrix/client/v3/rooms/${encodeURIComponent(roomId)}/send/m.room.message/h${number}`, {
+        method: 'PUT',
+        headers: { authorization: `Bearer ${accessToken}`, 'content-type': 'application/json' },
+        body: JSON.stringify({ msgtype: 'm.text', body: `entry ${number}.` }),
+      });
+    }
+  });
+  await page.reload();
+  await messages(page).getByText('entry 89.').waitFor();
+  await page.waitForFunction(() => document.querySelectorAll('.message').length < 60);
+  const oldest = await page.locator('.message .bubble').first().innerText();
+  const top = () => page.evaluate((text) => [...document.querySelectorAll('.bubble')].find(({ textContent }) => textContent === text).getBoundingClientRect().top, oldest);
+  await messages(page).evaluate((box) => { box.scrollTop = 0; });
+  const before = await top();
+  await page.waitForFunction((text) => document.querySelector('.message .bubble').textContent !== text, oldest);
+  assert.ok(Math.abs(await top() - before) < 40, 'the message that was at the top is still there');
+  await page.waitForFunction(() => {
+    document.querySelector('.scroller').scrollTop = 0;
+    return document.querySelectorAll('.message').length === 90;
+  });
+  await messages(page).getByText('finn made this room').waitFor();
+});
+
 test('a reload stays in the room, and back and forward move between rooms', limit, async () => {
   const page = await use.person('fay');
   await makeRoom(page, 'Harbour');

@@ -106,6 +106,35 @@ test('sending a message takes no Tab key, and passing all of them takes two', { 
   assert.equal(stops.length, 3, `message, its tools, the composer: ${stops.join(' | ')}`);
 });
 
+test('the last message stays in sight when the window gets smaller', { timeout: 120_000 }, async () => {
+  const page = await use.person('gina');
+  await makeRoom(page, 'Long');
+  for (let number = 0; number < 12; number += 1) await say(page, `line ${number} of some length, so that it takes more of them when it is narrow`);
+  await page.setViewportSize({ width: 320, height: 480 });
+  await page.waitForTimeout(100);
+  const below = () => page.evaluate(() => {
+    const box = document.querySelector('.scroller');
+    return box.scrollHeight - box.clientHeight - box.scrollTop;
+  });
+  assert.ok(await below() < 2);
+  await composer(page).fill('a\nb\nc\nd');
+  await page.waitForTimeout(100);
+  assert.ok(await below() < 2, 'nor does a longer draft hide it');
+});
+
+test('on a touch screen a tap on a message shows what can be done with it', { timeout: 120_000 }, async () => {
+  const page = await use.person('hugo', { width: 390 });
+  const devtools = await page.context().newCDPSession(page);
+  await devtools.send('Emulation.setTouchEmulationEnabled', { enabled: true });
+  assert.ok(await page.evaluate(() => matchMedia('(hover: none)').matches));
+  await makeRoom(page, 'Taps');
+  await say(page, 'tap me');
+  await message(page, 'tap me').locator('.bubble').click();
+  await page.mouse.move(5, 5);
+  await message(page, 'tap me').getByRole('button', { name: 'Edit' }).click();
+  await page.getByText('Editing a message').waitFor();
+});
+
 test('the encryption is fetched once, while the form is filled in', { timeout: 120_000 }, async () => {
   const crypto = '/pkg/matrix_sdk_crypto_wasm_bg.wasm';
   const before = use.site.requests.filter((path) => path === crypto).length;
