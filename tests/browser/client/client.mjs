@@ -50,6 +50,18 @@ const tests = {
     return { baseUrl, userId: made.user_id, deviceId: made.device_id, accessToken: made.access_token };
   },
 
+  /** Uploads so many bytes and downloads them again. */
+  async uploadAndDownload({ bytes, ...session }) {
+    const uploader = createClient({ ...session, fetchFn: globalThis.server?.fetch });
+    const content = new Uint8Array(bytes).map((_, at) => at * 31 + (at >> 8));
+    const { content_uri: uri } = await uploader.uploadContent(new Blob([content], { type: 'image/png' }), { name: 'picture.png' });
+    const url = uploader.mxcUrlToHttp(uri, undefined, undefined, undefined, false, true, true);
+    const response = await (globalThis.server?.fetch ?? fetch)(url, { headers: { authorization: `Bearer ${session.accessToken}` } });
+    const found = new Uint8Array(await response.arrayBuffer());
+    const { 'm.upload.size': limit } = await uploader.getMediaConfig(true);
+    return { limit, same: found.length === bytes && found.every((byte, at) => byte === content[at]), type: response.headers.get('content-type') };
+  },
+
   /** Another device of an account. */
   async logIn({ baseUrl, user, password }) {
     const made = await bare({ baseUrl }).loginRequest({ type: 'm.login.password', identifier: { type: 'm.id.user', user }, password });
