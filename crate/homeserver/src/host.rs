@@ -1,4 +1,4 @@
-//! What the host lends the homeserver: time, randomness, timers and tasks.
+//! What the host lends the homeserver: time, randomness, timers, tasks and Unicode's tables.
 
 use ephapse_store::LocalBoxFuture;
 use std::time::Duration;
@@ -10,6 +10,9 @@ pub trait Host {
 
     /// Fills `bytes` with unpredictable ones.
     fn random(&self, bytes: &mut [u8]);
+
+    /// `text` in Unicode's Normalization Form KC. The host's, since every browser has the tables for it, which are larger than what needs them here.
+    fn nfkc(&self, text: &str) -> String;
 
     /// Ends after `duration`.
     fn sleep(&self, duration: Duration) -> LocalBoxFuture<'static, ()>;

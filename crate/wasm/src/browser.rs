@@ -11,7 +11,7 @@ use crate::{
 use ephapse_homeserver::{Body, Config, Entrance, Homeserver, Host, OpenError, PIECE, Registration, tables::FORMAT};
 use ephapse_store::{IndexedDbOptions, IndexedDbStore, LocalBoxFuture, Store, StoreError};
 use http::Response;
-use js_sys::{Object, Promise, Reflect, Uint8Array};
+use js_sys::{JsString, Object, Promise, Reflect, Uint8Array};
 use serde::Serialize;
 use std::{cell::RefCell, future::ready, panic, rc::Rc, time::Duration};
 use tracing::Level;
@@ -173,6 +173,10 @@ impl Host for Browser {
 
     fn random(&self, bytes: &mut [u8]) {
         getrandom::fill(bytes).expect("every browser with service workers has crypto.getRandomValues");
+    }
+
+    fn nfkc(&self, text: &str) -> String {
+        JsString::from(text).normalize("NFKC").into()
     }
 
     fn sleep(&self, duration: Duration) -> LocalBoxFuture<'static, ()> {

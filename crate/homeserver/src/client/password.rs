@@ -3,6 +3,8 @@
 //! One hash takes the one thread of a browser's worker for tens of milliseconds, and cannot be interrupted. So it is made in rounds, each over what the one
 //! before gave, and others have their turn in between. What is stored is the number of rounds and the last of them in PHC form:
 //! `3$argon2id$v=19$m=7168,t=2,p=1$SALT$HASH`; without a number there is one.
+//!
+//! Passwords are hashed in Unicode's Normalization Form KC: keyboards write the same character in several ways.
 
 use super::hashing::Place;
 use crate::{
@@ -50,7 +52,7 @@ pub async fn hash(hs: &Homeserver, password: &str) -> Result<String> {
     hs.host.random(&mut salt);
     let failed = || Error::Internal("a password cannot be hashed".to_owned());
     let mut stored = Stored::with(&salt).ok_or_else(failed)?;
-    stored.last.hash = Some(stored.output(hs, place, password.as_bytes().to_vec()).await.ok_or_else(failed)?);
+    stored.last.hash = Some(stored.output(hs, &Arc::new(place), hs.host.nfkc(password).into_bytes()).await.ok_or_else(failed)?);
     Ok(stored.to_string())
 }
 
@@ -83,19 +85,45 @@ pub async fn check(hs: &Homeserver, user: &UserId, password: &str) -> Result<Opt
     }
     hs.rate_limits.passwords.take(user.as_str(), hs.host.now())?;
     let stored = account.filter(|account| !account.deactivated).and_then(|account| account.password);
-    let compared = stored.clone().unwrap_or_else(|| NOBODY.to_owned());
-    // Longer than any password that was ever set: compare something of bearable length, in vain.
-    let tried = password.as_bytes().get(..LONGEST + 1).unwrap_or(password.as_bytes()).to_vec();
-    let verified = match Stored::read(&compared) {
-        // Outputs are compared in constant time.
-        Some(compared) => compared.last.hash.is_some() && compared.output(hs, place, tried).await == compared.last.hash,
-        None => false,
-    };
+    let verified = is_of(hs, place, password, stored.as_deref().unwrap_or(NOBODY)).await;
     let checked = sn.zip(stored).filter(|_| verified).map(|(user, hash)| Checked { user, hash });
     if checked.is_some() {
         hs.rate_limits.passwords.give_back(user.as_str());
     }
     Ok(checked)
+}
+
+/// The account of `user`, if its password still has this hash.
+pub async fn unchanged(hs: &Homeserver, user: UserSn, hash: &str) -> Result<Option<Checked>> {
+    let account = tables::ACCOUNTS.get(hs.store(), &user).await?;
+    let checked = Checked { user, hash: hash.to_owned() };
+    Ok(checked.still_holds(account.as_ref()).then_some(checked))
+}
+
+/// Whether a hash that is no account's is of this password; 429 when too many wrong ones were tried for what it is kept `for_what`, or too many are under way.
+pub async fn is_hash_of(hs: &Homeserver, hash: &str, password: &str, for_what: &str) -> Result<bool> {
+    let place = hs.rate_limits.hash_one()?;
+    hs.rate_limits.passwords.take(for_what, hs.host.now())?;
+    let is_right = is_of(hs, place, password, hash).await;
+    if is_right {
+        hs.rate_limits.passwords.give_back(for_what);
+    }
+    Ok(is_right)
+}
+
+/// Whether what is stored is of this password.
+async fn is_of(hs: &Homeserver, place: Place, password: &str, stored: &str) -> bool {
+    let Some(stored) = Stored::read(stored).filter(|stored| stored.last.hash.is_some()) else { return false };
+    // Longer than any password that was ever set: compare something of bearable length, in vain.
+    let tried = password.get(..LONGEST + 1).unwrap_or(if password.len() > LONGEST { "" } else { password });
+    let place = Arc::new(place);
+    let normalized = hs.host.nfkc(tried);
+    // Outputs are compared in constant time.
+    if stored.output(hs, &place, normalized.as_bytes().to_vec()).await == stored.last.hash {
+        return true;
+    }
+    // What was stored by versions that did not normalize is of what was typed.
+    normalized != tried && stored.output(hs, &place, tried.as_bytes().to_vec()).await == stored.last.hash
 }
 
 /// The user id that an `m.id.user` identifier means on this server, given as a whole or as its localpart.
@@ -137,8 +165,7 @@ impl Stored {
     }
 
     /// What the rounds make of `secret`, each in a turn of its own. All of them count as one password under way, until the last has ended.
-    async fn output(&self, hs: &Homeserver, place: Place, secret: Vec<u8>) -> Option<Output> {
-        let place = Arc::new(place);
+    async fn output(&self, hs: &Homeserver, place: &Arc<Place>, secret: Vec<u8>) -> Option<Output> {
         let salt = self.last.salt?;
         let params = Params::try_from(&self.last).ok()?;
         let mut derived = secret;

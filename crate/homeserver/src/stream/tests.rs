@@ -188,6 +188,9 @@ impl crate::Host for Clock {
     fn random(&self, bytes: &mut [u8]) {
         bytes.fill(0);
     }
+    fn nfkc(&self, text: &str) -> String {
+        text.to_owned()
+    }
     fn sleep(&self, _: Duration) -> ephapse_store::LocalBoxFuture<'static, ()> {
         Box::pin(async {})
     }

@@ -5,6 +5,7 @@ use ephapse_store::{LocalBoxFuture, MemoryStore};
 use futures_channel::oneshot;
 use futures_executor::LocalPool;
 use futures_util::{FutureExt, future::poll_fn, task::LocalSpawnExt};
+use icu_normalizer::ComposingNormalizerBorrowed;
 use serde_json::{Value, json};
 use std::{
     cell::{Cell, RefCell},
@@ -70,6 +71,10 @@ impl Host for TestHost {
             z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
             *byte = (z ^ (z >> 31)) as u8;
         }
+    }
+
+    fn nfkc(&self, text: &str) -> String {
+        ComposingNormalizerBorrowed::new_nfkc().normalize(text).into_owned()
     }
 
     fn sleep(&self, duration: Duration) -> LocalBoxFuture<'static, ()> {

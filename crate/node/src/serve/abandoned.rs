@@ -23,6 +23,10 @@ impl Host for Busy {
         NativeHost.random(bytes);
     }
 
+    fn nfkc(&self, text: &str) -> String {
+        NativeHost.nfkc(text)
+    }
+
     fn sleep(&self, duration: Duration) -> LocalBoxFuture<'static, ()> {
         NativeHost.sleep(duration)
     }

@@ -2,9 +2,10 @@
 
 use ephapse_homeserver::Host;
 use ephapse_store::LocalBoxFuture;
+use icu_normalizer::ComposingNormalizerBorrowed;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-/// The system's clock and randomness, tokio's timers and tasks, and its threads for what computes.
+/// The system's clock and randomness, Unicode's tables, tokio's timers and tasks, and its threads for what computes.
 pub struct NativeHost;
 
 impl Host for NativeHost {
@@ -15,6 +16,10 @@ impl Host for NativeHost {
 
     fn random(&self, bytes: &mut [u8]) {
         getrandom::fill(bytes).expect("the operating system has randomness: a server without it could only make guessable keys");
+    }
+
+    fn nfkc(&self, text: &str) -> String {
+        ComposingNormalizerBorrowed::new_nfkc().normalize(text).into_owned()
     }
 
     fn sleep(&self, duration: Duration) -> LocalBoxFuture<'static, ()> {
