@@ -4,9 +4,10 @@ use crate::config::Config;
 use ephapse_store::StoreError;
 use ruma::api::{
     OutgoingResponseExt,
-    client::uiaa::{UiaaInfo, UiaaResponse},
+    client::uiaa::UiaaInfo,
     error::{Error as MatrixError, ErrorBody, ErrorKind, LimitExceededErrorData, RetryAfter, StandardErrorBody, UnknownTokenErrorData},
 };
+use serde::Serialize;
 use std::{fmt, time::Duration};
 
 use http::StatusCode;
@@ -93,6 +94,11 @@ impl Error {
         Self::new(StatusCode::NOT_FOUND, ErrorKind::Unrecognized, "this server has no such endpoint")
     }
 
+    /// 400 M_UNRECOGNIZED: the endpoint is here, but not what its path names.
+    pub fn unrecognized_part() -> Self {
+        Self::new(StatusCode::BAD_REQUEST, ErrorKind::Unrecognized, "there is nothing of this name")
+    }
+
     /// 405 M_UNRECOGNIZED: the endpoint has no such method.
     pub fn wrong_method() -> Self {
         Self::new(StatusCode::METHOD_NOT_ALLOWED, ErrorKind::Unrecognized, "this endpoint has no such method")
@@ -119,7 +125,7 @@ impl Error {
     pub(crate) fn into_response(self, config: &Config) -> http::Response<Vec<u8>> {
         let answer = match self {
             Self::Matrix(error) => error.try_into_http_response(),
-            Self::Interactive(info) => UiaaResponse::AuthResponse(*info).try_into_http_response(),
+            Self::Interactive(info) => return interactive(&info),
             Self::Store(error) => store_error(error, config).try_into_http_response(),
             Self::Internal(text) => {
                 tracing::error!("{text}");
@@ -156,6 +162,22 @@ fn plain(text: String) -> String {
         other => other,
     };
     format!("{before}{last}{place}")
+}
+
+/// The stages that are left; ruma's answer would leave out `completed` where there are none, and some clients look for it.
+fn interactive(info: &UiaaInfo) -> http::Response<Vec<u8>> {
+    #[derive(Serialize)]
+    struct Whole<'a> {
+        #[serde(skip_serializing_if = "Option::is_none")]
+        completed: Option<[(); 0]>,
+        #[serde(flatten)]
+        info: &'a UiaaInfo,
+    }
+    let whole = Whole { completed: info.completed.is_empty().then_some([]), info };
+    let mut response = http::Response::new(serde_json::to_vec(&whole).expect("our own answers can be written as JSON"));
+    *response.status_mut() = StatusCode::UNAUTHORIZED;
+    response.headers_mut().insert(http::header::CONTENT_TYPE, http::HeaderValue::from_static("application/json"));
+    response
 }
 
 fn unknown(message: &str) -> MatrixError {

@@ -296,7 +296,10 @@ impl Router {
     }
 
     fn find(&self, method: &Method, path: &str) -> Result<(Endpoint, Vec<String>)> {
-        chosen(self.paths.at(path).map_err(|_| Error::unrecognized())?, method)
+        let found = self.paths.at(path).map_err(|_| Error::unrecognized()).and_then(|found| chosen(found, method));
+        // Of push rules it is the scope, the kind or the attribute that there is not.
+        let of_push_rules = path.contains("/pushrules/") && [Method::GET, Method::PUT, Method::DELETE].contains(method);
+        if of_push_rules { found.map_err(|_| Error::unrecognized_part()) } else { found }
     }
 }
 
@@ -502,7 +505,8 @@ impl RawRequest {
     }
 }
 
-fn parameter(query: &str, name: &str) -> Option<String> {
+/// What a query says of `name`.
+pub fn parameter(query: &str, name: &str) -> Option<String> {
     form_urlencoded::parse(query.as_bytes()).find(|(found, _)| found == name).map(|(_, value)| value.into_owned())
 }
 

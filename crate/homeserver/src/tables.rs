@@ -113,6 +113,8 @@ pub const TRANSACTIONS_BY_TIME: Table<(u64, UserSn, OwnedDeviceId, String), ()> 
 pub const INTERACTIVE_SESSIONS: Table<String, InteractiveSession> = Table::new(0x48, "user-interactive sessions");
 /// What was registered through a user-interactive session, for as long as there is one.
 pub const REGISTERED: Table<String, Registered> = Table::new(0x4f, "registered by session");
+/// What was said so far in user-interactive sessions that register somebody.
+pub const PENDING_REGISTRATIONS: Table<String, PendingRegistration> = Table::new(0x5f, "pending registrations");
 
 /// Who is not offline, as far as others were told.
 pub const PRESENT: Table<UserSn, StoredPresence> = Table::new(0x49, "present users");

@@ -1,6 +1,9 @@
 //! One's own account: who am I, a new password, the end (Client-Server API, Account management).
 
-use super::{devices, interactive, password, wire::Confirmed};
+use super::{
+    devices, interactive, password,
+    wire::{Confirmed, Json, Own},
+};
 use crate::{
     error::{Error, Result},
     locks::LockKey,
@@ -14,13 +17,12 @@ use ruma::{
     api::client::account::{ThirdPartyIdRemovalStatus, change_password::v3 as change_password, deactivate::v3 as deactivate, whoami::v3 as whoami},
     events::StateEventType,
 };
+use serde_json::json;
 
 /// `GET /_matrix/client/v3/account/whoami`
-pub async fn whoami(call: UserCall, _: whoami::Request) -> Result<whoami::Response> {
+pub async fn whoami(call: UserCall, _: Own<whoami::Request>) -> Result<Json> {
     let is_guest = call.hs.is_guest(call.session.user).await?;
-    let mut response = whoami::Response::new(call.session.user_id, is_guest);
-    response.device_id = Some(call.session.device);
-    Ok(response)
+    Ok(Json::of(&json!({ "user_id": call.session.user_id, "device_id": call.session.device, "is_guest": is_guest })))
 }
 
 /// `POST /_matrix/client/v3/account/password`

@@ -153,9 +153,13 @@ async fn kept_room(hs: &Homeserver, id: &RoomId) -> Result<(RoomSn, MutexGuardAr
 }
 
 async fn read(call: &UserCall, room: RoomSn, kind: String) -> Result<Box<RawValue>> {
+    let is_push_rules = room == GLOBAL && kind == push_rules::TYPE;
     let stored = tables::ACCOUNT_DATA.get(call.hs.store(), &(call.session.user, room, kind)).await?;
-    let content = stored.ok_or_else(|| Error::not_found("there is no account data of this type"))?.content.0;
-    RawValue::from_string(content).map_err(|error| Error::Internal(format!("stored account data is not JSON: {error}")))
+    let mut content = stored.ok_or_else(|| Error::not_found("there is no account data of this type"))?.content;
+    if is_push_rules {
+        content = push_rules::up_to_date(&content, &call.session.user_id);
+    }
+    RawValue::from_string(content.0).map_err(|error| Error::Internal(format!("stored account data is not JSON: {error}")))
 }
 
 fn write(call: &UserCall, room: RoomSn, kind: String, content: &RawValue) -> Result<()> {

@@ -8,7 +8,7 @@ use super::{
         upload::key_of,
     },
     object,
-    wire::Confirmed,
+    wire::{Confirmed, Json as Answer, Own},
 };
 use crate::{
     error::{Error, Result},
@@ -20,7 +20,7 @@ use crate::{
 };
 use ephapse_store::{Batch, Direction};
 use ruma::{
-    CanonicalJsonObject, CanonicalJsonValue, UserId,
+    CanonicalJsonObject, CanonicalJsonValue, OwnedUserId, UserId,
     api::client::keys::{
         upload_signatures::v3::{self as upload_signatures, Failure},
         upload_signing_keys::v3 as upload_signing_keys,
@@ -195,14 +195,14 @@ fn changed(stored: &Keys, new: &Keys, used_for: CrossSigningUse) -> bool {
 }
 
 /// `POST /_matrix/client/v3/keys/signatures/upload`: each key on its own; what is wrong with one is in `failures`.
-pub async fn upload_signatures(call: UserCall, request: upload_signatures::Request) -> Result<upload_signatures::Response> {
+pub async fn upload_signatures(call: UserCall, Own(request): Own<upload_signatures::Request>) -> Result<Answer> {
     let (hs, session) = (&call.hs, &call.session);
     if request.signed_keys.values().map(|keys| keys.iter().count().max(1)).sum::<usize>() > MOST_SIGNED {
         return Err(Error::too_large(format!("a request signs {MOST_SIGNED} keys at most")));
     }
     let _lock = hs.lock(LockKey::Account(session.user_id.to_string())).await;
     let own = stored_keys(hs, session.user).await?;
-    let mut response = upload_signatures::Response::new();
+    let mut failures: BTreeMap<OwnedUserId, BTreeMap<String, Failure>> = BTreeMap::new();
     let mut batch = Batch::since(call.raw.generation);
     let mut changes = Vec::new();
     let mut turns = Turns::new(&*hs.host);
@@ -220,7 +220,7 @@ pub async fn upload_signatures(call: UserCall, request: upload_signatures::Reque
                 }
                 Err(error @ (Error::Store(_) | Error::Internal(_))) => return Err(error),
                 Err(error) => {
-                    response.failures.entry(user.clone()).or_default().insert(key.to_owned(), failure(&error));
+                    failures.entry(user.clone()).or_default().insert(key.to_owned(), failure(&error));
                 }
             }
         }
@@ -232,7 +232,8 @@ pub async fn upload_signatures(call: UserCall, request: upload_signatures::Reque
     if !changes.is_empty() {
         hs.submit(batch, changes.into_iter().map(|change| (hs.positions.next(), change)).collect())?;
     }
-    Ok(response)
+    // ruma's response would leave them out where there are none, and some clients look for them.
+    Ok(Answer::of(&BTreeMap::from([("failures", failures)])))
 }
 
 fn failure(error: &Error) -> Failure {

@@ -1,14 +1,14 @@
 //! User-interactive authentication (Client-Server API, User-Interactive Authentication API).
 //!
-//! A session belongs to one request: its method, path, user and body, but for passwords in it. Changing any of them begins a new one. Sessions are stored,
-//! survive a restart, and end after an hour.
+//! A session belongs to one operation: a request's method, path, user and body, but for passwords in it; that of a registration to any request to register,
+//! since what is wanted may be said in steps there. Used for another operation it is refused. Sessions are stored, survive a restart, and end after an hour.
 
 use super::password;
 use crate::{
     error::{Error, Result},
     homeserver::Homeserver,
     router::{RawRequest, UserCall},
-    tables::{self, InteractiveSession, Registered, Session},
+    tables::{self, InteractiveSession, Session},
 };
 use ephapse_store::{Batch, Direction};
 use ruma::api::{
@@ -38,23 +38,29 @@ pub fn password_flow() -> Vec<AuthFlow> {
 
 /// Ends well when the user of `call` has gone through one of `flows` for exactly this request; 401 with what is still to do otherwise.
 pub async fn require(call: &UserCall, flows: Vec<AuthFlow>, auth: Option<&AuthData>) -> Result<()> {
-    require_of(&call.hs, &call.raw, Some(&call.session), flows, auth).await
+    require_of(&call.hs, &call.raw, operation(&call.raw)?, Some(&call.session), flows, auth).await
 }
 
-/// As [`require`], for requests that need no access token too.
-pub async fn require_of(hs: &Homeserver, raw: &RawRequest, user: Option<&Session>, flows: Vec<AuthFlow>, auth: Option<&AuthData>) -> Result<()> {
+/// As [`require`], for operations that need no access token too.
+pub async fn require_of(
+    hs: &Homeserver,
+    raw: &RawRequest,
+    operation: String,
+    user: Option<&Session>,
+    flows: Vec<AuthFlow>,
+    auth: Option<&AuthData>,
+) -> Result<()> {
     let now = hs.host.now();
-    let fresh = InteractiveSession { request: fingerprint(raw)?, user: user.map(|session| session.user), completed: Vec::new(), created: now };
+    let fresh = InteractiveSession { request: operation, user: user.map(|session| session.user), completed: Vec::new(), created: now };
     let named = auth.and_then(AuthData::session);
     let (id, mut session) = match named {
         None => (new_id(hs, now), fresh),
-        Some(id) => match tables::INTERACTIVE_SESSIONS.get(hs.store(), &id.to_owned()).await? {
-            Some(stored) if belongs(&stored, &fresh, now) => (id.to_owned(), stored),
-            _ => {
-                let refusal = "the session has ended, or belongs to another request";
+        Some(id) => match find(hs, id, &fresh).await? {
+            Some(stored) => (id.to_owned(), stored),
+            None => {
                 let id = new_id(hs, now);
                 begin(hs, raw, &id, &fresh).await?;
-                return Err(ask(id, &fresh, flows, Some((ErrorKind::Forbidden, refusal))));
+                return Err(ask(id, &fresh, flows, Some((ErrorKind::Forbidden, "the session has ended"))));
             }
         },
     };
@@ -73,15 +79,20 @@ pub async fn require_of(hs: &Homeserver, raw: &RawRequest, user: Option<&Session
     if complete { Ok(()) } else { Err(ask(id, &session, flows, refusal)) }
 }
 
-/// What a request that is repeated registered the first time, through the session that it names.
-pub async fn registered(hs: &Homeserver, raw: &RawRequest, session: &str) -> Result<Option<Registered>> {
-    let now = hs.host.now();
-    let fresh = InteractiveSession { request: fingerprint(raw)?, user: None, completed: Vec::new(), created: now };
-    let id = session.to_owned();
-    match tables::INTERACTIVE_SESSIONS.get(hs.store(), &id).await? {
-        Some(stored) if belongs(&stored, &fresh, now) => Ok(tables::REGISTERED.get(hs.store(), &id).await?),
-        _ => Ok(None),
+/// Whether a session goes on with an operation that needs no access token; 403 when it was begun for another one.
+pub async fn goes_on(hs: &Homeserver, session: &str, operation: &str) -> Result<bool> {
+    let fresh = InteractiveSession { request: operation.to_owned(), user: None, completed: Vec::new(), created: hs.host.now() };
+    Ok(find(hs, session, &fresh).await?.is_some())
+}
+
+/// The session of this id, unless it has ended; 403 when it was begun for another operation, or by somebody else.
+async fn find(hs: &Homeserver, id: &str, fresh: &InteractiveSession) -> Result<Option<InteractiveSession>> {
+    let stored = tables::INTERACTIVE_SESSIONS.get(hs.store(), &id.to_owned()).await?;
+    let stored = stored.filter(|stored| !has_ended(stored, fresh.created));
+    if stored.as_ref().is_some_and(|stored| stored.request != fresh.request || stored.user != fresh.user) {
+        return Err(Error::forbidden("the session belongs to another operation"));
     }
+    Ok(stored)
 }
 
 type Refusal = (ErrorKind, &'static str);
@@ -150,10 +161,6 @@ fn is_complete(session: &InteractiveSession, flows: &[AuthFlow]) -> bool {
     })
 }
 
-fn belongs(stored: &InteractiveSession, fresh: &InteractiveSession, now: u64) -> bool {
-    stored.request == fresh.request && stored.user == fresh.user && !has_ended(stored, now)
-}
-
 fn has_ended(session: &InteractiveSession, now: u64) -> bool {
     session.created.saturating_add(LIFETIME.as_millis() as u64) <= now
 }
@@ -201,12 +208,13 @@ async fn forget_ended(hs: &Homeserver, batch: &mut Batch, of: usize, now: u64) -
     for (id, _) in oldest.iter().filter(|(_, session)| has_ended(session, now)) {
         tables::INTERACTIVE_SESSIONS.delete(batch, id);
         tables::REGISTERED.delete(batch, id);
+        tables::PENDING_REGISTRATIONS.delete(batch, id);
     }
     Ok(())
 }
 
 /// What must stay the same from stage to stage: method, path, and the body without `auth` and secrets.
-fn fingerprint(raw: &RawRequest) -> Result<String> {
+fn operation(raw: &RawRequest) -> Result<String> {
     let body: &[u8] = if raw.body.is_empty() { b"{}" } else { &raw.body };
     // Sorted at every level, whatever order the client sent: serde_json's maps may keep theirs.
     let mut body: BTreeMap<String, serde_json::Value> = serde_json::from_slice(body).map_err(|error| Error::unreadable(&error))?;

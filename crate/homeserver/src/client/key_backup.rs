@@ -24,10 +24,10 @@ use ruma::{
         },
         error::{ErrorKind, WrongRoomKeysVersionErrorData},
     },
-    serde::{JsonObject, Raw},
+    serde::Raw,
 };
-use serde::Deserialize;
-use serde_json::{json, value::RawValue};
+use serde::{Deserialize, Serialize, de::IgnoredAny};
+use serde_json::value::RawValue;
 use std::{collections::BTreeMap, ops::Range};
 
 /// Versions that are read at once when the newest is looked for.
@@ -40,6 +40,7 @@ const SLICE: usize = 128;
 pub async fn create(call: UserCall, request: create_backup_version::Request) -> Result<create_backup_version::Response> {
     let (hs, user) = (&call.hs, call.session.user);
     let Body { algorithm, auth_data, .. } = Body::read(&request.algorithm)?;
+    let auth_data = Json(auth_data.get().to_owned());
     let _lock = hs.lock(LockKey::KeyBackup(user)).await;
     let newest = tables::KEY_BACKUPS.scan(hs.store(), &user, Direction::Backward, 1).await?;
     let version = newest.first().map_or(1, |((_, version), _)| version + 1);
@@ -74,7 +75,7 @@ pub async fn update(call: UserCall, request: update_backup_version::Request) -> 
         return Err(Error::invalid_param("the algorithm of a backup does not change"));
     }
     let mut batch = Batch::since(call.raw.generation);
-    tables::KEY_BACKUPS.put(&mut batch, &(user, number), &KeyBackup { auth_data, ..backup });
+    tables::KEY_BACKUPS.put(&mut batch, &(user, number), &KeyBackup { auth_data: Json(auth_data.get().to_owned()), ..backup });
     hs.submit(batch, Vec::new())?;
     Ok(update_backup_version::Response::new())
 }
@@ -322,8 +323,8 @@ fn unknown_version() -> Error {
 #[derive(Deserialize)]
 struct Body {
     algorithm: String,
-    #[serde(deserialize_with = "text_of_object")]
-    auth_data: Json,
+    /// What its algorithm wants, which need not be known here.
+    auth_data: Box<RawValue>,
     version: Option<String>,
 }
 
@@ -333,16 +334,15 @@ impl Body {
     }
 }
 
-/// The text of a value that must be an object.
-fn text_of_object<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Json, D::Error> {
-    let text = Box::<RawValue>::deserialize(deserializer)?;
-    serde_json::from_str::<JsonObject>(text.get()).map_err(serde::de::Error::custom)?;
-    Ok(Json(text.get().to_owned()))
-}
-
 fn algorithm(backup: &KeyBackup) -> Result<Raw<BackupAlgorithm>> {
-    let body = json!({ "algorithm": backup.algorithm, "auth_data": serde_json::from_str::<JsonObject>(&backup.auth_data.0).map_err(unreadable)? });
-    raw(Json(body.to_string()))
+    #[derive(Serialize)]
+    struct Written<'a> {
+        algorithm: &'a str,
+        auth_data: &'a RawValue,
+    }
+    let auth_data = serde_json::from_str(&backup.auth_data.0).map_err(unreadable)?;
+    let json = serde_json::to_string(&Written { algorithm: &backup.algorithm, auth_data }).map_err(unreadable)?;
+    raw(Json(json))
 }
 
 fn raw<T>(json: Json) -> Result<Raw<T>> {
@@ -361,7 +361,7 @@ fn read_key(key: &Raw<KeyBackupData>) -> Result<BackedUpKey> {
         forwarded_count: UInt,
         is_verified: bool,
         #[serde(rename = "session_data")]
-        _session_data: JsonObject,
+        _session_data: IgnoredAny,
     }
     let text = key.json().get();
     let key: Key = serde_json::from_str(text).map_err(|error| Error::unreadable(&error))?;

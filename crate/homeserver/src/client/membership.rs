@@ -1,6 +1,6 @@
 //! Membership: join, leave, invite, kick, ban, unban, knock, forget (Client-Server API, "Room membership").
 
-use super::{bare_member_content, invite_content, member_content};
+use super::{bare_member_content, content, invite_content, member_content, state::set_already};
 use crate::{
     error::{Error, Result},
     homeserver::Homeserver,
@@ -80,13 +80,35 @@ async fn find(hs: &Homeserver, id: &RoomOrAliasId) -> Result<Rc<RoomInfo>> {
 async fn join_room(call: &UserCall, room: &Rc<RoomInfo>, reason: Option<String>) -> Result<()> {
     let hs = &call.hs;
     let user = &call.session.user_id;
+    let further = further(call)?;
     let own = tables::MEMBERSHIPS.get(hs.store(), &(call.session.user, room.sn)).await?;
-    if own.as_ref().is_some_and(|own| own.kind == MembershipKind::Join) {
+    if further.is_empty() && own.as_ref().is_some_and(|own| own.kind == MembershipKind::Join) {
         return Ok(());
     }
-    let content = member_content(hs, call.session.user, "join", reason).await?;
+    let mut content = member_content(hs, call.session.user, "join", reason).await?;
+    content.extend(further);
     let let_in_by = let_in_by(hs, &call.session, room).await?;
-    send(call, room, Draft { let_in_by, ..Draft::state(user.clone(), StateEventType::RoomMember, user.as_str(), content) }).await
+    let draft = Draft { let_in_by, ..Draft::state(user.clone(), StateEventType::RoomMember, user.as_str(), content) };
+    let join = |write: &mut Write<'_>| match set_already(write, &draft)? {
+        Some(event) => Ok(event),
+        None => write.send(draft.clone()),
+    };
+    hs.write_room(room, call.raw.generation, join).await?;
+    Ok(())
+}
+
+/// What the body of a join says beside what the specification names: it goes into the member event, as other servers have it.
+fn further(call: &UserCall) -> Result<CanonicalJsonObject> {
+    if call.raw.body.is_empty() {
+        return Ok(CanonicalJsonObject::new());
+    }
+    let body = str::from_utf8(&call.raw.body).map_err(|_| Error::bad_json("the body is not UTF-8"))?;
+    let mut further = content(body)?;
+    // The last two are the server's to say.
+    for known in ["reason", "third_party_signed", "membership", "join_authorised_via_users_server"] {
+        further.remove(known);
+    }
+    Ok(further)
 }
 
 /// On whose word a user joins a room: nobody's where none is needed.

@@ -1,6 +1,9 @@
 //! Reading a room's history: messages, context, single events (Client-Server API, "Getting events for a room").
 
-use super::state::{readable, readable_state};
+use super::{
+    state::{readable, readable_state},
+    wire::{Json, Own, ReadMessages},
+};
 use crate::{
     error::{Error, Result},
     homeserver::Homeserver,
@@ -19,12 +22,13 @@ use ruma::{
         client::{
             context::get_context,
             filter::{LazyLoadOptions, RoomEventFilter},
-            message::get_message_events,
             room::get_room_event,
         },
     },
-    events::StateEventType,
+    events::{AnyStateEvent, AnyTimelineEvent, StateEventType},
+    serde::Raw,
 };
+use serde::Serialize;
 use std::{collections::BTreeSet, ops::Range, rc::Rc};
 
 /// The most events of one page, whatever the client asks.
@@ -55,7 +59,7 @@ fn boundary(hs: &Homeserver, token: Option<&str>, otherwise: Position) -> Result
 }
 
 /// `GET /rooms/{roomId}/messages`
-pub async fn messages(call: UserCall, request: get_message_events::v3::Request) -> Result<get_message_events::v3::Response> {
+pub async fn messages(call: UserCall, ReadMessages(request): ReadMessages) -> Result<Json> {
     let hs = &call.hs;
     let (room, root) = readable_state(hs, &call.session, &request.room_id).await?;
     let related = related(&call, &request.filter).await?;
@@ -75,16 +79,39 @@ pub async fn messages(call: UserCall, request: get_message_events::v3::Request) 
     let page = hs.page(&room, &mut viewer, range, direction, limit(request.limit), wanted).await?;
     // The oldest boundary has no token of its own: before the first position is before everything.
     let start = if start == Position::MIN { Position(0) } else { start };
-    let mut response = get_message_events::v3::Response::new();
-    response.start = hs.token(start);
-    response.end = page.more.then(|| hs.token(page.end));
-    response.chunk = hs.timeline_events(&room, &page.events, &call.session, Format::Whole, &viewer).await?;
+    let mut members: Vec<Rc<Event>> = Vec::new();
     if lazy(&request.filter) {
-        let members = senders(hs, &room, root, &page.events).await?;
-        let members: Vec<Rc<Event>> = hs.events_at(room.sn, &members).await?.into_iter().flatten().collect();
-        response.state = hs.client_events(&room, &members, &call.session, Format::Whole).await?;
+        let senders = senders(hs, &room, root, &page.events).await?;
+        members = hs.events_at(room.sn, &senders).await?.into_iter().flatten().collect();
     }
-    Ok(response)
+    Ok(Json::of(&Messages {
+        start: hs.token(start),
+        // Also where the filter lets nothing through, or this was the last: a client that finds none takes its page for the whole history.
+        end: (page.read || page.more).then(|| hs.token(page.end)),
+        chunk: hs.timeline_events(&room, &page.events, &call.session, Format::Whole, &viewer).await?,
+        state: hs.client_events(&room, &members, &call.session, Format::Whole).await?,
+    }))
+}
+
+/// A page of a room's history; ruma's would leave out what is empty, and some clients look for it.
+#[derive(Serialize)]
+struct Messages {
+    start: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    end: Option<String>,
+    chunk: Vec<Raw<AnyTimelineEvent>>,
+    state: Vec<Raw<AnyStateEvent>>,
+}
+
+/// An event and those around it, with everything that ruma's would leave out.
+#[derive(Serialize)]
+struct Context {
+    start: String,
+    end: String,
+    event: Option<Raw<AnyTimelineEvent>>,
+    events_before: Vec<Raw<AnyTimelineEvent>>,
+    events_after: Vec<Raw<AnyTimelineEvent>>,
+    state: Vec<Raw<AnyStateEvent>>,
 }
 
 fn lazy(filter: &RoomEventFilter) -> bool {
@@ -143,7 +170,7 @@ pub async fn event(call: UserCall, request: get_room_event::v3::Request) -> Resu
 }
 
 /// `GET /rooms/{roomId}/context/{eventId}`
-pub async fn context(call: UserCall, request: get_context::v3::Request) -> Result<get_context::v3::Response> {
+pub async fn context(call: UserCall, Own(request): Own<get_context::v3::Request>) -> Result<Json> {
     let hs = &call.hs;
     let (room, mut viewer, event) = visible_event(hs, &call.session, &request.room_id, &request.event_id).await?;
     let related = related(&call, &request.filter).await?;
@@ -166,12 +193,12 @@ pub async fn context(call: UserCall, request: get_context::v3::Request) -> Resul
         }
         turns.step().await;
     }
-    let mut response = get_context::v3::Response::new();
-    response.state = hs.client_events(&room, &state, &call.session, Format::Whole).await?;
-    response.start = Some(hs.token(if before.end == Position::MIN { Position(0) } else { before.end }));
-    response.end = Some(hs.token(if after.end == Position::MAX { hs.positions.newest() } else { after.end }));
-    response.events_before = hs.timeline_events(&room, &before.events, &call.session, Format::Whole, &viewer).await?;
-    response.events_after = hs.timeline_events(&room, &after.events, &call.session, Format::Whole, &viewer).await?;
-    response.event = hs.timeline_events(&room, &[event], &call.session, Format::Whole, &viewer).await?.pop();
-    Ok(response)
+    Ok(Json::of(&Context {
+        start: hs.token(if before.end == Position::MIN { Position(0) } else { before.end }),
+        end: hs.token(if after.end == Position::MAX { hs.positions.newest() } else { after.end }),
+        event: hs.timeline_events(&room, &[event], &call.session, Format::Whole, &viewer).await?.pop(),
+        events_before: hs.timeline_events(&room, &before.events, &call.session, Format::Whole, &viewer).await?,
+        events_after: hs.timeline_events(&room, &after.events, &call.session, Format::Whole, &viewer).await?,
+        state: hs.client_events(&room, &state, &call.session, Format::Whole).await?,
+    }))
 }

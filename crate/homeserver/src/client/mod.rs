@@ -36,7 +36,7 @@ mod versions;
 mod wire;
 
 pub use devices::{Seen, seen};
-pub use push_rules::rules_of;
+pub use push_rules::{rules_of, up_to_date as push_rules_up_to_date};
 pub use rate_limit::RateLimits;
 pub use state::readable;
 pub use to_device::TO_DEVICE;
@@ -65,7 +65,13 @@ pub fn routes(table: &mut Table) {
     table.user(account_data::get_global).large(account_data::set_global).user(account_data::get_room).large(account_data::set_room);
     table.user(account_data::tags).user(account_data::set_tag).user(account_data::delete_tag);
     table.user(filters::create).user(filters::get);
-    table.user(push_rules::get_all).user(push_rules::get_global).user(push_rules::get).user(push_rules::set).user(push_rules::delete);
+    table
+        .user(push_rules::get_all)
+        .user(push_rules::get_global)
+        .user(push_rules::get_kind)
+        .user(push_rules::get)
+        .user(push_rules::set)
+        .user(push_rules::delete);
     table.user(push_rules::get_enabled).user(push_rules::set_enabled).user(push_rules::get_actions).user(push_rules::set_actions);
     table.guest(sync::sync_events).user(receipts::create_receipt).user(read_markers::set_read_marker).user(typing::create_typing_event);
     table.user(presence::get).user(presence::set);
@@ -75,7 +81,7 @@ pub fn routes(table: &mut Table) {
     table.user(membership::invite).user(membership::kick).user(membership::ban).user(membership::unban);
     table.guest(state::all).guest(state::one).guest(state::put);
     table.guest(state::members).user(state::joined_members).user(state::joined_rooms);
-    table.guest(send::message).user(send::redact);
+    table.guest(send::message).user(send::redact).user(send::message_without_transaction).user(send::redact_without_transaction);
     table.guest(messages::messages).guest(messages::context).guest(messages::event);
     table.guest_many(to_device::send);
     table.guest_many(keys::upload).guest_many(keys::query).guest_many(keys::claim).user(keys::changes);

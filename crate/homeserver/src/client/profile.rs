@@ -34,8 +34,8 @@ const LONGEST_KEY: usize = 255;
 /// Bytes of a display name or an avatar's URI: they are in every member event.
 const LONGEST_SHOWN: usize = 1024;
 
-/// The field that guests have.
-const NAME: &str = "displayname";
+/// The field that everybody begins with, and the only one that guests have.
+pub(super) const NAME: &str = "displayname";
 
 /// The fields that member events repeat.
 const SHOWN: [&str; 2] = [NAME, "avatar_url"];
@@ -205,9 +205,6 @@ fn acceptable_value(field: &str, value: Box<RawValue>) -> Result<Option<Box<RawV
     }
     if text.is_empty() {
         return Ok(None);
-    }
-    if field == "avatar_url" && !text.starts_with("mxc://") {
-        return Err(Error::invalid_param("avatar_url is an mxc:// URI"));
     }
     Ok(Some(value))
 }

@@ -1,11 +1,14 @@
 //! Each user's push rules (Client-Server API, Push Rules: API), kept as account data of type `m.push_rules`.
 
-use super::{account_data, transaction, wire::SetPushRule};
+use super::{
+    account_data, transaction,
+    wire::{Json as Answer, Own, RulesOfKind, SetPushRule},
+};
 use crate::{
     error::{Error, Result},
     homeserver::Homeserver,
     locks::LockKey,
-    push::LONGEST_PATTERN,
+    push::{LONGEST_PATTERN, NewRule, Rule, Rules},
     router::UserCall,
     tables::{self, Json, UserSn},
 };
@@ -15,16 +18,16 @@ use ruma::{
     UserId,
     api::{
         client::push::{
-            delete_pushrule::v3 as delete_pushrule, get_pushrule::v3 as get_pushrule, get_pushrule_actions::v3 as get_pushrule_actions,
+            PushRule, delete_pushrule::v3 as delete_pushrule, get_pushrule::v3 as get_pushrule, get_pushrule_actions::v3 as get_pushrule_actions,
             get_pushrule_enabled::v3 as get_pushrule_enabled, get_pushrules_all::v3 as get_pushrules_all,
             get_pushrules_global_scope::v3 as get_pushrules_global_scope, set_pushrule::v3 as set_pushrule,
             set_pushrule_actions::v3 as set_pushrule_actions, set_pushrule_enabled::v3 as set_pushrule_enabled,
         },
         error::ErrorKind,
     },
-    events::push_rules::PushRulesEventContent,
-    push::{AnyPushRuleRef, EventMatchConditionData, InsertPushRuleError, NewPushRule, PushCondition, RemovePushRuleError, RuleKind, Ruleset},
+    push::{EventMatchConditionData, InsertPushRuleError, NewPushRule, PushCondition, RemovePushRuleError, RuleKind, Ruleset},
 };
+use serde::{Deserialize, Serialize};
 
 /// The type that the rules are kept as.
 pub const TYPE: &str = crate::push::PUSH_RULES;
@@ -33,35 +36,42 @@ pub const TYPE: &str = crate::push::PUSH_RULES;
 const LARGEST: usize = 256 << 10;
 
 /// `GET /_matrix/client/v3/pushrules/`
-pub async fn get_all(call: UserCall, _: get_pushrules_all::Request) -> Result<get_pushrules_all::Response> {
-    Ok(get_pushrules_all::Response::new(own_rules(&call).await?))
+pub async fn get_all(call: UserCall, _: Own<get_pushrules_all::Request>) -> Result<Answer> {
+    Ok(Answer::of(&Content { global: own_rules(&call).await? }))
 }
 
 /// `GET /_matrix/client/v3/pushrules/global/`
-pub async fn get_global(call: UserCall, _: get_pushrules_global_scope::Request) -> Result<get_pushrules_global_scope::Response> {
-    Ok(get_pushrules_global_scope::Response::new(own_rules(&call).await?))
+pub async fn get_global(call: UserCall, _: Own<get_pushrules_global_scope::Request>) -> Result<Answer> {
+    Ok(Answer::of(&own_rules(&call).await?))
+}
+
+/// `GET /_matrix/client/v3/pushrules/global/{kind}/`, which the specification lost on the way from r0.
+pub async fn get_kind(call: UserCall, request: RulesOfKind) -> Result<Answer> {
+    let rules = own_rules(&call).await?;
+    let rules = rules.of_kind(&request.kind).ok_or_else(Error::unrecognized_part)?;
+    Ok(Answer::of(&rules.into_iter().map(PushRule::from).collect::<Vec<_>>()))
 }
 
 /// `GET /_matrix/client/v3/pushrules/global/{kind}/{ruleId}`
 pub async fn get(call: UserCall, request: get_pushrule::Request) -> Result<get_pushrule::Response> {
     let rules = own_rules(&call).await?;
-    Ok(get_pushrule::Response::new(find(&rules, request.kind, &request.rule_id)?.to_owned().into()))
+    Ok(get_pushrule::Response::new(find(&rules, &request.kind, &request.rule_id)?.into()))
 }
 
 /// `GET /_matrix/client/v3/pushrules/global/{kind}/{ruleId}/enabled`
 pub async fn get_enabled(call: UserCall, request: get_pushrule_enabled::Request) -> Result<get_pushrule_enabled::Response> {
     let rules = own_rules(&call).await?;
-    Ok(get_pushrule_enabled::Response::new(find(&rules, request.kind, &request.rule_id)?.enabled()))
+    Ok(get_pushrule_enabled::Response::new(find(&rules, &request.kind, &request.rule_id)?.enabled()))
 }
 
 /// `GET /_matrix/client/v3/pushrules/global/{kind}/{ruleId}/actions`
 pub async fn get_actions(call: UserCall, request: get_pushrule_actions::Request) -> Result<get_pushrule_actions::Response> {
     let rules = own_rules(&call).await?;
-    Ok(get_pushrule_actions::Response::new(find(&rules, request.kind, &request.rule_id)?.actions().to_vec()))
+    Ok(get_pushrule_actions::Response::new(find(&rules, &request.kind, &request.rule_id)?.actions().to_vec()))
 }
 
 /// `PUT /_matrix/client/v3/pushrules/global/{kind}/{ruleId}`
-pub async fn set(call: UserCall, SetPushRule(request): SetPushRule) -> Result<set_pushrule::Response> {
+pub async fn set(call: UserCall, request: SetPushRule) -> Result<set_pushrule::Response> {
     check(&request.rule)?;
     change(&call, |rules, _| {
         let (kind, id) = (request.rule.kind(), request.rule.rule_id().to_owned());
@@ -70,12 +80,12 @@ pub async fn set(call: UserCall, SetPushRule(request): SetPushRule) -> Result<se
             return Err(refused_insertion(InsertPushRuleError::UnknownRuleId));
         }
         // A known rule that is placed anew is taken out first: its place must not count among the others', and ruma would panic where it does.
-        let known = rules.get(kind.clone(), &id).map(|rule| rule.enabled());
+        let known = rules.get(&kind, &id).map(|rule| rule.enabled());
         if known.is_some() && places.iter().any(Option::is_some) {
             rules.remove(kind.clone(), &id).map_err(refused_removal)?;
         }
         rules.insert(request.rule, request.after.as_deref(), request.before.as_deref()).map_err(refused_insertion)?;
-        rules.set_enabled(kind, &id, known.unwrap_or(true)).map_err(|_| no_such_rule())
+        rules.set_enabled(kind, &id, known.unwrap_or(true)).ok_or_else(no_such_rule)
     })
     .await?;
     Ok(set_pushrule::Response::new())
@@ -97,44 +107,61 @@ pub async fn delete(call: UserCall, request: delete_pushrule::Request) -> Result
 
 /// `PUT /_matrix/client/v3/pushrules/global/{kind}/{ruleId}/enabled`
 pub async fn set_enabled(call: UserCall, request: set_pushrule_enabled::Request) -> Result<set_pushrule_enabled::Response> {
-    change(&call, |rules, _| rules.set_enabled(request.kind, &request.rule_id, request.enabled).map_err(|_| no_such_rule())).await?;
+    change(&call, |rules, _| rules.set_enabled(request.kind, &request.rule_id, request.enabled).ok_or_else(no_such_rule)).await?;
     Ok(set_pushrule_enabled::Response::new())
 }
 
 /// `PUT /_matrix/client/v3/pushrules/global/{kind}/{ruleId}/actions`
 pub async fn set_actions(call: UserCall, request: set_pushrule_actions::Request) -> Result<set_pushrule_actions::Response> {
-    change(&call, |rules, _| rules.set_actions(request.kind, &request.rule_id, request.actions).map_err(|_| no_such_rule())).await?;
+    change(&call, |rules, _| rules.set_actions(request.kind, &request.rule_id, request.actions).ok_or_else(no_such_rule)).await?;
     Ok(set_pushrule_actions::Response::new())
 }
 
+/// What the rules are kept and shown as.
+#[derive(Deserialize, Serialize)]
+struct Content {
+    global: Rules,
+}
+
 /// The rules of a user: the stored ones, with the default rules as this version of the server knows them.
-pub async fn rules_of(hs: &Homeserver, user: UserSn, user_id: &UserId) -> Result<Ruleset> {
-    let defaults = Ruleset::server_default(user_id);
-    let Some(stored) = tables::ACCOUNT_DATA.get(hs.store(), &(user, 0, TYPE.to_owned())).await? else { return Ok(defaults) };
-    let stored: PushRulesEventContent =
-        serde_json::from_str(&stored.content.0).map_err(|error| Error::Internal(format!("stored push rules cannot be read: {error}")))?;
-    let mut rules = stored.global;
-    rules.update_with_server_default(defaults);
+pub async fn rules_of(hs: &Homeserver, user: UserSn, user_id: &UserId) -> Result<Rules> {
+    let stored = tables::ACCOUNT_DATA.get(hs.store(), &(user, 0, TYPE.to_owned())).await?;
+    stored.map_or_else(|| Ok(Rules::server_default(user_id)), |stored| read(&stored.content, user_id))
+}
+
+/// The same of stored rules.
+fn read(stored: &Json, user_id: &UserId) -> Result<Rules> {
+    let Content { global: mut rules } =
+        serde_json::from_str(&stored.0).map_err(|error| Error::Internal(format!("stored push rules cannot be read: {error}")))?;
+    rules.update_with_server_default(Ruleset::server_default(user_id));
     Ok(rules)
 }
 
-/// The content that `rules` are kept as.
-pub fn stored_as(rules: &Ruleset) -> Json {
-    Json(serde_json::to_string(&PushRulesEventContent::new(rules.clone())).expect("push rules can be written as JSON"))
+/// Stored rules as this version of the server would store them; those that it cannot read as they are.
+pub fn up_to_date(stored: &Json, user_id: &UserId) -> Json {
+    read(stored, user_id).map(stored_as).unwrap_or_else(|error| {
+        tracing::error!("the push rules of {user_id}: {error}");
+        stored.clone()
+    })
 }
 
-async fn own_rules(call: &UserCall) -> Result<Ruleset> {
+/// The content that `rules` are kept as.
+pub fn stored_as(rules: Rules) -> Json {
+    Json(serde_json::to_string(&Content { global: rules }).expect("push rules can be written as JSON"))
+}
+
+async fn own_rules(call: &UserCall) -> Result<Rules> {
     rules_of(&call.hs, call.session.user, &call.session.user_id).await
 }
 
 /// Changes the rules of the caller; what goes into the batch beside them is written with them.
-async fn change(call: &UserCall, change: impl FnOnce(&mut Ruleset, &mut Batch) -> Result<()>) -> Result<()> {
+async fn change(call: &UserCall, change: impl FnOnce(&mut Rules, &mut Batch) -> Result<()>) -> Result<()> {
     let hs = &call.hs;
     let _lock = hs.lock(LockKey::Account(call.session.user_id.to_string())).await;
     let mut rules = own_rules(call).await?;
     let mut batch = Batch::since(call.raw.generation);
     change(&mut rules, &mut batch)?;
-    let content = stored_as(&rules);
+    let content = stored_as(rules);
     if content.0.len() > LARGEST {
         return Err(Error::too_large(format!("push rules have {LARGEST} bytes at most")));
     }
@@ -144,7 +171,8 @@ async fn change(call: &UserCall, change: impl FnOnce(&mut Ruleset, &mut Batch) -
 }
 
 /// Patterns are asked of every event, and so are short.
-fn check(rule: &NewPushRule) -> Result<()> {
+fn check(rule: &NewRule) -> Result<()> {
+    let NewRule::Other(rule) = rule else { return Ok(()) };
     let patterns: Vec<&str> = match rule {
         NewPushRule::Content(rule) => vec![&rule.pattern],
         NewPushRule::Override(rule) | NewPushRule::Underride(rule) => rule.conditions.iter().filter_map(pattern).collect(),
@@ -163,7 +191,7 @@ fn pattern(condition: &PushCondition) -> Option<&str> {
     }
 }
 
-fn find<'a>(rules: &'a Ruleset, kind: RuleKind, id: &str) -> Result<AnyPushRuleRef<'a>> {
+fn find<'a>(rules: &'a Rules, kind: &RuleKind, id: &str) -> Result<Rule<'a>> {
     rules.get(kind, id).ok_or_else(no_such_rule)
 }
 

@@ -1,21 +1,22 @@
 //! Making accounts (Client-Server API, Account registration and management).
 
 use super::{
-    account_data, devices, interactive, password, push_rules, session,
-    wire::{Json, Own},
+    account_data, devices, interactive, password, profile, push_rules, session,
+    wire::{Confirmed, Json, Own},
 };
 use crate::{
     config::Registration,
     error::{Error, Result},
     homeserver::Homeserver,
     locks::LockKey,
+    push::Rules,
     router::{Call, token_hash},
-    tables::{self, Account},
+    tables::{self, Account, PendingRegistration},
 };
 use ephapse_store::Batch;
 use http::StatusCode;
 use ruma::{
-    OwnedDeviceId, OwnedUserId, UserId,
+    OwnedDeviceId, OwnedUserId, ServerName, UserId,
     api::{
         client::{
             account::{
@@ -27,22 +28,23 @@ use ruma::{
         },
         error::ErrorKind,
     },
-    push::Ruleset,
 };
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// The answer to a registration; ruma's would say `"device_id": null` where nobody was logged in.
 #[derive(Serialize)]
 struct Registered<'a> {
     user_id: &'a UserId,
+    /// Deprecated since r0.4, but sent everywhere.
+    home_server: &'a ServerName,
     #[serde(skip_serializing_if = "Option::is_none")]
     access_token: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     device_id: Option<OwnedDeviceId>,
 }
 
-/// `POST /_matrix/client/v3/register`
-pub async fn register(call: Call, Own(request): Own<register::Request>) -> Result<Json> {
+/// `POST /_matrix/client/v3/register`: what is wanted may be said in the first request or in a later one of the same session, and need not be said again.
+pub async fn register(call: Call, Own(Confirmed(request)): Own<Confirmed<register::Request>>) -> Result<Json> {
     let hs = &call.hs;
     if request.kind == RegistrationKind::Guest {
         return register_guest(&call, request.initial_device_display_name).await;
@@ -57,35 +59,101 @@ pub async fn register(call: Call, Own(request): Own<register::Request>) -> Resul
         Some(session) => Some(hs.lock(LockKey::Registration(session.clone())).await),
         None => None,
     };
-    if let Some(session) = &session
-        && let Some(made) = interactive::registered(hs, &call.raw, session).await?
-    {
-        return repeated(&call, made, request).await;
-    }
-    let user_id = match &request.username {
-        Some(username) => {
-            let user_id = chosen(hs, username)?;
-            match &request.guest_access_token {
-                Some(token) => belongs_to_guest(hs, token, &user_id).await?,
-                None => available(hs, &user_id).await?,
-            }
-            Some(user_id)
-        }
-        None if request.guest_access_token.is_some() => return Err(Error::missing_param("a guest keeps their name: the username is missing")),
-        None => None,
+    let operation = format!("{} {}", call.raw.method, call.raw.path);
+    let goes_on = match &session {
+        Some(session) if interactive::goes_on(hs, session, &operation).await? => Some(session),
+        _ => None,
     };
-    interactive::require_of(hs, &call.raw, None, flows, request.auth.as_ref()).await?;
-    let given = request.password.as_deref().ok_or_else(|| Error::missing_param("the password is missing"))?;
-    let user_id = user_id.unwrap_or_else(|| generated(hs));
+    let kept = match goes_on {
+        Some(session) => tables::PENDING_REGISTRATIONS.get(hs.store(), session).await?.unwrap_or_default(),
+        None => PendingRegistration::default(),
+    };
+    let wanted = wanted(&call, kept, &request)?;
+    if let Some(session) = goes_on
+        && let Some(made) = tables::REGISTERED.get(hs.store(), session).await?
+    {
+        return repeated(&call, made, wanted, request).await;
+    }
+    if let (Some(session), Some(hash), Some(given)) = (goes_on, &wanted.password, &request.password)
+        && !password::is_hash_of(hs, hash, given, session).await?
+    {
+        return Err(changed("password"));
+    }
+    match (&wanted.user_id, &wanted.guest) {
+        (Some(user_id), Some(token)) => belongs_to_guest(hs, token, user_id).await?,
+        (Some(user_id), None) => available(hs, user_id).await?,
+        (None, Some(_)) => return Err(Error::missing_param("a guest keeps their name: the username is missing")),
+        (None, None) => {}
+    }
+    match interactive::require_of(hs, &call.raw, operation, None, flows, request.auth.as_ref()).await {
+        Err(Error::Interactive(asked)) => {
+            if let Some(session) = &asked.session {
+                keep(&call, session, wanted, request.password.as_deref()).await?;
+            }
+            return Err(Error::Interactive(asked));
+        }
+        done => done?,
+    }
+    let hash = match (&wanted.password, &request.password) {
+        (Some(hash), _) => hash.clone(),
+        (None, Some(given)) => password::hash(hs, given).await?,
+        (None, None) => {
+            if let Some(session) = &session {
+                keep(&call, session, wanted, None).await?;
+            }
+            return Err(Error::missing_param("the password is missing"));
+        }
+    };
     let account = NewAccount {
-        user_id,
-        kind: Kind::User { hash: password::hash(hs, given).await?, was_guest: request.guest_access_token.is_some() },
-        device_id: request.device_id,
-        device_display_name: request.initial_device_display_name,
-        inhibit_login: request.inhibit_login,
+        user_id: wanted.user_id.unwrap_or_else(|| generated(hs)),
+        kind: Kind::User { hash, was_guest: wanted.guest.is_some() },
+        display_name: None,
+        device_id: wanted.device_id,
+        device_display_name: wanted.device_display_name,
+        inhibit_login: wanted.inhibit_login.unwrap_or_default(),
         session,
     };
     create(hs, Batch::since(call.raw.generation), account).await
+}
+
+/// What a request wants together with what those before it in its session did; 403 where it wants something else than they.
+fn wanted(call: &Call, kept: PendingRegistration, request: &register::Request) -> Result<PendingRegistration> {
+    /// ruma's request does not tell `false` from nothing.
+    #[derive(Default, Deserialize)]
+    struct Body {
+        inhibit_login: Option<bool>,
+    }
+    fn agreed<T: PartialEq>(kept: Option<T>, given: Option<T>, what: &str) -> Result<Option<T>> {
+        if kept.is_some() && given.is_some() && kept != given { Err(changed(what)) } else { Ok(given.or(kept)) }
+    }
+    let user_id = request.username.as_deref().map(|username| chosen(&call.hs, username)).transpose()?;
+    let Body { inhibit_login } = serde_json::from_slice(&call.raw.body).unwrap_or_default();
+    Ok(PendingRegistration {
+        user_id: agreed(kept.user_id, user_id, "username")?,
+        guest: agreed(kept.guest, request.guest_access_token.as_deref().map(token_hash), "guest's access token")?,
+        device_id: agreed(kept.device_id, request.device_id.clone(), "device id")?,
+        device_display_name: request.initial_device_display_name.clone().or(kept.device_display_name),
+        inhibit_login: inhibit_login.or(kept.inhibit_login),
+        password: kept.password,
+    })
+}
+
+fn changed(what: &str) -> Error {
+    Error::forbidden(format!("the {what} is another than the session was begun with"))
+}
+
+/// Keeps what is wanted for the next request of the session, and of the password its hash alone.
+async fn keep(call: &Call, session: &String, mut wanted: PendingRegistration, given: Option<&str>) -> Result<()> {
+    let hs = &call.hs;
+    if let (None, Some(given)) = (&wanted.password, given) {
+        wanted.password = Some(password::hash(hs, given).await?);
+    }
+    if wanted != PendingRegistration::default() {
+        let mut batch = Batch::since(call.raw.generation);
+        tables::PENDING_REGISTRATIONS.put(&mut batch, session, &wanted);
+        hs.submit(batch, Vec::new())?;
+    }
+    Ok(())
 }
 
 /// "All parameters in the request body with the exception of initial_device_display_name MUST BE ignored by the server."
@@ -96,7 +164,15 @@ async fn register_guest(call: &Call, device_display_name: Option<String>) -> Res
     }
     take_turn(hs)?;
     devices::acceptable(None, device_display_name.as_deref())?;
-    let account = NewAccount { user_id: generated(hs), kind: Kind::Guest, device_id: None, device_display_name, inhibit_login: false, session: None };
+    let account = NewAccount {
+        user_id: generated(hs),
+        kind: Kind::Guest,
+        display_name: None,
+        device_id: None,
+        device_display_name,
+        inhibit_login: false,
+        session: None,
+    };
     create(hs, Batch::since(call.raw.generation), account).await
 }
 
@@ -105,8 +181,8 @@ fn take_turn(hs: &Homeserver) -> Result<()> {
 }
 
 /// Guests become users by their own access token, under their own name.
-async fn belongs_to_guest(hs: &Homeserver, token: &str, user_id: &UserId) -> Result<()> {
-    let session = tables::ACCESS_TOKENS.get(hs.store(), &token_hash(token)).await?.filter(|session| session.user_id == user_id);
+async fn belongs_to_guest(hs: &Homeserver, token: &[u8; 32], user_id: &UserId) -> Result<()> {
+    let session = tables::ACCESS_TOKENS.get(hs.store(), token).await?.filter(|session| session.user_id == user_id);
     match session {
         Some(session) if hs.is_guest(session.user).await? => Ok(()),
         _ => Err(Error::forbidden("this is not the access token of a guest of this name")),
@@ -114,14 +190,23 @@ async fn belongs_to_guest(hs: &Homeserver, token: &str, user_id: &UserId) -> Res
 }
 
 /// The answer to a registration that was not heard, for as long as its session lasts: the same user, and the same device with a new access token.
-/// Whoever asks knows the password that the account was made with, and must know the one it has.
-async fn repeated(call: &Call, made: tables::Registered, request: register::Request) -> Result<Json> {
+/// Whoever asks knows the password that the account has, or the session that it was given in, if it has not changed since.
+async fn repeated(call: &Call, made: tables::Registered, wanted: PendingRegistration, request: register::Request) -> Result<Json> {
     let hs = &call.hs;
     let user_id = hs.user_id(made.user).await?;
-    let mut registered = Registered { user_id: &user_id, access_token: None, device_id: None };
+    if wanted.user_id.is_some_and(|wanted| wanted != user_id) {
+        return Err(changed("username"));
+    }
+    let mut registered = Registered { user_id: &user_id, home_server: hs.server_name(), access_token: None, device_id: None };
     if made.device.is_some() {
-        let given = request.password.as_deref().unwrap_or_default();
-        let checked = password::check(hs, &user_id, given).await?;
+        if request.device_id.is_some() && request.device_id != made.device {
+            return Err(changed("device id"));
+        }
+        let checked = match (&request.password, &wanted.password) {
+            (Some(given), _) => password::check(hs, &user_id, given).await?,
+            (None, Some(hash)) => password::unchanged(hs, made.user, hash).await?,
+            (None, None) => None,
+        };
         let checked = checked.ok_or_else(|| Error::forbidden("the account has another password since, or none"))?;
         let (token, device) = session::log_in(call, &checked, &user_id, made.device, request.initial_device_display_name).await?;
         registered.access_token = Some(token);
@@ -136,6 +221,8 @@ pub struct NewAccount {
     pub user_id: OwnedUserId,
     /// Whether it is a guest's.
     pub kind: Kind,
+    /// What its user is called at first; `None`: by the localpart.
+    pub display_name: Option<String>,
     /// The name of the first device.
     pub device_id: Option<OwnedDeviceId>,
     /// What the first device is called.
@@ -161,7 +248,7 @@ pub enum Kind {
 
 /// Makes an account if its name is still free, in one batch with what `batch` holds already.
 pub async fn create(hs: &Homeserver, mut batch: Batch, account: NewAccount) -> Result<Json> {
-    let NewAccount { user_id, kind, device_id, device_display_name, inhibit_login, session } = account;
+    let NewAccount { user_id, kind, display_name, device_id, device_display_name, inhibit_login, session } = account;
     let _lock = hs.lock(LockKey::Account(user_id.to_string())).await;
     let user = hs.intern_user(&user_id).await?;
     let (password, was_guest) = match kind {
@@ -173,13 +260,18 @@ pub async fn create(hs: &Homeserver, mut batch: Batch, account: NewAccount) -> R
         available(hs, &user_id).await?;
     }
     let is_guest = password.is_none();
+    // Who was a guest has a name already, or none.
+    if !was_guest {
+        let name = serde_json::to_string(display_name.as_deref().unwrap_or(user_id.localpart())).expect("a string can be written as JSON");
+        tables::PROFILES.put(&mut batch, &(user, profile::NAME.to_owned()), &tables::Json(name));
+    }
     tables::ACCOUNTS.put(&mut batch, &user, &Account { password, deactivated: false, created: hs.host.now() });
     if is_guest {
         tables::GUESTS.put(&mut batch, &user, &());
     } else if was_guest {
         tables::GUESTS.delete(&mut batch, &user);
     }
-    let mut registered = Registered { user_id: &user_id, access_token: None, device_id: None };
+    let mut registered = Registered { user_id: &user_id, home_server: hs.server_name(), access_token: None, device_id: None };
     if !inhibit_login {
         let (token, device) = session::sign_in(hs, user, &user_id, device_id, device_display_name, &mut batch).await?;
         registered.access_token = Some(token);
@@ -191,7 +283,7 @@ pub async fn create(hs: &Homeserver, mut batch: Batch, account: NewAccount) -> R
         tables::REGISTERED.put(&mut batch, &session, &tables::Registered { user, device: registered.device_id.clone() });
     }
     // Clients see the push rules in their first sync, as any account data.
-    let rules = push_rules::stored_as(&Ruleset::server_default(&user_id));
+    let rules = push_rules::stored_as(Rules::server_default(&user_id));
     let mut changes = vec![account_data::stage(hs, &mut batch, user, 0, push_rules::TYPE.to_owned(), rules)];
     changes.extend(devices.map(|change| (hs.positions.next(), change)));
     hs.submit(batch, changes)?;

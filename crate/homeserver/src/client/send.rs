@@ -4,6 +4,7 @@ use super::{
     content,
     receipts::joined_room,
     transaction::{self, First, Once},
+    wire::WithoutTransaction,
 };
 use crate::{
     error::{Error, Result},
@@ -23,15 +24,16 @@ pub async fn message(call: UserCall, request: send_message_event::v3::Request) -
         First::Again(answered) => return Ok(send_message_event::v3::Response::new(event_of(answered)?)),
         First::Now(once) => once,
     };
-    let room = call.hs.room_for(&request.room_id).await?;
-    let mut draft = Draft::message(call.session.user_id.clone(), request.event_type.into(), content(request.body.json().get())?);
-    draft.transaction = Some((call.session.device.clone(), request.txn_id.to_string()));
-    if draft.event_type == TimelineEventType::RoomRedaction {
-        let target = take_redacts(&mut draft.content)?;
-        may_redact(&call, &room, &target).await?;
-        draft.redacts = Some(target);
-    }
-    Ok(send_message_event::v3::Response::new(send_once(&call, &room, &once, draft).await?))
+    let transaction = request.txn_id.to_string();
+    send_message(&call, request, Some((&once, transaction))).await
+}
+
+/// `POST /rooms/{roomId}/send/{eventType}`: as clients of before r0 sent it. Sent again, it is another event.
+pub async fn message_without_transaction(
+    call: UserCall,
+    WithoutTransaction(request): WithoutTransaction<send_message_event::v3::Request>,
+) -> Result<send_message_event::v3::Response> {
+    send_message(&call, request, None).await
 }
 
 /// `PUT /rooms/{roomId}/redact/{eventId}/{txnId}`
@@ -40,21 +42,55 @@ pub async fn redact(call: UserCall, request: redact_event::v3::Request) -> Resul
         First::Again(answered) => return Ok(redact_event::v3::Response::new(event_of(answered)?)),
         First::Now(once) => once,
     };
+    let transaction = request.txn_id.to_string();
+    send_redaction(&call, request, Some((&once, transaction))).await
+}
+
+/// `POST /rooms/{roomId}/redact/{eventId}`: as clients of before r0 sent it.
+pub async fn redact_without_transaction(
+    call: UserCall,
+    WithoutTransaction(request): WithoutTransaction<redact_event::v3::Request>,
+) -> Result<redact_event::v3::Response> {
+    send_redaction(&call, request, None).await
+}
+
+/// What keeps an event from being sent twice, and its transaction id.
+type Transaction<'a> = Option<(&'a Once, String)>;
+
+async fn send_message(
+    call: &UserCall,
+    request: send_message_event::v3::Request,
+    transaction: Transaction<'_>,
+) -> Result<send_message_event::v3::Response> {
     let room = call.hs.room_for(&request.room_id).await?;
-    may_redact(&call, &room, &request.event_id).await?;
+    let mut draft = Draft::message(call.session.user_id.clone(), request.event_type.into(), content(request.body.json().get())?);
+    if draft.event_type == TimelineEventType::RoomRedaction {
+        let target = take_redacts(&mut draft.content)?;
+        may_redact(call, &room, &target).await?;
+        draft.redacts = Some(target);
+    }
+    Ok(send_message_event::v3::Response::new(send(call, &room, draft, transaction).await?))
+}
+
+async fn send_redaction(call: &UserCall, request: redact_event::v3::Request, transaction: Transaction<'_>) -> Result<redact_event::v3::Response> {
+    let room = call.hs.room_for(&request.room_id).await?;
+    may_redact(call, &room, &request.event_id).await?;
     let content = request.reason.map(|reason| ("reason".to_owned(), CanonicalJsonValue::String(reason)));
     let mut draft = Draft::message(call.session.user_id.clone(), TimelineEventType::RoomRedaction, content.into_iter().collect());
     draft.redacts = Some(request.event_id);
-    draft.transaction = Some((call.session.device.clone(), request.txn_id.to_string()));
-    Ok(redact_event::v3::Response::new(send_once(&call, &room, &once, draft).await?))
+    Ok(redact_event::v3::Response::new(send(call, &room, draft, transaction).await?))
 }
 
 /// The event and the memory of its transaction in one batch.
-async fn send_once(call: &UserCall, room: &Rc<RoomInfo>, once: &Once, draft: Draft) -> Result<OwnedEventId> {
+async fn send(call: &UserCall, room: &Rc<RoomInfo>, mut draft: Draft, transaction: Transaction<'_>) -> Result<OwnedEventId> {
+    let (once, id) = transaction.unzip();
+    draft.transaction = id.map(|id| (call.session.device.clone(), id));
     call.hs.active(&call.session).await?;
     let event = call.hs.write_room(room, call.raw.generation, |write| {
         let event = write.send(draft.clone())?;
-        once.done(call, &mut write.batch, Some(event.pdu.event_id.clone()));
+        if let Some(once) = once {
+            once.done(call, &mut write.batch, Some(event.pdu.event_id.clone()));
+        }
         Ok(event)
     });
     Ok(event.await?.pdu.event_id.clone())

@@ -47,7 +47,13 @@ pub async fn login(call: Call, Login(request): Login) -> Result<login::Response>
     let user_id = user_id.ok_or_else(refused)?;
     let checked = password::check(hs, &user_id, &given.password).await?.ok_or_else(refused)?;
     let (token, device) = log_in(&call, &checked, &user_id, request.device_id, request.initial_device_display_name).await?;
-    Ok(login::Response::new(user_id, token, device))
+    let mut response = login::Response::new(user_id, token, device);
+    // Deprecated since r0.4, but sent everywhere.
+    #[allow(deprecated)]
+    {
+        response.home_server = Some(hs.server_name().to_owned());
+    }
+    Ok(response)
 }
 
 /// Gives a device, new or known, a new access token, if the password that was right still is.

@@ -12,7 +12,6 @@ use crate::{
     error::{Error, Result},
     homeserver::Homeserver,
     router::Call,
-    tables,
 };
 use ephapse_store::Batch;
 use hmac::{Hmac, KeyInit, Mac};
@@ -85,18 +84,13 @@ pub async fn register(call: Call, request: RegisterBySecret) -> Result<Json> {
     let account = NewAccount {
         user_id,
         kind: Kind::User { hash: password::hash(hs, &request.password).await?, was_guest: false },
+        display_name: request.displayname,
         device_id: request.device_id,
         device_display_name: None,
         inhibit_login: request.inhibit_login,
         session: None,
     };
-    let mut batch = Batch::since(call.raw.generation);
-    if let Some(displayname) = &request.displayname {
-        let user = hs.intern_user(&account.user_id).await?;
-        let text = serde_json::to_string(displayname).expect("a string can be written as JSON");
-        tables::PROFILES.put(&mut batch, &(user, "displayname".to_owned()), &tables::Json(text));
-    }
-    register::create(hs, batch, account).await
+    register::create(hs, Batch::since(call.raw.generation), account).await
 }
 
 fn secret(hs: &Homeserver) -> Result<&str> {

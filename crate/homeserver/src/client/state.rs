@@ -144,7 +144,7 @@ pub async fn put(call: UserCall, request: send_state_event::v3::Request) -> Resu
 
 /// The current state event, where the sender of `draft` has said the same in it. Who is not in the room any more has nothing to set: what the rules say of
 /// that is for [`Write::send`], but for one's own membership, which may be the departure.
-fn set_already(write: &Write<'_>, draft: &Draft) -> Result<Option<Rc<Event>>, Stop> {
+pub(super) fn set_already(write: &Write<'_>, draft: &Draft) -> Result<Option<Rc<Event>>, Stop> {
     let place = (draft.event_type.to_string().into(), draft.state_key.clone().unwrap_or_default());
     let Some(position) = write.state_get(write.state(), &[place])?.first().copied().flatten() else { return Ok(None) };
     let event = write.event(position)?;

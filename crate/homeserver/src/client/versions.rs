@@ -25,19 +25,26 @@ const FEATURES: [&str; 6] = [
 /// Parameters of queries by the names they had in those proposals: clients that see the feature and not the version use them.
 const PROPOSED_NAMES: [(&str, &str); 1] = [("org.matrix.msc3981.recurse", "recurse")];
 
-/// `uri`, with the names that the parameters of its query have in the specification.
+/// Parameters of queries that name a place: an empty one names none, and is as good as absent.
+const PLACES: [&str; 7] = ["from", "to", "at", "since", "next_batch", "before", "after"];
+
+/// `uri`, with the names that the parameters of its query have in the specification, and without those that say nothing.
 pub fn with_stable_names(uri: &Uri) -> Uri {
-    let stable = |query: &str| {
-        let named = |parameter: &str| {
-            let (name, value) = parameter.split_once('=')?;
-            let (_, stable) = PROPOSED_NAMES.iter().find(|(proposed, _)| *proposed == name)?;
-            Some(format!("{stable}={value}"))
-        };
-        query.split('&').map(|parameter| named(parameter).unwrap_or_else(|| parameter.to_owned())).collect::<Vec<_>>().join("&")
+    let Some(query) = uri.query() else { return uri.clone() };
+    let stable = |parameter: &str| {
+        let (name, value) = parameter.split_once('=').unwrap_or((parameter, ""));
+        if value.is_empty() && PLACES.contains(&name) {
+            return None;
+        }
+        let named = PROPOSED_NAMES.iter().find(|(proposed, _)| *proposed == name).map(|(_, stable)| format!("{stable}={value}"));
+        Some(named.unwrap_or_else(|| parameter.to_owned()))
     };
-    let Some(query) = uri.query().filter(|query| PROPOSED_NAMES.iter().any(|(proposed, _)| query.contains(proposed))) else { return uri.clone() };
-    // A query with shorter names is as good as the one that was sent.
-    format!("{}?{}", uri.path(), stable(query)).parse().unwrap_or_else(|_| uri.clone())
+    let stable = query.split('&').filter_map(stable).collect::<Vec<_>>().join("&");
+    if stable == query {
+        return uri.clone();
+    }
+    // A query that is shorter is as good as the one that was sent.
+    format!("{}?{stable}", uri.path()).parse().unwrap_or_else(|_| uri.clone())
 }
 
 /// `GET /_matrix/client/versions`: v1.1 is the oldest version that today's clients accept; later ones are claimed when all of their endpoints are here.

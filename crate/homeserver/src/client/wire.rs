@@ -1,22 +1,31 @@
 //! Requests and responses that ruma's types read or write otherwise than the specification.
 
+use crate::{push::NewRule, router::parameter};
 use ruma::{
-    OneTimeKeyAlgorithm, OwnedRoomId, OwnedUserId, UInt,
+    OneTimeKeyAlgorithm, OwnedEventId, OwnedRoomId, OwnedUserId, UInt,
     api::{
         BytesBody, IncomingRequest, Metadata, OutgoingResponse,
+        auth_scheme::AccessToken,
         client::{
+            message::{get_message_events, send_message_event},
             profile::set_profile_field,
             push::set_pushrule,
+            redact::redact_event,
             session::login,
             sync::sync_events::{
-                DeviceLists,
-                v3::{self as sync_events, GlobalAccountData, InvitedRoom, JoinedRoom, KnockedRoom, LeftRoom, Presence, Timeline, ToDevice},
+                DeviceLists, UnreadNotificationsCount,
+                v3::{
+                    self as sync_events, GlobalAccountData, InvitedRoom, JoinedRoom, KnockedRoom, LeftRoom, Presence, RoomSummary, State, Timeline,
+                    ToDevice,
+                },
             },
             typing::create_typing_event,
         },
         error::{DeserializationError, Error as MatrixError, IntoHttpError},
+        metadata,
     },
-    events::AnySyncTimelineEvent,
+    events::{AnyRoomAccountDataEvent, AnySyncEphemeralRoomEvent, AnySyncStateEvent, AnySyncTimelineEvent},
+    push::{Action, RuleKind},
     serde::Raw,
 };
 use serde::{Deserialize, Serialize, de};
@@ -44,6 +53,7 @@ impl<R: IncomingRequest> IncomingRequest for Own<R> {
 }
 
 /// A request of ruma's that may hold a password for user-interactive authentication; before r0.4 the user stood beside it, as some clients still write it.
+/// An empty `auth` is none: "It should be left empty, or omitted".
 pub struct Confirmed<R>(pub R);
 
 impl<R: Metadata> Metadata for Confirmed<R> {
@@ -64,7 +74,10 @@ impl<R: IncomingRequest> IncomingRequest for Confirmed<R> {
             auth: Option<Value>,
         }
         let (parts, body) = request.into_parts();
-        let named = match serde_json::from_slice::<Body>(body)?.auth.as_ref().and_then(by_user) {
+        let auth = serde_json::from_slice::<Body>(body)?.auth;
+        let is_empty = auth.as_ref().and_then(Value::as_object).is_some_and(serde_json::Map::is_empty);
+        let rewritten = if is_empty { Some(Value::Null) } else { auth.as_ref().and_then(by_user) };
+        let named = match rewritten {
             Some(auth) => {
                 let mut body: BTreeMap<String, Box<RawValue>> = serde_json::from_slice(body)?;
                 body.insert("auth".to_owned(), serde_json::value::to_raw_value(&auth)?);
@@ -107,7 +120,8 @@ impl OutgoingResponse for Json {
     }
 }
 
-/// The answer to a sync: ruma leaves out `limited` where it is false, and some clients look for it wherever there is a timeline.
+/// The answer to a sync. Of the rooms in it everything is said that Synapse says, also where it is empty: the specification lets servers leave it out, and
+/// clients have come to rely on it.
 #[derive(Serialize)]
 pub struct Synced {
     next_batch: String,
@@ -128,22 +142,33 @@ pub struct Synced {
 #[derive(Serialize)]
 struct SyncedRooms {
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
-    join: BTreeMap<OwnedRoomId, WithTimeline<JoinedRoom>>,
+    join: BTreeMap<OwnedRoomId, WholeRoom>,
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     invite: BTreeMap<OwnedRoomId, InvitedRoom>,
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     knock: BTreeMap<OwnedRoomId, KnockedRoom>,
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
-    leave: BTreeMap<OwnedRoomId, WithTimeline<LeftRoom>>,
+    leave: BTreeMap<OwnedRoomId, WholeRoom>,
 }
 
-/// A room whose own timeline is empty, and its timeline.
+/// A room that the user is in or has left; what is `None` belongs to the other.
 #[derive(Serialize)]
-struct WithTimeline<R> {
-    #[serde(flatten)]
-    room: R,
+struct WholeRoom {
     #[serde(skip_serializing_if = "Option::is_none")]
-    timeline: Option<WholeTimeline>,
+    summary: Option<RoomSummary>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    unread_notifications: Option<UnreadNotificationsCount>,
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    unread_thread_notifications: BTreeMap<OwnedEventId, UnreadNotificationsCount>,
+    timeline: WholeTimeline,
+    /// Of it and the next only what was asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    state: Option<Events<AnySyncStateEvent>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    state_after: Option<Events<AnySyncStateEvent>>,
+    account_data: Events<AnyRoomAccountDataEvent>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    ephemeral: Option<Events<AnySyncEphemeralRoomEvent>>,
 }
 
 #[derive(Serialize)]
@@ -154,19 +179,23 @@ struct WholeTimeline {
     events: Vec<Raw<AnySyncTimelineEvent>>,
 }
 
+#[derive(Serialize)]
+#[serde(bound = "")]
+struct Events<E> {
+    events: Vec<Raw<E>>,
+}
+
 impl Synced {
     /// `response` as it is written.
     pub fn of(response: sync_events::Response) -> Self {
         let rooms = response.rooms;
-        let joined = |mut room: JoinedRoom| WithTimeline { timeline: WholeTimeline::of(std::mem::take(&mut room.timeline)), room };
-        let left = |mut room: LeftRoom| WithTimeline { timeline: WholeTimeline::of(std::mem::take(&mut room.timeline)), room };
         Self {
             next_batch: response.next_batch,
             rooms: SyncedRooms {
-                join: rooms.join.into_iter().map(|(id, room)| (id, joined(room))).collect(),
+                join: rooms.join.into_iter().map(|(id, room)| (id, WholeRoom::joined(room))).collect(),
                 invite: rooms.invite,
                 knock: rooms.knock,
-                leave: rooms.leave.into_iter().map(|(id, room)| (id, left(room))).collect(),
+                leave: rooms.leave.into_iter().map(|(id, room)| (id, WholeRoom::left(room))).collect(),
             },
             presence: response.presence,
             account_data: response.account_data,
@@ -184,12 +213,37 @@ impl SyncedRooms {
     }
 }
 
-impl WholeTimeline {
-    /// `None` where there is nothing to say.
-    fn of(timeline: Timeline) -> Option<Self> {
-        let is_empty = timeline.is_empty();
-        let Timeline { limited, prev_batch, events, .. } = timeline;
-        (!is_empty).then_some(Self { limited, prev_batch, events })
+impl WholeRoom {
+    fn left(room: LeftRoom) -> Self {
+        let LeftRoom { timeline: Timeline { limited, prev_batch, events, .. }, state, account_data, .. } = room;
+        let (state, state_after) = match state {
+            State::Before(state) => (Some(Events { events: state.events }), None),
+            State::After(state) => (None, Some(Events { events: state.events })),
+            // `sync` makes no other.
+            _ => (None, None),
+        };
+        Self {
+            summary: None,
+            unread_notifications: None,
+            unread_thread_notifications: BTreeMap::new(),
+            timeline: WholeTimeline { limited, prev_batch, events },
+            state,
+            state_after,
+            account_data: Events { events: account_data.events },
+            ephemeral: None,
+        }
+    }
+
+    fn joined(room: JoinedRoom) -> Self {
+        let mut shared = LeftRoom::new();
+        (shared.timeline, shared.state, shared.account_data) = (room.timeline, room.state, room.account_data);
+        Self {
+            summary: Some(room.summary),
+            unread_notifications: Some(room.unread_notifications),
+            unread_thread_notifications: room.unread_thread_notifications,
+            ephemeral: Some(Events { events: room.ephemeral.events }),
+            ..Self::left(shared)
+        }
     }
 }
 
@@ -250,8 +304,16 @@ impl IncomingRequest for SetProfileField {
     }
 }
 
-/// `PUT /_matrix/client/v3/pushrules/global/{kind}/{ruleId}`: ruma wants `conditions`, which "a rule with no conditions" has not.
-pub struct SetPushRule(pub set_pushrule::v3::Request);
+/// `PUT /_matrix/client/v3/pushrules/global/{kind}/{ruleId}`: ruma wants `conditions`, which "a rule with no conditions" has not, and ids of rooms and users
+/// for rules of theirs.
+pub struct SetPushRule {
+    /// The rule.
+    pub rule: NewRule,
+    /// The rule in front of which it goes.
+    pub before: Option<String>,
+    /// The rule behind which it goes.
+    pub after: Option<String>,
+}
 
 impl Metadata for SetPushRule {
     const METHOD: http::Method = set_pushrule::v3::Request::METHOD;
@@ -266,12 +328,116 @@ impl IncomingRequest for SetPushRule {
     type OutgoingResponse = set_pushrule::v3::Response;
 
     fn try_from_http_request_inner(request: http::Request<&[u8]>, path_args: &[&str]) -> Result<Self, DeserializationError> {
+        #[derive(Deserialize)]
+        struct Simple {
+            actions: Vec<Action>,
+        }
         let (parts, body) = request.into_parts();
+        if let [kind @ ("room" | "sender"), rule_id] = path_args {
+            let Simple { actions } = serde_json::from_slice(body)?;
+            let place = |name| parameter(parts.uri.query()?, name);
+            let rule = NewRule::Simple { kind: (*kind).into(), rule_id: (*rule_id).to_owned(), actions };
+            return Ok(Self { rule, before: place("before"), after: place("after") });
+        }
         let mut body: BTreeMap<String, Value> = serde_json::from_slice(body)?;
         body.entry("conditions".to_owned()).or_insert_with(|| Value::Array(Vec::new()));
         let body = serde_json::to_vec(&body)?;
         let request = http::Request::from_parts(parts, body.as_slice());
-        set_pushrule::v3::Request::try_from_http_request_inner(request, path_args).map(Self)
+        let request = set_pushrule::v3::Request::try_from_http_request_inner(request, path_args)?;
+        Ok(Self { rule: NewRule::Other(request.rule), before: request.before, after: request.after })
+    }
+}
+
+/// `GET /_matrix/client/v3/pushrules/global/{kind}/`
+pub struct RulesOfKind {
+    /// Which.
+    pub kind: RuleKind,
+}
+
+metadata! {
+    @for RulesOfKind,
+    method: GET,
+    rate_limited: false,
+    authentication: AccessToken,
+    history: {
+        1.0 => "/_matrix/client/r0/pushrules/global/{kind}/",
+        1.1 => "/_matrix/client/v3/pushrules/global/{kind}/",
+    }
+}
+
+impl IncomingRequest for RulesOfKind {
+    type EndpointError = MatrixError;
+    type OutgoingResponse = Json;
+
+    fn try_from_http_request_inner(_: http::Request<&[u8]>, path_args: &[&str]) -> Result<Self, DeserializationError> {
+        let arguments = de::value::SeqDeserializer::<_, de::value::Error>::new(path_args.iter().copied());
+        let (kind,): (RuleKind,) = Deserialize::deserialize(arguments)?;
+        Ok(Self { kind })
+    }
+}
+
+/// A request of ruma's without the transaction id at the end of its path, as clients of before r0 sent it with POST.
+pub struct WithoutTransaction<R>(pub R);
+
+metadata! {
+    @for WithoutTransaction<send_message_event::v3::Request>,
+    method: POST,
+    rate_limited: false,
+    authentication: AccessToken,
+    history: {
+        1.0 => "/_matrix/client/r0/rooms/{room_id}/send/{event_type}",
+        1.1 => "/_matrix/client/v3/rooms/{room_id}/send/{event_type}",
+    }
+}
+
+metadata! {
+    @for WithoutTransaction<redact_event::v3::Request>,
+    method: POST,
+    rate_limited: false,
+    authentication: AccessToken,
+    history: {
+        1.0 => "/_matrix/client/r0/rooms/{room_id}/redact/{event_id}",
+        1.1 => "/_matrix/client/v3/rooms/{room_id}/redact/{event_id}",
+    }
+}
+
+impl<R: IncomingRequest> IncomingRequest for WithoutTransaction<R>
+where
+    Self: Metadata,
+{
+    type EndpointError = R::EndpointError;
+    type OutgoingResponse = R::OutgoingResponse;
+
+    fn try_from_http_request_inner(request: http::Request<&[u8]>, path_args: &[&str]) -> Result<Self, DeserializationError> {
+        // Nobody looks at the one that stands in for it.
+        let path_args: Vec<&str> = path_args.iter().copied().chain([""]).collect();
+        R::try_from_http_request_inner(request, &path_args).map(Self)
+    }
+}
+
+/// `GET /_matrix/client/v3/rooms/{roomId}/messages`: ruma wants a direction; without one other servers read forwards.
+pub struct ReadMessages(pub get_message_events::v3::Request);
+
+impl Metadata for ReadMessages {
+    const METHOD: http::Method = get_message_events::v3::Request::METHOD;
+    const RATE_LIMITED: bool = get_message_events::v3::Request::RATE_LIMITED;
+    type Authentication = <get_message_events::v3::Request as Metadata>::Authentication;
+    type PathBuilder = <get_message_events::v3::Request as Metadata>::PathBuilder;
+    const PATH_BUILDER: Self::PathBuilder = get_message_events::v3::Request::PATH_BUILDER;
+}
+
+impl IncomingRequest for ReadMessages {
+    type EndpointError = MatrixError;
+    type OutgoingResponse = Json;
+
+    fn try_from_http_request_inner(mut request: http::Request<&[u8]>, path_args: &[&str]) -> Result<Self, DeserializationError> {
+        let query = request.uri().query().unwrap_or_default();
+        if parameter(query, "dir").is_none() {
+            let forwards = format!("{}?dir=f&{query}", request.uri().path());
+            // With one parameter more it is as good as the one that was sent.
+            *request.uri_mut() = forwards.parse().unwrap_or_else(|_| request.uri().clone());
+        }
+        get_message_events::v3::Request::try_from_http_request_inner(request, path_args).map(Self)
     }
 }
 

@@ -6,15 +6,13 @@
 use super::{
     glob::{self, Glob},
     rules::Effect,
+    ruleset::{self, Rules},
 };
 use crate::{host::Host, property_paths::Paths, room::Pdu};
 use ruma::{
     OwnedRoomId, OwnedUserId, UInt,
     power_levels::NotificationPowerLevelsKey,
-    push::{
-        Action, AnyPushRuleRef, EventMatchConditionData, FlattenedJsonValue, PushCondition, PushConditionPowerLevelsCtx, RoomMemberCountIs, Ruleset,
-        ScalarJsonValue,
-    },
+    push::{Action, EventMatchConditionData, FlattenedJsonValue, PushCondition, PushConditionPowerLevelsCtx, RoomMemberCountIs, ScalarJsonValue},
 };
 use std::{
     cell::{Cell, OnceCell},
@@ -68,7 +66,7 @@ pub struct Context {
 
 impl Conditions {
     /// Those of a user's rules.
-    pub fn of(rules: &Ruleset) -> Self {
+    pub fn of(rules: &Rules) -> Self {
         let mut conditions = Self::default();
         for rule in rules.iter().filter(|rule| rule.enabled()) {
             // "Unrecognised conditions MUST NOT match any events, effectively making the push rule disabled."
@@ -81,15 +79,13 @@ impl Conditions {
         conditions
     }
 
-    fn read(&mut self, rule: AnyPushRuleRef<'_>) -> Option<Vec<Condition>> {
+    fn read(&mut self, rule: ruleset::Rule<'_>) -> Option<Vec<Condition>> {
         match rule {
-            AnyPushRuleRef::Override(rule) | AnyPushRuleRef::Underride(rule) => {
-                rule.conditions.iter().map(|condition| self.condition(condition)).collect()
-            }
-            AnyPushRuleRef::Content(rule) => Some(vec![Condition::HasWords(self.paths.add(BODY)?, Glob::new(&rule.pattern)?)]),
-            AnyPushRuleRef::Room(rule) => Some(vec![Condition::Room(rule.rule_id.clone())]),
-            AnyPushRuleRef::Sender(rule) => Some(vec![Condition::Sender(rule.rule_id.clone())]),
-            _ => None,
+            ruleset::Rule::Conditional(rule) => rule.conditions.iter().map(|condition| self.condition(condition)).collect(),
+            ruleset::Rule::Patterned(rule) => Some(vec![Condition::HasWords(self.paths.add(BODY)?, Glob::new(&rule.pattern)?)]),
+            // What is no id of a room or a user is that of no event.
+            ruleset::Rule::Room(rule) => Some(vec![Condition::Room(rule.rule_id.as_str().try_into().ok()?)]),
+            ruleset::Rule::Sender(rule) => Some(vec![Condition::Sender(rule.rule_id.as_str().try_into().ok()?)]),
         }
     }
 

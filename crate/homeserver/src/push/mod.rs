@@ -3,9 +3,11 @@
 mod conditions;
 mod glob;
 mod rules;
+mod ruleset;
 mod unread;
 
 pub use glob::LONGEST as LONGEST_PATTERN;
 pub use rules::{PUSH_RULES, RuleSets};
+pub use ruleset::{NewRule, Rule, Rules};
 pub(crate) use unread::Receipts;
 pub use unread::{Count, Unreads};

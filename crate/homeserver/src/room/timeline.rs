@@ -25,6 +25,8 @@ pub struct Page {
     pub end: Position,
     /// Whether there may be more behind it.
     pub more: bool,
+    /// Whether any event was looked at, seen or not.
+    pub read: bool,
 }
 
 /// A timeline on the way to be read in one direction, a few events at a time.
@@ -89,11 +91,12 @@ impl Homeserver {
         wanted: Wanted<'_>,
     ) -> Result<Page> {
         let mut reading = Reading::new(boundaries, direction);
-        let mut page = Page { events: Vec::new(), end: reading.end(), more: true };
+        let mut page = Page { events: Vec::new(), end: reading.end(), more: true, read: false };
         let (mut read, mut children) = (0, 0);
         while page.more && page.events.len() < limit && read < READ_AT_MOST && children < CHILDREN_AT_MOST {
             let events = reading.next(self, room.sn, (limit - page.events.len()).max(16)).await?;
             read += events.len();
+            page.read |= !events.is_empty();
             page.more = reading.goes_on;
             page.end = reading.end();
             for event in viewer.visible(self, events).await? {

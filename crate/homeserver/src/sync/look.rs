@@ -8,22 +8,23 @@ use super::{
     sent_members::Recipient,
 };
 use crate::{
-    error::Result,
+    client::push_rules_up_to_date,
+    error::{Error, Result},
     homeserver::Homeserver,
     position::Position,
     push::PUSH_RULES,
     room::{Related, RoomInfo, membership_of},
-    tables::{self, AccountData, Membership, MembershipKind, RoomSn, Session},
+    tables::{self, AccountData, Json, Membership, MembershipKind, RoomSn, Session},
 };
 use ephapse_store::Direction;
 use futures_util::{StreamExt, TryStreamExt, stream};
 use ruma::{
     OwnedUserId,
     api::client::sync::sync_events::v3::{InvitedRoom, JoinedRoom, KnockedRoom, LeftRoom, Response},
-    events::{AnyGlobalAccountDataEvent, StateEventType, push_rules::PushRulesEventContent},
-    push::Ruleset,
+    events::{AnyGlobalAccountDataEvent, StateEventType},
     serde::Raw,
 };
+use serde_json::value::RawValue;
 use std::{
     cell::Cell,
     collections::{BTreeSet, HashMap},
@@ -214,15 +215,20 @@ impl Look<'_> {
         let data = self.account_data(0, changes.map(|changes| &changes.account_data)).await?;
         let events = &mut response.account_data.events;
         for (kind, data) in data.iter().filter(|(kind, _)| filter::allows(filter, kind, None)) {
-            events.push(account_data_event(kind, data)?);
+            let event = if kind == PUSH_RULES { self.push_rules(&data.content)? } else { account_data_event(kind, data)? };
+            events.push(event);
         }
         // Everybody has push rules, also who never changed one.
         if changes.is_none() && data.iter().all(|(kind, _)| kind != PUSH_RULES) && filter::allows(filter, PUSH_RULES, None) {
-            let rules = Ruleset::server_default(&self.ask.session.user_id);
-            let event: Raw<AnyGlobalAccountDataEvent> = bare_event(PUSH_RULES, PushRulesEventContent::new(rules))?;
-            events.push(event);
+            events.push(self.push_rules(&Json("{\"global\":{}}".to_owned()))?);
         }
         Ok(())
+    }
+
+    /// The user's push rules, as they are answered elsewhere too.
+    fn push_rules(&self, stored: &Json) -> Result<Raw<AnyGlobalAccountDataEvent>> {
+        let content = RawValue::from_string(push_rules_up_to_date(stored, &self.ask.session.user_id).0);
+        bare_event(PUSH_RULES, content.map_err(|error| Error::Internal(format!("push rules are no JSON: {error}")))?)
     }
 
     /// Whether the filter for account data in rooms lets a type through.

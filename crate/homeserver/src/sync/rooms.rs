@@ -76,8 +76,6 @@ struct Stretch {
     limited: bool,
     /// The boundary that it begins behind.
     start: Position,
-    /// Whether the user may see more behind that.
-    goes_on: bool,
     /// Whose eyes judged them.
     viewer: Option<Viewer>,
 }
@@ -168,6 +166,8 @@ impl Look<'_> {
             Receipts { read_since, all: own.map(|((_, kind), receipt)| (kind, receipt)).collect() }
         });
         self.count_unread(room, &head, own, &mut joined).await?;
+        // Clients look for it also where nothing has happened.
+        joined.timeline.prev_batch.get_or_insert_with(|| self.hs.token(stretch.start));
         Ok(Some(joined))
     }
 
@@ -184,12 +184,14 @@ impl Look<'_> {
         let head = self.hs.room_head(room.sn).await?;
         let span = Span { now, timeline_from: from, state_from: from, to: leave };
         let mut left = LeftRoom::new();
+        let start;
         if stay.was_in {
             let mut stretch = self.stretch(room, &head, &span).await?;
             stretch.limited |= stay.again;
             // Where the timeline's filter keeps the leaving back, it is in the state.
             left.state = self.state(room, &head, &span, &stretch, BTreeSet::new()).await?;
             left.timeline = self.timeline(room, &stretch).await?;
+            start = stretch.start;
         } else {
             let own = [self.hs.event_at(room.sn, leave).await?];
             let timeline = &self.ask.filter.room.timeline;
@@ -199,7 +201,9 @@ impl Look<'_> {
             left.state = self.state_of(self.write(room, told(in_state), None).await?);
             let viewer = self.viewer(room, now);
             left.timeline.events = self.write(room, told(in_timeline), Some(&viewer)).await?;
+            start = if in_timeline { Position(leave.0 - 1) } else { leave };
         }
+        left.timeline.prev_batch = Some(self.hs.token(start));
         let changes = changes.filter(|_| from.is_some());
         for (kind, data) in self.account_data(room.sn, changes.map(|changes| &changes.account_data)).await? {
             if self.allows_account_data(room, &kind, &data.content.0) {
@@ -259,8 +263,7 @@ impl Look<'_> {
             let first = page.events.first().map(|first| Position(first.position.0 - 1));
             start = span.timeline_from.or(first).unwrap_or(span.to);
         }
-        let goes_on = limited || span.timeline_from.is_some() && page.events.first().is_some_and(|first| !first.pdu.is_create());
-        let mut stretch = Stretch { events: page.events, limited, start, goes_on, viewer: Some(viewer) };
+        let mut stretch = Stretch { events: page.events, limited, start, viewer: Some(viewer) };
         if !self.ask.state_after {
             self.cut(room, head, span, &mut stretch).await?;
         }
@@ -272,8 +275,7 @@ impl Look<'_> {
         let (false, Some(viewer)) = (stretch.limited, &mut stretch.viewer) else { return Ok(false) };
         let wanted = Wanted { by_itself: &|_| true, related: &Related::default() };
         let earlier = self.hs.page(room, viewer, Position::MIN..stretch.start, Direction::Backward, 1, wanted).await?;
-        stretch.goes_on = !earlier.events.is_empty();
-        Ok(stretch.goes_on)
+        Ok(!earlier.events.is_empty())
     }
 
     fn viewer(&self, room: &Rc<RoomInfo>, now: &Membership) -> Viewer {
@@ -293,7 +295,7 @@ impl Look<'_> {
         let wrong = told.values().zip(found).filter(|(told, found)| found.is_some_and(|found| found != **told)).map(|(told, _)| *told).max();
         if let Some(wrong) = wrong {
             stretch.events.retain(|event| event.position > wrong);
-            (stretch.limited, stretch.start, stretch.goes_on) = (true, wrong, true);
+            (stretch.limited, stretch.start) = (true, wrong);
         }
         Ok(())
     }
@@ -301,7 +303,7 @@ impl Look<'_> {
     async fn timeline(&self, room: &RoomInfo, stretch: &Stretch) -> Result<Timeline> {
         let mut timeline = Timeline::new();
         timeline.limited = stretch.limited;
-        timeline.prev_batch = stretch.goes_on.then(|| self.hs.token(stretch.start));
+        timeline.prev_batch = (stretch.limited || !stretch.events.is_empty()).then(|| self.hs.token(stretch.start));
         timeline.events = self.write(room, &stretch.events, stretch.viewer.as_ref()).await?;
         Ok(timeline)
     }
@@ -448,7 +450,7 @@ impl Look<'_> {
 impl Stretch {
     /// Nothing happened up to `to`.
     fn empty(to: Position) -> Self {
-        Self { events: Vec::new(), limited: false, start: to, goes_on: false, viewer: None }
+        Self { events: Vec::new(), limited: false, start: to, viewer: None }
     }
 }
 

@@ -400,6 +400,23 @@ pub struct Registered {
     pub device: Option<OwnedDeviceId>,
 }
 
+/// What a registration has said while its user-interactive session has stages left.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PendingRegistration {
+    /// The name that is wanted.
+    pub user_id: Option<OwnedUserId>,
+    /// The argon2id hash of the password, as `client/password.rs` writes it.
+    pub password: Option<String>,
+    /// The first device.
+    pub device_id: Option<OwnedDeviceId>,
+    /// What it is called.
+    pub device_display_name: Option<String>,
+    /// Whether there is to be no first device.
+    pub inhibit_login: Option<bool>,
+    /// The SHA-256 of the access token of the guest who becomes a user.
+    pub guest: Option<[u8; 32]>,
+}
+
 /// What a user has not read in a room.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Unread {

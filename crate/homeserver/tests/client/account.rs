@@ -58,9 +58,9 @@ fn a_session_is_of_no_use_to_another_user_or_for_another_body() {
     let (alice, mallory) = (server.register("alice"), server.register("mallory"));
     let session = server.post(&alice, PASSWORD_PATH, json!({ "new_password": "new" })).body["session"].clone();
     let auth = |user: &str| json!({ "type": "m.login.password", "identifier": { "type": "m.id.user", "user": user }, "password": PASSWORD, "session": session });
-    server.post(&mallory, PASSWORD_PATH, json!({ "new_password": "new", "auth": auth("mallory") })).fails(401, "M_FORBIDDEN");
-    server.post(&alice, PASSWORD_PATH, json!({ "new_password": "new", "logout_devices": false, "auth": auth("alice") })).fails(401, "M_FORBIDDEN");
-    server.post(&alice, DEACTIVATE, json!({ "new_password": "new", "auth": auth("alice") })).fails(401, "M_FORBIDDEN");
+    server.post(&mallory, PASSWORD_PATH, json!({ "new_password": "new", "auth": auth("mallory") })).fails(403, "M_FORBIDDEN");
+    server.post(&alice, PASSWORD_PATH, json!({ "new_password": "new", "logout_devices": false, "auth": auth("alice") })).fails(403, "M_FORBIDDEN");
+    server.post(&alice, DEACTIVATE, json!({ "new_password": "new", "auth": auth("alice") })).fails(403, "M_FORBIDDEN");
     // Somebody else's password is no proof of being oneself.
     server.post(&alice, PASSWORD_PATH, json!({ "new_password": "new", "auth": auth("mallory") })).fails(403, "M_FORBIDDEN");
     server.post(&alice, PASSWORD_PATH, json!({ "auth": auth("alice"), "new_password": "new" })).ok();

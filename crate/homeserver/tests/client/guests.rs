@@ -38,7 +38,7 @@ fn a_guest_is_made_without_any_stage_and_has_no_password() {
         "username": "alice", "password": PASSWORD, "device_id": "MINE", "inhibit_login": true, "initial_device_display_name": "Library",
     });
     let made = server.request("POST", GUEST, None, Some(body)).ok();
-    assert_eq!(made.as_object().map(|made| made.len()), Some(3), "{made}");
+    assert_eq!(made.as_object().map(|made| made.len()), Some(4), "{made}");
     assert_ne!((&made["user_id"], &made["device_id"]), (&json!("@alice:test.example"), &json!("MINE")));
     let token = made["access_token"].as_str();
     let devices = server.request("GET", "/_matrix/client/v3/devices", token, None).ok();

@@ -98,9 +98,7 @@ fn the_better_key_is_kept() {
             assert_eq!(server.get(&alice, &path).ok(), *key);
         }
     }
-    for (name, wrong) in
-        [("first_message_index", json!(-1)), ("forwarded_count", json!("1")), ("is_verified", json!(1)), ("session_data", json!("text"))]
-    {
+    for (name, wrong) in [("first_message_index", json!(-1)), ("forwarded_count", json!("1")), ("is_verified", json!(1))] {
         let mut key = key(true, 0, 0, "");
         key[name] = wrong;
         server.put(&alice, &path, key).fails(400, "M_BAD_JSON");

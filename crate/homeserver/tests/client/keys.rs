@@ -121,7 +121,7 @@ fn devices_are_shown_as_they_were_uploaded_with_their_names() {
     let (alice, bob) = (server.register("alice"), server.register("bob"));
     let tablet = server.login("bob", Some("TABLET"));
     let query = |wanted: Value| server.post(&alice, QUERY, json!({ "device_keys": wanted })).ok();
-    assert_eq!(query(json!({ &bob.id: [] })), json!({ "device_keys": { &bob.id: {} } }), "no device of his has keys");
+    assert_eq!(query(json!({ &bob.id: [] }))["device_keys"], json!({ &bob.id: {} }), "no device of his has keys");
     for (user, seed) in [(&bob, 1), (&tablet, 2)] {
         server.post(user, UPLOAD, json!({ "device_keys": device_keys(user, &Key::new(seed)) })).ok();
     }
@@ -156,7 +156,7 @@ fn one_time_keys_are_given_in_the_order_of_upload_then_the_fallback_key_again_an
         assert_eq!(claim(), ("signed_curve25519:fallback".to_owned(), one_time_key(&bob, &key, "fallback", true)));
     }
     let nothing = server.post(&alice, CLAIM, json!({ "one_time_keys": { &bob.id: { &bob.device: "other", "GONE": "signed_curve25519" } } })).ok();
-    assert_eq!(nothing, json!({ "one_time_keys": {} }));
+    assert_eq!(nothing["one_time_keys"], json!({}));
 }
 
 /// matrix-sdk-crypto asked 666 times in ten seconds for the keys of somebody whose name was mistyped in an invitation, since no answer spoke of them.

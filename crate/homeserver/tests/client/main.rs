@@ -1,5 +1,6 @@
 //! The homeserver as clients see it: HTTP in, JSON out, over a store in memory, with time and dice of the test's own.
 
+mod accepted;
 mod account;
 mod account_data;
 mod aliases;
@@ -27,6 +28,7 @@ mod members;
 mod membership;
 mod messages;
 mod old_tokens;
+mod optional;
 mod presence;
 mod profile;
 mod property;

@@ -65,24 +65,27 @@ fn rules_are_made_changed_and_deleted_and_outlive_a_restart() {
 fn a_rule_is_placed_where_it_is_asked_to_be() {
     let server = TestServer::new();
     let alice = server.register("alice");
-    for rule in ["a", "b", "c"] {
-        put(&server, &alice, &format!("content/{rule}"));
-    }
-    assert_eq!(order(&server, &alice, "content"), ["c", "b", "a"]);
-    for (rule, becomes) in [
-        ("content/d?before=b", ["c", "d", "b", "a"].as_slice()),
-        ("content/e?after=a", &["c", "d", "b", "a", "e"]),
-        // Known rules too, from either side, to either end.
-        ("content/c?after=e", &["d", "b", "a", "e", "c"]),
-        ("content/c?before=d", &["c", "d", "b", "a", "e"]),
-        ("content/d?after=b", &["c", "b", "d", "a", "e"]),
-        ("content/c?before=a", &["b", "d", "c", "a", "e"]),
-        // "Next most important with respect to the rule identified by before."
-        ("content/e?after=b&before=a", &["b", "d", "c", "e", "a"]),
-        ("content/d", &["b", "d", "c", "e", "a"]),
-    ] {
-        put(&server, &alice, rule);
-        assert_eq!(order(&server, &alice, "content"), becomes, "{rule}");
+    for kind in ["content", "room", "sender"] {
+        for rule in ["a", "b", "c"] {
+            put(&server, &alice, &format!("{kind}/{rule}"));
+        }
+        assert_eq!(order(&server, &alice, kind), ["c", "b", "a"]);
+        for (rule, becomes) in [
+            ("d?before=b", ["c", "d", "b", "a"].as_slice()),
+            ("e?after=a", &["c", "d", "b", "a", "e"]),
+            // Known rules too, from either side, to either end.
+            ("c?after=e", &["d", "b", "a", "e", "c"]),
+            ("c?before=d", &["c", "d", "b", "a", "e"]),
+            ("d?after=b", &["c", "b", "d", "a", "e"]),
+            ("c?before=a", &["b", "d", "c", "a", "e"]),
+            // "Next most important with respect to the rule identified by before."
+            ("e?after=b&before=a", &["b", "d", "c", "e", "a"]),
+            ("d", &["b", "d", "c", "e", "a"]),
+            ("d?before=&after=", &["b", "d", "c", "e", "a"]),
+        ] {
+            put(&server, &alice, &format!("{kind}/{rule}"));
+            assert_eq!(order(&server, &alice, kind), becomes, "{kind}/{rule}");
+        }
     }
     put(&server, &alice, "override/mine");
     assert_eq!(order(&server, &alice, "override")[..2], [".m.rule.master", "mine"]);
@@ -93,11 +96,15 @@ fn a_rule_is_placed_where_it_is_asked_to_be() {
         ("content/x?after=none", "M_UNKNOWN"),
         ("content/a?after=a", "M_UNKNOWN"),
         ("content/x?before=b&after=a", "M_UNKNOWN"),
+        ("room/x?before=b&after=a", "M_UNKNOWN"),
         ("override/x?before=.m.rule.master", "M_INVALID_PARAM"),
         ("content/.mine", "M_INVALID_PARAM"),
         ("content/a%2Fb", "M_INVALID_PARAM"),
         ("content/a%5Cb", "M_INVALID_PARAM"),
-        ("room/nonsense", "M_INVALID_PARAM"),
+        ("room/.mine", "M_INVALID_PARAM"),
+        ("room/a%5Cb", "M_INVALID_PARAM"),
+        ("sender/x?before=none", "M_UNKNOWN"),
+        ("sender/x?before=.m.rule.master", "M_INVALID_PARAM"),
         ("nonsense/a", "M_INVALID_PARAM"),
     ] {
         server.put(&alice, &format!("{RULES}/{rule}"), json!({ "actions": [], "pattern": "x" })).fails(400, errcode);
@@ -119,4 +126,47 @@ fn bodies_that_are_no_rules_are_refused() {
     server.put(&alice, &format!("{RULES}/sender/@bob:test.example"), json!({ "actions": ["notify"] })).ok();
     let rules: Value = server.get(&alice, &format!("{RULES}/")).ok();
     assert_eq!((rules["room"].as_array().map(Vec::len), rules["sender"].as_array().map(Vec::len)), (Some(1), Some(1)));
+}
+
+/// Clients make rules of rooms for aliases, and of senders for patterns: only ids were accepted.
+#[test]
+fn rules_of_rooms_and_senders_have_any_id() {
+    let server = TestServer::new();
+    let alice = server.register("alice");
+    for (kind, id) in [("room", "%23spam:example.com"), ("room", "anything"), ("sender", "*"), ("sender", "@bob:test.example")] {
+        put(&server, &alice, &format!("{kind}/{id}"));
+        let path = format!("{RULES}/{kind}/{id}");
+        let name = id.replace("%23", "#");
+        assert_eq!(server.get(&alice, &path).ok(), json!({ "rule_id": name, "default": false, "enabled": true, "actions": ["notify"] }));
+        server.put(&alice, &format!("{path}/enabled"), json!({ "enabled": false })).ok();
+        server.put(&alice, &format!("{path}/actions"), json!({ "actions": [] })).ok();
+        assert_eq!(server.get(&alice, &format!("{path}/enabled")).ok(), json!({ "enabled": false }));
+        assert_eq!(server.get(&alice, &format!("{path}/actions")).ok(), json!({ "actions": [] }));
+    }
+    let server = server.restart();
+    assert_eq!(order(&server, &alice, "room"), ["anything", "#spam:example.com"]);
+    server.delete(&alice, &format!("{RULES}/room/anything")).ok();
+    server.put(&alice, &format!("{RULES}/room/anything/enabled"), json!({ "enabled": true })).fails(404, "M_NOT_FOUND");
+    assert_eq!(order(&server, &alice, "room"), ["#spam:example.com"]);
+}
+
+#[test]
+fn rules_are_listed_by_kind_and_what_is_no_part_of_them_is_refused() {
+    let server = TestServer::new();
+    let alice = server.register("alice");
+    put(&server, &alice, "room/!r:test.example");
+    let all = server.get(&alice, &format!("{RULES}/")).ok();
+    for kind in ["override", "underride", "sender", "room", "content"] {
+        assert_eq!(server.get(&alice, &format!("{RULES}/{kind}/")).ok(), all[kind]);
+        // As other servers have it, what is asked for without the slash is a rule, or nothing.
+        server.get(&alice, &format!("{RULES}/{kind}")).fails(400, "M_UNRECOGNIZED");
+    }
+    server.get(&alice, RULES).fails(400, "M_UNRECOGNIZED");
+    server.get(&alice, "/_matrix/client/v3/pushrules").fails(404, "M_UNRECOGNIZED");
+    for path in ["not_a_scope/", "not_a_scope/room/x", "global/not_a_kind/", "global/override/.m.rule.master/not_an_attribute"] {
+        server.get(&alice, &format!("/_matrix/client/v3/pushrules/{path}")).fails(400, "M_UNRECOGNIZED");
+    }
+    for path in ["", "not_a_scope/room/x", "global", "global/room", "global/room/", "global/override/.m.rule.master/not_an_attribute"] {
+        server.put(&alice, &format!("/_matrix/client/v3/pushrules/{path}"), json!({ "enabled": true })).fails(400, "M_UNRECOGNIZED");
+    }
 }

@@ -23,7 +23,7 @@ fn a_user_logs_in_by_localpart_or_whole_id_in_any_case() {
         let answer = server.request("POST", LOGIN, None, password_login(name, PASSWORD)).ok();
         assert_eq!(answer["user_id"], "@alice:test.example");
         let who = server.request("GET", WHOAMI, answer["access_token"].as_str(), None).ok();
-        assert_eq!(who, json!({ "user_id": "@alice:test.example", "device_id": answer["device_id"] }));
+        assert_eq!(who, json!({ "user_id": "@alice:test.example", "device_id": answer["device_id"], "is_guest": false }));
     }
     // As clients did before r0.4.
     server.request("POST", LOGIN, None, Some(json!({ "type": "m.login.password", "user": "alice", "password": PASSWORD }))).ok();

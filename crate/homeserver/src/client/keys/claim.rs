@@ -8,6 +8,7 @@ use super::{
     query::unreachable_servers,
 };
 use crate::{
+    client::wire::{Json as Answer, Own},
     error::{Error, Result},
     homeserver::Homeserver,
     locks::LockKey,
@@ -17,18 +18,19 @@ use crate::{
 };
 use ephapse_store::{Batch, Direction};
 use ruma::{
-    OneTimeKeyAlgorithm, OwnedDeviceId, OwnedOneTimeKeyId, UserId,
+    OneTimeKeyAlgorithm, OwnedDeviceId, OwnedOneTimeKeyId, OwnedUserId, UserId,
     api::client::keys::claim_keys::v3::{self as claim_keys, OneTimeKeys},
     encryption,
     serde::Raw,
 };
+use serde::Serialize;
 use serde_json::value::RawValue;
 use std::collections::BTreeMap;
 
 /// `POST /_matrix/client/v3/keys/claim`
-pub async fn claim(call: UserCall, request: claim_keys::Request) -> Result<claim_keys::Response> {
+pub async fn claim(call: UserCall, Own(request): Own<claim_keys::Request>) -> Result<Answer> {
     let hs = &call.hs;
-    let mut response = claim_keys::Response::new(BTreeMap::new());
+    let mut response = Keys::default();
     // A user of whom no key is claimed is looked up all the same.
     if request.one_time_keys.values().map(|devices| devices.len().max(1)).sum::<usize>() > MOST {
         return Err(Error::too_large(format!("a request claims {MOST} keys at most")));
@@ -42,7 +44,14 @@ pub async fn claim(call: UserCall, request: claim_keys::Request) -> Result<claim
         }
     }
     response.failures = unreachable_servers(hs, request.one_time_keys.keys()).await;
-    Ok(response)
+    Ok(Answer::of(&response))
+}
+
+/// Claimed keys; ruma's response would leave out failures where there are none, and some clients look for them.
+#[derive(Default, Serialize)]
+struct Keys {
+    one_time_keys: BTreeMap<OwnedUserId, OneTimeKeys>,
+    failures: BTreeMap<String, serde_json::Value>,
 }
 
 /// A key for each of a local user's devices that has one; also what other servers claim. The keys are gone in the order of commits, and no answer

@@ -5,7 +5,10 @@
 
 use super::{MOST, signed};
 use crate::{
-    client::object,
+    client::{
+        object,
+        wire::{Json as Answer, Own},
+    },
     error::{Error, Result},
     homeserver::Homeserver,
     router::UserCall,
@@ -19,16 +22,17 @@ use ruma::{
     encryption::{CrossSigningKey, DeviceKeys},
     serde::Raw,
 };
+use serde::Serialize;
 use serde_json::{json, value::RawValue};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// `POST /_matrix/client/v3/keys/query`
-pub async fn query(call: UserCall, request: get_keys::Request) -> Result<get_keys::Response> {
+pub async fn query(call: UserCall, Own(request): Own<get_keys::Request>) -> Result<Answer> {
     let (hs, viewer) = (&call.hs, call.session.user);
     if request.device_keys.len() > MOST {
         return Err(Error::too_large(format!("a request asks for the keys of {MOST} users at most")));
     }
-    let mut response = get_keys::Response::new();
+    let mut response = Keys::default();
     let mut turns = Turns::new(&*hs.host);
     for (user, devices) in request.device_keys.iter().filter(|(user, _)| hs.is_local(user)) {
         turns.step().await;
@@ -43,7 +47,17 @@ pub async fn query(call: UserCall, request: get_keys::Request) -> Result<get_key
         response.user_signing_keys.extend(keys.user_signing.map(|key| (user.clone(), key)));
     }
     response.failures = unreachable_servers(hs, request.device_keys.keys()).await;
-    Ok(response)
+    Ok(Answer::of(&response))
+}
+
+/// Keys of several users; ruma's response would leave out what is empty, and some clients look for it.
+#[derive(Default, Serialize)]
+struct Keys {
+    device_keys: BTreeMap<OwnedUserId, BTreeMap<OwnedDeviceId, Raw<DeviceKeys>>>,
+    failures: BTreeMap<String, serde_json::Value>,
+    master_keys: BTreeMap<OwnedUserId, Raw<CrossSigningKey>>,
+    self_signing_keys: BTreeMap<OwnedUserId, Raw<CrossSigningKey>>,
+    user_signing_keys: BTreeMap<OwnedUserId, Raw<CrossSigningKey>>,
 }
 
 /// A user's keys as somebody may see them.

@@ -119,19 +119,19 @@ async fn put_one_time_keys(hs: &Homeserver, device: &(UserSn, OwnedDeviceId), ke
     for (key_id, key) in keys {
         turns.step().await;
         let key = checked(key_id, key)?;
-        checked_keys.push((key_id, Mark::of(key_id.algorithm().as_str(), &key), key.to_string()));
+        checked_keys.push((key_id, Mark::of(key_id.algorithm().as_str(), &key), key.to_string(), without_signatures(key).to_string()));
     }
     let places: Vec<_> = keys.keys().map(|key_id| (*user, id.clone(), key_id.to_string())).collect();
     let unclaimed = tables::ONE_TIME_KEY_IDS.get_many(hs.store(), &places).await?;
-    let claimed = Claimed::read(hs, device, checked_keys.iter().map(|(_, mark, _)| *mark)).await?;
+    let claimed = Claimed::read(hs, device, checked_keys.iter().map(|(_, mark, _, _)| *mark)).await?;
     let mut left = (MOST_ONE_TIME_KEYS as u64).saturating_sub(counts.one_time.values().sum());
     let mut next: BTreeMap<String, u64> = BTreeMap::new();
-    for ((key_id, mark, key), known) in checked_keys.into_iter().zip(unclaimed) {
+    for ((key_id, mark, key, unsigned), known) in checked_keys.into_iter().zip(unclaimed) {
         turns.step().await;
-        let hash = Sha256::digest(&key).into();
+        let hash = Sha256::digest(&unsigned).into();
         match known {
-            // Uploaded again because the answer was lost.
-            Some(known) if known.hash == hash => continue,
+            // Uploaded again because the answer was lost, maybe signed anew. Before, what was kept was the hash of the whole.
+            Some(known) if known.hash == hash || known.hash[..] == Sha256::digest(&key)[..] => continue,
             Some(_) => return Err(Error::invalid_param(format!("there is another one-time key {key_id}"))),
             // The same after somebody has claimed it: nobody is given it a second time.
             None if claimed.has(mark) => continue,
@@ -156,6 +156,14 @@ async fn put_one_time_keys(hs: &Homeserver, device: &(UserSn, OwnedDeviceId), ke
         tables::ONE_TIME_KEY_IDS.put(batch, &(*user, id.clone(), key_id.to_string()), &KnownOneTimeKey { hash });
     }
     Ok(())
+}
+
+/// Signatures are made anew for the same key, and differ where the algorithm has randomness in it.
+fn without_signatures(mut key: CanonicalJsonValue) -> CanonicalJsonValue {
+    if let CanonicalJsonValue::Object(key) = &mut key {
+        key.remove("signatures");
+    }
+    key
 }
 
 async fn put_fallback_keys(hs: &Homeserver, device: &(UserSn, OwnedDeviceId), keys: &Keys, counts: &mut KeyCounts, batch: &mut Batch) -> Result<()> {
