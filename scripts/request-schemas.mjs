@@ -33,14 +33,22 @@ const named = {
   serverName: 'ServerName',
 };
 
+/** What an algorithm that the server need not know makes of its own data. */
+const opaque = { type: 'either', choices: [{ type: 'String' }, { type: 'object', properties: [], others: undefined }] };
+
 /** Where other servers take more than the specification says, and clients may rely on it. */
 const wider = [
   // Synapse keeps backups of every algorithm.
   { path: 'room_keys/version', property: 'algorithm', schema: { type: 'String' } },
   { path: 'room_keys/version/{}', property: 'algorithm', schema: { type: 'String' } },
+  { path: 'room_keys/version', property: 'auth_data', schema: opaque },
+  { path: 'room_keys/version/{}', property: 'auth_data', schema: opaque },
   // Old clients write the order as a string.
   { path: 'user/{}/rooms/{}/tags/{}', property: 'order', schema: { type: 'either', choices: [{ type: 'Number' }, { type: 'String' }] } },
 ];
+
+/** The same of objects that are in several requests, by their titles. */
+const widerObjects = [{ title: 'KeyBackupData', property: 'session_data', schema: opaque }];
 
 const files = new Map();
 
@@ -86,7 +94,10 @@ function simple(given, from) {
 
 function object(schema, file) {
   const required = new Set(schema.required ?? []);
-  const properties = Object.entries(schema.properties ?? {}).map(([name, value]) => ({ name, required: required.has(name), value: simple(value, file) }));
+  const properties = Object.entries(schema.properties ?? {}).map(([name, value]) => {
+    const wide = widerObjects.find(({ title, property }) => title === schema.title && property === name);
+    return { name, required: required.has(name), value: wide?.schema ?? simple(value, file) };
+  });
   const patterns = Object.values(schema.patternProperties ?? {}).map((pattern) => ({ key: formats[pattern['x-pattern-format']] ?? 'any', value: simple(pattern, file) }));
   const more = typeof schema.additionalProperties === 'object' && schema.additionalProperties !== null ? [{ key: 'any', value: simple(schema.additionalProperties, file) }] : [];
   const others = [...patterns, ...more].filter(({ key, value }) => key !== 'any' || value.type !== 'any');

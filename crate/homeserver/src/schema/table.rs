@@ -321,14 +321,17 @@ pub static ENDPOINTS: &[Endpoint] = &[
         path: "room_keys/version",
         arguments: &[],
         query: &[],
-        body: Object(&[Required("algorithm", String), Required("auth_data", Object(&[], None))], None),
+        body: Object(&[Required("algorithm", String), Required("auth_data", Either(&[String, Object(&[], None)]))], None),
     },
     Endpoint {
         method: "PUT",
         path: "room_keys/version/{}",
         arguments: &[],
         query: &[],
-        body: Object(&[Required("algorithm", String), Required("auth_data", Object(&[], None)), Optional("version", String)], None),
+        body: Object(
+            &[Required("algorithm", String), Required("auth_data", Either(&[String, Object(&[], None)])), Optional("version", String)],
+            None,
+        ),
     },
     Endpoint { method: "GET", path: "rooms/{}/aliases", arguments: &[RoomId], query: &[], body: Object(&[], None) },
     Endpoint {
@@ -554,7 +557,7 @@ pub const KEY_BACKUP_DATA: Schema = Object(
         Required("first_message_index", Integer),
         Required("forwarded_count", Integer),
         Required("is_verified", Boolean),
-        Required("session_data", Object(&[], None)),
+        Required("session_data", Either(&[String, Object(&[], None)])),
     ],
     None,
 );
