@@ -103,6 +103,7 @@ export async function openWebKitOnDisk(site) {
   const env = { ...process.env, HOME: home, XDG_DATA_HOME: `${home}/data`, XDG_CACHE_HOME: `${home}/cache`, XDG_CONFIG_HOME: `${home}/config` };
   let group;
   const page = {
+    obedient: true,
     goto: async (address) => {
       const url = new URL('obedient', address).href;
       if (group) await site.orders.give({ goto: url });

@@ -32,10 +32,8 @@ export async function takeControl(registration: ServiceWorkerRegistration): Prom
       // Between two versions there may be none for a moment.
       for (let waited = 0; waited < 5_000; waited += 50) {
         const { active } = registration;
-        if (active) {
-          if (await hasServer(active)) return active;
-          throw foreign(active, registration.scope);
-        }
+        if (active && (await hasServer(active))) return active;
+        if (active && active === registration.active) throw foreign(active, registration.scope);
         await new Promise((resolve) => setTimeout(resolve, 50));
       }
       throw new EphapseError('worker-failed', 'The worker is gone: the site\'s data may have been deleted.', 'Reload the page.');

@@ -28,7 +28,7 @@ const handoverPause = 1_500;
  * ```
  *
  * The server speaks the Client-Server API of Matrix, for clients with end-to-end encryption. Not there yet: other servers (everybody has an account of the same
- * browser), media, lists of threads and of a space's rooms, room upgrades, search, the public directory, reports, e-mail addresses, OAuth and single sign-on,
+ * browser), thumbnails, lists of threads and of a space's rooms, room upgrades, search, the public directory, reports, e-mail addresses, OAuth and single sign-on,
  * sliding sync, push to devices, URL previews, and calls. Such endpoints answer 404 with `M_UNRECOGNIZED`.
  *
  * @throws {EphapseError} whose message tells the user what to do next.

@@ -22,6 +22,20 @@ const bare = ({ baseUrl }) => createClient({ baseUrl, fetchFn: globalThis.server
 /** Asked of the server itself: the client has copies of its own. */
 const accountData = (n) => `/user/${encodeURIComponent(client.getUserId())}/account_data/org.example.${n}`;
 
+async function digest(bytes) {
+  return Array.from(new Uint8Array(await crypto.subtle.digest('SHA-256', bytes)), (byte) => byte.toString(16).padStart(2, '0')).join('');
+}
+
+/** A picture of nothing that repeats, so that it does not get small. */
+async function noise(side) {
+  const canvas = Object.assign(document.createElement('canvas'), { width: side, height: side });
+  const context = canvas.getContext('2d');
+  const picture = context.createImageData(side, side);
+  for (let at = 0; at < picture.data.length; at += 65_536) crypto.getRandomValues(picture.data.subarray(at, at + 65_536));
+  context.putImageData(picture, 0, 0);
+  return new Promise((resolve) => { canvas.toBlob(resolve, 'image/png'); });
+}
+
 const tests = {
   /** Starts the homeserver of this page, where there is one to start. */
   async startServer() {
@@ -42,6 +56,24 @@ const tests = {
   async stored({ count, bytes }) {
     const found = await Promise.all(Array.from({ length: count }, (_, n) => client.http.authedRequest('GET', accountData(n))));
     return found.filter((content, n) => content.text === String(n % 10).repeat(bytes)).length;
+  },
+
+  /** Uploads a square picture; gives its address, its bytes and their digest. */
+  async upload({ side }) {
+    const picture = await noise(side);
+    const { content_uri: uri } = await client.uploadContent(picture, { type: 'image/png', name: 'noise.png' });
+    return { uri, bytes: picture.size, digest: await digest(await picture.arrayBuffer()) };
+  },
+
+  /** What comes back for it, and the width at which it is shown. */
+  async download({ uri }) {
+    const url = client.mxcUrlToHttp(uri, undefined, undefined, undefined, false, true, true);
+    const response = await globalThis.server.fetch(url, { headers: { authorization: `Bearer ${client.getAccessToken()}` } });
+    const picture = await response.blob();
+    const image = new Image();
+    image.src = URL.createObjectURL(picture);
+    await image.decode();
+    return { width: image.naturalWidth, type: picture.type, bytes: picture.size, digest: await digest(await picture.arrayBuffer()) };
   },
 
   /** A new account; gives the session that `connect` takes. */
