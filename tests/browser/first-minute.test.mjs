@@ -80,9 +80,25 @@ for (const [name, open] of Object.entries(engines)) {
     await call('reads', { roomId, eventId: third, body: 'After the worker\'s end' });
     assert.deepEqual(site.requests.filter((pathname) => pathname.startsWith('/_matrix/')), [], 'nothing of it went over the network');
 
-    // Where no driver is, the demo does not know that it is one of ours.
-    if (!page.obedient) await signUp(page);
+    // Where no driver is, pages do what they are told only on the client's site, and not where they may not ask it.
+    if (page.obedient) return;
+    await complains(page);
+    await signUp(page);
   });
+}
+
+/** Each engine says in its own words, or not at all, what is wrong; the package says it in one. */
+async function complains(page) {
+  const complaint = async (pathname, options) => {
+    await page.goto(site.url + pathname);
+    return page.evaluate(async (given) => {
+      const { start } = await import(`${location.origin}/index.js`);
+      return start(given).then(() => 'started', ({ code, message }) => `${code}: ${message}`);
+    }, options);
+  };
+  assert.match(await complaint('/lost/', { workerUrl: '/lost/ephapse-worker.js' }), /^download-failed: .*\/lost\/ephapse\.wasm could not be loaded: the server answered 404\./);
+  assert.match(await complaint('/lost/', { workerUrl: '/lost/missing.js' }), /^worker-failed: .*\/lost\/missing\.js could not be installed: the server answered 404\./);
+  assert.match(await complaint('/strict/', {}), /^blocked-by-policy: .*Add connect-src 'self'/);
 }
 
 /** Opens the demo and fills in its form. */

@@ -7,10 +7,12 @@ import { serve } from '../../../scripts/lib/serve.mjs';
 import { Orders } from '../engines.mjs';
 
 const html = '<!doctype html><title>a client</title><script type="module" src="/client.js"></script>';
+const policy = "default-src 'none'; script-src 'self' 'unsafe-inline' 'unsafe-eval'; worker-src 'self' blob:";
 const obedient = `${html}<script>${Orders.script}</script>`;
 
 /**
- * Bundles the client and serves it; `/index.js`, the worker and the module are the built package's. `orders` has the pages under `/obedient` do things.
+ * Bundles the client and serves it; `/index.js`, the worker and the module are the built package's. `orders` has the pages under `/obedient` do things;
+ * `/lost/` has the worker and not the module, and `/strict/` a policy that forbids requests.
  */
 export async function clientSite() {
   const directory = path('.cache', 'client');
@@ -23,6 +25,9 @@ export async function clientSite() {
   const site = await serve(path('dist'), {
     override: async (pathname, request) => {
       if (pathname === '/orders') return orders.answer(request);
+      if (pathname === '/lost/') return { body: html, type: 'text/html' };
+      if (pathname === '/lost/ephapse-worker.js') return { body: await readFile(path('dist', 'ephapse-worker.js')), type: 'text/javascript' };
+      if (pathname === '/strict/') return { body: html, type: 'text/html', headers: { 'content-security-policy': policy } };
       if (pathname === '/obedient') return { body: obedient, type: 'text/html' };
       if (pathname === '/') return { body: html, type: 'text/html' };
       if (pathname in own) return { body: await readFile(directory + pathname), type: own[pathname] };
