@@ -207,6 +207,16 @@ impl Unread {
         thread.highlights += u32::from(event.effect.highlight);
     }
 
+    /// A redaction makes nothing unread that was not: such as what its user had read by an answer that is redacted now.
+    fn lower_to(&mut self, before: &Self) {
+        for thread in &mut self.threads {
+            let known = before.threads.iter().find(|known| known.root == thread.root);
+            thread.notifications = thread.notifications.min(known.map_or(0, |known| known.notifications));
+            thread.highlights = thread.highlights.min(known.map_or(0, |known| known.highlights));
+        }
+        self.threads.retain(|thread| thread.notifications > 0);
+    }
+
     fn counts(&self) -> Counts {
         let mut counts = Counts::default();
         for thread in &self.threads {
@@ -257,8 +267,12 @@ impl Homeserver {
                 && let Some(lowest) = unread.threads.iter().map(|thread| thread.read).min()
             {
                 // What was counted may have been redacted since, and then notifies no more.
-                unread = Unread { counted: lowest.max(self.joined_at(room.sn, user).await?), threads: Vec::new() };
+                let anew = Unread { counted: lowest.max(self.joined_at(room.sn, user).await?), threads: Vec::new() };
+                let before = std::mem::replace(&mut unread, anew);
                 newest = self.newest(&counting, unread.counted..to).await?;
+                let later = newest.events.iter().position(|event| event.position <= before.counted).unwrap_or(newest.events.len());
+                newest.events.split_off(later).into_iter().rev().for_each(|event| unread.add(event, read));
+                unread.lower_to(&before);
             }
             unwritten += newest.read;
             newest.events.into_iter().rev().for_each(|event| unread.add(event, read));
@@ -313,9 +327,12 @@ impl Homeserver {
                     continue;
                 }
                 let own = event.pdu.sender == session.user_id;
-                // There is nothing left to read of what is redacted, whatever the rules make of its type.
-                let says_nothing = own || event.redacted_by.is_some();
-                let effect = if says_nothing { Effect::default() } else { evaluation.of(self, &event).await };
+                // There is nothing left to read of what is redacted, whatever the rules make of its type; nor is it known any more which thread it was in.
+                if event.redacted_by.is_some() {
+                    turns.short_step().await;
+                    continue;
+                }
+                let effect = if own { Effect::default() } else { evaluation.of(self, &event).await };
                 if own || effect.notify {
                     let root = self.thread_of(room.sn, &event).await?;
                     newest.events.push(Counted { position: event.position, root, own, effect });

@@ -782,3 +782,32 @@ fn what_is_encrypted_and_redacted_is_not_unread_either() {
     server.put(&alice, &format!("/_matrix/client/v3/rooms/{id}/redact/{event}/2"), json!({})).ok();
     assert_eq!(unread(&sync(&server, &bob, &[]), &id), (0, 0));
 }
+
+/// Whose answer in a thread was redacted had thereby read the room; and whose answer in the room was had not read it any more.
+#[test]
+fn what_is_redacted_of_ones_own_makes_nothing_read_or_unread() {
+    let server = TestServer::new();
+    let (alice, bob) = (server.register("alice"), server.register("bob"));
+    let id = public(&server, &alice);
+    join(&server, &bob, &id);
+    let root = send(&server, &alice, &id, "root", "root");
+    sync(&server, &bob, &[]);
+    act(&server, &bob, &id, &format!("receipt/m.read/{root}"), json!({})).ok();
+    let count = || unread(&sync(&server, &bob, &[]), &id).0;
+    let redact = |event: &str| drop(server.put(&alice, &format!("/_matrix/client/v3/rooms/{id}/redact/{event}/{event}"), json!({})).ok());
+    send(&server, &alice, &id, "1", "one");
+    assert_eq!(count(), 1);
+    let in_thread = crate::relations::relate(&server, &bob, &id, "in-thread", "m.thread", &root);
+    assert_eq!(count(), 1);
+    redact(&in_thread);
+    assert_eq!(count(), 1);
+
+    let answer = send(&server, &bob, &id, "answer", "an answer");
+    assert_eq!(count(), 0);
+    send(&server, &alice, &id, "2", "two");
+    assert_eq!(count(), 1);
+    redact(&answer);
+    assert_eq!(count(), 1, "one was read before");
+    send(&server, &alice, &id, "3", "three");
+    assert_eq!(count(), 2);
+}
