@@ -5,7 +5,7 @@ import { type MatrixClient, type MatrixEvent, ReceiptType, type Room } from 'mat
 import { type VNode } from 'preact';
 import { useEffect, useLayoutEffect, useRef, useState } from 'preact/hooks';
 import { shortName, useAccount } from './accounts.ts';
-import { Composer } from './composer.tsx';
+import { Composer, touches } from './composer.tsx';
 import { LockedNotice, logOut, recoveryKey } from './key-dialogs.tsx';
 import { useRedraw } from './redraw.ts';
 import { deleteMessage, invite, leave, newRoom, showMembers } from './room-dialogs.tsx';
@@ -52,18 +52,30 @@ export function Chat({ server, session, leave: left }: Props): VNode {
         <StatusLine server={server} rooms={() => joinedRooms(client).length} />
       </nav>
       <div class="stage">
-        {current === undefined && (
-          <section class="welcome" aria-label="Welcome">
-            <img src="icon.svg" alt="" width="72" height="72" />
-            <h2>Hello, {shortName(account.userId)}</h2>
-            <p>Everything here is served by a homeserver inside this browser.</p>
-            <Button class="primary" act={make}>Make a room</Button>
-          </section>
-        )}
+        {current === undefined && <Welcome name={shortName(account.userId)} make={make} />}
         {current !== undefined && !room && <section class="welcome" aria-label="Conversation"><h1>Opening the room…</h1></section>}
         {room && <Conversation key={room.roomId} client={client} room={room} redraw={redraw} />}
       </div>
     </main>
+  );
+}
+
+/** What is beside the rooms while none is open. */
+function Welcome({ name, make }: { name: string; make: () => void }): VNode {
+  const heading = useRef<HTMLHeadingElement>(null);
+  useLayoutEffect(() => {
+    // What had the focus is gone: the form, or the room. A narrow window shows the rooms alone.
+    if (document.activeElement !== document.body) return;
+    heading.current?.focus();
+    if (document.activeElement === document.body) document.querySelector<HTMLElement>('.room[tabindex="0"]')?.focus();
+  }, []);
+  return (
+    <section class="welcome" aria-label="Welcome">
+      <img src="icon.svg" alt="" width="72" height="72" />
+      <h2 ref={heading} tabIndex={-1}>Hello, {name}</h2>
+      <p>Everything here is served by a homeserver inside this browser.</p>
+      <Button class="primary" act={make}>Make a room</Button>
+    </section>
   );
 }
 
@@ -135,6 +147,8 @@ function Conversation({ client, room, redraw }: { client: MatrixClient; room: Ro
   const members = room.getJoinedMemberCount();
   useMarkRead(client, room);
   const section = useRef<HTMLElement>(null);
+  // On a touch screen nothing is written at once.
+  useLayoutEffect(() => { if (touches()) section.current?.querySelector('h1')?.focus(); }, []);
   const write = (): void => { section.current?.querySelector('textarea')?.focus(); };
   const editLast = (): void => {
     const last = room.getLiveTimeline().getEvents().findLast((event) => event.getType() === 'm.room.message' && event.getSender() === client.getUserId() && event.status === null && !event.isRedacted() && !event.isRelation('m.replace'));
@@ -145,7 +159,7 @@ function Conversation({ client, room, redraw }: { client: MatrixClient; room: Ro
       <header>
         <Button class="round back" aria-label="Back to the rooms" act={backToRooms}><Icon name="back" /></Button>
         <div class="grow">
-          <h1><span class="room-name">{room.name}</span>{room.hasEncryptionStateEvent() && <Lock />}</h1>
+          <h1 tabIndex={-1}><span class="room-name">{room.name}</span>{room.hasEncryptionStateEvent() && <Lock />}</h1>
           <Button class="link members-link" title="Members" act={() => { showMembers(client, room); }}>{members === 1 ? 'Only you' : `${members} members`}</Button>
         </div>
         <Button class="round" aria-label="Invite somebody" title="Invite somebody" act={() => { invite(client, room); }}><Icon name="invite" /></Button>

@@ -7,6 +7,11 @@ import { draft, keepDraft } from './drafts.ts';
 import { bodyOf } from './room.ts';
 import { Icon, toast } from './widgets.tsx';
 
+/** Whether this is a touch screen, which brings up a keyboard when a field has the focus. */
+export function touches(): boolean {
+  return matchMedia('(hover: none)').matches;
+}
+
 interface Props {
   client: MatrixClient;
   room: Room;
@@ -31,11 +36,13 @@ export function Composer({ client, room, editing, stopEditing, editLast }: Props
   };
   useLayoutEffect(() => {
     const area = input.current;
-    if (!area) return;
+    if (!area) return undefined;
     fit();
     // On a touch screen the focus would bring up the keyboard over what somebody came to read.
-    if (editing || !matchMedia('(hover: none)').matches) area.focus();
+    if (editing || !touches()) area.focus();
     area.setSelectionRange(area.value.length, area.value.length);
+    addEventListener('resize', fit);
+    return () => { removeEventListener('resize', fit); };
   }, []);
 
   const onInput = (): void => {

@@ -11,7 +11,13 @@ export function draft(userId: string, roomId: string): string {
 export function keepDraft(userId: string, roomId: string, text: string): void {
   const key = prefix(userId) + roomId;
   if (text === '') localStorage.removeItem(key);
-  else localStorage.setItem(key, text);
+  else {
+    try {
+      localStorage.setItem(key, text);
+    } catch {
+      // There is no room for it: it stays in the field, and goes with it.
+    }
+  }
 }
 
 /** Forgets what an account had begun. */

@@ -5,6 +5,8 @@ import assert from 'node:assert/strict';
 import { mkdir, readFile } from 'node:fs/promises';
 import { createRequire } from 'node:module';
 import { test } from 'node:test';
+import { path } from '../../scripts/lib/run.mjs';
+import { serve } from '../../scripts/lib/serve.mjs';
 import { choose, composer, demo, dialog, join, makeRoom, message, messages, say } from './demo.mjs';
 
 const use = demo();
@@ -27,7 +29,8 @@ async function look(page, name) {
       if (await page.evaluate(() => document.documentElement.scrollWidth > window.innerWidth)) found.push(`${view}: cut off at the side`);
       // Each width has the same colours, and each scheme the same structure.
       if (!(await page.evaluate(() => 'axe' in globalThis))) await page.evaluate(axe);
-      const { violations } = await page.evaluate(() => globalThis.axe.run(document));
+      const { violations, passes } = await page.evaluate(() => globalThis.axe.run(document));
+      assert.ok(passes.length > 10, `${view}: axe looked at nothing`);
       for (const { id, help, nodes } of violations) found.push(`${view}: ${id} (${help}): ${nodes.map(({ html }) => html.slice(0, 160)).join('; ')}`);
     }
   }
@@ -44,10 +47,12 @@ async function lookAt(page, title, name) {
 
 test('axe finds nothing in any view', { timeout: 300_000 }, async () => {
   // What cannot be reached at will: a start that hangs, and one that fails.
-  const slow = await use.tab({ ready: (page) => page.route('**/ephapse.wasm', () => undefined), address: '/' });
+  const stalled = await serve(path('dist', 'www'), { override: (pathname) => (pathname === '/ephapse.wasm' ? new Promise(() => undefined) : undefined) });
+  const slow = await use.tab({ site: stalled });
   await slow.getByRole('heading', { name: 'Starting your homeserver' }).waitFor();
   await look(slow, 'starting');
   await slow.close();
+  await stalled.close();
   const failing = await use.tab({ ready: (page) => page.addInitScript(() => { delete Navigator.prototype.serviceWorker; }) });
   await failing.getByRole('heading', { name: 'The homeserver does not start' }).waitFor();
   await look(failing, 'does not start');

@@ -102,6 +102,20 @@ test('editing shows a sign, can be cancelled, and the list of rooms shows the ne
   assert.equal(await page.getByText('* the garden').count(), 0);
 });
 
+test('the focus goes where one goes on', limit, async () => {
+  const page = await use.person('greta', { width: 1180 });
+  assert.equal(await focused(page), 'Hello, greta');
+  await makeRoom(page, 'Narrow');
+  assert.equal(await focused(page), 'Message');
+  await page.setViewportSize({ width: 390, height: 780 });
+  await page.getByRole('button', { name: 'Back to the rooms' }).click();
+  await page.getByRole('button', { name: 'New room' }).waitFor();
+  assert.match(await focused(page), /Narrow/);
+  await page.keyboard.press('Enter');
+  await page.getByRole('heading', { name: 'Narrow' }).waitFor();
+  assert.equal(await focused(page), 'Message');
+});
+
 test('scrolling up shows older messages, and what is read stays where it is', limit, async () => {
   const page = await use.person('finn');
   await makeRoom(page, 'History', { encrypted: false });

@@ -26,7 +26,7 @@ export function demo() {
   afterEach(() => Promise.all(pages.splice(0).map((page) => page.close())));
 
   /** A tab on the demo, or on one of its addresses. With `remembers` it opens the account that was used last, as every new tab of the demo does. */
-  use.tab = async ({ width = 1180, height = 760, address = '/', remembers = false, ready = () => undefined } = {}) => {
+  use.tab = async ({ width = 1180, height = 760, address = '/', remembers = false, site = use.site, ready = () => undefined } = {}) => {
     const page = await use.browser.context.newPage();
     pages.push(page);
     page.setDefaultTimeout(30_000);
@@ -34,7 +34,7 @@ export function demo() {
     await page.setViewportSize({ width, height });
     if (!remembers) await page.addInitScript(() => { sessionStorage['ephapse demo accounts'] ??= ''; });
     await ready(page);
-    await page.goto(use.site.url + address);
+    await page.goto(site.url + address);
     return page;
   };
 
