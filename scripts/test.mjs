@@ -13,8 +13,8 @@ await main(async () => {
   };
 
   await timed('build (wasm32, worker, page)', web);
-  const { browserTests, durabilityTests, packageTests, rustTests, serveTests, unitTests } = await import('./lib/suites.mjs');
-  const suites = { rust: rustTests, serve: serveTests, unit: unitTests, package: packageTests, browser: browserTests, durability: durabilityTests };
+  const { browserTests, clientTests, durabilityTests, packageTests, rustTests, serveTests, unitTests } = await import('./lib/suites.mjs');
+  const suites = { rust: rustTests, serve: serveTests, unit: unitTests, package: packageTests, clients: clientTests, browser: browserTests, durability: durabilityTests };
   const wanted = process.argv.slice(2);
   let passed = 0;
   let failed = 0;

@@ -4,7 +4,7 @@ import { mkdir, readdir, rm } from 'node:fs/promises';
 import { build } from 'esbuild';
 import { native } from '../build.mjs';
 import { path, run } from './run.mjs';
-import { chromium, firefox, webkit } from './tools.mjs';
+import { chromium, firefox, nio, webkit } from './tools.mjs';
 
 /** Every Rust test of the workspace, natively, with what the tests say: endpoints, crashes, seeds. */
 export async function rustTests() {
@@ -46,6 +46,12 @@ export async function browserTests() {
   await firefox();
   await webkit();
   return nodeTests(await testFiles('browser'), { env: { CHROMIUM: await chromium() } });
+}
+
+/** What people do with other clients, against `ephapse serve`: matrix-js-sdk, of now and of a year ago, and matrix-nio. */
+export async function clientTests() {
+  await native();
+  return nodeTests(await testFiles('clients'), { env: { CHROMIUM: await chromium(), PYTHON: await nio() } });
 }
 
 /** What npm gives to others, in an empty Vite project and in sites without a bundler. */

@@ -99,6 +99,22 @@ function find(names) {
   return names.find((name) => name.startsWith('/') && existsSync(name));
 }
 
+/** A Python that has matrix-nio with its encryption, in `.cache/`. */
+export async function nio() {
+  const version = '0.26.0';
+  const home = path('.cache', `nio-${version}`);
+  const python = `${home}/bin/python`;
+  const works = () => run(python, ['-c', 'import nio, vodozemac'], { quiet: true, mayFail: true });
+  if ((await works()).code === 0) return python;
+  console.log(`Installing matrix-nio ${version} into .cache (once)`);
+  const made = await run('python3', ['-m', 'venv', '--clear', home], { quiet: true, mayFail: true });
+  if (made.code !== 0) {
+    throw new CommandFailed(`The tests with matrix-nio need Python 3.10 or newer with its venv module (Debian and Ubuntu: sudo apt-get install python3-venv).\n${made.output}`);
+  }
+  await run(python, ['-m', 'pip', 'install', '--quiet', '--disable-pip-version-check', `matrix-nio[e2e]==${version}`]);
+  return python;
+}
+
 /** Everything but the browser. */
 export async function setup() {
   await npmPackages();

@@ -1,6 +1,6 @@
 // An unmodified Matrix client in a page, as a test drives it: matrix-js-sdk with its Rust encryption. The server may be the page's own or any other.
 
-import { ClientEvent, MemoryStore, MsgType, SyncState, createClient } from 'matrix-js-sdk';
+import { ClientEvent, EventTimelineSet, MemoryStore, MsgType, SyncState, createClient } from 'matrix-js-sdk';
 import { decodeRecoveryKey } from 'matrix-js-sdk/lib/crypto-api/recovery-key';
 
 let client;
@@ -166,6 +166,16 @@ const tests = {
     return roomId;
   },
 
+  /** Invites; gives what the server answered when it refused. */
+  async invite({ roomId, userId }) {
+    try {
+      await client.invite(roomId, userId);
+      return undefined;
+    } catch ({ httpStatus, errcode, data }) {
+      return { status: httpStatus, errcode, error: data?.error };
+    }
+  },
+
   async invited({ roomId }) {
     await until('the invitation', () => client.getRoom(roomId)?.getMyMembership() === 'invite');
   },
@@ -177,6 +187,27 @@ const tests = {
 
   async joined({ roomId, userId }) {
     await until(`${userId} to join`, () => client.getRoom(roomId)?.getMember(userId)?.membership === 'join');
+  },
+
+  /** Ends when `userId` has that membership, as far as this client knows. */
+  async isMember({ roomId, userId, membership }) {
+    await until(`${userId} to have the membership ${membership}`, () => client.getRoom(roomId)?.getMember(userId)?.membership === membership);
+  },
+
+  async kick({ roomId, userId, reason }) {
+    await client.kick(roomId, userId, reason);
+  },
+
+  async leave({ roomId }) {
+    await client.leave(roomId);
+    await until('the end of the membership', () => client.getRoom(roomId)?.getMyMembership() === 'leave');
+  },
+
+  /** The events around one, by id, as a client gets them that jumps to a link. */
+  async around({ roomId, eventId }) {
+    const jumped = new EventTimelineSet(client.getRoom(roomId), { timelineSupport: true }, client);
+    const timeline = await client.getEventTimeline(jumped, eventId);
+    return timeline.getEvents().map((event) => event.getId());
   },
 
   async send({ roomId, body }) {

@@ -1,6 +1,7 @@
 // A site with the package and the test client on it.
 
 import { cp, mkdir, readFile } from 'node:fs/promises';
+import { createRequire } from 'node:module';
 import { build } from 'esbuild';
 import { path } from '../../../scripts/lib/run.mjs';
 import { serve } from '../../../scripts/lib/serve.mjs';
@@ -11,15 +12,18 @@ const policy = "default-src 'none'; script-src 'self' 'unsafe-inline' 'unsafe-ev
 const obedient = `${html}<script>${Orders.script}</script>`;
 
 /**
- * Bundles the client and serves it; `/index.js`, the worker and the module are the built package's. `orders` has the pages under `/obedient` do things;
- * `/lost/` has the worker and not the module, and `/strict/` a policy that forbids requests.
+ * Bundles the client with the SDK of that name in `node_modules` and serves it; `/index.js`, the worker and the module are the built package's. `orders` has the pages under
+ * `/obedient` do things; `/lost/` has the worker and not the module, and `/strict/` a policy that forbids requests.
  */
-export async function clientSite() {
-  const directory = path('.cache', 'client');
+export async function clientSite({ sdk = 'matrix-js-sdk' } = {}) {
+  const directory = path('.cache', 'client', sdk);
   const crypto = 'pkg/matrix_sdk_crypto_wasm_bg.wasm';
+  // Each version of the SDK has one of its own encryption.
+  const resolved = createRequire(path('node_modules', sdk, 'package.json')).resolve('@matrix-org/matrix-sdk-crypto-wasm');
+  const cryptoPackage = resolved.slice(0, resolved.lastIndexOf('matrix-sdk-crypto-wasm') + 'matrix-sdk-crypto-wasm'.length);
   await mkdir(`${directory}/pkg`, { recursive: true });
-  await build({ entryPoints: [path('tests', 'browser', 'client', 'client.mjs')], outfile: `${directory}/client.js`, bundle: true, format: 'esm', target: 'es2022', logLevel: 'error' });
-  await cp(path('node_modules', '@matrix-org', 'matrix-sdk-crypto-wasm', crypto), `${directory}/${crypto}`);
+  await build({ entryPoints: [path('tests', 'browser', 'client', 'client.mjs')], outfile: `${directory}/client.js`, bundle: true, format: 'esm', target: 'es2022', logLevel: 'error', alias: { 'matrix-js-sdk': path('node_modules', sdk) } });
+  await cp(`${cryptoPackage}/${crypto}`, `${directory}/${crypto}`);
   const own = { '/client.js': 'text/javascript', [`/${crypto}`]: 'application/wasm' };
   const orders = new Orders();
   const site = await serve(path('dist'), {
