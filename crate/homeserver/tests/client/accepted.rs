@@ -142,5 +142,5 @@ fn a_backup_is_of_any_algorithm() {
         server.put(&alice, &path, key.clone()).ok();
         assert_eq!(server.get(&alice, &path).ok(), key);
     }
-    server.post(&alice, &format!("{V3}/room_keys/version"), json!({ "algorithm": "org.example.new" })).fails(400, "M_BAD_JSON");
+    assert_eq!(server.post(&alice, &format!("{V3}/room_keys/version"), json!({ "algorithm": "org.example.new" })).status, 400);
 }
