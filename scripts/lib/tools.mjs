@@ -53,7 +53,7 @@ export async function firefox() {
 
 /** WebKitGTK's driver, its small browser, and a display for them, as `chromium` finds its program. `WEBKIT_BROWSER` is another browser of WebKitGTK. */
 export async function webkit() {
-  const packages = ['webkit2gtk-driver', 'xvfb', 'xauth'];
+  const packages = ['webkit2gtk-driver', 'xvfb', 'xauth', 'libgl1-mesa-dri', 'gstreamer1.0-gl'];
   const driver = await program('WebKitGTK', ['WebKitWebDriver'], packages);
   const display = await program('WebKitGTK', ['xvfb-run'], packages);
   const browser = process.env.WEBKIT_BROWSER ?? miniBrowser();
