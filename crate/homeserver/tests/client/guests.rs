@@ -111,7 +111,8 @@ fn guests_reach_what_the_specification_lists() {
         POST /rooms/{}/join | POST /join/{} | POST /rooms/{}/leave | PUT /rooms/{}/send/{}/{} | PUT /rooms/{}/state/{} | PUT /rooms/{}/state/{}/{}
         PUT /sendToDevice/{}/{}
         PUT /profile/{}/{} | DELETE /profile/{}/{} | GET /devices | GET /devices/{} | PUT /devices/{} | GET /account/whoami
-        POST /keys/upload | POST /keys/query | POST /keys/claim";
+        POST /keys/upload | POST /keys/query | POST /keys/claim
+        GET /media/download/{}/{} | GET /media/download/{}/{}/{}";
     // Who asks is of no matter to these.
     const FOR_ALL: &str = "
         GET /versions | GET /login | POST /login | POST /register | GET /register/available | GET /register/m.login.registration_token/validity
