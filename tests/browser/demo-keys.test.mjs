@@ -2,7 +2,7 @@
 
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
-import { choose, demo, dialog, logIn, makeRoom, message, messages, say } from './demo.mjs';
+import { choose, demo, dialog, join, logIn, makeRoom, message, messages, say } from './demo.mjs';
 
 const use = demo();
 const limit = { timeout: 180_000 };
@@ -167,6 +167,20 @@ test('who has lost the recovery key is told what that costs, and can start anew'
   await enterKey(page, key);
   await openRoom(page, 'Attic');
   await messages(page).getByText('new letters').waitFor();
+});
+
+test('who is invited later can read what was said before', limit, async () => {
+  const page = await use.person('gesa');
+  const guest = await use.person('henk');
+  await makeRoom(page, 'Minutes');
+  await say(page, 'said before');
+  await page.getByRole('button', { name: 'Invite somebody' }).click();
+  await page.getByLabel('User name').fill('henk');
+  await page.getByRole('button', { name: 'Invite', exact: true }).click();
+  await join(guest, 'Minutes');
+  await messages(guest).getByText('said before').waitFor();
+  await say(page, 'said after');
+  await messages(guest).getByText('said after').waitFor();
 });
 
 test('logging in with the password again goes on with the keys that this browser has', limit, async () => {
