@@ -3,6 +3,7 @@
 import assert from 'node:assert/strict';
 import { beforeEach, test } from 'node:test';
 import { answer } from '../../worker/service/answer.ts';
+import { Rest } from '../../worker/service/body.ts';
 import { engine, freshServer, scope } from './scope.mjs';
 
 const path = '/_matrix/client/v3/x';
@@ -179,4 +180,17 @@ test('an answer that is there as a whole leaves to its end whatever becomes of t
   assert.deepEqual([...(await reader.read()).value], [3]);
   assert.equal((await reader.read()).done, true);
   assert.equal(large.freed, 1);
+});
+
+test('a body that pauses for ever, or whose request is given up, is not waited for and is no whole body', async (t) => {
+  t.mock.timers.enable({ apis: ['setTimeout'] });
+  const silent = () => new ReadableStream({ pull: () => new Promise(() => undefined) }).getReader();
+  const paused = new Rest(silent(), new AbortController().signal).next();
+  t.mock.timers.tick(60_000);
+  await assert.rejects(paused, /did not arrive in time/);
+
+  const page = new AbortController();
+  const givenUp = new Rest(silent(), page.signal).next();
+  page.abort();
+  await assert.rejects(givenUp, { name: 'AbortError' });
 });

@@ -6,6 +6,9 @@ import { type Pieces } from 'ephapse:glue';
 /** What is larger than this comes and goes in pieces. */
 const small = 64 * 1024;
 
+/** So many milliseconds a body may pause. Chromium tells nobody of a request that its page gave up: its stream stays as it is. */
+const patience = 60_000;
+
 /** What the engine has not been given yet of a body. It can be read once, so that a request with one is not repeated once that was begun. */
 export class Rest {
   begun = false;
@@ -19,12 +22,20 @@ export class Rest {
     givenUp.addEventListener('abort', () => { this.cancel(); }, { once: true });
   }
 
-  /** The next chunk; `undefined` at the end. Rejects when the page gave the request up. */
+  /** The next chunk; `undefined` at the end. Rejects when the page gave the request up, or pauses for too long. */
   async next(): Promise<Uint8Array | undefined> {
     this.begun = true;
-    const { value } = await this.#reader.read();
-    this.#givenUp.throwIfAborted();
-    return value;
+    let late: ReturnType<typeof setTimeout> | undefined;
+    const tooLate = new Promise<never>((_, reject) => {
+      late = setTimeout(() => { reject(new Error('the body did not arrive in time')); }, patience);
+    });
+    try {
+      const { value } = await Promise.race([this.#reader.read(), tooLate]);
+      this.#givenUp.throwIfAborted();
+      return value;
+    } finally {
+      clearTimeout(late);
+    }
   }
 
   /** Lets the browser drop what nobody will read. */

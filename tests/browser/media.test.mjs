@@ -1,0 +1,254 @@
+// Files in the service worker, in a real Chromium: a picture up and down, 100 MiB with little of them in memory, what may not run, and what is cut off.
+
+import assert from 'node:assert/strict';
+import { test as anyTest } from 'node:test';
+import { Server } from '../serve/server.mjs';
+import { launch, stopWorkers } from './browser.mjs';
+import { clientSite, clientTab } from './client/site.mjs';
+import { ok, openPage, packageSite, pause, register } from './site.mjs';
+
+const test = (name, body) => anyTest(name, { timeout: 240_000 }, body);
+const MIB = 1 << 20;
+
+/** A page of a site of its own, with a server and an account; what goes when the test ends. */
+async function begin(t, { quota } = {}) {
+  const site = await packageSite(t);
+  const browser = await launch();
+  t.after(() => browser.close());
+  if (quota) {
+    // Before anything is stored: Chromium remembers for a while how much room it found.
+    const devtools = await browser.context.newCDPSession(await browser.context.newPage());
+    await devtools.send('Storage.overrideQuotaForOrigin', { origin: site.url, quotaSize: quota });
+  }
+  const page = await openPage(browser.context, site);
+  const { access_token: token } = await register(page, 'alice');
+  await page.evaluate(helpers, token);
+  return { site, page, token };
+}
+
+/** Defines in the page what its tests use. */
+function helpers(token) {
+  const headers = { authorization: `Bearer ${token}` };
+  globalThis.token = token;
+  globalThis.hash = async (bytes) => Array.from(new Uint8Array(await crypto.subtle.digest('SHA-256', bytes)), (byte) => byte.toString(16).padStart(2, '0')).join('');
+  /** Bytes that nobody can compress. */
+  globalThis.noise = (length) => {
+    const bytes = new Uint8Array(length);
+    for (let at = 0; at < length; at += 65_536) crypto.getRandomValues(bytes.subarray(at, at + 65_536));
+    return bytes;
+  };
+  globalThis.upload = async (body, { type = 'application/octet-stream', name = 'file', signal } = {}) => {
+    const response = await globalThis.server.fetch(`/_matrix/media/v3/upload?filename=${encodeURIComponent(name)}`, { method: 'POST', headers: { ...headers, 'content-type': type }, body, signal });
+    return { status: response.status, ...await response.json() };
+  };
+  globalThis.download = (uri) => globalThis.server.fetch(`/_matrix/client/v1/media/download/${uri.slice('mxc://'.length)}`, { headers });
+  /** How many chunks are stored, and how much they take. */
+  globalThis.chunks = async () => {
+    const [{ name }] = await indexedDB.databases();
+    const database = await new Promise((resolve, reject) => {
+      const request = indexedDB.open(name);
+      request.onsuccess = () => resolve(request.result);
+      request.onerror = () => reject(request.error);
+    });
+    const request = database.transaction('chunks').objectStore('chunks').getAllKeys();
+    await new Promise((resolve) => { request.onsuccess = resolve; });
+    database.close();
+    return request.result.filter((key) => Array.isArray(key)).length;
+  };
+}
+
+async function until(page, what, look) {
+  for (let waited = 0; !(await look()); waited += 100) {
+    assert.ok(waited < 20_000, `waited in vain: ${what}`);
+    await pause(100);
+  }
+}
+
+test('a picture goes up and comes down, and a page shows it', async (t) => {
+  const { page } = await begin(t);
+  const shown = await page.evaluate(async () => {
+    const canvas = new OffscreenCanvas(320, 200);
+    canvas.getContext('2d').fillRect(10, 10, 100, 100);
+    const picture = await canvas.convertToBlob();
+    const { content_uri: uri } = await globalThis.upload(picture, { type: 'image/png', name: 'ein Bild.png' });
+    const response = await globalThis.download(uri);
+    const blob = await response.blob();
+    const image = new Image();
+    image.src = URL.createObjectURL(blob);
+    await image.decode();
+    const headers = Object.fromEntries(response.headers);
+    return { size: [image.naturalWidth, image.naturalHeight], headers, same: await globalThis.hash(await blob.arrayBuffer()) === await globalThis.hash(await picture.arrayBuffer()) };
+  });
+  assert.deepEqual(shown.size, [320, 200]);
+  assert.equal(shown.same, true);
+  assert.equal(shown.headers['content-type'], 'image/png');
+  assert.equal(shown.headers['content-disposition'], 'inline; filename="ein Bild.png"');
+  assert.equal(shown.headers['x-content-type-options'], 'nosniff');
+  assert.match(shown.headers['content-security-policy'], /^sandbox; default-src 'none'; script-src 'none';/);
+});
+
+test('100 MiB go up and down, and the engine holds no more than 4 MiB of them', async (t) => {
+  const { page } = await begin(t);
+  const run = (mebibytes) => page.evaluate(async (count) => {
+    const memory = async () => (await globalThis.server.status()).memoryBytes;
+    const before = await memory();
+    const parts = Array.from({ length: count }, () => globalThis.noise(1 << 20));
+    const file = new Blob(parts);
+    let most = before;
+    const watching = setInterval(async () => { most = Math.max(most, await memory()); }, 20);
+    const began = performance.now();
+    const { content_uri: uri, status } = await globalThis.upload(file);
+    const up = performance.now() - began;
+    if (status !== 200) throw new Error(`answered ${status}`);
+    const stored = await globalThis.chunks();
+    const response = await globalThis.download(uri);
+    let length = 0;
+    let equal = true;
+    const reader = response.body.getReader();
+    for (;;) {
+      const { done, value } = await reader.read();
+      if (done) break;
+      for (let at = 0; at < value.length;) {
+        const part = parts[Math.floor((length + at) / (1 << 20))];
+        const within = (length + at) % (1 << 20);
+        const end = Math.min(value.length, at + (1 << 20) - within);
+        for (let n = at; n < end; n += 997) equal &&= value[n] === part[within + n - at];
+        at = end;
+      }
+      length += value.length;
+    }
+    const down = performance.now() - began - up;
+    most = Math.max(most, await memory());
+    clearInterval(watching);
+    return { before, most, stored, length, equal, up, down };
+  }, mebibytes);
+  // What is used for the first time takes memory that stays.
+  await run(3);
+  const { before, most, stored, length, equal, up, down } = await run(100);
+  t.diagnostic(`module: ${before / MIB} MiB before, ${most / MIB} MiB at most; up ${Math.round(up)} ms, down ${Math.round(down)} ms`);
+  assert.deepEqual([length, equal, stored], [100 * MIB, true, 103]);
+  assert.ok(most - before <= 4 * MIB, `${before}, then ${most}`);
+});
+
+test('the worker takes no more of an upload than it stores', async (t) => {
+  const { page } = await begin(t);
+  const taken = await page.evaluate(async () => {
+    let given = 0;
+    let open = true;
+    const body = new ReadableStream({
+      pull: async (controller) => {
+        if (given === 40 << 20) { controller.close(); return; }
+        controller.enqueue(globalThis.noise(1 << 18));
+        given += 1 << 18;
+        if (given % (4 << 20) === 0) {
+          const stored = (await globalThis.chunks()) << 20;
+          open &&= given - stored < 8 << 20;
+        }
+      },
+    }, { highWaterMark: 0 });
+    const response = await globalThis.server.fetch('/_matrix/media/v3/upload', { method: 'POST', headers: { authorization: `Bearer ${globalThis.token}` }, body, duplex: 'half' });
+    return { open, given, status: response.status };
+  });
+  assert.deepEqual(taken, { open: true, given: 40 * MIB, status: 200 });
+});
+
+test('what could run is not given to pages, frames, scripts or workers', async (t) => {
+  const { page, site, token } = await begin(t);
+  const outcome = await page.evaluate(async (accessToken) => {
+    const script = 'globalThis.ran = true; self.postMessage?.("ran");';
+    const { content_uri: uri } = await globalThis.upload(new Blob([script]), { type: 'text/javascript' });
+    const { content_uri: html } = await globalThis.upload(new Blob([`<script>parent.ran = true</script>`]), { type: 'text/html' });
+    const { content_uri: css } = await globalThis.upload(new Blob(['body { color: rgb(1, 2, 3) }']), { type: 'text/css' });
+    const at = (mxc) => `/_matrix/client/v1/media/download/${mxc.slice('mxc://'.length)}?access_token=${accessToken}`;
+    const loaded = (element) => new Promise((resolve) => {
+      element.onload = () => resolve('loaded');
+      element.onerror = () => resolve('refused');
+      document.body.append(element);
+    });
+    const make = (name, properties) => Object.assign(document.createElement(name), properties);
+    const frame = make('iframe', { src: at(html) });
+    await loaded(frame);
+    const worker = new Worker(at(uri));
+    const inWorker = await new Promise((resolve) => {
+      worker.onmessage = () => resolve('ran');
+      worker.onerror = () => resolve('refused');
+    });
+    return {
+      script: await loaded(make('script', { src: at(uri) })),
+      module: await import(at(uri)).then(() => 'loaded', () => 'refused'),
+      style: await loaded(make('link', { rel: 'stylesheet', href: at(css) })),
+      object: await loaded(make('object', { data: at(html) })),
+      frame: frame.contentDocument?.body?.textContent ?? 'another origin',
+      inWorker,
+      ran: globalThis.ran === true,
+      fetched: (await fetch(at(html))).status,
+    };
+  }, token);
+  const refused = '"M_FORBIDDEN"';
+  assert.ok(outcome.frame.includes(refused) || outcome.frame === 'another origin', outcome.frame);
+  assert.deepEqual({ ...outcome, frame: '' }, { script: 'refused', module: 'refused', style: 'refused', object: outcome.object, frame: '', inWorker: 'refused', ran: false, fetched: 200 });
+  const uri = await page.evaluate(async () => (await globalThis.upload(new Blob(['<script>1</script>']), { type: 'text/html' })).content_uri);
+  const opened = await page.context().newPage();
+  const response = await opened.goto(`${site.url}/_matrix/client/v1/media/download/${uri.slice('mxc://'.length)}?access_token=${token}`);
+  assert.equal(response.status(), 403);
+  await opened.close();
+});
+
+// Of a request that its page gave up Chromium tells the worker nothing (2026-11-30): of a Blob it sends the rest, and a stream pauses for ever.
+test('an upload that breaks off, or whose worker is ended, leaves nothing', async (t) => {
+  const { page, token } = await begin(t);
+  /** Uploads 6 MiB of a file; the rest breaks off when three chunks are stored, or never comes. */
+  const half = (breaksOff) => page.evaluate(async (breaks) => {
+    let sent = 0;
+    const body = new ReadableStream({
+      pull: async (stream) => {
+        if (sent < 6 << 20) {
+          stream.enqueue(globalThis.noise(1 << 18));
+          sent += 1 << 18;
+          return;
+        }
+        while ((await globalThis.chunks()) < 3) await new Promise((resolve) => setTimeout(resolve, 5));
+        if (breaks) stream.error(new Error('gone'));
+        else await new Promise(() => undefined);
+      },
+    }, { highWaterMark: 0 });
+    const headers = { authorization: `Bearer ${globalThis.token}` };
+    return globalThis.server.fetch('/_matrix/media/v3/upload', { method: 'POST', headers, body, duplex: 'half' }).then(({ status }) => status, (error) => error.name);
+  }, breaksOff);
+  const stored = () => page.evaluate(() => globalThis.chunks());
+
+  assert.equal(await half(true), 400);
+  await until(page, 'what broke off goes', async () => (await stored()) === 0);
+
+  const uploading = half(false);
+  await until(page, 'some is stored', async () => (await stored()) >= 3);
+  await stopWorkers(page);
+  assert.equal(await uploading, 'TypeError');
+  assert.ok((await stored()) >= 3, 'the test would show nothing otherwise');
+  await ok(page, token, 'GET', '/account/whoami');
+  await until(page, 'what the worker left goes', async () => (await stored()) === 0);
+});
+
+test('where storage is full an upload is refused with a word on who helps, and leaves nothing', async (t) => {
+  const { page } = await begin(t, { quota: 64_000_000 });
+  const answer = await page.evaluate(() => globalThis.upload(new Blob(Array.from({ length: 90 }, () => globalThis.noise(1 << 20)))));
+  assert.deepEqual([answer.status, answer.errcode], [403, 'M_RESOURCE_LIMIT_EXCEEDED'], JSON.stringify(answer));
+  assert.ok(answer.admin_contact);
+  assert.equal(await page.evaluate(() => globalThis.chunks()), 0);
+});
+
+for (const where of ['the service worker', 'ephapse serve']) {
+  test(`matrix-js-sdk uploads to ${where}, and downloads with a token`, async (t) => {
+    const site = await clientSite();
+    t.after(() => site.close());
+    const browser = await launch();
+    t.after(() => browser.close());
+    const failures = [];
+    const tab = await clientTab(browser.context, site, { failures });
+    const baseUrl = where === 'ephapse serve' ? (await Server.start(t)).url : await tab.call('startServer');
+    const session = await tab.call('register', { baseUrl, user: 'alice', password: 'correct horse battery staple' });
+    const { limit, same, type } = await tab.call('uploadAndDownload', { ...session, bytes: 3_000_000 });
+    assert.deepEqual({ limit, same, type }, { limit: 100 * MIB, same: true, type: 'image/png' });
+    assert.deepEqual(failures, []);
+  });
+}
