@@ -36,8 +36,9 @@ const named = {
 /** What an algorithm that the server need not know makes of its own data. */
 const opaque = { type: 'either', choices: [{ type: 'String' }, { type: 'object', properties: [], others: undefined }] };
 
-/** Where other servers take more than the specification says, and clients may rely on it. */
-const wider = [
+/** What the specification says in words, and what other servers take beyond it. */
+const otherwise = [
+  ...['m.fully_read', 'm.read', 'm.read.private'].map((property) => ({ path: 'rooms/{}/read_markers', property, schema: { type: 'EventId' } })),
   // Synapse keeps backups of every algorithm.
   { path: 'room_keys/version', property: 'algorithm', schema: { type: 'String' } },
   { path: 'room_keys/version/{}', property: 'algorithm', schema: { type: 'String' } },
@@ -234,7 +235,7 @@ function endpoint({ method, path, file, route, parameters, operation }) {
   const body = content === undefined ? { type: 'object', properties: [] } : simple(content, file);
   if (body.type !== 'object') throw new Error(`${method} ${path}: the body is of type ${body.type}`);
   const short = path.replace(/^\/_matrix\/client\/[^/]*\//, '');
-  for (const { property, schema } of wider.filter((wide) => wide.path === short)) {
+  for (const { property, schema } of otherwise.filter((other) => other.path === short)) {
     for (const found of body.properties.filter(({ name }) => name === property)) found.value = schema;
   }
   return { method, full: path, path: short, inPath, inQuery: inQuery.sort((a, b) => (a.name < b.name ? -1 : 1)), body };

@@ -64,13 +64,10 @@ impl Error {
         Self::new(StatusCode::BAD_REQUEST, ErrorKind::NotJson, format!("this is not JSON: {reason}"))
     }
 
-    /// 400 for JSON, or a path or query, that is not what a type of ours reads: M_MISSING_PARAM where something is missing, M_BAD_JSON otherwise.
+    /// 400 M_BAD_JSON for JSON that is not what a type of ours reads.
     pub fn unreadable(error: &serde_json::Error) -> Self {
         let text = error.to_string();
-        match missing(&text) {
-            Some(field) => Self::missing_param(format!("{field} is missing")),
-            None => Self::bad_json(format!("this cannot be read: {text}")),
-        }
+        Self::bad_json(missing(&text).map_or_else(|| format!("this cannot be read: {text}"), |field| format!("{field} is missing")))
     }
 
     /// 400 M_INVALID_SIGNATURE.

@@ -545,15 +545,15 @@ fn parse<R: IncomingRequest>(asked: &Asked) -> Result<R> {
 #[inline(never)]
 fn parse_error(error: FromHttpRequestError, body: &[u8]) -> Error {
     match error {
-        FromHttpRequestError::Deserialization(DeserializationError::Json(error)) => match serde_json::from_slice::<serde::de::IgnoredAny>(body) {
-            Err(error) => Error::not_json(error),
-            Ok(_) => Error::unreadable(&error),
-        },
         FromHttpRequestError::Deserialization(error) => {
             let text = error.to_string();
-            match error::missing(&text) {
-                Some(field) => Error::missing_param(format!("{field} is missing")),
-                None => Error::invalid_param(format!("the path or the query cannot be read: {text}")),
+            match (error, error::missing(&text)) {
+                (_, Some(field)) => Error::missing_param(format!("{field} is missing")),
+                (DeserializationError::Json(error), None) => match serde_json::from_slice::<serde::de::IgnoredAny>(body) {
+                    Err(error) => Error::not_json(error),
+                    Ok(_) => Error::unreadable(&error),
+                },
+                (_, None) => Error::invalid_param(format!("the path or the query cannot be read: {text}")),
             }
         }
         FromHttpRequestError::MethodMismatch { .. } => Error::wrong_method(),

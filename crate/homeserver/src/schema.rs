@@ -114,7 +114,8 @@ impl Schema {
 /// Refuses what the specification says cannot be: of the path's parameters, which are given as `arguments`, of the query's, and of the body, which always is an
 /// object. 400 M_INVALID_PARAM, M_BAD_JSON or M_NOT_JSON.
 pub fn check(method: &Method, uri: &Uri, arguments: &[String], body: &[u8]) -> Result<()> {
-    let endpoint = ENDPOINTS.iter().find(|endpoint| endpoint.method == method.as_str() && is_at(endpoint.path, uri.path()));
+    let path = behind_version(uri.path());
+    let endpoint = path.and_then(|path| ENDPOINTS.iter().find(|endpoint| endpoint.method == method.as_str() && is_at(endpoint.path, path)));
     if let Some(endpoint) = endpoint {
         for (schema, argument) in endpoint.arguments.iter().zip(arguments) {
             schema.check_parameter(argument).map_err(|wrong| Error::invalid_param(format!("a part of the path must be {}", wrong.expected())))?;
@@ -145,11 +146,16 @@ fn check_query(parameters: &[(&str, Schema)], query: &str) -> Result<()> {
     Ok(())
 }
 
-/// Whether a path is one of those that `pattern` stands for, in any version of the API. What was a proposal has the proposal's name before it.
-fn is_at(pattern: &str, path: &str) -> bool {
-    let Some((version, path)) = path.strip_prefix("/_matrix/client/").and_then(|path| path.split_once('/')) else { return false };
+/// What follows the version of the API in a path. What was a proposal has the proposal's name before it.
+fn behind_version(path: &str) -> Option<&str> {
+    let (version, path) = path.strip_prefix("/_matrix/client/")?.split_once('/')?;
     let proposal = if version == "unstable" { path.split_once('/').filter(|(proposal, _)| proposal.contains('.')) } else { None };
-    let (mut pattern, mut path) = (pattern.split('/'), proposal.map_or(path, |(_, path)| path).split('/'));
+    Some(proposal.map_or(path, |(_, path)| path))
+}
+
+/// Whether a path is one of those that `pattern` stands for.
+fn is_at(pattern: &str, path: &str) -> bool {
+    let (mut pattern, mut path) = (pattern.split('/'), path.split('/'));
     loop {
         match (pattern.next(), path.next()) {
             (None, None) => return true,

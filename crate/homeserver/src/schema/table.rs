@@ -399,7 +399,7 @@ pub static ENDPOINTS: &[Endpoint] = &[
         path: "rooms/{}/read_markers",
         arguments: &[RoomId],
         query: &[],
-        body: Object(&[Optional("m.fully_read", String), Optional("m.read", String), Optional("m.read.private", String)], None),
+        body: Object(&[Optional("m.fully_read", EventId), Optional("m.read", EventId), Optional("m.read.private", EventId)], None),
     },
     Endpoint {
         method: "POST",

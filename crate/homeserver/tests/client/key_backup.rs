@@ -29,7 +29,7 @@ fn versions_are_found_changed_deleted_and_never_used_again() {
     let path = format!("{VERSION}/{first}");
     server.put(&alice, &path, json!({ "algorithm": "other", "auth_data": {} })).fails(400, "M_INVALID_PARAM");
     server.put(&alice, &path, json!({ "algorithm": ALGORITHM, "auth_data": {}, "version": "77" })).fails(400, "M_INVALID_PARAM");
-    server.put(&alice, &path, json!({ "algorithm": ALGORITHM })).fails(400, "M_MISSING_PARAM");
+    server.put(&alice, &path, json!({ "algorithm": ALGORITHM })).fails(400, "M_BAD_JSON");
     server.put(&alice, &path, json!({ "algorithm": ALGORITHM, "auth_data": { "public_key": "new" }, "version": first })).ok();
     assert_eq!(server.get(&alice, &path).ok()["auth_data"], json!({ "public_key": "new" }));
     let second = create(&server, &alice);

@@ -102,7 +102,7 @@ fn identity_keys_are_those_of_the_device_and_their_signatures_for_others_to_veri
     let right = device_keys(&alice, &key);
     let mut incomplete = right.clone();
     incomplete.as_object_mut().expect("an object").remove("keys");
-    upload(&incomplete).fails(400, "M_MISSING_PARAM");
+    upload(&incomplete).fails(400, "M_BAD_JSON");
     let mut wrongly_signed = right.clone();
     wrongly_signed["algorithms"] = json!([]);
     let mut unsigned = right.clone();
