@@ -12,8 +12,8 @@ const policy = "default-src 'none'; script-src 'self' 'unsafe-inline' 'unsafe-ev
 const obedient = `${html}<script>${Orders.script}</script>`;
 
 /**
- * Bundles the client with the SDK of that name in `node_modules` and serves it; `/index.js`, the worker and the module are the built package's. `orders` has the pages under
- * `/obedient` do things; `/lost/` has the worker and not the module, and `/strict/` a policy that forbids requests.
+ * Bundles the client with the SDK of that name in `node_modules` and serves it; `/index.js`, the worker and the module are the built package's. `orders` has
+ * the pages under `/obedient` do things; `/lost/` has the worker and not the module, and `/strict/` a policy that forbids requests.
  */
 export async function clientSite({ sdk = 'matrix-js-sdk' } = {}) {
   const directory = path('.cache', 'client', sdk);
