@@ -1,7 +1,8 @@
 //! The one place where what went wrong becomes an errcode and an HTTP status.
 
-use crate::config::Config;
+use crate::{config::Config, damaged::Damaged, request_log::RequestLog};
 use ephapse_store::StoreError;
+use ruma::RoomId;
 use ruma::api::{
     OutgoingResponseExt,
     client::uiaa::UiaaInfo,
@@ -21,6 +22,8 @@ pub enum Error {
     Interactive(Box<UiaaInfo>),
     /// The store could not do its part.
     Store(StoreError),
+    /// Something stored cannot be read; the text is for the log.
+    Damaged(Damaged),
     /// An invariant of ours is broken; the text is for the log.
     Internal(String),
 }
@@ -118,19 +121,28 @@ impl Error {
         Self::new(StatusCode::TOO_MANY_REQUESTS, ErrorKind::LimitExceeded(data), "too many requests")
     }
 
-    /// The answer; the configuration says what is told when storage is full.
-    pub(crate) fn into_response(self, config: &Config) -> http::Response<Vec<u8>> {
+    /// Says in which room something stored is damaged.
+    pub(crate) fn in_room(self, room: &RoomId) -> Self {
+        match self {
+            Self::Damaged(damaged) => Self::Damaged(Damaged::new(format!("room {room}"), damaged)),
+            Self::Store(StoreError::Unreadable(damaged)) => Self::Damaged(Damaged::new(format!("room {room}"), damaged)),
+            other => other,
+        }
+    }
+
+    /// The answer to the request that `log` tells of; the configuration says what is told when storage is full.
+    pub(crate) fn into_response(self, config: &Config, log: &RequestLog) -> http::Response<Vec<u8>> {
         let answer = match self {
             Self::Matrix(error) => error.try_into_http_response(),
             Self::Interactive(info) => return interactive(&info),
-            Self::Store(error) => store_error(error, config).try_into_http_response(),
-            Self::Internal(text) => {
-                tracing::error!("{text}");
+            Self::Store(error) => store_error(error, config, log).try_into_http_response(),
+            error @ (Self::Damaged(_) | Self::Internal(_)) => {
+                log.error(&error);
                 unknown("the server made a mistake").try_into_http_response()
             }
         };
         answer.unwrap_or_else(|error| {
-            tracing::error!("an error cannot be written: {error}");
+            log.error(&format_args!("an error cannot be written: {error}"));
             let mut response = http::Response::new(br#"{"errcode":"M_UNKNOWN","error":"the server made a mistake"}"#.to_vec());
             *response.status_mut() = StatusCode::INTERNAL_SERVER_ERROR;
             response
@@ -181,7 +193,7 @@ fn unknown(message: &str) -> MatrixError {
     MatrixError::new(StatusCode::INTERNAL_SERVER_ERROR, ErrorBody::Standard(StandardErrorBody::new(ErrorKind::Unknown, message.to_owned())))
 }
 
-fn store_error(error: StoreError, config: &Config) -> MatrixError {
+fn store_error(error: StoreError, config: &Config, log: &RequestLog) -> MatrixError {
     use ruma::api::error::ResourceLimitExceededErrorData;
     match error {
         StoreError::QuotaExceeded => {
@@ -189,12 +201,16 @@ fn store_error(error: StoreError, config: &Config) -> MatrixError {
             MatrixError::new(StatusCode::FORBIDDEN, ErrorBody::Standard(StandardErrorBody::new(kind, config.storage_full.clone())))
         }
         StoreError::Fenced | StoreError::Closed | StoreError::RolledBack => {
-            tracing::warn!("{error}");
+            log.warn(&error);
             let body = StandardErrorBody::new(ErrorKind::Unknown, "the server is restarting: try again".to_owned());
             MatrixError::new(StatusCode::SERVICE_UNAVAILABLE, ErrorBody::Standard(body))
         }
+        StoreError::Unreadable(_) => {
+            log.error(&error);
+            unknown("the server made a mistake")
+        }
         StoreError::NewerFormat { .. } | StoreError::InUse | StoreError::Damaged { .. } | StoreError::Platform(_) => {
-            tracing::error!("{error}");
+            log.error(&error);
             unknown("the server's storage failed")
         }
     }
@@ -206,6 +222,7 @@ impl fmt::Display for Error {
             Self::Matrix(error) => f.write_str(message(error)),
             Self::Interactive(_) => f.write_str("this request needs user-interactive authentication"),
             Self::Store(error) => error.fmt(f),
+            Self::Damaged(damaged) => damaged.fmt(f),
             Self::Internal(text) => f.write_str(text),
         }
     }
@@ -220,6 +237,12 @@ fn message(error: &MatrixError) -> &str {
 }
 
 impl std::error::Error for Error {}
+
+impl From<Damaged> for Error {
+    fn from(damaged: Damaged) -> Self {
+        Self::Damaged(damaged)
+    }
+}
 
 impl From<StoreError> for Error {
     fn from(error: StoreError) -> Self {

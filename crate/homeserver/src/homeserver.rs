@@ -11,6 +11,7 @@ use crate::{
     media::Uploads,
     notify::Notify,
     position::{Position, Positions, Token},
+    request_log::RequestLog,
     room::Rooms,
     router::{Entrance, LARGEST_OF_STRANGERS, Once, Router},
     stream::{Ground, Stream, StreamStatus, Streams},
@@ -217,12 +218,13 @@ impl Homeserver {
     /// Answers one request. The answer leaves only when everything it could have seen or done is durable. What can be refused without the request's body is
     /// refused before any of it is read.
     pub async fn handle(self: &Rc<Self>, entrance: Entrance, request: Request<Body>) -> Response<Body> {
+        let log = Rc::new(RequestLog::new(request.method()));
         let mut response = if request.method() == Method::OPTIONS {
             Response::new(Body::from(""))
         } else {
-            match self.answer(entrance, request).await {
+            match self.answer(entrance, request, &log).await {
                 Ok(response) => response,
-                Err(error) => error.into_response(&self.config).map(Body::from),
+                Err(error) => error.into_response(&self.config, &log).map(Body::from),
             }
         };
         self.clear_when_due();
@@ -270,7 +272,7 @@ impl Homeserver {
     }
 
     /// The request with all of its body.
-    async fn arrived(self: &Rc<Self>, request: Request<Body>) -> Result<Request<Bytes>> {
+    async fn arrived(self: &Rc<Self>, request: Request<Body>, log: &RequestLog) -> Result<Request<Bytes>> {
         let (parts, body) = request.into_parts();
         let body = match body {
             // "Content in a GET or HEAD request has no generally defined semantics" (RFC 9110, 9.3), and no endpoint gives it any.
@@ -279,7 +281,7 @@ impl Homeserver {
             Body::Whole(bytes) if bytes.len() <= LARGEST_OF_STRANGERS.min(self.config.largest_body) => bytes,
             body => {
                 let generation = self.fresh_generation();
-                let limit = match self.router.admit(self, &parts).await {
+                let limit = match self.router.admit(self, &parts, log).await {
                     Ok(limit) => limit,
                     Err(error) => {
                         self.durable_since(generation).await?;
@@ -295,30 +297,30 @@ impl Homeserver {
         Ok(Request::from_parts(parts, body))
     }
 
-    async fn answer(self: &Rc<Self>, entrance: Entrance, request: Request<Body>) -> Result<Response<Body>> {
+    async fn answer(self: &Rc<Self>, entrance: Entrance, request: Request<Body>, log: &Rc<RequestLog>) -> Result<Response<Body>> {
         if entrance == Entrance::Peer {
             return Err(Error::unrecognized());
         }
-        match self.router.once(request.method(), request.uri().path()) {
-            Some(endpoint) => self.answer_once(endpoint?, request).await,
-            None => Ok(self.answer_whole(request).await?.map(Body::from)),
+        match self.router.once(request.method(), request.uri().path(), log) {
+            Some(endpoint) => self.answer_once(endpoint?, request, log).await,
+            None => Ok(self.answer_whole(request, log).await?.map(Body::from)),
         }
     }
 
     /// Has a handler answer that runs once.
-    async fn answer_once(self: &Rc<Self>, endpoint: Once, request: Request<Body>) -> Result<Response<Body>> {
+    async fn answer_once(self: &Rc<Self>, endpoint: Once, request: Request<Body>, log: &Rc<RequestLog>) -> Result<Response<Body>> {
         let begun = self.fresh_generation();
         let reads_only = reads_only(request.method());
-        let answer = self.run(endpoint.handle(self.clone(), request), &Rc::new(Writes::default())).await;
+        let answer = self.run(endpoint.handle(self.clone(), request, log), &Rc::new(Writes::default()), log).await;
         // What takes a body waits for its writes itself, and looks again at what it stands on when the body is there, which may take long.
         self.durable_since(if reads_only { begun } else { self.store.generation() }).await?;
         answer
     }
 
     /// Has a handler answer that is given all of the request's body, and may run again.
-    async fn answer_whole(self: &Rc<Self>, request: Request<Body>) -> Result<Response<Vec<u8>>> {
+    async fn answer_whole(self: &Rc<Self>, request: Request<Body>, log: &Rc<RequestLog>) -> Result<Response<Vec<u8>>> {
         // Nothing is remembered of a request until its body is there: it may take long, and what it says counts from then on.
-        let request = self.arrived(request).await?;
+        let request = self.arrived(request, log).await?;
         let reads_only = reads_only(request.method());
         for attempt in 1.. {
             let generation = self.fresh_generation();
@@ -326,7 +328,7 @@ impl Homeserver {
                 self.positions.found_newest(tables::NEWEST_POSITION.get(&*self.store, &()).await?.unwrap_or_default());
             }
             let writes = Rc::new(Writes::default());
-            let answer = self.run(self.router.handle(self.clone(), request.clone()), &writes).await;
+            let answer = self.run(self.router.handle(self.clone(), request.clone(), log), &writes, log).await;
             let Err(error) = self.durable_since(generation).await else { return answer };
             if attempt < ATTEMPTS && (reads_only || writes.are_none()) {
                 continue;
@@ -357,12 +359,17 @@ impl Homeserver {
     }
 
     /// A panic costs one request: it is answered 500, and everything in memory is read anew from disk.
-    async fn run<T>(self: &Rc<Self>, handling: impl Future<Output = Result<Response<T>>>, writes: &Rc<Writes>) -> Result<Response<T>> {
+    async fn run<T>(
+        self: &Rc<Self>,
+        handling: impl Future<Output = Result<Response<T>>>,
+        writes: &Rc<Writes>,
+        log: &Rc<RequestLog>,
+    ) -> Result<Response<T>> {
         let mut handling = pin!(AssertUnwindSafe(handling).catch_unwind());
         let handled = poll_fn(|context| {
             // There is one thread: what is handed in while this is polled is the request's own.
             self.writes.replace(Some(writes.clone()));
-            let polled = handling.as_mut().poll(context);
+            let polled = log.during(|| handling.as_mut().poll(context));
             self.writes.take();
             polled
         });
@@ -475,7 +482,7 @@ impl Homeserver {
 
     /// Whether a request's body is passed on as it comes: then a mebibyte or two of it are held at a time, and not all of it.
     pub fn takes_stream(&self, method: &Method, path: &str) -> bool {
-        *method == Method::POST && self.router.once(method, path).is_some()
+        *method == Method::POST && self.router.once(method, path, &RequestLog::new(method)).is_some()
     }
 
     /// The path of the endpoint that a request is for, in ruma's spelling: says what was asked for, and nothing of whom or what it was about.

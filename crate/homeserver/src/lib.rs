@@ -8,16 +8,19 @@ extern crate self as ephapse_homeserver;
 mod body;
 mod cache;
 pub mod config;
+mod damaged;
 pub mod error;
 mod homeserver;
 pub mod host;
 pub mod identity;
+mod json;
 mod locks;
 mod position;
 #[cfg(test)]
 #[path = "../tests/client/property.rs"]
 mod property;
 mod property_paths;
+mod request_log;
 mod router;
 mod schema;
 pub mod tables;

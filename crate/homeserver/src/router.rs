@@ -7,6 +7,8 @@ use crate::{
     client,
     error::{self, Error, Result},
     homeserver::Homeserver,
+    json,
+    request_log::RequestLog,
     schema,
     tables::{self, Session},
 };
@@ -146,6 +148,7 @@ impl Asked {
         if str::from_utf8(self.body()).is_err() {
             return Err(Error::not_json("it is not UTF-8"));
         }
+        json::check(self.body()).map_err(|unfit| Error::bad_json(format!("this body cannot be read by everybody: {unfit}")))?;
         schema::check(self.request.method(), parseable.uri_ref().unwrap_or(self.request.uri()), &self.arguments, self.body())?;
         let parseable = parseable.body(self.body()).map_err(|error| Error::invalid_param(error.to_string()))?;
         Ok((parseable, self.arguments.iter().map(String::as_str).collect()))
@@ -161,6 +164,8 @@ impl Asked {
 /// What is done for a path and method.
 #[derive(Clone)]
 struct Endpoint {
+    /// With names in braces, as the log says it.
+    path: &'static str,
     handler: Handler,
     callers: Callers,
     bound: Bound,
@@ -169,6 +174,7 @@ struct Endpoint {
 /// What is done for a path and method whose bodies are passed on as they come.
 #[derive(Clone)]
 struct OnceEndpoint {
+    path: &'static str,
     handler: OnceHandler,
     callers: Callers,
 }
@@ -263,10 +269,13 @@ impl Router {
     }
 
     /// Answers `request`; errors are the caller's to write.
-    pub async fn handle(&self, hs: Rc<Homeserver>, request: Request<Bytes>) -> Result<Response<Vec<u8>>> {
+    pub async fn handle(&self, hs: Rc<Homeserver>, request: Request<Bytes>, log: &RequestLog) -> Result<Response<Vec<u8>>> {
         let generation = hs.fresh_generation();
-        let (endpoint, arguments) = self.find(request.method(), request.uri().path())?;
+        let (endpoint, arguments) = self.find(request.method(), request.uri().path(), log)?;
         let user = authenticate(&hs, endpoint.callers, request.headers(), request.uri()).await?;
+        if let Some((session, _)) = &user {
+            log.by(&session.user_id);
+        }
         if let Some((session, _)) = &user
             && request.method() == Method::GET
         {
@@ -278,16 +287,17 @@ impl Router {
 
     /// Refuses what can be refused before the body is read: no such endpoint, no valid access token, a guest's token. The token is looked at again when the
     /// body is there. Tells how many bytes the body may have.
-    pub async fn admit(&self, hs: &Homeserver, request: &Parts) -> Result<usize> {
-        let (endpoint, _) = self.find(&request.method, request.uri.path())?;
+    pub async fn admit(&self, hs: &Homeserver, request: &Parts, log: &RequestLog) -> Result<usize> {
+        let (endpoint, _) = self.find(&request.method, request.uri.path(), log)?;
         authenticate(hs, endpoint.callers, &request.headers, &request.uri).await?;
         Ok(endpoint.bound.bytes(hs))
     }
 
     /// The endpoint of a request whose bodies are passed on as they come; `None` for all others.
-    pub fn once(&self, method: &Method, path: &str) -> Option<Result<Once>> {
+    pub fn once(&self, method: &Method, path: &str, log: &RequestLog) -> Option<Result<Once>> {
         let found = self.once.at(path).ok()?;
-        Some(chosen(found, method).map(|(endpoint, arguments)| Once { endpoint, arguments }))
+        let chosen = chosen(found, method).map(|(endpoint, arguments)| Once { endpoint, arguments });
+        Some(chosen.inspect(|once| log.found(once.endpoint.path, &once.arguments)))
     }
 
     /// The path of the endpoint that `path` is matched by, with the names of its parameters.
@@ -295,8 +305,11 @@ impl Router {
         self.paths.at(path).map(|found| found.value.path).or_else(|_| self.once.at(path).map(|found| found.value.path)).ok()
     }
 
-    fn find(&self, method: &Method, path: &str) -> Result<(Endpoint, Vec<String>)> {
+    fn find(&self, method: &Method, path: &str, log: &RequestLog) -> Result<(Endpoint, Vec<String>)> {
         let found = self.paths.at(path).map_err(|_| Error::unrecognized()).and_then(|found| chosen(found, method));
+        if let Ok((endpoint, arguments)) = &found {
+            log.found(endpoint.path, arguments);
+        }
         // Of push rules it is the scope, the kind or the attribute that there is not.
         let of_push_rules = path.contains("/pushrules/") && [Method::GET, Method::PUT, Method::DELETE].contains(method);
         if of_push_rules { found.map_err(|_| Error::unrecognized_part()) } else { found }
@@ -305,9 +318,12 @@ impl Router {
 
 impl Once {
     /// Answers `request`; errors are the caller's to write.
-    pub async fn handle(self, hs: Rc<Homeserver>, request: Request<Body>) -> Result<Response<Body>> {
+    pub async fn handle(self, hs: Rc<Homeserver>, request: Request<Body>, log: &RequestLog) -> Result<Response<Body>> {
         let generation = hs.fresh_generation();
         let user = authenticate(&hs, self.endpoint.callers, request.headers(), request.uri()).await?;
+        if let Some((session, _)) = &user {
+            log.by(&session.user_id);
+        }
         let (parts, body) = request.into_parts();
         let asked = Asked { hs, user, request: Request::from_parts(parts, Bytes::new()), arguments: self.arguments, generation };
         (self.endpoint.handler)(asked, body)?.await
@@ -346,7 +362,7 @@ impl Table {
             let parsed = parse::<R>(&asked)?;
             Ok(answer::<R>(handler(asked.call(), parsed)))
         };
-        let endpoint = Endpoint { handler: Rc::new(handler), callers: Callers::All, bound: Bound::Bytes(LARGEST_OF_STRANGERS) };
+        let endpoint = Endpoint { path: "", handler: Rc::new(handler), callers: Callers::All, bound: Bound::Bytes(LARGEST_OF_STRANGERS) };
         self.add(R::METHOD, &mut R::PATH_BUILDER.all_paths(), endpoint)
     }
 
@@ -430,9 +446,9 @@ impl Table {
             let parsed = parse::<R>(&asked)?;
             Ok(Box::pin(handler(asked.user_call()?, parsed, body)))
         };
-        let endpoint = OnceEndpoint { handler: Rc::new(handler), callers };
+        let handler: OnceHandler = Rc::new(handler);
         for path in R::PATH_BUILDER.all_paths() {
-            self.once.entry(path).or_default().insert(R::METHOD, endpoint.clone());
+            self.once.entry(path).or_default().insert(R::METHOD, OnceEndpoint { path, handler: handler.clone(), callers });
             self.listed.push((R::METHOD, path));
         }
         self
@@ -448,7 +464,7 @@ impl Table {
             Ok(parsed) => Ok(answer::<R>(handler(asked.user_call()?, parsed))),
             Err(error) => Ok(asked.refused(error)),
         };
-        self.add(R::METHOD, &mut R::PATH_BUILDER.all_paths(), Endpoint { handler: Rc::new(handler), callers, bound })
+        self.add(R::METHOD, &mut R::PATH_BUILDER.all_paths(), Endpoint { path: "", handler: Rc::new(handler), callers, bound })
     }
 
     // Once for all endpoints and not once for each: a browser compiles what a cold start runs when it runs it, and takes long for much code.
@@ -465,7 +481,7 @@ impl Table {
     }
 
     fn at(&mut self, method: Method, path: &'static str, endpoint: Endpoint) {
-        self.paths.entry(path).or_default().insert(method.clone(), endpoint);
+        self.paths.entry(path).or_default().insert(method.clone(), Endpoint { path, ..endpoint });
         self.listed.push((method, path));
     }
 
@@ -531,6 +547,7 @@ async fn authenticate(hs: &Homeserver, callers: Callers, headers: &HeaderMap, ur
     }
     let token = token_hash(&access_token(headers, uri).ok_or_else(Error::missing_token)?);
     let session = tables::ACCESS_TOKENS.get(hs.store(), &token).await?.ok_or_else(Error::unknown_token)?;
+    hs.users.found(&session.user_id, session.user);
     if callers == Callers::Users && hs.is_guest(session.user).await? {
         return Err(Error::guest_access_forbidden("this is not for guests: register an account"));
     }

@@ -2,12 +2,13 @@
 
 use crate::{
     cache::Cache,
+    damaged::Damaged,
     error::Result,
     homeserver::Homeserver,
     marks::Mark,
     tables::{self, UserSn},
 };
-use ephapse_store::{Batch, Direction};
+use ephapse_store::Batch;
 use ruma::{OwnedUserId, UserId};
 use std::cell::{Cell, RefCell};
 
@@ -38,7 +39,7 @@ impl Users {
 
     /// The newest number that is stored.
     pub(crate) async fn newest_stored(store: &dyn ephapse_store::Store) -> Result<UserSn, ephapse_store::StoreError> {
-        Ok(tables::USERS.scan(store, &(), Direction::Backward, 1).await?.first().map_or(0, |(sn, _)| *sn))
+        Ok(tables::USERS.last_key(store, &()).await?.unwrap_or(0))
     }
 
     /// Forgets everything; new numbers go on behind those given.
@@ -47,6 +48,13 @@ impl Users {
         self.by_sn.borrow_mut().clear();
         self.erased.forget_all();
         self.guests.forget_all();
+    }
+
+    /// A session says who its user is: nothing has to be read for that.
+    pub(crate) fn found(&self, id: &UserId, sn: UserSn) {
+        if !self.by_sn.borrow().contains(&sn) {
+            self.remember(id, sn);
+        }
     }
 
     fn remember(&self, id: &UserId, sn: UserSn) {
@@ -109,7 +117,7 @@ impl Homeserver {
             return Ok(id);
         }
         let generation = self.store().generation();
-        let id = tables::USERS.get(self.store(), &sn).await?.ok_or_else(|| crate::Error::Internal(format!("user number {sn} leads nowhere")))?;
+        let id = tables::USERS.get(self.store(), &sn).await?.ok_or_else(|| Damaged::new(format!("user number {sn}"), "it leads nowhere"))?;
         if self.may_keep(generation) {
             self.users.remember(&id, sn);
         }

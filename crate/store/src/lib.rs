@@ -93,6 +93,9 @@ pub enum StoreError {
         /// How that was found.
         reason: String,
     },
+    /// One thing that is stored cannot be read; others can.
+    #[error("{0}")]
+    Unreadable(String),
     /// Anything else the platform said.
     #[error("storage failed: {0}")]
     Platform(String),

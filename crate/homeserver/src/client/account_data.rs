@@ -3,6 +3,7 @@
 use super::push_rules;
 use crate::{
     client::receipts::FULLY_READ,
+    damaged::Damaged,
     error::{Error, Result},
     homeserver::Homeserver,
     locks::LockKey,
@@ -159,7 +160,7 @@ async fn read(call: &UserCall, room: RoomSn, kind: String) -> Result<Box<RawValu
     if is_push_rules {
         content = push_rules::up_to_date(&content, &call.session.user_id);
     }
-    RawValue::from_string(content.0).map_err(|error| Error::Internal(format!("stored account data is not JSON: {error}")))
+    Ok(RawValue::from_string(content.0).map_err(|error| Damaged::new(format!("account data of {}", call.session.user_id), error))?)
 }
 
 fn write(call: &UserCall, room: RoomSn, kind: String, content: &RawValue) -> Result<()> {

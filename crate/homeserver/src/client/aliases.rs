@@ -5,7 +5,7 @@ use crate::{
     error::{Error, Result},
     homeserver::Homeserver,
     locks::LockKey,
-    room::{Draft, Stop, Write},
+    room::{Draft, Marked, Stop, Write},
     router::{Call, UserCall},
     tables::{self, Alias, RoomSn, UserSn},
     turns::Turns,
@@ -13,7 +13,7 @@ use crate::{
 use ephapse_store::{Batch, Direction};
 use http::StatusCode;
 use ruma::{
-    CanonicalJsonObject, CanonicalJsonValue, OwnedRoomAliasId, RoomAliasId,
+    CanonicalJsonValue, OwnedRoomAliasId, RoomAliasId,
     api::{
         client::{
             alias::{create_alias, delete_alias, get_alias},
@@ -162,11 +162,12 @@ pub fn are_there_already(write: &Write<'_>, unfit: &mut BTreeMap<String, Error>)
 }
 
 /// The room's `m.room.canonical_alias` without an alias, if it names it.
-fn without(write: &Write<'_>, alias: &RoomAliasId) -> Result<Option<CanonicalJsonObject>, Stop> {
+fn without(write: &Write<'_>, alias: &RoomAliasId) -> Result<Option<Marked>, Stop> {
     let place = (StateEventType::RoomCanonicalAlias, String::new());
     let Some(position) = write.state_get(write.state(), &[place])?.first().copied().flatten() else { return Ok(None) };
     let event = write.event(position)?;
-    let Ok(before) = serde_json::from_str::<CanonicalJsonObject>(event.pdu.content.get()) else { return Ok(None) };
+    let strict = write.room.rules.authorization.strict_canonical_json;
+    let Ok(before) = Marked::read(event.pdu.content.get(), strict) else { return Ok(None) };
     let is_it = |value: &CanonicalJsonValue| value.as_str() == Some(alias.as_str());
     let mut content = before.clone();
     content.retain(|key, value| key != "alias" || !is_it(value));

@@ -1,17 +1,17 @@
 //! `POST /_matrix/client/v3/createRoom` (Client-Server API, "Creation"): every event of a new room in one batch.
 
-use super::{aliases, canonical, content, invite_content, member_content, object};
+use super::{aliases, canonical, content, invite_content, member_content, object, part_of_event};
 use crate::{
     error::{Error, Result},
     locks::LockKey,
-    room::{Draft, Invitee, NewRoom, Stop, Write},
+    room::{Draft, Invitee, Marked, NewRoom, Stop, Write},
     router::UserCall,
     tables,
     turns::Turns,
 };
 use http::StatusCode;
 use ruma::{
-    CanonicalJsonObject, CanonicalJsonValue, OwnedUserId, RoomVersionId, UserId,
+    CanonicalJsonValue, OwnedUserId, RoomVersionId, UserId,
     api::{
         client::room::{
             Visibility,
@@ -33,7 +33,7 @@ const MOST_EVENTS: usize = 5_000;
 struct Wanted {
     event_type: StateEventType,
     state_key: String,
-    /// Canonical JSON, as text: objects take far more memory, and there may be thousands.
+    /// JSON, as text: objects take far more memory, and there may be thousands.
     content: String,
 }
 
@@ -75,7 +75,7 @@ pub async fn create_room(call: UserCall, request: Request) -> Result<Response> {
 
     let mut wanted = Vec::new();
     let levels = power_levels(&request, rules.as_ref(), &creator, trusted)?;
-    wanted.push(Wanted { event_type: StateEventType::RoomPowerLevels, state_key: String::new(), content: canonical(&levels) });
+    wanted.push(Wanted { event_type: StateEventType::RoomPowerLevels, state_key: String::new(), content: written(&levels) });
     if let Some(alias) = &alias {
         wanted.push(Wanted::new(StateEventType::RoomCanonicalAlias, json!({ "alias": alias }))?);
     }
@@ -89,7 +89,7 @@ pub async fn create_room(call: UserCall, request: Request) -> Result<Response> {
     let mut turns = Turns::new(&*hs.host);
     let mut given: Vec<Wanted> = Vec::with_capacity(request.initial_state.len());
     for event in &request.initial_state {
-        let event = initial_state(event.json().get())?;
+        let event = initial_state(event.json().get(), rules.as_ref())?;
         if event.event_type == StateEventType::RoomCanonicalAlias {
             // Only the alias that is made with the room leads to it.
             let named = aliases::named(&event.content)?;
@@ -142,7 +142,7 @@ pub async fn create_room(call: UserCall, request: Request) -> Result<Response> {
     let fill = async |write: &mut Write<'_>| -> Result<(), Stop> {
         write.send(Draft::state(creator.clone(), StateEventType::RoomMember, creator.as_str(), join.clone()))?;
         for event in &wanted {
-            let draft = Draft::state(creator.clone(), event.event_type.clone(), event.state_key.clone(), content(&event.content)?);
+            let draft = Draft::state(creator.clone(), event.event_type.clone(), event.state_key.clone(), content(&event.content, &write.room.rules)?);
             write.send(draft).map_err(|stop| invalid_room_state(stop, &event.event_type))?;
             write.turn().await;
         }
@@ -185,8 +185,9 @@ fn create_content(
     rules: Option<&RoomVersionRules>,
     creator: &OwnedUserId,
     trusted: &[OwnedUserId],
-) -> Result<CanonicalJsonObject> {
-    let mut content = request.creation_content.as_ref().map_or_else(|| Ok(CanonicalJsonObject::new()), |content| object(content.json().get()))?;
+) -> Result<Marked> {
+    let given = request.creation_content.as_ref().map(|content| part_of_event(content.json().get(), rules)).transpose()?;
+    let mut content = given.unwrap_or_default();
     content.insert("room_version".to_owned(), CanonicalJsonValue::String(version.to_string()));
     let authorization = rules.map(|rules| &rules.authorization);
     if authorization.is_some_and(|rules| !rules.use_room_create_sender) {
@@ -209,7 +210,7 @@ fn create_content(
 }
 
 /// The default levels, then the preset's, then the client's in place of them.
-fn power_levels(request: &Request, rules: Option<&RoomVersionRules>, creator: &OwnedUserId, trusted: &[OwnedUserId]) -> Result<CanonicalJsonObject> {
+fn power_levels(request: &Request, rules: Option<&RoomVersionRules>, creator: &OwnedUserId, trusted: &[OwnedUserId]) -> Result<Marked> {
     let privileged = rules.is_some_and(|rules| rules.authorization.explicitly_privilege_room_creators);
     let mut users = serde_json::Map::new();
     if !privileged {
@@ -236,10 +237,10 @@ fn power_levels(request: &Request, rules: Option<&RoomVersionRules>, creator: &O
         "invite": 0,
     });
     let mut levels = object(&levels.to_string())?;
-    if let Some(given) = &request.power_level_content_override {
-        levels.extend(object(given.json().get())?);
-    }
-    Ok(levels)
+    let Some(given) = &request.power_level_content_override else { return Ok(levels.into()) };
+    let given = part_of_event(given.json().get(), rules)?;
+    levels.extend(given.iter().map(|(name, value)| (name.clone(), value.clone())));
+    Ok(given.part(levels))
 }
 
 fn is_invite(content: &str) -> bool {
@@ -250,8 +251,12 @@ fn is_invite(content: &str) -> bool {
     serde_json::from_str::<Member<'_>>(content).is_ok_and(|member| member.membership == "invite")
 }
 
-fn initial_state(json: &str) -> Result<Wanted> {
-    let mut event = object(json)?;
+fn written(content: &Marked) -> String {
+    content.to_json().expect("canonical JSON can be written")
+}
+
+fn initial_state(json: &str, rules: Option<&RoomVersionRules>) -> Result<Wanted> {
+    let mut event = part_of_event(json, rules)?;
     let Some(CanonicalJsonValue::String(event_type)) = event.remove("type") else {
         return Err(Error::bad_json("an event of initial_state has no type"));
     };
@@ -263,5 +268,5 @@ fn initial_state(json: &str) -> Result<Wanted> {
     let Some(CanonicalJsonValue::Object(content)) = event.remove("content") else {
         return Err(Error::bad_json("an event of initial_state has no content"));
     };
-    Ok(Wanted { event_type: event_type.into(), state_key, content: canonical(&content) })
+    Ok(Wanted { event_type: event_type.into(), state_key, content: written(&event.part(content)) })
 }

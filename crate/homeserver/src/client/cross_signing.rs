@@ -218,7 +218,7 @@ pub async fn upload_signatures(call: UserCall, Own(request): Own<upload_signatur
                         is_changed = true;
                     }
                 }
-                Err(error @ (Error::Store(_) | Error::Internal(_))) => return Err(error),
+                Err(error @ (Error::Store(_) | Error::Damaged(_) | Error::Internal(_))) => return Err(error),
                 Err(error) => {
                     failures.entry(user.clone()).or_default().insert(key.to_owned(), failure(&error));
                 }

@@ -2,6 +2,7 @@
 
 use super::wire::{Json, Own};
 use crate::{
+    damaged::Damaged,
     error::{Error, Result},
     router::UserCall,
     sync::filter,
@@ -42,7 +43,7 @@ pub async fn get(call: UserCall, Own(request): Own<get_filter::Request>) -> Resu
     own(&call, &request.user_id)?;
     let stored = tables::FILTERS.get(call.hs.store(), &(call.session.user, request.filter_id)).await?;
     let content = stored.ok_or_else(|| Error::not_found("there is no filter of this id"))?.0;
-    let filter = RawValue::from_string(content).map_err(|error| Error::Internal(format!("a stored filter cannot be read: {error}")))?;
+    let filter = RawValue::from_string(content).map_err(|error| Damaged::new("a stored filter", error))?;
     Ok(Json::of(&filter))
 }
 

@@ -1,6 +1,7 @@
 //! Server-side key backups (Client-Server API, Server-side key backups): versions that are never used again, and the keys in them.
 
 use crate::{
+    damaged::{Damaged, LeaveOut},
     error::{Error, Result},
     homeserver::Homeserver,
     locks::LockKey,
@@ -42,8 +43,8 @@ pub async fn create(call: UserCall, request: create_backup_version::Request) -> 
     let Body { algorithm, auth_data, .. } = Body::read(&request.algorithm)?;
     let auth_data = Json(auth_data.get().to_owned());
     let _lock = hs.lock(LockKey::KeyBackup(user)).await;
-    let newest = tables::KEY_BACKUPS.scan(hs.store(), &user, Direction::Backward, 1).await?;
-    let version = newest.first().map_or(1, |((_, version), _)| version + 1);
+    let newest = tables::KEY_BACKUPS.last_key(hs.store(), &user).await?;
+    let version = newest.map_or(1, |(_, version)| version + 1);
     let mut batch = Batch::since(call.raw.generation);
     tables::KEY_BACKUPS.put(&mut batch, &(user, version), &KeyBackup { algorithm, auth_data, count: 0, etag: 0, deleted: false });
     hs.submit(batch, Vec::new())?;
@@ -125,7 +126,8 @@ pub async fn get_keys(call: UserCall, request: get_backup_keys::Request) -> Resu
     let mut pages = Pages::of(hs, &(user, number));
     while let Some(page) = pages.next().await? {
         for ((_, _, room, session), key) in page {
-            rooms.entry(room).or_default().insert(session, raw(key.data)?);
+            let Some(key) = raw(key.data).leave_out()? else { continue };
+            rooms.entry(room).or_default().insert(session, key);
         }
     }
     Ok(get_backup_keys::Response::new(rooms.into_iter().map(|(room, sessions)| (room, RoomKeyBackup::new(sessions))).collect()))
@@ -139,7 +141,7 @@ pub async fn get_keys_of_room(call: UserCall, request: get_backup_keys_for_room:
     let mut pages = Pages::of(hs, &(user, number, request.room_id));
     while let Some(page) = pages.next().await? {
         for ((_, _, _, session), key) in page {
-            sessions.insert(session, raw(key.data)?);
+            sessions.extend(raw(key.data).leave_out()?.map(|key| (session, key)));
         }
     }
     Ok(get_backup_keys_for_room::Response::new(sessions))
@@ -342,15 +344,15 @@ fn algorithm(backup: &KeyBackup) -> Result<Raw<BackupAlgorithm>> {
     }
     let auth_data = serde_json::from_str(&backup.auth_data.0).map_err(unreadable)?;
     let json = serde_json::to_string(&Written { algorithm: &backup.algorithm, auth_data }).map_err(unreadable)?;
-    raw(Json(json))
+    Ok(raw(Json(json))?)
 }
 
-fn raw<T>(json: Json) -> Result<Raw<T>> {
+fn raw<T>(json: Json) -> Result<Raw<T>, Damaged> {
     Ok(Raw::from_json(RawValue::from_string(json.0).map_err(unreadable)?))
 }
 
-fn unreadable(error: serde_json::Error) -> Error {
-    Error::Internal(format!("a stored key backup cannot be read: {error}"))
+fn unreadable(error: serde_json::Error) -> Damaged {
+    Damaged::new("a stored key backup", error)
 }
 
 /// What decides which of two keys is kept; `session_data` is the algorithm's own.

@@ -2,10 +2,11 @@
 
 use super::{bare_member_content, content, invite_content, member_content, state::set_already};
 use crate::{
+    damaged::LeaveOut,
     error::{Error, Result},
     homeserver::Homeserver,
     locks::LockKey,
-    room::{Draft, Levels, NodeId, RoomInfo, Stop, Write},
+    room::{Draft, Levels, Marked, NodeId, RoomInfo, Stop, Write},
     router::UserCall,
     tables::{self, Change, Membership, MembershipKind, Session},
     turns::Turns,
@@ -55,7 +56,7 @@ pub async fn knock(call: UserCall, request: knock_room::v3::Request) -> Result<k
         if let Some(own) = write.member(session.user)?.filter(|own| own.kind == MembershipKind::Knock) {
             let before = write.event(own.position)?;
             // Asked again in the same words: the members have heard it.
-            if serde_json::from_str::<CanonicalJsonObject>(before.pdu.content.get()).is_ok_and(|before| before == draft.content) {
+            if serde_json::from_str::<CanonicalJsonObject>(before.pdu.content.get()).is_ok_and(|before| before == *draft.content) {
                 return Ok(());
             }
         }
@@ -80,13 +81,14 @@ async fn find(hs: &Homeserver, id: &RoomOrAliasId) -> Result<Rc<RoomInfo>> {
 async fn join_room(call: &UserCall, room: &Rc<RoomInfo>, reason: Option<String>) -> Result<()> {
     let hs = &call.hs;
     let user = &call.session.user_id;
-    let further = further(call)?;
+    let further = further(call, room)?;
     let own = tables::MEMBERSHIPS.get(hs.store(), &(call.session.user, room.sn)).await?;
     if further.is_empty() && own.as_ref().is_some_and(|own| own.kind == MembershipKind::Join) {
         return Ok(());
     }
     let mut content = member_content(hs, call.session.user, "join", reason).await?;
-    content.extend(further);
+    content.extend(further.iter().map(|(key, value)| (key.clone(), value.clone())));
+    let content = further.part(content);
     let let_in_by = let_in_by(hs, &call.session, room).await?;
     let draft = Draft { let_in_by, ..Draft::state(user.clone(), StateEventType::RoomMember, user.as_str(), content) };
     let join = |write: &mut Write<'_>| match set_already(write, &draft)? {
@@ -98,12 +100,12 @@ async fn join_room(call: &UserCall, room: &Rc<RoomInfo>, reason: Option<String>)
 }
 
 /// What the body of a join says beside what the specification names: it goes into the member event, as other servers have it.
-fn further(call: &UserCall) -> Result<CanonicalJsonObject> {
+fn further(call: &UserCall, room: &RoomInfo) -> Result<Marked> {
     if call.raw.body.is_empty() {
-        return Ok(CanonicalJsonObject::new());
+        return Ok(Marked::default());
     }
     let body = str::from_utf8(&call.raw.body).map_err(|_| Error::bad_json("the body is not UTF-8"))?;
-    let mut further = content(body)?;
+    let mut further = content(body, &room.rules)?;
     // The last two are the server's to say.
     for known in ["reason", "third_party_signed", "membership", "join_authorised_via_users_server"] {
         further.remove(known);
@@ -176,7 +178,7 @@ async fn member_who_may_invite(hs: &Homeserver, room: &RoomInfo, levels: &Levels
     for _ in 0..AUTHORIZERS / READ_AT_ONCE {
         let members = tables::MEMBERS.scan_range(hs.store(), from..range.end.clone(), Direction::Forward, READ_AT_ONCE).await?;
         for ((_, _, user), _) in &members {
-            let user = hs.user_id(*user).await?;
+            let Some(user) = hs.user_id(*user).await.leave_out()? else { continue };
             if may_invite(&user)? {
                 return Ok(Some(user));
             }

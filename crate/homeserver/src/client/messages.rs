@@ -165,8 +165,8 @@ pub async fn event(call: UserCall, request: get_room_event::v3::Request) -> Resu
     // "The event was not found or you do not have permission to read this event": here a stranger to the room is told no more.
     let room = hs.room(&request.room_id).await?.ok_or_else(unseen)?;
     let (viewer, event) = seen_event(hs, &call.session, &room, &request.event_id).await?.ok_or_else(unseen)?;
-    let written = hs.timeline_events(&room, &[event], &call.session, Format::Whole, &viewer).await?.pop();
-    Ok(get_room_event::v3::Response::new(written.ok_or_else(|| Error::Internal("one event in, none out".to_owned()))?))
+    let written = hs.timeline_events(&room, std::slice::from_ref(&event), &call.session, Format::Whole, &viewer).await?.pop();
+    Ok(get_room_event::v3::Response::new(written.ok_or_else(|| event.damaged(&room.id, "it cannot be written"))?))
 }
 
 /// `GET /rooms/{roomId}/context/{eventId}`

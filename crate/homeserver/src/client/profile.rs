@@ -2,10 +2,11 @@
 
 use super::wire::{Json as Answer, Own, SetProfileField};
 use crate::{
+    damaged::{Damaged, LeaveOut, readable},
     error::{Error, Result},
     homeserver::Homeserver,
     locks::LockKey,
-    room::{Draft, Stop},
+    room::{Draft, Marked, Stop},
     router::{Call, UserCall},
     tables::{self, Json, MembershipKind, UserSn},
 };
@@ -55,7 +56,8 @@ pub async fn get_field(call: Call, Own(request): Own<get_profile_field::Request>
     let field = request.field.to_string();
     let stored = tables::PROFILES.get(call.hs.store(), &(user, field.clone())).await?;
     let value = stored.ok_or_else(|| Error::not_found("the profile has no such field"))?;
-    Ok(Answer::of(&BTreeMap::from([(field, raw(value)?)])))
+    let value = raw(user, &field, value)?;
+    Ok(Answer::of(&BTreeMap::from([(field, value)])))
 }
 
 /// `PUT /_matrix/client/v3/profile/{userId}/{keyName}`
@@ -123,12 +125,12 @@ async fn show_in_rooms(call: &UserCall) -> Result<()> {
         if membership.kind != MembershipKind::Join {
             continue;
         }
-        let room = hs.room_by_sn(room).await?;
+        let Some(room) = hs.room_by_sn(room).await.leave_out()? else { continue };
         let written = hs.write_room(&room, call.raw.generation, |write| {
             let Some(membership) = write.member(session.user)?.filter(|membership| membership.kind == MembershipKind::Join) else { return Ok(()) };
             let event = write.event(membership.position)?;
-            let before: CanonicalJsonObject =
-                serde_json::from_str(event.pdu.content.get()).map_err(|error| Error::Internal(format!("a member event cannot be read: {error}")))?;
+            let strict = room.rules.authorization.strict_canonical_json;
+            let before = Marked::read(event.pdu.content.get(), strict).map_err(|error| Error::from(event.damaged(&room.id, error)))?;
             let mut content = before.clone();
             content.retain(|field, _| !SHOWN.contains(&field.as_str()));
             content.extend(shown.clone());
@@ -143,7 +145,7 @@ async fn show_in_rooms(call: &UserCall) -> Result<()> {
             Ok(()) => {}
             // A room whose rules refuse it shows the old name; the others go on.
             Err(Error::Matrix(error)) => tracing::debug!("a room does not take a new profile: {error}"),
-            Err(error) => return Err(error),
+            Err(error) => drop(Err::<(), _>(error).leave_out()?),
         }
         hs.host.yield_now().await;
     }
@@ -160,11 +162,15 @@ async fn known(hs: &Homeserver, user: &UserId) -> Result<UserSn> {
 
 async fn fields_of(hs: &Homeserver, user: UserSn) -> Result<BTreeMap<String, Box<RawValue>>> {
     let stored = tables::PROFILES.scan(hs.store(), &user, Direction::Forward, MOST_FIELDS).await?;
-    stored.into_iter().map(|((_, field), value)| Ok((field, raw(value)?))).collect()
+    let fields = stored.into_iter().map(|((_, field), value)| {
+        let value = raw(user, &field, value)?;
+        Ok((field, value))
+    });
+    Ok(readable(fields).collect())
 }
 
-fn raw(stored: Json) -> Result<Box<RawValue>> {
-    RawValue::from_string(stored.0).map_err(|error| Error::Internal(format!("a stored profile field is not JSON: {error}")))
+fn raw(user: UserSn, field: &str, stored: Json) -> Result<Box<RawValue>, Damaged> {
+    RawValue::from_string(stored.0).map_err(|error| Damaged::new(format!("{field} in the profile of user number {user}"), error))
 }
 
 fn own(call: &UserCall, user: &UserId) -> Result<()> {

@@ -5,6 +5,7 @@ use super::{
     wire::{Json as Answer, Own, RulesOfKind, SetPushRule},
 };
 use crate::{
+    damaged::{Damaged, LeaveOut, readable},
     error::{Error, Result},
     homeserver::Homeserver,
     locks::LockKey,
@@ -125,24 +126,21 @@ struct Content {
 
 /// The rules of a user: the stored ones, with the default rules as this version of the server knows them.
 pub async fn rules_of(hs: &Homeserver, user: UserSn, user_id: &UserId) -> Result<Rules> {
-    let stored = tables::ACCOUNT_DATA.get(hs.store(), &(user, 0, TYPE.to_owned())).await?;
-    stored.map_or_else(|| Ok(Rules::server_default(user_id)), |stored| read(&stored.content, user_id))
+    let stored = tables::ACCOUNT_DATA.get(hs.store(), &(user, 0, TYPE.to_owned())).await.leave_out()?.flatten();
+    Ok(stored.map_or_else(|| Rules::server_default(user_id), |stored| read(&stored.content, user_id)))
 }
 
-/// The same of stored rules.
-fn read(stored: &Json, user_id: &UserId) -> Result<Rules> {
-    let Content { global: mut rules } =
-        serde_json::from_str(&stored.0).map_err(|error| Error::Internal(format!("stored push rules cannot be read: {error}")))?;
+/// The same of stored rules; the default ones where they are damaged.
+fn read(stored: &Json, user_id: &UserId) -> Rules {
+    let stored = serde_json::from_str::<Content>(&stored.0).map_err(|error| Damaged::new(format!("the push rules of {user_id}"), error));
+    let Some(Content { global: mut rules }) = readable([stored]).next() else { return Rules::server_default(user_id) };
     rules.update_with_server_default(Ruleset::server_default(user_id));
-    Ok(rules)
+    rules
 }
 
 /// Stored rules as this version of the server would store them; those that it cannot read as they are.
 pub fn up_to_date(stored: &Json, user_id: &UserId) -> Json {
-    read(stored, user_id).map(stored_as).unwrap_or_else(|error| {
-        tracing::error!("the push rules of {user_id}: {error}");
-        stored.clone()
-    })
+    stored_as(read(stored, user_id))
 }
 
 /// The content that `rules` are kept as.

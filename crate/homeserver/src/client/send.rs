@@ -63,7 +63,7 @@ async fn send_message(
     transaction: Transaction<'_>,
 ) -> Result<send_message_event::v3::Response> {
     let room = call.hs.room_for(&request.room_id).await?;
-    let mut draft = Draft::message(call.session.user_id.clone(), request.event_type.into(), content(request.body.json().get())?);
+    let mut draft = Draft::message(call.session.user_id.clone(), request.event_type.into(), content(request.body.json().get(), &room.rules)?);
     if draft.event_type == TimelineEventType::RoomRedaction {
         let target = take_redacts(&mut draft.content)?;
         may_redact(call, &room, &target).await?;
@@ -75,8 +75,8 @@ async fn send_message(
 async fn send_redaction(call: &UserCall, request: redact_event::v3::Request, transaction: Transaction<'_>) -> Result<redact_event::v3::Response> {
     let room = call.hs.room_for(&request.room_id).await?;
     may_redact(call, &room, &request.event_id).await?;
-    let content = request.reason.map(|reason| ("reason".to_owned(), CanonicalJsonValue::String(reason)));
-    let mut draft = Draft::message(call.session.user_id.clone(), TimelineEventType::RoomRedaction, content.into_iter().collect());
+    let content: CanonicalJsonObject = request.reason.map(|reason| ("reason".to_owned(), CanonicalJsonValue::String(reason))).into_iter().collect();
+    let mut draft = Draft::message(call.session.user_id.clone(), TimelineEventType::RoomRedaction, content);
     draft.redacts = Some(request.event_id);
     Ok(redact_event::v3::Response::new(send(call, &room, draft, transaction).await?))
 }

@@ -6,6 +6,7 @@ use super::{
     wire::Login,
 };
 use crate::{
+    damaged::{Damaged, LeaveOut},
     error::{Error, Result},
     homeserver::Homeserver,
     locks::LockKey,
@@ -97,7 +98,8 @@ async fn is_no_cross_signing_key(hs: &Homeserver, user: UserSn, device: &DeviceI
         keys: BTreeMap<String, String>,
     }
     for (_, stored) in tables::CROSS_SIGNING_KEYS.scan(hs.store(), &user, Direction::Forward, usize::MAX).await? {
-        let key: Key = serde_json::from_str(&stored.0).map_err(|error| Error::Internal(format!("a cross-signing key cannot be read: {error}")))?;
+        let key = serde_json::from_str::<Key>(&stored.0).map_err(|error| Damaged::new(format!("a cross-signing key of user number {user}"), error));
+        let Some(key) = key.leave_out()? else { continue };
         if key.keys.values().any(|public| public == device.as_str()) {
             return Err(Error::forbidden("this device id is the id of a cross-signing key"));
         }

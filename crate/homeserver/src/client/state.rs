@@ -5,10 +5,11 @@ use super::{
     wire::{Json, Own},
 };
 use crate::{
+    damaged::LeaveOut,
     error::{Error, Result},
     homeserver::Homeserver,
     position::Position,
-    room::{Draft, Event, NodeId, RoomInfo, Stop, Viewer, Write, state_tree::Part},
+    room::{Draft, Event, Marked, NodeId, RoomInfo, Stop, Viewer, Write, state_tree::Part},
     router::UserCall,
     tables::{self, MembershipKind, Session},
 };
@@ -111,7 +112,10 @@ pub async fn one(call: UserCall, request: get_state_event_for_key::v3::Request) 
             let written: ruma::serde::Raw<ruma::events::AnyStateEvent> = hs.client_event(&room, &event, &call.session).await?;
             written.into_json()
         }
-        _ => hs.served(&[event], &call.session).await?[0].pdu.content.clone(),
+        _ => {
+            let served = hs.served(std::slice::from_ref(&event), &call.session).await?;
+            served.first().ok_or_else(|| event.damaged(&room.id, "it cannot be redacted"))?.pdu.content.clone()
+        }
     };
     Ok(get_state_event_for_key::v3::Response::new(answer))
 }
@@ -121,7 +125,7 @@ pub async fn one(call: UserCall, request: get_state_event_for_key::v3::Request) 
 pub async fn put(call: UserCall, request: send_state_event::v3::Request) -> Result<send_state_event::v3::Response> {
     let hs = &call.hs;
     let room = hs.room_for(&request.room_id).await?;
-    let content = content(request.body.json().get())?;
+    let content = content(request.body.json().get(), &room.rules)?;
     let mut unfit = BTreeMap::new();
     if request.event_type == StateEventType::RoomCanonicalAlias {
         unfit = aliases::unfit(hs, room.sn, aliases::named(request.body.json().get())?).await?;
@@ -149,7 +153,8 @@ pub(super) fn set_already(write: &Write<'_>, draft: &Draft) -> Result<Option<Rc<
     let Some(position) = write.state_get(write.state(), &[place])?.first().copied().flatten() else { return Ok(None) };
     let event = write.event(position)?;
     let said = |content| Draft::without_vouching(&draft.event_type, content);
-    let says_it = || serde_json::from_str(event.pdu.content.get()).is_ok_and(|content| said(content) == said(draft.content.clone()));
+    let strict = write.room.rules.authorization.strict_canonical_json;
+    let says_it = || Marked::read(event.pdu.content.get(), strict).is_ok_and(|content| said(content) == said(draft.content.clone()));
     let same = event.pdu.sender == draft.sender && event.redacted_by.is_none() && says_it();
     let is_own = || draft.event_type == TimelineEventType::RoomMember && draft.state_key.as_deref() == Some(draft.sender.as_str());
     if !same || is_own() {
@@ -222,7 +227,7 @@ pub async fn joined_rooms(call: UserCall, _: joined_rooms::v3::Request) -> Resul
     let mut ids = Vec::new();
     for ((_, room), membership) in tables::MEMBERSHIPS.scan(hs.store(), &call.session.user, Direction::Forward, MEMBERS_LISTED).await? {
         if membership.kind == MembershipKind::Join {
-            ids.push(hs.room_by_sn(room).await?.id.clone());
+            ids.extend(hs.room_by_sn(room).await.leave_out()?.map(|room| room.id.clone()));
         }
     }
     Ok(joined_rooms::v3::Response::new(ids))

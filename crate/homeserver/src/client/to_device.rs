@@ -5,6 +5,7 @@
 
 use super::transaction::{self, First};
 use crate::{
+    damaged::{Damaged, LeaveOut},
     error::{Error, Result},
     homeserver::Homeserver,
     position::{Position, Token},
@@ -23,7 +24,7 @@ use ruma::{
 };
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, fmt::Display, time::Duration};
 
 /// Messages that wait for devices.
 pub static TO_DEVICE: Stream = Stream {
@@ -165,6 +166,7 @@ impl Queue<'_> {
 }
 
 /// What a sync shows of a device's queue.
+#[derive(Default)]
 pub struct Pending {
     /// The messages, in order.
     pub events: Vec<Raw<AnyToDeviceEvent>>,
@@ -185,7 +187,8 @@ pub async fn pending(hs: &Homeserver, session: &Session, since: Option<Token>, t
         let mut arrived = None;
         let mut goes_on = page.len() == PAGE;
         for entry in &page {
-            let message = Waiting::read(entry)?;
+            // One that is damaged goes when one behind it has arrived.
+            let Some(message) = Waiting::read(entry, session).leave_out()? else { continue };
             if since.is_some_and(|since| message.is_seen(since)) {
                 arrived = Some(entry);
             } else if message.position > to {
@@ -196,7 +199,7 @@ pub async fn pending(hs: &Homeserver, session: &Session, since: Option<Token>, t
                 goes_on = false;
                 break;
             } else {
-                shown.events.push(Raw::from_json(RawValue::from_string(message.event).map_err(unreadable)?));
+                shown.events.push(Raw::from_json(message.event));
             }
         }
         if let Some(last) = arrived {
@@ -212,22 +215,20 @@ pub async fn pending(hs: &Homeserver, session: &Session, since: Option<Token>, t
 struct Waiting {
     number: u64,
     position: Position,
-    event: String,
+    event: Box<RawValue>,
 }
 
 impl Waiting {
-    fn read(entry: &StreamEntry) -> Result<Self> {
-        let Message { position, event } = postcard::from_bytes(&entry.body.0).map_err(unreadable)?;
-        Ok(Self { number: entry.end.entries - 1, position, event })
+    fn read(entry: &StreamEntry, session: &Session) -> Result<Self, Damaged> {
+        let unreadable = |error: &dyn Display| Damaged::new(format!("a message to {} of {}", session.device, session.user_id), error);
+        let Message { position, event } = postcard::from_bytes(&entry.body.0).map_err(|error| unreadable(&error))?;
+        let event = RawValue::from_string(event).map_err(|error| unreadable(&error))?;
+        Ok(Self { number: entry.end.entries.saturating_sub(1), position, event })
     }
 
     fn is_seen(&self, since: Token) -> bool {
         self.position <= since.position && since.to_device.is_none_or(|next| self.number < next)
     }
-}
-
-fn unreadable(error: impl std::fmt::Display) -> Error {
-    Error::Internal(format!("a stored to-device message cannot be read: {error}"))
 }
 
 fn forget_arrived(hs: &Homeserver, subject: &Subject, last: &StreamEntry, generation: u64) {

@@ -2,6 +2,7 @@
 
 use super::conditions::{Conditions, Context, Judge};
 use crate::{
+    damaged::LeaveOut,
     error::Result,
     homeserver::Homeserver,
     room::{Event, RoomInfo},
@@ -95,7 +96,7 @@ impl Homeserver {
     pub(crate) async fn push_evaluation(&self, room: &RoomInfo, head: &RoomHead, user: UserSn, user_id: &OwnedUserId) -> Result<Evaluation> {
         let rules = self.push_rules(user, user_id).await?;
         let key = (StateEventType::RoomMember, user_id.to_string());
-        let member = self.state_event(room.sn, crate::room::NodeId(head.state), key).await?;
+        let member = self.state_event(room.sn, crate::room::NodeId(head.state), key).await.leave_out()?.flatten();
         let context = Context {
             room: room.id.clone(),
             members: UInt::from(head.joined),

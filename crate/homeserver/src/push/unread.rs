@@ -6,6 +6,7 @@
 
 use super::rules::{Effect, Evaluation};
 use crate::{
+    damaged::LeaveOut,
     error::Result,
     homeserver::Homeserver,
     position::Position,
@@ -248,7 +249,8 @@ impl Homeserver {
         let epoch = self.sync.unread.counts.epoch();
         let (mut unread, mut unwritten) = match cached {
             Ok(cached) => cached,
-            Err(_) => (tables::UNREAD.get(self.store(), &(user, room.sn)).await?.unwrap_or_default(), 0),
+            // What is damaged is counted again.
+            Err(_) => (tables::UNREAD.get(self.store(), &(user, room.sn)).await.leave_out()?.flatten().unwrap_or_default(), 0),
         };
         if unread.counted > to {
             return Ok(unread.counts());
@@ -354,9 +356,9 @@ impl Homeserver {
         let Some(membership) = self.user_rooms(user).await?.get(room) else { return Ok(Position::default()) };
         let mut position = membership.position;
         loop {
-            let event = self.event_at(room, position).await?;
+            let Some(event) = self.event_at(room, position).await.leave_out()? else { return Ok(position) };
             let Some(before) = event.replaces else { return Ok(position) };
-            let earlier = self.event_at(room, before).await?;
+            let Some(earlier) = self.event_at(room, before).await.leave_out()? else { return Ok(position) };
             if membership_of(&earlier) != MembershipKind::Join {
                 return Ok(position);
             }

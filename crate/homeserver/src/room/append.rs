@@ -315,7 +315,7 @@ impl Write<'_> {
         if target.redacted_by.is_some() || target.pdu.is_create() {
             return Ok(());
         }
-        let redacted = target.pdu.redacted(&self.room.rules).map_err(|error| Error::Internal(format!("an event cannot be redacted: {error}")))?;
+        let redacted = target.pdu.redacted(&self.room.rules).map_err(|error| Error::from(target.damaged(&self.room.id, error)))?;
         let event = Event { pdu: Arc::new(redacted), redacted_by: Some(redaction.position), ..Event::clone(target) };
         if event.pdu.is_at(&StateEventType::RoomGuestAccess, "") {
             self.guest_access_changed();

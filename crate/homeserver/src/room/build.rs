@@ -3,7 +3,7 @@
 use super::{
     append::Verdict,
     event::Event,
-    pdu::{MAX_PREV_EVENTS, Pdu, PduError, max_depth},
+    pdu::{MAX_PREV_EVENTS, Marked, Pdu, PduError, max_depth},
     power,
     sign::NewPdu,
     state_tree::NodeId,
@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{error::Error, tables::Extremity};
 use ruma::{
-    CanonicalJsonObject, CanonicalJsonValue, MilliSecondsSinceUnixEpoch, OwnedDeviceId, OwnedEventId, OwnedUserId, UInt,
+    CanonicalJsonValue, MilliSecondsSinceUnixEpoch, OwnedDeviceId, OwnedEventId, OwnedUserId, UInt,
     events::{StateEventType, TimelineEventType},
     state_res::auth_types_for_event,
 };
@@ -31,7 +31,7 @@ pub struct Draft {
     /// Makes it a state event.
     pub state_key: Option<String>,
     /// The content.
-    pub content: CanonicalJsonObject,
+    pub content: Marked,
     /// What an `m.room.redaction` redacts.
     pub redacts: Option<OwnedEventId>,
     /// The user of this server on whose word the sender may join a restricted room. Of member events the content never says so by itself.
@@ -42,12 +42,13 @@ pub struct Draft {
 
 impl Draft {
     /// A message-like event.
-    pub fn message(sender: OwnedUserId, event_type: TimelineEventType, content: CanonicalJsonObject) -> Self {
+    pub fn message(sender: OwnedUserId, event_type: TimelineEventType, content: impl Into<Marked>) -> Self {
+        let content = content.into();
         Self { sender, event_type, state_key: None, content, redacts: None, let_in_by: None, transaction: None }
     }
 
     /// A state event.
-    pub fn state(sender: OwnedUserId, event_type: StateEventType, state_key: impl Into<String>, content: CanonicalJsonObject) -> Self {
+    pub fn state(sender: OwnedUserId, event_type: StateEventType, state_key: impl Into<String>, content: impl Into<Marked>) -> Self {
         Self { state_key: Some(state_key.into()), ..Self::message(sender, event_type.into(), content) }
     }
 
@@ -59,7 +60,7 @@ impl Draft {
     }
 
     /// The content as a client may give it: what this server vouches for is not the client's to say.
-    pub fn without_vouching(event_type: &TimelineEventType, mut content: CanonicalJsonObject) -> CanonicalJsonObject {
+    pub fn without_vouching(event_type: &TimelineEventType, mut content: Marked) -> Marked {
         if *event_type == TimelineEventType::RoomMember {
             content.remove(LET_IN_BY);
         }
@@ -157,7 +158,7 @@ impl Write<'_> {
     fn auth_positions(&self, draft: &Draft, before: NodeId) -> Result<Vec<crate::position::Position>, Stop> {
         // Only a membership's content says which events it needs.
         let content = match draft.event_type {
-            TimelineEventType::RoomMember => serde_json::value::to_raw_value(&draft.content).map_err(|error| Error::bad_json(error.to_string()))?,
+            TimelineEventType::RoomMember => serde_json::value::to_raw_value(&*draft.content).map_err(|error| Error::bad_json(error.to_string()))?,
             _ => RawValue::from_string("{}".to_owned()).expect("an empty object is JSON"),
         };
         let keys = auth_types_for_event(&draft.event_type, &draft.sender, draft.state_key.as_deref(), &content, &self.room.rules.authorization)

@@ -2,7 +2,8 @@
 
 use super::{event::Event, read::Portions, rooms::RoomInfo, visibility::Viewer};
 use crate::{
-    error::{Error, Result},
+    damaged::{Damaged, LeaveOut},
+    error::Result,
     homeserver::Homeserver,
     position::Position,
     tables::{MembershipKind, Session},
@@ -16,7 +17,7 @@ use serde::Serialize;
 use serde_json::value::RawValue;
 use std::{
     borrow::Cow,
-    collections::{HashMap, HashSet},
+    collections::{BTreeMap, HashMap, HashSet},
     rc::Rc,
 };
 
@@ -75,7 +76,7 @@ pub enum Format {
 }
 
 impl Homeserver {
-    /// Events as the session's device sees them.
+    /// Events as the session's device sees them, but for damaged ones.
     pub async fn client_events<T>(&self, room: &RoomInfo, events: &[Rc<Event>], session: &Session, format: Format) -> Result<Vec<Raw<T>>> {
         self.write_events(room, events, session, format, None).await
     }
@@ -113,7 +114,7 @@ impl Homeserver {
         let mut written = Vec::with_capacity(events.len());
         let mut portions = Portions::new();
         for event in events.iter() {
-            written.push(Raw::from_json(self.write_event(room, event, &others, reader)?));
+            written.extend(self.write_event(room, event, &others, reader).leave_out()?.map(Raw::from_json));
             portions.took(&*self.host, std::slice::from_ref(event)).await;
         }
         Ok(written)
@@ -131,10 +132,16 @@ impl Homeserver {
     /// One event as the session's device sees it.
     pub async fn client_event<T>(&self, room: &RoomInfo, event: &Rc<Event>, session: &Session) -> Result<Raw<T>> {
         let mut written = self.client_events(room, std::slice::from_ref(event), session, Format::Whole).await?;
-        written.pop().ok_or_else(|| Error::Internal("one event in, none out".to_owned()))
+        written.pop().ok_or_else(|| event.damaged(&room.id, "it cannot be written").into())
     }
 
-    fn write_event(&self, room: &RoomInfo, event: &Event, others: &HashMap<Position, Rc<Event>>, reader: Reader<'_>) -> Result<Box<RawValue>> {
+    fn write_event(
+        &self,
+        room: &RoomInfo,
+        event: &Event,
+        others: &HashMap<Position, Rc<Event>>,
+        reader: Reader<'_>,
+    ) -> Result<Box<RawValue>, Damaged> {
         let Reader { session, format, viewer, replaced: seen } = reader;
         let pdu = &event.pdu;
         let replaced = event.replaces.and_then(|position| others.get(&position));
@@ -147,7 +154,7 @@ impl Homeserver {
         let own = pdu.sender == session.user_id;
         let transaction = event.transaction.as_ref().filter(|(device, _)| own && *device == session.device);
         let written = ClientEvent {
-            content: content(event)?,
+            content: content(event).map_err(|error| event.damaged(&room.id, error))?,
             event_id: &pdu.event_id,
             origin_server_ts: pdu.origin_server_ts.0.into(),
             // Both places, whatever the version: old clients look in one, new ones in the other.
@@ -166,11 +173,11 @@ impl Homeserver {
                 membership: viewer.and_then(|viewer| viewer.membership_at(event)).map(MembershipKind::as_str),
             },
         };
-        serde_json::value::to_raw_value(&written).map_err(|error| Error::Internal(format!("an event cannot be written: {error}")))
+        serde_json::value::to_raw_value(&written).map_err(|error| event.damaged(&room.id, error))
     }
 
     /// A state event as it is shown to somebody who is not in the room.
-    pub fn stripped_event(event: &Event) -> Result<Raw<AnyStrippedStateEvent>> {
+    pub fn stripped_event(event: &Event) -> Result<Raw<AnyStrippedStateEvent>, Damaged> {
         #[derive(Serialize)]
         struct Stripped<'a> {
             content: &'a RawValue,
@@ -186,20 +193,18 @@ impl Homeserver {
             state_key: pdu.state_key.as_deref().unwrap_or_default(),
             event_type: pdu.event_type.to_string(),
         };
-        serde_json::value::to_raw_value(&stripped)
-            .map(Raw::from_json)
-            .map_err(|error| Error::Internal(format!("an event cannot be written: {error}")))
+        serde_json::value::to_raw_value(&stripped).map(Raw::from_json).map_err(|error| event.damaged(&pdu.room_id, error))
     }
 }
 
 /// The content; a redaction's names its target, also in versions where that stands beside it.
-fn content(event: &Event) -> Result<Cow<'_, RawValue>> {
+fn content(event: &Event) -> serde_json::Result<Cow<'_, RawValue>> {
     let pdu = &event.pdu;
     let Some(redacts) = pdu.redacts.as_ref().filter(|_| pdu.event_type == TimelineEventType::RoomRedaction && event.redacted_by.is_none()) else {
         return Ok(Cow::Borrowed(&pdu.content));
     };
-    let broken = |error: serde_json::Error| Error::Internal(format!("a stored content cannot be read: {error}"));
-    let mut content: serde_json::Map<String, serde_json::Value> = serde_json::from_str(pdu.content.get()).map_err(broken)?;
-    content.insert("redacts".to_owned(), redacts.as_str().into());
-    serde_json::value::to_raw_value(&content).map(Cow::Owned).map_err(broken)
+    // Values stay as they are written: the numbers of some versions would not.
+    let mut content: BTreeMap<Cow<'_, str>, Cow<'_, RawValue>> = serde_json::from_str(pdu.content.get())?;
+    content.insert("redacts".into(), Cow::Owned(serde_json::value::to_raw_value(redacts)?));
+    serde_json::value::to_raw_value(&content).map(Cow::Owned)
 }

@@ -4,7 +4,7 @@ use super::{
     append::Verdict,
     build::refused,
     invitee::Invitee,
-    pdu::Pdu,
+    pdu::{Marked, Pdu},
     rooms::RoomInfo,
     sign::NewPdu,
     state_tree::NodeId,
@@ -15,7 +15,7 @@ use crate::{
     homeserver::Homeserver,
     tables::{self, Room, UserSn},
 };
-use ruma::{CanonicalJsonObject, MilliSecondsSinceUnixEpoch, OwnedRoomId, OwnedUserId, RoomVersionId, UInt, events::TimelineEventType};
+use ruma::{MilliSecondsSinceUnixEpoch, OwnedRoomId, OwnedUserId, RoomVersionId, UInt, events::TimelineEventType};
 use std::{collections::HashMap, rc::Rc};
 
 /// The room versions that can be created here.
@@ -41,7 +41,7 @@ pub struct NewRoom {
     /// Its version.
     pub version: RoomVersionId,
     /// The content of its create event.
-    pub content: CanonicalJsonObject,
+    pub content: Marked,
     /// Those whose memberships it begins with.
     pub users: HashMap<OwnedUserId, UserSn>,
     /// Those whom it invites.

@@ -6,7 +6,8 @@
 
 use super::{event::Event, pdu::StateKey, state_tree::NodeId, visibility::Viewer};
 use crate::{
-    error::{Error, Result},
+    damaged::LeaveOut,
+    error::Result,
     homeserver::Homeserver,
     position::Position,
     tables::{RoomSn, Session},
@@ -21,7 +22,7 @@ use std::{
 };
 
 impl Homeserver {
-    /// Events of one room as the session's user is served them. Where nobody wanted theirs erased, as they are.
+    /// Events of one room as the session's user is served them, but for damaged ones. Where nobody wanted theirs erased, as they are.
     pub async fn served<'a>(&self, events: &'a [Rc<Event>], session: &Session) -> Result<Cow<'a, [Rc<Event>]>> {
         let Some(first) = events.first().filter(|_| self.users.erased.may_be()) else { return Ok(Cow::Borrowed(events)) };
         let erased = self.erased_of(events).await?;
@@ -33,15 +34,15 @@ impl Homeserver {
         let state = self.still_state(room.sn, &theirs).await?;
         let mut viewer = Viewer::new(self, &room, session.user).await?;
         let mut turns = Turns::new(&*self.host);
-        let mut copies = HashMap::new();
+        let mut copies: HashMap<Position, Option<Rc<Event>>> = HashMap::new();
         for event in theirs.iter().filter(|event| !state.contains(&event.position)) {
             if !viewer.was_joined(self, event).await? {
-                let pdu = event.pdu.redacted(&room.rules).map_err(|error| Error::Internal(format!("an event cannot be redacted: {error}")))?;
-                copies.insert(event.position, Rc::new(Event { pdu: Arc::new(pdu), ..Event::clone(event) }));
+                let pdu = event.pdu.redacted(&room.rules).map_err(|error| event.damaged(&room.id, error)).leave_out()?;
+                copies.insert(event.position, pdu.map(|pdu| Rc::new(Event { pdu: Arc::new(pdu), ..Event::clone(event) })));
             }
             turns.step().await;
         }
-        Ok(events.iter().map(|event| copies.get(&event.position).unwrap_or(event).clone()).collect())
+        Ok(events.iter().filter_map(|event| copies.get(&event.position).cloned().unwrap_or_else(|| Some(event.clone()))).collect())
     }
 
     /// Which senders of `events` wanted theirs erased.

@@ -6,11 +6,12 @@ use super::{
     state_tree::NodeId,
 };
 use crate::{
+    damaged::Damaged,
     position::Position,
     tables::{EventRecord, RawBytes, RoomSn, Withheld},
 };
-use ruma::OwnedDeviceId;
-use std::sync::Arc;
+use ruma::{OwnedDeviceId, RoomId};
+use std::{fmt::Display, sync::Arc};
 
 /// A stored event.
 #[derive(Clone, Debug)]
@@ -96,6 +97,11 @@ impl Event {
     /// Whether clients may be shown it at all.
     pub fn is_shown(&self) -> bool {
         self.is_accepted() && !self.waiting
+    }
+
+    /// Says that it cannot be shown.
+    pub fn damaged(&self, room: &RoomId, why: impl Display) -> Damaged {
+        Damaged::new(format!("event {} of {room}", self.pdu.event_id), why)
     }
 
     /// Bytes it takes in memory, roughly.

@@ -118,7 +118,7 @@ impl Homeserver {
                 if write.member(*user)?.is_none_or(|member| member.kind != MembershipKind::Join) {
                     continue;
                 }
-                let content = [("membership".to_owned(), CanonicalJsonValue::String("leave".to_owned()))].into();
+                let content: ruma::CanonicalJsonObject = [("membership".to_owned(), CanonicalJsonValue::String("leave".to_owned()))].into();
                 match write.send(Draft::state(id.clone(), StateEventType::RoomMember, id.as_str(), content)) {
                     Ok(_) => {}
                     Err(Stop::Refused(error @ Error::Matrix(_))) => tracing::debug!("a guest could not leave a room: {error}"),

@@ -44,7 +44,7 @@ pub use self::{
     event::Event,
     invitee::Invitee,
     pdu::{
-        EventReference, MAX_AUTH_EVENTS, MAX_ID_BYTES, MAX_PDU_BYTES, MAX_PREV_EVENTS, Pdu, PduError, ReceivedPdu, StateKey, max_depth,
+        EventReference, MAX_AUTH_EVENTS, MAX_ID_BYTES, MAX_PDU_BYTES, MAX_PREV_EVENTS, Marked, Pdu, PduError, ReceivedPdu, StateKey, max_depth,
         room_id_of_create,
     },
     power::Levels,

@@ -176,7 +176,7 @@ impl Model {
             room_id: (!names_room).then(|| self.room_id.clone().unwrap_or(made_here)),
             event_type: draft.event_type,
             state_key: draft.state_key,
-            content,
+            content: content.into(),
             prev_events: references(prev_events),
             auth_events: references(auth_events),
             depth: prev_events.iter().map(|id| self.event(id).depth).max().unwrap_or(0) + 1,

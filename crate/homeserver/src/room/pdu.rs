@@ -8,11 +8,14 @@
 mod format;
 mod numbers;
 
+pub use numbers::Marked;
+
+use crate::json::{self, Unfit};
 use base64::{Engine, alphabet, engine::general_purpose};
 use bytes::Bytes;
 use ruma::{
-    CanonicalJsonObject, CanonicalJsonValue, EventId, MilliSecondsSinceUnixEpoch, OwnedEventId, OwnedRoomId, OwnedServerName, OwnedUserId, RoomId,
-    ServerName, SigningKeyAlgorithm, UserId,
+    CanonicalJsonValue, EventId, MilliSecondsSinceUnixEpoch, OwnedEventId, OwnedRoomId, OwnedServerName, OwnedUserId, RoomId, ServerName,
+    SigningKeyAlgorithm, UserId,
     canonical_json::{CanonicalJsonFieldError, RedactingSerializer},
     events::{StateEventType, TimelineEventType},
     room_version_rules::{EventIdFormatVersion, EventsReferenceFormatVersion, RoomVersionRules},
@@ -28,7 +31,7 @@ use serde::{
 };
 use serde_json::value::RawValue;
 use sha2::{Digest, Sha256};
-use std::{borrow::Cow, collections::BTreeSet, fmt};
+use std::{collections::BTreeSet, fmt};
 
 /// The largest PDU in bytes of canonical JSON, signatures included (client-server-api "Size limits").
 pub const MAX_PDU_BYTES: usize = 65_536;
@@ -56,6 +59,9 @@ pub enum PduError {
     /// Over [`MAX_PDU_BYTES`], or a field over [`MAX_ID_BYTES`].
     #[error("{0} is too large")]
     TooLarge(&'static str),
+    /// More than every later reader takes.
+    #[error("the event cannot be read by everybody: {0}")]
+    Unfit(#[from] Unfit),
     /// A field is missing or is not what the room version says.
     #[error("invalid event: {0}")]
     Format(String),
@@ -139,7 +145,7 @@ impl Pdu {
 
     /// The event as the spec's redaction algorithm leaves it. The id stays the same.
     pub fn redacted(&self, rules: &RoomVersionRules) -> Result<Self, PduError> {
-        let json = Read::new(&self.json, rules)?.write(&RedactingSerializer::new().rules(&rules.redaction))?;
+        let json = write(&read(&self.json, rules)?, &RedactingSerializer::new().rules(&rules.redaction))?;
         let redacted = Self::from_stored(self.event_id.clone(), json.into(), self.rejected, rules)?;
         Ok(Self { generation: self.generation, ..redacted })
     }
@@ -148,8 +154,8 @@ impl Pdu {
     pub fn reference(&self, rules: &RoomVersionRules) -> Result<EventReference, PduError> {
         let sha256 = match rules.events_reference_format {
             EventsReferenceFormatVersion::V1 => {
-                let read = Read::new(&self.json, rules)?;
-                Some(hash_of(&read.write(&to_be_signed(rules))?, rules))
+                let read = read(&self.json, rules)?;
+                Some(hash_of(write(&read, &to_be_signed(rules))?, rules))
             }
             _ => None,
         };
@@ -224,7 +230,7 @@ impl Event for Pdu {
 /// An event from another server: well formed, its signatures not verified yet.
 #[derive(Clone, Debug)]
 pub struct ReceivedPdu {
-    read: Read,
+    read: Marked,
     pdu: Pdu,
 }
 
@@ -235,10 +241,11 @@ impl ReceivedPdu {
         if json.len() > 4 * MAX_PDU_BYTES {
             return Err(PduError::TooLarge("event"));
         }
-        let mut read = Read::new(json, rules)?;
-        read.object.remove("unsigned");
-        let json = read.write(&RedactingSerializer::new())?;
-        format::check(&read.object, json.len(), rules)?;
+        let mut read = read(json, rules)?;
+        read.remove("unsigned");
+        let json = write(&read, &RedactingSerializer::new())?;
+        check(json.as_bytes())?;
+        format::check(&read, json.len(), rules)?;
         let event_id = event_id_of(&read, rules)?;
         let fields: Fields = serde_json::from_str(&json)?;
         let pdu = fields.into_pdu(event_id, json.into(), false, rules)?;
@@ -252,12 +259,12 @@ impl ReceivedPdu {
 
     /// The servers whose signing keys [`ReceivedPdu::verify`] needs.
     pub fn signing_servers(&self, rules: &RoomVersionRules) -> Result<BTreeSet<OwnedServerName>, PduError> {
-        Ok(required_server_signatures_to_verify_event(&self.read.object, &rules.signatures)?)
+        Ok(required_server_signatures_to_verify_event(&self.read, &rules.signatures)?)
     }
 
     /// The ids of the keys that `server` signed it with.
     pub fn key_ids(&self, server: &ServerName) -> Vec<String> {
-        let keys = self.read.object.get("signatures").and_then(CanonicalJsonValue::as_object);
+        let keys = self.read.get("signatures").and_then(CanonicalJsonValue::as_object);
         let keys = keys.and_then(|s| s.get(server.as_str())).and_then(CanonicalJsonValue::as_object);
         keys.map(|keys| keys.keys().cloned().collect()).unwrap_or_default()
     }
@@ -265,8 +272,8 @@ impl ReceivedPdu {
     /// Verifies signatures and content hash (receipt checks 2 and 3). With a wrong hash the
     /// redacted event is what is true, and is what this returns.
     pub fn verify(self, keys: &PublicKeyMap, rules: &RoomVersionRules) -> Result<Pdu, PduError> {
-        let verified = match self.read.is_marked {
-            false => verify_event(keys, &self.read.object, rules)?,
+        let verified = match self.read.is_marked() {
+            false => verify_event(keys, &self.read, rules)?,
             true => self.verify_as_written(keys, rules)?,
         };
         match verified {
@@ -277,15 +284,15 @@ impl ReceivedPdu {
 }
 
 impl ReceivedPdu {
-    /// Up to v5: the same over numbers as the sender wrote them.
+    /// Up to v5: the same over numbers as Python writes them.
     fn verify_as_written(&self, keys: &PublicKeyMap, rules: &RoomVersionRules) -> Result<Verified, PduError> {
-        let signed = self.read.write(&to_be_signed(rules))?;
+        let signed = write(&self.read, &to_be_signed(rules))?;
         for server in self.signing_servers(rules)? {
             self.verify_server(&server, keys, &signed)?;
         }
         let hashed = RedactingSerializer::new().custom_redacted_root_fields(&["hashes", "signatures", "unsigned"]);
-        let hash = Sha256::digest(self.read.write(&hashed)?);
-        let given = self.read.object.get("hashes").and_then(|hashes| hashes.as_object()?.get("sha256")?.as_str());
+        let hash = Sha256::digest(write(&self.read, &hashed)?);
+        let given = self.read.get("hashes").and_then(|hashes| hashes.as_object()?.get("sha256")?.as_str());
         let given = given.and_then(|given| Base64::<Standard>::parse(given).ok());
         let is_same = given.is_some_and(|given| given.as_bytes() == &hash[..]);
         Ok(if is_same { Verified::All } else { Verified::Signatures })
@@ -293,7 +300,7 @@ impl ReceivedPdu {
 
     /// Every signature of a server whose key is given must be good, and there must be one.
     fn verify_server(&self, server: &ServerName, keys: &PublicKeyMap, signed: &str) -> Result<(), PduError> {
-        let signatures = self.read.object.get("signatures").and_then(|signatures| signatures.as_object()?.get(server.as_str())?.as_object());
+        let signatures = self.read.get("signatures").and_then(|signatures| signatures.as_object()?.get(server.as_str())?.as_object());
         let signatures = signatures.ok_or_else(|| VerificationError::NoSignaturesForEntity(server.to_string()))?;
         let keys = keys.get(server.as_str()).ok_or_else(|| VerificationError::NoPublicKeysForEntity(server.to_string()))?;
         let mut is_signed = false;
@@ -366,10 +373,7 @@ impl Fields {
             None => room_id_of_create(&event_id)?,
         };
         let redacts = redacts_of(&self.event_type, self.redacts, &self.content, rules);
-        let content = match self.event_type {
-            TimelineEventType::RoomPowerLevels => numbers::truncated(self.content),
-            _ => self.content,
-        };
+        let content = as_read(&self.event_type, self.content);
         Ok(Pdu {
             event_id,
             room_id,
@@ -388,6 +392,11 @@ impl Fields {
             gives_room_id,
         })
     }
+}
+
+/// The content as the rules read it.
+pub(super) fn as_read(event_type: &TimelineEventType, content: Box<RawValue>) -> Box<RawValue> {
+    if *event_type == TimelineEventType::RoomPowerLevels { numbers::truncated(content) } else { content }
 }
 
 /// A malformed `redacts` redacts nothing: it is no reason to refuse the event.
@@ -418,38 +427,28 @@ pub fn create_of_room(room: &RoomId) -> Option<OwnedEventId> {
     OwnedEventId::try_from(format!("${}", room.strip_sigil())).ok()
 }
 
-fn event_id_of(read: &Read, rules: &RoomVersionRules) -> Result<OwnedEventId, PduError> {
+fn event_id_of(read: &Marked, rules: &RoomVersionRules) -> Result<OwnedEventId, PduError> {
     let id = match rules.event_id_format {
-        EventIdFormatVersion::V1 => {
-            format::string(&read.object, "event_id")?.ok_or_else(|| PduError::Format("`event_id` is missing".to_owned()))?.to_owned()
-        }
-        _ => format!("${}", hash_of(&read.write(&to_be_signed(rules))?, rules)),
+        EventIdFormatVersion::V1 => format::string(read, "event_id")?.ok_or_else(|| PduError::Format("`event_id` is missing".to_owned()))?.to_owned(),
+        _ => format!("${}", hash_of(write(read, &to_be_signed(rules))?, rules)),
     };
     OwnedEventId::try_from(id).map_err(|error| PduError::Format(format!("`event_id`: {error}")))
 }
 
 /// An event's JSON, its numbers marked where they are not canonical.
-#[derive(Clone, Debug)]
-struct Read {
-    object: CanonicalJsonObject,
-    is_marked: bool,
+fn read(json: &[u8], rules: &RoomVersionRules) -> Result<Marked, PduError> {
+    let json = std::str::from_utf8(json).map_err(|error| PduError::Format(error.to_string()))?;
+    Ok(Marked::read(json, rules.authorization.strict_canonical_json)?)
 }
 
-impl Read {
-    fn new(json: &[u8], rules: &RoomVersionRules) -> Result<Self, PduError> {
-        if rules.authorization.strict_canonical_json {
-            return Ok(Self { object: serde_json::from_slice(json)?, is_marked: false });
-        }
-        let json = std::str::from_utf8(json).map_err(|error| PduError::Format(error.to_string()))?;
-        let marked = numbers::mark(json).map_err(|_| PduError::Format("a number that cannot be read".to_owned()))?;
-        Ok(Self { object: serde_json::from_str(&marked)?, is_marked: matches!(marked, Cow::Owned(_)) })
-    }
+/// The JSON that a serializer leaves of it.
+fn write(read: &Marked, serializer: &RedactingSerializer<'_>) -> Result<String, PduError> {
+    Ok(read.written(serializer.serialize(read)?))
+}
 
-    /// The JSON that a serializer leaves of it.
-    fn write(&self, serializer: &RedactingSerializer<'_>) -> Result<String, PduError> {
-        let json = serializer.serialize(&self.object)?;
-        Ok(if self.is_marked { numbers::unmark(json) } else { json })
-    }
+/// Checks the whole event, as it is kept, against the limits of every later reader.
+pub(super) fn check(json: &[u8]) -> Result<(), PduError> {
+    Ok(json::check(json)?)
 }
 
 /// What a redaction leaves, without signatures: what is signed, and whose hash names the event.

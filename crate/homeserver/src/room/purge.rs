@@ -49,7 +49,7 @@ impl Homeserver {
         loop {
             let page = tables::MEMBERS.scan_range(self.store(), from..range.end.clone(), Direction::Forward, AT_ONCE).await?;
             let places: Vec<_> = page.iter().map(|((_, _, user), _)| (*user, room)).collect();
-            let memberships = tables::MEMBERSHIPS.get_many(self.store(), &places).await?;
+            let memberships = tables::MEMBERSHIPS.get_all(self.store(), &places).await?;
             for ((user, _), membership) in places.iter().zip(memberships) {
                 let forgotten = membership.as_ref().is_some_and(|membership| membership.forgotten);
                 if !forgotten && self.can_forget(*user, membership.map(|membership| membership.kind)).await? {

@@ -7,6 +7,7 @@ use super::{
     state_tree::{self, Missing, Node, NodeId, Part},
 };
 use crate::{
+    damaged::{Damaged, LeaveOut},
     error::{Error, Result},
     homeserver::Homeserver,
     host::Host,
@@ -67,12 +68,13 @@ impl Homeserver {
             return Ok(info);
         }
         let generation = self.store().generation();
-        let room = tables::ROOMS.get(self.store(), &sn).await?.ok_or_else(|| Error::Internal(format!("room number {sn} leads nowhere")))?;
+        let room = tables::ROOMS.get(self.store(), &sn).await?.ok_or_else(|| Damaged::new(format!("room number {sn}"), "it leads nowhere"))?;
         self.remember_room(sn, room, generation)
     }
 
     fn remember_room(&self, sn: RoomSn, room: tables::Room, generation: u64) -> Result<Rc<RoomInfo>> {
-        let rules = room.version.rules().ok_or_else(|| Error::Internal(format!("room {} has version {}", room.id, room.version)))?;
+        let version = &room.version;
+        let rules = version.rules().ok_or_else(|| Damaged::new(format!("room {}", room.id), format_args!("there is no version {version}")))?;
         let info = Rc::new(RoomInfo { sn, id: room.id, version: room.version, rules });
         if self.may_keep(generation) {
             self.rooms.remember(&info);
@@ -97,8 +99,8 @@ impl Homeserver {
         Ok(self.rooms.found_head(sn, head))
     }
 
-    /// The rooms of `numbers`, in their order.
-    pub async fn rooms_by_sn(&self, numbers: &[RoomSn]) -> Result<Vec<Rc<RoomInfo>>> {
+    /// The rooms of `numbers`, in their order; none where what is stored of one is damaged.
+    pub async fn rooms_by_sn(&self, numbers: &[RoomSn]) -> Result<Vec<Option<Rc<RoomInfo>>>> {
         let missing: Vec<RoomSn> = {
             let cache = self.rooms.by_sn.borrow();
             numbers.iter().copied().filter(|sn| !cache.contains(sn)).collect()
@@ -106,14 +108,16 @@ impl Homeserver {
         let mut read = HashMap::new();
         let generation = self.store().generation();
         for (sn, room) in missing.iter().zip(tables::ROOMS.get_many(self.store(), &missing).await?) {
-            let room = room.ok_or_else(|| Error::Internal(format!("room number {sn} leads nowhere")))?;
-            read.insert(*sn, self.remember_room(*sn, room, generation)?);
+            let Some(room) = room else { continue };
+            if let Some(info) = self.remember_room(*sn, room, generation).leave_out()? {
+                read.insert(*sn, info);
+            }
         }
         let mut rooms = Vec::with_capacity(numbers.len());
         for sn in numbers {
             rooms.push(match read.get(sn) {
-                Some(info) => info.clone(),
-                None => self.room_by_sn(*sn).await?,
+                Some(info) => Some(info.clone()),
+                None => self.room_by_sn(*sn).await.leave_out()?,
             });
         }
         Ok(rooms)
@@ -136,7 +140,7 @@ impl Homeserver {
         Ok(heads)
     }
 
-    /// The events at `positions`, in their order; none where nothing stands.
+    /// The events at `positions`, in their order; none where nothing stands, or what stands there is damaged.
     pub async fn events_at(&self, room: RoomSn, positions: &[Position]) -> Result<Vec<Option<Rc<Event>>>> {
         let mut found: Vec<Option<Rc<Event>>> = {
             let mut cache = self.rooms.events.borrow_mut();
@@ -154,8 +158,8 @@ impl Homeserver {
             let generation = self.store().generation();
             let mut read = Vec::new();
             for (index, record) in now.iter().zip(tables::EVENTS.get_many(self.store(), &keys).await?) {
-                if let Some(record) = record {
-                    let event = self.decode_event(&info, positions[*index], record, generation)?;
+                let Some(record) = record else { continue };
+                if let Some(event) = self.decode_event(&info, positions[*index], record, generation).leave_out()? {
                     read.push(event.clone());
                     found[*index] = Some(event);
                 }
@@ -171,15 +175,28 @@ impl Homeserver {
     /// The event at a position that must be there.
     pub async fn event_at(&self, room: RoomSn, position: Position) -> Result<Rc<Event>> {
         let found = self.events_at(room, &[position]).await?;
-        found.into_iter().next().flatten().ok_or_else(|| Error::Internal(format!("room number {room} has nothing at {position}")))
+        match found.into_iter().next().flatten() {
+            Some(event) => Ok(event),
+            None => {
+                let id = self.room_by_sn(room).await?.id.clone();
+                Err(Damaged::new(format!("the event at {position} of {id}"), "it is damaged or not there").into())
+            }
+        }
     }
 
     /// An event that was read from the table since `generation`; kept in memory unless memory has a newer one.
-    pub(crate) fn decode_event(&self, room: &RoomInfo, position: Position, record: tables::EventRecord, generation: u64) -> Result<Rc<Event>> {
+    pub(crate) fn decode_event(
+        &self,
+        room: &RoomInfo,
+        position: Position,
+        record: tables::EventRecord,
+        generation: u64,
+    ) -> Result<Rc<Event>, Damaged> {
         if let Some(event) = self.rooms.events.borrow_mut().get(&(room.sn, position)) {
             return Ok(event);
         }
-        let event = Event::from_record(room, position, record).map_err(|error| Error::Internal(format!("a stored event cannot be read: {error}")))?;
+        let event_id = record.event_id.clone();
+        let event = Event::from_record(room, position, record).map_err(|error| Damaged::new(format!("event {event_id} of {}", room.id), error))?;
         let event = Rc::new(event);
         if self.may_keep(generation) {
             self.rooms.events.borrow_mut().insert((room.sn, position), event.clone(), event.weight());
@@ -248,11 +265,12 @@ impl Homeserver {
     /// Nodes from the store.
     pub(super) async fn load_nodes(&self, room: RoomSn, ids: &[NodeId]) -> Result<Vec<(NodeId, Rc<Node>)>> {
         let keys: Vec<_> = ids.iter().map(|id| (room, id.0)).collect();
-        let values = tables::STATE_NODES.get_many(self.store(), &keys).await?;
+        let values = tables::STATE_NODES.get_all(self.store(), &keys).await?;
         let mut nodes = Vec::with_capacity(ids.len());
         for (id, value) in ids.iter().zip(values) {
-            let bytes = value.ok_or_else(|| Error::Internal(format!("state node {id:?} of room number {room} is missing")))?.0;
-            let node = Node::decode(&bytes).map_err(|error| Error::Internal(format!("state node {id:?} cannot be read: {error}")))?;
+            let damaged = |why: &dyn std::fmt::Display| Damaged::new(format!("state node {id:?} of room number {room}"), why);
+            let bytes = value.ok_or_else(|| damaged(&"it is missing"))?.0;
+            let node = Node::decode(&bytes).map_err(|error| damaged(&error))?;
             let node = Rc::new(node);
             self.rooms.nodes.borrow_mut().insert((room, *id), node.clone(), node.weight());
             nodes.push((*id, node));

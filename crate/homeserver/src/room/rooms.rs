@@ -9,7 +9,7 @@ use crate::{
     position::Position,
     tables::{self, RoomHead, RoomSn},
 };
-use ephapse_store::{Direction, Store, StoreError};
+use ephapse_store::{Store, StoreError};
 use ruma::{OwnedEventId, OwnedRoomId, RoomVersionId, room_version_rules::RoomVersionRules};
 use std::{
     cell::{Cell, RefCell},
@@ -64,7 +64,7 @@ impl Rooms {
     }
 
     pub(crate) async fn newest_stored(store: &dyn Store) -> Result<RoomSn, StoreError> {
-        Ok(tables::ROOMS.scan(store, &(), Direction::Backward, 1).await?.first().map_or(0, |(sn, _)| *sn))
+        Ok(tables::ROOMS.last_key(store, &()).await?.unwrap_or(0))
     }
 
     /// Forgets everything in memory; new rooms go on behind the numbers given.

@@ -5,10 +5,11 @@
 //! runs of the same pieces. A message is never parsed again on its way to disk.
 
 use super::pdu::{
-    EventReference, MAX_AUTH_EVENTS, MAX_ID_BYTES, MAX_PDU_BYTES, MAX_PREV_EVENTS, Pdu, PduError, hash_of, room_id_of_create, unpadded,
+    EventReference, MAX_AUTH_EVENTS, MAX_ID_BYTES, MAX_PDU_BYTES, MAX_PREV_EVENTS, Marked, Pdu, PduError, as_read, check, hash_of, room_id_of_create,
+    unpadded,
 };
 use ruma::{
-    CanonicalJsonObject, CanonicalJsonValue, MilliSecondsSinceUnixEpoch, OwnedEventId, OwnedRoomId, OwnedUserId, ServerName,
+    CanonicalJsonValue, MilliSecondsSinceUnixEpoch, OwnedEventId, OwnedRoomId, OwnedUserId, ServerName,
     canonical_json::redact_content_in_place,
     events::TimelineEventType,
     room_version_rules::{EventIdFormatVersion, EventsReferenceFormatVersion, RoomVersionRules},
@@ -30,7 +31,7 @@ pub struct NewPdu {
     /// Makes it a state event.
     pub state_key: Option<String>,
     /// The content; `redacts` is added to it where the room version wants it there.
-    pub content: CanonicalJsonObject,
+    pub content: Marked,
     /// The room's forward extremities, at most [`MAX_PREV_EVENTS`].
     pub prev_events: Vec<EventReference>,
     /// What `auth_types_for_event` selects from the state before it.
@@ -50,7 +51,7 @@ impl NewPdu {
     pub fn sign(mut self, server: &ServerName, key: &impl KeyPair, rules: &RoomVersionRules) -> Result<Pdu, PduError> {
         self.check_sizes()?;
         self.place_redacts(rules);
-        let content = serde_json::to_string(&self.content)?;
+        let content = self.content.to_json()?;
         let given_id = self.given_id(server, rules)?;
         let pieces = self.pieces(given_id.as_ref(), rules)?;
 
@@ -104,6 +105,7 @@ impl NewPdu {
         if json.len() > MAX_PDU_BYTES {
             return Err(PduError::TooLarge("event"));
         }
+        check(&json)?;
 
         let event_id = match given_id {
             Some(id) => id,
@@ -118,9 +120,9 @@ impl NewPdu {
             event_id,
             room_id,
             sender: self.sender,
+            content: as_read(&self.event_type, RawValue::from_string(content)?),
             event_type: self.event_type,
             state_key: self.state_key,
-            content: RawValue::from_string(content)?,
             prev_events: self.prev_events.into_iter().map(|r| r.event_id).collect(),
             auth_events: self.auth_events.into_iter().map(|r| r.event_id).collect(),
             depth: self.depth,
@@ -173,7 +175,7 @@ impl NewPdu {
         if self.content.is_empty() {
             return Ok("{}".to_owned());
         }
-        Ok(serde_json::to_string(&self.content)?)
+        Ok(self.content.to_json()?)
     }
 
     fn pieces(&self, given_id: Option<&OwnedEventId>, rules: &RoomVersionRules) -> Result<Pieces, PduError> {

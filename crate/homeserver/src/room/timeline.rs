@@ -68,7 +68,7 @@ impl Reading {
 }
 
 impl Homeserver {
-    /// Events between two boundaries, seen or not: at most `limit`, in the direction of reading.
+    /// Events between two boundaries, seen or not, but for damaged ones: at most `limit`, in the direction of reading.
     pub async fn events_between(&self, room: RoomSn, boundaries: Range<Position>, direction: Direction, limit: usize) -> Result<Vec<Rc<Event>>> {
         if boundaries.start >= boundaries.end {
             return Ok(Vec::new());
@@ -76,8 +76,8 @@ impl Homeserver {
         let range = tables::EVENTS.key(&(room, boundaries.start.next()))..tables::EVENTS.key(&(room, boundaries.end.next()));
         let info = self.room_by_sn(room).await?;
         let generation = self.store().generation();
-        let entries = tables::EVENTS.scan_range(self.store(), range, direction, limit).await?;
-        entries.into_iter().map(|((_, position), record)| self.decode_event(&info, position, record, generation)).collect()
+        let read = |(_, position), record| self.decode_event(&info, position, record, generation);
+        Ok(tables::EVENTS.scan_readable(self.store(), range, direction, limit, read).await?)
     }
 
     /// What a user sees of a room between two boundaries, and is `wanted`: at most `limit` events.

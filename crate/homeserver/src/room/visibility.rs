@@ -142,7 +142,11 @@ impl Viewer {
             let positions: Vec<Position> = found.iter().flatten().copied().collect();
             let events = hs.events_at(self.room.sn, &positions).await?;
             let at = |position: Option<Position>| events.iter().flatten().find(|event| Some(event.position) == position);
-            let visibility = found.first().and_then(|position| at(*position)).map_or(HistoryVisibility::Shared, |event| visibility_of(event));
+            let visibility = match found.first().copied().flatten() {
+                None => HistoryVisibility::Shared,
+                // What it says cannot be read: at least those who were there have seen the rest.
+                position => at(position).map_or(HistoryVisibility::Joined, |event| visibility_of(event)),
+            };
             let membership = found.get(1).and_then(|position| at(*position)).map(|event| super::append::membership_of(event));
             self.states.insert(state, AtState { visibility, membership });
             turns.step().await;

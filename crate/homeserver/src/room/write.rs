@@ -12,6 +12,7 @@ use super::{
     state_tree::{self, Missing, Node, NodeId},
 };
 use crate::{
+    damaged::Damaged,
     error::{Error, Result},
     homeserver::{Homeserver, Submitted},
     locks::LockKey,
@@ -279,7 +280,7 @@ impl Homeserver {
             }
         }
         for members in members.chunks(READ_AHEAD) {
-            let found = tables::MEMBERSHIPS.get_many(self.store(), members).await?;
+            let found = tables::MEMBERSHIPS.get_all(self.store(), members).await?;
             known.members.extend(members.iter().map(|(user, _)| *user).zip(found));
             turns.step().await;
         }
@@ -289,7 +290,7 @@ impl Homeserver {
         if !positions.is_empty() {
             let events = self.events_at(room.sn, &positions).await?;
             for (position, event) in positions.into_iter().zip(events) {
-                let event = event.ok_or_else(|| Error::Internal(format!("{} has nothing at {position}", room.id)))?;
+                let event = event.ok_or_else(|| Damaged::new(format!("the event at {position} of {}", room.id), "it is damaged or not there"))?;
                 known.events.insert(position, event);
             }
         }

@@ -186,7 +186,7 @@ impl Shared {
             let keys: Vec<String> = live.iter().map(|(key, _)| key.clone()).collect();
             let totals = stored_totals(store, streams).await?;
             let parked = stored_parked(store, streams).await?;
-            let stored = tables::STREAM_HEADS.get_many(store, &keys).await?;
+            let stored = tables::STREAM_HEADS.get_all(store, &keys).await?;
             if writes != self.writes.get() {
                 continue;
             }
@@ -229,7 +229,7 @@ impl Shared {
 
 async fn stored_totals(store: &dyn Store, streams: &[&'static Stream]) -> Result<BTreeMap<&'static str, StreamTotals>, StoreError> {
     let names: Vec<String> = streams.iter().map(|stream| stream.name.to_owned()).collect();
-    let stored = tables::STREAM_TOTALS.get_many(store, &names).await?;
+    let stored = tables::STREAM_TOTALS.get_all(store, &names).await?;
     Ok(streams.iter().zip(stored).map(|(stream, totals)| (stream.name, totals.unwrap_or_default())).collect())
 }
 

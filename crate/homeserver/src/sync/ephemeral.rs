@@ -2,13 +2,14 @@
 
 use super::changes::{RoomChanges, Which};
 use crate::{
+    damaged::{Damaged, LeaveOut},
     error::{Error, Result},
     homeserver::Homeserver,
     position::Position,
     tables::{self, AccountData, ReceiptKind, RoomSn, StoredReceipt, UserSn},
 };
 use ephapse_store::Direction;
-use ruma::{OwnedEventId, OwnedUserId, events::AnySyncEphemeralRoomEvent, serde::Raw};
+use ruma::{OwnedEventId, OwnedUserId, UserId, events::AnySyncEphemeralRoomEvent, serde::Raw};
 use serde::Serialize;
 use serde_json::value::{RawValue, to_raw_value};
 use std::collections::{BTreeMap, BTreeSet};
@@ -41,8 +42,9 @@ pub fn bare_event<T>(kind: &str, content: impl Serialize) -> Result<Raw<T>> {
 }
 
 /// Account data as an event.
-pub fn account_data_event<T>(kind: &str, data: &AccountData) -> Result<Raw<T>> {
-    let content: &RawValue = serde_json::from_str(&data.content.0).map_err(|error| Error::Internal(format!("account data is no JSON: {error}")))?;
+pub fn account_data_event<T>(user: &UserId, kind: &str, data: &AccountData) -> Result<Raw<T>> {
+    let content: &RawValue =
+        serde_json::from_str(&data.content.0).map_err(|error| Damaged::new(format!("{kind} in the account data of {user}"), error))?;
     bare_event(kind, content)
 }
 
@@ -96,7 +98,7 @@ impl Homeserver {
             if kind.private && *whose != user {
                 continue;
             }
-            let id = self.user_id(*whose).await?;
+            let Some(id) = self.user_id(*whose).await.leave_out()? else { continue };
             if ignored.contains(&id) {
                 continue;
             }

@@ -1,6 +1,7 @@
 //! Filters (Client-Server API, Filtering): finding the one that a request means, and what it lets through.
 
 use crate::{
+    damaged::{Damaged, LeaveOut},
     error::{Error, Result},
     homeserver::Homeserver,
     property_paths,
@@ -14,7 +15,7 @@ use ruma::{
 };
 use serde::Deserialize;
 use serde_json::{Value, value::RawValue};
-use std::ops::Deref;
+use std::{collections::BTreeMap, ops::Deref};
 
 /// The events of a timeline when the filter does not say.
 const DEFAULT_LIMIT: usize = 10;
@@ -160,12 +161,7 @@ impl Fields {
 
     /// An event with these fields; one that it does not have is passed over.
     pub fn of(&self, event: &RawValue) -> Option<Box<RawValue>> {
-        let event: Value = serde_json::from_str(event.get()).ok()?;
-        let mut out = Value::Object(serde_json::Map::new());
-        for field in &self.0 {
-            copy(&event, &mut out, field);
-        }
-        serde_json::value::to_raw_value(&out).ok()
+        part(event, &self.0.iter().map(Vec::as_slice).collect::<Vec<_>>())
     }
 }
 
@@ -215,14 +211,19 @@ fn names_in_rooms(filter: &RoomEventFilter) -> usize {
     types + senders + filter.rooms.as_ref().map_or(0, Vec::len) + filter.not_rooms.len()
 }
 
-fn copy(from: &Value, to: &mut Value, path: &[String]) {
-    let (Some((first, rest)), Value::Object(to)) = (path.split_first(), to) else { return };
-    let Some(value) = from.get(first) else { return };
-    if rest.is_empty() {
-        to.insert(first.clone(), value.clone());
-    } else if value.is_object() {
-        copy(value, to.entry(first.clone()).or_insert_with(|| Value::Object(serde_json::Map::new())), rest);
+/// The part of an object that some paths lead to, which are in order; `None` for what is no object. What they lead to stays as it is written.
+fn part(object: &RawValue, paths: &[&[String]]) -> Option<Box<RawValue>> {
+    let object: BTreeMap<String, Box<RawValue>> = serde_json::from_str(object.get()).ok()?;
+    let mut out: BTreeMap<&str, Box<RawValue>> = BTreeMap::new();
+    for paths in paths.chunk_by(|one, other| one.first() == other.first()) {
+        let Some(first) = paths[0].first() else { continue };
+        let Some((name, value)) = object.get_key_value(first) else { continue };
+        let rest: Vec<&[String]> = paths.iter().map(|path| &path[1..]).collect();
+        // Where a path ends here, there is no other below it.
+        let value = if rest[0].is_empty() { Some(value.clone()) } else { part(value, &rest) };
+        out.extend(value.map(|value| (name.as_str(), value)));
     }
+    serde_json::value::to_raw_value(&out).ok()
 }
 
 /// A filter definition.
@@ -257,9 +258,11 @@ impl Homeserver {
             schema::check_filter(&asked)?;
             parse(&asked).map_err(|error| Error::unreadable(&error))?
         } else {
+            let stored = tables::FILTERS.get(self.store(), &(user, asked)).await.leave_out()?.flatten();
             let stored =
-                tables::FILTERS.get(self.store(), &(user, asked)).await?.ok_or_else(|| Error::invalid_param("there is no filter of this id"))?;
-            parse(&stored.0).map_err(|error| Error::Internal(format!("a stored filter cannot be read: {error}")))?
+                stored.map(|stored| parse(&stored.0).map_err(|error| Damaged::new("a stored filter", error)).leave_out()).transpose()?.flatten();
+            // Whose filter is gone uploads it again.
+            stored.ok_or_else(|| Error::invalid_param("there is no filter of this id"))?
         };
         check(&filter)?;
         Ok(filter)

@@ -2,6 +2,7 @@
 
 use super::remembered::Remembered;
 use crate::{
+    damaged::LeaveOut,
     error::Result,
     homeserver::Homeserver,
     tables::{self, Change, UserSn},
@@ -60,7 +61,7 @@ impl Homeserver {
         struct Content {
             default_action: Option<String>,
         }
-        let stored = tables::ACCOUNT_DATA.get(self.store(), &(user, 0, INVITE_PERMISSION.to_owned())).await?;
+        let stored = tables::ACCOUNT_DATA.get(self.store(), &(user, 0, INVITE_PERMISSION.to_owned())).await.leave_out()?.flatten();
         let content = stored.and_then(|data| serde_json::from_str::<Content>(&data.content.0).ok());
         Ok(content.and_then(|content| content.default_action).is_some_and(|action| action == "block"))
     }
@@ -71,7 +72,7 @@ impl Homeserver {
             Ok(ignored) => return Ok(ignored),
             Err(epoch) => epoch,
         };
-        let stored = tables::ACCOUNT_DATA.get(self.store(), &(user, 0, IGNORED_USERS.to_owned())).await?;
+        let stored = tables::ACCOUNT_DATA.get(self.store(), &(user, 0, IGNORED_USERS.to_owned())).await.leave_out()?.flatten();
         let stored = stored.and_then(|data| serde_json::from_str::<IgnoredUserListEventContent>(&data.content.0).ok());
         let mut ignored: BTreeSet<OwnedUserId> = stored.map(|content| content.ignored_users.into_keys().collect()).unwrap_or_default();
         // Nobody is deaf to themselves: their own messages and receipts come back to all their devices.

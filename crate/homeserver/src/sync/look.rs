@@ -9,6 +9,7 @@ use super::{
 };
 use crate::{
     client::push_rules_up_to_date,
+    damaged::LeaveOut,
     error::{Error, Result},
     homeserver::Homeserver,
     position::Position,
@@ -127,7 +128,8 @@ impl Look<'_> {
         let infos = self.hs.rooms_by_sn(&numbers).await?;
         self.hs.room_heads(&numbers).await?;
         let filter = &self.ask.filter.room;
-        let wanted = candidates.into_iter().zip(infos).filter(|(_, info)| filter::allows_room(filter.rooms.as_deref(), &filter.not_rooms, &info.id));
+        let found = candidates.into_iter().zip(infos).filter_map(|(candidate, info)| Some((candidate, info?)));
+        let wanted = found.filter(|(_, info)| filter::allows_room(filter.rooms.as_deref(), &filter.not_rooms, &info.id));
         let none = RoomChanges::default();
         let sections = stream::iter(wanted.map(|((room, now), info)| {
             let changes = changes.map(|changes| changes.rooms.get(&room).unwrap_or(&none));
@@ -135,10 +137,13 @@ impl Look<'_> {
                 let section = self.room(&info, &now, changes).await;
                 self.breathe().await;
                 // Everybody may have forgotten the room meanwhile: then there is nothing left to tell of it.
-                if section.is_err() && tables::ROOM_HEADS.get(self.hs.store(), &room).await?.is_none() {
+                let is_gone = section.is_err() && tables::ROOM_HEADS.get(self.hs.store(), &room).await.leave_out()? == Some(None);
+                if is_gone {
                     return Ok((info, None));
                 }
-                Ok::<_, crate::Error>((info, section?))
+                // One room that is damaged in a way that all of it depends on must not keep the others from their user for ever.
+                let section = section.map_err(|error| error.in_room(&info.id)).leave_out()?;
+                Ok::<_, crate::Error>((info, section.flatten()))
             }
         }));
         let mut sections = sections.buffered(AT_A_TIME);
@@ -215,8 +220,9 @@ impl Look<'_> {
         let data = self.account_data(0, changes.map(|changes| &changes.account_data)).await?;
         let events = &mut response.account_data.events;
         for (kind, data) in data.iter().filter(|(kind, _)| filter::allows(filter, kind, None)) {
-            let event = if kind == PUSH_RULES { self.push_rules(&data.content)? } else { account_data_event(kind, data)? };
-            events.push(event);
+            let user = &self.ask.session.user_id;
+            let event = if kind == PUSH_RULES { self.push_rules(&data.content) } else { account_data_event(user, kind, data) };
+            events.extend(event.leave_out()?);
         }
         // Everybody has push rules, also who never changed one.
         if changes.is_none() && data.iter().all(|(kind, _)| kind != PUSH_RULES) && filter::allows(filter, PUSH_RULES, None) {

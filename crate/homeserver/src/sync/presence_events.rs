@@ -2,6 +2,7 @@
 
 use super::{changes::Changes, filter, look::Look, memberships::UserRooms, presence::Shown};
 use crate::{
+    damaged::LeaveOut,
     error::{Error, Result},
     homeserver::Homeserver,
     room::membership_of,
@@ -60,7 +61,7 @@ impl Look<'_> {
             if is_silent && (presence.last_active.is_none() || !self.has_met(&wanted, *user).await?) {
                 continue;
             }
-            let id = hs.user_id(*user).await?;
+            let Some(id) = hs.user_id(*user).await.leave_out()? else { continue };
             if !filter::allows(filter, PRESENCE, Some(id.as_str())) || self.ignored.contains(&id) {
                 continue;
             }

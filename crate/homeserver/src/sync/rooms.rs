@@ -11,7 +11,8 @@ use super::{
     look::Look,
 };
 use crate::{
-    error::{Error, Result},
+    damaged::{LeaveOut, readable},
+    error::Result,
     homeserver::Homeserver,
     position::Position,
     push::{Count, Receipts},
@@ -147,7 +148,7 @@ impl Look<'_> {
         }
         for (kind, data) in self.account_data(room.sn, changes.map(|changes| &changes.account_data)).await? {
             if self.allows_account_data(room, &kind, &data.content.0) {
-                joined.account_data.events.push(account_data_event(&kind, &data)?);
+                joined.account_data.events.extend(account_data_event(&self.ask.session.user_id, &kind, &data).leave_out()?);
             }
         }
         if !whole && !joined.summary.is_empty() {
@@ -207,7 +208,7 @@ impl Look<'_> {
         let changes = changes.filter(|_| from.is_some());
         for (kind, data) in self.account_data(room.sn, changes.map(|changes| &changes.account_data)).await? {
             if self.allows_account_data(room, &kind, &data.content.0) {
-                left.account_data.events.push(account_data_event(&kind, &data)?);
+                left.account_data.events.extend(account_data_event(&self.ask.session.user_id, &kind, &data).leave_out()?);
             }
         }
         Ok(left)
@@ -239,7 +240,7 @@ impl Look<'_> {
         }
         let positions: Vec<Position> = self.hs.state_get(room.sn, member.state_before, &keys).await?.into_iter().flatten().collect();
         let events = self.hs.events_at(room.sn, &positions).await?;
-        events.iter().flatten().chain([member]).map(|event| Homeserver::stripped_event(event)).collect()
+        Ok(readable(events.iter().flatten().chain([member]).map(|event| Homeserver::stripped_event(event))).collect())
     }
 
     async fn stretch(&self, room: &Rc<RoomInfo>, head: &RoomHead, span: &Span<'_>) -> Result<Stretch> {
@@ -412,10 +413,10 @@ impl Look<'_> {
     /// Events in the format and with the fields that the filter asks for; those of a timeline with what `viewer` saw of them.
     async fn write<T>(&self, room: &RoomInfo, events: &[Rc<Event>], viewer: Option<&Viewer>) -> Result<Vec<Raw<T>>> {
         let written: Vec<Raw<T>> = if self.ask.filter.event_format == EventFormat::Federation {
-            let broken = |error| Error::Internal(format!("a stored event is no JSON: {error}"));
             let mut written = Vec::with_capacity(events.len());
             for event in self.hs.served(events, &self.ask.session).await?.iter() {
-                written.push(Raw::from_json(serde_json::from_slice::<Box<RawValue>>(&event.pdu.json).map_err(broken)?));
+                let json = serde_json::from_slice::<Box<RawValue>>(&event.pdu.json).map_err(|error| event.damaged(&room.id, error));
+                written.extend(json.leave_out()?.map(Raw::from_json));
                 self.breathe().await;
             }
             written

@@ -1,6 +1,7 @@
 //! What a client needs to name a room (Client-Server API, `summary` of a sync): how many members, and who some of them are.
 
 use crate::{
+    damaged::LeaveOut,
     error::Result,
     homeserver::Homeserver,
     position::Position,
@@ -28,7 +29,7 @@ impl Homeserver {
                 heroes = self.members_but(room, &[MembershipKind::Leave, MembershipKind::Ban], user).await?;
             }
             for hero in heroes {
-                summary.heroes.push(self.user_id(hero).await?);
+                summary.heroes.extend(self.user_id(hero).await.leave_out()?);
             }
         }
         Ok(summary)

@@ -1,6 +1,7 @@
 //! Who types where (Client-Server API, Typing Notifications): in memory only, with a position for each change, so that syncs see it in order.
 
 use crate::{
+    damaged::LeaveOut,
     error::Result,
     homeserver::Homeserver,
     tables::{self, Change, RoomSn, UserSn},
@@ -108,7 +109,7 @@ impl Homeserver {
     pub(crate) async fn typing_users(&self, room: RoomSn) -> Result<Vec<OwnedUserId>> {
         let mut users = Vec::new();
         for user in self.sync.typing.in_room(room) {
-            users.push(self.user_id(user).await?);
+            users.extend(self.user_id(user).await.leave_out()?);
         }
         Ok(users)
     }

@@ -1,9 +1,10 @@
 //! Order-preserving key encoding: tuples of parts sort as their bytes do.
 
 use crate::position::Position;
+use std::fmt::Debug;
 
 /// A value that can be (part of) a key.
-pub trait KeyPart: Sized {
+pub trait KeyPart: Sized + Debug {
     /// Appends the encoding.
     fn encode(&self, out: &mut Vec<u8>);
     /// Takes one encoded value off the front of `bytes`; `None` when it is none.

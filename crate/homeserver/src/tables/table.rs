@@ -1,11 +1,14 @@
 //! A typed view of one prefix of the store.
 
 use super::KeyPart;
+use crate::damaged::{Damaged, LeaveOut};
 use ephapse_store::{Batch, Bytes, Direction, Store, StoreError};
 use serde::{Serialize, de::DeserializeOwned};
 use std::{marker::PhantomData, ops::Range};
 
 /// A table: keys `K`, values `V` encoded by postcard.
+///
+/// Where many values are read at once, one that is damaged does not cost the others.
 pub struct Table<K, V> {
     prefix: u8,
     /// Its name, for messages about values that cannot be read.
@@ -59,28 +62,53 @@ impl<K: KeyPart, V: Serialize + DeserializeOwned> Table<K, V> {
         batch.delete_range(self.range(part));
     }
 
-    /// Reads a value from its bytes.
-    pub fn decode(&self, bytes: &Bytes) -> Result<V, StoreError> {
-        postcard::from_bytes(bytes).map_err(|error| StoreError::Platform(format!("a value of {} cannot be read: {error}", self.name)))
+    fn decode(&self, key: &[u8], bytes: &Bytes) -> Result<V, Damaged> {
+        postcard::from_bytes(bytes).map_err(|error| Damaged::new(format!("the value of {} in {}", self.shown(key), self.name), error))
     }
 
-    fn decode_key(&self, bytes: &Bytes) -> Result<K, StoreError> {
+    fn decode_key(&self, bytes: &[u8]) -> Result<K, Damaged> {
         let mut rest = bytes.get(1..).unwrap_or_default();
-        K::decode(&mut rest).ok_or_else(|| StoreError::Platform(format!("a key of {} cannot be read", self.name)))
+        K::decode(&mut rest).ok_or_else(|| Damaged::new(format!("a key of {}", self.name), bytes.escape_ascii()))
+    }
+
+    /// A key as the log says it.
+    fn shown(&self, key: &[u8]) -> String {
+        self.decode_key(key).map_or_else(|damaged| damaged.to_string(), |key| format!("{key:?}"))
     }
 
     /// The value of `key`.
+    ///
+    /// # Errors
+    /// [`StoreError::Unreadable`] where it cannot be read, as whatever else the store says.
     pub async fn get(&self, store: &dyn Store, key: &K) -> Result<Option<V>, StoreError> {
         let keys = [self.key(key)];
         let found = store.get_many(&keys).await?;
-        found.first().and_then(Option::as_ref).map(|bytes| self.decode(bytes)).transpose()
+        Ok(found.first().and_then(Option::as_ref).map(|bytes| self.decode(&keys[0], bytes)).transpose()?)
     }
 
-    /// The values of `keys`, in their order.
+    /// The values of `keys`, in their order. One that is damaged is left out and logged, as if there were none: where that is not the same, as for what a
+    /// decision stands on, there is [`Self::get_all`].
     pub async fn get_many(&self, store: &dyn Store, keys: &[K]) -> Result<Vec<Option<V>>, StoreError> {
         let keys: Vec<_> = keys.iter().map(|key| self.key(key)).collect();
         let found = store.get_many(&keys).await?;
-        found.iter().map(|bytes| bytes.as_ref().map(|bytes| self.decode(bytes)).transpose()).collect()
+        let found = keys.iter().zip(&found);
+        found.map(|(key, bytes)| bytes.as_ref().map_or(Ok(None), |bytes| Ok(self.decode(key, bytes).leave_out()?))).collect()
+    }
+
+    /// As [`Self::get_many`], for decisions: none is left out.
+    ///
+    /// # Errors
+    /// [`StoreError::Unreadable`] where one cannot be read.
+    pub async fn get_all(&self, store: &dyn Store, keys: &[K]) -> Result<Vec<Option<V>>, StoreError> {
+        let keys: Vec<_> = keys.iter().map(|key| self.key(key)).collect();
+        let found = store.get_many(&keys).await?;
+        keys.iter().zip(&found).map(|(key, bytes)| Ok(bytes.as_ref().map(|bytes| self.decode(key, bytes)).transpose()?)).collect()
+    }
+
+    /// The last key of the table.
+    pub async fn last_key(&self, store: &dyn Store, part: &impl KeyPart) -> Result<Option<K>, StoreError> {
+        let last = store.scan(self.range(part), Direction::Backward, 1).await?;
+        Ok(last.first().map(|(key, _)| self.decode_key(key)).transpose()?)
     }
 
     /// At most `limit` entries whose keys' first parts are `part`.
@@ -88,10 +116,37 @@ impl<K: KeyPart, V: Serialize + DeserializeOwned> Table<K, V> {
         self.scan_range(store, self.range(part), direction, limit).await
     }
 
-    /// At most `limit` entries of a range of encoded keys (made with [`Self::key`], [`Self::prefix_of`] and [`Self::range`]).
+    /// At most `limit` entries of a range of encoded keys (made with [`Self::key`], [`Self::prefix_of`] and [`Self::range`]). One that is damaged is left
+    /// out and logged, and others are read in its place: fewer than `limit` are all there are.
     pub async fn scan_range(&self, store: &dyn Store, range: Range<Vec<u8>>, direction: Direction, limit: usize) -> Result<Vec<(K, V)>, StoreError> {
-        let entries = store.scan(range, direction, limit).await?;
-        entries.iter().map(|(key, value)| Ok((self.decode_key(key)?, self.decode(value)?))).collect()
+        self.scan_readable(store, range, direction, limit, |key, value| Ok((key, value))).await
+    }
+
+    /// As [`Self::scan_range`], of entries from which `read` makes something, or finds that it cannot.
+    pub async fn scan_readable<T>(
+        &self,
+        store: &dyn Store,
+        mut range: Range<Vec<u8>>,
+        direction: Direction,
+        limit: usize,
+        mut read: impl FnMut(K, V) -> Result<T, Damaged>,
+    ) -> Result<Vec<T>, StoreError> {
+        let mut found = Vec::new();
+        loop {
+            let wanted = limit - found.len();
+            let entries = store.scan(range.clone(), direction, wanted).await?;
+            let before = found.len();
+            for (key, value) in &entries {
+                let entry = self.decode_key(key).and_then(|decoded| read(decoded, self.decode(key, value)?));
+                found.extend(entry.leave_out()?);
+            }
+            let Some((last, _)) = entries.last().filter(|_| entries.len() == wanted && found.len() - before < wanted) else { return Ok(found) };
+            match direction {
+                // The first key behind it.
+                Direction::Forward => range.start = [&last[..], &[0]].concat(),
+                Direction::Backward => range.end = last.to_vec(),
+            }
+        }
     }
 }
 

@@ -9,6 +9,7 @@ use super::{
 };
 use crate::{
     client::wire::{Json as Answer, Own},
+    damaged::{Damaged, LeaveOut},
     error::{Error, Result},
     homeserver::Homeserver,
     locks::LockKey,
@@ -111,15 +112,19 @@ async fn take_one_time(hs: &Homeserver, place: &Place, counts: &mut KeyCounts, b
     let mut range = tables::ONE_TIME_KEYS.range(place);
     let mut turns = Turns::new(&*hs.host);
     while let Some((row, OneTimeKey { id, key })) = tables::ONE_TIME_KEYS.scan_range(hs.store(), range.clone(), Direction::Forward, 1).await?.pop() {
-        let mark = Mark::of(algorithm, &serde_json::from_str(&key.0).map_err(|error| unreadable(&error))?);
-        let mut claimed = Claimed::read(hs, &device_key, [mark].into_iter()).await?;
         tables::ONE_TIME_KEYS.delete(batch, &row);
         tables::ONE_TIME_KEY_IDS.delete(batch, &(*user, device.clone(), id.clone()));
         if let Some(count) = counts.one_time.get_mut(algorithm) {
             *count = count.saturating_sub(1);
         }
         counts.one_time.retain(|_, count| *count > 0);
-        if !claimed.has(mark) {
+        let damaged = |error| Damaged::new(format!("one-time key {id} of {device} of user number {user}"), error);
+        let value: Option<ruma::CanonicalJsonValue> = serde_json::from_str(&key.0).map_err(damaged).leave_out()?;
+        let mark = value.map(|value| Mark::of(algorithm, &value));
+        let mut claimed = Claimed::read(hs, &device_key, mark.into_iter()).await?;
+        if let Some(mark) = mark
+            && !claimed.has(mark)
+        {
             claimed.add(&device_key, mark, batch);
             return Ok(Some((id, key)));
         }
@@ -132,5 +137,5 @@ async fn take_one_time(hs: &Homeserver, place: &Place, counts: &mut KeyCounts, b
 }
 
 fn unreadable(what: &dyn std::fmt::Display) -> Error {
-    Error::Internal(format!("a stored one-time key cannot be read: {what}"))
+    Damaged::new("a stored key of a device", what).into()
 }

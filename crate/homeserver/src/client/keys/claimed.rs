@@ -46,7 +46,7 @@ impl Claimed {
     pub async fn read(hs: &Homeserver, device: &(UserSn, OwnedDeviceId), marks: impl Iterator<Item = Mark>) -> Result<Self> {
         let rows: BTreeSet<u8> = marks.map(|mark| mark.row).collect();
         let places: Vec<_> = rows.iter().map(|row| (device.0, device.1.clone(), *row)).collect();
-        let found = tables::CLAIMED_KEYS.get_many(hs.store(), &places).await?;
+        let found = tables::CLAIMED_KEYS.get_all(hs.store(), &places).await?;
         Ok(Self(rows.into_iter().zip(found).map(|(row, found)| (row, found.map_or_else(Vec::new, |marks| marks.0))).collect()))
     }
 

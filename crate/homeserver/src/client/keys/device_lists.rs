@@ -5,13 +5,14 @@
 //! no encrypted one. More than the specification asks for is told: it speaks of encrypted rooms only, but allows what keeps the rules simple.
 
 use crate::{
+    damaged::LeaveOut,
     error::Result,
     homeserver::Homeserver,
     position::Position,
     room::{NodeId, membership_of},
     router::UserCall,
     sync::Listed,
-    tables::{self, Change, Membership, MembershipKind, RoomSn, UserSn},
+    tables::{self, Change, Membership, MembershipKind, RoomHead, RoomSn, UserSn},
     turns::Turns,
 };
 use ephapse_store::Direction;
@@ -109,14 +110,8 @@ impl Found {
         for (room, head) in rooms.iter().zip(hs.room_heads(&rooms).await?) {
             // Most of what happens in rooms does not change their state; and the room may have been forgotten by everybody meanwhile.
             let Some(head) = head.filter(|head| head.newest_state > since) else { continue };
-            let place = (StateEventType::RoomEncryption, String::new());
-            let Some(encryption) = hs.state_event(*room, NodeId(head.state), place.clone()).await? else { continue };
-            if encryption.position <= since {
-                continue;
-            }
-            // It may have been configured anew since it was encrypted.
-            let before = hs.room_state_at(*room, &head, since).await?;
-            if hs.state_event(*room, before, place).await?.is_none() {
+            // Where that cannot be read, rather one list too many than one too few.
+            if became_encrypted(hs, *room, &head, since).await.leave_out()?.unwrap_or(true) {
                 self.encrypted.insert(*room);
             }
         }
@@ -132,8 +127,11 @@ impl Found {
         for (room, head) in rooms.into_iter().zip(heads) {
             // The room may have been forgotten by everybody meanwhile.
             let Some(head) = head.filter(|head| head.newest_state > since) else { continue };
-            let before = hs.room_state_at(room, &head, since).await?;
-            for difference in hs.state_diff(room, before, NodeId(head.state)).await? {
+            let before = match hs.room_state_at(room, &head, since).await.leave_out()? {
+                Some(before) => hs.state_diff(room, before, NodeId(head.state)).await.leave_out()?,
+                None => None,
+            };
+            for difference in before.into_iter().flatten() {
                 if difference.key.0 == StateEventType::RoomEncryption && difference.key.1.is_empty() && difference.before.is_none() {
                     self.encrypted.insert(room);
                 }
@@ -169,8 +167,8 @@ impl Found {
                 continue;
             }
             judge.turns.step().await;
-            let was_in = was_joined(hs, *room, *before).await?;
-            let is_in = is_joined(hs, *room, *member).await?;
+            let was_in = was_joined(hs, *room, *before).await.leave_out()?.unwrap_or(true);
+            let is_in = is_joined(hs, *room, *member).await.leave_out()?.unwrap_or(false);
             match (was_in, is_in) {
                 (false, true) if *member == user => changed.extend(judge.members_to_know(*room).await?),
                 (true, false) if *member == user => {
@@ -270,13 +268,7 @@ impl Judge<'_> {
             return Ok(*known);
         }
         // The room may have been forgotten by everybody meanwhile.
-        let is_encrypted = match tables::ROOM_HEADS.get(self.hs.store(), &room).await? {
-            Some(head) => {
-                let place = (StateEventType::RoomEncryption, String::new());
-                self.hs.state_get(room, NodeId(head.state), &[place]).await?.first().copied().flatten().is_some()
-            }
-            None => false,
-        };
+        let is_encrypted = is_encrypted(self.hs, room).await.leave_out()?.unwrap_or(true);
         self.encrypted.insert(room, is_encrypted);
         Ok(is_encrypted)
     }
@@ -307,11 +299,29 @@ impl Judge<'_> {
     async fn names(&mut self, users: BTreeSet<UserSn>) -> Result<Vec<OwnedUserId>> {
         let mut names = Vec::with_capacity(users.len());
         for user in users {
-            names.push(self.hs.user_id(user).await?);
+            names.extend(self.hs.user_id(user).await.leave_out()?);
             self.turns.short_step().await;
         }
         Ok(names)
     }
+}
+
+async fn is_encrypted(hs: &Homeserver, room: RoomSn) -> Result<bool> {
+    let Some(head) = tables::ROOM_HEADS.get(hs.store(), &room).await? else { return Ok(false) };
+    let place = (StateEventType::RoomEncryption, String::new());
+    Ok(hs.state_get(room, NodeId(head.state), &[place]).await?.first().copied().flatten().is_some())
+}
+
+/// Whether a room is encrypted since a position.
+async fn became_encrypted(hs: &Homeserver, room: RoomSn, head: &RoomHead, since: Position) -> Result<bool> {
+    let place = (StateEventType::RoomEncryption, String::new());
+    let Some(encryption) = hs.state_event(room, NodeId(head.state), place.clone()).await? else { return Ok(false) };
+    if encryption.position <= since {
+        return Ok(false);
+    }
+    // It may have been configured anew since it was encrypted.
+    let before = hs.room_state_at(room, head, since).await?;
+    Ok(hs.state_event(room, before, place).await?.is_none())
 }
 
 async fn was_joined(hs: &Homeserver, room: RoomSn, before: Before) -> Result<bool> {

@@ -5,10 +5,8 @@
 
 use super::{MOST, signed};
 use crate::{
-    client::{
-        object,
-        wire::{Json as Answer, Own},
-    },
+    client::wire::{Json as Answer, Own},
+    damaged::{Damaged, LeaveOut},
     error::{Error, Result},
     homeserver::Homeserver,
     router::UserCall,
@@ -78,14 +76,15 @@ pub async fn keys_of(hs: &Homeserver, sn: UserSn, user: &UserId, viewer: Option<
     let mut devices = BTreeMap::new();
     let mut turns = Turns::new(&*hs.host);
     for ((device, keys), named) in device_keys(hs, sn, asked).await? {
-        let mut keys = with_name(&keys, named)?;
+        let keys = stored_object(&keys, || format!("the keys of {device} of {user}")).leave_out()?;
+        let Some(mut keys) = keys.map(|keys| with_name(keys, named)) else { continue };
         signatures.add_to(&mut keys, device.as_str());
         devices.insert(device, Raw::from_json(raw(keys)?));
         turns.step().await;
     }
     let mut cross_signing = BTreeMap::new();
     for ((_, used_for), key) in tables::CROSS_SIGNING_KEYS.scan(hs.store(), &sn, Direction::Forward, 3).await? {
-        let mut key = object(&key.0)?;
+        let Some(mut key) = stored_object(&key, || format!("a cross-signing key of {user}")).leave_out()? else { continue };
         signed::keep_own_signatures(&mut key, user);
         if let Some(public) = public_key(&key).map(str::to_owned) {
             signatures.add_to(&mut key, &public);
@@ -121,12 +120,15 @@ async fn device_keys(hs: &Homeserver, user: UserSn, asked: &[OwnedDeviceId]) -> 
 }
 
 /// A device's keys with its name.
-fn with_name(keys: &tables::Json, named: Option<tables::Device>) -> Result<CanonicalJsonObject> {
-    let mut keys = object(&keys.0)?;
+fn with_name(mut keys: CanonicalJsonObject, named: Option<tables::Device>) -> CanonicalJsonObject {
     let name = named.and_then(|device| device.display_name);
     let name = name.map(|name| ("device_display_name".to_owned(), CanonicalJsonValue::String(name)));
     keys.insert("unsigned".to_owned(), CanonicalJsonValue::Object(name.into_iter().collect()));
-    Ok(keys)
+    keys
+}
+
+fn stored_object(json: &tables::Json, what: impl FnOnce() -> String) -> Result<CanonicalJsonObject, Damaged> {
+    serde_json::from_str(&json.0).map_err(|error| Damaged::new(what(), error))
 }
 
 /// The signatures of a user's keys that somebody may see, by the key they sign: the user's own, and those that the viewer made.
@@ -144,7 +146,7 @@ async fn visible_signatures(hs: &Homeserver, user: UserSn, viewer: Option<UserSn
     let mut visible: BTreeMap<String, Vec<_>> = BTreeMap::new();
     let signers: BTreeSet<UserSn> = viewer.into_iter().chain([user]).collect();
     for signer in signers {
-        let id = hs.user_id(signer).await?;
+        let Some(id) = hs.user_id(signer).await.leave_out()? else { continue };
         for ((_, _, key, by), signature) in tables::KEY_SIGNATURES.scan(hs.store(), &(user, signer), Direction::Forward, MOST).await? {
             visible.entry(key).or_default().push((id.clone(), by, signature));
         }

@@ -91,7 +91,7 @@ impl Forked {
     /// An event of the other server, built on `parents`, which must not be in conflict.
     pub(super) fn remote_event(&self, draft: Draft, parents: &[Rc<Event>]) -> Pdu {
         let rules = &self.room.rules;
-        let content = serde_json::value::to_raw_value(&draft.content).expect("JSON");
+        let content = serde_json::value::to_raw_value(&*draft.content).expect("JSON");
         let keys =
             auth_types_for_event(&draft.event_type, &draft.sender, draft.state_key.as_deref(), &content, &rules.authorization).expect("auth types");
         let (hs, sn, state) = (self.server.hs.clone(), self.room.sn, parents[0].state_after);
