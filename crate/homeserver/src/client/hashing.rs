@@ -12,7 +12,7 @@ const MOST: usize = 64;
 
 /// Bytes that are asked for at a time. Allocators keep what is given back to them, in an arena for each thread, unless it is very large: glibc returns every
 /// allocation of more than 32 MiB to the system at once. Pages that were never touched take no memory. Memory of wasm cannot be returned.
-const ASKED_FOR: usize = if cfg!(target_arch = "wasm32") { 0 } else { 33 << 20 };
+const ASKED_FOR: Option<usize> = if cfg!(target_arch = "wasm32") { None } else { Some(33 << 20) };
 
 /// Who may hash, and in what.
 pub struct Hashing {
@@ -63,7 +63,7 @@ impl Memory {
     fn take(&self, count: usize) -> Option<Vec<Block>> {
         let free = self.0.lock().unwrap_or_else(PoisonError::into_inner).pop();
         let mut blocks = free.unwrap_or_default();
-        let capacity = count.max(ASKED_FOR / Block::SIZE);
+        let capacity = ASKED_FOR.map_or(count, |bytes| count.max(bytes / Block::SIZE));
         blocks.try_reserve_exact(capacity.saturating_sub(blocks.len())).ok()?;
         blocks.resize(count, Block::new());
         Some(blocks)

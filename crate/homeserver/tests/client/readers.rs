@@ -49,7 +49,8 @@ fn an_event_has_a_hundred_levels_at_most() {
                 format!(r#"{{"room_version":"{version}","initial_state":[{{"type":"com.example.x","state_key":"","content":{content}}}]}}"#);
             let created = raw(&server, &alice, "POST", "/_matrix/client/v3/createRoom", &initial_state);
             if levels < 100 {
-                (sent.ok(), state.ok());
+                sent.ok();
+                state.ok();
             } else {
                 for refused in [sent, state] {
                     let said = refused.fails(400, "M_BAD_JSON")["error"].as_str().expect("words").to_owned();
@@ -232,7 +233,8 @@ fn what_is_kept_beside_events_is_readable_where_it_is_answered() {
     let id = room(&server, &alice, json!({}));
     let user = format!("/_matrix/client/v3/user/{}", alice.id);
     let to_device = |value: &str| format!(r#"{{"messages":{{"{}":{{"*":{{"x":{value}}}}}}}}}"#, alice.id);
-    let places: Vec<(&str, String, Box<dyn Fn(&str) -> String>)> = vec![
+    type Body<'a> = Box<dyn Fn(&str) -> String + 'a>;
+    let places: Vec<(&str, String, Body<'_>)> = vec![
         ("PUT", format!("{user}/account_data/com.example.x"), Box::new(|value| format!(r#"{{"x":{value}}}"#))),
         ("PUT", format!("{user}/rooms/{id}/account_data/com.example.x"), Box::new(|value| format!(r#"{{"x":{value}}}"#))),
         ("PUT", format!("/_matrix/client/v3/profile/{}/com.example.x", alice.id), Box::new(|value| format!(r#"{{"com.example.x":{value}}}"#))),
