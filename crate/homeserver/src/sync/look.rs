@@ -113,8 +113,9 @@ impl Homeserver {
             Some(changes) if !ask.full_state => changes.rooms.keys().filter_map(|room| Some((*room, rooms.get(*room)?))).collect(),
             _ => rooms.all(),
         };
-        // A forgotten room may be gone for good.
-        let candidates = candidates.into_iter().filter(|(_, membership)| !membership.forgotten).collect();
+        // A device that has not seen the departure yet would show the room for ever.
+        let is_told = |membership: &Membership| !membership.forgotten || from.is_some_and(|from| membership.position > from);
+        let candidates = candidates.into_iter().filter(|(_, membership)| is_told(membership)).collect();
         look.rooms(candidates, changes.as_ref(), &mut response).await?;
         look.global_account_data(changes.as_ref(), &mut response).await?;
         look.presence(&rooms, changes.as_ref(), &mut response).await?;
@@ -191,6 +192,8 @@ impl Look<'_> {
             MembershipKind::Leave | MembershipKind::Ban if came && (self.from.is_some() || self.ask.filter.room.include_leave) => {
                 let known = self.from.filter(|_| before == Some(MembershipKind::Join));
                 let was_in = known.is_some() || now.last_left.is_some_and(|left| self.from.is_none_or(|from| left > from));
+                // Of a room that was forgotten only the departure is told.
+                let was_in = was_in && !now.forgotten;
                 let again = known.is_none() && before.is_some();
                 Ok(Some(Section::Leave(self.left(room, now, changes, position, Stay { known, was_in, again }).await?)))
             }

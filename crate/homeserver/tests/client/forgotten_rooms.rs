@@ -30,6 +30,27 @@ fn deactivate(server: &TestServer, user: &TestUser) {
     confirm(server, user, "POST", "/_matrix/client/v3/account/deactivate", json!({}), PASSWORD).ok();
 }
 
+/// Who left and forgot a room on one device saw it on the other one for ever.
+#[test]
+fn other_devices_learn_that_a_room_was_left_that_is_forgotten() {
+    let server = TestServer::new();
+    let [alice, bob] = ["alice", "bob"].map(|name| server.register(name));
+    let id = den(&server, &alice, json!({}));
+    join(&server, &bob, &id);
+    let synced = server.get(&bob, "/_matrix/client/v3/sync").ok();
+    forget(&server, &bob, &id);
+    send(&server, &alice, &id, "2", "not for bob");
+    let since = |synced: &Value| format!("/_matrix/client/v3/sync?since={}", synced["next_batch"].as_str().expect("a token"));
+    let synced = server.get(&bob, &since(&synced)).ok();
+    let left = &synced["rooms"]["leave"][&id];
+    let told: Vec<_> = left["timeline"]["events"].as_array().expect("events").iter().map(|event| (&event["type"], &event["sender"])).collect();
+    assert_eq!(told, [(&json!("m.room.member"), &json!(bob.id))], "the departure, and nothing else of the room");
+    let again = server.get(&bob, &since(&synced)).ok();
+    assert!(again["rooms"].is_null(), "once: {again}");
+    let anew = server.get(&bob, "/_matrix/client/v3/sync?filter=%7B%22room%22:%7B%22include_leave%22:true%7D%7D").ok();
+    assert!(anew["rooms"]["leave"].is_null(), "{anew}");
+}
+
 /// A name with a typing error in it kept the room forever: who has no account forgets nothing.
 #[test]
 fn a_name_without_an_account_keeps_no_room() {

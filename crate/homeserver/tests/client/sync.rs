@@ -163,7 +163,10 @@ fn invite_join_leave_and_forget_move_a_room_through_the_sections() {
     assert!(bodies(&sync(&server, &bob, &[("filter", filter)])["rooms"]["leave"][&id]).contains(&"before"));
     act(&server, &bob, &id, "forget", json!({})).ok();
     assert!(sync(&server, &bob, &[("filter", filter)])["rooms"].is_null());
-    assert!(next(&server, &bob, &joined)["rooms"].is_null(), "a forgotten room vanishes");
+    assert!(next(&server, &bob, &left)["rooms"].is_null(), "a forgotten room vanishes");
+    // For a device that has not heard of it yet.
+    let departure = next(&server, &bob, &joined);
+    assert_eq!(types(&departure["rooms"]["leave"][&id]["timeline"]["events"]), ["m.room.member"], "{departure}");
 }
 
 /// The leaving came in the timeline although its filter did not let member events through.
