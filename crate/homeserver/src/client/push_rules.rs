@@ -26,9 +26,10 @@ use ruma::{
         },
         error::ErrorKind,
     },
-    push::{EventMatchConditionData, InsertPushRuleError, NewPushRule, PushCondition, RemovePushRuleError, RuleKind, Ruleset},
+    push::{Action, EventMatchConditionData, InsertPushRuleError, NewPushRule, PushCondition, RemovePushRuleError, RuleKind, Ruleset},
 };
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 /// The type that the rules are kept as.
 pub const TYPE: &str = crate::push::PUSH_RULES;
@@ -114,6 +115,7 @@ pub async fn set_enabled(call: UserCall, request: set_pushrule_enabled::Request)
 
 /// `PUT /_matrix/client/v3/pushrules/global/{kind}/{ruleId}/actions`
 pub async fn set_actions(call: UserCall, request: set_pushrule_actions::Request) -> Result<set_pushrule_actions::Response> {
+    check_actions(&request.actions)?;
     change(&call, |rules, _| rules.set_actions(request.kind, &request.rule_id, request.actions).ok_or_else(no_such_rule)).await?;
     Ok(set_pushrule_actions::Response::new())
 }
@@ -170,7 +172,17 @@ async fn change(call: &UserCall, change: impl FnOnce(&mut Rules, &mut Batch) -> 
 
 /// Patterns are asked of every event, and so are short.
 fn check(rule: &NewRule) -> Result<()> {
-    let NewRule::Other(rule) = rule else { return Ok(()) };
+    let rule = match rule {
+        NewRule::Simple { actions, .. } => return check_actions(actions),
+        NewRule::Other(rule) => rule,
+    };
+    check_actions(match rule {
+        NewPushRule::Override(rule) | NewPushRule::Underride(rule) => &rule.actions,
+        NewPushRule::Content(rule) => &rule.actions,
+        NewPushRule::Room(rule) => &rule.actions,
+        NewPushRule::Sender(rule) => &rule.actions,
+        _ => &[],
+    })?;
     let patterns: Vec<&str> = match rule {
         NewPushRule::Content(rule) => vec![&rule.pattern],
         NewPushRule::Override(rule) | NewPushRule::Underride(rule) => rule.conditions.iter().filter_map(pattern).collect(),
@@ -180,6 +192,20 @@ fn check(rule: &NewRule) -> Result<()> {
         return Err(Error::too_large(format!("a pattern has {LONGEST_PATTERN} bytes at most")));
     }
     Ok(())
+}
+
+/// An action that is not known would do nothing, and its user would not learn why.
+fn check_actions(actions: &[Action]) -> Result<()> {
+    let is_known = |action: &Action| match serde_json::to_value(action) {
+        // The last two did nothing for long and are no actions any more, but clients still send them.
+        Ok(Value::String(name)) => matches!(name.as_str(), "notify" | "dont_notify" | "coalesce"),
+        Ok(Value::Object(fields)) => fields.contains_key("set_tweak"),
+        _ => false,
+    };
+    match actions.iter().all(is_known) {
+        true => Ok(()),
+        false => Err(Error::invalid_param("an action is `notify` or an object with `set_tweak`")),
+    }
 }
 
 fn pattern(condition: &PushCondition) -> Option<&str> {

@@ -122,6 +122,11 @@ fn bodies_that_are_no_rules_are_refused() {
     server.put(&alice, &cake, json!({ "actions": "notify", "pattern": "x" })).fails(400, "M_BAD_JSON");
     server.put(&alice, &format!("{RULES}/override/.m.rule.master/enabled"), json!({})).fails(400, "M_MISSING_PARAM");
     server.put(&alice, &cake, json!({ "actions": [], "pattern": "x".repeat(256 << 10) })).fails(413, "M_TOO_LARGE");
+    for unknown in [json!("not_an_action"), json!({ "set": "sound" })] {
+        server.put(&alice, &format!("{RULES}/room/!r:test.example"), json!({ "actions": [unknown] })).fails(400, "M_INVALID_PARAM");
+        server.put(&alice, &cake, json!({ "actions": [unknown], "pattern": "x" })).fails(400, "M_INVALID_PARAM");
+        server.put(&alice, &format!("{RULES}/override/.m.rule.master/actions"), json!({ "actions": [unknown] })).fails(400, "M_INVALID_PARAM");
+    }
     server.put(&alice, &format!("{RULES}/room/!r:test.example"), json!({ "actions": [] })).ok();
     server.put(&alice, &format!("{RULES}/sender/@bob:test.example"), json!({ "actions": ["notify"] })).ok();
     let rules: Value = server.get(&alice, &format!("{RULES}/")).ok();
