@@ -48,10 +48,15 @@ export async function browserTests() {
   return nodeTests(await testFiles('browser'), { env: { CHROMIUM: await chromium() } });
 }
 
-/** What people do with other clients, against `ephapse serve`: matrix-js-sdk, of now and of a year ago, and matrix-nio. */
+/** What people do with other clients, against `ephapse serve`: matrix-js-sdk, of now and of a year ago, matrix-nio, and with `RUST_SDK` matrix-rust-sdk. */
 export async function clientTests() {
   await native();
-  return nodeTests(await testFiles('clients'), { env: { CHROMIUM: await chromium(), PYTHON: await nio() } });
+  const files = await testFiles('clients');
+  if (process.env.RUST_SDK) {
+    await run('cargo', ['build', '--locked', '--manifest-path', path('tests', 'clients', 'rust-sdk', 'Cargo.toml'), '--target-dir', path('.cache', 'rust-sdk')]);
+    files.push(path('tests', 'clients', 'rust-sdk.long.mjs'));
+  }
+  return nodeTests(files, { env: { CHROMIUM: await chromium(), PYTHON: await nio() } });
 }
 
 /** What npm gives to others, in an empty Vite project and in sites without a bundler. */
