@@ -1,5 +1,5 @@
-// A damaged page of the database: `ephapse serve` says which file it is and what to do, and does not panic. What becomes of one that is found while it runs
-// is in crate/store/src/native/damage.rs.
+// A damaged page of the database: `ephapse serve` says which file it is and what to do, and does not panic. Every page is damaged in
+// crate/store/src/native/damage.rs.
 
 import assert from 'node:assert/strict';
 import { open } from 'node:fs/promises';
@@ -7,7 +7,7 @@ import { join } from 'node:path';
 import { test } from 'node:test';
 import { freePort } from '../../bench/targets/process.mjs';
 import { unpack, writeFiles } from '../fixtures/pack.mjs';
-import { directory, fails } from './server.mjs';
+import { Server, directory, fails } from './server.mjs';
 
 const page = 4096;
 
@@ -19,15 +19,36 @@ async function damage(path, at, bytes) {
   await file.close();
 }
 
-test('a damaged page keeps it from starting, and is named with what to do', { timeout: 60_000 }, async (t) => {
-  const { files } = await unpack('0.1-native');
-  const messages = Buffer.from(files['tables.redb'], 'base64').lastIndexOf('Message 11');
-  for (const [at, bytes] of [[0, 64], [messages - (messages % page), 16]]) {
-    const data = await directory(t);
-    await writeFiles(data, files);
-    await damage(join(data, 'tables.redb'), at, bytes);
-    const { code, said } = await fails('serve', '--data-dir', data, '--listen', `127.0.0.1:${await freePort()}`, '--server-name', 'fixture.example');
-    assert.equal(code, 1, said);
-    assert.match(said, /^ephapse: \S+\/tables\.redb is damaged \(.+\): stop the server, and put a backup of the directory in its place\n$/);
-  }
+const named = /\S+\/tables\.redb is damaged \(.+\): stop the server, and put a backup of the directory in its place/;
+
+/** A directory of an earlier version, with what was made in it, of which a page is damaged. */
+async function damaged(t, placeIn, bytes) {
+  const { made, files } = await unpack('0.1-native');
+  const data = await directory(t);
+  await writeFiles(data, files);
+  await damage(join(data, 'tables.redb'), placeIn(Buffer.from(files['tables.redb'], 'base64')), bytes);
+  return { made, data };
+}
+
+test('a damaged header keeps it from starting, and is named with what to do', { timeout: 60_000 }, async (t) => {
+  const { data } = await damaged(t, () => 0, 64);
+  const { code, said } = await fails('serve', '--data-dir', data, '--listen', `127.0.0.1:${await freePort()}`, '--server-name', 'fixture.example');
+  assert.equal(code, 1, said);
+  assert.match(said, named);
+  assert.ok(!said.includes('panicked'), said);
+});
+
+test('a damaged page costs what is on it, and is named with what to do', { timeout: 60_000 }, async (t) => {
+  const pageOf = (tables) => {
+    const message = tables.lastIndexOf('Message 11');
+    return message - (message % page);
+  };
+  const { made, data } = await damaged(t, pageOf, 16);
+  const server = await Server.start(t, ['--server-name', 'fixture.example'], data);
+  const pages = made.rooms.map(({ room }) => server.request('GET', `/_matrix/client/v3/rooms/${encodeURIComponent(room)}/messages?dir=f&limit=100`, made.alice.access_token));
+  const statuses = (await Promise.all(pages)).map(({ status }) => status);
+  assert.equal(statuses.filter((status) => status === 200).length, statuses.length - 1, `${statuses}`);
+  assert.equal(await server.stop(), 0);
+  assert.match(server.process.said, named);
+  assert.ok(!server.process.said.includes('panicked'), server.process.said);
 });

@@ -94,9 +94,9 @@ export class Server {
   }
 }
 
-/** Runs the binary to its end; resolves to `{ code, said }`. */
+/** Runs the binary to its end, which is to come by itself; resolves to `{ code, said }`. */
 export function fails(...args) {
-  const child = spawn(binary, args, { stdio: ['ignore', 'ignore', 'pipe'] });
+  const child = spawn(binary, args, { stdio: ['ignore', 'ignore', 'pipe'], timeout: 30_000 });
   let said = '';
   child.stderr.on('data', (data) => { said += data; });
   return new Promise((resolve, reject) => {
