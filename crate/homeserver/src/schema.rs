@@ -112,13 +112,19 @@ impl Schema {
 }
 
 /// Refuses what the specification says cannot be: of the path's parameters, which are given as `arguments`, of the query's, and of the body, which always is an
-/// object. 400 M_INVALID_PARAM, M_BAD_JSON or M_NOT_JSON.
+/// object. 400 M_INVALID_PARAM, M_BAD_JSON or M_NOT_JSON; 404 M_NOT_FOUND where something of a kind is read that there is not.
 pub fn check(method: &Method, uri: &Uri, arguments: &[String], body: &[u8]) -> Result<()> {
     let path = behind_version(uri.path());
     let endpoint = path.and_then(|path| ENDPOINTS.iter().find(|endpoint| endpoint.method == method.as_str() && is_at(endpoint.path, path)));
     if let Some(endpoint) = endpoint {
         for (schema, argument) in endpoint.arguments.iter().zip(arguments) {
-            schema.check_parameter(argument).map_err(|wrong| Error::invalid_param(format!("a part of the path must be {}", wrong.expected())))?;
+            schema.check_parameter(argument).map_err(|wrong| match wrong {
+                // Whoever asks for one thing of a kind that other servers have is told that there is none. A list of an unknown kind is a mistake.
+                Wrong::Choice(_) if method == Method::GET && arguments.len() > 1 => {
+                    Error::not_found(format!("there is no such thing here: it is {}", wrong.expected()))
+                }
+                _ => Error::invalid_param(format!("a part of the path must be {}", wrong.expected())),
+            })?;
         }
         check_query(endpoint.query, uri.query().unwrap_or_default())?;
     }

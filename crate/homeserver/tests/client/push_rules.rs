@@ -28,7 +28,7 @@ fn everybody_begins_with_the_default_rules() {
     let master = server.get(&alice, &format!("{RULES}/override/.m.rule.master")).ok();
     assert_eq!((&master["default"], &master["enabled"]), (&json!(true), &json!(false)));
     server.get(&alice, &format!("{RULES}/override/none")).fails(404, "M_NOT_FOUND");
-    server.get(&alice, &format!("{RULES}/nonsense/none")).fails(400, "M_INVALID_PARAM");
+    server.get(&alice, &format!("{RULES}/nonsense/none")).fails(404, "M_NOT_FOUND");
 }
 
 #[test]
