@@ -143,13 +143,15 @@ export class Load {
     this.#compare(sent, await this.#timeline());
   }
 
+  /** A page that is not full is the last one: while the work goes on there is always more behind it. */
   async #timeline() {
     const line = this.#connect(this.alice.access_token);
     const timeline = [];
+    const limit = 500;
     for (let from = ''; ;) {
-      const page = await line.ask('GET', `/rooms/${encodeURIComponent(this.room)}/messages?dir=f&limit=500${from && `&from=${from}`}`);
+      const page = await line.ask('GET', `/rooms/${encodeURIComponent(this.room)}/messages?dir=f&limit=${limit}${from && `&from=${from}`}`);
       timeline.push(...page.chunk.filter((event) => event.type === 'm.room.message'));
-      if (!page.end || page.chunk.length === 0) return timeline;
+      if (page.chunk.length < limit) return timeline;
       from = page.end;
     }
   }
