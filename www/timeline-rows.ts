@@ -27,7 +27,8 @@ export interface MessageRow {
   text: string;
   /** What can be done with it: nothing when it is deleted or cannot be read. */
   state: 'sent' | 'sending' | 'failed' | 'gone';
-  edited: boolean;
+  /** How far its last change has come, if it was changed. */
+  edit?: 'sent' | 'sending' | 'failed';
   reactions: Reaction[];
 }
 
@@ -70,6 +71,7 @@ function messageRow(client: MatrixClient, room: Room, event: MatrixEvent, before
   const sender = event.getSender() ?? '';
   const name = nameOf(room, sender);
   const gone = event.isRedacted() || event.isDecryptionFailure();
+  const edit = event.replacingEvent();
   return {
     kind: 'message',
     key: keyOf(event),
@@ -80,10 +82,14 @@ function messageRow(client: MatrixClient, room: Room, event: MatrixEvent, before
     continued: before !== undefined && continues(before, event),
     time: event.getTs(),
     text: bodyOf(event),
-    state: gone ? 'gone' : event.status === EventStatus.NOT_SENT ? 'failed' : event.status === null ? 'sent' : 'sending',
-    edited: event.replacingEvent() !== null && !gone,
+    state: gone ? 'gone' : progress(event),
+    ...(edit && !gone && { edit: progress(edit) }),
     reactions: reactions(client, room, event),
   };
+}
+
+function progress({ status }: MatrixEvent): 'sent' | 'sending' | 'failed' {
+  return status === EventStatus.NOT_SENT ? 'failed' : status === null ? 'sent' : 'sending';
 }
 
 function continues(before: MatrixEvent, event: MatrixEvent): boolean {

@@ -120,7 +120,8 @@ class Message extends Component<MessageProps> {
   }
 
   render({ client, room, row, event, stop, editing, actions }: MessageProps): VNode {
-    const { own, continued, state } = row;
+    const { own, continued, state, edit } = row;
+    const mark = edit === 'sent' ? 'edited' : edit === 'sending' && 'saving…';
     const react = (key: string): Promise<void> => toggleReaction(client, room, event, key);
     const classes = ['message', own && 'own', continued && 'continued', state, editing && 'editing'].filter(Boolean).join(' ');
     const tab = stop ? 0 : -1;
@@ -139,8 +140,9 @@ class Message extends Component<MessageProps> {
               </div>
             )}
           </div>
-          {editing ? <small class="mark">being edited</small> : row.edited && <small class="mark">edited</small>}
+          {editing ? <small class="mark">being edited</small> : mark && <small class="mark">{mark}</small>}
           {state === 'failed' && <Button class="link" act={() => client.resendEvent(event, room)}>Not sent. Try again</Button>}
+          {edit === 'failed' && <Button class="link" act={() => client.resendEvent(event.replacingEvent() ?? event, room)}>Change not saved. Try again</Button>}
           {row.reactions.length > 0 && (
             <div class="reactions">
               {row.reactions.map(({ key, count, mine, who }) => (

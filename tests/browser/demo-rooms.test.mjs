@@ -93,7 +93,10 @@ test('editing shows a sign, can be cancelled, and the list of rooms shows the ne
   await composer(page).fill('');
   await composer(page).press('ArrowUp');
   await edited.fill('the garden');
+  const goOn = await holdSends(page);
   await edited.press('Enter');
+  await message(page, 'the garden').getByText('saving…').waitFor();
+  await goOn();
   await message(page, 'the garden').getByText('edited').waitFor();
   await room(page, 'Corrections').getByText('You: the garden').waitFor();
   assert.equal(await messages(page).getByText('teh garden').count(), 0);
@@ -209,3 +212,21 @@ test('who has no account here, and who is on another server, cannot be invited',
   await page.getByRole('button', { name: '1 member' }).or(page.getByRole('button', { name: 'Only you' })).click();
   await dialog(page, 'Members of Club').getByText('Invited').waitFor();
 });
+
+/** Holds back what the page sends from now on, until what this resolves to is called. */
+async function holdSends(page) {
+  await page.evaluate(() => {
+    const { fetch } = globalThis;
+    globalThis.held = new Promise((resolve) => {
+      globalThis.goOn = () => {
+        globalThis.fetch = fetch;
+        resolve();
+      };
+    });
+    globalThis.fetch = async (input, init) => {
+      if (String(input.url ?? input).includes('/send/')) await globalThis.held;
+      return fetch(input, init);
+    };
+  });
+  return () => page.evaluate(() => { globalThis.goOn(); });
+}
