@@ -1,7 +1,7 @@
 // A real Chromium with a fresh profile, and what tests need to look into it and to end it.
 
 import { spawn } from 'node:child_process';
-import { mkdir, mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
+import { mkdir, mkdtemp, open, readFile, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { chromium } from 'playwright-core';
@@ -63,9 +63,19 @@ export async function emptyProfile(t) {
   return profile;
 }
 
+const logOf = (profile) => join(profile, 'chromium.log');
+
+/** The errors that the Chromiums on an `emptyProfile` have logged about storage. */
+export async function storageErrors(profile) {
+  const lines = (await readFile(logOf(profile), 'utf8').catch(() => '')).split('\n');
+  return lines.filter((line) => /indexed_?db|leveldb|quota|sqlite|corrupt/i.test(line));
+}
+
 /** Starts Chromium as a process of ours on an `emptyProfile`, with children that die with it. */
-export function spawnChromium(profile, ...more) {
-  const child = spawn(executable, [...flags, `--user-data-dir=${profile}`, ...more], { detached: true, stdio: 'ignore' });
+export async function spawnChromium(profile, ...more) {
+  const log = await open(logOf(profile), 'a');
+  const child = spawn(executable, [...flags, '--enable-logging=stderr', `--user-data-dir=${profile}`, ...more], { detached: true, stdio: ['ignore', 'ignore', log.fd] });
+  await log.close();
   const ended = new Promise((resolve) => child.once('exit', resolve));
   const browser = {
     /** SIGKILL, for the browser and every process of it. */
@@ -85,7 +95,7 @@ export function spawnChromium(profile, ...more) {
 export async function killable(profile) {
   const portFile = join(profile, 'DevToolsActivePort');
   await rm(portFile, { force: true });
-  const { kill } = spawnChromium(profile, '--remote-debugging-port=0', 'about:blank');
+  const { kill } = await spawnChromium(profile, '--remote-debugging-port=0', 'about:blank');
   try {
     const connection = await chromium.connectOverCDP(`http://127.0.0.1:${await portIn(portFile)}`);
     return {

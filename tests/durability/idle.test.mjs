@@ -46,7 +46,7 @@ test(`a worker whose client is silent for ${idle} seconds`, { timeout: 60_000 + 
     return undefined;
   };
   const site = await packageSite(t, { answer });
-  spawnChromium(await emptyProfile(t), `${site.url}/idle.html`);
+  await spawnChromium(await emptyProfile(t), `${site.url}/idle.html`);
   const { error, first, kept, let_go: letGo } = await report;
   assert.equal(error, undefined);
   assert.deepEqual([first.status, kept.status, letGo.status], [200, 200, 200]);

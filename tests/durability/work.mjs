@@ -1,7 +1,7 @@
 // A browser at work that is interrupted: it is killed, or its worker is stopped, while two accounts send, sync and exchange keys.
 
 import assert from 'node:assert/strict';
-import { emptyProfile, killable } from '../browser/browser.mjs';
+import { emptyProfile, killable, storageErrors } from '../browser/browser.mjs';
 import { ask, ok, openPage, pause, register } from '../browser/site.mjs';
 import { Load } from '../load.mjs';
 
@@ -38,6 +38,13 @@ export class Browser {
     return openPage(this.#running.context, this.#site);
   }
 
+  /** What a lost database would look like: which there are, who the server is, and what Chromium has said. */
+  async storage() {
+    const page = await this.page;
+    const seen = await page.evaluate(async () => ({ databases: await indexedDB.databases(), status: await globalThis.server.status() }));
+    return { ...seen, errors: await storageErrors(this.#profile) };
+  }
+
   /** Kills all of it at once. */
   async kill() {
     await this.#running?.kill();
@@ -67,7 +74,7 @@ class Line {
       try {
         const asked = ask(page, this.#token, method, endpoint, body, { global: this.#global && this.#browser.global });
         const answer = await asked.finally(() => { this.#browser.underWay -= 1; });
-        assert.equal(answer.status, 200, `${method} ${endpoint}: ${JSON.stringify(answer.body)}`);
+        if (answer.status !== 200) assert.fail(`${method} ${endpoint}: ${answer.status} ${JSON.stringify(answer.body)}, ${JSON.stringify(await this.#browser.storage())}`);
         return answer.body;
       } catch (error) {
         if (error instanceof assert.AssertionError) throw error;
