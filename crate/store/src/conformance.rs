@@ -316,7 +316,7 @@ pub async fn rolls_back_failed_writes<G: Ground>(fresh: impl AsyncFn() -> G, scr
             let mut mine = store.commit(with_it);
             let at_once = (&mut mine).now_or_never();
             if let Some(Err(refused)) = at_once {
-                // A full layer could not be written, and what would make the log grow further is refused at once; nothing was visible of it.
+                // A full memtable could not be written, and what would make the log grow further is refused at once; nothing was visible of it.
                 assert_eq!((refused, store.generation()), (made_up(), generation), "{place}");
                 assert_eq!(dump(&store).await.as_ref(), Ok(&model), "{place}");
                 continue;

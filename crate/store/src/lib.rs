@@ -23,7 +23,7 @@ mod codec;
 mod indexed_db;
 // What only the log-structured store uses of it is for wasm32.
 #[cfg_attr(not(any(target_arch = "wasm32", test)), allow(dead_code))]
-mod layer;
+mod memtable;
 // Natively it is compiled for its tests alone, which do not use all that IndexedDB needs.
 #[cfg(any(target_arch = "wasm32", test))]
 #[cfg_attr(not(target_arch = "wasm32"), allow(dead_code, unused_imports))]

@@ -5,7 +5,7 @@ use super::{
     space,
     state::{Core, Frozen, State, Waiting},
 };
-use crate::{Batch, Bytes, CrashPoint, Op, StoreError, codec::encode_batch, layer::Layer};
+use crate::{Batch, Bytes, CrashPoint, Op, StoreError, codec::encode_batch, memtable::Memtable};
 use futures_channel::oneshot;
 use std::rc::Rc;
 
@@ -101,9 +101,9 @@ impl<B: Backend> Core<B> {
     fn take(&self, way: Way) -> Vec<Waiting> {
         let state = &mut *self.state.borrow_mut();
         if way != Way::Log {
-            // Now, because at this moment the layer holds exactly the durable log and this group.
-            let layer = Rc::new(std::mem::take(&mut state.active));
-            state.frozen = Some(Frozen { layer, batches: std::mem::take(&mut state.durable), through: None });
+            // Now, because at this moment the memtable holds exactly the durable log and this group.
+            let memtable = Rc::new(std::mem::take(&mut state.active));
+            state.frozen = Some(Frozen { memtable, batches: std::mem::take(&mut state.durable), through: None });
         }
         state.in_flight = Some(Vec::new());
         std::mem::take(&mut state.waiting)
@@ -193,7 +193,7 @@ impl<B: Backend> Core<B> {
                 state.log_bytes = 0;
                 self.start_flush(state);
             }
-            // `write_frozen` has put the segments in the layer's place.
+            // `write_frozen` has put the segments in the memtable's place.
             Way::Segment => self.maintain(state),
         }
         if deletes {
@@ -224,6 +224,6 @@ impl State {
         {
             self.durable = frozen.batches;
         }
-        self.active = Layer::replay(&self.durable);
+        self.active = Memtable::replay(&self.durable);
     }
 }

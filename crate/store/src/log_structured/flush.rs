@@ -1,4 +1,4 @@
-//! Full layers, and those that nothing is written to, become segments of level 0.
+//! Full memtables, and those that nothing is written to, become segments of level 0.
 
 use super::{
     backend::{Backend, Transaction},
@@ -6,14 +6,14 @@ use super::{
     space,
     state::{Core, Frozen, State},
 };
-use crate::{Bytes, CrashPoint, StoreError, layer::Ranges, merge::Entry};
+use crate::{Bytes, CrashPoint, StoreError, memtable::Ranges, merge::Entry};
 use std::rc::Rc;
 
 /// A task yields after so many milliseconds of work.
 const SLICE: f64 = 4.0;
 
 impl<B: Backend> Core<B> {
-    /// Flushes the frozen layer, if all of it is in the log, beside whatever else goes on; not while storage is full.
+    /// Flushes the frozen memtable, if all of it is in the log, beside whatever else goes on; not while storage is full.
     pub(super) fn start_flush(self: &Rc<Self>, state: &mut State) {
         if state.space.full {
             return;
@@ -23,7 +23,7 @@ impl<B: Backend> Core<B> {
         }
     }
 
-    /// Flushes the frozen layer while storage is full; whether there was one.
+    /// Flushes the frozen memtable while storage is full; whether there was one.
     pub(super) async fn flush_for_room(self: &Rc<Self>) -> bool {
         let through = self.next_flush(&mut self.state.borrow_mut());
         if let Some(through) = through {
@@ -51,14 +51,14 @@ impl<B: Backend> Core<B> {
             if error == StoreError::QuotaExceeded {
                 state.space.fill_up(self.backend.now());
             } else if !state.closing {
-                tracing::warn!(%error, "a full layer could not be written; it stays in the log");
+                tracing::warn!(%error, "a full memtable could not be written; it stays in the log");
             }
         }
         self.maintain(state);
         self.progress.notify(usize::MAX);
     }
 
-    /// Flushes the layer in memory, where that is worth it, once nothing has been written for a while.
+    /// Flushes the memtable in memory, where that is worth it, once nothing has been written for a while.
     pub(super) fn flush_when_idle(self: &Rc<Self>, state: &mut State) {
         if state.awaiting_idleness || state.log_bytes < self.options.idle_bytes {
             return;
@@ -72,8 +72,8 @@ impl<B: Backend> Core<B> {
             state.awaiting_idleness = false;
             let all_durable = state.waiting.is_empty() && state.frozen.is_none() && !state.closing && state.dead.is_none();
             if all_durable && !state.space.full && state.log_bytes >= core.options.idle_bytes {
-                let layer = Rc::new(std::mem::take(&mut state.active));
-                state.frozen = Some(Frozen { layer, batches: Vec::new(), through: Some(state.next_log - 1) });
+                let memtable = Rc::new(std::mem::take(&mut state.active));
+                state.frozen = Some(Frozen { memtable, batches: Vec::new(), through: Some(state.next_log - 1) });
                 state.durable = Vec::new();
                 state.log_bytes = 0;
                 core.start_flush(state);
@@ -97,7 +97,7 @@ impl<B: Backend> Core<B> {
         self.install_frozen(segments, through).await
     }
 
-    /// Writes the frozen layer as segments; the caller holds the right to write.
+    /// Writes the frozen memtable as segments; the caller holds the right to write.
     pub(super) async fn write_frozen(&self, through: u64) -> Result<(), StoreError> {
         let built = self.build_frozen().await?;
         self.install_frozen(built, through).await?;
@@ -117,13 +117,13 @@ impl<B: Backend> Core<B> {
     }
 
     async fn build_frozen(&self) -> Result<Vec<Rc<Segment>>, StoreError> {
-        let layer = self.state.borrow().frozen.as_ref().map(|frozen| frozen.layer.clone()).ok_or(StoreError::Closed)?;
-        let entries = layer.all_points().map(|(key, value)| Ok((key.clone(), value.clone())));
-        let built = self.build(entries, layer.hidden().clone(), 0, self.options.segment_bytes).await?;
+        let memtable = self.state.borrow().frozen.as_ref().map(|frozen| frozen.memtable.clone()).ok_or(StoreError::Closed)?;
+        let entries = memtable.all_points().map(|(key, value)| Ok((key.clone(), value.clone())));
+        let built = self.build(entries, memtable.hidden().clone(), 0, self.options.segment_bytes).await?;
         self.put_blobs(built).await
     }
 
-    /// Puts segments in the frozen layer's place, in one transaction with the end of their log.
+    /// Puts segments in the frozen memtable's place, in one transaction with the end of their log.
     async fn install_frozen(&self, segments: Vec<Rc<Segment>>, through: u64) -> Result<(), StoreError> {
         if self.crash_at(CrashPoint::Flushing) || self.state.borrow().dead.is_some() {
             return Err(StoreError::Closed);

@@ -9,7 +9,7 @@ use super::{
 };
 use crate::{
     Bytes, CrashPoint, Direction, Op, StoreError,
-    layer::Ranges,
+    memtable::Ranges,
     merge::{Merge, Source},
 };
 use futures_util::future::{Either, select, try_join_all};
@@ -402,7 +402,7 @@ impl State {
     /// The ranges that were deleted since the newest segment, durably.
     fn hidden_by_log(&self) -> Ranges {
         let mut hidden =
-            self.frozen.as_ref().filter(|frozen| frozen.through.is_some()).map(|frozen| frozen.layer.hidden().clone()).unwrap_or_default();
+            self.frozen.as_ref().filter(|frozen| frozen.through.is_some()).map(|frozen| frozen.memtable.hidden().clone()).unwrap_or_default();
         let deletes = self.durable.iter().flat_map(|batch| batch.ops()).filter_map(|op| match op {
             Op::DeleteRange(range) => Some(range.clone()),
             _ => None,

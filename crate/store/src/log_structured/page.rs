@@ -6,7 +6,7 @@
 use crate::{
     Bytes, Direction,
     codec::{Damaged, get_length, get_number, put_number},
-    layer::Known,
+    memtable::Known,
     merge::Entry,
 };
 use bytes::Buf;

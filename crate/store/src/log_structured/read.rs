@@ -1,4 +1,4 @@
-//! Reading: layers in memory, then segments from new to old through the page cache.
+//! Reading: memtables in memory, then segments from new to old through the page cache.
 //!
 //! An attempt runs without waiting, on the state as it is at that moment, and notes the pages it misses; those are fetched together, and the attempt is
 //! made again. So what a read returns is always one state of the store, and a read of what is cached makes no call to the platform.
@@ -14,7 +14,7 @@ use super::{
 use crate::{
     Bytes, Direction, StoreError,
     codec::Damaged,
-    layer::Known,
+    memtable::Known,
     merge::{Entry, Merge, Source},
 };
 use futures_util::future::try_join_all;
@@ -176,7 +176,7 @@ impl<'a, B: Backend> View<'a, B> {
     }
 
     fn scan(&self, range: &Range<Vec<u8>>, direction: Direction, limit: usize) -> Result<Vec<(Bytes, Bytes)>, Miss> {
-        let mut sources: Vec<Source<'_, Miss>> = self.state.layers().map(|layer| layer.source(range, direction)).collect();
+        let mut sources: Vec<Source<'_, Miss>> = self.state.memtables().map(|memtable| memtable.source(range, direction)).collect();
         let whole = Bytes::copy_from_slice(&range.start)..Bytes::copy_from_slice(&range.end);
         for segment in self.state.levels.zero().iter().filter(|segment| segment.overlaps(&whole)) {
             let entries = move |part| self.entries(std::slice::from_ref(segment), part, direction);

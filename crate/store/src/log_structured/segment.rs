@@ -10,7 +10,7 @@ use super::{
 use crate::{
     Bytes,
     codec::{Damaged, get_bytes, get_length, get_number, put_bytes, put_number},
-    layer::Ranges,
+    memtable::Ranges,
 };
 use std::ops::Range;
 
@@ -253,7 +253,7 @@ impl SegmentBuilder {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Direction, layer::Known, merge::Entry};
+    use crate::{Direction, memtable::Known, merge::Entry};
     use proptest::prelude::*;
     use std::collections::BTreeMap;
 

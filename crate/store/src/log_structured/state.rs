@@ -11,7 +11,7 @@ use super::{
 use crate::{
     Batch, Bytes, Chunks, CrashPoint, Direction, FIRST_CONTENT, Faults, LocalBoxFuture, Stats, Store, StoreError,
     codec::decode_batches,
-    layer::{Known, Layer},
+    memtable::{Known, Memtable},
 };
 use event_listener::Event;
 use futures_channel::oneshot;
@@ -28,9 +28,9 @@ pub struct Options {
     /// The newest format of what is kept in the store that its user understands. It is recorded, and a store that holds a newer one is refused before
     /// anything is changed, as one of a newer format of its own is.
     pub content_format: u32,
-    /// Bytes of log after which the layer in memory becomes a segment.
+    /// Bytes of log after which the memtable in memory becomes a segment.
     pub flush_bytes: usize,
-    /// Bytes of log after which the layer in memory becomes a segment when nothing was written for `idle_ms`, since an opening has to replay the log.
+    /// Bytes of log after which the memtable in memory becomes a segment when nothing was written for `idle_ms`, since an opening has to replay the log.
     pub idle_bytes: usize,
     /// In milliseconds.
     pub idle_ms: u32,
@@ -88,9 +88,9 @@ pub(super) struct Waiting {
     pub(super) answer: Answer,
 }
 
-/// A full layer on its way into segments.
+/// A full memtable on its way into segments.
 pub(super) struct Frozen {
-    pub(super) layer: Rc<Layer>,
+    pub(super) memtable: Rc<Memtable>,
     /// The durable batches in it, to go back to if the rest cannot be written.
     pub(super) batches: Vec<Batch>,
     /// The last number of its log, once all of it is durable there.
@@ -99,8 +99,8 @@ pub(super) struct Frozen {
 
 #[derive(Default)]
 pub(super) struct State {
-    /// Everything since the last full layer, durable or not.
-    pub(super) active: Layer,
+    /// Everything since the last full memtable, durable or not.
+    pub(super) active: Memtable,
     /// The durable batches of `active`.
     pub(super) durable: Vec<Batch>,
     pub(super) frozen: Option<Frozen>,
@@ -150,7 +150,7 @@ pub(super) struct Core<B> {
     pub(super) writing: async_lock::Mutex<()>,
     /// Held while a Blob is written.
     pub(super) putting_blob: async_lock::Mutex<()>,
-    /// Told whenever a task ends or a layer has become a segment.
+    /// Told whenever a task ends or a memtable has become a segment.
     pub(super) progress: Event,
     keys_read: Cell<u64>,
 }
@@ -161,12 +161,12 @@ pub(crate) struct LogStructured<B> {
 }
 
 impl State {
-    pub(super) fn layers(&self) -> impl Iterator<Item = &Layer> {
-        std::iter::once(&self.active).chain(self.frozen.as_ref().map(|frozen| &*frozen.layer))
+    pub(super) fn memtables(&self) -> impl Iterator<Item = &Memtable> {
+        std::iter::once(&self.active).chain(self.frozen.as_ref().map(|frozen| &*frozen.memtable))
     }
 
     pub(super) fn known(&self, key: &[u8]) -> Known {
-        self.layers().map(|layer| layer.get(key)).find(|known| *known != Known::Below).unwrap_or(Known::Below)
+        self.memtables().map(|memtable| memtable.get(key)).find(|known| *known != Known::Below).unwrap_or(Known::Below)
     }
 
     pub(super) fn check_readable(&self) -> Result<(), StoreError> {
@@ -218,7 +218,7 @@ impl<B: Backend> LogStructured<B> {
         let log_bytes = log.len();
         let durable = decode_batches(log)?;
         let state = State {
-            active: Layer::replay(&durable),
+            active: Memtable::replay(&durable),
             durable,
             levels: Levels::new(segments),
             next_log,
@@ -322,13 +322,13 @@ impl<B: Backend> Store for LogStructured<B> {
 
     fn stats(&self) -> Stats {
         let state = self.core.state.borrow();
-        let layers: usize = state.layers().map(Layer::bytes).sum();
+        let memtables: usize = state.memtables().map(Memtable::bytes).sum();
         Stats {
             keys_read: self.core.keys_read.get(),
             commits: state.commits,
             bytes_committed: state.bytes_committed,
             bytes_stored: state.levels.bytes() + state.log_bytes as u64,
-            bytes_cached: (layers + self.core.cache.borrow().bytes()) as u64,
+            bytes_cached: (memtables + self.core.cache.borrow().bytes()) as u64,
             runs: state.levels.sorted_runs(),
         }
     }

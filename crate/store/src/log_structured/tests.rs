@@ -257,7 +257,7 @@ fn raising_the_quota_is_enough() {
     });
 }
 
-/// While a full layer could not be written, and not for want of room, the log and what memory holds of it grew without end.
+/// While a full memtable could not be written, and not for want of room, the log and what memory holds of it grew without end.
 #[test]
 fn a_flush_that_keeps_failing_bounds_what_is_written() {
     on_a_disk(async |ground| {

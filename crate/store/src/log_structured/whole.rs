@@ -6,7 +6,7 @@ use super::{
     segment::{Index, Segment},
     state::Core,
 };
-use crate::{Direction, StoreError, codec::Damaged, layer::Ranges, merge::Entry};
+use crate::{Direction, StoreError, codec::Damaged, memtable::Ranges, merge::Entry};
 use std::ops::Range;
 
 pub(super) struct Whole {

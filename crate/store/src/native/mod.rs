@@ -2,7 +2,7 @@
 //!
 //! One redb commit of a few kilobytes rewrites a path of pages per key and takes several times as long as appending to a log and syncing it, and it
 //! grows with the tree. So a batch is durable when its log record is (`log`); redb takes over some megabytes at a time, on a thread of its own
-//! (`redb`), and until then a layer in memory answers for them. What is too large for the map lies in files beside it (`chunks`).
+//! (`redb`), and until then a memtable in memory answers for them. What is too large for the map lies in files beside it (`chunks`).
 
 mod chunks;
 #[cfg(test)]

@@ -13,7 +13,7 @@ use super::{
 use crate::{
     Batch, Bytes, Chunks, CrashPoint, Direction, FIRST_CONTENT, Fault, Faults, LocalBoxFuture, Stats, Store, StoreError,
     codec::{decode_batches, encode_batch},
-    layer::{Known, Layer},
+    memtable::{Known, Memtable},
     merge::{Merge, Source},
 };
 use futures_channel::oneshot;
@@ -94,17 +94,17 @@ struct Waiting {
     answer: Answer,
 }
 
-/// A layer whose log file is full.
+/// A memtable whose log file is full.
 struct Full {
-    layer: Arc<Layer>,
+    memtable: Arc<Memtable>,
     /// The last record of the file, once that is durable.
     through: Option<u64>,
 }
 
 #[derive(Default)]
 struct State {
-    /// Everything since the last full layer, durable or not.
-    active: Layer,
+    /// Everything since the last full memtable, durable or not.
+    active: Memtable,
     /// The durable batches of `active`.
     durable: Vec<Batch>,
     full: Option<Full>,
@@ -148,10 +148,10 @@ impl RedbStore {
         let (log, recovered) = Log::open(&path, applied)?;
         let durable = replay(&recovered.current)?;
         let full = match recovered.full.last() {
-            Some(last) => Some(Full { layer: Arc::new(Layer::replay(&replay(&recovered.full)?)), through: Some(last.number) }),
+            Some(last) => Some(Full { memtable: Arc::new(Memtable::replay(&replay(&recovered.full)?)), through: Some(last.number) }),
             None => None,
         };
-        let state = State { active: Layer::replay(&durable), durable, full, ..State::default() };
+        let state = State { active: Memtable::replay(&durable), durable, full, ..State::default() };
         let shared = Arc::new(Shared {
             state: Mutex::new(state),
             work: Condvar::new(),
@@ -205,7 +205,7 @@ impl RedbStore {
         }
         let found = self.shared.with_tables(|tables| {
             let table = entries(tables)?;
-            let mut sources: Vec<Source<'_, StoreError>> = state.layers().map(|layer| layer.source(range, direction)).collect();
+            let mut sources: Vec<Source<'_, StoreError>> = state.memtables().map(|memtable| memtable.source(range, direction)).collect();
             sources.push(Source::new(range, |part| stored(&table, &part, direction), |_| None));
             Merge::new(sources, range.clone(), direction).live(limit)
         })?;
@@ -232,12 +232,12 @@ impl RedbStore {
 }
 
 impl State {
-    fn layers(&self) -> impl Iterator<Item = &Layer> {
-        std::iter::once(&self.active).chain(self.full.as_ref().map(|full| &*full.layer))
+    fn memtables(&self) -> impl Iterator<Item = &Memtable> {
+        std::iter::once(&self.active).chain(self.full.as_ref().map(|full| &*full.memtable))
     }
 
     fn known(&self, key: &[u8]) -> Known {
-        self.layers().map(|layer| layer.get(key)).find(|known| *known != Known::Below).unwrap_or(Known::Below)
+        self.memtables().map(|memtable| memtable.get(key)).find(|known| *known != Known::Below).unwrap_or(Known::Below)
     }
 
     /// Takes reads back to what is durable and returns those whose batches are lost.
@@ -245,7 +245,7 @@ impl State {
         if self.full.as_ref().is_some_and(|full| full.through.is_none()) {
             self.full = None;
         }
-        self.active = Layer::replay(&self.durable);
+        self.active = Memtable::replay(&self.durable);
         self.generation += 1;
         std::mem::take(&mut self.waiting)
     }
@@ -307,8 +307,8 @@ impl Shared {
         let group = std::mem::take(&mut state.waiting);
         let bytes: usize = group.iter().map(|waiting| waiting.batch.bytes()).sum();
         if log.len() + bytes as u64 > self.options.log_bytes && state.full.is_none() {
-            // Now, because at this moment the layer holds exactly this log file and this group.
-            state.full = Some(Full { layer: Arc::new(std::mem::take(&mut state.active)), through: None });
+            // Now, because at this moment the memtable holds exactly this log file and this group.
+            state.full = Some(Full { memtable: Arc::new(std::mem::take(&mut state.active)), through: None });
         }
         Some(group)
     }
@@ -387,8 +387,8 @@ impl Shared {
     }
 
     fn run_tables(&self) {
-        while let Some((layer, through)) = self.next_full() {
-            let result = self.with_tables(|tables| self.move_to_tables(tables, &layer, through));
+        while let Some((memtable, through)) = self.next_full() {
+            let result = self.with_tables(|tables| self.move_to_tables(tables, &memtable, through));
             if result.is_err() && self.state().closing {
                 return;
             }
@@ -412,14 +412,14 @@ impl Shared {
         }
     }
 
-    fn next_full(&self) -> Option<(Arc<Layer>, u64)> {
+    fn next_full(&self) -> Option<(Arc<Memtable>, u64)> {
         let mut state = self.state();
         loop {
             if state.closing {
                 return None;
             }
-            if let Some(Full { layer, through: Some(through) }) = &state.full {
-                return Some((layer.clone(), *through));
+            if let Some(Full { memtable, through: Some(through) }) = &state.full {
+                return Some((memtable.clone(), *through));
             }
             state = self.full.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
@@ -432,16 +432,16 @@ impl Shared {
         guarded(&self.path.join(TABLES_FILE), || work(tables))
     }
 
-    fn move_to_tables(&self, tables: &Database, layer: &Layer, through: u64) -> Result<(), StoreError> {
+    fn move_to_tables(&self, tables: &Database, memtable: &Memtable, through: u64) -> Result<(), StoreError> {
         let mut transaction = tables.begin_write().map_err(failed)?;
         // Else a crash makes the next open walk the whole file.
         transaction.set_quick_repair(true);
         {
             let mut table = transaction.open_table(ENTRIES).map_err(failed)?;
-            for (start, end) in layer.hidden().iter() {
+            for (start, end) in memtable.hidden().iter() {
                 table.retain_in::<&[u8], _>(start.as_ref()..end.as_ref(), |_, _| false).map_err(failed)?;
             }
-            for (nth, (key, value)) in layer.all_points().enumerate() {
+            for (nth, (key, value)) in memtable.all_points().enumerate() {
                 if nth % CLOSING_EVERY == CLOSING_EVERY - 1 && self.state().closing {
                     // The log has it all, and the next opening moves it.
                     return Err(StoreError::Closed);
@@ -525,7 +525,7 @@ impl Store for RedbStore {
             commits: state.commits,
             bytes_committed: state.bytes_committed,
             bytes_stored: tables + self.shared.log_stored.load(Ordering::Relaxed),
-            bytes_cached: state.layers().map(|layer| layer.bytes() as u64).sum(),
+            bytes_cached: state.memtables().map(|memtable| memtable.bytes() as u64).sum(),
             runs: 0,
         }
     }

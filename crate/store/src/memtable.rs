@@ -1,7 +1,7 @@
-//! A layer: changes kept sorted in memory above what is stored below.
+//! A memtable: changes kept sorted in memory above what is stored below.
 //!
-//! A layer holds points (a value, or "deleted") and disjoint ranges that hide everything below the layer. Points always win over the ranges of their
-//! own layer, because a range delete removes the points it meets when it is applied. A stack of layers is read from the newest to the oldest.
+//! A memtable holds points (a value, or "deleted") and disjoint ranges that hide everything below the memtable. Points always win over the ranges of their
+//! own memtable, because a range delete removes the points it meets when it is applied. A stack of memtables is read from the newest to the oldest.
 
 use crate::{Batch, Bytes, Direction, Op, merge::Source};
 use std::{
@@ -9,12 +9,12 @@ use std::{
     ops::{Bound, Range},
 };
 
-/// What a layer knows about a key.
+/// What a memtable knows about a key.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Known {
-    /// The layer holds this value.
+    /// The memtable holds this value.
     Value(Bytes),
-    /// The layer deletes the key.
+    /// The memtable deletes the key.
     Deleted,
     /// Only what lies below can tell.
     Below,
@@ -35,18 +35,18 @@ const ENTRY_OVERHEAD: usize = 96;
 
 /// Sorted changes that hide what lies below them.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Layer {
+pub(crate) struct Memtable {
     points: BTreeMap<Bytes, Option<Bytes>>,
     hidden: Ranges,
     bytes: usize,
 }
 
-impl Layer {
-    /// A layer of all changes of `batches`, in order.
+impl Memtable {
+    /// A memtable of all changes of `batches`, in order.
     pub(crate) fn replay<'a>(batches: impl IntoIterator<Item = &'a Batch>) -> Self {
-        let mut layer = Self::default();
-        batches.into_iter().for_each(|batch| layer.apply(batch));
-        layer
+        let mut memtable = Self::default();
+        batches.into_iter().for_each(|batch| memtable.apply(batch));
+        memtable
     }
 
     pub(crate) fn apply(&mut self, batch: &Batch) {
@@ -104,7 +104,7 @@ impl Layer {
         }
     }
 
-    /// The layer as a source of a merge.
+    /// The memtable as a source of a merge.
     pub(crate) fn source<'a, E: 'a>(&'a self, range: &Range<Vec<u8>>, direction: Direction) -> Source<'a, E> {
         Source::new(range, move |part| Box::new(self.points(&part, direction).map(Ok)), |key| self.hidden.around(key))
     }
@@ -119,7 +119,7 @@ impl Layer {
         &self.hidden
     }
 
-    /// Roughly what the layer takes in memory.
+    /// Roughly what the memtable takes in memory.
     pub(crate) fn bytes(&self) -> usize {
         self.bytes
     }
@@ -223,10 +223,10 @@ mod tests {
         batch.put("b1", "old");
         batch.delete_range(b"b".to_vec()..b"c".to_vec());
         batch.put("b2", "new");
-        let layer = Layer::replay([&batch]);
-        assert_eq!(layer.get(b"b1"), Known::Deleted);
-        assert_eq!(layer.get(b"b2"), Known::Value(b("new")));
-        assert_eq!(layer.get(b"b3"), Known::Deleted);
-        assert_eq!(layer.get(b"c"), Known::Below);
+        let memtable = Memtable::replay([&batch]);
+        assert_eq!(memtable.get(b"b1"), Known::Deleted);
+        assert_eq!(memtable.get(b"b2"), Known::Value(b("new")));
+        assert_eq!(memtable.get(b"b3"), Known::Deleted);
+        assert_eq!(memtable.get(b"c"), Known::Below);
     }
 }
