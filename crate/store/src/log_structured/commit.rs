@@ -3,7 +3,7 @@
 use super::{
     backend::{Backend, Transaction},
     space,
-    state::{Core, Frozen, State, Waiting},
+    state::{Core, ImmutableMemtable, State, Waiting},
 };
 use crate::{Batch, Bytes, CrashPoint, Op, StoreError, codec::encode_batch, memtable::Memtable};
 use futures_channel::oneshot;
@@ -66,7 +66,7 @@ impl<B: Backend> Core<B> {
         loop {
             let writing = self.writing.lock().await;
             let Some(way) = self.next_way() else { break };
-            if way == Way::Segment && self.state.borrow().frozen.is_some() {
+            if way == Way::Segment && self.state.borrow().immutable.is_some() {
                 drop(writing);
                 self.flush_ended().await;
                 continue;
@@ -89,11 +89,11 @@ impl<B: Backend> Core<B> {
             return None;
         }
         let bytes: usize = state.waiting.iter().map(|waiting| waiting.batch.bytes()).sum();
-        let flush_stuck = state.frozen.is_some() && !state.flushing;
-        let crowded = state.frozen.is_some() && state.log_bytes + bytes > self.crowded_at();
+        let flush_stuck = state.immutable.is_some() && !state.flushing;
+        let crowded = state.immutable.is_some() && state.log_bytes + bytes > self.crowded_at();
         Some(match (bytes > self.options.direct_bytes || crowded) && !flush_stuck && !state.space.full {
             true => Way::Segment,
-            false if state.log_bytes + bytes > self.options.flush_bytes && state.frozen.is_none() => Way::LogAndFlush,
+            false if state.log_bytes + bytes > self.options.flush_bytes && state.immutable.is_none() => Way::LogAndFlush,
             false => Way::Log,
         })
     }
@@ -103,7 +103,7 @@ impl<B: Backend> Core<B> {
         if way != Way::Log {
             // Now, because at this moment the memtable holds exactly the durable log and this group.
             let memtable = Rc::new(std::mem::take(&mut state.active));
-            state.frozen = Some(Frozen { memtable, batches: std::mem::take(&mut state.durable), through: None });
+            state.immutable = Some(ImmutableMemtable { memtable, batches: std::mem::take(&mut state.durable), through: None });
         }
         state.in_flight = Some(Vec::new());
         std::mem::take(&mut state.waiting)
@@ -122,7 +122,7 @@ impl<B: Backend> Core<B> {
         }
         if way == Way::Segment {
             let through = self.state.borrow().next_log - 1;
-            return self.write_frozen(through).await;
+            return self.write_immutable(through).await;
         }
         let length = encoded.len();
         let log = self.number_pieces(encoded.into());
@@ -185,15 +185,15 @@ impl<B: Backend> Core<B> {
                 self.flush_when_idle(state);
             }
             Way::LogAndFlush => {
-                if let Some(frozen) = &mut state.frozen {
+                if let Some(immutable) = &mut state.immutable {
                     // Nothing was numbered since the group was.
-                    frozen.through = Some(state.next_log - 1);
-                    frozen.batches = Vec::new();
+                    immutable.through = Some(state.next_log - 1);
+                    immutable.batches = Vec::new();
                 }
                 state.log_bytes = 0;
                 self.start_flush(state);
             }
-            // `write_frozen` has put the segments in the memtable's place.
+            // `write_immutable` has put the segments in the memtable's place.
             Way::Segment => self.maintain(state),
         }
         if deletes {
@@ -219,10 +219,10 @@ impl<B: Backend> Core<B> {
 
 impl State {
     fn restore_durable(&mut self) {
-        if self.frozen.as_ref().is_some_and(|frozen| frozen.through.is_none())
-            && let Some(frozen) = self.frozen.take()
+        if self.immutable.as_ref().is_some_and(|immutable| immutable.through.is_none())
+            && let Some(immutable) = self.immutable.take()
         {
-            self.durable = frozen.batches;
+            self.durable = immutable.batches;
         }
         self.active = Memtable::replay(&self.durable);
     }

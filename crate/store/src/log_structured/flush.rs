@@ -4,7 +4,7 @@ use super::{
     backend::{Backend, Transaction},
     segment::{Built, Segment, SegmentBuilder},
     space,
-    state::{Core, Frozen, State},
+    state::{Core, ImmutableMemtable, State},
 };
 use crate::{Bytes, CrashPoint, StoreError, memtable::Ranges, merge::Entry};
 use std::rc::Rc;
@@ -13,7 +13,7 @@ use std::rc::Rc;
 const SLICE: f64 = 4.0;
 
 impl<B: Backend> Core<B> {
-    /// Flushes the frozen memtable, if all of it is in the log, beside whatever else goes on; not while storage is full.
+    /// Flushes the immutable memtable, if all of it is in the log, beside whatever else goes on; not while storage is full.
     pub(super) fn start_flush(self: &Rc<Self>, state: &mut State) {
         if state.space.full {
             return;
@@ -23,7 +23,7 @@ impl<B: Backend> Core<B> {
         }
     }
 
-    /// Flushes the frozen memtable while storage is full; whether there was one.
+    /// Flushes the immutable memtable while storage is full; whether there was one.
     pub(super) async fn flush_for_room(self: &Rc<Self>) -> bool {
         let through = self.next_flush(&mut self.state.borrow_mut());
         if let Some(through) = through {
@@ -34,7 +34,7 @@ impl<B: Backend> Core<B> {
 
     /// The last number of the log that a flush would replace; the caller has to run it.
     fn next_flush(&self, state: &mut State) -> Option<u64> {
-        let through = state.frozen.as_ref().and_then(|frozen| frozen.through)?;
+        let through = state.immutable.as_ref().and_then(|immutable| immutable.through)?;
         let held_back = state.flushing || state.closing || !state.space.may_grow() || self.backend.now() < state.no_flush_before;
         state.flushing |= !held_back;
         (!held_back).then_some(through)
@@ -70,10 +70,10 @@ impl<B: Backend> Core<B> {
             let _writing = core.writing.lock().await;
             let state = &mut *core.state.borrow_mut();
             state.awaiting_idleness = false;
-            let all_durable = state.waiting.is_empty() && state.frozen.is_none() && !state.closing && state.dead.is_none();
+            let all_durable = state.waiting.is_empty() && state.immutable.is_none() && !state.closing && state.dead.is_none();
             if all_durable && !state.space.full && state.log_bytes >= core.options.idle_bytes {
                 let memtable = Rc::new(std::mem::take(&mut state.active));
-                state.frozen = Some(Frozen { memtable, batches: Vec::new(), through: Some(state.next_log - 1) });
+                state.immutable = Some(ImmutableMemtable { memtable, batches: Vec::new(), through: Some(state.next_log - 1) });
                 state.durable = Vec::new();
                 state.log_bytes = 0;
                 core.start_flush(state);
@@ -92,15 +92,15 @@ impl<B: Backend> Core<B> {
     }
 
     async fn flush(&self, through: u64) -> Result<(), StoreError> {
-        let segments = self.build_frozen().await?;
+        let segments = self.build_immutable().await?;
         let _writing = self.writing.lock().await;
-        self.install_frozen(segments, through).await
+        self.install_immutable(segments, through).await
     }
 
-    /// Writes the frozen memtable as segments; the caller holds the right to write.
-    pub(super) async fn write_frozen(&self, through: u64) -> Result<(), StoreError> {
-        let built = self.build_frozen().await?;
-        self.install_frozen(built, through).await?;
+    /// Writes the immutable memtable as segments; the caller holds the right to write.
+    pub(super) async fn write_immutable(&self, through: u64) -> Result<(), StoreError> {
+        let built = self.build_immutable().await?;
+        self.install_immutable(built, through).await?;
         self.state.borrow_mut().log_bytes = 0;
         Ok(())
     }
@@ -116,15 +116,15 @@ impl<B: Backend> Core<B> {
         }
     }
 
-    async fn build_frozen(&self) -> Result<Vec<Rc<Segment>>, StoreError> {
-        let memtable = self.state.borrow().frozen.as_ref().map(|frozen| frozen.memtable.clone()).ok_or(StoreError::Closed)?;
+    async fn build_immutable(&self) -> Result<Vec<Rc<Segment>>, StoreError> {
+        let memtable = self.state.borrow().immutable.as_ref().map(|immutable| immutable.memtable.clone()).ok_or(StoreError::Closed)?;
         let entries = memtable.all_points().map(|(key, value)| Ok((key.clone(), value.clone())));
         let built = self.build(entries, memtable.hidden().clone(), 0, self.options.segment_bytes).await?;
         self.put_blobs(built).await
     }
 
-    /// Puts segments in the frozen memtable's place, in one transaction with the end of their log.
-    async fn install_frozen(&self, segments: Vec<Rc<Segment>>, through: u64) -> Result<(), StoreError> {
+    /// Puts segments in the immutable memtable's place, in one transaction with the end of their log.
+    async fn install_immutable(&self, segments: Vec<Rc<Segment>>, through: u64) -> Result<(), StoreError> {
         if self.crash_at(CrashPoint::Flushing) || self.state.borrow().dead.is_some() {
             return Err(StoreError::Closed);
         }
@@ -136,7 +136,7 @@ impl<B: Backend> Core<B> {
         }
         let state = &mut *self.state.borrow_mut();
         segments.into_iter().for_each(|segment| state.levels.add(segment));
-        state.frozen = None;
+        state.immutable = None;
         Ok(())
     }
 

@@ -401,8 +401,12 @@ impl<B: Backend> Core<B> {
 impl State {
     /// The ranges that were deleted since the newest segment, durably.
     fn hidden_by_log(&self) -> Ranges {
-        let mut hidden =
-            self.frozen.as_ref().filter(|frozen| frozen.through.is_some()).map(|frozen| frozen.memtable.hidden().clone()).unwrap_or_default();
+        let mut hidden = self
+            .immutable
+            .as_ref()
+            .filter(|immutable| immutable.through.is_some())
+            .map(|immutable| immutable.memtable.hidden().clone())
+            .unwrap_or_default();
         let deletes = self.durable.iter().flat_map(|batch| batch.ops()).filter_map(|op| match op {
             Op::DeleteRange(range) => Some(range.clone()),
             _ => None,

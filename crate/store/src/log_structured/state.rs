@@ -89,7 +89,7 @@ pub(super) struct Waiting {
 }
 
 /// A full memtable on its way into segments.
-pub(super) struct Frozen {
+pub(super) struct ImmutableMemtable {
     pub(super) memtable: Rc<Memtable>,
     /// The durable batches in it, to go back to if the rest cannot be written.
     pub(super) batches: Vec<Batch>,
@@ -103,7 +103,7 @@ pub(super) struct State {
     pub(super) active: Memtable,
     /// The durable batches of `active`.
     pub(super) durable: Vec<Batch>,
-    pub(super) frozen: Option<Frozen>,
+    pub(super) immutable: Option<ImmutableMemtable>,
     pub(super) levels: Levels,
     pub(super) waiting: Vec<Waiting>,
     /// While a group is written: who waits for it and for nothing behind it.
@@ -162,7 +162,7 @@ pub(crate) struct LogStructured<B> {
 
 impl State {
     pub(super) fn memtables(&self) -> impl Iterator<Item = &Memtable> {
-        std::iter::once(&self.active).chain(self.frozen.as_ref().map(|frozen| &*frozen.memtable))
+        std::iter::once(&self.active).chain(self.immutable.as_ref().map(|immutable| &*immutable.memtable))
     }
 
     pub(super) fn known(&self, key: &[u8]) -> Known {

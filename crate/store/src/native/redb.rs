@@ -63,9 +63,9 @@ pub struct RedbStore {
 pub(super) struct Shared {
     state: Mutex<State>,
     /// The log thread waits here for batches and for room.
-    work: Condvar,
+    log_work: Condvar,
     /// The table thread waits here for a full log file.
-    full: Condvar,
+    table_work: Condvar,
     /// An error when redb could not be opened again after it had failed, or the store is closed.
     tables: RwLock<Result<Database, StoreError>>,
     directory: Mutex<Option<Directory>>,
@@ -95,7 +95,7 @@ struct Waiting {
 }
 
 /// A memtable whose log file is full.
-struct Full {
+struct ImmutableMemtable {
     memtable: Arc<Memtable>,
     /// The last record of the file, once that is durable.
     through: Option<u64>,
@@ -107,7 +107,7 @@ struct State {
     active: Memtable,
     /// The durable batches of `active`.
     durable: Vec<Batch>,
-    full: Option<Full>,
+    immutable: Option<ImmutableMemtable>,
     waiting: Vec<Waiting>,
     writing: bool,
     /// Who waits for the group that is being written, and for nothing behind it.
@@ -147,15 +147,15 @@ impl RedbStore {
         })?;
         let (log, recovered) = Log::open(&path, applied)?;
         let durable = replay(&recovered.current)?;
-        let full = match recovered.full.last() {
-            Some(last) => Some(Full { memtable: Arc::new(Memtable::replay(&replay(&recovered.full)?)), through: Some(last.number) }),
+        let immutable = match recovered.full.last() {
+            Some(last) => Some(ImmutableMemtable { memtable: Arc::new(Memtable::replay(&replay(&recovered.full)?)), through: Some(last.number) }),
             None => None,
         };
-        let state = State { active: Memtable::replay(&durable), durable, full, ..State::default() };
+        let state = State { active: Memtable::replay(&durable), durable, immutable, ..State::default() };
         let shared = Arc::new(Shared {
             state: Mutex::new(state),
-            work: Condvar::new(),
-            full: Condvar::new(),
+            log_work: Condvar::new(),
+            table_work: Condvar::new(),
             tables: RwLock::new(Ok(tables)),
             directory: Mutex::new(Some(directory)),
             path,
@@ -226,14 +226,14 @@ impl RedbStore {
         let (answer, answered) = oneshot::channel();
         state.waiting.push(Waiting { batch, answer });
         drop(state);
-        self.shared.work.notify_one();
+        self.shared.log_work.notify_one();
         Ok(answered)
     }
 }
 
 impl State {
     fn memtables(&self) -> impl Iterator<Item = &Memtable> {
-        std::iter::once(&self.active).chain(self.full.as_ref().map(|full| &*full.memtable))
+        std::iter::once(&self.active).chain(self.immutable.as_ref().map(|immutable| &*immutable.memtable))
     }
 
     fn known(&self, key: &[u8]) -> Known {
@@ -242,8 +242,8 @@ impl State {
 
     /// Takes reads back to what is durable and returns those whose batches are lost.
     fn roll_back(&mut self) -> Vec<Waiting> {
-        if self.full.as_ref().is_some_and(|full| full.through.is_none()) {
-            self.full = None;
+        if self.immutable.as_ref().is_some_and(|immutable| immutable.through.is_none()) {
+            self.immutable = None;
         }
         self.active = Memtable::replay(&self.durable);
         self.generation += 1;
@@ -288,27 +288,27 @@ impl Shared {
         state.closing = true;
         state.waiting.clear();
         state.in_flight.clear();
-        self.full.notify_all();
+        self.table_work.notify_all();
     }
 
     /// Everything that waits, or nothing when the store closes.
     fn next_group(&self, log: &Log) -> Option<Vec<Waiting>> {
         let mut state = self.state();
         loop {
-            let crowded = log.len() > self.crowded_at() && state.full.is_some() && state.table_error.is_none();
+            let crowded = log.len() > self.crowded_at() && state.immutable.is_some() && state.table_error.is_none();
             match state.waiting.is_empty() {
                 _ if state.crashed => return None,
                 true if state.closing => return None,
                 false if state.closing || !crowded => break,
-                _ => state = self.work.wait(state).unwrap_or_else(PoisonError::into_inner),
+                _ => state = self.log_work.wait(state).unwrap_or_else(PoisonError::into_inner),
             }
         }
         state.writing = true;
         let group = std::mem::take(&mut state.waiting);
         let bytes: usize = group.iter().map(|waiting| waiting.batch.bytes()).sum();
-        if log.len() + bytes as u64 > self.options.log_bytes && state.full.is_none() {
+        if log.len() + bytes as u64 > self.options.log_bytes && state.immutable.is_none() {
             // Now, because at this moment the memtable holds exactly this log file and this group.
-            state.full = Some(Full { memtable: Arc::new(std::mem::take(&mut state.active)), through: None });
+            state.immutable = Some(ImmutableMemtable { memtable: Arc::new(std::mem::take(&mut state.active)), through: None });
         }
         Some(group)
     }
@@ -365,12 +365,12 @@ impl Shared {
         let lost = match result {
             Ok(number) => {
                 state.commits += u64::from(*number > 0);
-                match &mut state.full {
-                    Some(full) if full.through.is_none() => {
-                        full.through = Some(if *number > 0 { *number } else { log.last_number() });
+                match &mut state.immutable {
+                    Some(immutable) if immutable.through.is_none() => {
+                        immutable.through = Some(if *number > 0 { *number } else { log.last_number() });
                         state.durable.clear();
                         log.switch();
-                        self.full.notify_one();
+                        self.table_work.notify_one();
                     }
                     _ => state.durable.extend(group.iter().map(|waiting| waiting.batch.clone())),
                 }
@@ -387,14 +387,14 @@ impl Shared {
     }
 
     fn run_tables(&self) {
-        while let Some((memtable, through)) = self.next_full() {
+        while let Some((memtable, through)) = self.next_immutable() {
             let result = self.with_tables(|tables| self.move_to_tables(tables, &memtable, through));
             if result.is_err() && self.state().closing {
                 return;
             }
             if self.options.faults.crash_at(CrashPoint::Flushing) {
                 self.state().crashed = true;
-                self.work.notify_all();
+                self.log_work.notify_all();
                 return;
             }
             if result.is_err() {
@@ -403,25 +403,25 @@ impl Shared {
             let mut state = self.state();
             state.table_error = result.err();
             if state.table_error.is_none() {
-                state.full = None;
+                state.immutable = None;
             } else {
                 tracing::warn!(error = ?state.table_error, "redb could not take over the log; trying again");
-                drop(self.full.wait_timeout(state, Duration::from_secs(1)));
+                drop(self.table_work.wait_timeout(state, Duration::from_secs(1)));
             }
-            self.work.notify_all();
+            self.log_work.notify_all();
         }
     }
 
-    fn next_full(&self) -> Option<(Arc<Memtable>, u64)> {
+    fn next_immutable(&self) -> Option<(Arc<Memtable>, u64)> {
         let mut state = self.state();
         loop {
             if state.closing {
                 return None;
             }
-            if let Some(Full { memtable, through: Some(through) }) = &state.full {
+            if let Some(ImmutableMemtable { memtable, through: Some(through) }) = &state.immutable {
                 return Some((memtable.clone(), *through));
             }
-            state = self.full.wait(state).unwrap_or_else(PoisonError::into_inner);
+            state = self.table_work.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
     }
 
@@ -547,8 +547,8 @@ impl Store for RedbStore {
 impl Shared {
     fn begin_close(&self) {
         self.state().closing = true;
-        self.work.notify_all();
-        self.full.notify_all();
+        self.log_work.notify_all();
+        self.table_work.notify_all();
     }
 
     fn release(&self) {
