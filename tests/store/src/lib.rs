@@ -26,7 +26,7 @@ impl InBrowser {
             idle_bytes: 10_000,
             idle_ms: 0,
             direct_bytes: 12_000,
-            page_bytes: 4_000,
+            block_bytes: 4_000,
             segment_bytes: 30_000,
             level_one_bytes: 60_000,
             cache_bytes: 40_000,

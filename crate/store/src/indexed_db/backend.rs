@@ -26,7 +26,7 @@ use wasm_bindgen::{JsCast, JsValue, closure::Closure};
 use wasm_bindgen_futures::{JsFuture, spawn_local};
 use web_sys::{Blob, Event, IdbDatabase, IdbKeyRange, IdbObjectStore, IdbTransaction, MessageChannel, MessageEvent, Performance};
 
-const CHUNK: usize = 32 << 10;
+const PAGE_BYTES: usize = 32 << 10;
 /// So many times as many bytes are asked for and let go to have garbage collected.
 const GARBAGE: (u32, u32) = (128, 1 << 20);
 /// So many Blob handles are kept; a handle takes little, but not nothing, in the browser.
@@ -260,8 +260,8 @@ impl Inner {
         let transaction = strict(&self.database, &[PAGES])?;
         let done = ended(&transaction);
         let pages = self.store(&transaction, PAGES)?;
-        for (at, chunk) in bytes.chunks(CHUNK).enumerate() {
-            put(&pages, &Array::of2(&number(id), &number(at as u64)), &Uint8Array::from(chunk))?;
+        for (at, page) in bytes.chunks(PAGE_BYTES).enumerate() {
+            put(&pages, &Array::of2(&number(id), &number(at as u64)), &Uint8Array::from(page))?;
         }
         database::commit(&transaction);
         done.await
@@ -269,12 +269,12 @@ impl Inner {
 
     async fn read_pages(&self, id: u64, part: Range<u32>) -> Result<Bytes, StoreError> {
         let (start, end) = (part.start as usize, part.end as usize);
-        let (first, last) = (start / CHUNK, end.saturating_sub(1) / CHUNK);
+        let (first, last) = (start / PAGE_BYTES, end.saturating_sub(1) / PAGE_BYTES);
         let transaction = reading(&self.database, &[PAGES])?;
-        let range = chunk_range(id, first as f64, last as f64)?;
+        let range = page_range(id, first as f64, last as f64)?;
         let request = self.store(&transaction, PAGES)?.get_all_with_key(&range).map_err(|error| failed(&error))?;
         let bytes = joined(answered(&request).await?);
-        let (from, to) = (start - first * CHUNK, end - first * CHUNK);
+        let (from, to) = (start - first * PAGE_BYTES, end - first * PAGE_BYTES);
         if to > bytes.len() { Err(StoreError::Platform(format!("pages of {id} are missing"))) } else { Ok(bytes.slice(from..to)) }
     }
 
@@ -291,7 +291,7 @@ impl Inner {
             if self.blobs {
                 blobs.delete(&number(id)).map_err(|error| failed(&error))?;
             } else {
-                pages.delete(chunk_range(id, 0.0, f64::INFINITY)?.as_ref()).map_err(|error| failed(&error))?;
+                pages.delete(page_range(id, 0.0, f64::INFINITY)?.as_ref()).map_err(|error| failed(&error))?;
             }
         }
         database::commit(&transaction);
@@ -347,8 +347,8 @@ pub(super) fn joined(values: JsValue) -> Bytes {
     bytes.into()
 }
 
-fn chunk_range(id: u64, first: f64, last: f64) -> Result<IdbKeyRange, StoreError> {
-    let key = |chunk: f64| Array::of2(&number(id), &chunk.into());
+fn page_range(id: u64, first: f64, last: f64) -> Result<IdbKeyRange, StoreError> {
+    let key = |page: f64| Array::of2(&number(id), &page.into());
     IdbKeyRange::bound(&key(first), &key(last)).map_err(|error| failed(&error))
 }
 

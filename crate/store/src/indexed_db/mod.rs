@@ -61,7 +61,7 @@ impl IndexedDbStore {
         self.store.is_full()
     }
 
-    /// Drops every page kept in memory; no answer changes.
+    /// Drops every block kept in memory; no answer changes.
     pub fn drop_cache(&self) {
         self.store.drop_cache();
     }

@@ -1,10 +1,10 @@
-//! Pages and indexes in memory, the least recently used going first.
+//! Blocks and indexes in memory, the least recently used going first.
 
-use super::{page::Page, segment::Index};
+use super::{block::Block, segment::Index};
 use hashlink::LruCache;
 use std::{collections::HashMap, rc::Rc};
 
-/// A segment and the number of a page, or [`INDEX`].
+/// A segment and the number of a block, or [`INDEX`].
 pub(super) type Place = (u64, u32);
 
 /// The place of a segment's index.
@@ -12,14 +12,14 @@ pub(super) const INDEX: u32 = u32::MAX;
 
 #[derive(Clone, Debug)]
 pub(super) enum Cached {
-    Page(Page),
+    Block(Block),
     Index(Rc<Index>),
 }
 
 impl Cached {
     fn bytes(&self) -> usize {
         match self {
-            Self::Page(page) => page.bytes(),
+            Self::Block(block) => block.bytes(),
             Self::Index(index) => index.bytes(),
         }
     }

@@ -236,7 +236,7 @@ impl FakeGround {
             idle_bytes: 1_000,
             idle_ms: 0,
             direct_bytes: 1_500,
-            page_bytes: 400,
+            block_bytes: 400,
             segment_bytes: 3_000,
             level_one_bytes: 6_000,
             cache_bytes: 4_000,

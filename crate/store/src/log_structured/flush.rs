@@ -149,13 +149,13 @@ impl<B: Backend> Core<B> {
         target: usize,
     ) -> Result<Vec<Built>, StoreError> {
         let mut built = Vec::new();
-        let mut builder = SegmentBuilder::new(self.options.page_bytes);
+        let mut builder = SegmentBuilder::new(self.options.block_bytes);
         let mut cut: Option<Bytes> = None;
         let mut slice = self.backend.now();
         for (nth, entry) in entries.enumerate() {
             let (key, value) = entry?;
             if builder.len() >= target {
-                let full = std::mem::replace(&mut builder, SegmentBuilder::new(self.options.page_bytes));
+                let full = std::mem::replace(&mut builder, SegmentBuilder::new(self.options.block_bytes));
                 built.push(full.finish(self.state.borrow_mut().new_blob(), level, hidden.clip(cut.as_ref(), Some(&key))));
                 cut = Some(key.clone());
             }

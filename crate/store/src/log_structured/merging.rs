@@ -270,7 +270,7 @@ impl<B: Backend> Core<B> {
             ranges.flat_map(Ranges::iter).for_each(|(start, end)| hidden.insert(start.clone()..end.clone()));
         }
         let bytes = uppers.iter().map(|(upper, _)| upper.bytes(&part)).chain(lowers.iter().map(|lower| lower.bytes(&everything))).sum::<usize>();
-        let target = bytes / bytes.div_ceil(self.options.segment_bytes).max(1) + self.options.page_bytes;
+        let target = bytes / bytes.div_ceil(self.options.segment_bytes).max(1) + self.options.block_bytes;
         let built = self.build(live, hidden, job.level + 1, target).await?;
         let segments = self.put_blobs(built).await?;
         self.install(job, step, segments).await

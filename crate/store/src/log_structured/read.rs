@@ -1,13 +1,13 @@
-//! Reading: memtables in memory, then segments from new to old through the page cache.
+//! Reading: memtables in memory, then segments from new to old through the block cache.
 //!
-//! An attempt runs without waiting, on the state as it is at that moment, and notes the pages it misses; those are fetched together, and the attempt is
+//! An attempt runs without waiting, on the state as it is at that moment, and notes the blocks it misses; those are fetched together, and the attempt is
 //! made again. So what a read returns is always one state of the store, and a read of what is cached makes no call to the platform.
 
 use super::{
     backend::Backend,
+    block::Block,
     cache::{Cached, INDEX, Pins},
     filter,
-    page::Page,
     segment::{Index, Segment},
     state::{Core, State},
 };
@@ -20,13 +20,13 @@ use crate::{
 use futures_util::future::try_join_all;
 use std::{cell::RefCell, collections::BTreeMap, ops::Range, rc::Rc};
 
-/// At most so many pages of a segment are fetched in one read.
+/// At most so many blocks of a segment are fetched in one read.
 const AHEAD: usize = 32;
 
 /// Why an attempt did not end.
 #[derive(Debug)]
 pub(super) enum Miss {
-    /// Pages have to be fetched; they are noted.
+    /// Blocks have to be fetched; they are noted.
     Fetch,
     Damaged(Damaged),
 }
@@ -39,7 +39,7 @@ impl From<Damaged> for Miss {
 
 enum Need {
     Index(Rc<Segment>),
-    Pages(Rc<Segment>, Rc<Index>, Range<usize>),
+    Blocks(Rc<Segment>, Rc<Index>, Range<usize>),
 }
 
 /// What one attempt sees.
@@ -92,13 +92,13 @@ impl<B: Backend> Core<B> {
                 let index = self.fetch_index(&segment).await?;
                 Ok(vec![((segment.id, INDEX), Cached::Index(index))])
             }
-            Need::Pages(segment, index, pages) => {
-                let bytes = self.read_piece(segment.id, index.place(pages.clone())).await?;
-                // Several pages share one buffer; the cache must not keep all of them for the sake of one.
-                let alone = pages.len() == 1;
-                let cut = index.cut(pages.clone(), &bytes)?;
-                let page = |page: Page| Cached::Page(if alone { page } else { page.copied() });
-                Ok(pages.zip(cut).map(|(at, cut)| ((segment.id, at as u32), page(cut))).collect())
+            Need::Blocks(segment, index, blocks) => {
+                let bytes = self.read_piece(segment.id, index.place(blocks.clone())).await?;
+                // Several blocks share one buffer; the cache must not keep all of them for the sake of one.
+                let alone = blocks.len() == 1;
+                let cut = index.cut(blocks.clone(), &bytes)?;
+                let block = |block: Block| Cached::Block(if alone { block } else { block.copied() });
+                Ok(blocks.zip(cut).map(|(at, cut)| ((segment.id, at as u32), block(cut))).collect())
             }
         }
     }
@@ -129,12 +129,12 @@ impl<'a, B: Backend> View<'a, B> {
         Err(Miss::Fetch)
     }
 
-    /// A page; when it has to be fetched, `ahead` says which others to fetch with it.
-    fn page(&self, segment: &Rc<Segment>, index: &Rc<Index>, page: usize, ahead: Range<usize>) -> Result<Page, Miss> {
-        if let Some(Cached::Page(page)) = self.cached((segment.id, page as u32)) {
-            return Ok(page);
+    /// A block; when it has to be fetched, `ahead` says which others to fetch with it.
+    fn block(&self, segment: &Rc<Segment>, index: &Rc<Index>, block: usize, ahead: Range<usize>) -> Result<Block, Miss> {
+        if let Some(Cached::Block(block)) = self.cached((segment.id, block as u32)) {
+            return Ok(block);
         }
-        self.needs.borrow_mut().insert((segment.id, page as u32), Need::Pages(segment.clone(), index.clone(), ahead));
+        self.needs.borrow_mut().insert((segment.id, block as u32), Need::Blocks(segment.clone(), index.clone(), ahead));
         Err(Miss::Fetch)
     }
 
@@ -171,8 +171,8 @@ impl<'a, B: Backend> View<'a, B> {
             return Ok(Known::Below);
         }
         let index = self.index(segment)?;
-        let Some(page) = index.page_for(key, hash) else { return Ok(Known::Below) };
-        Ok(self.page(segment, &index, page, page..page + 1)?.get(key)?)
+        let Some(block) = index.block_for(key, hash) else { return Ok(Known::Below) };
+        Ok(self.block(segment, &index, block, block..block + 1)?.get(key)?)
     }
 
     fn scan(&self, range: &Range<Vec<u8>>, direction: Direction, limit: usize) -> Result<Vec<(Bytes, Bytes)>, Miss> {
@@ -188,7 +188,7 @@ impl<'a, B: Backend> View<'a, B> {
             sources.push(Source::new(range, move |part| self.entries(run, part, direction), hiding));
         }
         let found = Merge::new(sources, range.clone(), direction).live(limit)?;
-        // Copies, so that an entry that is kept does not keep its page.
+        // Copies, so that an entry that is kept does not keep its block.
         Ok(found.into_iter().map(|(key, value)| (Bytes::copy_from_slice(&key), Bytes::copy_from_slice(&value))).collect())
     }
 
@@ -220,17 +220,17 @@ impl<'a, B: Backend> View<'a, B> {
             Ok(index) => index,
             Err(miss) => return Box::new(std::iter::once(Err(miss))),
         };
-        let pages = index.pages_of(&part);
-        Box::new((0..pages.len()).flat_map(move |nth| -> Box<dyn Iterator<Item = Result<Entry, Miss>>> {
-            let (page, ahead) = match direction {
-                Direction::Forward => (pages.start + nth, pages.start + nth..pages.end.min(pages.start + nth + self.ahead)),
+        let blocks = index.blocks_of(&part);
+        Box::new((0..blocks.len()).flat_map(move |nth| -> Box<dyn Iterator<Item = Result<Entry, Miss>>> {
+            let (block, ahead) = match direction {
+                Direction::Forward => (blocks.start + nth, blocks.start + nth..blocks.end.min(blocks.start + nth + self.ahead)),
                 Direction::Backward => {
-                    let page = pages.end - 1 - nth;
-                    (page, (page + 1).saturating_sub(self.ahead).max(pages.start)..page + 1)
+                    let block = blocks.end - 1 - nth;
+                    (block, (block + 1).saturating_sub(self.ahead).max(blocks.start)..block + 1)
                 }
             };
-            match self.page(segment, &index, page, ahead) {
-                Ok(page) => Box::new(page.entries(part.clone(), direction).map(|entry| entry.map_err(Miss::from))),
+            match self.block(segment, &index, block, ahead) {
+                Ok(block) => Box::new(block.entries(part.clone(), direction).map(|entry| entry.map_err(Miss::from))),
                 Err(miss) => Box::new(std::iter::once(Err(miss))),
             }
         }))

@@ -1,11 +1,11 @@
 //! A segment: a piece of a sorted run, at most a few megabytes, in one Blob; and the record that describes it.
 //!
-//! The Blob is pages, then an index (the first key and length of each page) with a filter for absent keys. The record tells the segment's bounds, level
+//! The Blob is blocks, then an index (the first key and length of each block) with a filter for absent keys. The record tells the segment's bounds, level
 //! and hidden ranges, so that opening a store reads records only. A segment without points has no Blob.
 
 use super::{
+    block::{Block, BlockBuilder},
     filter,
-    page::{Page, PageBuilder},
 };
 use crate::{
     Bytes,
@@ -30,7 +30,7 @@ pub(super) struct Segment {
     pub(super) points: u64,
     /// Deletions among the points.
     pub(super) deletions: u64,
-    /// Bytes of pages; the index follows them.
+    /// Bytes of blocks; the index follows them.
     pub(super) index_at: u32,
     /// Bytes of the Blob.
     pub(super) length: u32,
@@ -75,11 +75,11 @@ impl Segment {
     }
 }
 
-/// Where a segment's pages are and which keys it does not hold.
+/// Where a segment's blocks are and which keys it does not hold.
 #[derive(Debug)]
 pub(super) struct Index {
     first_keys: Vec<Bytes>,
-    /// Where each page starts, and behind them where the last one ends.
+    /// Where each block starts, and behind them where the last one ends.
     offsets: Vec<u32>,
     filter: Bytes,
     bytes: usize,
@@ -88,12 +88,12 @@ pub(super) struct Index {
 impl Index {
     pub(super) fn read(mut from: Bytes) -> Result<Self, Damaged> {
         let bytes = from.len();
-        let pages = get_length(&mut from)?;
-        let (mut first_keys, mut offsets, mut at) = (Vec::with_capacity(pages), vec![0], 0u32);
-        for _ in 0..pages {
+        let blocks = get_length(&mut from)?;
+        let (mut first_keys, mut offsets, mut at) = (Vec::with_capacity(blocks), vec![0], 0u32);
+        for _ in 0..blocks {
             first_keys.push(get_bytes(&mut from)?);
-            let length = u32::try_from(get_number(&mut from)?).map_err(|_| Damaged("a page of more than 4 GiB"))?;
-            at = at.checked_add(length).ok_or(Damaged("pages of more than 4 GiB"))?;
+            let length = u32::try_from(get_number(&mut from)?).map_err(|_| Damaged("a block of more than 4 GiB"))?;
+            at = at.checked_add(length).ok_or(Damaged("blocks of more than 4 GiB"))?;
             offsets.push(at);
         }
         let filter = get_bytes(&mut from)?;
@@ -104,42 +104,42 @@ impl Index {
         self.bytes + self.first_keys.len() * 48
     }
 
-    pub(super) fn pages(&self) -> usize {
+    pub(super) fn blocks(&self) -> usize {
         self.first_keys.len()
     }
 
-    /// The page that holds `key` if any does; none when the filter knows better.
-    pub(super) fn page_for(&self, key: &[u8], hash: u64) -> Option<usize> {
-        filter::may_hold(&self.filter, hash).then(|| self.page_at(key)).flatten()
+    /// The block that holds `key` if any does; none when the filter knows better.
+    pub(super) fn block_for(&self, key: &[u8], hash: u64) -> Option<usize> {
+        filter::may_hold(&self.filter, hash).then(|| self.block_at(key)).flatten()
     }
 
-    /// The last page that starts at or before `key`.
-    fn page_at(&self, key: &[u8]) -> Option<usize> {
+    /// The last block that starts at or before `key`.
+    fn block_at(&self, key: &[u8]) -> Option<usize> {
         self.first_keys.partition_point(|first| first.as_ref() <= key).checked_sub(1)
     }
 
-    /// The pages that may hold entries of `range`.
-    pub(super) fn pages_of(&self, range: &Range<Vec<u8>>) -> Range<usize> {
-        let start = self.page_at(&range.start).unwrap_or(0);
+    /// The blocks that may hold entries of `range`.
+    pub(super) fn blocks_of(&self, range: &Range<Vec<u8>>) -> Range<usize> {
+        let start = self.block_at(&range.start).unwrap_or(0);
         let end = self.first_keys.partition_point(|first| first.as_ref() < range.end.as_slice());
         start..end.max(start)
     }
 
-    /// Where pages lie in the Blob.
-    pub(super) fn place(&self, pages: Range<usize>) -> Range<u32> {
-        self.offsets[pages.start]..self.offsets[pages.end]
+    /// Where blocks lie in the Blob.
+    pub(super) fn place(&self, blocks: Range<usize>) -> Range<u32> {
+        self.offsets[blocks.start]..self.offsets[blocks.end]
     }
 
-    /// Cuts one read of several pages apart.
-    pub(super) fn cut(&self, pages: Range<usize>, bytes: &Bytes) -> Result<Vec<Page>, Damaged> {
-        let base = self.offsets[pages.start] as usize;
-        pages
-            .map(|page| {
-                let (start, end) = (self.offsets[page] as usize - base, self.offsets[page + 1] as usize - base);
+    /// Cuts one read of several blocks apart.
+    pub(super) fn cut(&self, blocks: Range<usize>, bytes: &Bytes) -> Result<Vec<Block>, Damaged> {
+        let base = self.offsets[blocks.start] as usize;
+        blocks
+            .map(|block| {
+                let (start, end) = (self.offsets[block] as usize - base, self.offsets[block + 1] as usize - base);
                 if end > bytes.len() || start > end {
                     return Err(Damaged("a Blob shorter than its index says"));
                 }
-                Page::read(bytes.slice(start..end))
+                Block::read(bytes.slice(start..end))
             })
             .collect()
     }
@@ -147,8 +147,8 @@ impl Index {
 
 /// A segment that is being written.
 pub(super) struct SegmentBuilder {
-    page_bytes: usize,
-    page: PageBuilder,
+    block_bytes: usize,
+    block: BlockBuilder,
     parts: Vec<Bytes>,
     first_keys: Vec<Bytes>,
     first: Option<Bytes>,
@@ -165,10 +165,10 @@ pub(super) struct Built {
 }
 
 impl SegmentBuilder {
-    pub(super) fn new(page_bytes: usize) -> Self {
+    pub(super) fn new(block_bytes: usize) -> Self {
         Self {
-            page_bytes,
-            page: PageBuilder::default(),
+            block_bytes,
+            block: BlockBuilder::default(),
             parts: Vec::new(),
             first_keys: Vec::new(),
             first: None,
@@ -180,28 +180,28 @@ impl SegmentBuilder {
     }
 
     pub(super) fn push(&mut self, key: &Bytes, value: Option<&Bytes>) {
-        if self.page.is_empty() {
+        if self.block.is_empty() {
             self.first_keys.push(key.clone());
             self.first.get_or_insert_with(|| Bytes::copy_from_slice(key));
         }
-        self.page.push(key, value);
+        self.block.push(key, value);
         self.hashes.push(filter::hash(key));
         self.deletions += u64::from(value.is_none());
         self.last = key.clone();
-        if self.page.len() >= self.page_bytes {
-            self.finish_page();
+        if self.block.len() >= self.block_bytes {
+            self.finish_block();
         }
     }
 
-    fn finish_page(&mut self) {
-        let page = self.page.finish();
-        self.written += page.len();
-        self.parts.push(page.into());
+    fn finish_block(&mut self) {
+        let block = self.block.finish();
+        self.written += block.len();
+        self.parts.push(block.into());
     }
 
     /// Bytes so far.
     pub(super) fn len(&self) -> usize {
-        self.written + self.page.len()
+        self.written + self.block.len()
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -210,14 +210,14 @@ impl SegmentBuilder {
 
     /// The segment of what was pushed, hiding `hidden`. Its keys are copies: it stays in memory, and must not keep the buffers that its entries were read into.
     pub(super) fn finish(mut self, id: u64, level: u8, hidden: Ranges) -> Built {
-        if !self.page.is_empty() {
-            self.finish_page();
+        if !self.block.is_empty() {
+            self.finish_block();
         }
         let mut index = Vec::new();
         put_number(&mut index, self.parts.len() as u64);
-        for (first, page) in self.first_keys.iter().zip(&self.parts) {
+        for (first, block) in self.first_keys.iter().zip(&self.parts) {
             put_bytes(&mut index, first);
-            put_number(&mut index, page.len() as u64);
+            put_number(&mut index, block.len() as u64);
         }
         put_bytes(&mut index, &filter::build(&self.hashes));
         let hidden = hidden.copied();
@@ -297,17 +297,17 @@ mod tests {
             let blob = Bytes::from(built.parts.concat());
             prop_assert_eq!(blob.len(), segment.length as usize);
             let index = Index::read(blob.slice(segment.index_at as usize..)).expect("an index");
-            let pages = index.cut(0..index.pages(), &blob).expect("pages");
-            let forward: Vec<Entry> = pages.iter().flat_map(|page| page.entries(all(), Direction::Forward)).collect::<Result<_, _>>().expect("entries");
+            let blocks = index.cut(0..index.blocks(), &blob).expect("blocks");
+            let forward: Vec<Entry> = blocks.iter().flat_map(|block| block.entries(all(), Direction::Forward)).collect::<Result<_, _>>().expect("entries");
             prop_assert_eq!(&forward, &entries);
-            let mut backward: Vec<Entry> = pages.iter().rev().flat_map(|page| page.entries(all(), Direction::Backward)).collect::<Result<_, _>>().expect("entries");
+            let mut backward: Vec<Entry> = blocks.iter().rev().flat_map(|block| block.entries(all(), Direction::Backward)).collect::<Result<_, _>>().expect("entries");
             backward.reverse();
             prop_assert_eq!(&backward, &entries);
 
             let known: BTreeMap<_, _> = entries.iter().cloned().collect();
             for key in known.keys().map(|key| key.to_vec()).chain(absent) {
-                let found = match index.page_for(&key, filter::hash(&key)) {
-                    Some(page) => pages[page].get(&key).expect("a page"),
+                let found = match index.block_for(&key, filter::hash(&key)) {
+                    Some(block) => blocks[block].get(&key).expect("a block"),
                     None => Known::Below,
                 };
                 let wanted = match known.get(key.as_slice()) {
@@ -324,13 +324,13 @@ mod tests {
         fn any_bytes_are_read_or_refused_without_a_panic(bytes in prop::collection::vec(any::<u8>(), 0..300), key in prop::collection::vec(any::<u8>(), 0..5)) {
             let bytes = Bytes::from(bytes);
             let _ = Segment::decode(1, bytes.clone());
-            if let Ok(page) = Page::read(bytes.clone()) {
-                let _ = page.get(&key);
-                page.entries(all(), Direction::Backward).for_each(drop);
+            if let Ok(block) = Block::read(bytes.clone()) {
+                let _ = block.get(&key);
+                block.entries(all(), Direction::Backward).for_each(drop);
             }
             if let Ok(index) = Index::read(bytes.clone()) {
-                let _ = index.page_for(&key, filter::hash(&key));
-                let _ = index.cut(0..index.pages(), &bytes);
+                let _ = index.block_for(&key, filter::hash(&key));
+                let _ = index.cut(0..index.blocks(), &bytes);
             }
         }
     }

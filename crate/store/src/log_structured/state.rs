@@ -36,13 +36,13 @@ pub struct Options {
     pub idle_ms: u32,
     /// A group of batches past this size becomes a segment without passing through the log.
     pub direct_bytes: usize,
-    /// Bytes of a page.
-    pub page_bytes: usize,
+    /// Bytes of a block.
+    pub block_bytes: usize,
     /// Bytes of a segment, about.
     pub segment_bytes: usize,
     /// Bytes of level 1; each deeper level is ten times as large.
     pub level_one_bytes: u64,
-    /// Bytes of pages and indexes kept in memory.
+    /// Bytes of blocks and indexes kept in memory.
     pub cache_bytes: usize,
     /// Bytes kept back for work that makes room when storage is full.
     pub reserve_bytes: usize,
@@ -66,7 +66,7 @@ impl Default for Options {
             idle_bytes: 128 << 10,
             idle_ms: 2_000,
             direct_bytes: 256 << 10,
-            page_bytes: 32 << 10,
+            block_bytes: 32 << 10,
             // Less than the reserve: browsers let one Blob pass the quota, and giving the reserve up must still make room.
             segment_bytes: 3 << 19,
             level_one_bytes: 8 << 20,
@@ -245,7 +245,7 @@ impl<B: Backend> LogStructured<B> {
         Ok(store)
     }
 
-    /// Drops every cached page and index; no answer changes.
+    /// Drops every cached block and index; no answer changes.
     pub(crate) fn drop_cache(&self) {
         *self.core.cache.borrow_mut() = Cache::new(self.core.options.cache_bytes);
     }

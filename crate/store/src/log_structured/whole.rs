@@ -2,7 +2,7 @@
 
 use super::{
     backend::Backend,
-    page::Page,
+    block::Block,
     segment::{Index, Segment},
     state::Core,
 };
@@ -13,7 +13,7 @@ pub(super) struct Whole {
     /// What it hides of older ones.
     pub(super) hidden: Ranges,
     /// None where it has no points.
-    pages: Option<(Index, Vec<Page>)>,
+    blocks: Option<(Index, Vec<Block>)>,
 }
 
 impl<B: Backend> Core<B> {
@@ -21,27 +21,27 @@ impl<B: Backend> Core<B> {
     pub(super) async fn load(&self, segment: &Segment) -> Result<Whole, StoreError> {
         let hidden = segment.hidden.clone();
         if segment.points == 0 {
-            return Ok(Whole { hidden, pages: None });
+            return Ok(Whole { hidden, blocks: None });
         }
         let bytes = self.backend.read_blob(segment.id, 0..segment.length).await?;
         if bytes.len() < segment.index_at as usize {
             return Err(Damaged("a Blob shorter than its record says").into());
         }
         let index = Index::read(bytes.slice(segment.index_at as usize..))?;
-        let pages = index.cut(0..index.pages(), &bytes)?;
-        Ok(Whole { hidden, pages: Some((index, pages)) })
+        let blocks = index.cut(0..index.blocks(), &bytes)?;
+        Ok(Whole { hidden, blocks: Some((index, blocks)) })
     }
 }
 
 impl Whole {
-    /// Bytes of the pages that may hold entries of `part`.
+    /// Bytes of the blocks that may hold entries of `part`.
     pub(super) fn bytes(&self, part: &Range<Vec<u8>>) -> usize {
-        self.pages.as_ref().map_or(0, |(index, _)| index.place(index.pages_of(part)).len())
+        self.blocks.as_ref().map_or(0, |(index, _)| index.place(index.blocks_of(part)).len())
     }
 
     /// The entries of `part`, in order.
     pub(super) fn entries(&self, part: Range<Vec<u8>>) -> impl Iterator<Item = Result<Entry, Damaged>> + '_ {
-        let pages = self.pages.as_ref().map_or(&[][..], |(index, pages)| &pages[index.pages_of(&part)]);
-        pages.iter().flat_map(move |page| page.entries(part.clone(), Direction::Forward))
+        let blocks = self.blocks.as_ref().map_or(&[][..], |(index, blocks)| &blocks[index.blocks_of(&part)]);
+        blocks.iter().flat_map(move |block| block.entries(part.clone(), Direction::Forward))
     }
 }

@@ -1,7 +1,7 @@
-//! A page: some 32 KiB of sorted entries, keys without the part they share with the one before.
+//! A block: some 32 KiB of sorted entries, keys without the part they share with the one before.
 //!
 //! An entry is `shared | rest length | value | rest | value bytes`, where value is 0 for a deletion and else one more than the value's length. Every 16th
-//! entry shares nothing and starts a block; the page ends in the blocks' offsets and their number, so that a look-up decodes one block.
+//! entry shares nothing and starts a restart; the block ends in the restarts' offsets and their number, so that a look-up decodes one restart.
 
 use crate::{
     Bytes, Direction,
@@ -12,21 +12,21 @@ use crate::{
 use bytes::Buf;
 use std::ops::Range;
 
-const BLOCK: usize = 16;
+const RESTART_INTERVAL: usize = 16;
 
-/// A page that is being written.
+/// A block that is being written.
 #[derive(Default)]
-pub(super) struct PageBuilder {
+pub(super) struct BlockBuilder {
     bytes: Vec<u8>,
-    blocks: Vec<u32>,
+    restarts: Vec<u32>,
     entries: usize,
     last: Bytes,
 }
 
-impl PageBuilder {
+impl BlockBuilder {
     pub(super) fn push(&mut self, key: &Bytes, value: Option<&Bytes>) {
-        let shared = if self.entries.is_multiple_of(BLOCK) {
-            self.blocks.push(self.bytes.len() as u32);
+        let shared = if self.entries.is_multiple_of(RESTART_INTERVAL) {
+            self.restarts.push(self.bytes.len() as u32);
             0
         } else {
             self.last.iter().zip(key.iter()).take_while(|(a, b)| a == b).count()
@@ -41,67 +41,67 @@ impl PageBuilder {
     }
 
     pub(super) fn len(&self) -> usize {
-        self.bytes.len() + 4 * self.blocks.len() + 4
+        self.bytes.len() + 4 * self.restarts.len() + 4
     }
 
     pub(super) fn is_empty(&self) -> bool {
         self.entries == 0
     }
 
-    /// The page's bytes; the builder is empty again.
+    /// The block's bytes; the builder is empty again.
     pub(super) fn finish(&mut self) -> Vec<u8> {
-        let mut page = std::mem::take(self);
-        for block in &page.blocks {
-            page.bytes.extend_from_slice(&block.to_le_bytes());
+        let mut block = std::mem::take(self);
+        for restart in &block.restarts {
+            block.bytes.extend_from_slice(&restart.to_le_bytes());
         }
-        page.bytes.extend_from_slice(&(page.blocks.len() as u32).to_le_bytes());
-        page.bytes
+        block.bytes.extend_from_slice(&(block.restarts.len() as u32).to_le_bytes());
+        block.bytes
     }
 }
 
-/// A page as it was read.
+/// A block as it was read.
 #[derive(Clone, Debug)]
-pub(super) struct Page {
+pub(super) struct Block {
     entries: Bytes,
-    blocks: Bytes,
+    restarts: Bytes,
 }
 
-impl Page {
+impl Block {
     pub(super) fn read(mut bytes: Bytes) -> Result<Self, Damaged> {
-        let count_at = bytes.len().checked_sub(4).ok_or(Damaged("a page without an end"))?;
+        let count_at = bytes.len().checked_sub(4).ok_or(Damaged("a block without an end"))?;
         let count = bytes.split_off(count_at).get_u32_le() as usize;
-        let blocks_at = count.checked_mul(4).and_then(|length| bytes.len().checked_sub(length)).ok_or(Damaged("a page with too many blocks"))?;
-        let blocks = bytes.split_off(blocks_at);
-        Ok(Self { entries: bytes, blocks })
+        let restarts_at = count.checked_mul(4).and_then(|length| bytes.len().checked_sub(length)).ok_or(Damaged("a block with too many restarts"))?;
+        let restarts = bytes.split_off(restarts_at);
+        Ok(Self { entries: bytes, restarts })
     }
 
-    /// What the page takes in memory.
+    /// What the block takes in memory.
     pub(super) fn bytes(&self) -> usize {
-        self.entries.len() + self.blocks.len() + 64
+        self.entries.len() + self.restarts.len() + 64
     }
 
-    /// The same page in a buffer of its own.
+    /// The same block in a buffer of its own.
     pub(super) fn copied(&self) -> Self {
-        Self { entries: Bytes::copy_from_slice(&self.entries), blocks: Bytes::copy_from_slice(&self.blocks) }
+        Self { entries: Bytes::copy_from_slice(&self.entries), restarts: Bytes::copy_from_slice(&self.restarts) }
     }
 
-    fn blocks(&self) -> usize {
-        self.blocks.len() / 4
+    fn restarts(&self) -> usize {
+        self.restarts.len() / 4
     }
 
-    fn block_bytes(&self, block: usize) -> Result<Bytes, Damaged> {
-        let at = |block: usize| (&self.blocks[block * 4..]).get_u32_le() as usize;
-        let end = if block + 1 < self.blocks() { at(block + 1) } else { self.entries.len() };
-        if at(block) > end || end > self.entries.len() {
-            return Err(Damaged("a block outside its page"));
+    fn restart_bytes(&self, restart: usize) -> Result<Bytes, Damaged> {
+        let at = |restart: usize| (&self.restarts[restart * 4..]).get_u32_le() as usize;
+        let end = if restart + 1 < self.restarts() { at(restart + 1) } else { self.entries.len() };
+        if at(restart) > end || end > self.entries.len() {
+            return Err(Damaged("a restart outside its block"));
         }
-        Ok(self.entries.slice(at(block)..end))
+        Ok(self.entries.slice(at(restart)..end))
     }
 
-    /// The entries of a block, in order.
-    fn block(&self, block: usize) -> Result<Vec<Entry>, Damaged> {
-        let mut bytes = self.block_bytes(block)?;
-        let mut entries: Vec<Entry> = Vec::with_capacity(BLOCK);
+    /// The entries of a restart, in order.
+    fn entries_from(&self, restart: usize) -> Result<Vec<Entry>, Damaged> {
+        let mut bytes = self.restart_bytes(restart)?;
+        let mut entries: Vec<Entry> = Vec::with_capacity(RESTART_INTERVAL);
         while bytes.has_remaining() {
             let last = entries.last().map_or(&[][..], |(key, _)| key.as_ref());
             let entry = next_entry(&mut bytes, last)?;
@@ -110,15 +110,15 @@ impl Page {
         Ok(entries)
     }
 
-    /// The first key of a block; it shares nothing.
-    fn first_key(&self, block: usize) -> Result<Bytes, Damaged> {
-        let mut bytes = self.block_bytes(block)?;
+    /// The first key of a restart; it shares nothing.
+    fn first_key(&self, restart: usize) -> Result<Bytes, Damaged> {
+        let mut bytes = self.restart_bytes(restart)?;
         Ok(next_entry(&mut bytes, &[])?.0)
     }
 
-    /// The last block that starts at or before `key`, the first if none does.
-    fn block_of(&self, key: &[u8]) -> Result<usize, Damaged> {
-        let (mut low, mut high) = (0, self.blocks());
+    /// The last restart that starts at or before `key`, the first if none does.
+    fn restart_for(&self, key: &[u8]) -> Result<usize, Damaged> {
+        let (mut low, mut high) = (0, self.restarts());
         while high - low > 1 {
             let middle = low + (high - low) / 2;
             if self.first_key(middle)?.as_ref() <= key {
@@ -130,12 +130,12 @@ impl Page {
         Ok(low)
     }
 
-    /// What the page knows of a key; a value is a copy, so that it does not keep the page in memory.
+    /// What the block knows of a key; a value is a copy, so that it does not keep the block in memory.
     pub(super) fn get(&self, key: &[u8]) -> Result<Known, Damaged> {
-        if self.blocks() == 0 {
+        if self.restarts() == 0 {
             return Ok(Known::Below);
         }
-        let mut bytes = self.block_bytes(self.block_of(key)?)?;
+        let mut bytes = self.restart_bytes(self.restart_for(key)?)?;
         let mut last = Vec::new();
         while bytes.has_remaining() {
             let (shared, rest, value) = split_entry(&mut bytes, last.len())?;
@@ -150,17 +150,17 @@ impl Page {
         Ok(Known::Below)
     }
 
-    /// The entries of `range`, block by block, in `direction`.
+    /// The entries of `range`, restart by restart, in `direction`.
     pub(super) fn entries(&self, range: Range<Vec<u8>>, direction: Direction) -> impl Iterator<Item = Result<Entry, Damaged>> + use<> {
-        let page = self.clone();
-        let (blocks, mut failed) = match self.blocks_of(&range) {
-            Ok(blocks) => (blocks, None),
+        let block = self.clone();
+        let (restarts, mut failed) = match self.restarts_of(&range) {
+            Ok(restarts) => (restarts, None),
             Err(damaged) => (0..0, Some(Err(damaged))),
         };
-        let (start, end) = (blocks.start, blocks.end);
+        let (start, end) = (restarts.start, restarts.end);
         let entries = (0..end - start).flat_map(move |nth| {
-            let block = if direction == Direction::Forward { start + nth } else { end - 1 - nth };
-            let (mut entries, failed) = match page.block(block) {
+            let restart = if direction == Direction::Forward { start + nth } else { end - 1 - nth };
+            let (mut entries, failed) = match block.entries_from(restart) {
                 Ok(entries) => (entries, None),
                 Err(damaged) => (Vec::new(), Some(Err(damaged))),
             };
@@ -175,12 +175,12 @@ impl Page {
         entries.filter(inside).chain(std::iter::from_fn(move || failed.take()))
     }
 
-    /// The blocks that may hold entries of `range`.
-    fn blocks_of(&self, range: &Range<Vec<u8>>) -> Result<Range<usize>, Damaged> {
-        if self.blocks() == 0 || range.start >= range.end {
+    /// The restarts that may hold entries of `range`.
+    fn restarts_of(&self, range: &Range<Vec<u8>>) -> Result<Range<usize>, Damaged> {
+        if self.restarts() == 0 || range.start >= range.end {
             return Ok(0..0);
         }
-        Ok(self.block_of(&range.start)?..self.block_of(&range.end)? + 1)
+        Ok(self.restart_for(&range.start)?..self.restart_for(&range.end)? + 1)
     }
 }
 
