@@ -9,7 +9,7 @@ import { clientSite } from './client/site.mjs';
 import { openChromium, openFirefox, openWebKit, openWebKitOnDisk } from './engines.mjs';
 
 const password = 'correct horse battery staple';
-/** The store writes its first segment once a megabyte has come together. */
+/** The store writes its first sstable once a megabyte has come together. */
 const pieces = { count: 40, bytes: 60_000 };
 let site;
 let demo;

@@ -158,7 +158,7 @@ test('a database of the first format opens, and has a place for chunks', { timeo
 }));
 
 test('where a Blob is taken and its transaction aborted later, pages are kept', { timeout: 60_000 }, () => withPage(async (tab) => {
-  // So WebKit does where it keeps nothing on disk. Every write of a segment failed, and with it all that followed.
+  // So WebKit does where it keeps nothing on disk. Every write of an sstable failed, and with it all that followed.
   const found = await tab.call(async () => {
     const { put } = IDBObjectStore.prototype;
     IDBObjectStore.prototype.put = function putBlob(value, key) {

@@ -75,7 +75,7 @@ test('every writing transaction of the worker is strict, and ends before its ans
   const durabilities = async () => page.evaluate(async () => (await fetch('/durabilities')).json());
 
   await changes('first');
-  // Enough for the log to be moved into segments, which are written beside it.
+  // Enough for the log to be moved into sstables, which are written beside it.
   await Promise.all(Array.from({ length: 60 }, async (_, n) => {
     await ok(page, token, 'PUT', `/rooms/${encodeURIComponent(room)}/send/m.room.message/large-${n}`, { msgtype: 'm.text', body: 'x'.repeat(60_000) });
   }));

@@ -27,7 +27,7 @@ impl InBrowser {
             idle_ms: 0,
             direct_bytes: 12_000,
             block_bytes: 4_000,
-            segment_bytes: 30_000,
+            sstable_bytes: 30_000,
             level_one_bytes: 60_000,
             cache_bytes: 40_000,
             reserve_bytes: 10_000,

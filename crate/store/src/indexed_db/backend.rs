@@ -2,7 +2,7 @@
 //!
 //! Blobs have transactions and an object store of their own, so that writing a large one does not keep commits waiting: while Blobs of 1.5 MiB were written
 //! without a pause, a commit beside them took 3 to 5 ms in Chromium, and 18 ms with the Blobs in the same object store. A Blob is not fenced: its number
-//! holds the opening's epoch, and it counts only when a fenced transaction has put its segment record.
+//! holds the opening's epoch, and it counts only when a fenced transaction has put its sstable record.
 
 use super::{
     Options,
@@ -145,12 +145,12 @@ impl Inner {
             let range = IdbKeyRange::upper_bound(&number(through)).map_err(|error| failed(&error))?;
             log.delete(&range).map_err(|error| failed(&error))?;
         }
-        let segments = self.store(transaction, SEGMENTS)?;
-        for (id, record) in &changes.put_segments {
-            put(&segments, &number(*id), &Uint8Array::from(record.as_ref()))?;
+        let sstables = self.store(transaction, SEGMENTS)?;
+        for (id, record) in &changes.put_sstables {
+            put(&sstables, &number(*id), &Uint8Array::from(record.as_ref()))?;
         }
-        for id in &changes.delete_segments {
-            segments.delete(&number(*id)).map_err(|error| failed(&error))?;
+        for id in &changes.delete_sstables {
+            sstables.delete(&number(*id)).map_err(|error| failed(&error))?;
         }
         if let Some(note) = &changes.put_note {
             put(&self.store(transaction, META)?, &NOTE.into(), &Uint8Array::from(note.as_ref()))?;

@@ -16,7 +16,7 @@ use web_sys::{Blob, IdbDatabase, IdbObjectStore, IdbTransaction};
 pub(super) const EPOCH: &str = "epoch";
 /// The newest format of the content that an opening has understood; absent in databases of the first.
 const CONTENT: &str = "content";
-/// Whether segments are Blobs or pages; absent until that was tried out.
+/// Whether sstables are Blobs or pages; absent until that was tried out.
 const HAS_BLOBS: &str = "blobs";
 /// What the last opening read first; absent until one has said so.
 pub(super) const NOTE: &str = "note";
@@ -38,7 +38,7 @@ pub(super) struct Unclaimed {
     epoch: f64,
     content_format: u32,
     log: Vec<u64>,
-    segments: Vec<u64>,
+    sstables: Vec<u64>,
 }
 
 /// Makes or converts the object stores; all of it, with the new version, is one transaction.
@@ -55,7 +55,7 @@ pub(super) fn upgrade(database: &IdbDatabase, from: u32, faults: &Faults) -> Res
     if faults.crash_at(CrashPoint::Migrating) { Err(StoreError::Closed) } else { Ok(()) }
 }
 
-/// Decides whether segments will be Blobs, once for a database, before there are any. An engine that cannot keep a Blob may take it and abort the transaction
+/// Decides whether sstables will be Blobs, once for a database, before there are any. An engine that cannot keep a Blob may take it and abort the transaction
 /// later (WebKit, where nothing is kept on disk), so the trial has a transaction of its own.
 async fn choose_layout(database: &IdbDatabase, with_blobs: bool) -> Result<(), StoreError> {
     let keeps_blobs = with_blobs
@@ -99,7 +99,7 @@ pub(super) async fn load(database: &IdbDatabase, content_format: u32, with_blobs
     }
 }
 
-/// `None`, with nothing changed, where it is not known yet how segments are kept.
+/// `None`, with nothing changed, where it is not known yet how sstables are kept.
 async fn load_and_claim(database: &IdbDatabase, content_format: u32, claim: bool) -> Result<Option<Opening>, StoreError> {
     let transaction = if claim { strict(database, &CLAIMED)? } else { reading(database, &CLAIMED)? };
     let done = ended(&transaction);
@@ -123,24 +123,24 @@ async fn load_and_claim(database: &IdbDatabase, content_format: u32, claim: bool
     let records = try_join(records(&object_store(&transaction, LOG)?)?, records(&object_store(&transaction, SEGMENTS)?)?);
     // Together, because the end of the transaction comes at once after its last answer.
     let (records, done) = join(records, done).await;
-    let (log, segments) = records?;
+    let (log, sstables) = records?;
     done?;
     let numbers = |records: &[(u64, Bytes)]| records.iter().map(|(number, _)| *number).collect();
-    let unclaimed = (!claim).then(|| Unclaimed { epoch: before, content_format, log: numbers(&log), segments: numbers(&segments) });
+    let unclaimed = (!claim).then(|| Unclaimed { epoch: before, content_format, log: numbers(&log), sstables: numbers(&sstables) });
     let note = note.dyn_into::<Uint8Array>().map_or(Bytes::new(), |note| note.to_vec().into());
-    let loaded = Loaded { epoch: before as u64 + 1, full: !claim, log, segments, note };
+    let loaded = Loaded { epoch: before as u64 + 1, full: !claim, log, sstables, note };
     Ok(Some(Opening { loaded, blobs, unclaimed }))
 }
 
 /// Makes an opening that could only read the one that may write. What it has read must be all there is: a record of the log is never written anew under its
-/// number while the segments stay the same.
+/// number while the sstables stay the same.
 pub(super) async fn claim(database: &IdbDatabase, unclaimed: &Unclaimed) -> Result<(), StoreError> {
     let transaction = strict(database, &CLAIMED)?;
     let done = ended(&transaction);
     let meta = object_store(&transaction, META)?;
     let keys = |store| answered_keys(&object_store(&transaction, store)?);
-    let (epoch, log, segments) = try_join3(get(&meta, &EPOCH.into())?, keys(LOG)?, keys(SEGMENTS)?).await?;
-    if epoch.as_f64().unwrap_or(0.0) != unclaimed.epoch || log != unclaimed.log || segments != unclaimed.segments {
+    let (epoch, log, sstables) = try_join3(get(&meta, &EPOCH.into())?, keys(LOG)?, keys(SEGMENTS)?).await?;
+    if epoch.as_f64().unwrap_or(0.0) != unclaimed.epoch || log != unclaimed.log || sstables != unclaimed.sstables {
         done.await?;
         return Err(StoreError::Fenced);
     }

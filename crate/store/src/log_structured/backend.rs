@@ -21,10 +21,10 @@ pub(crate) struct Transaction {
     pub(crate) put_log: Vec<(u64, Bytes)>,
     /// Deletes the log up to and including this number.
     pub(crate) delete_log: Option<u64>,
-    /// Segment records to set.
-    pub(crate) put_segments: Vec<(u64, Bytes)>,
-    /// Segment records to delete.
-    pub(crate) delete_segments: Vec<u64>,
+    /// Sstable records to set.
+    pub(crate) put_sstables: Vec<(u64, Bytes)>,
+    /// Sstable records to delete.
+    pub(crate) delete_sstables: Vec<u64>,
     /// What the next opening gets as `Loaded::note`.
     pub(crate) put_note: Option<Bytes>,
 }
@@ -38,8 +38,8 @@ pub(crate) struct Loaded {
     pub(crate) full: bool,
     /// The log in order.
     pub(crate) log: Vec<(u64, Bytes)>,
-    /// The segment records.
-    pub(crate) segments: Vec<(u64, Bytes)>,
+    /// The sstable records.
+    pub(crate) sstables: Vec<(u64, Bytes)>,
     /// The note that was put last; empty when there is none.
     pub(crate) note: Bytes,
 }

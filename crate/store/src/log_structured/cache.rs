@@ -1,13 +1,13 @@
 //! Blocks and indexes in memory, the least recently used going first.
 
-use super::{block::Block, segment::Index};
+use super::{block::Block, sstable::Index};
 use hashlink::LruCache;
 use std::{collections::HashMap, rc::Rc};
 
-/// A segment and the number of a block, or [`INDEX`].
+/// An sstable and the number of a block, or [`INDEX`].
 pub(super) type Place = (u64, u32);
 
-/// The place of a segment's index.
+/// The place of an sstable's index.
 pub(super) const INDEX: u32 = u32::MAX;
 
 #[derive(Clone, Debug)]

@@ -22,8 +22,8 @@ enum Way {
     Log,
     /// Into the log, which is then long enough to be flushed.
     LogAndFlush,
-    /// Into a segment, together with what the log holds.
-    Segment,
+    /// Into an sstable, together with what the log holds.
+    Sstable,
 }
 
 impl<B: Backend> Core<B> {
@@ -66,7 +66,7 @@ impl<B: Backend> Core<B> {
         loop {
             let writing = self.writing.lock().await;
             let Some(way) = self.next_way() else { break };
-            if way == Way::Segment && self.state.borrow().immutable.is_some() {
+            if way == Way::Sstable && self.state.borrow().immutable.is_some() {
                 drop(writing);
                 self.flush_ended().await;
                 continue;
@@ -92,7 +92,7 @@ impl<B: Backend> Core<B> {
         let flush_stuck = state.immutable.is_some() && !state.flushing;
         let crowded = state.immutable.is_some() && state.log_bytes + bytes > self.crowded_at();
         Some(match (bytes > self.options.direct_bytes || crowded) && !flush_stuck && !state.space.full {
-            true => Way::Segment,
+            true => Way::Sstable,
             false if state.log_bytes + bytes > self.options.flush_bytes && state.immutable.is_none() => Way::LogAndFlush,
             false => Way::Log,
         })
@@ -114,13 +114,13 @@ impl<B: Backend> Core<B> {
         for waiting in group.iter().filter(|waiting| !waiting.batch.is_empty()) {
             encode_batch(&mut encoded, &waiting.batch);
         }
-        if encoded.is_empty() && way != Way::Segment {
+        if encoded.is_empty() && way != Way::Sstable {
             return Ok(());
         }
         if self.state.borrow().space.full {
             self.give_up_reserve().await;
         }
-        if way == Way::Segment {
+        if way == Way::Sstable {
             let through = self.state.borrow().next_log - 1;
             return self.write_immutable(through).await;
         }
@@ -193,8 +193,8 @@ impl<B: Backend> Core<B> {
                 state.log_bytes = 0;
                 self.start_flush(state);
             }
-            // `write_immutable` has put the segments in the memtable's place.
-            Way::Segment => self.maintain(state),
+            // `write_immutable` has put the sstables in the memtable's place.
+            Way::Sstable => self.maintain(state),
         }
         if deletes {
             state.space.reclaim = true;

@@ -21,7 +21,7 @@ use std::{
 pub(super) struct Disk {
     pub(super) epoch: u64,
     pub(super) log: BTreeMap<u64, Bytes>,
-    pub(super) segments: BTreeMap<u64, Bytes>,
+    pub(super) sstables: BTreeMap<u64, Bytes>,
     pub(super) blobs: BTreeMap<u64, Bytes>,
     chunks: BTreeMap<ChunkId, Bytes>,
     pub(super) note: Bytes,
@@ -36,7 +36,7 @@ pub(super) struct Disk {
 
 impl Disk {
     pub(super) fn bytes(&self) -> usize {
-        [&self.log, &self.segments, &self.blobs].into_iter().flat_map(|records| records.values()).map(Bytes::len).sum()
+        [&self.log, &self.sstables, &self.blobs].into_iter().flat_map(|records| records.values()).map(Bytes::len).sum()
     }
 
     fn check_room(&self, more: usize) -> Result<(), StoreError> {
@@ -139,7 +139,7 @@ impl Backend for FakeBackend {
             if disk.epoch != opening.epoch {
                 return Err(StoreError::Fenced);
             }
-            let put = transaction.put_log.iter().chain(&transaction.put_segments).map(|(_, value)| value.len()).sum::<usize>();
+            let put = transaction.put_log.iter().chain(&transaction.put_sstables).map(|(_, value)| value.len()).sum::<usize>();
             disk.check_room(put)?;
             meet(CrashPoint::BetweenPutAndCommit)?;
             disk.writes += 1;
@@ -147,9 +147,9 @@ impl Backend for FakeBackend {
             if let Some(through) = transaction.delete_log {
                 disk.log = disk.log.split_off(&(through + 1));
             }
-            disk.segments.extend(transaction.put_segments);
+            disk.sstables.extend(transaction.put_sstables);
             disk.note = transaction.put_note.unwrap_or(std::mem::take(&mut disk.note));
-            transaction.delete_segments.iter().for_each(|id| drop(disk.segments.remove(id)));
+            transaction.delete_sstables.iter().for_each(|id| drop(disk.sstables.remove(id)));
             Ok(())
         })
     }
@@ -237,7 +237,7 @@ impl FakeGround {
             idle_ms: 0,
             direct_bytes: 1_500,
             block_bytes: 400,
-            segment_bytes: 3_000,
+            sstable_bytes: 3_000,
             level_one_bytes: 6_000,
             cache_bytes: 4_000,
             reserve_bytes: 1_000,
@@ -254,7 +254,7 @@ impl FakeGround {
         let opening = Opening { epoch: disk.epoch + 1, claimed: Cell::new(false) };
         let full = opening.claim(&mut disk).is_err();
         let records = |records: &BTreeMap<u64, Bytes>| records.iter().map(|(id, record)| (*id, record.clone())).collect();
-        let loaded = Loaded { epoch: opening.epoch, full, log: records(&disk.log), segments: records(&disk.segments), note: disk.note.clone() };
+        let loaded = Loaded { epoch: opening.epoch, full, log: records(&disk.log), sstables: records(&disk.sstables), note: disk.note.clone() };
         let backend = FakeBackend {
             disk: self.disk.clone(),
             opening: Rc::new(opening),

@@ -1,9 +1,9 @@
-//! Full memtables, and those that nothing is written to, become segments of level 0.
+//! Full memtables, and those that nothing is written to, become sstables of level 0.
 
 use super::{
     backend::{Backend, Transaction},
-    segment::{Built, Segment, SegmentBuilder},
     space,
+    sstable::{Built, Sstable, SstableBuilder},
     state::{Core, ImmutableMemtable, State},
 };
 use crate::{Bytes, CrashPoint, StoreError, memtable::Ranges, merge::Entry};
@@ -92,12 +92,12 @@ impl<B: Backend> Core<B> {
     }
 
     async fn flush(&self, through: u64) -> Result<(), StoreError> {
-        let segments = self.build_immutable().await?;
+        let sstables = self.build_immutable().await?;
         let _writing = self.writing.lock().await;
-        self.install_immutable(segments, through).await
+        self.install_immutable(sstables, through).await
     }
 
-    /// Writes the immutable memtable as segments; the caller holds the right to write.
+    /// Writes the immutable memtable as sstables; the caller holds the right to write.
     pub(super) async fn write_immutable(&self, through: u64) -> Result<(), StoreError> {
         let built = self.build_immutable().await?;
         self.install_immutable(built, through).await?;
@@ -116,31 +116,31 @@ impl<B: Backend> Core<B> {
         }
     }
 
-    async fn build_immutable(&self) -> Result<Vec<Rc<Segment>>, StoreError> {
+    async fn build_immutable(&self) -> Result<Vec<Rc<Sstable>>, StoreError> {
         let memtable = self.state.borrow().immutable.as_ref().map(|immutable| immutable.memtable.clone()).ok_or(StoreError::Closed)?;
         let entries = memtable.all_points().map(|(key, value)| Ok((key.clone(), value.clone())));
-        let built = self.build(entries, memtable.hidden().clone(), 0, self.options.segment_bytes).await?;
+        let built = self.build(entries, memtable.hidden().clone(), 0, self.options.sstable_bytes).await?;
         self.put_blobs(built).await
     }
 
-    /// Puts segments in the immutable memtable's place, in one transaction with the end of their log.
-    async fn install_immutable(&self, segments: Vec<Rc<Segment>>, through: u64) -> Result<(), StoreError> {
+    /// Puts sstables in the immutable memtable's place, in one transaction with the end of their log.
+    async fn install_immutable(&self, sstables: Vec<Rc<Sstable>>, through: u64) -> Result<(), StoreError> {
         if self.crash_at(CrashPoint::Flushing) || self.state.borrow().dead.is_some() {
             return Err(StoreError::Closed);
         }
-        let records = segments.iter().map(|segment| (segment.id, segment.encode())).collect();
-        let transaction = Transaction { put_segments: records, delete_log: Some(through), ..Transaction::default() };
+        let records = sstables.iter().map(|sstable| (sstable.id, sstable.encode())).collect();
+        let transaction = Transaction { put_sstables: records, delete_log: Some(through), ..Transaction::default() };
         if let Err(error) = self.backend.write(transaction).await {
-            self.forget(&segments).await;
+            self.forget(&sstables).await;
             return Err(error);
         }
         let state = &mut *self.state.borrow_mut();
-        segments.into_iter().for_each(|segment| state.levels.add(segment));
+        sstables.into_iter().for_each(|sstable| state.levels.add(sstable));
         state.immutable = None;
         Ok(())
     }
 
-    /// Sorted entries as segments of about `target` bytes; `hidden` is cut where the segments are.
+    /// Sorted entries as sstables of about `target` bytes; `hidden` is cut where the sstables are.
     pub(super) async fn build(
         &self,
         entries: impl Iterator<Item = Result<Entry, StoreError>>,
@@ -149,13 +149,13 @@ impl<B: Backend> Core<B> {
         target: usize,
     ) -> Result<Vec<Built>, StoreError> {
         let mut built = Vec::new();
-        let mut builder = SegmentBuilder::new(self.options.block_bytes);
+        let mut builder = SstableBuilder::new(self.options.block_bytes);
         let mut cut: Option<Bytes> = None;
         let mut slice = self.backend.now();
         for (nth, entry) in entries.enumerate() {
             let (key, value) = entry?;
             if builder.len() >= target {
-                let full = std::mem::replace(&mut builder, SegmentBuilder::new(self.options.block_bytes));
+                let full = std::mem::replace(&mut builder, SstableBuilder::new(self.options.block_bytes));
                 built.push(full.finish(self.state.borrow_mut().new_blob(), level, hidden.clip(cut.as_ref(), Some(&key))));
                 cut = Some(key.clone());
             }
@@ -172,18 +172,18 @@ impl<B: Backend> Core<B> {
         Ok(built)
     }
 
-    pub(super) async fn put_blobs(&self, built: Vec<Built>) -> Result<Vec<Rc<Segment>>, StoreError> {
-        let mut segments = Vec::new();
-        for Built { segment, parts } in built {
-            if segment.points > 0
-                && let Err(error) = self.put_one_blob(segment.id, parts).await
+    pub(super) async fn put_blobs(&self, built: Vec<Built>) -> Result<Vec<Rc<Sstable>>, StoreError> {
+        let mut sstables = Vec::new();
+        for Built { sstable, parts } in built {
+            if sstable.points > 0
+                && let Err(error) = self.put_one_blob(sstable.id, parts).await
             {
-                self.forget(&segments).await;
+                self.forget(&sstables).await;
                 return Err(error);
             }
-            segments.push(Rc::new(segment));
+            sstables.push(Rc::new(sstable));
         }
-        Ok(segments)
+        Ok(sstables)
     }
 
     /// One at a time: browsers let a Blob pass the quota, and several at once might pass it by more than giving the reserve up makes good.
@@ -195,9 +195,9 @@ impl<B: Backend> Core<B> {
         self.backend.put_blob(id, parts).await
     }
 
-    /// Deletes the Blobs of segments that were not installed.
-    pub(super) async fn forget(&self, segments: &[Rc<Segment>]) {
-        let ids: Vec<u64> = segments.iter().filter(|segment| segment.points > 0).map(|segment| segment.id).collect();
+    /// Deletes the Blobs of sstables that were not installed.
+    pub(super) async fn forget(&self, sstables: &[Rc<Sstable>]) {
+        let ids: Vec<u64> = sstables.iter().filter(|sstable| sstable.points > 0).map(|sstable| sstable.id).collect();
         if !ids.is_empty() {
             // What stays behind is deleted when the store is opened again.
             let _ = self.backend.delete_blobs(ids).await;

@@ -1,9 +1,9 @@
-//! Maintenance: merging segments into the next level, dropping what nobody can see, and keeping the reserve.
+//! Maintenance: merging sstables into the next level, dropping what nobody can see, and keeping the reserve.
 
 use super::{
     backend::{Backend, RESERVE_BLOB, Transaction},
-    segment::Segment,
     space,
+    sstable::Sstable,
     state::{Core, State},
     whole::Whole,
 };
@@ -15,28 +15,28 @@ use crate::{
 use futures_util::future::{Either, select, try_join_all};
 use std::{ops::Range, rc::Rc};
 
-/// Level 0 is merged from so many segments on.
+/// Level 0 is merged from so many sstables on.
 const CROWD: usize = 4;
-/// So many segments of level 0 are merged even while commits go on.
+/// So many sstables of level 0 are merged even while commits go on.
 const TOO_MANY: usize = 24;
-/// Bytes of level 0 merged in one job. While room is made it is one segment: what a job merges goes only when all of it is written anew.
+/// Bytes of level 0 merged in one job. While room is made it is one sstable: what a job merges goes only when all of it is written anew.
 const JOB_BYTES: u64 = 8 << 20;
 /// A busy store is looked at again so many milliseconds later.
 const LOOK: u32 = 20;
 
-/// Segments of one level on their way into the next.
+/// Sstables of one level on their way into the next.
 #[derive(Debug)]
 struct Job {
     /// Newest first.
-    uppers: Vec<Rc<Segment>>,
+    uppers: Vec<Rc<Sstable>>,
     level: u8,
     range: Range<Bytes>,
 }
 
-/// One replacement: parts of the uppers and whole segments of the level they go to.
+/// One replacement: parts of the uppers and whole sstables of the level they go to.
 #[derive(Clone)]
 struct Step {
-    lowers: Vec<Rc<Segment>>,
+    lowers: Vec<Rc<Sstable>>,
     /// The part of the uppers that is merged.
     part: Range<Bytes>,
     /// Nothing older lies below: deletions have nothing left to hide.
@@ -128,9 +128,9 @@ impl<B: Backend> Core<B> {
         let zero = state.levels.zero();
         if zero.len() >= if scarce { 1 } else { CROWD } {
             let (mut bytes, most) = (0, if scarce { 1 } else { JOB_BYTES });
-            let enough = |segment: &&Rc<Segment>| {
+            let enough = |sstable: &&Rc<Sstable>| {
                 let fits = bytes < most;
-                bytes += u64::from(segment.length);
+                bytes += u64::from(sstable.length);
                 fits
             };
             let mut uppers: Vec<_> = zero.iter().rev().take_while(enough).cloned().collect();
@@ -141,7 +141,7 @@ impl<B: Backend> Core<B> {
         for level in 1..=state.levels.deepest() {
             if state.levels.run_bytes(level) > limit {
                 let run = state.levels.run(level);
-                let next = run.iter().find(|segment| segment.start > state.merged_to[usize::from(level)]).or(run.first())?.clone();
+                let next = run.iter().find(|sstable| sstable.start > state.merged_to[usize::from(level)]).or(run.first())?.clone();
                 state.merged_to[usize::from(level)] = next.start.clone();
                 return Job::new(vec![next], level);
             }
@@ -151,10 +151,10 @@ impl<B: Backend> Core<B> {
             return None;
         }
         // Room is made by taking deletions down to what they delete.
-        let hides = |segment: &&Rc<Segment>| {
-            (segment.deletions > 0 || !segment.hidden.is_empty()) && state.levels.anything_below(segment.level, &segment.range())
+        let hides = |sstable: &&Rc<Sstable>| {
+            (sstable.deletions > 0 || !sstable.hidden.is_empty()) && state.levels.anything_below(sstable.level, &sstable.range())
         };
-        let level = |segment: &Rc<Segment>| Job::new(vec![segment.clone()], segment.level);
+        let level = |sstable: &Rc<Sstable>| Job::new(vec![sstable.clone()], sstable.level);
         state.levels.all().find(hides).and_then(level)
     }
 
@@ -218,9 +218,9 @@ impl<B: Backend> Core<B> {
         let rest = from.clone()..job.range.end.clone();
         let overlapping = state.levels.overlapping(target, &rest);
         let mut bytes = 0;
-        let small = |segment: &&Rc<Segment>| {
-            let take = bytes == 0 || bytes + segment.length as usize <= self.options.segment_bytes / 2;
-            bytes += segment.length.max(1) as usize;
+        let small = |sstable: &&Rc<Sstable>| {
+            let take = bytes == 0 || bytes + sstable.length as usize <= self.options.sstable_bytes / 2;
+            bytes += sstable.length.max(1) as usize;
             take
         };
         let lowers: Vec<_> = overlapping.iter().take_while(small).cloned().collect();
@@ -232,13 +232,13 @@ impl<B: Backend> Core<B> {
         Some(Step { lowers, part: from.clone()..end, bottom, last: after.is_none() })
     }
 
-    /// The segment that a job comes to where it has nothing to merge with and nothing to drop: its one upper, a level deeper.
-    fn moved(&self, job: &Job, step: &Step) -> Option<Segment> {
+    /// The sstable that a job comes to where it has nothing to merge with and nothing to drop: its one upper, a level deeper.
+    fn moved(&self, job: &Job, step: &Step) -> Option<Sstable> {
         let [upper] = job.uppers.as_slice() else { return None };
         let alone = step.lowers.is_empty() && step.last && step.part == job.range;
         let sheds_deletions = step.bottom && (upper.deletions > 0 || !upper.hidden.is_empty());
         let hidden = || self.state.borrow().hidden_by_log().clip(Some(&upper.start), Some(&upper.end));
-        (alone && !sheds_deletions && hidden().is_empty()).then(|| Segment { level: job.level + 1, ..Segment::clone(upper) })
+        (alone && !sheds_deletions && hidden().is_empty()).then(|| Sstable { level: job.level + 1, ..Sstable::clone(upper) })
     }
 
     /// Merges and installs; `false` when an input has gone meanwhile.
@@ -249,7 +249,7 @@ impl<B: Backend> Core<B> {
         let has_some = |(upper, hidden): &&(&Whole, Ranges)| !hidden.is_empty() || upper.entries(part.clone()).next().is_some();
         let uppers: Vec<_> = uppers.iter().filter(has_some).collect();
         if uppers.is_empty() {
-            // Most segments below are of rooms in which nothing has happened since, and stay as they are.
+            // Most sstables below are of rooms in which nothing has happened since, and stay as they are.
             return if step.last { self.install(job, &Step { lowers: Vec::new(), ..step.clone() }, Vec::new()).await } else { Ok(true) };
         }
         let lowers = try_join_all(step.lowers.iter().map(|lower| self.load(lower))).await?;
@@ -270,19 +270,19 @@ impl<B: Backend> Core<B> {
             ranges.flat_map(Ranges::iter).for_each(|(start, end)| hidden.insert(start.clone()..end.clone()));
         }
         let bytes = uppers.iter().map(|(upper, _)| upper.bytes(&part)).chain(lowers.iter().map(|lower| lower.bytes(&everything))).sum::<usize>();
-        let target = bytes / bytes.div_ceil(self.options.segment_bytes).max(1) + self.options.block_bytes;
+        let target = bytes / bytes.div_ceil(self.options.sstable_bytes).max(1) + self.options.block_bytes;
         let built = self.build(live, hidden, job.level + 1, target).await?;
-        let segments = self.put_blobs(built).await?;
-        self.install(job, step, segments).await
+        let sstables = self.put_blobs(built).await?;
+        self.install(job, step, sstables).await
     }
 
-    /// Puts `segments` in the place of what the step has merged.
-    async fn install(&self, job: &Job, step: &Step, segments: Vec<Rc<Segment>>) -> Result<bool, StoreError> {
+    /// Puts `sstables` in the place of what the step has merged.
+    async fn install(&self, job: &Job, step: &Step, sstables: Vec<Rc<Sstable>>) -> Result<bool, StoreError> {
         if self.crash_at(CrashPoint::MergingRuns) {
             return Err(StoreError::Closed);
         }
         let _writing = self.writing.lock().await;
-        let mut replaced: Vec<Rc<Segment>> = step.lowers.clone();
+        let mut replaced: Vec<Rc<Sstable>> = step.lowers.clone();
         if step.last {
             replaced.extend(job.uppers.iter().cloned());
         }
@@ -290,49 +290,49 @@ impl<B: Backend> Core<B> {
             let state = self.state.borrow();
             state.dead.is_none() && step.lowers.iter().chain(&job.uppers).all(|input| state.levels.contains(input.id))
         };
-        let moved = |segment: &Segment| segments.iter().any(|new| new.id == segment.id);
+        let moved = |sstable: &Sstable| sstables.iter().any(|new| new.id == sstable.id);
         let installed = match still_there {
             false => Ok(()),
             true => {
-                let put_segments = segments.iter().map(|segment| (segment.id, segment.encode())).collect();
-                let delete_segments = replaced.iter().filter(|old| !moved(old)).map(|old| old.id).collect();
-                self.backend.write(Transaction { put_segments, delete_segments, ..Transaction::default() }).await
+                let put_sstables = sstables.iter().map(|sstable| (sstable.id, sstable.encode())).collect();
+                let delete_sstables = replaced.iter().filter(|old| !moved(old)).map(|old| old.id).collect();
+                self.backend.write(Transaction { put_sstables, delete_sstables, ..Transaction::default() }).await
             }
         };
         if !still_there || installed.is_err() {
-            let new: Vec<_> = segments.iter().filter(|segment| !replaced.iter().any(|old| old.id == segment.id)).cloned().collect();
+            let new: Vec<_> = sstables.iter().filter(|sstable| !replaced.iter().any(|old| old.id == sstable.id)).cloned().collect();
             self.forget(&new).await;
             return installed.map(|()| false);
         }
         let state = &mut *self.state.borrow_mut();
         replaced.iter().for_each(|old| state.levels.remove(old.id));
         state.doomed.extend(replaced.into_iter().filter(|old| !moved(old)));
-        segments.into_iter().for_each(|segment| state.levels.add(segment));
+        sstables.into_iter().for_each(|sstable| state.levels.add(sstable));
         Ok(true)
     }
 
-    /// Drops the segments all of which a newer range delete hides, without reading them.
+    /// Drops the sstables all of which a newer range delete hides, without reading them.
     async fn drop_hidden(&self) -> Result<(), StoreError> {
         let _writing = self.writing.lock().await;
-        let hidden = self.state.borrow().hidden_segments();
+        let hidden = self.state.borrow().hidden_sstables();
         if hidden.is_empty() {
             return Ok(());
         }
-        let delete_segments = hidden.iter().map(|segment| segment.id).collect();
-        self.backend.write(Transaction { delete_segments, ..Transaction::default() }).await?;
+        let delete_sstables = hidden.iter().map(|sstable| sstable.id).collect();
+        self.backend.write(Transaction { delete_sstables, ..Transaction::default() }).await?;
         let state = &mut *self.state.borrow_mut();
-        hidden.iter().for_each(|segment| state.levels.remove(segment.id));
+        hidden.iter().for_each(|sstable| state.levels.remove(sstable.id));
         state.doomed.extend(hidden);
         Ok(())
     }
 
-    /// Deletes the Blobs of replaced segments that no read uses any more.
+    /// Deletes the Blobs of replaced sstables that no read uses any more.
     async fn sweep(&self) -> Result<(), StoreError> {
         let ids: Vec<u64> = {
             let state = &mut *self.state.borrow_mut();
-            let (gone, held): (Vec<_>, Vec<_>) = std::mem::take(&mut state.doomed).into_iter().partition(|segment| Rc::strong_count(segment) == 1);
+            let (gone, held): (Vec<_>, Vec<_>) = std::mem::take(&mut state.doomed).into_iter().partition(|sstable| Rc::strong_count(sstable) == 1);
             state.doomed = held;
-            gone.iter().filter(|segment| segment.points > 0).map(|segment| segment.id).collect()
+            gone.iter().filter(|sstable| sstable.points > 0).map(|sstable| sstable.id).collect()
         };
         if ids.is_empty() {
             return Ok(());
@@ -399,7 +399,7 @@ impl<B: Backend> Core<B> {
 }
 
 impl State {
-    /// The ranges that were deleted since the newest segment, durably.
+    /// The ranges that were deleted since the newest sstable, durably.
     fn hidden_by_log(&self) -> Ranges {
         let mut hidden = self
             .immutable
@@ -415,28 +415,28 @@ impl State {
         hidden
     }
 
-    /// The segments all of which a newer, durable range delete covers.
-    fn hidden_segments(&self) -> Vec<Rc<Segment>> {
+    /// The sstables all of which a newer, durable range delete covers.
+    fn hidden_sstables(&self) -> Vec<Rc<Sstable>> {
         let by_log = self.hidden_by_log();
-        let covers = |hidden: &Ranges, segment: &Segment| hidden.around(&segment.start).is_some_and(|range| range.end >= segment.end);
-        let newer = |a: &Segment, b: &Segment| a.level < b.level || a.level == 0 && b.level == 0 && a.id > b.id;
-        let is_hidden = |segment: &Segment| {
-            let by_segment = || self.levels.all().any(|other| !other.hidden.is_empty() && newer(other, segment) && covers(&other.hidden, segment));
-            covers(&by_log, segment) || by_segment()
+        let covers = |hidden: &Ranges, sstable: &Sstable| hidden.around(&sstable.start).is_some_and(|range| range.end >= sstable.end);
+        let newer = |a: &Sstable, b: &Sstable| a.level < b.level || a.level == 0 && b.level == 0 && a.id > b.id;
+        let is_hidden = |sstable: &Sstable| {
+            let by_sstable = || self.levels.all().any(|other| !other.hidden.is_empty() && newer(other, sstable) && covers(&other.hidden, sstable));
+            covers(&by_log, sstable) || by_sstable()
         };
-        self.levels.all().filter(|segment| is_hidden(segment)).cloned().collect()
+        self.levels.all().filter(|sstable| is_hidden(sstable)).cloned().collect()
     }
 }
 
 impl Job {
-    fn new(uppers: Vec<Rc<Segment>>, level: u8) -> Option<Self> {
+    fn new(uppers: Vec<Rc<Sstable>>, level: u8) -> Option<Self> {
         let start = uppers.iter().map(|upper| &upper.start).min()?.clone();
         let end = uppers.iter().map(|upper| &upper.end).max()?.clone();
         Some(Self { uppers, level, range: start..end })
     }
 }
 
-impl Segment {
+impl Sstable {
     fn range(&self) -> Range<Bytes> {
         self.start.clone()..self.end.clone()
     }

@@ -1,4 +1,4 @@
-//! Reading: memtables in memory, then segments from new to old through the block cache.
+//! Reading: memtables in memory, then sstables from new to old through the block cache.
 //!
 //! An attempt runs without waiting, on the state as it is at that moment, and notes the blocks it misses; those are fetched together, and the attempt is
 //! made again. So what a read returns is always one state of the store, and a read of what is cached makes no call to the platform.
@@ -8,7 +8,7 @@ use super::{
     block::Block,
     cache::{Cached, INDEX, Pins},
     filter,
-    segment::{Index, Segment},
+    sstable::{Index, Sstable},
     state::{Core, State},
 };
 use crate::{
@@ -20,7 +20,7 @@ use crate::{
 use futures_util::future::try_join_all;
 use std::{cell::RefCell, collections::BTreeMap, ops::Range, rc::Rc};
 
-/// At most so many blocks of a segment are fetched in one read.
+/// At most so many blocks of an sstable are fetched in one read.
 const AHEAD: usize = 32;
 
 /// Why an attempt did not end.
@@ -38,8 +38,8 @@ impl From<Damaged> for Miss {
 }
 
 enum Need {
-    Index(Rc<Segment>),
-    Blocks(Rc<Segment>, Rc<Index>, Range<usize>),
+    Index(Rc<Sstable>),
+    Blocks(Rc<Sstable>, Rc<Index>, Range<usize>),
 }
 
 /// What one attempt sees.
@@ -88,29 +88,29 @@ impl<B: Backend> Core<B> {
 
     async fn fetch(&self, need: Need) -> Result<Vec<((u64, u32), Cached)>, StoreError> {
         match need {
-            Need::Index(segment) => {
-                let index = self.fetch_index(&segment).await?;
-                Ok(vec![((segment.id, INDEX), Cached::Index(index))])
+            Need::Index(sstable) => {
+                let index = self.fetch_index(&sstable).await?;
+                Ok(vec![((sstable.id, INDEX), Cached::Index(index))])
             }
-            Need::Blocks(segment, index, blocks) => {
-                let bytes = self.read_piece(segment.id, index.place(blocks.clone())).await?;
+            Need::Blocks(sstable, index, blocks) => {
+                let bytes = self.read_piece(sstable.id, index.place(blocks.clone())).await?;
                 // Several blocks share one buffer; the cache must not keep all of them for the sake of one.
                 let alone = blocks.len() == 1;
                 let cut = index.cut(blocks.clone(), &bytes)?;
                 let block = |block: Block| Cached::Block(if alone { block } else { block.copied() });
-                Ok(blocks.zip(cut).map(|(at, cut)| ((segment.id, at as u32), block(cut))).collect())
+                Ok(blocks.zip(cut).map(|(at, cut)| ((sstable.id, at as u32), block(cut))).collect())
             }
         }
     }
 
-    /// A segment's index, from the cache or the Blob.
-    pub(super) async fn fetch_index(&self, segment: &Segment) -> Result<Rc<Index>, StoreError> {
-        if let Some(Cached::Index(index)) = self.cache.borrow_mut().get((segment.id, INDEX)) {
+    /// An sstable's index, from the cache or the Blob.
+    pub(super) async fn fetch_index(&self, sstable: &Sstable) -> Result<Rc<Index>, StoreError> {
+        if let Some(Cached::Index(index)) = self.cache.borrow_mut().get((sstable.id, INDEX)) {
             return Ok(index);
         }
-        let bytes = self.read_piece(segment.id, segment.index_at..segment.length).await?;
+        let bytes = self.read_piece(sstable.id, sstable.index_at..sstable.length).await?;
         let index = Rc::new(Index::read(bytes)?);
-        self.cache.borrow_mut().insert((segment.id, INDEX), Cached::Index(index.clone()));
+        self.cache.borrow_mut().insert((sstable.id, INDEX), Cached::Index(index.clone()));
         Ok(index)
     }
 }
@@ -120,21 +120,21 @@ impl<'a, B: Backend> View<'a, B> {
         self.pins.get(&place).cloned().or_else(|| self.core.cache.borrow_mut().get(place))
     }
 
-    fn index(&self, segment: &Rc<Segment>) -> Result<Rc<Index>, Miss> {
-        let place = (segment.id, INDEX);
+    fn index(&self, sstable: &Rc<Sstable>) -> Result<Rc<Index>, Miss> {
+        let place = (sstable.id, INDEX);
         if let Some(Cached::Index(index)) = self.cached(place) {
             return Ok(index);
         }
-        self.needs.borrow_mut().insert(place, Need::Index(segment.clone()));
+        self.needs.borrow_mut().insert(place, Need::Index(sstable.clone()));
         Err(Miss::Fetch)
     }
 
     /// A block; when it has to be fetched, `ahead` says which others to fetch with it.
-    fn block(&self, segment: &Rc<Segment>, index: &Rc<Index>, block: usize, ahead: Range<usize>) -> Result<Block, Miss> {
-        if let Some(Cached::Block(block)) = self.cached((segment.id, block as u32)) {
+    fn block(&self, sstable: &Rc<Sstable>, index: &Rc<Index>, block: usize, ahead: Range<usize>) -> Result<Block, Miss> {
+        if let Some(Cached::Block(block)) = self.cached((sstable.id, block as u32)) {
             return Ok(block);
         }
-        self.needs.borrow_mut().insert((segment.id, block as u32), Need::Blocks(segment.clone(), index.clone(), ahead));
+        self.needs.borrow_mut().insert((sstable.id, block as u32), Need::Blocks(sstable.clone(), index.clone(), ahead));
         Err(Miss::Fetch)
     }
 
@@ -150,15 +150,15 @@ impl<'a, B: Backend> View<'a, B> {
         }
         let hash = filter::hash(key);
         let mut candidates = self.state.levels.candidates(key);
-        while let Some(segment) = candidates.next() {
-            let known = self.get_in(segment, key, hash);
+        while let Some(sstable) = candidates.next() {
+            let known = self.get_in(sstable, key, hash);
             if let Err(Miss::Fetch) = known {
-                // The older segments will be asked next; their indexes come along.
-                candidates.filter(|segment| segment.points > 0).for_each(|segment| drop(self.index(segment)));
+                // The older sstables will be asked next; their indexes come along.
+                candidates.filter(|sstable| sstable.points > 0).for_each(|sstable| drop(self.index(sstable)));
                 return Err(Miss::Fetch);
             }
             match known? {
-                Known::Below if segment.hidden.contains(key) => return Ok(Known::Deleted),
+                Known::Below if sstable.hidden.contains(key) => return Ok(Known::Deleted),
                 Known::Below => {}
                 known => return Ok(known),
             }
@@ -166,21 +166,21 @@ impl<'a, B: Backend> View<'a, B> {
         Ok(Known::Below)
     }
 
-    fn get_in(&self, segment: &Rc<Segment>, key: &[u8], hash: u64) -> Result<Known, Miss> {
-        if segment.points == 0 {
+    fn get_in(&self, sstable: &Rc<Sstable>, key: &[u8], hash: u64) -> Result<Known, Miss> {
+        if sstable.points == 0 {
             return Ok(Known::Below);
         }
-        let index = self.index(segment)?;
+        let index = self.index(sstable)?;
         let Some(block) = index.block_for(key, hash) else { return Ok(Known::Below) };
-        Ok(self.block(segment, &index, block, block..block + 1)?.get(key)?)
+        Ok(self.block(sstable, &index, block, block..block + 1)?.get(key)?)
     }
 
     fn scan(&self, range: &Range<Vec<u8>>, direction: Direction, limit: usize) -> Result<Vec<(Bytes, Bytes)>, Miss> {
         let mut sources: Vec<Source<'_, Miss>> = self.state.memtables().map(|memtable| memtable.source(range, direction)).collect();
         let whole = Bytes::copy_from_slice(&range.start)..Bytes::copy_from_slice(&range.end);
-        for segment in self.state.levels.zero().iter().filter(|segment| segment.overlaps(&whole)) {
-            let entries = move |part| self.entries(std::slice::from_ref(segment), part, direction);
-            sources.push(Source::new(range, entries, |key| segment.hidden.around(key)));
+        for sstable in self.state.levels.zero().iter().filter(|sstable| sstable.overlaps(&whole)) {
+            let entries = move |part| self.entries(std::slice::from_ref(sstable), part, direction);
+            sources.push(Source::new(range, entries, |key| sstable.hidden.around(key)));
         }
         for level in 1..=self.state.levels.deepest() {
             let run = self.state.levels.overlapping(level, &whole);
@@ -192,31 +192,31 @@ impl<'a, B: Backend> View<'a, B> {
         Ok(found.into_iter().map(|(key, value)| (Bytes::copy_from_slice(&key), Bytes::copy_from_slice(&value))).collect())
     }
 
-    /// The entries that sorted, disjoint segments hold of `part`.
+    /// The entries that sorted, disjoint sstables hold of `part`.
     fn entries<'v>(
         &'v self,
-        run: &'v [Rc<Segment>],
+        run: &'v [Rc<Sstable>],
         part: Range<Vec<u8>>,
         direction: Direction,
     ) -> Box<dyn Iterator<Item = Result<Entry, Miss>> + 'v> {
-        let segments: Box<dyn Iterator<Item = &Rc<Segment>>> = match direction {
+        let sstables: Box<dyn Iterator<Item = &Rc<Sstable>>> = match direction {
             Direction::Forward => Box::new(run.iter()),
             Direction::Backward => Box::new(run.iter().rev()),
         };
         let bounds = part.clone();
-        let inside = move |segment: &&Rc<Segment>| {
-            segment.points > 0 && segment.start.as_ref() < bounds.end.as_slice() && bounds.start.as_slice() < segment.end.as_ref()
+        let inside = move |sstable: &&Rc<Sstable>| {
+            sstable.points > 0 && sstable.start.as_ref() < bounds.end.as_slice() && bounds.start.as_slice() < sstable.end.as_ref()
         };
-        Box::new(segments.filter(inside).flat_map(move |segment| self.entries_of(segment, part.clone(), direction)))
+        Box::new(sstables.filter(inside).flat_map(move |sstable| self.entries_of(sstable, part.clone(), direction)))
     }
 
     fn entries_of<'v>(
         &'v self,
-        segment: &'v Rc<Segment>,
+        sstable: &'v Rc<Sstable>,
         part: Range<Vec<u8>>,
         direction: Direction,
     ) -> Box<dyn Iterator<Item = Result<Entry, Miss>> + 'v> {
-        let index = match self.index(segment) {
+        let index = match self.index(sstable) {
             Ok(index) => index,
             Err(miss) => return Box::new(std::iter::once(Err(miss))),
         };
@@ -229,7 +229,7 @@ impl<'a, B: Backend> View<'a, B> {
                     (block, (block + 1).saturating_sub(self.ahead).max(blocks.start)..block + 1)
                 }
             };
-            match self.block(segment, &index, block, ahead) {
+            match self.block(sstable, &index, block, ahead) {
                 Ok(block) => Box::new(block.entries(part.clone(), direction).map(|entry| entry.map_err(Miss::from))),
                 Err(miss) => Box::new(std::iter::once(Err(miss))),
             }

@@ -25,7 +25,7 @@ pub(super) struct Space {
     pub(super) full: bool,
     /// The reserve Blob is there.
     pub(super) reserve_there: bool,
-    /// Something was deleted: segments may be droppable.
+    /// Something was deleted: sstables may be droppable.
     pub(super) reclaim: bool,
     /// Something was deleted while storage was full: merging makes room of it, and has not made all yet.
     pub(super) making_room: bool,

@@ -4,8 +4,8 @@ use super::{
     backend::{Backend, Loaded},
     cache::Cache,
     levels::Levels,
-    segment::Segment,
     space::Space,
+    sstable::Sstable,
     warm_up::WarmUp,
 };
 use crate::{
@@ -28,28 +28,28 @@ pub struct Options {
     /// The newest format of what is kept in the store that its user understands. It is recorded, and a store that holds a newer one is refused before
     /// anything is changed, as one of a newer format of its own is.
     pub content_format: u32,
-    /// Bytes of log after which the memtable in memory becomes a segment.
+    /// Bytes of log after which the memtable in memory becomes an sstable.
     pub flush_bytes: usize,
-    /// Bytes of log after which the memtable in memory becomes a segment when nothing was written for `idle_ms`, since an opening has to replay the log.
+    /// Bytes of log after which the memtable in memory becomes an sstable when nothing was written for `idle_ms`, since an opening has to replay the log.
     pub idle_bytes: usize,
     /// In milliseconds.
     pub idle_ms: u32,
-    /// A group of batches past this size becomes a segment without passing through the log.
+    /// A group of batches past this size becomes an sstable without passing through the log.
     pub direct_bytes: usize,
     /// Bytes of a block.
     pub block_bytes: usize,
-    /// Bytes of a segment, about.
-    pub segment_bytes: usize,
+    /// Bytes of an sstable, about.
+    pub sstable_bytes: usize,
     /// Bytes of level 1; each deeper level is ten times as large.
     pub level_one_bytes: u64,
     /// Bytes of blocks and indexes kept in memory.
     pub cache_bytes: usize,
     /// Bytes kept back for work that makes room when storage is full.
     pub reserve_bytes: usize,
-    /// Milliseconds after the opening in which segments are not merged, so that the first reads have the machine to themselves; what those fetch, the
+    /// Milliseconds after the opening in which sstables are not merged, so that the first reads have the machine to themselves; what those fetch, the
     /// next opening fetches at once.
     pub calm_ms: u32,
-    /// Milliseconds after a commit in which segments are not merged, unless they become too many: between two commits of a burst may lie what a thousand
+    /// Milliseconds after a commit in which sstables are not merged, unless they become too many: between two commits of a burst may lie what a thousand
     /// events take to be made. Merging shares its thread with that, and took a sixth of it.
     pub busy_ms: u32,
     /// Whether Blobs are used where the platform can keep them; else their bytes are cut into records.
@@ -68,7 +68,7 @@ impl Default for Options {
             direct_bytes: 256 << 10,
             block_bytes: 32 << 10,
             // Less than the reserve: browsers let one Blob pass the quota, and giving the reserve up must still make room.
-            segment_bytes: 3 << 19,
+            sstable_bytes: 3 << 19,
             level_one_bytes: 8 << 20,
             cache_bytes: 8 << 20,
             // Chromium looks at the quota before a Blob is added, and its own files grow and shrink: it was seen to pass the quota by 3.3 MB.
@@ -88,7 +88,7 @@ pub(super) struct Waiting {
     pub(super) answer: Answer,
 }
 
-/// A full memtable on its way into segments.
+/// A full memtable on its way into sstables.
 pub(super) struct ImmutableMemtable {
     pub(super) memtable: Rc<Memtable>,
     /// The durable batches in it, to go back to if the rest cannot be written.
@@ -116,8 +116,8 @@ pub(super) struct State {
     pub(super) flushing: bool,
     /// A task waits for the store to be idle.
     pub(super) awaiting_idleness: bool,
-    /// Segments that are replaced, until no read holds them.
-    pub(super) doomed: Vec<Rc<Segment>>,
+    /// Sstables that are replaced, until no read holds them.
+    pub(super) doomed: Vec<Rc<Sstable>>,
     pub(super) generation: u64,
     pub(super) closing: bool,
     /// Why nothing can be written any more.
@@ -150,7 +150,7 @@ pub(super) struct Core<B> {
     pub(super) writing: async_lock::Mutex<()>,
     /// Held while a Blob is written.
     pub(super) putting_blob: async_lock::Mutex<()>,
-    /// Told whenever a task ends or a memtable has become a segment.
+    /// Told whenever a task ends or a memtable has become an sstable.
     pub(super) progress: Event,
     keys_read: Cell<u64>,
 }
@@ -211,7 +211,7 @@ impl<B: Backend> Core<B> {
 impl<B: Backend> LogStructured<B> {
     /// A store on what `backend` held when it was opened.
     pub(crate) fn new(backend: B, loaded: Loaded, options: Options) -> Result<Self, StoreError> {
-        let segments: Vec<Segment> = loaded.segments.into_iter().map(|(id, record)| Segment::decode(id, record)).collect::<Result<_, _>>()?;
+        let sstables: Vec<Sstable> = loaded.sstables.into_iter().map(|(id, record)| Sstable::decode(id, record)).collect::<Result<_, _>>()?;
         let next_log = loaded.log.last().map_or(1, |(number, _)| number + 1);
         let pieces: Vec<Bytes> = loaded.log.into_iter().map(|(_, piece)| piece).collect();
         let log = if pieces.len() == 1 { pieces[0].clone() } else { Bytes::from(pieces.concat()) };
@@ -220,7 +220,7 @@ impl<B: Backend> LogStructured<B> {
         let state = State {
             active: Memtable::replay(&durable),
             durable,
-            levels: Levels::new(segments),
+            levels: Levels::new(sstables),
             next_log,
             // Each opening numbers its own Blobs, so that one that lost its right to write can never overwrite another's.
             next_blob: (loaded.epoch << 32) + 16,

@@ -3,7 +3,7 @@
 use super::{
     LogStructured, Options,
     fake::{FakeGround, turns},
-    segment::Segment,
+    sstable::Sstable,
 };
 use crate::{
     Batch, CrashPoint, Direction, Fault, Faults, Store, StoreError,
@@ -205,7 +205,7 @@ fn a_burst_is_left_alone_until_too_many_runs_wait() {
     });
 }
 
-/// What fills storage in one burst lies in many segments of level 0, each with something of every room: none of them goes as a whole with a room.
+/// What fills storage in one burst lies in many sstables of level 0, each with something of every room: none of them goes as a whole with a room.
 #[test]
 fn forgetting_a_room_makes_room_also_before_anything_is_merged() {
     on_a_disk(async |mut ground| {
@@ -350,7 +350,7 @@ fn what_a_crash_left_behind_is_deleted_at_the_next_opening_also_where_storage_is
     });
 }
 
-/// Forgetting a room reads nothing and rewrites little: segments that lie within it are dropped as they are.
+/// Forgetting a room reads nothing and rewrites little: sstables that lie within it are dropped as they are.
 #[test]
 fn what_a_range_delete_covers_is_dropped_unread() {
     on_a_disk(async |ground| {
@@ -436,10 +436,10 @@ fn a_merge_leaves_alone_what_lies_between_its_keys() {
         commit_all(&keys(&["b", "m", "y"])).await;
         let quiet = || -> Vec<u64> {
             let disk = ground.disk.borrow();
-            let segments = disk.segments.iter().map(|(id, record)| Segment::decode(*id, record.clone()).expect("whole"));
-            segments
-                .filter(|segment| segment.level > 0 && segment.start.as_ref() >= b"m/".as_slice() && segment.end.as_ref() < b"n".as_slice())
-                .map(|segment| segment.id)
+            let sstables = disk.sstables.iter().map(|(id, record)| Sstable::decode(*id, record.clone()).expect("whole"));
+            sstables
+                .filter(|sstable| sstable.level > 0 && sstable.start.as_ref() >= b"m/".as_slice() && sstable.end.as_ref() < b"n".as_slice())
+                .map(|sstable| sstable.id)
                 .collect()
         };
         let before = quiet();

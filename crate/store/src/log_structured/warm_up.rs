@@ -20,7 +20,7 @@ use std::{
 /// So many pieces are noted at most, and so many bytes.
 const MOST: (usize, u32) = (64, 1 << 20);
 
-/// A part of a segment's Blob.
+/// A part of an sstable's Blob.
 type Piece = (u64, Range<u32>);
 
 #[derive(Debug, Default)]
@@ -58,7 +58,7 @@ impl<B: Backend> Core<B> {
         }));
     }
 
-    /// A part of a segment's Blob.
+    /// A part of an sstable's Blob.
     pub(super) async fn read_piece(&self, id: u64, part: Range<u32>) -> Result<Bytes, StoreError> {
         let coming = self.warm_up.borrow_mut().take(id, &part);
         if let Some(coming) = coming
@@ -99,7 +99,7 @@ impl WarmUp {
 
 impl State {
     fn has(&self, (id, part): &Piece) -> bool {
-        self.levels.all().any(|segment| segment.id == *id && part.start < part.end && part.end <= segment.length)
+        self.levels.all().any(|sstable| sstable.id == *id && part.start < part.end && part.end <= sstable.length)
     }
 }
 

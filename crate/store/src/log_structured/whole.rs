@@ -1,9 +1,9 @@
-//! A segment all of which is in memory, to be merged.
+//! An sstable all of which is in memory, to be merged.
 
 use super::{
     backend::Backend,
     block::Block,
-    segment::{Index, Segment},
+    sstable::{Index, Sstable},
     state::Core,
 };
 use crate::{Direction, StoreError, codec::Damaged, memtable::Ranges, merge::Entry};
@@ -17,17 +17,17 @@ pub(super) struct Whole {
 }
 
 impl<B: Backend> Core<B> {
-    /// Reads a segment in one piece: for the browser, a part of a Blob is a Blob of its own, which takes longer than the rest of the bytes.
-    pub(super) async fn load(&self, segment: &Segment) -> Result<Whole, StoreError> {
-        let hidden = segment.hidden.clone();
-        if segment.points == 0 {
+    /// Reads an sstable in one piece: for the browser, a part of a Blob is a Blob of its own, which takes longer than the rest of the bytes.
+    pub(super) async fn load(&self, sstable: &Sstable) -> Result<Whole, StoreError> {
+        let hidden = sstable.hidden.clone();
+        if sstable.points == 0 {
             return Ok(Whole { hidden, blocks: None });
         }
-        let bytes = self.backend.read_blob(segment.id, 0..segment.length).await?;
-        if bytes.len() < segment.index_at as usize {
+        let bytes = self.backend.read_blob(sstable.id, 0..sstable.length).await?;
+        if bytes.len() < sstable.index_at as usize {
             return Err(Damaged("a Blob shorter than its record says").into());
         }
-        let index = Index::read(bytes.slice(segment.index_at as usize..))?;
+        let index = Index::read(bytes.slice(sstable.index_at as usize..))?;
         let blocks = index.cut(0..index.blocks(), &bytes)?;
         Ok(Whole { hidden, blocks: Some((index, blocks)) })
     }

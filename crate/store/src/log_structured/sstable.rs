@@ -1,7 +1,7 @@
-//! A segment: a piece of a sorted run, at most a few megabytes, in one Blob; and the record that describes it.
+//! An sstable: a piece of a sorted run, at most a few megabytes, in one Blob; and the record that describes it.
 //!
-//! The Blob is blocks, then an index (the first key and length of each block) with a filter for absent keys. The record tells the segment's bounds, level
-//! and hidden ranges, so that opening a store reads records only. A segment without points has no Blob.
+//! The Blob is blocks, then an index (the first key and length of each block) with a filter for absent keys. The record tells the sstable's bounds, level
+//! and hidden ranges, so that opening a store reads records only. An sstable without points has no Blob.
 
 use super::{
     block::{Block, BlockBuilder},
@@ -14,9 +14,9 @@ use crate::{
 };
 use std::ops::Range;
 
-/// What is known of a segment without reading it.
+/// What is known of an sstable without reading it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Segment {
+pub(super) struct Sstable {
     /// Names the Blob; among level 0, the larger is the newer.
     pub(super) id: u64,
     pub(super) level: u8,
@@ -24,7 +24,7 @@ pub(super) struct Segment {
     pub(super) start: Bytes,
     /// No point or hidden range lies at or behind this key.
     pub(super) end: Bytes,
-    /// What this segment hides of older ones.
+    /// What this sstable hides of older ones.
     pub(super) hidden: Ranges,
     /// Points, deletions included.
     pub(super) points: u64,
@@ -36,7 +36,7 @@ pub(super) struct Segment {
     pub(super) length: u32,
 }
 
-impl Segment {
+impl Sstable {
     pub(super) fn encode(&self) -> Bytes {
         let mut out = vec![self.level];
         put_bytes(&mut out, &self.start);
@@ -52,8 +52,8 @@ impl Segment {
     }
 
     pub(super) fn decode(id: u64, mut from: Bytes) -> Result<Self, Damaged> {
-        let small = |number: u64| u32::try_from(number).map_err(|_| Damaged("a segment of more than 4 GiB"));
-        let level = from.first().copied().ok_or(Damaged("an empty segment record"))?;
+        let small = |number: u64| u32::try_from(number).map_err(|_| Damaged("an sstable of more than 4 GiB"));
+        let level = from.first().copied().ok_or(Damaged("an empty sstable record"))?;
         from = from.slice(1..);
         let (start, end) = (get_bytes(&mut from)?, get_bytes(&mut from)?);
         let (points, deletions) = (get_number(&mut from)?, get_number(&mut from)?);
@@ -75,7 +75,7 @@ impl Segment {
     }
 }
 
-/// Where a segment's blocks are and which keys it does not hold.
+/// Where an sstable's blocks are and which keys it does not hold.
 #[derive(Debug)]
 pub(super) struct Index {
     first_keys: Vec<Bytes>,
@@ -145,8 +145,8 @@ impl Index {
     }
 }
 
-/// A segment that is being written.
-pub(super) struct SegmentBuilder {
+/// An sstable that is being written.
+pub(super) struct SstableBuilder {
     block_bytes: usize,
     block: BlockBuilder,
     parts: Vec<Bytes>,
@@ -158,13 +158,13 @@ pub(super) struct SegmentBuilder {
     written: usize,
 }
 
-/// What a finished builder hands on: the segment, not yet bounded by its hidden ranges, and the Blob's parts.
+/// What a finished builder hands on: the sstable, not yet bounded by its hidden ranges, and the Blob's parts.
 pub(super) struct Built {
-    pub(super) segment: Segment,
+    pub(super) sstable: Sstable,
     pub(super) parts: Vec<Bytes>,
 }
 
-impl SegmentBuilder {
+impl SstableBuilder {
     pub(super) fn new(block_bytes: usize) -> Self {
         Self {
             block_bytes,
@@ -208,7 +208,7 @@ impl SegmentBuilder {
         self.hashes.is_empty()
     }
 
-    /// The segment of what was pushed, hiding `hidden`. Its keys are copies: it stays in memory, and must not keep the buffers that its entries were read into.
+    /// The sstable of what was pushed, hiding `hidden`. Its keys are copies: it stays in memory, and must not keep the buffers that its entries were read into.
     pub(super) fn finish(mut self, id: u64, level: u8, hidden: Ranges) -> Built {
         if !self.block.is_empty() {
             self.finish_block();
@@ -235,7 +235,7 @@ impl SegmentBuilder {
         if !empty {
             parts.push(index.into());
         }
-        let segment = Segment {
+        let sstable = Sstable {
             id,
             level,
             start: bounds.start,
@@ -246,7 +246,7 @@ impl SegmentBuilder {
             index_at: if empty { 0 } else { self.written as u32 },
             length: length as u32,
         };
-        Built { segment, parts }
+        Built { sstable, parts }
     }
 }
 
@@ -268,35 +268,35 @@ mod tests {
 
     /// Each kept what the merge that wrote it had read: with the store's size grew what it took in memory.
     #[test]
-    fn a_segment_keeps_nothing_of_what_it_was_built_from() {
+    fn an_sstable_keeps_nothing_of_what_it_was_built_from() {
         let buffer = Bytes::from(vec![7; 1_000]);
         let part = |range: Range<usize>| buffer.slice(range);
-        let mut builder = SegmentBuilder::new(100);
+        let mut builder = SstableBuilder::new(100);
         for length in 1..20 {
             builder.push(&part(0..length), Some(&part(0..50)));
         }
         let mut hidden = Ranges::default();
         hidden.insert(part(0..30)..part(0..40));
-        let segment = builder.finish(1, 0, hidden).segment;
-        assert_eq!((&segment.start, &segment.end), (&part(0..1), &part(0..40)));
+        let sstable = builder.finish(1, 0, hidden).sstable;
+        assert_eq!((&sstable.start, &sstable.end), (&part(0..1), &part(0..40)));
         assert!(buffer.is_unique());
     }
 
     proptest! {
         #[test]
         fn what_is_built_is_read(entries in entries(), absent in prop::collection::vec(prop::collection::vec(0..5u8, 0..12), 20)) {
-            let mut builder = SegmentBuilder::new(1_000);
+            let mut builder = SstableBuilder::new(1_000);
             let entries: Vec<Entry> = entries.into_iter().map(|(key, value)| (key.into(), value.map(Into::into))).collect();
             entries.iter().for_each(|(key, value)| builder.push(key, value.as_ref()));
             let mut hidden = Ranges::default();
             hidden.insert(Bytes::from_static(b"\x02")..Bytes::from_static(b"\x07"));
             let built = builder.finish(5, 2, hidden);
-            let segment = Segment::decode(5, built.segment.encode()).expect("what was encoded");
-            prop_assert_eq!(&segment, &built.segment);
+            let sstable = Sstable::decode(5, built.sstable.encode()).expect("what was encoded");
+            prop_assert_eq!(&sstable, &built.sstable);
 
             let blob = Bytes::from(built.parts.concat());
-            prop_assert_eq!(blob.len(), segment.length as usize);
-            let index = Index::read(blob.slice(segment.index_at as usize..)).expect("an index");
+            prop_assert_eq!(blob.len(), sstable.length as usize);
+            let index = Index::read(blob.slice(sstable.index_at as usize..)).expect("an index");
             let blocks = index.cut(0..index.blocks(), &blob).expect("blocks");
             let forward: Vec<Entry> = blocks.iter().flat_map(|block| block.entries(all(), Direction::Forward)).collect::<Result<_, _>>().expect("entries");
             prop_assert_eq!(&forward, &entries);
@@ -316,14 +316,14 @@ mod tests {
                     None => Known::Below,
                 };
                 prop_assert_eq!(found, wanted);
-                prop_assert!(segment.may_hold(&key) || !known.contains_key(key.as_slice()));
+                prop_assert!(sstable.may_hold(&key) || !known.contains_key(key.as_slice()));
             }
         }
 
         #[test]
         fn any_bytes_are_read_or_refused_without_a_panic(bytes in prop::collection::vec(any::<u8>(), 0..300), key in prop::collection::vec(any::<u8>(), 0..5)) {
             let bytes = Bytes::from(bytes);
-            let _ = Segment::decode(1, bytes.clone());
+            let _ = Sstable::decode(1, bytes.clone());
             if let Ok(block) = Block::read(bytes.clone()) {
                 let _ = block.get(&key);
                 block.entries(all(), Direction::Backward).for_each(drop);
