@@ -1,6 +1,6 @@
 //! A memtable: changes kept sorted in memory above what is stored below.
 //!
-//! A memtable holds points (a value, or "deleted") and disjoint ranges that hide everything below the memtable. Points always win over the ranges of their
+//! A memtable holds points (a value, or "deleted") and disjoint range tombstones that delete what lies below the memtable. Points always win over the ranges of their
 //! own memtable, because a range delete removes the points it meets when it is applied. A stack of memtables is read from the newest to the oldest.
 
 use crate::{Batch, Bytes, Direction, Op, merge::Source};
@@ -33,11 +33,11 @@ impl Known {
 /// What an entry takes in memory beyond its bytes: two `Bytes` and its share of a tree node.
 const ENTRY_OVERHEAD: usize = 96;
 
-/// Sorted changes that hide what lies below them.
+/// Sorted changes that cover what lies below them.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Memtable {
     points: BTreeMap<Bytes, Option<Bytes>>,
-    hidden: Ranges,
+    range_tombstones: RangeTombstones,
     bytes: usize,
 }
 
@@ -54,7 +54,7 @@ impl Memtable {
             match op {
                 Op::Put(key, value) => self.set(key.clone(), Some(value.clone())),
                 Op::Delete(key) => self.set(key.clone(), None),
-                Op::DeleteRange(range) => self.hide(range.clone()),
+                Op::DeleteRange(range) => self.delete_range(range.clone()),
             }
         }
     }
@@ -68,7 +68,7 @@ impl Memtable {
         }
     }
 
-    pub(crate) fn hide(&mut self, range: Range<Bytes>) {
+    pub(crate) fn delete_range(&mut self, range: Range<Bytes>) {
         if range.start >= range.end {
             return;
         }
@@ -79,14 +79,14 @@ impl Memtable {
             }
         }
         self.bytes += range.start.len() + range.end.len() + ENTRY_OVERHEAD;
-        self.hidden.insert(range);
+        self.range_tombstones.insert(range);
     }
 
     pub(crate) fn get(&self, key: &[u8]) -> Known {
         match self.points.get(key) {
             Some(Some(value)) => Known::Value(value.clone()),
             Some(None) => Known::Deleted,
-            None if self.hidden.contains(key) => Known::Deleted,
+            None if self.range_tombstones.covers(key) => Known::Deleted,
             None => Known::Below,
         }
     }
@@ -106,7 +106,7 @@ impl Memtable {
 
     /// The memtable as a source of a merge.
     pub(crate) fn source<'a, E: 'a>(&'a self, range: &Range<Vec<u8>>, direction: Direction) -> Source<'a, E> {
-        Source::new(range, move |part| Box::new(self.points(&part, direction).map(Ok)), |key| self.hidden.around(key))
+        Source::new(range, move |part| Box::new(self.points(&part, direction).map(Ok)), |key| self.range_tombstones.covering(key))
     }
 
     /// Every point, in order.
@@ -114,9 +114,9 @@ impl Memtable {
         self.points.iter()
     }
 
-    /// The ranges that hide what lies below.
-    pub(crate) fn hidden(&self) -> &Ranges {
-        &self.hidden
+    /// The range deletes, which cover what lies below.
+    pub(crate) fn range_tombstones(&self) -> &RangeTombstones {
+        &self.range_tombstones
     }
 
     /// Roughly what the memtable takes in memory.
@@ -127,9 +127,9 @@ impl Memtable {
 
 /// Disjoint, sorted key ranges.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Ranges(BTreeMap<Bytes, Bytes>);
+pub(crate) struct RangeTombstones(BTreeMap<Bytes, Bytes>);
 
-impl Ranges {
+impl RangeTombstones {
     /// Adds a range, joining those it touches.
     pub(crate) fn insert(&mut self, range: Range<Bytes>) {
         if range.start >= range.end {
@@ -149,12 +149,12 @@ impl Ranges {
         self.0.insert(start, end);
     }
 
-    pub(crate) fn contains(&self, key: &[u8]) -> bool {
-        self.around(key).is_some()
+    pub(crate) fn covers(&self, key: &[u8]) -> bool {
+        self.covering(key).is_some()
     }
 
     /// The range that holds `key`.
-    pub(crate) fn around(&self, key: &[u8]) -> Option<Range<Bytes>> {
+    pub(crate) fn covering(&self, key: &[u8]) -> Option<Range<Bytes>> {
         let (start, end) = self.0.range::<[u8], _>((Bound::Unbounded, Bound::Included(key))).next_back()?;
         (end.as_ref() > key).then(|| start.clone()..end.clone())
     }
@@ -192,8 +192,8 @@ mod tests {
         Bytes::from_static(text.as_bytes())
     }
 
-    fn ranges(of: &[(&'static str, &'static str)]) -> Ranges {
-        let mut ranges = Ranges::default();
+    fn ranges(of: &[(&'static str, &'static str)]) -> RangeTombstones {
+        let mut ranges = RangeTombstones::default();
         of.iter().for_each(|(s, e)| ranges.insert(b(s)..b(e)));
         ranges
     }

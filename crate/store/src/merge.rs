@@ -6,13 +6,13 @@ use std::ops::Range;
 /// An entry of a source: a value, or "deleted here".
 pub(crate) type Entry = (Bytes, Option<Bytes>);
 
-/// After so many hidden entries in a row, older sources are moved past what hides them.
-const PATIENCE: u32 = 16;
+/// After so many covered entries in a row, older sources are moved past the range tombstone.
+const MAX_SKIPS: u32 = 16;
 
-type Hiding<'a> = Box<dyn Fn(&[u8]) -> Option<Range<Bytes>> + 'a>;
+type Covering<'a> = Box<dyn Fn(&[u8]) -> Option<Range<Bytes>> + 'a>;
 type Entries<'a, E> = Box<dyn Iterator<Item = Result<Entry, E>> + 'a>;
 
-/// One sorted source and the ranges in which it hides everything older.
+/// One sorted source and the ranges whose range tombstones delete everything older.
 pub(crate) struct Source<'a, E> {
     /// The next entry.
     head: Option<Result<Entry, E>>,
@@ -20,8 +20,8 @@ pub(crate) struct Source<'a, E> {
     entries: Entries<'a, E>,
     /// The entries of a part of the source's range.
     part: Box<dyn Fn(Range<Vec<u8>>) -> Entries<'a, E> + 'a>,
-    /// The range around a key in which this source hides older ones.
-    hiding: Hiding<'a>,
+    /// The range tombstone of this source that covers a key in older ones.
+    covering: Covering<'a>,
 }
 
 impl<'a, E: 'a> Source<'a, E> {
@@ -29,9 +29,9 @@ impl<'a, E: 'a> Source<'a, E> {
     pub(crate) fn new(
         range: &Range<Vec<u8>>,
         part: impl Fn(Range<Vec<u8>>) -> Entries<'a, E> + 'a,
-        hiding: impl Fn(&[u8]) -> Option<Range<Bytes>> + 'a,
+        covering: impl Fn(&[u8]) -> Option<Range<Bytes>> + 'a,
     ) -> Self {
-        let mut source = Self { head: None, entries: part(range.clone()), part: Box::new(part), hiding: Box::new(hiding) };
+        let mut source = Self { head: None, entries: part(range.clone()), part: Box::new(part), covering: Box::new(covering) };
         source.advance();
         source
     }
@@ -46,12 +46,12 @@ impl<'a, E: 'a> Source<'a, E> {
     }
 }
 
-/// The newest entry of every key, deletions included, without what newer ranges hide. After an error the iterator must not be used on.
+/// The newest entry of every key, deletions included, without what newer range tombstones cover. After an error the iterator must not be used on.
 pub(crate) struct Merge<'a, E> {
     sources: Vec<Source<'a, E>>,
     direction: Direction,
     range: Range<Vec<u8>>,
-    hidden_in_a_row: u32,
+    covered_in_a_row: u32,
     /// Which source came last, and which would come next without it.
     lead: Option<(usize, Option<usize>)>,
 }
@@ -59,7 +59,7 @@ pub(crate) struct Merge<'a, E> {
 impl<'a, E: 'a> Merge<'a, E> {
     /// Merges `sources`, given from the newest to the oldest.
     pub(crate) fn new(sources: Vec<Source<'a, E>>, range: Range<Vec<u8>>, direction: Direction) -> Self {
-        Self { sources, direction, range, hidden_in_a_row: 0, lead: None }
+        Self { sources, direction, range, covered_in_a_row: 0, lead: None }
     }
 
     /// The live entries.
@@ -95,19 +95,19 @@ impl<'a, E: 'a> Merge<'a, E> {
         self.lead.map(Ok)
     }
 
-    /// Moves the sources older than `age` past `hidden`.
-    fn skip(&mut self, age: usize, hidden: &Range<Bytes>) {
+    /// Moves the sources older than `age` past `covered`.
+    fn skip(&mut self, age: usize, covered: &Range<Bytes>) {
         let rest = match self.direction {
-            Direction::Forward => hidden.end.to_vec()..self.range.end.clone(),
-            Direction::Backward => self.range.start.clone()..hidden.start.to_vec(),
+            Direction::Forward => covered.end.to_vec()..self.range.end.clone(),
+            Direction::Backward => self.range.start.clone()..covered.start.to_vec(),
         };
         for source in &mut self.sources[age + 1..] {
-            if source.key().is_some_and(|key| hidden.contains(key)) {
+            if source.key().is_some_and(|key| covered.contains(key)) {
                 source.entries = (source.part)(rest.clone());
                 source.advance();
             }
         }
-        self.hidden_in_a_row = 0;
+        self.covered_in_a_row = 0;
         self.lead = None;
     }
 }
@@ -126,14 +126,14 @@ impl<'a, E: 'a> Iterator for Merge<'a, E> {
                 self.sources.iter_mut().filter(|source| source.key() == Some(&key)).for_each(|source| drop(source.advance()));
                 self.lead = None;
             }
-            let hidden = self.sources[..age].iter().enumerate().find_map(|(age, newer)| Some((age, (newer.hiding)(&key)?)));
-            let Some((by, hidden)) = hidden else {
-                self.hidden_in_a_row = 0;
+            let covered = self.sources[..age].iter().enumerate().find_map(|(age, newer)| Some((age, (newer.covering)(&key)?)));
+            let Some((by, covered)) = covered else {
+                self.covered_in_a_row = 0;
                 return Some(Ok((key, value)));
             };
-            self.hidden_in_a_row += 1;
-            if self.hidden_in_a_row > PATIENCE {
-                self.skip(by, &hidden);
+            self.covered_in_a_row += 1;
+            if self.covered_in_a_row > MAX_SKIPS {
+                self.skip(by, &covered);
             }
         }
     }

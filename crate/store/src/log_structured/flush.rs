@@ -6,7 +6,7 @@ use super::{
     sstable::{Built, Sstable, SstableBuilder},
     state::{Core, ImmutableMemtable, State},
 };
-use crate::{Bytes, CrashPoint, StoreError, memtable::Ranges, merge::Entry};
+use crate::{Bytes, CrashPoint, StoreError, memtable::RangeTombstones, merge::Entry};
 use std::rc::Rc;
 
 /// A task yields after so many milliseconds of work.
@@ -119,7 +119,7 @@ impl<B: Backend> Core<B> {
     async fn build_immutable(&self) -> Result<Vec<Rc<Sstable>>, StoreError> {
         let memtable = self.state.borrow().immutable.as_ref().map(|immutable| immutable.memtable.clone()).ok_or(StoreError::Closed)?;
         let entries = memtable.all_points().map(|(key, value)| Ok((key.clone(), value.clone())));
-        let built = self.build(entries, memtable.hidden().clone(), 0, self.options.sstable_bytes).await?;
+        let built = self.build(entries, memtable.range_tombstones().clone(), 0, self.options.sstable_bytes).await?;
         self.put_blobs(built).await
     }
 
@@ -140,11 +140,11 @@ impl<B: Backend> Core<B> {
         Ok(())
     }
 
-    /// Sorted entries as sstables of about `target` bytes; `hidden` is cut where the sstables are.
+    /// Sorted entries as sstables of about `target` bytes; `range_tombstones` is cut where the sstables are.
     pub(super) async fn build(
         &self,
         entries: impl Iterator<Item = Result<Entry, StoreError>>,
-        hidden: Ranges,
+        range_tombstones: RangeTombstones,
         level: u8,
         target: usize,
     ) -> Result<Vec<Built>, StoreError> {
@@ -156,7 +156,7 @@ impl<B: Backend> Core<B> {
             let (key, value) = entry?;
             if builder.len() >= target {
                 let full = std::mem::replace(&mut builder, SstableBuilder::new(self.options.block_bytes));
-                built.push(full.finish(self.state.borrow_mut().new_blob(), level, hidden.clip(cut.as_ref(), Some(&key))));
+                built.push(full.finish(self.state.borrow_mut().new_blob(), level, range_tombstones.clip(cut.as_ref(), Some(&key))));
                 cut = Some(key.clone());
             }
             builder.push(&key, value.as_ref());
@@ -165,9 +165,9 @@ impl<B: Backend> Core<B> {
                 slice = self.backend.now();
             }
         }
-        let hidden = hidden.clip(cut.as_ref(), None);
-        if !builder.is_empty() || !hidden.is_empty() {
-            built.push(builder.finish(self.state.borrow_mut().new_blob(), level, hidden));
+        let range_tombstones = range_tombstones.clip(cut.as_ref(), None);
+        if !builder.is_empty() || !range_tombstones.is_empty() {
+            built.push(builder.finish(self.state.borrow_mut().new_blob(), level, range_tombstones));
         }
         Ok(built)
     }

@@ -9,7 +9,7 @@ use super::{
 };
 use crate::{
     Bytes, CrashPoint, Direction, Op, StoreError,
-    memtable::Ranges,
+    memtable::RangeTombstones,
     merge::{Merge, Source},
 };
 use futures_util::future::{Either, select, try_join_all};
@@ -39,7 +39,7 @@ struct Step {
     lowers: Vec<Rc<Sstable>>,
     /// The part of the uppers that is merged.
     part: Range<Bytes>,
-    /// Nothing older lies below: deletions have nothing left to hide.
+    /// Nothing older lies below: deletions have nothing left to delete.
     bottom: bool,
     last: bool,
 }
@@ -95,7 +95,7 @@ impl<B: Backend> Core<B> {
                 space.making_room = space.full;
                 space.no_merging_before = 0.0;
             }
-            self.drop_hidden().await?;
+            self.drop_covered().await?;
             self.sweep().await?;
             self.restore_reserve().await;
             return Ok(true);
@@ -151,11 +151,11 @@ impl<B: Backend> Core<B> {
             return None;
         }
         // Room is made by taking deletions down to what they delete.
-        let hides = |sstable: &&Rc<Sstable>| {
-            (sstable.deletions > 0 || !sstable.hidden.is_empty()) && state.levels.anything_below(sstable.level, &sstable.range())
+        let has_deletions = |sstable: &&Rc<Sstable>| {
+            (sstable.deletions > 0 || !sstable.range_tombstones.is_empty()) && state.levels.anything_below(sstable.level, &sstable.range())
         };
         let level = |sstable: &Rc<Sstable>| Job::new(vec![sstable.clone()], sstable.level);
-        state.levels.all().find(hides).and_then(level)
+        state.levels.all().find(has_deletions).and_then(level)
     }
 
     async fn run_job(&self, job: Job) -> Result<(), StoreError> {
@@ -236,17 +236,18 @@ impl<B: Backend> Core<B> {
     fn moved(&self, job: &Job, step: &Step) -> Option<Sstable> {
         let [upper] = job.uppers.as_slice() else { return None };
         let alone = step.lowers.is_empty() && step.last && step.part == job.range;
-        let sheds_deletions = step.bottom && (upper.deletions > 0 || !upper.hidden.is_empty());
-        let hidden = || self.state.borrow().hidden_by_log().clip(Some(&upper.start), Some(&upper.end));
-        (alone && !sheds_deletions && hidden().is_empty()).then(|| Sstable { level: job.level + 1, ..Sstable::clone(upper) })
+        let drops_deletions = step.bottom && (upper.deletions > 0 || !upper.range_tombstones.is_empty());
+        let range_tombstones = || self.state.borrow().log_range_tombstones().clip(Some(&upper.start), Some(&upper.end));
+        (alone && !drops_deletions && range_tombstones().is_empty()).then(|| Sstable { level: job.level + 1, ..Sstable::clone(upper) })
     }
 
     /// Merges and installs; `false` when an input has gone meanwhile.
     async fn run_step(&self, job: &Job, uppers: &[Whole], step: &Step) -> Result<bool, StoreError> {
         let part = step.part.start.to_vec()..step.part.end.to_vec();
-        let hidden_by = |whole: &Whole| whole.hidden.clip(Some(&step.part.start), Some(&step.part.end));
-        let uppers: Vec<(&Whole, Ranges)> = uppers.iter().map(|upper| (upper, hidden_by(upper))).collect();
-        let has_some = |(upper, hidden): &&(&Whole, Ranges)| !hidden.is_empty() || upper.entries(part.clone()).next().is_some();
+        let tombstones_of = |whole: &Whole| whole.range_tombstones.clip(Some(&step.part.start), Some(&step.part.end));
+        let uppers: Vec<(&Whole, RangeTombstones)> = uppers.iter().map(|upper| (upper, tombstones_of(upper))).collect();
+        let has_some =
+            |(upper, range_tombstones): &&(&Whole, RangeTombstones)| !range_tombstones.is_empty() || upper.entries(part.clone()).next().is_some();
         let uppers: Vec<_> = uppers.iter().filter(has_some).collect();
         if uppers.is_empty() {
             // Most sstables below are of rooms in which nothing has happened since, and stay as they are.
@@ -254,24 +255,24 @@ impl<B: Backend> Core<B> {
         }
         let lowers = try_join_all(step.lowers.iter().map(|lower| self.load(lower))).await?;
         let everything = Vec::new()..step.lowers.last().map_or(&step.part.end, |lower| (&lower.end).max(&step.part.end)).to_vec();
-        let newer = self.state.borrow().hidden_by_log();
-        let mut sources = vec![Source::new(&everything, |_| Box::new(std::iter::empty()), |key| newer.around(key))];
-        for (upper, hidden) in &uppers {
+        let newer = self.state.borrow().log_range_tombstones();
+        let mut sources = vec![Source::new(&everything, |_| Box::new(std::iter::empty()), |key| newer.covering(key))];
+        for (upper, range_tombstones) in &uppers {
             let within = |of: Range<Vec<u8>>| of.start.max(part.start.clone())..of.end.min(part.end.clone());
-            sources.push(Source::new(&everything, move |of| Box::new(upper.entries(within(of))), |key| hidden.around(key)));
+            sources.push(Source::new(&everything, move |of| Box::new(upper.entries(within(of))), |key| range_tombstones.covering(key)));
         }
         let of_lowers = |of: Range<Vec<u8>>| lowers.iter().flat_map(move |lower| lower.entries(of.clone()));
         sources.push(Source::new(&everything, move |of| Box::new(of_lowers(of)), |_| None));
         let merged = Merge::new(sources, everything.clone(), Direction::Forward).map(|entry| entry.map_err(StoreError::from));
         let live = merged.filter(|entry| !(step.bottom && matches!(entry, Ok((_, None)))));
-        let mut hidden = Ranges::default();
+        let mut range_tombstones = RangeTombstones::default();
         if !step.bottom {
-            let ranges = uppers.iter().map(|(_, hidden)| hidden).chain(lowers.iter().map(|lower| &lower.hidden));
-            ranges.flat_map(Ranges::iter).for_each(|(start, end)| hidden.insert(start.clone()..end.clone()));
+            let ranges = uppers.iter().map(|(_, range_tombstones)| range_tombstones).chain(lowers.iter().map(|lower| &lower.range_tombstones));
+            ranges.flat_map(RangeTombstones::iter).for_each(|(start, end)| range_tombstones.insert(start.clone()..end.clone()));
         }
         let bytes = uppers.iter().map(|(upper, _)| upper.bytes(&part)).chain(lowers.iter().map(|lower| lower.bytes(&everything))).sum::<usize>();
         let target = bytes / bytes.div_ceil(self.options.sstable_bytes).max(1) + self.options.block_bytes;
-        let built = self.build(live, hidden, job.level + 1, target).await?;
+        let built = self.build(live, range_tombstones, job.level + 1, target).await?;
         let sstables = self.put_blobs(built).await?;
         self.install(job, step, sstables).await
     }
@@ -311,18 +312,18 @@ impl<B: Backend> Core<B> {
         Ok(true)
     }
 
-    /// Drops the sstables all of which a newer range delete hides, without reading them.
-    async fn drop_hidden(&self) -> Result<(), StoreError> {
+    /// Drops the sstables all of which a newer range tombstone covers, without reading them.
+    async fn drop_covered(&self) -> Result<(), StoreError> {
         let _writing = self.writing.lock().await;
-        let hidden = self.state.borrow().hidden_sstables();
-        if hidden.is_empty() {
+        let covered = self.state.borrow().covered_sstables();
+        if covered.is_empty() {
             return Ok(());
         }
-        let delete_sstables = hidden.iter().map(|sstable| sstable.id).collect();
+        let delete_sstables = covered.iter().map(|sstable| sstable.id).collect();
         self.backend.write(Transaction { delete_sstables, ..Transaction::default() }).await?;
         let state = &mut *self.state.borrow_mut();
-        hidden.iter().for_each(|sstable| state.levels.remove(sstable.id));
-        state.doomed.extend(hidden);
+        covered.iter().for_each(|sstable| state.levels.remove(sstable.id));
+        state.doomed.extend(covered);
         Ok(())
     }
 
@@ -400,31 +401,35 @@ impl<B: Backend> Core<B> {
 
 impl State {
     /// The ranges that were deleted since the newest sstable, durably.
-    fn hidden_by_log(&self) -> Ranges {
-        let mut hidden = self
+    fn log_range_tombstones(&self) -> RangeTombstones {
+        let mut range_tombstones = self
             .immutable
             .as_ref()
             .filter(|immutable| immutable.through.is_some())
-            .map(|immutable| immutable.memtable.hidden().clone())
+            .map(|immutable| immutable.memtable.range_tombstones().clone())
             .unwrap_or_default();
         let deletes = self.durable.iter().flat_map(|batch| batch.ops()).filter_map(|op| match op {
             Op::DeleteRange(range) => Some(range.clone()),
             _ => None,
         });
-        deletes.for_each(|range| hidden.insert(range));
-        hidden
+        deletes.for_each(|range| range_tombstones.insert(range));
+        range_tombstones
     }
 
     /// The sstables all of which a newer, durable range delete covers.
-    fn hidden_sstables(&self) -> Vec<Rc<Sstable>> {
-        let by_log = self.hidden_by_log();
-        let covers = |hidden: &Ranges, sstable: &Sstable| hidden.around(&sstable.start).is_some_and(|range| range.end >= sstable.end);
+    fn covered_sstables(&self) -> Vec<Rc<Sstable>> {
+        let by_log = self.log_range_tombstones();
+        let covers = |range_tombstones: &RangeTombstones, sstable: &Sstable| {
+            range_tombstones.covering(&sstable.start).is_some_and(|range| range.end >= sstable.end)
+        };
         let newer = |a: &Sstable, b: &Sstable| a.level < b.level || a.level == 0 && b.level == 0 && a.id > b.id;
-        let is_hidden = |sstable: &Sstable| {
-            let by_sstable = || self.levels.all().any(|other| !other.hidden.is_empty() && newer(other, sstable) && covers(&other.hidden, sstable));
+        let is_covered = |sstable: &Sstable| {
+            let by_sstable = || {
+                self.levels.all().any(|other| !other.range_tombstones.is_empty() && newer(other, sstable) && covers(&other.range_tombstones, sstable))
+            };
             covers(&by_log, sstable) || by_sstable()
         };
-        self.levels.all().filter(|sstable| is_hidden(sstable)).cloned().collect()
+        self.levels.all().filter(|sstable| is_covered(sstable)).cloned().collect()
     }
 }
 

@@ -158,7 +158,7 @@ impl<'a, B: Backend> View<'a, B> {
                 return Err(Miss::Fetch);
             }
             match known? {
-                Known::Below if sstable.hidden.contains(key) => return Ok(Known::Deleted),
+                Known::Below if sstable.range_tombstones.covers(key) => return Ok(Known::Deleted),
                 Known::Below => {}
                 known => return Ok(known),
             }
@@ -180,12 +180,12 @@ impl<'a, B: Backend> View<'a, B> {
         let whole = Bytes::copy_from_slice(&range.start)..Bytes::copy_from_slice(&range.end);
         for sstable in self.state.levels.zero().iter().filter(|sstable| sstable.overlaps(&whole)) {
             let entries = move |part| self.entries(std::slice::from_ref(sstable), part, direction);
-            sources.push(Source::new(range, entries, |key| sstable.hidden.around(key)));
+            sources.push(Source::new(range, entries, |key| sstable.range_tombstones.covering(key)));
         }
         for level in 1..=self.state.levels.deepest() {
             let run = self.state.levels.overlapping(level, &whole);
-            let hiding = move |key: &[u8]| self.state.levels.holder(level, key)?.hidden.around(key);
-            sources.push(Source::new(range, move |part| self.entries(run, part, direction), hiding));
+            let covering = move |key: &[u8]| self.state.levels.holder(level, key)?.range_tombstones.covering(key);
+            sources.push(Source::new(range, move |part| self.entries(run, part, direction), covering));
         }
         let found = Merge::new(sources, range.clone(), direction).live(limit)?;
         // Copies, so that an entry that is kept does not keep its block.

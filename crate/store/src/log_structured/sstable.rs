@@ -1,7 +1,7 @@
 //! An sstable: a piece of a sorted run, at most a few megabytes, in one Blob; and the record that describes it.
 //!
 //! The Blob is blocks, then an index (the first key and length of each block) with a filter for absent keys. The record tells the sstable's bounds, level
-//! and hidden ranges, so that opening a store reads records only. An sstable without points has no Blob.
+//! and range tombstones, so that opening a store reads records only. An sstable without points has no Blob.
 
 use super::{
     block::{Block, BlockBuilder},
@@ -10,7 +10,7 @@ use super::{
 use crate::{
     Bytes,
     codec::{Damaged, get_bytes, get_length, get_number, put_bytes, put_number},
-    memtable::Ranges,
+    memtable::RangeTombstones,
 };
 use std::ops::Range;
 
@@ -20,12 +20,12 @@ pub(super) struct Sstable {
     /// Names the Blob; among level 0, the larger is the newer.
     pub(super) id: u64,
     pub(super) level: u8,
-    /// No point or hidden range lies before this key.
+    /// No point or range tombstone lies before this key.
     pub(super) start: Bytes,
-    /// No point or hidden range lies at or behind this key.
+    /// No point or range tombstone lies at or behind this key.
     pub(super) end: Bytes,
-    /// What this sstable hides of older ones.
-    pub(super) hidden: Ranges,
+    /// What this sstable deletes of older ones.
+    pub(super) range_tombstones: RangeTombstones,
     /// Points, deletions included.
     pub(super) points: u64,
     /// Deletions among the points.
@@ -41,10 +41,10 @@ impl Sstable {
         let mut out = vec![self.level];
         put_bytes(&mut out, &self.start);
         put_bytes(&mut out, &self.end);
-        for number in [self.points, self.deletions, self.index_at.into(), self.length.into(), self.hidden.iter().count() as u64] {
+        for number in [self.points, self.deletions, self.index_at.into(), self.length.into(), self.range_tombstones.iter().count() as u64] {
             put_number(&mut out, number);
         }
-        for (start, end) in self.hidden.iter() {
+        for (start, end) in self.range_tombstones.iter() {
             put_bytes(&mut out, start);
             put_bytes(&mut out, end);
         }
@@ -58,12 +58,12 @@ impl Sstable {
         let (start, end) = (get_bytes(&mut from)?, get_bytes(&mut from)?);
         let (points, deletions) = (get_number(&mut from)?, get_number(&mut from)?);
         let (index_at, length) = (small(get_number(&mut from)?)?, small(get_number(&mut from)?)?);
-        let mut hidden = Ranges::default();
+        let mut range_tombstones = RangeTombstones::default();
         for _ in 0..get_number(&mut from)? {
             let start = get_bytes(&mut from)?;
-            hidden.insert(start..get_bytes(&mut from)?);
+            range_tombstones.insert(start..get_bytes(&mut from)?);
         }
-        Ok(Self { id, level, start, end, hidden, points, deletions, index_at, length })
+        Ok(Self { id, level, start, end, range_tombstones, points, deletions, index_at, length })
     }
 
     pub(super) fn may_hold(&self, key: &[u8]) -> bool {
@@ -158,7 +158,7 @@ pub(super) struct SstableBuilder {
     written: usize,
 }
 
-/// What a finished builder hands on: the sstable, not yet bounded by its hidden ranges, and the Blob's parts.
+/// What a finished builder hands on: the sstable, not yet bounded by its range tombstones, and the Blob's parts.
 pub(super) struct Built {
     pub(super) sstable: Sstable,
     pub(super) parts: Vec<Bytes>,
@@ -208,8 +208,8 @@ impl SstableBuilder {
         self.hashes.is_empty()
     }
 
-    /// The sstable of what was pushed, hiding `hidden`. Its keys are copies: it stays in memory, and must not keep the buffers that its entries were read into.
-    pub(super) fn finish(mut self, id: u64, level: u8, hidden: Ranges) -> Built {
+    /// The sstable of what was pushed, with `range_tombstones`. Its keys are copies: it stays in memory, and must not keep the buffers that its entries were read into.
+    pub(super) fn finish(mut self, id: u64, level: u8, range_tombstones: RangeTombstones) -> Built {
         if !self.block.is_empty() {
             self.finish_block();
         }
@@ -220,10 +220,10 @@ impl SstableBuilder {
             put_number(&mut index, block.len() as u64);
         }
         put_bytes(&mut index, &filter::build(&self.hashes));
-        let hidden = hidden.copied();
+        let range_tombstones = range_tombstones.copied();
         let after_last = [self.last.as_ref(), &[0]].concat().into();
         let points = self.first.clone().map(|first| first..after_last);
-        let ranges = hidden.iter().next().zip(hidden.iter().last()).map(|((start, _), (_, end))| start.clone()..end.clone());
+        let ranges = range_tombstones.iter().next().zip(range_tombstones.iter().last()).map(|((start, _), (_, end))| start.clone()..end.clone());
         let bounds = match (points, ranges) {
             (Some(a), Some(b)) => a.start.min(b.start)..a.end.max(b.end),
             (Some(one), None) | (None, Some(one)) => one,
@@ -240,7 +240,7 @@ impl SstableBuilder {
             level,
             start: bounds.start,
             end: bounds.end,
-            hidden,
+            range_tombstones,
             points: self.hashes.len() as u64,
             deletions: self.deletions,
             index_at: if empty { 0 } else { self.written as u32 },
@@ -275,9 +275,9 @@ mod tests {
         for length in 1..20 {
             builder.push(&part(0..length), Some(&part(0..50)));
         }
-        let mut hidden = Ranges::default();
-        hidden.insert(part(0..30)..part(0..40));
-        let sstable = builder.finish(1, 0, hidden).sstable;
+        let mut range_tombstones = RangeTombstones::default();
+        range_tombstones.insert(part(0..30)..part(0..40));
+        let sstable = builder.finish(1, 0, range_tombstones).sstable;
         assert_eq!((&sstable.start, &sstable.end), (&part(0..1), &part(0..40)));
         assert!(buffer.is_unique());
     }
@@ -288,9 +288,9 @@ mod tests {
             let mut builder = SstableBuilder::new(1_000);
             let entries: Vec<Entry> = entries.into_iter().map(|(key, value)| (key.into(), value.map(Into::into))).collect();
             entries.iter().for_each(|(key, value)| builder.push(key, value.as_ref()));
-            let mut hidden = Ranges::default();
-            hidden.insert(Bytes::from_static(b"\x02")..Bytes::from_static(b"\x07"));
-            let built = builder.finish(5, 2, hidden);
+            let mut range_tombstones = RangeTombstones::default();
+            range_tombstones.insert(Bytes::from_static(b"\x02")..Bytes::from_static(b"\x07"));
+            let built = builder.finish(5, 2, range_tombstones);
             let sstable = Sstable::decode(5, built.sstable.encode()).expect("what was encoded");
             prop_assert_eq!(&sstable, &built.sstable);
 

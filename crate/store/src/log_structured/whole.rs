@@ -6,12 +6,12 @@ use super::{
     sstable::{Index, Sstable},
     state::Core,
 };
-use crate::{Direction, StoreError, codec::Damaged, memtable::Ranges, merge::Entry};
+use crate::{Direction, StoreError, codec::Damaged, memtable::RangeTombstones, merge::Entry};
 use std::ops::Range;
 
 pub(super) struct Whole {
-    /// What it hides of older ones.
-    pub(super) hidden: Ranges,
+    /// What it deletes of older ones.
+    pub(super) range_tombstones: RangeTombstones,
     /// None where it has no points.
     blocks: Option<(Index, Vec<Block>)>,
 }
@@ -19,9 +19,9 @@ pub(super) struct Whole {
 impl<B: Backend> Core<B> {
     /// Reads an sstable in one piece: for the browser, a part of a Blob is a Blob of its own, which takes longer than the rest of the bytes.
     pub(super) async fn load(&self, sstable: &Sstable) -> Result<Whole, StoreError> {
-        let hidden = sstable.hidden.clone();
+        let range_tombstones = sstable.range_tombstones.clone();
         if sstable.points == 0 {
-            return Ok(Whole { hidden, blocks: None });
+            return Ok(Whole { range_tombstones, blocks: None });
         }
         let bytes = self.backend.read_blob(sstable.id, 0..sstable.length).await?;
         if bytes.len() < sstable.index_at as usize {
@@ -29,7 +29,7 @@ impl<B: Backend> Core<B> {
         }
         let index = Index::read(bytes.slice(sstable.index_at as usize..))?;
         let blocks = index.cut(0..index.blocks(), &bytes)?;
-        Ok(Whole { hidden, blocks: Some((index, blocks)) })
+        Ok(Whole { range_tombstones, blocks: Some((index, blocks)) })
     }
 }
 

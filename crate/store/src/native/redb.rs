@@ -438,7 +438,7 @@ impl Shared {
         transaction.set_quick_repair(true);
         {
             let mut table = transaction.open_table(ENTRIES).map_err(failed)?;
-            for (start, end) in memtable.hidden().iter() {
+            for (start, end) in memtable.range_tombstones().iter() {
                 table.retain_in::<&[u8], _>(start.as_ref()..end.as_ref(), |_, _| false).map_err(failed)?;
             }
             for (nth, (key, value)) in memtable.all_points().enumerate() {
