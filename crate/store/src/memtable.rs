@@ -11,21 +11,21 @@ use std::{
 
 /// What a memtable knows about a key.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Known {
+pub(crate) enum Lookup {
     /// The memtable holds this value.
-    Value(Bytes),
+    Found(Bytes),
     /// The memtable deletes the key.
     Deleted,
     /// Only what lies below can tell.
-    Below,
+    NotFound,
 }
 
-impl Known {
+impl Lookup {
     /// The value, if there is one here.
-    pub(crate) fn value(self) -> Option<Bytes> {
+    pub(crate) fn into_value(self) -> Option<Bytes> {
         match self {
-            Self::Value(value) => Some(value),
-            Self::Deleted | Self::Below => None,
+            Self::Found(value) => Some(value),
+            Self::Deleted | Self::NotFound => None,
         }
     }
 }
@@ -82,12 +82,12 @@ impl Memtable {
         self.range_tombstones.insert(range);
     }
 
-    pub(crate) fn get(&self, key: &[u8]) -> Known {
+    pub(crate) fn get(&self, key: &[u8]) -> Lookup {
         match self.points.get(key) {
-            Some(Some(value)) => Known::Value(value.clone()),
-            Some(None) => Known::Deleted,
-            None if self.range_tombstones.covers(key) => Known::Deleted,
-            None => Known::Below,
+            Some(Some(value)) => Lookup::Found(value.clone()),
+            Some(None) => Lookup::Deleted,
+            None if self.range_tombstones.covers(key) => Lookup::Deleted,
+            None => Lookup::NotFound,
         }
     }
 
@@ -224,9 +224,9 @@ mod tests {
         batch.delete_range(b"b".to_vec()..b"c".to_vec());
         batch.put("b2", "new");
         let memtable = Memtable::replay([&batch]);
-        assert_eq!(memtable.get(b"b1"), Known::Deleted);
-        assert_eq!(memtable.get(b"b2"), Known::Value(b("new")));
-        assert_eq!(memtable.get(b"b3"), Known::Deleted);
-        assert_eq!(memtable.get(b"c"), Known::Below);
+        assert_eq!(memtable.get(b"b1"), Lookup::Deleted);
+        assert_eq!(memtable.get(b"b2"), Lookup::Found(b("new")));
+        assert_eq!(memtable.get(b"b3"), Lookup::Deleted);
+        assert_eq!(memtable.get(b"c"), Lookup::NotFound);
     }
 }

@@ -6,7 +6,7 @@
 use crate::{
     Bytes, Direction,
     codec::{Damaged, get_length, get_number, put_number},
-    memtable::Known,
+    memtable::Lookup,
     merge::Entry,
 };
 use bytes::Buf;
@@ -131,9 +131,9 @@ impl Block {
     }
 
     /// What the block knows of a key; a value is a copy, so that it does not keep the block in memory.
-    pub(super) fn get(&self, key: &[u8]) -> Result<Known, Damaged> {
+    pub(super) fn get(&self, key: &[u8]) -> Result<Lookup, Damaged> {
         if self.restarts() == 0 {
-            return Ok(Known::Below);
+            return Ok(Lookup::NotFound);
         }
         let mut bytes = self.restart_bytes(self.restart_for(key)?)?;
         let mut last = Vec::new();
@@ -143,11 +143,11 @@ impl Block {
             last.extend_from_slice(&rest);
             match last.as_slice().cmp(key) {
                 std::cmp::Ordering::Less => {}
-                std::cmp::Ordering::Equal => return Ok(value.map_or(Known::Deleted, |value| Known::Value(Bytes::copy_from_slice(&value)))),
+                std::cmp::Ordering::Equal => return Ok(value.map_or(Lookup::Deleted, |value| Lookup::Found(Bytes::copy_from_slice(&value)))),
                 std::cmp::Ordering::Greater => break,
             }
         }
-        Ok(Known::Below)
+        Ok(Lookup::NotFound)
     }
 
     /// The entries of `range`, restart by restart, in `direction`.

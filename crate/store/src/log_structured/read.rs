@@ -14,7 +14,7 @@ use super::{
 use crate::{
     Bytes, Direction, StoreError,
     codec::Damaged,
-    memtable::Known,
+    memtable::Lookup,
     merge::{Entry, Merge, Source},
 };
 use futures_util::future::try_join_all;
@@ -139,39 +139,39 @@ impl<'a, B: Backend> View<'a, B> {
     }
 
     fn get_many(&self, keys: &[Vec<u8>]) -> Result<Vec<Option<Bytes>>, Miss> {
-        let found: Vec<Result<Known, Miss>> = keys.iter().map(|key| self.get(key)).collect();
-        found.into_iter().map(|known| known.map(Known::value)).collect()
+        let found: Vec<Result<Lookup, Miss>> = keys.iter().map(|key| self.get(key)).collect();
+        found.into_iter().map(|found| found.map(Lookup::into_value)).collect()
     }
 
-    fn get(&self, key: &[u8]) -> Result<Known, Miss> {
-        let known = self.state.known(key);
-        if known != Known::Below {
-            return Ok(known);
+    fn get(&self, key: &[u8]) -> Result<Lookup, Miss> {
+        let found = self.state.lookup(key);
+        if found != Lookup::NotFound {
+            return Ok(found);
         }
         let hash = filter::hash(key);
         let mut candidates = self.state.levels.candidates(key);
         while let Some(sstable) = candidates.next() {
-            let known = self.get_in(sstable, key, hash);
-            if let Err(Miss::Fetch) = known {
+            let found = self.get_in(sstable, key, hash);
+            if let Err(Miss::Fetch) = found {
                 // The older sstables will be asked next; their indexes come along.
                 candidates.filter(|sstable| sstable.points > 0).for_each(|sstable| drop(self.index(sstable)));
                 return Err(Miss::Fetch);
             }
-            match known? {
-                Known::Below if sstable.range_tombstones.covers(key) => return Ok(Known::Deleted),
-                Known::Below => {}
-                known => return Ok(known),
+            match found? {
+                Lookup::NotFound if sstable.range_tombstones.covers(key) => return Ok(Lookup::Deleted),
+                Lookup::NotFound => {}
+                found => return Ok(found),
             }
         }
-        Ok(Known::Below)
+        Ok(Lookup::NotFound)
     }
 
-    fn get_in(&self, sstable: &Rc<Sstable>, key: &[u8], hash: u64) -> Result<Known, Miss> {
+    fn get_in(&self, sstable: &Rc<Sstable>, key: &[u8], hash: u64) -> Result<Lookup, Miss> {
         if sstable.points == 0 {
-            return Ok(Known::Below);
+            return Ok(Lookup::NotFound);
         }
         let index = self.index(sstable)?;
-        let Some(block) = index.block_for(key, hash) else { return Ok(Known::Below) };
+        let Some(block) = index.block_for(key, hash) else { return Ok(Lookup::NotFound) };
         Ok(self.block(sstable, &index, block, block..block + 1)?.get(key)?)
     }
 

@@ -253,7 +253,7 @@ impl SstableBuilder {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Direction, memtable::Known, merge::Entry};
+    use crate::{Direction, memtable::Lookup, merge::Entry};
     use proptest::prelude::*;
     use std::collections::BTreeMap;
 
@@ -308,12 +308,12 @@ mod tests {
             for key in known.keys().map(|key| key.to_vec()).chain(absent) {
                 let found = match index.block_for(&key, filter::hash(&key)) {
                     Some(block) => blocks[block].get(&key).expect("a block"),
-                    None => Known::Below,
+                    None => Lookup::NotFound,
                 };
                 let wanted = match known.get(key.as_slice()) {
-                    Some(Some(value)) => Known::Value(value.clone()),
-                    Some(None) => Known::Deleted,
-                    None => Known::Below,
+                    Some(Some(value)) => Lookup::Found(value.clone()),
+                    Some(None) => Lookup::Deleted,
+                    None => Lookup::NotFound,
                 };
                 prop_assert_eq!(found, wanted);
                 prop_assert!(sstable.may_hold(&key) || !known.contains_key(key.as_slice()));

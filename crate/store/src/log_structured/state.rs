@@ -11,7 +11,7 @@ use super::{
 use crate::{
     Batch, Bytes, Chunks, CrashPoint, Direction, FIRST_CONTENT, Faults, LocalBoxFuture, Stats, Store, StoreError,
     codec::decode_batches,
-    memtable::{Known, Memtable},
+    memtable::{Lookup, Memtable},
 };
 use event_listener::Event;
 use futures_channel::oneshot;
@@ -165,8 +165,8 @@ impl State {
         std::iter::once(&self.active).chain(self.immutable.as_ref().map(|immutable| &*immutable.memtable))
     }
 
-    pub(super) fn known(&self, key: &[u8]) -> Known {
-        self.memtables().map(|memtable| memtable.get(key)).find(|known| *known != Known::Below).unwrap_or(Known::Below)
+    pub(super) fn lookup(&self, key: &[u8]) -> Lookup {
+        self.memtables().map(|memtable| memtable.get(key)).find(|found| *found != Lookup::NotFound).unwrap_or(Lookup::NotFound)
     }
 
     pub(super) fn check_readable(&self) -> Result<(), StoreError> {

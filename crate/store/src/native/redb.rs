@@ -13,7 +13,7 @@ use super::{
 use crate::{
     Batch, Bytes, Chunks, CrashPoint, Direction, FIRST_CONTENT, Fault, Faults, LocalBoxFuture, Stats, Store, StoreError,
     codec::{decode_batches, encode_batch},
-    memtable::{Known, Memtable},
+    memtable::{Lookup, Memtable},
     merge::{Merge, Source},
 };
 use futures_channel::oneshot;
@@ -180,19 +180,19 @@ impl RedbStore {
     fn get(&self, keys: &[Vec<u8>]) -> Result<Vec<Option<Bytes>>, StoreError> {
         self.keys_read.set(self.keys_read.get() + keys.len() as u64);
         let state = self.shared.open_state()?;
-        let known: Vec<Known> = keys.iter().map(|key| state.known(key)).collect();
-        if !known.contains(&Known::Below) {
-            return Ok(known.into_iter().map(Known::value).collect());
+        let found: Vec<Lookup> = keys.iter().map(|key| state.lookup(key)).collect();
+        if !found.contains(&Lookup::NotFound) {
+            return Ok(found.into_iter().map(Lookup::into_value).collect());
         }
         self.shared.with_tables(|tables| {
             let table = entries(tables)?;
             let stored = |key: &[u8]| Ok(table.get(key).map_err(failed)?.map(|value| Bytes::copy_from_slice(value.value())));
-            known
+            found
                 .into_iter()
                 .zip(keys)
-                .map(|(known, key)| match known {
-                    Known::Below => stored(key),
-                    known => Ok(known.value()),
+                .map(|(found, key)| match found {
+                    Lookup::NotFound => stored(key),
+                    found => Ok(found.into_value()),
                 })
                 .collect()
         })
@@ -236,8 +236,8 @@ impl State {
         std::iter::once(&self.active).chain(self.immutable.as_ref().map(|immutable| &*immutable.memtable))
     }
 
-    fn known(&self, key: &[u8]) -> Known {
-        self.memtables().map(|memtable| memtable.get(key)).find(|known| *known != Known::Below).unwrap_or(Known::Below)
+    fn lookup(&self, key: &[u8]) -> Lookup {
+        self.memtables().map(|memtable| memtable.get(key)).find(|found| *found != Lookup::NotFound).unwrap_or(Lookup::NotFound)
     }
 
     /// Takes reads back to what is durable and returns those whose batches are lost.
