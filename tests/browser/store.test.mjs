@@ -104,7 +104,7 @@ test('it behaves like a map in a dedicated worker', { timeout: 60_000 }, () => w
 }));
 
 test('after a crash at any point what was acknowledged is there', { timeout: 240_000 }, () => withPage(async (tab) => {
-  const points = ['Migrating', 'BeforePut', 'BetweenPutAndCommit', 'BetweenCommitAndAnswer', 'Flushing', 'MergingRuns'];
+  const points = ['Migrating', 'BeforePut', 'BetweenPutAndCommit', 'BetweenCommitAndAnswer', 'Flushing', 'Compacting'];
   const hit = new Set();
   // A random script may write too little for runs to be merged; then another one follows.
   for (const seed of seeds(4)) {

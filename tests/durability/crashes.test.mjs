@@ -10,7 +10,7 @@ import { Browser, work } from './work.mjs';
 /** Small writes come to these by themselves. */
 const COMMIT = ['BeforePut', 'BetweenPutAndCommit', 'BetweenCommitAndAnswer'];
 /** It takes megabytes to come to these. */
-const RUNS = ['Flushing', 'MergingRuns'];
+const RUNS = ['Flushing', 'Compacting'];
 /** The new version is activated, the old one still has the database; the old one has let go, the new one has not yet opened. */
 const HAND_OVER = ['HandingOver', 'TakingOver'];
 

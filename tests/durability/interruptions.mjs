@@ -95,7 +95,7 @@ function interrupt(name) {
   wrap(IDBTransaction, 'commit', function (commit) {
     const does = (...things) => things.every((thing) => asked.get(this).has(thing));
     if (does('put segments', 'delete log')) comesTo('Flushing');
-    if (does('put merged', 'delete segments')) comesTo('MergingRuns');
+    if (does('put merged', 'delete segments')) comesTo('Compacting');
     if (!does('put log') || !comesTo('BetweenPutAndCommit')) {
       commit();
       return;

@@ -15,7 +15,7 @@ pub enum CrashPoint {
     /// A full memtable is written below the log, the log still holds it.
     Flushing,
     /// Sorted runs are merged, their inputs are still there.
-    MergingRuns,
+    Compacting,
     /// An older format is converted, the new version is not yet recorded.
     Migrating,
     /// A chunk is to be written, nothing of it is.

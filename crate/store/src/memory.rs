@@ -39,8 +39,8 @@ impl Inner {
                     self.map.remove(key);
                 }
                 Op::DeleteRange(range) if range.start < range.end => {
-                    let doomed: Vec<Bytes> = self.map.range(range.clone()).map(|(key, _)| key.clone()).collect();
-                    for key in doomed {
+                    let obsolete: Vec<Bytes> = self.map.range(range.clone()).map(|(key, _)| key.clone()).collect();
+                    for key in obsolete {
                         self.map.remove(&key);
                     }
                 }

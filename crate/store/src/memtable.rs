@@ -72,8 +72,8 @@ impl Memtable {
         if range.start >= range.end {
             return;
         }
-        let doomed: Vec<Bytes> = self.points.range(range.clone()).map(|(key, _)| key.clone()).collect();
-        for key in doomed {
+        let obsolete: Vec<Bytes> = self.points.range(range.clone()).map(|(key, _)| key.clone()).collect();
+        for key in obsolete {
             if let Some(old) = self.points.remove(&key) {
                 self.bytes -= key.len() + old.map_or(0, |v| v.len()) + ENTRY_OVERHEAD;
             }

@@ -91,7 +91,7 @@ impl<B: Backend> Core<B> {
         let bytes: usize = state.waiting.iter().map(|waiting| waiting.batch.bytes()).sum();
         let flush_stuck = state.immutable.is_some() && !state.flushing;
         let crowded = state.immutable.is_some() && state.log_bytes + bytes > self.crowded_at();
-        Some(match (bytes > self.options.direct_bytes || crowded) && !flush_stuck && !state.space.full {
+        Some(match (bytes > self.options.log_bypass_bytes || crowded) && !flush_stuck && !state.space.full {
             true => Way::Sstable,
             false if state.log_bytes + bytes > self.options.flush_bytes && state.immutable.is_none() => Way::LogAndFlush,
             false => Way::Log,
@@ -194,12 +194,12 @@ impl<B: Backend> Core<B> {
                 self.start_flush(state);
             }
             // `write_immutable` has put the sstables in the memtable's place.
-            Way::Sstable => self.maintain(state),
+            Way::Sstable => self.schedule_compaction(state),
         }
         if deletes {
             state.space.reclaim = true;
             state.space.owed = true;
-            self.maintain(state);
+            self.schedule_compaction(state);
         }
     }
 

@@ -54,13 +54,13 @@ impl<B: Backend> Core<B> {
                 tracing::warn!(%error, "a full memtable could not be written; it stays in the log");
             }
         }
-        self.maintain(state);
+        self.schedule_compaction(state);
         self.progress.notify(usize::MAX);
     }
 
     /// Flushes the memtable in memory, where that is worth it, once nothing has been written for a while.
     pub(super) fn flush_when_idle(self: &Rc<Self>, state: &mut State) {
-        if state.awaiting_idleness || state.log_bytes < self.options.idle_bytes {
+        if state.awaiting_idleness || state.log_bytes < self.options.idle_flush_bytes {
             return;
         }
         state.awaiting_idleness = true;
@@ -71,7 +71,7 @@ impl<B: Backend> Core<B> {
             let state = &mut *core.state.borrow_mut();
             state.awaiting_idleness = false;
             let all_durable = state.waiting.is_empty() && state.immutable.is_none() && !state.closing && state.dead.is_none();
-            if all_durable && !state.space.full && state.log_bytes >= core.options.idle_bytes {
+            if all_durable && !state.space.full && state.log_bytes >= core.options.idle_flush_bytes {
                 let memtable = Rc::new(std::mem::take(&mut state.active));
                 state.immutable = Some(ImmutableMemtable { memtable, batches: Vec::new(), through: Some(state.next_log - 1) });
                 state.durable = Vec::new();
@@ -84,8 +84,8 @@ impl<B: Backend> Core<B> {
     /// Ends when nothing was written for a while.
     async fn idle(&self) {
         loop {
-            self.backend.pause(self.options.idle_ms).await;
-            if self.stopped() || self.backend.now() - self.state.borrow().last_commit >= f64::from(self.options.idle_ms) {
+            self.backend.pause(self.options.idle_flush_ms).await;
+            if self.stopped() || self.backend.now() - self.state.borrow().last_commit >= f64::from(self.options.idle_flush_ms) {
                 return;
             }
         }

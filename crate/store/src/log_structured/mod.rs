@@ -6,19 +6,20 @@
 //! needs a few megabytes of room however large the store is, and a crash between two steps only leaves work to be done again.
 //!
 //! - `block`, `filter`, `sstable`: bytes; - `levels`: which sstables there are; - `read`, `cache`: reading; - `commit`: the group commit, roll-back;
-//! - `warm_up`: the first reads after an opening; - `flush`, `merging`: sstables in the background; - `space`: what happens when storage is full;
+//! - `warm_up`: the first reads after an opening; - `flush`, `compaction`: sstables in the background; - `space`: what happens when storage is full;
 //! - `backend`: what the place below has to do.
 
 mod backend;
 mod block;
 mod cache;
 mod commit;
+mod compaction;
 #[cfg(test)]
 mod fake;
 mod filter;
 mod flush;
 mod levels;
-mod merging;
+mod loaded;
 mod read;
 mod space;
 mod sstable;
@@ -26,7 +27,6 @@ mod state;
 #[cfg(test)]
 mod tests;
 mod warm_up;
-mod whole;
 
 pub(crate) use backend::{Backend, Loaded, PROBE_BLOB, Transaction, is_filler};
 pub(crate) use state::LogStructured;

@@ -32,7 +32,7 @@ pub(super) struct Space {
     /// Something was deleted of which merging has not yet made all the room that it can.
     pub(super) owed: bool,
     /// Merging was refused for want of room.
-    pub(super) no_merging_before: f64,
+    pub(super) compaction_retry_at: f64,
     pub(super) looking: bool,
     no_look_before: f64,
     no_hurry_before: f64,
@@ -123,7 +123,7 @@ impl<B: Backend> Core<B> {
             // While there is none, merging tries again to make some of what was deleted: a refused Blob costs nothing.
             state.space.reclaim |= state.space.full && state.space.owed;
             if !state.space.full || state.space.reclaim {
-                core.maintain(state);
+                core.schedule_compaction(state);
             }
             core.progress.notify(usize::MAX);
         }));

@@ -30,12 +30,12 @@ pub struct Options {
     pub content_format: u32,
     /// Bytes of log after which the memtable in memory becomes an sstable.
     pub flush_bytes: usize,
-    /// Bytes of log after which the memtable in memory becomes an sstable when nothing was written for `idle_ms`, since an opening has to replay the log.
-    pub idle_bytes: usize,
+    /// Bytes of log after which the memtable in memory becomes an sstable when nothing was written for `idle_flush_ms`, since an opening has to replay the log.
+    pub idle_flush_bytes: usize,
     /// In milliseconds.
-    pub idle_ms: u32,
+    pub idle_flush_ms: u32,
     /// A group of batches past this size becomes an sstable without passing through the log.
-    pub direct_bytes: usize,
+    pub log_bypass_bytes: usize,
     /// Bytes of a block.
     pub block_bytes: usize,
     /// Bytes of an sstable, about.
@@ -48,10 +48,10 @@ pub struct Options {
     pub reserve_bytes: usize,
     /// Milliseconds after the opening in which sstables are not merged, so that the first reads have the machine to themselves; what those fetch, the
     /// next opening fetches at once.
-    pub calm_ms: u32,
+    pub startup_compaction_delay_ms: u32,
     /// Milliseconds after a commit in which sstables are not merged, unless they become too many: between two commits of a burst may lie what a thousand
     /// events take to be made. Merging shares its thread with that, and took a sixth of it.
-    pub busy_ms: u32,
+    pub compaction_delay_ms: u32,
     /// Whether Blobs are used where the platform can keep them; else their bytes are cut into records.
     pub blobs: bool,
     /// Where a test lets the store crash.
@@ -63,9 +63,9 @@ impl Default for Options {
         Self {
             content_format: FIRST_CONTENT,
             flush_bytes: 1 << 20,
-            idle_bytes: 128 << 10,
-            idle_ms: 2_000,
-            direct_bytes: 256 << 10,
+            idle_flush_bytes: 128 << 10,
+            idle_flush_ms: 2_000,
+            log_bypass_bytes: 256 << 10,
             block_bytes: 32 << 10,
             // Less than the reserve: browsers let one Blob pass the quota, and giving the reserve up must still make room.
             sstable_bytes: 3 << 19,
@@ -73,8 +73,8 @@ impl Default for Options {
             cache_bytes: 8 << 20,
             // Chromium looks at the quota before a Blob is added, and its own files grow and shrink: it was seen to pass the quota by 3.3 MB.
             reserve_bytes: 4 << 20,
-            calm_ms: 2_000,
-            busy_ms: 1_000,
+            startup_compaction_delay_ms: 2_000,
+            compaction_delay_ms: 1_000,
             blobs: true,
             faults: Faults::default(),
         }
@@ -111,13 +111,13 @@ pub(super) struct State {
     /// The commit task runs.
     pub(super) committing: bool,
     /// The maintenance task runs.
-    pub(super) maintaining: bool,
+    pub(super) compacting: bool,
     /// The flush task runs.
     pub(super) flushing: bool,
     /// A task waits for the store to be idle.
     pub(super) awaiting_idleness: bool,
     /// Sstables that are replaced, until no read holds them.
-    pub(super) doomed: Vec<Rc<Sstable>>,
+    pub(super) obsolete: Vec<Rc<Sstable>>,
     pub(super) generation: u64,
     pub(super) closing: bool,
     /// Why nothing can be written any more.
@@ -132,7 +132,7 @@ pub(super) struct State {
     /// Why the last flush failed, if not for want of room.
     pub(super) flush_error: Option<StoreError>,
     /// Where in each level merging goes on.
-    pub(super) merged_to: Vec<Bytes>,
+    pub(super) compact_pointers: Vec<Bytes>,
     pub(super) space: Space,
     pub(super) last_commit: f64,
     pub(super) commits: u64,
@@ -241,7 +241,7 @@ impl<B: Backend> LogStructured<B> {
         };
         let store = Self { core: Rc::new(core) };
         store.core.warm_up(loaded.note);
-        store.core.clone().tidy(loaded.epoch);
+        store.core.clone().start_background_work(loaded.epoch);
         Ok(store)
     }
 
@@ -256,7 +256,7 @@ impl<B: Backend> LogStructured<B> {
             let listener = self.core.progress.listen();
             {
                 let state = self.core.state.borrow();
-                let busy = state.committing || state.maintaining || state.flushing || state.space.looking;
+                let busy = state.committing || state.compacting || state.flushing || state.space.looking;
                 if !busy || state.closed {
                     return;
                 }

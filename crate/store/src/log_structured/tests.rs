@@ -71,7 +71,7 @@ fn every_crash_point_is_hit() {
         let hit = conformance::survives_crashes(async || FakeGround::new(ground.spawner.clone()), &Script::from_seed(3, 120), 2).await;
         println!("crashed at {hit:?}");
         use crate::CrashPoint::*;
-        assert_eq!(hit, BTreeSet::from([BeforePut, BetweenPutAndCommit, BetweenCommitAndAnswer, Flushing, MergingRuns]));
+        assert_eq!(hit, BTreeSet::from([BeforePut, BetweenPutAndCommit, BetweenCommitAndAnswer, Flushing, Compacting]));
     });
 }
 
@@ -186,7 +186,7 @@ fn a_full_store_reads_on_and_takes_what_makes_room() {
 #[test]
 fn a_burst_is_left_alone_until_too_many_runs_wait() {
     on_a_disk(async |mut ground| {
-        ground.options.busy_ms = 600_000;
+        ground.options.compaction_delay_ms = 600_000;
         let store = ground.open_now(Faults::default()).expect("opens");
         let mut written = 0u32;
         let mut write_until = async |runs: u32| {
@@ -209,7 +209,7 @@ fn a_burst_is_left_alone_until_too_many_runs_wait() {
 #[test]
 fn forgetting_a_room_makes_room_also_before_anything_is_merged() {
     on_a_disk(async |mut ground| {
-        (ground.options.busy_ms, ground.options.idle_bytes) = (600_000, usize::MAX);
+        (ground.options.compaction_delay_ms, ground.options.idle_flush_bytes) = (600_000, usize::MAX);
         let store = ground.open_now(Faults::default()).expect("opens");
         store.settled().await;
         ground.disk.borrow_mut().quota = Some(30_000);
@@ -453,7 +453,7 @@ fn a_merge_leaves_alone_what_lies_between_its_keys() {
 #[test]
 fn what_was_read_first_after_an_opening_comes_at_once_with_the_next() {
     on_a_disk(async |mut ground| {
-        ground.options.calm_ms = 100;
+        ground.options.startup_compaction_delay_ms = 100;
         let store = ground.open_now(Faults::default()).expect("opens");
         for n in 0..100u32 {
             store.commit(put(format!("key/{n:05}"), 100)).await.expect("commits");
@@ -485,7 +485,7 @@ fn what_was_read_first_after_an_opening_comes_at_once_with_the_next() {
 #[test]
 fn what_nobody_writes_to_any_more_need_not_be_replayed() {
     on_a_disk(async |mut ground| {
-        (ground.options.flush_bytes, ground.options.idle_ms) = (10_000, 30);
+        (ground.options.flush_bytes, ground.options.idle_flush_ms) = (10_000, 30);
         let store = ground.open_now(Faults::default()).expect("opens");
         for n in 0..20u32 {
             store.commit(put(n.to_be_bytes(), 100)).await.expect("commits");

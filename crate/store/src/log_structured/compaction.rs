@@ -2,10 +2,10 @@
 
 use super::{
     backend::{Backend, RESERVE_BLOB, Transaction},
+    loaded::LoadedSstable,
     space,
     sstable::Sstable,
     state::{Core, State},
-    whole::Whole,
 };
 use crate::{
     Bytes, CrashPoint, Direction, Op, StoreError,
@@ -16,52 +16,52 @@ use futures_util::future::{Either, select, try_join_all};
 use std::{ops::Range, rc::Rc};
 
 /// Level 0 is merged from so many sstables on.
-const CROWD: usize = 4;
+const L0_COMPACTION_TRIGGER: usize = 4;
 /// So many sstables of level 0 are merged even while commits go on.
-const TOO_MANY: usize = 24;
-/// Bytes of level 0 merged in one job. While room is made it is one sstable: what a job merges goes only when all of it is written anew.
-const JOB_BYTES: u64 = 8 << 20;
+const L0_FORCED_COMPACTION_TRIGGER: usize = 24;
+/// Bytes of level 0 merged in one compaction. While room is made it is one sstable: what a compaction merges goes only when all of it is written anew.
+const MAX_COMPACTION_BYTES: u64 = 8 << 20;
 /// A busy store is looked at again so many milliseconds later.
-const LOOK: u32 = 20;
+const BUSY_POLL_MS: u32 = 20;
 
 /// Sstables of one level on their way into the next.
 #[derive(Debug)]
-struct Job {
+struct Compaction {
     /// Newest first.
-    uppers: Vec<Rc<Sstable>>,
+    inputs: Vec<Rc<Sstable>>,
     level: u8,
     range: Range<Bytes>,
 }
 
-/// One replacement: parts of the uppers and whole sstables of the level they go to.
+/// One replacement: parts of the inputs and whole sstables of the level they go to.
 #[derive(Clone)]
-struct Step {
-    lowers: Vec<Rc<Sstable>>,
-    /// The part of the uppers that is merged.
+struct Subcompaction {
+    next_level: Vec<Rc<Sstable>>,
+    /// The part of the inputs that is merged.
     part: Range<Bytes>,
     /// Nothing older lies below: deletions have nothing left to delete.
-    bottom: bool,
+    bottommost: bool,
     last: bool,
 }
 
 impl<B: Backend> Core<B> {
     /// Starts the maintenance task if there may be work for it.
-    pub(super) fn maintain(self: &Rc<Self>, state: &mut State) {
-        if !state.maintaining && !state.closing && state.dead.is_none() {
-            state.maintaining = true;
-            self.backend.spawn(Box::pin(self.clone().run_maintenance()));
+    pub(super) fn schedule_compaction(self: &Rc<Self>, state: &mut State) {
+        if !state.compacting && !state.closing && state.dead.is_none() {
+            state.compacting = true;
+            self.backend.spawn(Box::pin(self.clone().run_compactions()));
         }
     }
 
-    async fn run_maintenance(self: Rc<Self>) {
+    async fn run_compactions(self: Rc<Self>) {
         while !self.stopped() {
-            let worked = self.maintain_once().await;
+            let worked = self.compact_once().await;
             if !self.has_more_after(worked) {
                 break;
             }
             self.backend.pause(0).await;
         }
-        self.state.borrow_mut().maintaining = false;
+        self.state.borrow_mut().compacting = false;
         self.progress.notify(usize::MAX);
     }
 
@@ -72,7 +72,7 @@ impl<B: Backend> Core<B> {
         match worked {
             Ok(true) => return true,
             Ok(false) => space.owed &= !space.may_grow(),
-            Err(StoreError::QuotaExceeded) => space.no_merging_before = self.backend.now() + space::PATIENCE,
+            Err(StoreError::QuotaExceeded) => space.compaction_retry_at = self.backend.now() + space::PATIENCE,
             Err(error) => {
                 if !state.closing && state.dead.is_none() {
                     tracing::warn!(%error, "merging stopped");
@@ -86,17 +86,17 @@ impl<B: Backend> Core<B> {
     }
 
     /// Does one piece of work; `false` when there is none.
-    async fn maintain_once(self: &Rc<Self>) -> Result<bool, StoreError> {
-        self.sweep().await?;
+    async fn compact_once(self: &Rc<Self>) -> Result<bool, StoreError> {
+        self.delete_obsolete().await?;
         if self.state.borrow().space.reclaim {
             {
                 let space = &mut self.state.borrow_mut().space;
                 space.reclaim = false;
                 space.making_room = space.full;
-                space.no_merging_before = 0.0;
+                space.compaction_retry_at = 0.0;
             }
             self.drop_covered().await?;
-            self.sweep().await?;
+            self.delete_obsolete().await?;
             self.restore_reserve().await;
             return Ok(true);
         }
@@ -104,46 +104,46 @@ impl<B: Backend> Core<B> {
             self.restore_reserve().await;
         }
         self.start_flush(&mut self.state.borrow_mut());
-        let Some(job) = self.next_job() else {
+        let Some(compaction) = self.pick_compaction() else {
             let full = self.state.borrow().space.full;
             return Ok(full && self.flush_for_room().await);
         };
-        self.run_job(job).await?;
+        self.run_compaction(compaction).await?;
         if self.state.borrow().space.full {
-            self.sweep().await?;
+            self.delete_obsolete().await?;
             self.restore_reserve().await;
         }
         Ok(true)
     }
 
-    fn next_job(&self) -> Option<Job> {
+    fn pick_compaction(&self) -> Option<Compaction> {
         let state = &mut *self.state.borrow_mut();
         let full = state.space.full;
         let scarce = full || state.space.making_room;
-        let held_back = if full { !state.space.making_room } else { self.backend.now() < state.space.no_merging_before };
+        let held_back = if full { !state.space.making_room } else { self.backend.now() < state.space.compaction_retry_at };
         if held_back {
             return None;
         }
-        state.merged_to.resize(usize::from(state.levels.deepest()) + 2, Bytes::new());
+        state.compact_pointers.resize(usize::from(state.levels.deepest()) + 2, Bytes::new());
         let zero = state.levels.zero();
-        if zero.len() >= if scarce { 1 } else { CROWD } {
-            let (mut bytes, most) = (0, if scarce { 1 } else { JOB_BYTES });
+        if zero.len() >= if scarce { 1 } else { L0_COMPACTION_TRIGGER } {
+            let (mut bytes, most) = (0, if scarce { 1 } else { MAX_COMPACTION_BYTES });
             let enough = |sstable: &&Rc<Sstable>| {
                 let fits = bytes < most;
                 bytes += u64::from(sstable.length);
                 fits
             };
-            let mut uppers: Vec<_> = zero.iter().rev().take_while(enough).cloned().collect();
-            uppers.reverse();
-            return Job::new(uppers, 0);
+            let mut inputs: Vec<_> = zero.iter().rev().take_while(enough).cloned().collect();
+            inputs.reverse();
+            return Compaction::new(inputs, 0);
         }
         let mut limit = self.options.level_one_bytes;
         for level in 1..=state.levels.deepest() {
             if state.levels.run_bytes(level) > limit {
                 let run = state.levels.run(level);
-                let next = run.iter().find(|sstable| sstable.start > state.merged_to[usize::from(level)]).or(run.first())?.clone();
-                state.merged_to[usize::from(level)] = next.start.clone();
-                return Job::new(vec![next], level);
+                let next = run.iter().find(|sstable| sstable.start > state.compact_pointers[usize::from(level)]).or(run.first())?.clone();
+                state.compact_pointers[usize::from(level)] = next.start.clone();
+                return Compaction::new(vec![next], level);
             }
             limit = limit.saturating_mul(10);
         }
@@ -154,26 +154,26 @@ impl<B: Backend> Core<B> {
         let has_deletions = |sstable: &&Rc<Sstable>| {
             (sstable.deletions > 0 || !sstable.range_tombstones.is_empty()) && state.levels.anything_below(sstable.level, &sstable.range())
         };
-        let level = |sstable: &Rc<Sstable>| Job::new(vec![sstable.clone()], sstable.level);
+        let level = |sstable: &Rc<Sstable>| Compaction::new(vec![sstable.clone()], sstable.level);
         state.levels.all().find(has_deletions).and_then(level)
     }
 
-    async fn run_job(&self, job: Job) -> Result<(), StoreError> {
-        let mut from = job.range.start.clone();
-        let mut uppers = Vec::new();
+    async fn run_compaction(&self, compaction: Compaction) -> Result<(), StoreError> {
+        let mut from = compaction.range.start.clone();
+        let mut inputs = Vec::new();
         loop {
             self.wait_while_busy().await;
             if self.stopped() {
                 return Ok(());
             }
-            let Some(step) = self.next_step(&job, &from) else { return Ok(()) };
-            let moved = self.moved(&job, &step).map(Rc::new);
-            if moved.is_none() && uppers.is_empty() {
-                uppers = try_join_all(job.uppers.iter().map(|upper| self.load(upper))).await?;
+            let Some(sub) = self.next_subcompaction(&compaction, &from) else { return Ok(()) };
+            let moved = self.trivial_move(&compaction, &sub).map(Rc::new);
+            if moved.is_none() && inputs.is_empty() {
+                inputs = try_join_all(compaction.inputs.iter().map(|input| self.load(input))).await?;
             }
             let attempt = async || match &moved {
-                Some(moved) => self.install(&job, &step, vec![moved.clone()]).await,
-                None => self.run_step(&job, &uppers, &step).await,
+                Some(moved) => self.install(&compaction, &sub, vec![moved.clone()]).await,
+                None => self.run_subcompaction(&compaction, &inputs, &sub).await,
             };
             let mut result = attempt().await;
             for _ in 0..space::ATTEMPTS {
@@ -184,12 +184,12 @@ impl<B: Backend> Core<B> {
                 self.have_room_made().await;
                 result = attempt().await;
             }
-            if !result? || step.last {
+            if !result? || sub.last {
                 return Ok(());
             }
-            from = step.part.end.clone();
-            drop(step);
-            self.sweep().await?;
+            from = sub.part.end.clone();
+            drop(sub);
+            self.delete_obsolete().await?;
         }
     }
 
@@ -199,23 +199,24 @@ impl<B: Backend> Core<B> {
             self.backend.pause(0).await;
             let busy = {
                 let state = self.state.borrow();
-                let may_wait = state.levels.zero().len() < TOO_MANY && !state.closing && !state.space.full && !state.space.making_room;
-                may_wait && self.backend.now() - state.last_commit < f64::from(self.options.busy_ms)
+                let may_wait =
+                    state.levels.zero().len() < L0_FORCED_COMPACTION_TRIGGER && !state.closing && !state.space.full && !state.space.making_room;
+                may_wait && self.backend.now() - state.last_commit < f64::from(self.options.compaction_delay_ms)
             };
             if !busy {
                 return;
             }
-            self.backend.pause(LOOK).await;
+            self.backend.pause(BUSY_POLL_MS).await;
         }
     }
 
-    fn next_step(&self, job: &Job, from: &Bytes) -> Option<Step> {
+    fn next_subcompaction(&self, compaction: &Compaction, from: &Bytes) -> Option<Subcompaction> {
         let state = self.state.borrow();
-        if !job.uppers.iter().all(|upper| state.levels.contains(upper.id)) {
+        if !compaction.inputs.iter().all(|input| state.levels.contains(input.id)) {
             return None;
         }
-        let target = job.level + 1;
-        let rest = from.clone()..job.range.end.clone();
+        let target = compaction.level + 1;
+        let rest = from.clone()..compaction.range.end.clone();
         let overlapping = state.levels.overlapping(target, &rest);
         let mut bytes = 0;
         let small = |sstable: &&Rc<Sstable>| {
@@ -223,73 +224,78 @@ impl<B: Backend> Core<B> {
             bytes += sstable.length.max(1) as usize;
             take
         };
-        let lowers: Vec<_> = overlapping.iter().take_while(small).cloned().collect();
-        let after = overlapping.get(lowers.len());
-        let end = after.map_or(job.range.end.clone(), |after| after.start.clone());
+        let next_level: Vec<_> = overlapping.iter().take_while(small).cloned().collect();
+        let after = overlapping.get(next_level.len());
+        let end = after.map_or(compaction.range.end.clone(), |after| after.start.clone());
         let whole =
-            lowers.iter().fold(from.clone()..end.clone(), |whole, lower| whole.start.min(lower.start.clone())..whole.end.max(lower.end.clone()));
-        let bottom = !state.levels.anything_below(target, &whole);
-        Some(Step { lowers, part: from.clone()..end, bottom, last: after.is_none() })
+            next_level.iter().fold(from.clone()..end.clone(), |whole, below| whole.start.min(below.start.clone())..whole.end.max(below.end.clone()));
+        let bottommost = !state.levels.anything_below(target, &whole);
+        Some(Subcompaction { next_level, part: from.clone()..end, bottommost, last: after.is_none() })
     }
 
-    /// The sstable that a job comes to where it has nothing to merge with and nothing to drop: its one upper, a level deeper.
-    fn moved(&self, job: &Job, step: &Step) -> Option<Sstable> {
-        let [upper] = job.uppers.as_slice() else { return None };
-        let alone = step.lowers.is_empty() && step.last && step.part == job.range;
-        let drops_deletions = step.bottom && (upper.deletions > 0 || !upper.range_tombstones.is_empty());
-        let range_tombstones = || self.state.borrow().log_range_tombstones().clip(Some(&upper.start), Some(&upper.end));
-        (alone && !drops_deletions && range_tombstones().is_empty()).then(|| Sstable { level: job.level + 1, ..Sstable::clone(upper) })
+    /// The sstable that a compaction comes to where it has nothing to merge with and nothing to drop: its one input, a level deeper.
+    fn trivial_move(&self, compaction: &Compaction, sub: &Subcompaction) -> Option<Sstable> {
+        let [input] = compaction.inputs.as_slice() else { return None };
+        let alone = sub.next_level.is_empty() && sub.last && sub.part == compaction.range;
+        let drops_deletions = sub.bottommost && (input.deletions > 0 || !input.range_tombstones.is_empty());
+        let range_tombstones = || self.state.borrow().log_range_tombstones().clip(Some(&input.start), Some(&input.end));
+        (alone && !drops_deletions && range_tombstones().is_empty()).then(|| Sstable { level: compaction.level + 1, ..Sstable::clone(input) })
     }
 
     /// Merges and installs; `false` when an input has gone meanwhile.
-    async fn run_step(&self, job: &Job, uppers: &[Whole], step: &Step) -> Result<bool, StoreError> {
-        let part = step.part.start.to_vec()..step.part.end.to_vec();
-        let tombstones_of = |whole: &Whole| whole.range_tombstones.clip(Some(&step.part.start), Some(&step.part.end));
-        let uppers: Vec<(&Whole, RangeTombstones)> = uppers.iter().map(|upper| (upper, tombstones_of(upper))).collect();
-        let has_some =
-            |(upper, range_tombstones): &&(&Whole, RangeTombstones)| !range_tombstones.is_empty() || upper.entries(part.clone()).next().is_some();
-        let uppers: Vec<_> = uppers.iter().filter(has_some).collect();
-        if uppers.is_empty() {
+    async fn run_subcompaction(&self, compaction: &Compaction, inputs: &[LoadedSstable], sub: &Subcompaction) -> Result<bool, StoreError> {
+        let part = sub.part.start.to_vec()..sub.part.end.to_vec();
+        let tombstones_of = |whole: &LoadedSstable| whole.range_tombstones.clip(Some(&sub.part.start), Some(&sub.part.end));
+        let inputs: Vec<(&LoadedSstable, RangeTombstones)> = inputs.iter().map(|input| (input, tombstones_of(input))).collect();
+        let has_some = |(input, range_tombstones): &&(&LoadedSstable, RangeTombstones)| {
+            !range_tombstones.is_empty() || input.entries(part.clone()).next().is_some()
+        };
+        let inputs: Vec<_> = inputs.iter().filter(has_some).collect();
+        if inputs.is_empty() {
             // Most sstables below are of rooms in which nothing has happened since, and stay as they are.
-            return if step.last { self.install(job, &Step { lowers: Vec::new(), ..step.clone() }, Vec::new()).await } else { Ok(true) };
+            return if sub.last {
+                self.install(compaction, &Subcompaction { next_level: Vec::new(), ..sub.clone() }, Vec::new()).await
+            } else {
+                Ok(true)
+            };
         }
-        let lowers = try_join_all(step.lowers.iter().map(|lower| self.load(lower))).await?;
-        let everything = Vec::new()..step.lowers.last().map_or(&step.part.end, |lower| (&lower.end).max(&step.part.end)).to_vec();
+        let next_level = try_join_all(sub.next_level.iter().map(|below| self.load(below))).await?;
+        let everything = Vec::new()..sub.next_level.last().map_or(&sub.part.end, |below| (&below.end).max(&sub.part.end)).to_vec();
         let newer = self.state.borrow().log_range_tombstones();
         let mut sources = vec![Source::new(&everything, |_| Box::new(std::iter::empty()), |key| newer.covering(key))];
-        for (upper, range_tombstones) in &uppers {
+        for (input, range_tombstones) in &inputs {
             let within = |of: Range<Vec<u8>>| of.start.max(part.start.clone())..of.end.min(part.end.clone());
-            sources.push(Source::new(&everything, move |of| Box::new(upper.entries(within(of))), |key| range_tombstones.covering(key)));
+            sources.push(Source::new(&everything, move |of| Box::new(input.entries(within(of))), |key| range_tombstones.covering(key)));
         }
-        let of_lowers = |of: Range<Vec<u8>>| lowers.iter().flat_map(move |lower| lower.entries(of.clone()));
-        sources.push(Source::new(&everything, move |of| Box::new(of_lowers(of)), |_| None));
+        let below_entries = |of: Range<Vec<u8>>| next_level.iter().flat_map(move |below| below.entries(of.clone()));
+        sources.push(Source::new(&everything, move |of| Box::new(below_entries(of)), |_| None));
         let merged = Merge::new(sources, everything.clone(), Direction::Forward).map(|entry| entry.map_err(StoreError::from));
-        let live = merged.filter(|entry| !(step.bottom && matches!(entry, Ok((_, None)))));
+        let live = merged.filter(|entry| !(sub.bottommost && matches!(entry, Ok((_, None)))));
         let mut range_tombstones = RangeTombstones::default();
-        if !step.bottom {
-            let ranges = uppers.iter().map(|(_, range_tombstones)| range_tombstones).chain(lowers.iter().map(|lower| &lower.range_tombstones));
+        if !sub.bottommost {
+            let ranges = inputs.iter().map(|(_, range_tombstones)| range_tombstones).chain(next_level.iter().map(|below| &below.range_tombstones));
             ranges.flat_map(RangeTombstones::iter).for_each(|(start, end)| range_tombstones.insert(start.clone()..end.clone()));
         }
-        let bytes = uppers.iter().map(|(upper, _)| upper.bytes(&part)).chain(lowers.iter().map(|lower| lower.bytes(&everything))).sum::<usize>();
+        let bytes = inputs.iter().map(|(input, _)| input.bytes(&part)).chain(next_level.iter().map(|below| below.bytes(&everything))).sum::<usize>();
         let target = bytes / bytes.div_ceil(self.options.sstable_bytes).max(1) + self.options.block_bytes;
-        let built = self.build(live, range_tombstones, job.level + 1, target).await?;
+        let built = self.build(live, range_tombstones, compaction.level + 1, target).await?;
         let sstables = self.put_blobs(built).await?;
-        self.install(job, step, sstables).await
+        self.install(compaction, sub, sstables).await
     }
 
-    /// Puts `sstables` in the place of what the step has merged.
-    async fn install(&self, job: &Job, step: &Step, sstables: Vec<Rc<Sstable>>) -> Result<bool, StoreError> {
-        if self.crash_at(CrashPoint::MergingRuns) {
+    /// Puts `sstables` in the place of what the sub has merged.
+    async fn install(&self, compaction: &Compaction, sub: &Subcompaction, sstables: Vec<Rc<Sstable>>) -> Result<bool, StoreError> {
+        if self.crash_at(CrashPoint::Compacting) {
             return Err(StoreError::Closed);
         }
         let _writing = self.writing.lock().await;
-        let mut replaced: Vec<Rc<Sstable>> = step.lowers.clone();
-        if step.last {
-            replaced.extend(job.uppers.iter().cloned());
+        let mut replaced: Vec<Rc<Sstable>> = sub.next_level.clone();
+        if sub.last {
+            replaced.extend(compaction.inputs.iter().cloned());
         }
         let still_there = {
             let state = self.state.borrow();
-            state.dead.is_none() && step.lowers.iter().chain(&job.uppers).all(|input| state.levels.contains(input.id))
+            state.dead.is_none() && sub.next_level.iter().chain(&compaction.inputs).all(|input| state.levels.contains(input.id))
         };
         let moved = |sstable: &Sstable| sstables.iter().any(|new| new.id == sstable.id);
         let installed = match still_there {
@@ -307,7 +313,7 @@ impl<B: Backend> Core<B> {
         }
         let state = &mut *self.state.borrow_mut();
         replaced.iter().for_each(|old| state.levels.remove(old.id));
-        state.doomed.extend(replaced.into_iter().filter(|old| !moved(old)));
+        state.obsolete.extend(replaced.into_iter().filter(|old| !moved(old)));
         sstables.into_iter().for_each(|sstable| state.levels.add(sstable));
         Ok(true)
     }
@@ -323,16 +329,16 @@ impl<B: Backend> Core<B> {
         self.backend.write(Transaction { delete_sstables, ..Transaction::default() }).await?;
         let state = &mut *self.state.borrow_mut();
         covered.iter().for_each(|sstable| state.levels.remove(sstable.id));
-        state.doomed.extend(covered);
+        state.obsolete.extend(covered);
         Ok(())
     }
 
     /// Deletes the Blobs of replaced sstables that no read uses any more.
-    async fn sweep(&self) -> Result<(), StoreError> {
+    async fn delete_obsolete(&self) -> Result<(), StoreError> {
         let ids: Vec<u64> = {
             let state = &mut *self.state.borrow_mut();
-            let (gone, held): (Vec<_>, Vec<_>) = std::mem::take(&mut state.doomed).into_iter().partition(|sstable| Rc::strong_count(sstable) == 1);
-            state.doomed = held;
+            let (gone, held): (Vec<_>, Vec<_>) = std::mem::take(&mut state.obsolete).into_iter().partition(|sstable| Rc::strong_count(sstable) == 1);
+            state.obsolete = held;
             gone.iter().filter(|sstable| sstable.points > 0).map(|sstable| sstable.id).collect()
         };
         if ids.is_empty() {
@@ -344,8 +350,8 @@ impl<B: Backend> Core<B> {
     }
 
     /// When a store is opened: Blobs that an earlier opening left behind go, and the reserve is made.
-    pub(super) fn tidy(self: Rc<Self>, epoch: u64) {
-        self.state.borrow_mut().maintaining = true;
+    pub(super) fn start_background_work(self: Rc<Self>, epoch: u64) {
+        self.state.borrow_mut().compacting = true;
         let core = self.clone();
         self.backend.spawn(Box::pin(async move {
             if let Err(error) = core.delete_orphans(epoch).await
@@ -353,15 +359,15 @@ impl<B: Backend> Core<B> {
             {
                 tracing::warn!(%error, "Blobs that nothing refers to could not be deleted");
             }
-            core.stay_calm().await;
+            core.startup_delay().await;
             core.note_first_reads().await;
-            core.run_maintenance().await;
+            core.run_compactions().await;
         }));
     }
 
     /// Leaves the machine to the first reads for a while.
-    async fn stay_calm(&self) {
-        let mut over = self.backend.pause(self.options.calm_ms);
+    async fn startup_delay(&self) {
+        let mut over = self.backend.pause(self.options.startup_compaction_delay_ms);
         loop {
             let progress = self.progress.listen();
             if self.stopped() {
@@ -433,11 +439,11 @@ impl State {
     }
 }
 
-impl Job {
-    fn new(uppers: Vec<Rc<Sstable>>, level: u8) -> Option<Self> {
-        let start = uppers.iter().map(|upper| &upper.start).min()?.clone();
-        let end = uppers.iter().map(|upper| &upper.end).max()?.clone();
-        Some(Self { uppers, level, range: start..end })
+impl Compaction {
+    fn new(inputs: Vec<Rc<Sstable>>, level: u8) -> Option<Self> {
+        let start = inputs.iter().map(|input| &input.start).min()?.clone();
+        let end = inputs.iter().map(|input| &input.end).max()?.clone();
+        Some(Self { inputs, level, range: start..end })
     }
 }
 

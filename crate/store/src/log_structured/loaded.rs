@@ -9,7 +9,7 @@ use super::{
 use crate::{Direction, StoreError, codec::Damaged, memtable::RangeTombstones, merge::Entry};
 use std::ops::Range;
 
-pub(super) struct Whole {
+pub(super) struct LoadedSstable {
     /// What it deletes of older ones.
     pub(super) range_tombstones: RangeTombstones,
     /// None where it has no points.
@@ -18,10 +18,10 @@ pub(super) struct Whole {
 
 impl<B: Backend> Core<B> {
     /// Reads an sstable in one piece: for the browser, a part of a Blob is a Blob of its own, which takes longer than the rest of the bytes.
-    pub(super) async fn load(&self, sstable: &Sstable) -> Result<Whole, StoreError> {
+    pub(super) async fn load(&self, sstable: &Sstable) -> Result<LoadedSstable, StoreError> {
         let range_tombstones = sstable.range_tombstones.clone();
         if sstable.points == 0 {
-            return Ok(Whole { range_tombstones, blocks: None });
+            return Ok(LoadedSstable { range_tombstones, blocks: None });
         }
         let bytes = self.backend.read_blob(sstable.id, 0..sstable.length).await?;
         if bytes.len() < sstable.index_at as usize {
@@ -29,11 +29,11 @@ impl<B: Backend> Core<B> {
         }
         let index = Index::read(bytes.slice(sstable.index_at as usize..))?;
         let blocks = index.cut(0..index.blocks(), &bytes)?;
-        Ok(Whole { range_tombstones, blocks: Some((index, blocks)) })
+        Ok(LoadedSstable { range_tombstones, blocks: Some((index, blocks)) })
     }
 }
 
-impl Whole {
+impl LoadedSstable {
     /// Bytes of the blocks that may hold entries of `part`.
     pub(super) fn bytes(&self, part: &Range<Vec<u8>>) -> usize {
         self.blocks.as_ref().map_or(0, |(index, _)| index.place(index.blocks_of(part)).len())
