@@ -7,7 +7,7 @@
 use super::{
     Options,
     database::{self, BLOBS, LOG, META, PAGES, SEGMENTS, answered, ended, failed, get, number, put, reading, strict},
-    opening::{self, EPOCH, NOTE, Opening, Unclaimed},
+    opening::{self, EPOCH, Opening, PREFETCH_LIST, Unclaimed},
 };
 use crate::{
     Bytes, CrashPoint, Fault, Faults, LocalBoxFuture, StoreError,
@@ -152,8 +152,8 @@ impl Inner {
         for id in &changes.delete_sstables {
             sstables.delete(&number(*id)).map_err(|error| failed(&error))?;
         }
-        if let Some(note) = &changes.put_note {
-            put(&self.store(transaction, META)?, &NOTE.into(), &Uint8Array::from(note.as_ref()))?;
+        if let Some(prefetch_list) = &changes.put_prefetch_list {
+            put(&self.store(transaction, META)?, &PREFETCH_LIST.into(), &Uint8Array::from(prefetch_list.as_ref()))?;
         }
         Ok(())
     }
@@ -229,7 +229,7 @@ impl Inner {
     }
 
     /// The handles of several Blobs, in one transaction.
-    async fn get_handles(&self, ids: Vec<u64>) -> Result<(), StoreError> {
+    async fn prefetch_handles(&self, ids: Vec<u64>) -> Result<(), StoreError> {
         let transaction = reading(&self.database, &[BLOBS])?;
         let blobs = self.store(&transaction, BLOBS)?;
         let asked = ids.iter().map(|id| get(&blobs, &number(*id))).collect::<Result<Vec<_>, _>>()?;
@@ -388,12 +388,12 @@ impl Backend for IndexedDb {
         Box::pin(async move { inner.blobs().await })
     }
 
-    fn get_ready(&self, blobs: Vec<u64>) -> LocalBoxFuture<'static, ()> {
+    fn prepare_reads(&self, blobs: Vec<u64>) -> LocalBoxFuture<'static, ()> {
         let inner = self.inner.clone();
         Box::pin(async move {
             if inner.blobs {
                 // What fails here is tried again when it is read, and told then.
-                let _ = inner.get_handles(blobs).await;
+                let _ = inner.prefetch_handles(blobs).await;
             }
         })
     }

@@ -19,7 +19,7 @@ const CONTENT: &str = "content";
 /// Whether sstables are Blobs or pages; absent until that was tried out.
 const HAS_BLOBS: &str = "blobs";
 /// What the last opening read first; absent until one has said so.
-pub(super) const NOTE: &str = "note";
+pub(super) const PREFETCH_LIST: &str = "note";
 
 /// What is read and claimed together.
 const CLAIMED: [&str; 4] = [META, LOG, SEGMENTS, CHUNKS];
@@ -104,8 +104,8 @@ async fn load_and_claim(database: &IdbDatabase, content_format: u32, claim: bool
     let transaction = if claim { strict(database, &CLAIMED)? } else { reading(database, &CLAIMED)? };
     let done = ended(&transaction);
     let meta = object_store(&transaction, META)?;
-    let [epoch, content, blobs, note] = [EPOCH, CONTENT, HAS_BLOBS, NOTE].map(|key| get(&meta, &key.into()));
-    let (before, content, blobs, note) = try_join4(epoch?, content?, blobs?, note?).await?;
+    let [epoch, content, blobs, prefetch_list] = [EPOCH, CONTENT, HAS_BLOBS, PREFETCH_LIST].map(|key| get(&meta, &key.into()));
+    let (before, content, blobs, prefetch_list) = try_join4(epoch?, content?, blobs?, prefetch_list?).await?;
     let before = before.as_f64().unwrap_or(0.0);
     let content = content.as_f64().map_or(FIRST_CONTENT, |content| content as u32);
     if content > content_format {
@@ -127,8 +127,8 @@ async fn load_and_claim(database: &IdbDatabase, content_format: u32, claim: bool
     done?;
     let numbers = |records: &[(u64, Bytes)]| records.iter().map(|(number, _)| *number).collect();
     let unclaimed = (!claim).then(|| Unclaimed { epoch: before, content_format, log: numbers(&log), sstables: numbers(&sstables) });
-    let note = note.dyn_into::<Uint8Array>().map_or(Bytes::new(), |note| note.to_vec().into());
-    let loaded = Loaded { epoch: before as u64 + 1, full: !claim, log, sstables, note };
+    let prefetch_list = prefetch_list.dyn_into::<Uint8Array>().map_or(Bytes::new(), |prefetch_list| prefetch_list.to_vec().into());
+    let loaded = Loaded { epoch: before as u64 + 1, full: !claim, log, sstables, prefetch_list };
     Ok(Some(Opening { loaded, blobs, unclaimed }))
 }
 

@@ -25,8 +25,8 @@ pub(crate) struct Transaction {
     pub(crate) put_sstables: Vec<(u64, Bytes)>,
     /// Sstable records to delete.
     pub(crate) delete_sstables: Vec<u64>,
-    /// What the next opening gets as `Loaded::note`.
-    pub(crate) put_note: Option<Bytes>,
+    /// What the next opening gets as `Loaded::prefetch_list`.
+    pub(crate) put_prefetch_list: Option<Bytes>,
 }
 
 /// What an opened place holds.
@@ -41,7 +41,7 @@ pub(crate) struct Loaded {
     /// The sstable records.
     pub(crate) sstables: Vec<(u64, Bytes)>,
     /// The note that was put last; empty when there is none.
-    pub(crate) note: Bytes,
+    pub(crate) prefetch_list: Bytes,
 }
 
 /// A place with atomic durable transactions of small records, Blobs beside them, and chunks, with which the store above has nothing to do.
@@ -64,7 +64,7 @@ pub(crate) trait Backend: Chunks + 'static {
     fn blobs(&self) -> LocalBoxFuture<'static, Result<Vec<u64>, StoreError>>;
 
     /// Parts of these Blobs will be read soon: fetches together what can be. Those that are not there are no error.
-    fn get_ready(&self, blobs: Vec<u64>) -> LocalBoxFuture<'static, ()>;
+    fn prepare_reads(&self, blobs: Vec<u64>) -> LocalBoxFuture<'static, ()>;
 
     /// A part of a Blob.
     fn read_blob(&self, id: u64, part: Range<u32>) -> LocalBoxFuture<'static, Result<Bytes, StoreError>>;

@@ -360,7 +360,7 @@ impl<B: Backend> Core<B> {
                 tracing::warn!(%error, "Blobs that nothing refers to could not be deleted");
             }
             core.startup_delay().await;
-            core.note_first_reads().await;
+            core.save_prefetch_list().await;
             core.run_compactions().await;
         }));
     }

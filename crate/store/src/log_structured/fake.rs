@@ -24,7 +24,7 @@ pub(super) struct Disk {
     pub(super) sstables: BTreeMap<u64, Bytes>,
     pub(super) blobs: BTreeMap<u64, Bytes>,
     chunks: BTreeMap<ChunkId, Bytes>,
-    pub(super) note: Bytes,
+    pub(super) prefetch_list: Bytes,
     /// Bytes that fit.
     pub(super) quota: Option<usize>,
     /// Whether no Blob can be put.
@@ -148,7 +148,7 @@ impl Backend for FakeBackend {
                 disk.log = disk.log.split_off(&(through + 1));
             }
             disk.sstables.extend(transaction.put_sstables);
-            disk.note = transaction.put_note.unwrap_or(std::mem::take(&mut disk.note));
+            disk.prefetch_list = transaction.put_prefetch_list.unwrap_or(std::mem::take(&mut disk.prefetch_list));
             transaction.delete_sstables.iter().for_each(|id| drop(disk.sstables.remove(id)));
             Ok(())
         })
@@ -190,7 +190,7 @@ impl Backend for FakeBackend {
         self.later(1, |disk| Ok(disk.blobs.keys().copied().collect()))
     }
 
-    fn get_ready(&self, _: Vec<u64>) -> LocalBoxFuture<'static, ()> {
+    fn prepare_reads(&self, _: Vec<u64>) -> LocalBoxFuture<'static, ()> {
         Box::pin(turns(1))
     }
 
@@ -254,7 +254,13 @@ impl FakeGround {
         let opening = Opening { epoch: disk.epoch + 1, claimed: Cell::new(false) };
         let full = opening.claim(&mut disk).is_err();
         let records = |records: &BTreeMap<u64, Bytes>| records.iter().map(|(id, record)| (*id, record.clone())).collect();
-        let loaded = Loaded { epoch: opening.epoch, full, log: records(&disk.log), sstables: records(&disk.sstables), note: disk.note.clone() };
+        let loaded = Loaded {
+            epoch: opening.epoch,
+            full,
+            log: records(&disk.log),
+            sstables: records(&disk.sstables),
+            prefetch_list: disk.prefetch_list.clone(),
+        };
         let backend = FakeBackend {
             disk: self.disk.clone(),
             opening: Rc::new(opening),

@@ -6,7 +6,7 @@
 //! needs a few megabytes of room however large the store is, and a crash between two steps only leaves work to be done again.
 //!
 //! - `block`, `filter`, `sstable`: bytes; - `levels`: which sstables there are; - `read`, `cache`: reading; - `commit`: the group commit, roll-back;
-//! - `warm_up`: the first reads after an opening; - `flush`, `compaction`: sstables in the background; - `space`: what happens when storage is full;
+//! - `prefetch`: the first reads after an opening; - `flush`, `compaction`: sstables in the background; - `space`: what happens when storage is full;
 //! - `backend`: what the place below has to do.
 
 mod backend;
@@ -20,13 +20,13 @@ mod filter;
 mod flush;
 mod levels;
 mod loaded;
+mod prefetch;
 mod read;
 mod space;
 mod sstable;
 mod state;
 #[cfg(test)]
 mod tests;
-mod warm_up;
 
 pub(crate) use backend::{Backend, Loaded, PROBE_BLOB, Transaction, is_filler};
 pub(crate) use state::LogStructured;

@@ -93,7 +93,7 @@ impl<B: Backend> Core<B> {
                 Ok(vec![((sstable.id, INDEX), Cached::Index(index))])
             }
             Need::Blocks(sstable, index, blocks) => {
-                let bytes = self.read_piece(sstable.id, index.place(blocks.clone())).await?;
+                let bytes = self.read_part(sstable.id, index.place(blocks.clone())).await?;
                 // Several blocks share one buffer; the cache must not keep all of them for the sake of one.
                 let alone = blocks.len() == 1;
                 let cut = index.cut(blocks.clone(), &bytes)?;
@@ -108,7 +108,7 @@ impl<B: Backend> Core<B> {
         if let Some(Cached::Index(index)) = self.cache.borrow_mut().get((sstable.id, INDEX)) {
             return Ok(index);
         }
-        let bytes = self.read_piece(sstable.id, sstable.index_at..sstable.length).await?;
+        let bytes = self.read_part(sstable.id, sstable.index_at..sstable.length).await?;
         let index = Rc::new(Index::read(bytes)?);
         self.cache.borrow_mut().insert((sstable.id, INDEX), Cached::Index(index.clone()));
         Ok(index)

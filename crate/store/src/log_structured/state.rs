@@ -4,9 +4,9 @@ use super::{
     backend::{Backend, Loaded},
     cache::Cache,
     levels::Levels,
+    prefetch::Prefetch,
     space::Space,
     sstable::Sstable,
-    warm_up::WarmUp,
 };
 use crate::{
     Batch, Bytes, Chunks, CrashPoint, Direction, FIRST_CONTENT, Faults, LocalBoxFuture, Stats, Store, StoreError,
@@ -145,7 +145,7 @@ pub(super) struct Core<B> {
     pub(super) options: Options,
     pub(super) state: RefCell<State>,
     pub(super) cache: RefCell<Cache>,
-    pub(super) warm_up: RefCell<WarmUp>,
+    pub(super) prefetch: RefCell<Prefetch>,
     /// Held for the length of a transaction and the change in memory that follows it.
     pub(super) writing: async_lock::Mutex<()>,
     /// Held while a Blob is written.
@@ -230,7 +230,7 @@ impl<B: Backend> LogStructured<B> {
         };
         let core = Core {
             cache: RefCell::new(Cache::new(options.cache_bytes)),
-            warm_up: RefCell::default(),
+            prefetch: RefCell::default(),
             backend,
             options,
             state: RefCell::new(state),
@@ -240,7 +240,7 @@ impl<B: Backend> LogStructured<B> {
             keys_read: Cell::new(0),
         };
         let store = Self { core: Rc::new(core) };
-        store.core.warm_up(loaded.note);
+        store.core.prefetch(loaded.prefetch_list);
         store.core.clone().start_background_work(loaded.epoch);
         Ok(store)
     }
