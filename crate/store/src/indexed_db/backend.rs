@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     Bytes, CrashPoint, Fault, Faults, LocalBoxFuture, StoreError,
-    log_structured::{Backend, Loaded, Transaction, is_filler},
+    log_structured::{Backend, Loaded, Transaction, is_placeholder},
 };
 use futures_channel::oneshot;
 use futures_util::future::try_join_all;
@@ -28,9 +28,9 @@ use web_sys::{Blob, Event, IdbDatabase, IdbKeyRange, IdbObjectStore, IdbTransact
 
 const PAGE_BYTES: usize = 32 << 10;
 /// So many times as many bytes are asked for and let go to have garbage collected.
-const GARBAGE: (u32, u32) = (128, 1 << 20);
+const GC_ALLOCATIONS: (u32, u32) = (128, 1 << 20);
 /// So many Blob handles are kept; a handle takes little, but not nothing, in the browser.
-const HANDLES: usize = 4096;
+const MAX_HANDLES: usize = 4096;
 
 type Handler = Closure<dyn FnMut(Event)>;
 type Release = Rc<RefCell<Option<Box<dyn Fn()>>>>;
@@ -195,7 +195,7 @@ impl Inner {
     }
 
     async fn put_blob(&self, id: u64, parts: Vec<Bytes>) -> Result<(), StoreError> {
-        if !is_filler(id) {
+        if !is_placeholder(id) {
             self.claim().await?;
         }
         if !self.blobs {
@@ -210,7 +210,7 @@ impl Inner {
         database::commit(&transaction);
         done.await?;
         // A deleted Blob takes its space until the last handle on it is garbage and collected, so the reserve must never have one.
-        if is_filler(id) {
+        if is_placeholder(id) {
             return Ok(());
         }
         // The handle that was put stands for bytes in memory; one that is read back stands for the file. Later it might have to wait for a Blob being written.
@@ -243,7 +243,7 @@ impl Inner {
 
     fn keep_handle(&self, id: u64, blob: Blob) {
         let mut handles = self.handles.borrow_mut();
-        if handles.len() >= HANDLES {
+        if handles.len() >= MAX_HANDLES {
             handles.clear();
         }
         handles.insert(id, blob);
@@ -279,8 +279,8 @@ impl Inner {
     }
 
     async fn delete_blobs(&self, ids: Vec<u64>) -> Result<(), StoreError> {
-        // Fillers are nobody's, and make room for the claim.
-        if !ids.iter().copied().all(is_filler) {
+        // Placeholders are nobody's, and make room for the claim.
+        if !ids.iter().copied().all(is_placeholder) {
             self.claim().await?;
         }
         let transaction = strict(&self.database, &[BLOBS, PAGES])?;
@@ -379,7 +379,7 @@ impl Backend for IndexedDb {
         Box::pin(async move { inner.delete_blobs(ids).await })
     }
 
-    fn hurry(&self) -> LocalBoxFuture<'static, ()> {
+    fn force_reclaim(&self) -> LocalBoxFuture<'static, ()> {
         Box::pin(collect_garbage())
     }
 
@@ -423,8 +423,8 @@ impl Backend for IndexedDb {
 /// Chromium deletes the file of a deleted Blob when the last handle on it was collected as garbage, and a handle cannot be closed. Nothing collects them
 /// where little happens: the files were seen to stay for 32 s, and for 3 s after this. The buffers are never written to, so they take address space only.
 async fn collect_garbage() {
-    for buffer in 0..GARBAGE.0 {
-        drop(ArrayBuffer::new(GARBAGE.1));
+    for buffer in 0..GC_ALLOCATIONS.0 {
+        drop(ArrayBuffer::new(GC_ALLOCATIONS.1));
         if buffer % 16 == 15 {
             sleep(0).await;
         }

@@ -10,7 +10,7 @@ pub(super) const RESERVE_BLOB: u64 = 0;
 pub(crate) const PROBE_BLOB: u64 = 1;
 
 /// Whether a Blob is never read.
-pub(crate) fn is_filler(id: u64) -> bool {
+pub(crate) fn is_placeholder(id: u64) -> bool {
     id <= PROBE_BLOB
 }
 
@@ -58,7 +58,7 @@ pub(crate) trait Backend: Chunks + 'static {
     fn delete_blobs(&self, ids: Vec<u64>) -> LocalBoxFuture<'static, Result<(), StoreError>>;
 
     /// Storage is full: the space of deleted Blobs is wanted soon.
-    fn hurry(&self) -> LocalBoxFuture<'static, ()>;
+    fn force_reclaim(&self) -> LocalBoxFuture<'static, ()>;
 
     /// Every Blob there is.
     fn blobs(&self) -> LocalBoxFuture<'static, Result<Vec<u64>, StoreError>>;

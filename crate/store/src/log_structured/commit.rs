@@ -37,7 +37,7 @@ impl<B: Backend> Core<B> {
             return Err(StoreError::Closed);
         }
         if state.space.full && !batch.frees_space() && !batch.is_empty() {
-            self.clone().look_for_room(state);
+            self.clone().check_for_space(state);
             return Err(StoreError::QuotaExceeded);
         }
         if let Some(error) = state.flush_error.clone().filter(|_| state.log_bytes > self.crowded_at() && !batch.frees_space() && !batch.is_empty()) {
@@ -118,7 +118,7 @@ impl<B: Backend> Core<B> {
             return Ok(());
         }
         if self.state.borrow().space.full {
-            self.give_up_reserve().await;
+            self.release_reserve().await;
         }
         if way == Way::Sstable {
             let through = self.state.borrow().next_log - 1;
@@ -128,11 +128,11 @@ impl<B: Backend> Core<B> {
         let log = self.number_pieces(encoded.into());
         let mut result = self.backend.write(Transaction { put_log: log.clone(), ..Transaction::default() }).await;
         let makes_room = group.iter().any(|waiting| waiting.batch.frees_space());
-        for _ in 0..space::ATTEMPTS {
+        for _ in 0..space::MAX_RETRIES {
             if !makes_room || result != Err(StoreError::QuotaExceeded) {
                 break;
             }
-            self.have_room_made().await;
+            self.make_room().await;
             result = self.backend.write(Transaction { put_log: log.clone(), ..Transaction::default() }).await;
         }
         if result.is_ok() {
@@ -197,8 +197,8 @@ impl<B: Backend> Core<B> {
             Way::Sstable => self.schedule_compaction(state),
         }
         if deletes {
-            state.space.reclaim = true;
-            state.space.owed = true;
+            state.space.reclaim_requested = true;
+            state.space.unreclaimed = true;
             self.schedule_compaction(state);
         }
     }
@@ -207,7 +207,7 @@ impl<B: Backend> Core<B> {
     fn roll_back(&self, error: &StoreError) -> Vec<Waiting> {
         let state = &mut *self.state.borrow_mut();
         match error {
-            StoreError::QuotaExceeded => state.space.fill_up(self.backend.now()),
+            StoreError::QuotaExceeded => state.space.set_full(self.backend.now()),
             StoreError::Fenced | StoreError::Closed => state.dead = Some(error.clone()),
             _ => {}
         }

@@ -71,8 +71,8 @@ impl<B: Backend> Core<B> {
         let space = &mut state.space;
         match worked {
             Ok(true) => return true,
-            Ok(false) => space.owed &= !space.may_grow(),
-            Err(StoreError::QuotaExceeded) => space.compaction_retry_at = self.backend.now() + space::PATIENCE,
+            Ok(false) => space.unreclaimed &= !space.may_allocate(),
+            Err(StoreError::QuotaExceeded) => space.compaction_retry_at = self.backend.now() + space::RETRY_MS,
             Err(error) => {
                 if !state.closing && state.dead.is_none() {
                     tracing::warn!(%error, "merging stopped");
@@ -80,19 +80,19 @@ impl<B: Backend> Core<B> {
                 return false;
             }
         }
-        space.making_room = false;
+        space.reclaiming = false;
         // Nobody else looks after what was deleted meanwhile.
-        space.reclaim
+        space.reclaim_requested
     }
 
     /// Does one piece of work; `false` when there is none.
     async fn compact_once(self: &Rc<Self>) -> Result<bool, StoreError> {
         self.delete_obsolete().await?;
-        if self.state.borrow().space.reclaim {
+        if self.state.borrow().space.reclaim_requested {
             {
                 let space = &mut self.state.borrow_mut().space;
-                space.reclaim = false;
-                space.making_room = space.full;
+                space.reclaim_requested = false;
+                space.reclaiming = space.full;
                 space.compaction_retry_at = 0.0;
             }
             self.drop_covered().await?;
@@ -100,7 +100,7 @@ impl<B: Backend> Core<B> {
             self.restore_reserve().await;
             return Ok(true);
         }
-        if !self.state.borrow().space.reserve_there && !self.state.borrow().space.full {
+        if !self.state.borrow().space.has_reserve && !self.state.borrow().space.full {
             self.restore_reserve().await;
         }
         self.start_flush(&mut self.state.borrow_mut());
@@ -119,8 +119,8 @@ impl<B: Backend> Core<B> {
     fn pick_compaction(&self) -> Option<Compaction> {
         let state = &mut *self.state.borrow_mut();
         let full = state.space.full;
-        let scarce = full || state.space.making_room;
-        let held_back = if full { !state.space.making_room } else { self.backend.now() < state.space.compaction_retry_at };
+        let scarce = full || state.space.reclaiming;
+        let held_back = if full { !state.space.reclaiming } else { self.backend.now() < state.space.compaction_retry_at };
         if held_back {
             return None;
         }
@@ -176,12 +176,12 @@ impl<B: Backend> Core<B> {
                 None => self.run_subcompaction(&compaction, &inputs, &sub).await,
             };
             let mut result = attempt().await;
-            for _ in 0..space::ATTEMPTS {
-                if result != Err(StoreError::QuotaExceeded) || !self.state.borrow().space.making_room || self.stopped() {
+            for _ in 0..space::MAX_RETRIES {
+                if result != Err(StoreError::QuotaExceeded) || !self.state.borrow().space.reclaiming || self.stopped() {
                     break;
                 }
                 // It gives back more than it takes, but what it has replaced so far is free only some time later.
-                self.have_room_made().await;
+                self.make_room().await;
                 result = attempt().await;
             }
             if !result? || sub.last {
@@ -200,7 +200,7 @@ impl<B: Backend> Core<B> {
             let busy = {
                 let state = self.state.borrow();
                 let may_wait =
-                    state.levels.zero().len() < L0_FORCED_COMPACTION_TRIGGER && !state.closing && !state.space.full && !state.space.making_room;
+                    state.levels.zero().len() < L0_FORCED_COMPACTION_TRIGGER && !state.closing && !state.space.full && !state.space.reclaiming;
                 may_wait && self.backend.now() - state.last_commit < f64::from(self.options.compaction_delay_ms)
             };
             if !busy {
@@ -345,7 +345,7 @@ impl<B: Backend> Core<B> {
             return Ok(());
         }
         self.backend.delete_blobs(ids).await?;
-        self.hurry().await;
+        self.force_reclaim().await;
         Ok(())
     }
 
@@ -384,23 +384,23 @@ impl<B: Backend> Core<B> {
         let blobs = self.backend.blobs().await?;
         let orphans: Vec<u64> = {
             let state = &mut *self.state.borrow_mut();
-            state.space.reserve_there = blobs.contains(&RESERVE_BLOB);
+            state.space.has_reserve = blobs.contains(&RESERVE_BLOB);
             blobs.into_iter().filter(|id| *id != RESERVE_BLOB && *id < epoch << 32 && !state.levels.contains(*id)).collect()
         };
         if orphans.is_empty() {
             return Ok(());
         }
         let mut deleted = self.backend.delete_blobs(orphans.clone()).await;
-        for _ in 0..space::ATTEMPTS {
+        for _ in 0..space::MAX_RETRIES {
             // Where storage is full already when the store is opened, this is the first that has to take it over.
             if deleted != Err(StoreError::QuotaExceeded) || self.stopped() {
                 break;
             }
-            self.have_room_made().await;
+            self.make_room().await;
             deleted = self.backend.delete_blobs(orphans.clone()).await;
         }
         let space = &mut self.state.borrow_mut().space;
-        space.reclaim |= space.full && deleted.is_ok();
+        space.reclaim_requested |= space.full && deleted.is_ok();
         deleted
     }
 }

@@ -2,7 +2,7 @@
 
 use super::{
     LogStructured, Options,
-    backend::{Backend, Loaded, Transaction, is_filler},
+    backend::{Backend, Loaded, Transaction, is_placeholder},
 };
 use crate::{Bytes, ChunkId, Chunks, CrashPoint, Fault, Faults, LocalBoxFuture, StoreError, chunks::part_of, conformance::Ground};
 use futures_executor::LocalSpawner;
@@ -157,7 +157,7 @@ impl Backend for FakeBackend {
     fn put_blob(&self, id: u64, parts: Vec<Bytes>) -> LocalBoxFuture<'static, Result<(), StoreError>> {
         let opening = self.opening.clone();
         self.later(5, move |disk| {
-            if !is_filler(id) {
+            if !is_placeholder(id) {
                 opening.claim(disk)?;
             }
             if disk.blobs_fail {
@@ -174,7 +174,7 @@ impl Backend for FakeBackend {
     fn delete_blobs(&self, ids: Vec<u64>) -> LocalBoxFuture<'static, Result<(), StoreError>> {
         let opening = self.opening.clone();
         self.later(1, move |disk| {
-            if !ids.iter().copied().all(is_filler) {
+            if !ids.iter().copied().all(is_placeholder) {
                 opening.claim(disk)?;
             }
             ids.iter().for_each(|id| drop(disk.blobs.remove(id)));
@@ -182,7 +182,7 @@ impl Backend for FakeBackend {
         })
     }
 
-    fn hurry(&self) -> LocalBoxFuture<'static, ()> {
+    fn force_reclaim(&self) -> LocalBoxFuture<'static, ()> {
         Box::pin(turns(1))
     }
 

@@ -35,7 +35,7 @@ impl<B: Backend> Core<B> {
     /// The last number of the log that a flush would replace; the caller has to run it.
     fn next_flush(&self, state: &mut State) -> Option<u64> {
         let through = state.immutable.as_ref().and_then(|immutable| immutable.through)?;
-        let held_back = state.flushing || state.closing || !state.space.may_grow() || self.backend.now() < state.no_flush_before;
+        let held_back = state.flushing || state.closing || !state.space.may_allocate() || self.backend.now() < state.flush_retry_at;
         state.flushing |= !held_back;
         (!held_back).then_some(through)
     }
@@ -47,9 +47,9 @@ impl<B: Backend> Core<B> {
         state.flush_error = result.as_ref().err().filter(|error| **error != StoreError::QuotaExceeded).cloned();
         if let Err(error) = result {
             // The log still holds all of it.
-            state.no_flush_before = self.backend.now() + space::PATIENCE;
+            state.flush_retry_at = self.backend.now() + space::RETRY_MS;
             if error == StoreError::QuotaExceeded {
-                state.space.fill_up(self.backend.now());
+                state.space.set_full(self.backend.now());
             } else if !state.closing {
                 tracing::warn!(%error, "a full memtable could not be written; it stays in the log");
             }
@@ -189,7 +189,7 @@ impl<B: Backend> Core<B> {
     /// One at a time: browsers let a Blob pass the quota, and several at once might pass it by more than giving the reserve up makes good.
     async fn put_one_blob(&self, id: u64, parts: Vec<Bytes>) -> Result<(), StoreError> {
         let _alone = self.putting_blob.lock().await;
-        if !self.state.borrow().space.may_grow() {
+        if !self.state.borrow().space.may_allocate() {
             return Err(StoreError::QuotaExceeded);
         }
         self.backend.put_blob(id, parts).await

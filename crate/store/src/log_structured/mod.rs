@@ -28,6 +28,6 @@ mod state;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use backend::{Backend, Loaded, PROBE_BLOB, Transaction, is_filler};
+pub(crate) use backend::{Backend, Loaded, PROBE_BLOB, Transaction, is_placeholder};
 pub(crate) use state::LogStructured;
 pub use state::Options;

@@ -128,7 +128,7 @@ pub(super) struct State {
     /// Bytes of log that `active` stands for.
     pub(super) log_bytes: usize,
     /// After a flush that failed.
-    pub(super) no_flush_before: f64,
+    pub(super) flush_retry_at: f64,
     /// Why the last flush failed, if not for want of room.
     pub(super) flush_error: Option<StoreError>,
     /// Where in each level merging goes on.
@@ -256,7 +256,7 @@ impl<B: Backend> LogStructured<B> {
             let listener = self.core.progress.listen();
             {
                 let state = self.core.state.borrow();
-                let busy = state.committing || state.compacting || state.flushing || state.space.looking;
+                let busy = state.committing || state.compacting || state.flushing || state.space.checking;
                 if !busy || state.closed {
                     return;
                 }
