@@ -308,7 +308,7 @@ impl<B: Backend> Core<B> {
         };
         if !still_there || installed.is_err() {
             let new: Vec<_> = sstables.iter().filter(|sstable| !replaced.iter().any(|old| old.id == sstable.id)).cloned().collect();
-            self.forget(&new).await;
+            self.delete_uninstalled(&new).await;
             return installed.map(|()| false);
         }
         let state = &mut *self.state.borrow_mut();
@@ -411,10 +411,10 @@ impl State {
         let mut range_tombstones = self
             .immutable
             .as_ref()
-            .filter(|immutable| immutable.through.is_some())
+            .filter(|immutable| immutable.last_log.is_some())
             .map(|immutable| immutable.memtable.range_tombstones().clone())
             .unwrap_or_default();
-        let deletes = self.durable.iter().flat_map(|batch| batch.ops()).filter_map(|op| match op {
+        let deletes = self.durable_batches.iter().flat_map(|batch| batch.ops()).filter_map(|op| match op {
             Op::DeleteRange(range) => Some(range.clone()),
             _ => None,
         });

@@ -10,7 +10,7 @@ use crate::{Bytes, CrashPoint, StoreError, memtable::RangeTombstones, merge::Ent
 use std::rc::Rc;
 
 /// A task yields after so many milliseconds of work.
-const SLICE: f64 = 4.0;
+const TIME_SLICE_MS: f64 = 4.0;
 
 impl<B: Backend> Core<B> {
     /// Flushes the immutable memtable, if all of it is in the log, beside whatever else goes on; not while storage is full.
@@ -18,30 +18,30 @@ impl<B: Backend> Core<B> {
         if state.space.full {
             return;
         }
-        if let Some(through) = self.next_flush(state) {
-            self.backend.spawn(Box::pin(self.clone().run_flush(through)));
+        if let Some(last_log) = self.next_flush(state) {
+            self.backend.spawn(Box::pin(self.clone().run_flush(last_log)));
         }
     }
 
     /// Flushes the immutable memtable while storage is full; whether there was one.
     pub(super) async fn flush_for_room(self: &Rc<Self>) -> bool {
-        let through = self.next_flush(&mut self.state.borrow_mut());
-        if let Some(through) = through {
-            self.clone().run_flush(through).await;
+        let last_log = self.next_flush(&mut self.state.borrow_mut());
+        if let Some(last_log) = last_log {
+            self.clone().run_flush(last_log).await;
         }
-        through.is_some()
+        last_log.is_some()
     }
 
     /// The last number of the log that a flush would replace; the caller has to run it.
     fn next_flush(&self, state: &mut State) -> Option<u64> {
-        let through = state.immutable.as_ref().and_then(|immutable| immutable.through)?;
+        let last_log = state.immutable.as_ref().and_then(|immutable| immutable.last_log)?;
         let held_back = state.flushing || state.closing || !state.space.may_allocate() || self.backend.now() < state.flush_retry_at;
         state.flushing |= !held_back;
-        (!held_back).then_some(through)
+        (!held_back).then_some(last_log)
     }
 
-    async fn run_flush(self: Rc<Self>, through: u64) {
-        let result = self.flush(through).await;
+    async fn run_flush(self: Rc<Self>, last_log: u64) {
+        let result = self.flush(last_log).await;
         let state = &mut *self.state.borrow_mut();
         state.flushing = false;
         state.flush_error = result.as_ref().err().filter(|error| **error != StoreError::QuotaExceeded).cloned();
@@ -60,21 +60,21 @@ impl<B: Backend> Core<B> {
 
     /// Flushes the memtable in memory, where that is worth it, once nothing has been written for a while.
     pub(super) fn flush_when_idle(self: &Rc<Self>, state: &mut State) {
-        if state.awaiting_idleness || state.log_bytes < self.options.idle_flush_bytes {
+        if state.idle_flush_scheduled || state.log_bytes < self.options.idle_flush_bytes {
             return;
         }
-        state.awaiting_idleness = true;
+        state.idle_flush_scheduled = true;
         let core = self.clone();
         self.backend.spawn(Box::pin(async move {
             core.idle().await;
             let _writing = core.writing.lock().await;
             let state = &mut *core.state.borrow_mut();
-            state.awaiting_idleness = false;
-            let all_durable = state.waiting.is_empty() && state.immutable.is_none() && !state.closing && state.dead.is_none();
+            state.idle_flush_scheduled = false;
+            let all_durable = state.pending.is_empty() && state.immutable.is_none() && !state.closing && state.dead.is_none();
             if all_durable && !state.space.full && state.log_bytes >= core.options.idle_flush_bytes {
-                let memtable = Rc::new(std::mem::take(&mut state.active));
-                state.immutable = Some(ImmutableMemtable { memtable, batches: Vec::new(), through: Some(state.next_log - 1) });
-                state.durable = Vec::new();
+                let memtable = Rc::new(std::mem::take(&mut state.memtable));
+                state.immutable = Some(ImmutableMemtable { memtable, batches: Vec::new(), last_log: Some(state.next_log - 1) });
+                state.durable_batches = Vec::new();
                 state.log_bytes = 0;
                 core.start_flush(state);
             }
@@ -91,16 +91,16 @@ impl<B: Backend> Core<B> {
         }
     }
 
-    async fn flush(&self, through: u64) -> Result<(), StoreError> {
+    async fn flush(&self, last_log: u64) -> Result<(), StoreError> {
         let sstables = self.build_immutable().await?;
         let _writing = self.writing.lock().await;
-        self.install_immutable(sstables, through).await
+        self.install_immutable(sstables, last_log).await
     }
 
     /// Writes the immutable memtable as sstables; the caller holds the right to write.
-    pub(super) async fn write_immutable(&self, through: u64) -> Result<(), StoreError> {
+    pub(super) async fn write_immutable(&self, last_log: u64) -> Result<(), StoreError> {
         let built = self.build_immutable().await?;
-        self.install_immutable(built, through).await?;
+        self.install_immutable(built, last_log).await?;
         self.state.borrow_mut().log_bytes = 0;
         Ok(())
     }
@@ -124,14 +124,14 @@ impl<B: Backend> Core<B> {
     }
 
     /// Puts sstables in the immutable memtable's place, in one transaction with the end of their log.
-    async fn install_immutable(&self, sstables: Vec<Rc<Sstable>>, through: u64) -> Result<(), StoreError> {
+    async fn install_immutable(&self, sstables: Vec<Rc<Sstable>>, last_log: u64) -> Result<(), StoreError> {
         if self.crash_at(CrashPoint::Flushing) || self.state.borrow().dead.is_some() {
             return Err(StoreError::Closed);
         }
         let records = sstables.iter().map(|sstable| (sstable.id, sstable.encode())).collect();
-        let transaction = Transaction { put_sstables: records, delete_log: Some(through), ..Transaction::default() };
+        let transaction = Transaction { put_sstables: records, delete_log: Some(last_log), ..Transaction::default() };
         if let Err(error) = self.backend.write(transaction).await {
-            self.forget(&sstables).await;
+            self.delete_uninstalled(&sstables).await;
             return Err(error);
         }
         let state = &mut *self.state.borrow_mut();
@@ -160,7 +160,7 @@ impl<B: Backend> Core<B> {
                 cut = Some(key.clone());
             }
             builder.push(&key, value.as_ref());
-            if nth % 64 == 63 && self.backend.now() - slice > SLICE {
+            if nth % 64 == 63 && self.backend.now() - slice > TIME_SLICE_MS {
                 self.backend.pause(0).await;
                 slice = self.backend.now();
             }
@@ -178,7 +178,7 @@ impl<B: Backend> Core<B> {
             if sstable.points > 0
                 && let Err(error) = self.put_one_blob(sstable.id, parts).await
             {
-                self.forget(&sstables).await;
+                self.delete_uninstalled(&sstables).await;
                 return Err(error);
             }
             sstables.push(Rc::new(sstable));
@@ -196,7 +196,7 @@ impl<B: Backend> Core<B> {
     }
 
     /// Deletes the Blobs of sstables that were not installed.
-    pub(super) async fn forget(&self, sstables: &[Rc<Sstable>]) {
+    pub(super) async fn delete_uninstalled(&self, sstables: &[Rc<Sstable>]) {
         let ids: Vec<u64> = sstables.iter().filter(|sstable| sstable.points > 0).map(|sstable| sstable.id).collect();
         if !ids.is_empty() {
             // What stays behind is deleted when the store is opened again.

@@ -81,11 +81,11 @@ impl Default for Options {
     }
 }
 
-pub(super) type Answer = oneshot::Sender<Result<(), StoreError>>;
+pub(super) type Completion = oneshot::Sender<Result<(), StoreError>>;
 
-pub(super) struct Waiting {
+pub(super) struct PendingCommit {
     pub(super) batch: Batch,
-    pub(super) answer: Answer,
+    pub(super) completion: Completion,
 }
 
 /// A full memtable on its way into sstables.
@@ -94,20 +94,20 @@ pub(super) struct ImmutableMemtable {
     /// The durable batches in it, to go back to if the rest cannot be written.
     pub(super) batches: Vec<Batch>,
     /// The last number of its log, once all of it is durable there.
-    pub(super) through: Option<u64>,
+    pub(super) last_log: Option<u64>,
 }
 
 #[derive(Default)]
 pub(super) struct State {
     /// Everything since the last full memtable, durable or not.
-    pub(super) active: Memtable,
-    /// The durable batches of `active`.
-    pub(super) durable: Vec<Batch>,
+    pub(super) memtable: Memtable,
+    /// The durable batches of `memtable`.
+    pub(super) durable_batches: Vec<Batch>,
     pub(super) immutable: Option<ImmutableMemtable>,
     pub(super) levels: Levels,
-    pub(super) waiting: Vec<Waiting>,
+    pub(super) pending: Vec<PendingCommit>,
     /// While a group is written: who waits for it and for nothing behind it.
-    pub(super) in_flight: Option<Vec<Answer>>,
+    pub(super) in_flight: Option<Vec<Completion>>,
     /// The commit task runs.
     pub(super) committing: bool,
     /// The maintenance task runs.
@@ -115,7 +115,7 @@ pub(super) struct State {
     /// The flush task runs.
     pub(super) flushing: bool,
     /// A task waits for the store to be idle.
-    pub(super) awaiting_idleness: bool,
+    pub(super) idle_flush_scheduled: bool,
     /// Sstables that are replaced, until no read holds them.
     pub(super) obsolete: Vec<Rc<Sstable>>,
     pub(super) generation: u64,
@@ -125,7 +125,7 @@ pub(super) struct State {
     pub(super) closed: bool,
     pub(super) next_log: u64,
     pub(super) next_blob: u64,
-    /// Bytes of log that `active` stands for.
+    /// Bytes of log that `memtable` stands for.
     pub(super) log_bytes: usize,
     /// After a flush that failed.
     pub(super) flush_retry_at: f64,
@@ -162,7 +162,7 @@ pub(crate) struct LogStructured<B> {
 
 impl State {
     pub(super) fn memtables(&self) -> impl Iterator<Item = &Memtable> {
-        std::iter::once(&self.active).chain(self.immutable.as_ref().map(|immutable| &*immutable.memtable))
+        std::iter::once(&self.memtable).chain(self.immutable.as_ref().map(|immutable| &*immutable.memtable))
     }
 
     pub(super) fn lookup(&self, key: &[u8]) -> Lookup {
@@ -195,7 +195,7 @@ impl<B: Backend> Core<B> {
         state.dead = Some(StoreError::Closed);
         state.closing = true;
         state.closed = true;
-        state.waiting.clear();
+        state.pending.clear();
         state.in_flight = None;
         drop(state);
         self.backend.close();
@@ -213,13 +213,13 @@ impl<B: Backend> LogStructured<B> {
     pub(crate) fn new(backend: B, loaded: Loaded, options: Options) -> Result<Self, StoreError> {
         let sstables: Vec<Sstable> = loaded.sstables.into_iter().map(|(id, record)| Sstable::decode(id, record)).collect::<Result<_, _>>()?;
         let next_log = loaded.log.last().map_or(1, |(number, _)| number + 1);
-        let pieces: Vec<Bytes> = loaded.log.into_iter().map(|(_, piece)| piece).collect();
-        let log = if pieces.len() == 1 { pieces[0].clone() } else { Bytes::from(pieces.concat()) };
+        let records: Vec<Bytes> = loaded.log.into_iter().map(|(_, record)| record).collect();
+        let log = if records.len() == 1 { records[0].clone() } else { Bytes::from(records.concat()) };
         let log_bytes = log.len();
-        let durable = decode_batches(log)?;
+        let durable_batches = decode_batches(log)?;
         let state = State {
-            active: Memtable::replay(&durable),
-            durable,
+            memtable: Memtable::replay(&durable_batches),
+            durable_batches,
             levels: Levels::new(sstables),
             next_log,
             // Each opening numbers its own Blobs, so that one that lost its right to write can never overwrite another's.
@@ -292,7 +292,7 @@ impl<B: Backend> Store for LogStructured<B> {
 
     fn commit(&self, batch: Batch) -> LocalBoxFuture<'static, Result<(), StoreError>> {
         match self.core.clone().submit(batch) {
-            Ok(answered) => Box::pin(async { answered.await.unwrap_or(Err(StoreError::Closed)) }),
+            Ok(completed) => Box::pin(async { completed.await.unwrap_or(Err(StoreError::Closed)) }),
             Err(error) => Box::pin(ready(Err(error))),
         }
     }
@@ -302,14 +302,14 @@ impl<B: Backend> Store for LogStructured<B> {
         if let Some(error) = state.dead.clone().or(state.closing.then_some(StoreError::Closed)) {
             return Box::pin(ready(Err(error)));
         }
-        if !state.waiting.is_empty() {
+        if !state.pending.is_empty() {
             drop(state);
             return self.commit(Batch::new());
         }
         let Some(in_flight) = &mut state.in_flight else { return Box::pin(ready(Ok(()))) };
-        let (answer, answered) = oneshot::channel();
-        in_flight.push(answer);
-        Box::pin(async { answered.await.unwrap_or(Err(StoreError::Closed)) })
+        let (completion, completed) = oneshot::channel();
+        in_flight.push(completion);
+        Box::pin(async { completed.await.unwrap_or(Err(StoreError::Closed)) })
     }
 
     fn generation(&self) -> u64 {

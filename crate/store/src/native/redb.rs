@@ -87,31 +87,31 @@ impl Drop for Running {
     }
 }
 
-type Answer = oneshot::Sender<Result<(), StoreError>>;
+type Completion = oneshot::Sender<Result<(), StoreError>>;
 
-struct Waiting {
+struct PendingCommit {
     batch: Batch,
-    answer: Answer,
+    completion: Completion,
 }
 
 /// A memtable whose log file is full.
 struct ImmutableMemtable {
     memtable: Arc<Memtable>,
     /// The last record of the file, once that is durable.
-    through: Option<u64>,
+    last_record: Option<u64>,
 }
 
 #[derive(Default)]
 struct State {
     /// Everything since the last full memtable, durable or not.
-    active: Memtable,
-    /// The durable batches of `active`.
-    durable: Vec<Batch>,
+    memtable: Memtable,
+    /// The durable batches of `memtable`.
+    durable_batches: Vec<Batch>,
     immutable: Option<ImmutableMemtable>,
-    waiting: Vec<Waiting>,
+    pending: Vec<PendingCommit>,
     writing: bool,
     /// Who waits for the group that is being written, and for nothing behind it.
-    in_flight: Vec<Answer>,
+    in_flight: Vec<Completion>,
     generation: u64,
     closing: bool,
     /// A test ended the store's life.
@@ -146,12 +146,12 @@ impl RedbStore {
             Ok((tables, applied))
         })?;
         let (log, recovered) = Log::open(&path, applied)?;
-        let durable = replay(&recovered.current)?;
+        let durable_batches = replay(&recovered.current)?;
         let immutable = match recovered.full.last() {
-            Some(last) => Some(ImmutableMemtable { memtable: Arc::new(Memtable::replay(&replay(&recovered.full)?)), through: Some(last.number) }),
+            Some(last) => Some(ImmutableMemtable { memtable: Arc::new(Memtable::replay(&replay(&recovered.full)?)), last_record: Some(last.number) }),
             None => None,
         };
-        let state = State { active: Memtable::replay(&durable), durable, immutable, ..State::default() };
+        let state = State { memtable: Memtable::replay(&durable_batches), durable_batches, immutable, ..State::default() };
         let shared = Arc::new(Shared {
             state: Mutex::new(state),
             log_work: Condvar::new(),
@@ -222,18 +222,18 @@ impl RedbStore {
             return Err(error.clone());
         }
         state.bytes_committed += batch.bytes() as u64;
-        state.active.apply(&batch);
-        let (answer, answered) = oneshot::channel();
-        state.waiting.push(Waiting { batch, answer });
+        state.memtable.apply(&batch);
+        let (completion, completed) = oneshot::channel();
+        state.pending.push(PendingCommit { batch, completion });
         drop(state);
         self.shared.log_work.notify_one();
-        Ok(answered)
+        Ok(completed)
     }
 }
 
 impl State {
     fn memtables(&self) -> impl Iterator<Item = &Memtable> {
-        std::iter::once(&self.active).chain(self.immutable.as_ref().map(|immutable| &*immutable.memtable))
+        std::iter::once(&self.memtable).chain(self.immutable.as_ref().map(|immutable| &*immutable.memtable))
     }
 
     fn lookup(&self, key: &[u8]) -> Lookup {
@@ -241,13 +241,13 @@ impl State {
     }
 
     /// Takes reads back to what is durable and returns those whose batches are lost.
-    fn roll_back(&mut self) -> Vec<Waiting> {
-        if self.immutable.as_ref().is_some_and(|immutable| immutable.through.is_none()) {
+    fn roll_back(&mut self) -> Vec<PendingCommit> {
+        if self.immutable.as_ref().is_some_and(|immutable| immutable.last_record.is_none()) {
             self.immutable = None;
         }
-        self.active = Memtable::replay(&self.durable);
+        self.memtable = Memtable::replay(&self.durable_batches);
         self.generation += 1;
-        std::mem::take(&mut self.waiting)
+        std::mem::take(&mut self.pending)
     }
 }
 
@@ -276,49 +276,49 @@ impl Shared {
             let Some(result) = self.write_group(&mut log, &group) else { break };
             self.log_stored.store(log.bytes_stored(), Ordering::Relaxed);
             let (lost, in_flight) = self.finish_group(&mut log, &group, &result);
-            for answer in group.into_iter().map(|waiting| waiting.answer).chain(in_flight) {
-                let _ = answer.send(result.clone().map(drop));
+            for completion in group.into_iter().map(|pending| pending.completion).chain(in_flight) {
+                let _ = completion.send(result.clone().map(drop));
             }
-            for waiting in lost {
-                let _ = waiting.answer.send(Err(StoreError::RolledBack));
+            for pending in lost {
+                let _ = pending.completion.send(Err(StoreError::RolledBack));
             }
         }
         // Also after a crash on purpose: whoever still waits is told that the store is gone.
         let mut state = self.state();
         state.closing = true;
-        state.waiting.clear();
+        state.pending.clear();
         state.in_flight.clear();
         self.table_work.notify_all();
     }
 
     /// Everything that waits, or nothing when the store closes.
-    fn next_group(&self, log: &Log) -> Option<Vec<Waiting>> {
+    fn next_group(&self, log: &Log) -> Option<Vec<PendingCommit>> {
         let mut state = self.state();
         loop {
-            let crowded = log.len() > self.crowded_at() && state.immutable.is_some() && state.table_error.is_none();
-            match state.waiting.is_empty() {
+            let stalled = log.len() > self.stall_bytes() && state.immutable.is_some() && state.table_error.is_none();
+            match state.pending.is_empty() {
                 _ if state.crashed => return None,
                 true if state.closing => return None,
-                false if state.closing || !crowded => break,
+                false if state.closing || !stalled => break,
                 _ => state = self.log_work.wait(state).unwrap_or_else(PoisonError::into_inner),
             }
         }
         state.writing = true;
-        let group = std::mem::take(&mut state.waiting);
-        let bytes: usize = group.iter().map(|waiting| waiting.batch.bytes()).sum();
+        let group = std::mem::take(&mut state.pending);
+        let bytes: usize = group.iter().map(|pending| pending.batch.bytes()).sum();
         if log.len() + bytes as u64 > self.options.log_bytes && state.immutable.is_none() {
             // Now, because at this moment the memtable holds exactly this log file and this group.
-            state.immutable = Some(ImmutableMemtable { memtable: Arc::new(std::mem::take(&mut state.active)), through: None });
+            state.immutable = Some(ImmutableMemtable { memtable: Arc::new(std::mem::take(&mut state.memtable)), last_record: None });
         }
         Some(group)
     }
 
     /// Writes and syncs one record; nothing when a test lets the store crash.
-    fn write_group(&self, log: &mut Log, group: &[Waiting]) -> Option<Result<u64, StoreError>> {
+    fn write_group(&self, log: &mut Log, group: &[PendingCommit]) -> Option<Result<u64, StoreError>> {
         let mut record = Log::header_space();
         let header = record.len();
-        for waiting in group.iter().filter(|waiting| !waiting.batch.is_empty()) {
-            encode_batch(&mut record, &waiting.batch);
+        for pending in group.iter().filter(|pending| !pending.batch.is_empty()) {
+            encode_batch(&mut record, &pending.batch);
         }
         let faults = &self.options.faults;
         if record.len() == header {
@@ -343,20 +343,20 @@ impl Shared {
     }
 
     /// Where a log file that redb cannot take over stops growing.
-    fn crowded_at(&self) -> u64 {
+    fn stall_bytes(&self) -> u64 {
         self.options.log_bytes.saturating_mul(3)
     }
 
     /// Refuses to let the log grow without end when redb cannot take it over.
     fn table_room(&self, log: &Log) -> Result<(), StoreError> {
         match &self.state().table_error {
-            Some(error) if log.len() > self.crowded_at() => Err(error.clone()),
+            Some(error) if log.len() > self.stall_bytes() => Err(error.clone()),
             _ => Ok(()),
         }
     }
 
     /// What is lost with the group, and who else waits for it.
-    fn finish_group(&self, log: &mut Log, group: &[Waiting], result: &Result<u64, StoreError>) -> (Vec<Waiting>, Vec<Answer>) {
+    fn finish_group(&self, log: &mut Log, group: &[PendingCommit], result: &Result<u64, StoreError>) -> (Vec<PendingCommit>, Vec<Completion>) {
         // Outside the lock: it syncs. A record that may have been written must not come back after its batch was refused.
         let erased = if result.is_err() { log.erase() } else { Ok(()) };
         let mut state = self.state();
@@ -366,13 +366,13 @@ impl Shared {
             Ok(number) => {
                 state.commits += u64::from(*number > 0);
                 match &mut state.immutable {
-                    Some(immutable) if immutable.through.is_none() => {
-                        immutable.through = Some(if *number > 0 { *number } else { log.last_number() });
-                        state.durable.clear();
+                    Some(immutable) if immutable.last_record.is_none() => {
+                        immutable.last_record = Some(if *number > 0 { *number } else { log.last_number() });
+                        state.durable_batches.clear();
                         log.switch();
                         self.table_work.notify_one();
                     }
-                    _ => state.durable.extend(group.iter().map(|waiting| waiting.batch.clone())),
+                    _ => state.durable_batches.extend(group.iter().map(|pending| pending.batch.clone())),
                 }
                 Vec::new()
             }
@@ -387,8 +387,8 @@ impl Shared {
     }
 
     fn run_tables(&self) {
-        while let Some((memtable, through)) = self.next_immutable() {
-            let result = self.with_tables(|tables| self.move_to_tables(tables, &memtable, through));
+        while let Some((memtable, last_record)) = self.next_immutable() {
+            let result = self.with_tables(|tables| self.move_to_tables(tables, &memtable, last_record));
             if result.is_err() && self.state().closing {
                 return;
             }
@@ -418,8 +418,8 @@ impl Shared {
             if state.closing {
                 return None;
             }
-            if let Some(ImmutableMemtable { memtable, through: Some(through) }) = &state.immutable {
-                return Some((memtable.clone(), *through));
+            if let Some(ImmutableMemtable { memtable, last_record: Some(last_record) }) = &state.immutable {
+                return Some((memtable.clone(), *last_record));
             }
             state = self.table_work.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
@@ -432,7 +432,7 @@ impl Shared {
         guarded(&self.path.join(TABLES_FILE), || work(tables))
     }
 
-    fn move_to_tables(&self, tables: &Database, memtable: &Memtable, through: u64) -> Result<(), StoreError> {
+    fn move_to_tables(&self, tables: &Database, memtable: &Memtable, last_record: u64) -> Result<(), StoreError> {
         let mut transaction = tables.begin_write().map_err(failed)?;
         // Else a crash makes the next open walk the whole file.
         transaction.set_quick_repair(true);
@@ -451,7 +451,7 @@ impl Shared {
                     None => table.remove(key.as_ref()).map_err(failed)?,
                 };
             }
-            transaction.open_table(PROGRESS).map_err(failed)?.insert(APPLIED, through).map_err(failed)?;
+            transaction.open_table(PROGRESS).map_err(failed)?.insert(APPLIED, last_record).map_err(failed)?;
         }
         transaction.commit().map_err(failed)
     }
@@ -497,16 +497,16 @@ impl Store for RedbStore {
             Ok(state) => state,
             Err(error) => return Box::pin(ready(Err(error))),
         };
-        if !state.waiting.is_empty() {
+        if !state.pending.is_empty() {
             drop(state);
             return self.commit(Batch::new());
         }
         if !state.writing {
             return Box::pin(ready(Ok(())));
         }
-        let (answer, answered) = oneshot::channel();
-        state.in_flight.push(answer);
-        Box::pin(async { answered.await.unwrap_or(Err(StoreError::Closed)) })
+        let (completion, completed) = oneshot::channel();
+        state.in_flight.push(completion);
+        Box::pin(async { completed.await.unwrap_or(Err(StoreError::Closed)) })
     }
 
     fn generation(&self) -> u64 {
