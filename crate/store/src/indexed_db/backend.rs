@@ -6,8 +6,11 @@
 
 use super::{
     Options,
-    database::{self, BLOBS, LOG, META, PAGES, SEGMENTS, answered, ended, failed, get, number, put, reading, strict},
-    opening::{self, EPOCH, Opening, PREFETCH_LIST, Unclaimed},
+    database::{
+        self, BLOBS, LOG, META, PAGES, SEGMENTS, get, js_number, put, read_transaction, request_result, store_error, transaction_done,
+        write_transaction,
+    },
+    opening::{self, EPOCH, OpenedDatabase, PREFETCH_LIST, PendingClaim},
 };
 use crate::{
     Bytes, CrashPoint, Fault, Faults, LocalBoxFuture, StoreError,
@@ -33,12 +36,12 @@ const GC_ALLOCATIONS: (u32, u32) = (128, 1 << 20);
 const MAX_HANDLES: usize = 4096;
 
 type Handler = Closure<dyn FnMut(Event)>;
-type Release = Rc<RefCell<Option<Box<dyn Fn()>>>>;
+type OnRelease = Rc<RefCell<Option<Box<dyn Fn()>>>>;
 
 /// One opening of a database.
 pub(crate) struct IndexedDb {
     pub(super) inner: Rc<Inner>,
-    turns: Turns,
+    turns: EventLoopTurns,
     clock: Performance,
 }
 
@@ -46,12 +49,12 @@ pub(super) struct Inner {
     pub(super) database: IdbDatabase,
     epoch: f64,
     /// What was found, until this opening may write.
-    unclaimed: async_lock::Mutex<Option<Unclaimed>>,
+    pending_claim: async_lock::Mutex<Option<PendingClaim>>,
     /// Whether this engine can keep Blobs in IndexedDB.
     pub(super) blobs: bool,
     handles: RefCell<HashMap<u64, Blob>>,
     faults: Faults,
-    released: Release,
+    released: OnRelease,
     closed: Cell<bool>,
     on_release: RefCell<Option<Handler>>,
 }
@@ -64,46 +67,46 @@ impl IndexedDb {
         let database = database::open(name, upgrade).await?;
         let clock: Performance = database::global("performance")?.unchecked_into();
         let opened = opening::load(&database, options.content_format, options.blobs).await.inspect_err(|_| database.close())?;
-        let Opening { loaded, blobs, unclaimed } = opened;
+        let OpenedDatabase { loaded, blobs, pending_claim } = opened;
         let inner = Rc::new(Inner {
             database,
             epoch: loaded.epoch as f64,
-            unclaimed: async_lock::Mutex::new(unclaimed),
+            pending_claim: async_lock::Mutex::new(pending_claim),
             blobs,
             handles: RefCell::default(),
             faults: options.faults.clone(),
-            released: Release::default(),
+            released: OnRelease::default(),
             closed: Cell::new(false),
             on_release: RefCell::default(),
         });
         inner.watch_release();
-        Ok((Self { inner, turns: Turns::new()?, clock }, loaded))
+        Ok((Self { inner, turns: EventLoopTurns::new()?, clock }, loaded))
     }
 
     /// What to call when the browser asks for the database or takes it away.
-    pub(super) fn on_release(&self) -> Release {
+    pub(super) fn on_release(&self) -> OnRelease {
         self.inner.released.clone()
     }
 }
 
 impl Inner {
     pub(super) fn store(&self, transaction: &IdbTransaction, name: &str) -> Result<IdbObjectStore, StoreError> {
-        transaction.object_store(name).map_err(|error| failed(&error))
+        transaction.object_store(name).map_err(|error| store_error(&error))
     }
 
     /// Takes the right to write, if that could not be done when the database was opened.
     pub(super) async fn claim(&self) -> Result<(), StoreError> {
-        let mut unclaimed = self.unclaimed.lock().await;
-        if let Some(found) = &*unclaimed {
+        let mut pending_claim = self.pending_claim.lock().await;
+        if let Some(found) = &*pending_claim {
             opening::claim(&self.database, found).await?;
-            *unclaimed = None;
+            *pending_claim = None;
         }
         Ok(())
     }
 
     /// Sends every request of a transaction; its end tells how it went.
     fn send(self: &Rc<Self>, changes: &Transaction) -> Result<LocalBoxFuture<'static, Result<(), StoreError>>, StoreError> {
-        self.meet(CrashPoint::BeforePut)?;
+        self.inject_fault(CrashPoint::BeforePut)?;
         self.send_fenced(&[META, LOG, SEGMENTS], CrashPoint::BetweenPutAndCommit, |transaction| self.send_requests(transaction, changes))
     }
 
@@ -114,11 +117,11 @@ impl Inner {
         before_commit: CrashPoint,
         requests: impl FnOnce(&IdbTransaction) -> Result<(), StoreError>,
     ) -> Result<LocalBoxFuture<'static, Result<(), StoreError>>, StoreError> {
-        let transaction = strict(&self.database, stores)?;
-        let done = ended(&transaction);
+        let transaction = write_transaction(&self.database, stores)?;
+        let done = transaction_done(&transaction);
         let sent = requests(&transaction);
-        let wrong: Rc<RefCell<Option<StoreError>>> = Rc::default();
-        let told = wrong.clone();
+        let refusal: Rc<RefCell<Option<StoreError>>> = Rc::default();
+        let told = refusal.clone();
         let on_epoch = match sent.and_then(|()| self.check_fence(&transaction, stores[0], before_commit, told)) {
             Ok(on_epoch) => on_epoch,
             Err(error) => {
@@ -129,7 +132,7 @@ impl Inner {
         Ok(Box::pin(async move {
             let result = done.await;
             drop(on_epoch);
-            match wrong.borrow_mut().take() {
+            match refusal.borrow_mut().take() {
                 Some(error) => Err(error),
                 None => result,
             }
@@ -138,19 +141,19 @@ impl Inner {
 
     fn send_requests(&self, transaction: &IdbTransaction, changes: &Transaction) -> Result<(), StoreError> {
         let log = self.store(transaction, LOG)?;
-        for (at, piece) in &changes.put_log {
-            put(&log, &number(*at), &Uint8Array::from(piece.as_ref()))?;
+        for (at, record) in &changes.put_log {
+            put(&log, &js_number(*at), &Uint8Array::from(record.as_ref()))?;
         }
-        if let Some(through) = changes.delete_log {
-            let range = IdbKeyRange::upper_bound(&number(through)).map_err(|error| failed(&error))?;
-            log.delete(&range).map_err(|error| failed(&error))?;
+        if let Some(last_log) = changes.delete_log {
+            let range = IdbKeyRange::upper_bound(&js_number(last_log)).map_err(|error| store_error(&error))?;
+            log.delete(&range).map_err(|error| store_error(&error))?;
         }
         let sstables = self.store(transaction, SEGMENTS)?;
         for (id, record) in &changes.put_sstables {
-            put(&sstables, &number(*id), &Uint8Array::from(record.as_ref()))?;
+            put(&sstables, &js_number(*id), &Uint8Array::from(record.as_ref()))?;
         }
         for id in &changes.delete_sstables {
-            sstables.delete(&number(*id)).map_err(|error| failed(&error))?;
+            sstables.delete(&js_number(*id)).map_err(|error| store_error(&error))?;
         }
         if let Some(prefetch_list) = &changes.put_prefetch_list {
             put(&self.store(transaction, META)?, &PREFETCH_LIST.into(), &Uint8Array::from(prefetch_list.as_ref()))?;
@@ -164,17 +167,17 @@ impl Inner {
         transaction: &IdbTransaction,
         store: &str,
         before_commit: CrashPoint,
-        wrong: Rc<RefCell<Option<StoreError>>>,
+        refusal: Rc<RefCell<Option<StoreError>>>,
     ) -> Result<Handler, StoreError> {
-        let request = self.store(transaction, store)?.get(&EPOCH.into()).map_err(|error| failed(&error))?;
+        let request = self.store(transaction, store)?.get(&EPOCH.into()).map_err(|error| store_error(&error))?;
         let (inner, transaction, asked) = (self.clone(), transaction.clone(), request.clone());
         let on_epoch: Handler = Closure::new(move |_| {
             let epoch = asked.result().ok().and_then(|epoch| epoch.as_f64());
-            let verdict = if epoch == Some(inner.epoch) { inner.meet(before_commit) } else { Err(StoreError::Fenced) };
+            let verdict = if epoch == Some(inner.epoch) { inner.inject_fault(before_commit) } else { Err(StoreError::Fenced) };
             match verdict {
                 Ok(()) => database::commit(&transaction),
                 Err(error) => {
-                    *wrong.borrow_mut() = Some(error);
+                    *refusal.borrow_mut() = Some(error);
                     let _ = transaction.abort();
                 }
             }
@@ -183,7 +186,7 @@ impl Inner {
         Ok(on_epoch)
     }
 
-    pub(super) fn meet(&self, point: CrashPoint) -> Result<(), StoreError> {
+    pub(super) fn inject_fault(&self, point: CrashPoint) -> Result<(), StoreError> {
         match self.faults.at(point) {
             Some(Fault::Crash) => {
                 self.close();
@@ -203,10 +206,10 @@ impl Inner {
         }
         let arrays: Array = parts.iter().map(|part| JsValue::from(Uint8Array::from(part.as_ref()))).collect();
         drop(parts);
-        let blob = Blob::new_with_u8_array_sequence(&arrays).map_err(|error| failed(&error))?;
-        let transaction = strict(&self.database, &[BLOBS])?;
-        let done = ended(&transaction);
-        put(&self.store(&transaction, BLOBS)?, &number(id), &blob)?;
+        let blob = Blob::new_with_u8_array_sequence(&arrays).map_err(|error| store_error(&error))?;
+        let transaction = write_transaction(&self.database, &[BLOBS])?;
+        let done = transaction_done(&transaction);
+        put(&self.store(&transaction, BLOBS)?, &js_number(id), &blob)?;
         database::commit(&transaction);
         done.await?;
         // A deleted Blob takes its space until the last handle on it is garbage and collected, so the reserve must never have one.
@@ -221,8 +224,8 @@ impl Inner {
         if let Some(blob) = self.handles.borrow().get(&id) {
             return Ok(blob.clone());
         }
-        let transaction = reading(&self.database, &[BLOBS])?;
-        let found = get(&self.store(&transaction, BLOBS)?, &number(id))?.await?;
+        let transaction = read_transaction(&self.database, &[BLOBS])?;
+        let found = get(&self.store(&transaction, BLOBS)?, &js_number(id))?.await?;
         let blob: Blob = found.dyn_into().map_err(|_| StoreError::Platform(format!("Blob {id} is missing")))?;
         self.keep_handle(id, blob.clone());
         Ok(blob)
@@ -230,9 +233,9 @@ impl Inner {
 
     /// The handles of several Blobs, in one transaction.
     async fn prefetch_handles(&self, ids: Vec<u64>) -> Result<(), StoreError> {
-        let transaction = reading(&self.database, &[BLOBS])?;
+        let transaction = read_transaction(&self.database, &[BLOBS])?;
         let blobs = self.store(&transaction, BLOBS)?;
-        let asked = ids.iter().map(|id| get(&blobs, &number(*id))).collect::<Result<Vec<_>, _>>()?;
+        let asked = ids.iter().map(|id| get(&blobs, &js_number(*id))).collect::<Result<Vec<_>, _>>()?;
         for (id, found) in ids.into_iter().zip(try_join_all(asked).await?) {
             if let Ok(blob) = found.dyn_into() {
                 self.keep_handle(id, blob);
@@ -257,11 +260,11 @@ impl Inner {
     }
 
     async fn put_pages(&self, id: u64, bytes: Vec<u8>) -> Result<(), StoreError> {
-        let transaction = strict(&self.database, &[PAGES])?;
-        let done = ended(&transaction);
+        let transaction = write_transaction(&self.database, &[PAGES])?;
+        let done = transaction_done(&transaction);
         let pages = self.store(&transaction, PAGES)?;
         for (at, page) in bytes.chunks(PAGE_BYTES).enumerate() {
-            put(&pages, &Array::of2(&number(id), &number(at as u64)), &Uint8Array::from(page))?;
+            put(&pages, &Array::of2(&js_number(id), &js_number(at as u64)), &Uint8Array::from(page))?;
         }
         database::commit(&transaction);
         done.await
@@ -270,10 +273,10 @@ impl Inner {
     async fn read_pages(&self, id: u64, part: Range<u32>) -> Result<Bytes, StoreError> {
         let (start, end) = (part.start as usize, part.end as usize);
         let (first, last) = (start / PAGE_BYTES, end.saturating_sub(1) / PAGE_BYTES);
-        let transaction = reading(&self.database, &[PAGES])?;
+        let transaction = read_transaction(&self.database, &[PAGES])?;
         let range = page_range(id, first as f64, last as f64)?;
-        let request = self.store(&transaction, PAGES)?.get_all_with_key(&range).map_err(|error| failed(&error))?;
-        let bytes = joined(answered(&request).await?);
+        let request = self.store(&transaction, PAGES)?.get_all_with_key(&range).map_err(|error| store_error(&error))?;
+        let bytes = joined(request_result(&request).await?);
         let (from, to) = (start - first * PAGE_BYTES, end - first * PAGE_BYTES);
         if to > bytes.len() { Err(StoreError::Platform(format!("pages of {id} are missing"))) } else { Ok(bytes.slice(from..to)) }
     }
@@ -283,15 +286,15 @@ impl Inner {
         if !ids.iter().copied().all(is_placeholder) {
             self.claim().await?;
         }
-        let transaction = strict(&self.database, &[BLOBS, PAGES])?;
-        let done = ended(&transaction);
+        let transaction = write_transaction(&self.database, &[BLOBS, PAGES])?;
+        let done = transaction_done(&transaction);
         let (blobs, pages) = (self.store(&transaction, BLOBS)?, self.store(&transaction, PAGES)?);
         for id in ids {
             self.handles.borrow_mut().remove(&id);
             if self.blobs {
-                blobs.delete(&number(id)).map_err(|error| failed(&error))?;
+                blobs.delete(&js_number(id)).map_err(|error| store_error(&error))?;
             } else {
-                pages.delete(page_range(id, 0.0, f64::INFINITY)?.as_ref()).map_err(|error| failed(&error))?;
+                pages.delete(page_range(id, 0.0, f64::INFINITY)?.as_ref()).map_err(|error| store_error(&error))?;
             }
         }
         database::commit(&transaction);
@@ -300,9 +303,9 @@ impl Inner {
 
     async fn blobs(&self) -> Result<Vec<u64>, StoreError> {
         let name = if self.blobs { BLOBS } else { PAGES };
-        let transaction = reading(&self.database, &[name])?;
-        let request = self.store(&transaction, name)?.get_all_keys().map_err(|error| failed(&error))?;
-        let keys = answered(&request).await?.unchecked_into::<Array>();
+        let transaction = read_transaction(&self.database, &[name])?;
+        let request = self.store(&transaction, name)?.get_all_keys().map_err(|error| store_error(&error))?;
+        let keys = request_result(&request).await?.unchecked_into::<Array>();
         let id = |key: JsValue| key.as_f64().or_else(|| key.unchecked_into::<Array>().get(0).as_f64()).unwrap_or(0.0) as u64;
         let mut ids: Vec<u64> = keys.into_iter().map(id).collect();
         ids.dedup();
@@ -335,8 +338,9 @@ impl Inner {
 /// A part of a Blob.
 pub(super) async fn bytes_of(blob: &Blob, part: &Range<u32>) -> Result<Bytes, StoreError> {
     let whole = part.start == 0 && f64::from(part.end) == blob.size();
-    let blob = if whole { blob.clone() } else { blob.slice_with_f64_and_f64(part.start.into(), part.end.into()).map_err(|error| failed(&error))? };
-    let buffer = JsFuture::from(blob.array_buffer()).await.map_err(|error| failed(&error))?;
+    let blob =
+        if whole { blob.clone() } else { blob.slice_with_f64_and_f64(part.start.into(), part.end.into()).map_err(|error| store_error(&error))? };
+    let buffer = JsFuture::from(blob.array_buffer()).await.map_err(|error| store_error(&error))?;
     Ok(Uint8Array::new(&buffer.unchecked_into::<ArrayBuffer>()).to_vec().into())
 }
 
@@ -348,8 +352,8 @@ pub(super) fn joined(values: JsValue) -> Bytes {
 }
 
 fn page_range(id: u64, first: f64, last: f64) -> Result<IdbKeyRange, StoreError> {
-    let key = |page: f64| Array::of2(&number(id), &page.into());
-    IdbKeyRange::bound(&key(first), &key(last)).map_err(|error| failed(&error))
+    let key = |page: f64| Array::of2(&js_number(id), &page.into());
+    IdbKeyRange::bound(&key(first), &key(last)).map_err(|error| store_error(&error))
 }
 
 impl Drop for Inner {
@@ -440,15 +444,15 @@ async fn sleep(milliseconds: u32) {
 }
 
 /// Turns of the event loop, by a message to ourselves: unlike a timer it is never held back.
-struct Turns {
+struct EventLoopTurns {
     channel: MessageChannel,
     waiting: Rc<RefCell<VecDeque<oneshot::Sender<()>>>>,
     _on_message: Closure<dyn FnMut(MessageEvent)>,
 }
 
-impl Turns {
+impl EventLoopTurns {
     fn new() -> Result<Self, StoreError> {
-        let channel = MessageChannel::new().map_err(|error| failed(&error))?;
+        let channel = MessageChannel::new().map_err(|error| store_error(&error))?;
         let waiting: Rc<RefCell<VecDeque<oneshot::Sender<()>>>> = Rc::default();
         let queue = waiting.clone();
         let on_message: Closure<dyn FnMut(MessageEvent)> = Closure::new(move |_| {
@@ -470,7 +474,7 @@ impl Turns {
     }
 }
 
-impl Drop for Turns {
+impl Drop for EventLoopTurns {
     fn drop(&mut self) {
         self.channel.port1().set_onmessage(None);
         self.channel.port1().close();

@@ -5,7 +5,7 @@
 
 use super::{
     backend::{IndexedDb, Inner, bytes_of, joined},
-    database::{CHUNKS, answered, failed, get, put, reading},
+    database::{CHUNKS, get, put, read_transaction, request_result, store_error},
 };
 use crate::{
     Bytes, ChunkId, Chunks, CrashPoint, LocalBoxFuture, StoreError,
@@ -25,12 +25,12 @@ fn value_key(id: &ChunkId, value: f64) -> JsValue {
 }
 
 fn values(id: &ChunkId, first: f64, last: f64) -> Result<IdbKeyRange, StoreError> {
-    IdbKeyRange::bound(&value_key(id, first), &value_key(id, last)).map_err(|error| failed(&error))
+    IdbKeyRange::bound(&value_key(id, first), &value_key(id, last)).map_err(|error| store_error(&error))
 }
 
 impl Inner {
     async fn put_chunk(self: &Rc<Self>, id: ChunkId, bytes: Bytes) -> Result<(), StoreError> {
-        self.meet(CrashPoint::BeforeChunk)?;
+        self.inject_fault(CrashPoint::BeforeChunk)?;
         self.claim().await?;
         if !self.has_chunk(&id).await? {
             self.send_fenced(&[CHUNKS], CrashPoint::BetweenPutAndCommit, |transaction| {
@@ -38,25 +38,25 @@ impl Inner {
             })?
             .await?;
         }
-        self.meet(CrashPoint::AfterChunk)
+        self.inject_fault(CrashPoint::AfterChunk)
     }
 
     fn put_parts(&self, chunks: &IdbObjectStore, id: &ChunkId, bytes: &[u8]) -> Result<(), StoreError> {
         if self.blobs {
-            let blob = Blob::new_with_u8_array_sequence(&Array::of1(&Uint8Array::from(bytes))).map_err(|error| failed(&error))?;
+            let blob = Blob::new_with_u8_array_sequence(&Array::of1(&Uint8Array::from(bytes))).map_err(|error| store_error(&error))?;
             return put(chunks, &value_key(id, 0.0), &blob);
         }
         bytes.chunks(VALUE).zip(0..).try_for_each(|(part, at)| put(chunks, &value_key(id, at.into()), &Uint8Array::from(part)))
     }
 
     async fn has_chunk(&self, id: &ChunkId) -> Result<bool, StoreError> {
-        let transaction = reading(&self.database, &[CHUNKS])?;
-        let count = self.store(&transaction, CHUNKS)?.count_with_key(&value_key(id, 0.0)).map_err(|error| failed(&error))?;
-        Ok(answered(&count).await?.as_f64() == Some(1.0))
+        let transaction = read_transaction(&self.database, &[CHUNKS])?;
+        let count = self.store(&transaction, CHUNKS)?.count_with_key(&value_key(id, 0.0)).map_err(|error| store_error(&error))?;
+        Ok(request_result(&count).await?.as_f64() == Some(1.0))
     }
 
     async fn read_chunk(&self, id: ChunkId, part: Range<u32>) -> Result<Option<Bytes>, StoreError> {
-        let transaction = reading(&self.database, &[CHUNKS])?;
+        let transaction = read_transaction(&self.database, &[CHUNKS])?;
         let chunks = self.store(&transaction, CHUNKS)?;
         if self.blobs {
             let found = get(&chunks, &value_key(&id, 0.0))?.await?;
@@ -64,8 +64,8 @@ impl Inner {
             return if f64::from(part.end) > blob.size() { Err(shorter()) } else { bytes_of(&blob, &part).await.map(Some) };
         }
         let (first, last) = (part.start as usize / VALUE, (part.end as usize).saturating_sub(1) / VALUE);
-        let request = chunks.get_all_with_key(values(&id, first as f64, last as f64)?.as_ref()).map_err(|error| failed(&error))?;
-        let found = joined(answered(&request).await?);
+        let request = chunks.get_all_with_key(values(&id, first as f64, last as f64)?.as_ref()).map_err(|error| store_error(&error))?;
+        let found = joined(request_result(&request).await?);
         if found.is_empty() && !self.has_chunk(&id).await? {
             return Ok(None);
         }
@@ -74,14 +74,14 @@ impl Inner {
     }
 
     async fn delete_chunks(self: &Rc<Self>, ids: Vec<ChunkId>) -> Result<(), StoreError> {
-        self.meet(CrashPoint::BeforeChunk)?;
+        self.inject_fault(CrashPoint::BeforeChunk)?;
         self.claim().await?;
         self.send_fenced(&[CHUNKS], CrashPoint::BetweenPutAndCommit, |transaction| {
             let chunks = self.store(transaction, CHUNKS)?;
-            ids.iter().try_for_each(|id| chunks.delete(values(id, 0.0, f64::INFINITY)?.as_ref()).map(drop).map_err(|error| failed(&error)))
+            ids.iter().try_for_each(|id| chunks.delete(values(id, 0.0, f64::INFINITY)?.as_ref()).map(drop).map_err(|error| store_error(&error)))
         })?
         .await?;
-        self.meet(CrashPoint::AfterChunk)
+        self.inject_fault(CrashPoint::AfterChunk)
     }
 }
 

@@ -3,7 +3,10 @@
 //! That right is the epoch in `meta` and in `chunks`: the last opening that has put its own there may write. Where storage is full not even that can be put. The store is
 //! read all the same, and the first write that there is room for takes the right, if nobody has written meanwhile.
 
-use super::database::{self, BLOBS, CHUNKS, LOG, META, PAGES, SEGMENTS, answered, ended, failed, get, number, put, reading, strict};
+use super::database::{
+    self, BLOBS, CHUNKS, LOG, META, PAGES, SEGMENTS, get, js_number, put, read_transaction, request_result, store_error, transaction_done,
+    write_transaction,
+};
 use crate::{
     Bytes, CrashPoint, FIRST_CONTENT, Faults, StoreError,
     log_structured::{Loaded, PROBE_BLOB},
@@ -15,26 +18,26 @@ use web_sys::{Blob, IdbDatabase, IdbObjectStore, IdbTransaction};
 
 pub(super) const EPOCH: &str = "epoch";
 /// The newest format of the content that an opening has understood; absent in databases of the first.
-const CONTENT: &str = "content";
+const CONTENT_FORMAT: &str = "content";
 /// Whether sstables are Blobs or pages; absent until that was tried out.
 const HAS_BLOBS: &str = "blobs";
 /// What the last opening read first; absent until one has said so.
 pub(super) const PREFETCH_LIST: &str = "note";
 
 /// What is read and claimed together.
-const CLAIMED: [&str; 4] = [META, LOG, SEGMENTS, CHUNKS];
+const CLAIM_STORES: [&str; 4] = [META, LOG, SEGMENTS, CHUNKS];
 
 /// What an opening starts from.
-pub(super) struct Opening {
+pub(super) struct OpenedDatabase {
     pub(super) loaded: Loaded,
     /// Whether this engine can keep Blobs in IndexedDB.
     pub(super) blobs: bool,
     /// What it found, where it could not take the right to write.
-    pub(super) unclaimed: Option<Unclaimed>,
+    pub(super) pending_claim: Option<PendingClaim>,
 }
 
 /// What an opening found that could only read.
-pub(super) struct Unclaimed {
+pub(super) struct PendingClaim {
     epoch: f64,
     content_format: u32,
     log: Vec<u64>,
@@ -45,11 +48,11 @@ pub(super) struct Unclaimed {
 pub(super) fn upgrade(database: &IdbDatabase, from: u32, faults: &Faults) -> Result<(), StoreError> {
     if from == 0 {
         for store in [META, LOG, SEGMENTS, BLOBS, PAGES] {
-            database.create_object_store(store).map_err(|error| failed(&error))?;
+            database.create_object_store(store).map_err(|error| store_error(&error))?;
         }
     }
     if from < 2 {
-        database.create_object_store(CHUNKS).map_err(|error| failed(&error))?;
+        database.create_object_store(CHUNKS).map_err(|error| store_error(&error))?;
     }
     // A conversion from format 2 on goes here, in the order of the formats.
     if faults.crash_at(CrashPoint::Migrating) { Err(StoreError::Closed) } else { Ok(()) }
@@ -59,7 +62,7 @@ pub(super) fn upgrade(database: &IdbDatabase, from: u32, faults: &Faults) -> Res
 /// later (WebKit, where nothing is kept on disk), so the trial has a transaction of its own.
 async fn choose_layout(database: &IdbDatabase, with_blobs: bool) -> Result<(), StoreError> {
     let keeps_blobs = with_blobs
-        && match keep_a_blob(database).await {
+        && match try_a_blob(database).await {
             Ok(()) => true,
             Err(error @ (StoreError::QuotaExceeded | StoreError::Closed)) => return Err(error),
             Err(error) => {
@@ -67,26 +70,26 @@ async fn choose_layout(database: &IdbDatabase, with_blobs: bool) -> Result<(), S
                 false
             }
         };
-    let transaction = strict(database, &[META, BLOBS])?;
-    let done = ended(&transaction);
+    let transaction = write_transaction(database, &[META, BLOBS])?;
+    let done = transaction_done(&transaction);
     put(&object_store(&transaction, META)?, &HAS_BLOBS.into(), &keeps_blobs.into())?;
-    object_store(&transaction, BLOBS)?.delete(&number(PROBE_BLOB)).map_err(|error| failed(&error))?;
+    object_store(&transaction, BLOBS)?.delete(&js_number(PROBE_BLOB)).map_err(|error| store_error(&error))?;
     database::commit(&transaction);
     done.await
 }
 
-async fn keep_a_blob(database: &IdbDatabase) -> Result<(), StoreError> {
-    let blob = Blob::new_with_u8_array_sequence(&Array::of1(&Uint8Array::from([1u8].as_slice()))).map_err(|error| failed(&error))?;
-    let transaction = strict(database, &[BLOBS])?;
-    let done = ended(&transaction);
-    let kept = answered(&object_store(&transaction, BLOBS)?.put_with_key(&blob, &number(PROBE_BLOB)).map_err(|error| failed(&error))?);
+async fn try_a_blob(database: &IdbDatabase) -> Result<(), StoreError> {
+    let blob = Blob::new_with_u8_array_sequence(&Array::of1(&Uint8Array::from([1u8].as_slice()))).map_err(|error| store_error(&error))?;
+    let transaction = write_transaction(database, &[BLOBS])?;
+    let done = transaction_done(&transaction);
+    let kept = request_result(&object_store(&transaction, BLOBS)?.put_with_key(&blob, &js_number(PROBE_BLOB)).map_err(|error| store_error(&error))?);
     // Not committed by us: WebKit then completes the transaction although the put has failed.
     let (kept, done) = join(kept, done).await;
     kept.and(done)
 }
 
 /// Reads what a store starts from, and makes this opening the one that may write, if there is room to say so.
-pub(super) async fn load(database: &IdbDatabase, content_format: u32, with_blobs: bool) -> Result<Opening, StoreError> {
+pub(super) async fn load(database: &IdbDatabase, content_format: u32, with_blobs: bool) -> Result<OpenedDatabase, StoreError> {
     loop {
         let opened = match load_and_claim(database, content_format, true).await {
             Err(StoreError::QuotaExceeded) => load_and_claim(database, content_format, false).await,
@@ -100,11 +103,11 @@ pub(super) async fn load(database: &IdbDatabase, content_format: u32, with_blobs
 }
 
 /// `None`, with nothing changed, where it is not known yet how sstables are kept.
-async fn load_and_claim(database: &IdbDatabase, content_format: u32, claim: bool) -> Result<Option<Opening>, StoreError> {
-    let transaction = if claim { strict(database, &CLAIMED)? } else { reading(database, &CLAIMED)? };
-    let done = ended(&transaction);
+async fn load_and_claim(database: &IdbDatabase, content_format: u32, claim: bool) -> Result<Option<OpenedDatabase>, StoreError> {
+    let transaction = if claim { write_transaction(database, &CLAIM_STORES)? } else { read_transaction(database, &CLAIM_STORES)? };
+    let done = transaction_done(&transaction);
     let meta = object_store(&transaction, META)?;
-    let [epoch, content, blobs, prefetch_list] = [EPOCH, CONTENT, HAS_BLOBS, PREFETCH_LIST].map(|key| get(&meta, &key.into()));
+    let [epoch, content, blobs, prefetch_list] = [EPOCH, CONTENT_FORMAT, HAS_BLOBS, PREFETCH_LIST].map(|key| get(&meta, &key.into()));
     let (before, content, blobs, prefetch_list) = try_join4(epoch?, content?, blobs?, prefetch_list?).await?;
     let before = before.as_f64().unwrap_or(0.0);
     let content = content.as_f64().map_or(FIRST_CONTENT, |content| content as u32);
@@ -126,25 +129,25 @@ async fn load_and_claim(database: &IdbDatabase, content_format: u32, claim: bool
     let (log, sstables) = records?;
     done?;
     let numbers = |records: &[(u64, Bytes)]| records.iter().map(|(number, _)| *number).collect();
-    let unclaimed = (!claim).then(|| Unclaimed { epoch: before, content_format, log: numbers(&log), sstables: numbers(&sstables) });
+    let pending_claim = (!claim).then(|| PendingClaim { epoch: before, content_format, log: numbers(&log), sstables: numbers(&sstables) });
     let prefetch_list = prefetch_list.dyn_into::<Uint8Array>().map_or(Bytes::new(), |prefetch_list| prefetch_list.to_vec().into());
     let loaded = Loaded { epoch: before as u64 + 1, full: !claim, log, sstables, prefetch_list };
-    Ok(Some(Opening { loaded, blobs, unclaimed }))
+    Ok(Some(OpenedDatabase { loaded, blobs, pending_claim }))
 }
 
 /// Makes an opening that could only read the one that may write. What it has read must be all there is: a record of the log is never written anew under its
 /// number while the sstables stay the same.
-pub(super) async fn claim(database: &IdbDatabase, unclaimed: &Unclaimed) -> Result<(), StoreError> {
-    let transaction = strict(database, &CLAIMED)?;
-    let done = ended(&transaction);
+pub(super) async fn claim(database: &IdbDatabase, pending_claim: &PendingClaim) -> Result<(), StoreError> {
+    let transaction = write_transaction(database, &CLAIM_STORES)?;
+    let done = transaction_done(&transaction);
     let meta = object_store(&transaction, META)?;
-    let keys = |store| answered_keys(&object_store(&transaction, store)?);
+    let keys = |store| all_keys(&object_store(&transaction, store)?);
     let (epoch, log, sstables) = try_join3(get(&meta, &EPOCH.into())?, keys(LOG)?, keys(SEGMENTS)?).await?;
-    if epoch.as_f64().unwrap_or(0.0) != unclaimed.epoch || log != unclaimed.log || sstables != unclaimed.sstables {
+    if epoch.as_f64().unwrap_or(0.0) != pending_claim.epoch || log != pending_claim.log || sstables != pending_claim.sstables {
         done.await?;
         return Err(StoreError::Fenced);
     }
-    put_claim(&transaction, unclaimed.epoch + 1.0, unclaimed.content_format)?;
+    put_claim(&transaction, pending_claim.epoch + 1.0, pending_claim.content_format)?;
     database::commit(&transaction);
     done.await
 }
@@ -152,23 +155,23 @@ pub(super) async fn claim(database: &IdbDatabase, unclaimed: &Unclaimed) -> Resu
 fn put_claim(transaction: &IdbTransaction, epoch: f64, content_format: u32) -> Result<(), StoreError> {
     let meta = object_store(transaction, META)?;
     put(&meta, &EPOCH.into(), &epoch.into())?;
-    put(&meta, &CONTENT.into(), &content_format.into())?;
+    put(&meta, &CONTENT_FORMAT.into(), &content_format.into())?;
     put(&object_store(transaction, CHUNKS)?, &EPOCH.into(), &epoch.into())
 }
 
 fn object_store(transaction: &IdbTransaction, name: &str) -> Result<IdbObjectStore, StoreError> {
-    transaction.object_store(name).map_err(|error| failed(&error))
+    transaction.object_store(name).map_err(|error| store_error(&error))
 }
 
-fn answered_keys(store: &IdbObjectStore) -> Result<impl Future<Output = Result<Vec<u64>, StoreError>> + use<>, StoreError> {
-    let keys = answered(&store.get_all_keys().map_err(|error| failed(&error))?);
+fn all_keys(store: &IdbObjectStore) -> Result<impl Future<Output = Result<Vec<u64>, StoreError>> + use<>, StoreError> {
+    let keys = request_result(&store.get_all_keys().map_err(|error| store_error(&error))?);
     Ok(async { Ok(keys.await?.unchecked_into::<Array>().into_iter().map(|key| key.as_f64().unwrap_or(0.0) as u64).collect()) })
 }
 
 /// Every record of an object store, in order.
 fn records(store: &IdbObjectStore) -> Result<impl Future<Output = Result<Vec<(u64, Bytes)>, StoreError>> + use<>, StoreError> {
-    let keys = answered_keys(store)?;
-    let values = answered(&store.get_all().map_err(|error| failed(&error))?);
+    let keys = all_keys(store)?;
+    let values = request_result(&store.get_all().map_err(|error| store_error(&error))?);
     Ok(async {
         let (keys, values) = try_join(keys, values).await?;
         let bytes = |value: JsValue| Bytes::from(value.unchecked_into::<Uint8Array>().to_vec());
