@@ -20,7 +20,7 @@ fn main() -> ExitCode {
     let tell = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| {
         // What the store turns into an error is told as that, with the file and what to do.
-        if !ephapse_store::panics_become_errors() {
+        if !ephapse_store::panic_is_caught() {
             tell(panic);
         }
     }));

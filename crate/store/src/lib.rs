@@ -40,7 +40,7 @@ pub use faults::{CrashPoint, Fault, Faults};
 pub use indexed_db::{IndexedDbStore, Options as IndexedDbOptions};
 pub use memory::MemoryStore;
 #[cfg(not(target_arch = "wasm32"))]
-pub use native::{RedbOptions, RedbStore, panics_become_errors};
+pub use native::{RedbOptions, RedbStore, panic_is_caught};
 
 use std::{future::Future, ops::Range, path::PathBuf, pin::Pin};
 

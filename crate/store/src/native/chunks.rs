@@ -1,7 +1,7 @@
 //! Chunks as files of the store's directory, `chunks/ab/ab12…`: written on a thread of their own under another name, synced, and renamed.
 
 use super::{
-    directory::{platform, sync_directory},
+    directory::{io_error, sync_directory},
     redb::Shared,
 };
 use crate::{
@@ -34,7 +34,7 @@ impl ChunkFiles {
     pub(super) fn new(directory: &Path, work: Sender<Work>) -> Result<Self, StoreError> {
         let directory = directory.join("chunks");
         match fs::remove_file(unfinished(&directory)) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(platform(error)),
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(io_error(error)),
             _ => {}
         }
         Ok(Self { directory, work: RefCell::new(Some(work)) })
@@ -63,11 +63,11 @@ impl ChunkFiles {
         let mut file = match File::open(path(&self.directory, id)) {
             Ok(file) => file,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(platform(error)),
+            Err(error) => return Err(io_error(error)),
         };
         let mut bytes = vec![0; part.end.saturating_sub(part.start) as usize];
         let read = file.seek(SeekFrom::Start(part.start.into())).and_then(|_| file.read_exact(&mut bytes));
-        read.map_err(|error| if error.kind() == io::ErrorKind::UnexpectedEof { shorter() } else { platform(error) })?;
+        read.map_err(|error| if error.kind() == io::ErrorKind::UnexpectedEof { shorter() } else { io_error(error) })?;
         Ok(Some(bytes.into()))
     }
 }
@@ -116,13 +116,13 @@ fn remove(directory: &Path, ids: &[ChunkId]) -> io::Result<()> {
 impl Chunks for ChunkFiles {
     fn put(&self, id: ChunkId, bytes: Bytes) -> LocalBoxFuture<'static, Result<(), StoreError>> {
         self.run(move |shared, directory| {
-            shared.meet_chunk(CrashPoint::BeforeChunk)?;
+            shared.inject_chunk_fault(CrashPoint::BeforeChunk)?;
             if let Err(error) = write(directory, &id, &bytes) {
                 // A full disk has room again for what is more important.
                 let _ = fs::remove_file(unfinished(directory));
-                return Err(platform(error));
+                return Err(io_error(error));
             }
-            shared.meet_chunk(CrashPoint::AfterChunk)
+            shared.inject_chunk_fault(CrashPoint::AfterChunk)
         })
     }
 
@@ -132,16 +132,16 @@ impl Chunks for ChunkFiles {
 
     fn delete(&self, ids: Vec<ChunkId>) -> LocalBoxFuture<'static, Result<(), StoreError>> {
         self.run(move |shared, directory| {
-            shared.meet_chunk(CrashPoint::BeforeChunk)?;
-            remove(directory, &ids).map_err(platform)?;
-            shared.meet_chunk(CrashPoint::AfterChunk)
+            shared.inject_chunk_fault(CrashPoint::BeforeChunk)?;
+            remove(directory, &ids).map_err(io_error)?;
+            shared.inject_chunk_fault(CrashPoint::AfterChunk)
         })
     }
 }
 
 impl Shared {
     /// Where a test lets the store crash, or a write of chunks fail.
-    fn meet_chunk(&self, point: CrashPoint) -> Result<(), StoreError> {
+    fn inject_chunk_fault(&self, point: CrashPoint) -> Result<(), StoreError> {
         match self.fault_at(point) {
             Some(Fault::Crash) => Err(StoreError::Closed),
             Some(Fault::Fail(error)) => Err(error),

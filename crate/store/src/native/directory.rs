@@ -25,11 +25,11 @@ pub(super) struct Directory {
 impl Directory {
     /// Takes the directory, making it if it is not there; a newer format, its own or its content's, is refused before anything is changed.
     pub(super) fn open(path: &Path, content_format: u32, faults: &Faults) -> Result<Self, StoreError> {
-        fs::create_dir_all(path).map_err(platform)?;
-        let lock = OpenOptions::new().create(true).truncate(false).write(true).open(path.join("lock")).map_err(platform)?;
+        fs::create_dir_all(path).map_err(io_error)?;
+        let lock = OpenOptions::new().create(true).truncate(false).write(true).open(path.join("lock")).map_err(io_error)?;
         lock.try_lock().map_err(|error| match error {
             TryLockError::WouldBlock => StoreError::InUse,
-            TryLockError::Error(error) => platform(error),
+            TryLockError::Error(error) => io_error(error),
         })?;
         let Stored { format, content, epoch } = read_format(path)?.unwrap_or(Stored { format: FORMAT, content: content_format, epoch: 0 });
         for (found, supported) in [(format, FORMAT), (content, content_format)] {
@@ -38,12 +38,12 @@ impl Directory {
             }
         }
         for migrate in &MIGRATIONS[format.saturating_sub(1) as usize..] {
-            migrate(path).map_err(platform)?;
+            migrate(path).map_err(io_error)?;
         }
         if (format < FORMAT || epoch == 0) && faults.crash_at(CrashPoint::Migrating) {
             return Err(StoreError::Closed);
         }
-        write_format(path, &Stored { format: FORMAT, content: content_format, epoch: epoch + 1 }).map_err(platform)?;
+        write_format(path, &Stored { format: FORMAT, content: content_format, epoch: epoch + 1 }).map_err(io_error)?;
         Ok(Self { path: path.to_owned(), epoch: epoch + 1, _lock: lock })
     }
 }
@@ -64,7 +64,7 @@ fn read_format(path: &Path) -> Result<Option<Stored>, StoreError> {
     let text = match fs::read_to_string(path.join("format")) {
         Ok(text) => text,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(platform(error)),
+        Err(error) => return Err(io_error(error)),
     };
     let field = |name: &str| text.lines().find_map(|line| line.strip_prefix(name)?.trim().parse::<u64>().ok());
     let small = |name| field(name).and_then(|format| u32::try_from(format).ok());
@@ -93,7 +93,7 @@ pub(super) fn sync_directory(path: &Path) -> io::Result<()> {
 }
 
 /// What the platform said, in the store's words.
-pub(super) fn platform(error: io::Error) -> StoreError {
+pub(super) fn io_error(error: io::Error) -> StoreError {
     match error.kind() {
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge => StoreError::QuotaExceeded,
         _ => StoreError::Platform(error.to_string()),

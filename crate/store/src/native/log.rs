@@ -8,7 +8,7 @@
 //!
 //! Format 1 of the store had no such beginning. What it left is read as it is, and its file is written on until everything in it is in redb.
 
-use super::directory::{platform, sync_directory};
+use super::directory::{io_error, sync_directory};
 use crate::{Bytes, StoreError};
 use bytes::Buf;
 use std::{
@@ -23,12 +23,12 @@ use std::{
 /// How a file begins; as the length of a record it is too much, so that format 1 cannot have it there.
 const MAGIC: &[u8; 8] = b"ephaplog";
 /// Bytes of magic and salt.
-const BEGINNING: usize = 16;
-const HEADER: usize = 16;
+const FILE_HEADER: usize = 16;
+const RECORD_HEADER: usize = 16;
 /// How far ahead of the records a file is filled with zeros.
-const FILL: usize = 1 << 20;
+const PREALLOCATED: usize = 1 << 20;
 /// A file longer than this is cut back when it is written from the start again.
-const KEEP: u64 = 8 << 20;
+const MAX_REUSED: u64 = 8 << 20;
 
 /// A record as it was read back.
 #[derive(Debug)]
@@ -75,7 +75,7 @@ impl Log {
         let (first, first_records) = LogFile::open(&paths[0], applied)?;
         let (second, second_records) = LogFile::open(&paths[1], applied)?;
         if new {
-            sync_directory(directory).map_err(platform)?;
+            sync_directory(directory).map_err(io_error)?;
         }
         let start = |records: &[Record]| records.first().map_or(u64::MAX, |record| record.number);
         let swapped = start(&second_records) < start(&first_records);
@@ -111,20 +111,20 @@ impl Log {
     /// Writes a record, not yet synced; `record` starts with [`Log::header_space`].
     pub(super) fn write(&mut self, mut record: Vec<u8>) -> Result<(), StoreError> {
         let number = self.next_number;
-        let length = u32::try_from(record.len() - HEADER).map_err(|_| StoreError::Platform("a batch of more than 4 GiB".into()))?;
+        let length = u32::try_from(record.len() - RECORD_HEADER).map_err(|_| StoreError::Platform("a batch of more than 4 GiB".into()))?;
         let file = &mut self.files[self.current];
-        file.begin().map_err(platform)?;
-        record[8..HEADER].copy_from_slice(&number.to_le_bytes());
+        file.write_file_header().map_err(io_error)?;
+        record[8..RECORD_HEADER].copy_from_slice(&number.to_le_bytes());
         let sum = checksum(file.salt, &record[8..]);
         record[..4].copy_from_slice(&length.to_le_bytes());
         record[4..8].copy_from_slice(&sum.to_le_bytes());
-        file.write(&record).map_err(platform)
+        file.write(&record).map_err(io_error)
     }
 
     /// Makes what was written durable and returns its number.
     pub(super) fn sync(&mut self, length: usize) -> Result<u64, StoreError> {
         let file = &mut self.files[self.current];
-        file.file.sync_data().map_err(platform)?;
+        file.file.sync_data().map_err(io_error)?;
         file.end += length as u64;
         self.next_number += 1;
         Ok(self.next_number - 1)
@@ -138,7 +138,7 @@ impl Log {
     /// After a failed write: makes sure that what may have reached the disk is never read back.
     pub(super) fn erase(&mut self) -> io::Result<()> {
         let file = &self.files[self.current];
-        file.file.write_all_at(&[0; HEADER], file.end)?;
+        file.file.write_all_at(&[0; RECORD_HEADER], file.end)?;
         file.file.sync_data()
     }
 
@@ -147,30 +147,30 @@ impl Log {
         self.current = 1 - self.current;
         let file = &mut self.files[self.current];
         file.end = 0;
-        if file.filled > KEEP && file.file.set_len(KEEP).is_ok() {
-            file.filled = KEEP;
+        if file.filled > MAX_REUSED && file.file.set_len(MAX_REUSED).is_ok() {
+            file.filled = MAX_REUSED;
         }
     }
 
     /// The bytes that [`Log::write`] fills in.
     pub(super) fn header_space() -> Vec<u8> {
-        vec![0; HEADER]
+        vec![0; RECORD_HEADER]
     }
 }
 
 impl LogFile {
     fn open(path: &Path, applied: u64) -> Result<(Self, Vec<Record>), StoreError> {
-        let mut file = OpenOptions::new().create(true).truncate(false).read(true).write(true).open(path).map_err(platform)?;
+        let mut file = OpenOptions::new().create(true).truncate(false).read(true).write(true).open(path).map_err(io_error)?;
         let mut content = Vec::new();
-        file.read_to_end(&mut content).map_err(platform)?;
+        file.read_to_end(&mut content).map_err(io_error)?;
         let filled = content.len() as u64;
         let mut rest = Bytes::from(content);
         let mut records: Vec<Record> = Vec::new();
         let salt = rest.strip_prefix(MAGIC).and_then(|rest| rest.first_chunk::<8>()).copied();
-        let mut end = if salt.is_some() { BEGINNING as u64 } else { 0 };
+        let mut end = if salt.is_some() { FILE_HEADER as u64 } else { 0 };
         rest.advance(end as usize);
         while let Some(record) = read_record(&mut rest, salt, records.last().map(|record| record.number + 1)) {
-            end += (HEADER + record.payload.len()) as u64;
+            end += (RECORD_HEADER + record.payload.len()) as u64;
             records.push(record);
         }
         records.retain(|record| record.number > applied);
@@ -178,21 +178,21 @@ impl LogFile {
     }
 
     /// Begins a round, if the next record is its first.
-    fn begin(&mut self) -> io::Result<()> {
+    fn write_file_header(&mut self) -> io::Result<()> {
         if self.end == 0 {
             let salt = RandomState::new().hash_one(()).to_le_bytes();
             self.write(&[&MAGIC[..], &salt].concat())?;
-            (self.salt, self.end) = (Some(salt), BEGINNING as u64);
+            (self.salt, self.end) = (Some(salt), FILE_HEADER as u64);
         }
         Ok(())
     }
 
     fn write(&mut self, record: &[u8]) -> io::Result<()> {
         let needed = self.end + record.len() as u64;
-        if needed > self.filled && record.len() < FILL {
-            self.file.write_all_at(&vec![0; FILL], self.filled)?;
+        if needed > self.filled && record.len() < PREALLOCATED {
+            self.file.write_all_at(&vec![0; PREALLOCATED], self.filled)?;
             self.file.sync_all()?;
-            self.filled += FILL as u64;
+            self.filled += PREALLOCATED as u64;
         }
         self.file.write_all_at(record, self.end)?;
         self.filled = self.filled.max(needed);
@@ -208,18 +208,18 @@ fn checksum(salt: Salt, bytes: &[u8]) -> u32 {
 }
 
 fn read_record(rest: &mut Bytes, salt: Salt, expected: Option<u64>) -> Option<Record> {
-    if rest.len() < HEADER {
+    if rest.len() < RECORD_HEADER {
         return None;
     }
-    let mut header = rest.slice(..HEADER);
+    let mut header = rest.slice(..RECORD_HEADER);
     let length = header.get_u32_le() as usize;
     let sum = header.get_u32_le();
     let number = header.get_u64_le();
-    let whole = length != 0 && rest.len() - HEADER >= length && expected.is_none_or(|expected| expected == number);
-    if !whole || checksum(salt, &rest[8..HEADER + length]) != sum {
+    let whole = length != 0 && rest.len() - RECORD_HEADER >= length && expected.is_none_or(|expected| expected == number);
+    if !whole || checksum(salt, &rest[8..RECORD_HEADER + length]) != sum {
         return None;
     }
-    let payload = rest.split_to(HEADER + length).split_off(HEADER);
+    let payload = rest.split_to(RECORD_HEADER + length).split_off(RECORD_HEADER);
     Some(Record { number, payload })
 }
 
@@ -288,7 +288,7 @@ mod tests {
         for applied in 0..3 {
             let (mut log, recovered) = Log::open(directory.path(), applied).expect("opens");
             assert_eq!((recovered.full.len(), recovered.current.len()), (0, 0));
-            log.files[log.current].begin().expect("writes");
+            log.files[log.current].write_file_header().expect("writes");
             drop(log);
             let (mut log, _) = Log::open(directory.path(), applied).expect("opens");
             assert_eq!(append(&mut log, b"one"), applied + 1);

@@ -4,16 +4,16 @@
 //! grows with the tree. So a batch is durable when its log record is (`log`); redb takes over some megabytes at a time, on a thread of its own
 //! (`redb`), and until then a memtable in memory answers for them. What is too large for the map lies in files beside it (`chunks`).
 
+mod catch_panics;
 mod chunks;
 #[cfg(test)]
-mod damage;
+mod damage_tests;
 mod directory;
-mod guarded;
 mod log;
 mod redb;
 mod tables;
 #[cfg(test)]
 mod tests;
 
-pub use guarded::panics_become_errors;
+pub use catch_panics::panic_is_caught;
 pub use redb::{RedbOptions, RedbStore};

@@ -4,11 +4,11 @@
 //! share one [`State`] behind a mutex that is held only for work in memory, and by reads: those run on the engine's thread alone, so they delay nobody.
 
 use super::{
+    catch_panics::catch_panics,
     chunks::{ChunkFiles, Work},
     directory::Directory,
-    guarded::guarded,
     log::{Log, Record},
-    tables::{APPLIED, ENTRIES, PROGRESS, TABLES_FILE, applied, entries, failed, open_tables, stored},
+    tables::{APPLIED, ENTRIES, PROGRESS, TABLES_FILE, applied, entries, open_tables, store_error, stored},
 };
 use crate::{
     Batch, Bytes, Chunks, CrashPoint, Direction, FIRST_CONTENT, Fault, Faults, LocalBoxFuture, Stats, Store, StoreError,
@@ -29,7 +29,7 @@ use std::{
 };
 
 /// After so many entries the table thread looks whether the store closes.
-const CLOSING_EVERY: usize = 256;
+const CHECK_CLOSING_EVERY: usize = 256;
 
 /// What can be chosen when a store is opened.
 #[derive(Clone, Debug)]
@@ -66,7 +66,7 @@ pub(super) struct Shared {
     log_work: Condvar,
     /// The table thread waits here for a full log file.
     table_work: Condvar,
-    /// An error when redb could not be opened again after it had failed, or the store is closed.
+    /// An error when redb could not be opened again after it had store_error, or the store is closed.
     tables: RwLock<Result<Database, StoreError>>,
     directory: Mutex<Option<Directory>>,
     path: PathBuf,
@@ -75,13 +75,13 @@ pub(super) struct Shared {
 }
 
 /// What the threads of one store hold: when the last of them has ended, the directory is free.
-struct Running {
+struct RunningThreads {
     shared: Arc<Shared>,
     /// Its end tells who waits in [`Store::close`].
     _tell: oneshot::Sender<()>,
 }
 
-impl Drop for Running {
+impl Drop for RunningThreads {
     fn drop(&mut self) {
         self.shared.release();
     }
@@ -140,7 +140,7 @@ impl RedbStore {
     pub fn open_with(directory: impl AsRef<Path>, options: RedbOptions) -> Result<Self, StoreError> {
         let directory = Directory::open(directory.as_ref(), options.content_format, &options.faults)?;
         let path = directory.path.clone();
-        let (tables, applied) = guarded(&path.join(TABLES_FILE), || {
+        let (tables, applied) = catch_panics(&path.join(TABLES_FILE), || {
             let tables = open_tables(&path, options.cache_bytes)?;
             let applied = applied(&tables)?;
             Ok((tables, applied))
@@ -163,7 +163,7 @@ impl RedbStore {
             log_stored: AtomicU64::new(log.bytes_stored()),
         });
         let (tell, ended) = oneshot::channel();
-        let running = Arc::new(Running { shared: shared.clone(), _tell: tell });
+        let running = Arc::new(RunningThreads { shared: shared.clone(), _tell: tell });
         let (work, given) = mpsc::channel::<Work>();
         let chunks = ChunkFiles::new(&shared.path, work)?;
         let chunk_thread = spawn("store-chunks", &running, move |shared| given.into_iter().for_each(|work| work(shared)))?;
@@ -186,7 +186,7 @@ impl RedbStore {
         }
         self.shared.with_tables(|tables| {
             let table = entries(tables)?;
-            let stored = |key: &[u8]| Ok(table.get(key).map_err(failed)?.map(|value| Bytes::copy_from_slice(value.value())));
+            let stored = |key: &[u8]| Ok(table.get(key).map_err(store_error)?.map(|value| Bytes::copy_from_slice(value.value())));
             found
                 .into_iter()
                 .zip(keys)
@@ -429,38 +429,38 @@ impl Shared {
     fn with_tables<T>(&self, work: impl FnOnce(&Database) -> Result<T, StoreError>) -> Result<T, StoreError> {
         let tables = self.tables.read().unwrap_or_else(PoisonError::into_inner);
         let tables = tables.as_ref().map_err(StoreError::clone)?;
-        guarded(&self.path.join(TABLES_FILE), || work(tables))
+        catch_panics(&self.path.join(TABLES_FILE), || work(tables))
     }
 
     fn move_to_tables(&self, tables: &Database, memtable: &Memtable, last_record: u64) -> Result<(), StoreError> {
-        let mut transaction = tables.begin_write().map_err(failed)?;
+        let mut transaction = tables.begin_write().map_err(store_error)?;
         // Else a crash makes the next open walk the whole file.
         transaction.set_quick_repair(true);
         {
-            let mut table = transaction.open_table(ENTRIES).map_err(failed)?;
+            let mut table = transaction.open_table(ENTRIES).map_err(store_error)?;
             for (start, end) in memtable.range_tombstones().iter() {
-                table.retain_in::<&[u8], _>(start.as_ref()..end.as_ref(), |_, _| false).map_err(failed)?;
+                table.retain_in::<&[u8], _>(start.as_ref()..end.as_ref(), |_, _| false).map_err(store_error)?;
             }
             for (nth, (key, value)) in memtable.all_points().enumerate() {
-                if nth % CLOSING_EVERY == CLOSING_EVERY - 1 && self.state().closing {
+                if nth % CHECK_CLOSING_EVERY == CHECK_CLOSING_EVERY - 1 && self.state().closing {
                     // The log has it all, and the next opening moves it.
                     return Err(StoreError::Closed);
                 }
                 match value {
-                    Some(value) => table.insert(key.as_ref(), value.as_ref()).map_err(failed)?,
-                    None => table.remove(key.as_ref()).map_err(failed)?,
+                    Some(value) => table.insert(key.as_ref(), value.as_ref()).map_err(store_error)?,
+                    None => table.remove(key.as_ref()).map_err(store_error)?,
                 };
             }
-            transaction.open_table(PROGRESS).map_err(failed)?.insert(APPLIED, last_record).map_err(failed)?;
+            transaction.open_table(PROGRESS).map_err(store_error)?.insert(APPLIED, last_record).map_err(store_error)?;
         }
-        transaction.commit().map_err(failed)
+        transaction.commit().map_err(store_error)
     }
 
     /// After an I/O error redb refuses everything until it is opened again.
     fn reopen_tables(&self) {
         let mut tables = self.tables.write().unwrap_or_else(PoisonError::into_inner);
         self.close_tables(&mut tables);
-        *tables = guarded(&self.path.join(TABLES_FILE), || open_tables(&self.path, self.options.cache_bytes));
+        *tables = catch_panics(&self.path.join(TABLES_FILE), || open_tables(&self.path, self.options.cache_bytes));
         if let Err(error) = &*tables {
             tracing::error!(%error, "redb could not be opened again");
         }
@@ -468,7 +468,7 @@ impl Shared {
 
     /// Closing writes too.
     fn close_tables(&self, tables: &mut Result<Database, StoreError>) {
-        let closed = guarded(&self.path.join(TABLES_FILE), || {
+        let closed = catch_panics(&self.path.join(TABLES_FILE), || {
             *tables = Err(StoreError::Closed);
             Ok(())
         });
@@ -579,9 +579,9 @@ fn replay(records: &[Record]) -> Result<Vec<Batch>, StoreError> {
     Ok(batches)
 }
 
-fn spawn(name: &str, running: &Arc<Running>, run: impl FnOnce(&Shared) + Send + 'static) -> Result<JoinHandle<()>, StoreError> {
+fn spawn(name: &str, running: &Arc<RunningThreads>, run: impl FnOnce(&Shared) + Send + 'static) -> Result<JoinHandle<()>, StoreError> {
     let running = running.clone();
-    std::thread::Builder::new().name(name.into()).spawn(move || run(&running.shared)).map_err(super::directory::platform)
+    std::thread::Builder::new().name(name.into()).spawn(move || run(&running.shared)).map_err(super::directory::io_error)
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

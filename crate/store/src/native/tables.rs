@@ -1,6 +1,6 @@
-//! The tables that redb keeps: the entries, and how far the log has been moved there. What is called here runs in [`super::guarded`].
+//! The tables that redb keeps: the entries, and how far the log has been moved there. What is called here runs in [`super::catch_panics`].
 
-use super::directory::platform;
+use super::directory::io_error;
 use crate::{Bytes, Direction, StoreError, merge::Entry};
 use redb::{Database, ReadableDatabase, TableDefinition};
 use std::{
@@ -17,29 +17,29 @@ pub(super) const APPLIED: &str = "applied";
 pub(super) const TABLES_FILE: &str = "tables.redb";
 
 pub(super) fn open_tables(directory: &Path, cache_bytes: usize) -> Result<Database, StoreError> {
-    let tables = Database::builder().set_cache_size(cache_bytes).create(directory.join(TABLES_FILE)).map_err(failed)?;
-    let reading = tables.begin_read().map_err(failed)?;
+    let tables = Database::builder().set_cache_size(cache_bytes).create(directory.join(TABLES_FILE)).map_err(store_error)?;
+    let reading = tables.begin_read().map_err(store_error)?;
     if reading.open_table(ENTRIES).is_ok() && reading.open_table(PROGRESS).is_ok() {
         return Ok(tables);
     }
-    let mut transaction = tables.begin_write().map_err(failed)?;
+    let mut transaction = tables.begin_write().map_err(store_error)?;
     transaction.set_quick_repair(true);
-    transaction.open_table(ENTRIES).map_err(failed)?;
-    transaction.open_table(PROGRESS).map_err(failed)?;
-    transaction.commit().map_err(failed)?;
+    transaction.open_table(ENTRIES).map_err(store_error)?;
+    transaction.open_table(PROGRESS).map_err(store_error)?;
+    transaction.commit().map_err(store_error)?;
     Ok(tables)
 }
 
 pub(super) fn applied(tables: &Database) -> Result<u64, StoreError> {
-    let progress = tables.begin_read().map_err(failed)?.open_table(PROGRESS).map_err(failed)?;
-    Ok(progress.get(APPLIED).map_err(failed)?.map_or(0, |number| number.value()))
+    let progress = tables.begin_read().map_err(store_error)?.open_table(PROGRESS).map_err(store_error)?;
+    Ok(progress.get(APPLIED).map_err(store_error)?.map_or(0, |number| number.value()))
 }
 
 type Stored<'a> = redb::AccessGuard<'a, &'static [u8]>;
 pub(super) type Table = redb::ReadOnlyTable<&'static [u8], &'static [u8]>;
 
 pub(super) fn entries(tables: &Database) -> Result<Table, StoreError> {
-    tables.begin_read().map_err(failed)?.open_table(ENTRIES).map_err(failed)
+    tables.begin_read().map_err(store_error)?.open_table(ENTRIES).map_err(store_error)
 }
 
 /// The entries of `part` that redb holds.
@@ -49,10 +49,10 @@ pub(super) fn stored<'a>(table: &'a Table, part: &Range<Vec<u8>>, direction: Dir
     }
     let found = match table.range::<&[u8]>(part.start.as_slice()..part.end.as_slice()) {
         Ok(found) => found,
-        Err(error) => return Box::new(std::iter::once(Err(failed(error)))),
+        Err(error) => return Box::new(std::iter::once(Err(store_error(error)))),
     };
     let entry = |entry: Result<(Stored<'_>, Stored<'_>), redb::StorageError>| {
-        let (key, value) = entry.map_err(failed)?;
+        let (key, value) = entry.map_err(store_error)?;
         Ok((Bytes::copy_from_slice(key.value()), Some(Bytes::copy_from_slice(value.value()))))
     };
     match direction {
@@ -61,17 +61,17 @@ pub(super) fn stored<'a>(table: &'a Table, part: &Range<Vec<u8>>, direction: Dir
     }
 }
 
-pub(super) fn failed(error: impl Into<redb::Error>) -> StoreError {
+pub(super) fn store_error(error: impl Into<redb::Error>) -> StoreError {
     match error.into() {
         // Its file is not what it says it is, or shorter.
         redb::Error::Io(error) if matches!(error.kind(), io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof) => damaged(error.to_string()),
-        redb::Error::Io(error) => platform(error),
+        redb::Error::Io(error) => io_error(error),
         redb::Error::Corrupted(reason) => damaged(reason),
         error => StoreError::Platform(error.to_string()),
     }
 }
 
-/// [`guarded`] says which file.
+/// [`catch_panics`] says which file.
 fn damaged(reason: String) -> StoreError {
     StoreError::Damaged { file: PathBuf::new(), reason }
 }

@@ -9,19 +9,19 @@ use std::{
 };
 
 thread_local! {
-    static GUARDED: Cell<bool> = const { Cell::new(false) };
+    static CATCHING: Cell<bool> = const { Cell::new(false) };
 }
 
 /// Whether a panic on this thread is about to become a [`StoreError::Damaged`], so that a panic hook need not tell of it.
-pub fn panics_become_errors() -> bool {
-    GUARDED.get()
+pub fn panic_is_caught() -> bool {
+    CATCHING.get()
 }
 
 /// What `work` gives, which reads or writes `file` by redb and nothing else that could be left half done.
-pub(super) fn guarded<T>(file: &Path, work: impl FnOnce() -> Result<T, StoreError>) -> Result<T, StoreError> {
-    let outer = GUARDED.replace(true);
+pub(super) fn catch_panics<T>(file: &Path, work: impl FnOnce() -> Result<T, StoreError>) -> Result<T, StoreError> {
+    let outer = CATCHING.replace(true);
     let result = catch_unwind(AssertUnwindSafe(work));
-    GUARDED.set(outer);
+    CATCHING.set(outer);
     let reason = match result {
         Ok(Err(StoreError::Damaged { reason, .. })) => reason,
         Ok(result) => return result,

@@ -1,6 +1,6 @@
 //! One damaged page of the tables' file: whoever needs it gets an error that names the file, and everybody else is served.
 
-use super::{RedbOptions, RedbStore, panics_become_errors, tables::TABLES_FILE};
+use super::{RedbOptions, RedbStore, panic_is_caught, tables::TABLES_FILE};
 use crate::{Batch, Direction, Store, StoreError, conformance};
 use futures_executor::block_on;
 use std::{fs, os::unix::fs::FileExt, panic, path::Path, sync::Once};
@@ -24,7 +24,7 @@ fn keep_quiet() {
     ONCE.call_once(|| {
         let tell = panic::take_hook();
         panic::set_hook(Box::new(move |info| {
-            if !panics_become_errors() {
+            if !panic_is_caught() {
                 tell(info)
             }
         }));
