@@ -16,7 +16,7 @@ use std::{
 };
 
 /// A place where a store keeps its data, opened again and again.
-pub trait Ground {
+pub trait Storage {
     /// The store under test.
     type Store: Store;
 
@@ -176,9 +176,9 @@ pub async fn dump(store: &impl Store) -> Result<BTreeMap<Bytes, Bytes>, StoreErr
 }
 
 /// Runs `script` and compares every answer with the model.
-pub async fn behaves_like_a_map(ground: &impl Ground, script: &Script) {
+pub async fn behaves_like_a_map(storage: &impl Storage, script: &Script) {
     let origin = &script.origin;
-    let mut store = ground.open(Faults::default()).await.expect("the store opens");
+    let mut store = storage.open(Faults::default()).await.expect("the store opens");
     let mut model = dump(&store).await.expect("a readable store");
     let mut waiting = Vec::new();
     for (at, step) in script.steps.iter().enumerate() {
@@ -209,7 +209,7 @@ pub async fn behaves_like_a_map(ground: &impl Ground, script: &Script) {
                 for commit in waiting.drain(..) {
                     assert_eq!(commit.await, Ok(()), "{}: what was submitted before close", place());
                 }
-                store = ground.open(Faults::default()).await.unwrap_or_else(|error| panic!("{}: {error}", place()));
+                store = storage.open(Faults::default()).await.unwrap_or_else(|error| panic!("{}: {error}", place()));
             }
         }
     }
@@ -230,15 +230,15 @@ fn scan_model(model: &Model, range: &Range<Vec<u8>>, direction: Direction, limit
 /// Runs the batches of `script` once for each crash point on their way, crashes there, opens again, and checks that what is there is the result of a
 /// prefix of the batches that holds every acknowledged one. Returns the points that were hit.
 ///
-/// `fresh` makes an empty ground for each run.
-pub async fn survives_crashes<G: Ground>(fresh: impl AsyncFn() -> G, script: &Script, together: usize) -> BTreeSet<CrashPoint> {
+/// `fresh` makes an empty storage for each run.
+pub async fn survives_crashes<G: Storage>(fresh: impl AsyncFn() -> G, script: &Script, together: usize) -> BTreeSet<CrashPoint> {
     let (batches, mut hit) = (script.batches(), BTreeSet::new());
     for nth in 0.. {
-        let ground = fresh().await;
+        let storage = fresh().await;
         let (faults, crashed) = crash_at_nth(nth);
         let acknowledged = Cell::new(0);
         let mut submitted = 0;
-        if let Ok(store) = ground.open(faults).await {
+        if let Ok(store) = storage.open(faults).await {
             for group in batches.chunks(together.max(1)) {
                 let waiting: Vec<_> = group.iter().map(|batch| store.commit(batch.clone())).collect();
                 submitted += group.len();
@@ -251,13 +251,13 @@ pub async fn survives_crashes<G: Ground>(fresh: impl AsyncFn() -> G, script: &Sc
                     break;
                 }
             }
-            ground.settle(&store).await;
+            storage.settle(&store).await;
             if crashed.lock().is_ok_and(|point| point.is_none()) {
                 store.close().await.expect("closes");
             }
         }
         let point = crashed.lock().ok().and_then(|point| *point);
-        let store = ground.open(Faults::default()).await.expect("opens after a crash");
+        let store = storage.open(Faults::default()).await.expect("opens after a crash");
         let found = dump(&store).await.expect("readable after a crash");
         let fits = prefixes(&batches[..submitted]).skip(acknowledged.get()).any(|model| model == found);
         assert!(
@@ -301,12 +301,12 @@ fn prefixes(batches: &[Batch]) -> impl Iterator<Item = Model> {
 }
 
 /// Lets every write fail in turn and checks that the batch, and all submitted behind it, are refused whole and that reads go back to what is durable.
-pub async fn rolls_back_failed_writes<G: Ground>(fresh: impl AsyncFn() -> G, script: &Script) {
+pub async fn rolls_back_failed_writes<G: Storage>(fresh: impl AsyncFn() -> G, script: &Script) {
     let batches = script.batches();
     for (nth, point) in (0..batches.len() as u32).flat_map(|nth| [(nth, CrashPoint::BeforePut), (nth, CrashPoint::BetweenPutAndCommit)]) {
-        let ground = fresh().await;
+        let storage = fresh().await;
         let seen = AtomicU32::new(0);
-        let store = ground.open(fail_at(point, nth, seen)).await.expect("opens");
+        let store = storage.open(fail_at(point, nth, seen)).await.expect("opens");
         let place = format!("{}: write {nth} fails at {point:?}", script.origin);
         let mut model = Model::new();
         for batch in &batches {
@@ -337,7 +337,7 @@ pub async fn rolls_back_failed_writes<G: Ground>(fresh: impl AsyncFn() -> G, scr
             assert_eq!(dump(&store).await.as_ref(), Ok(&model), "{place}");
         }
         store.close().await.expect("closes");
-        let store = ground.open(Faults::default()).await.expect("opens again");
+        let store = storage.open(Faults::default()).await.expect("opens again");
         assert_eq!(dump(&store).await, Ok(model), "{place}, opened again");
         store.close().await.expect("closes");
     }
@@ -362,8 +362,8 @@ async fn stored(store: &impl Store, (id, bytes): &(ChunkId, Bytes)) -> Option<By
 }
 
 /// Puts chunks, reads them in parts, deletes some, and opens again: what was put is there as it was, and nothing else.
-pub async fn keeps_chunks(ground: &impl Ground) {
-    let store = ground.open(Faults::default()).await.expect("the store opens");
+pub async fn keeps_chunks(storage: &impl Storage) {
+    let store = storage.open(Faults::default()).await.expect("the store opens");
     // Shorter than, as long as, and longer than what stores cut them into.
     let lengths = [1, 32 << 10, 59_999, 60_000, 65_536, 65_537, LARGEST_CHUNK];
     let chunks: Vec<_> = lengths.into_iter().zip(1..).map(|(length, number)| chunk(number, length)).collect();
@@ -390,7 +390,7 @@ pub async fn keeps_chunks(ground: &impl Ground) {
     assert_eq!(store.chunks().put(absent.0, absent.1.clone()).await, Err(StoreError::Closed));
     assert_eq!(store.chunks().read(absent.0, 0..1).await, Err(StoreError::Closed));
     drop(store);
-    let store = ground.open(Faults::default()).await.expect("opens again");
+    let store = storage.open(Faults::default()).await.expect("opens again");
     for (at, chunk) in chunks.iter().enumerate() {
         let is_there = stored(&store, chunk).await.inspect(|found| assert!(*found == chunk.1, "chunk {at} is another"));
         assert_eq!(is_there.is_some(), at != 2 && at != 6, "chunk {at}");
@@ -400,15 +400,15 @@ pub async fn keeps_chunks(ground: &impl Ground) {
 }
 
 /// Crashes at each point of two puts, a deletion and a put again: a chunk is there whole or not at all, and what was acknowledged is so.
-pub async fn chunks_survive_crashes<G: Ground>(fresh: impl AsyncFn() -> G) -> BTreeSet<CrashPoint> {
+pub async fn chunks_survive_crashes<G: Storage>(fresh: impl AsyncFn() -> G) -> BTreeSet<CrashPoint> {
     let [first, second] = [chunk(1, 100_000), chunk(2, 70_000)];
     let mut hit = BTreeSet::new();
     for nth in 0.. {
-        let ground = fresh().await;
+        let storage = fresh().await;
         let (faults, crashed) = crash_at_nth(nth);
         // What each chunk was told to be, and what it may be beside that.
         let (mut sure, mut possible) = ([false, false], [false, false]);
-        if let Ok(store) = ground.open(faults).await {
+        if let Ok(store) = storage.open(faults).await {
             for (at, wanted) in [(0, true), (1, true), (0, false), (1, false), (1, true)] {
                 let (id, bytes) = [&first, &second][at];
                 possible[at] = wanted;
@@ -423,7 +423,7 @@ pub async fn chunks_survive_crashes<G: Ground>(fresh: impl AsyncFn() -> G) -> BT
             }
         }
         let point = crashed.lock().ok().and_then(|point| *point);
-        let store = ground.open(Faults::default()).await.expect("opens after a crash");
+        let store = storage.open(Faults::default()).await.expect("opens after a crash");
         for (at, chunk) in [&first, &second].into_iter().enumerate() {
             let found = stored(&store, chunk).await;
             assert!(found.as_ref().is_none_or(|found| *found == chunk.1), "crash {nth} at {point:?}: half a chunk");

@@ -14,9 +14,9 @@ use std::{
 
 type Model = BTreeMap<Bytes, Bytes>;
 
-struct Waiting {
+struct PendingCommit {
     batch: Batch,
-    answer: oneshot::Sender<Result<(), StoreError>>,
+    completion: oneshot::Sender<Result<(), StoreError>>,
 }
 
 #[derive(Default)]
@@ -24,7 +24,7 @@ struct Inner {
     durable: Model,
     /// What reads see: `durable` and everything that waits.
     visible: Model,
-    waiting: VecDeque<Waiting>,
+    waiting: VecDeque<PendingCommit>,
     /// Written at once.
     chunks: BTreeMap<ChunkId, Bytes>,
     held: bool,
@@ -101,7 +101,7 @@ impl UnreliableStore {
         self.inner.borrow_mut().exhausted = exhausted;
     }
 
-    /// Crashes instead of the `nth` write from now (0 is the next): nobody is answered, and nothing works until [`Self::restart`].
+    /// Crashes instead of the `nth` write from now (0 is the next): nobody is completed, and nothing works until [`Self::restart`].
     pub fn crash_at_write(&self, nth: u32) {
         self.inner.borrow_mut().crash_in = Some(nth);
     }
@@ -134,21 +134,21 @@ impl UnreliableStore {
     }
 
     fn write_next(&self) {
-        let answers = {
+        let completions = {
             let inner = &mut *self.inner.borrow_mut();
             let Some(next) = inner.waiting.pop_front() else { return };
             inner.write(next)
         };
-        for (answer, result) in answers {
-            let _ = answer.send(result);
+        for (completion, result) in completions {
+            let _ = completion.send(result);
         }
     }
 }
 
-type Answers = Vec<(oneshot::Sender<Result<(), StoreError>>, Result<(), StoreError>)>;
+type Completions = Vec<(oneshot::Sender<Result<(), StoreError>>, Result<(), StoreError>)>;
 
 impl Inner {
-    fn write(&mut self, next: Waiting) -> Answers {
+    fn write(&mut self, next: PendingCommit) -> Completions {
         match &mut self.crash_in {
             Some(0) => {
                 self.crashed = true;
@@ -159,12 +159,12 @@ impl Inner {
             None => {}
         }
         match self.try_write(&next.batch) {
-            Ok(()) => vec![(next.answer, Ok(()))],
+            Ok(()) => vec![(next.completion, Ok(()))],
             Err(error) => {
                 self.visible = self.durable.clone();
                 self.generation += 1;
-                let behind = self.waiting.drain(..).map(|waiting| (waiting.answer, Err(StoreError::RolledBack)));
-                std::iter::once((next.answer, Err(error))).chain(behind).collect()
+                let behind = self.waiting.drain(..).map(|waiting| (waiting.completion, Err(StoreError::RolledBack)));
+                std::iter::once((next.completion, Err(error))).chain(behind).collect()
             }
         }
     }
@@ -263,7 +263,7 @@ impl Store for UnreliableStore {
     }
 
     fn commit(&self, batch: Batch) -> LocalBoxFuture<'static, Result<(), StoreError>> {
-        let (answer, answered) = oneshot::channel();
+        let (completion, completed) = oneshot::channel();
         {
             let inner = &mut *self.inner.borrow_mut();
             if let Err(error) = inner.check() {
@@ -277,10 +277,10 @@ impl Store for UnreliableStore {
             }
             inner.stats.bytes_committed += batch.bytes() as u64;
             apply(&mut inner.visible, &batch);
-            inner.waiting.push_back(Waiting { batch, answer });
+            inner.waiting.push_back(PendingCommit { batch, completion });
         }
         self.settle();
-        Box::pin(async { answered.await.unwrap_or(Err(StoreError::Closed)) })
+        Box::pin(async { completed.await.unwrap_or(Err(StoreError::Closed)) })
     }
 
     fn barrier(&self) -> LocalBoxFuture<'static, Result<(), StoreError>> {
@@ -335,7 +335,7 @@ mod tests {
     use super::*;
     use crate::{
         Faults, MemoryStore,
-        conformance::{Ground, Raw, Script, behaves_like_a_map, dump, keeps_chunks},
+        conformance::{Raw, Script, Storage, behaves_like_a_map, dump, keeps_chunks},
     };
     use futures_executor::block_on;
     use proptest::prelude::*;
@@ -344,7 +344,7 @@ mod tests {
     #[derive(Default)]
     struct Restarts(RefCell<UnreliableStore>);
 
-    impl Ground for Restarts {
+    impl Storage for Restarts {
         type Store = UnreliableStore;
 
         fn open(&self, _: Faults) -> LocalBoxFuture<'_, Result<UnreliableStore, StoreError>> {
@@ -356,7 +356,7 @@ mod tests {
 
     struct InMemory;
 
-    impl Ground for InMemory {
+    impl Storage for InMemory {
         type Store = MemoryStore;
 
         fn open(&self, _: Faults) -> LocalBoxFuture<'_, Result<MemoryStore, StoreError>> {

@@ -7,7 +7,7 @@ mod measure;
 
 use ephapse_store::{
     Batch, CrashPoint, Direction, Faults, IndexedDbOptions, IndexedDbStore, LocalBoxFuture, Op, Store, StoreError,
-    conformance::{self, Ground, Script},
+    conformance::{self, Script, Storage},
 };
 use std::cell::Cell;
 use wasm_bindgen::prelude::*;
@@ -40,7 +40,7 @@ impl InBrowser {
     }
 }
 
-impl Ground for InBrowser {
+impl Storage for InBrowser {
     type Store = IndexedDbStore;
 
     fn open(&self, faults: Faults) -> LocalBoxFuture<'_, Result<IndexedDbStore, StoreError>> {
@@ -79,8 +79,8 @@ pub fn start() {
 /// Runs a script of `steps` steps drawn from `seed` against the model.
 #[wasm_bindgen]
 pub async fn behaves_like_a_map(name: String, seed: u32, steps: usize, blobs: bool) {
-    let ground = InBrowser::small(name, blobs);
-    conformance::behaves_like_a_map(&ground, &Script::from_seed(seed.into(), steps)).await;
+    let storage = InBrowser::small(name, blobs);
+    conformance::behaves_like_a_map(&storage, &Script::from_seed(seed.into(), steps)).await;
 }
 
 /// Crashes at every point of a script in turn and returns the names of the points.

@@ -4,7 +4,7 @@ use super::{
     LogStructured, Options,
     backend::{Backend, Loaded, Transaction, is_placeholder},
 };
-use crate::{Bytes, ChunkId, Chunks, CrashPoint, Fault, Faults, LocalBoxFuture, StoreError, chunks::part_of, conformance::Ground};
+use crate::{Bytes, ChunkId, Chunks, CrashPoint, Fault, Faults, LocalBoxFuture, StoreError, chunks::part_of, conformance::Storage};
 use futures_executor::LocalSpawner;
 use futures_util::{future::poll_fn, task::LocalSpawnExt};
 use std::{
@@ -45,12 +45,12 @@ impl Disk {
 }
 
 /// Which opening it is, and whether that is on the disk.
-struct Opening {
+struct FencingEpoch {
     epoch: u64,
     claimed: Cell<bool>,
 }
 
-impl Opening {
+impl FencingEpoch {
     fn claim(&self, disk: &mut Disk) -> Result<(), StoreError> {
         if !self.claimed.get() {
             disk.check_room(1)?;
@@ -67,7 +67,7 @@ impl Opening {
 /// One opening of a [`Disk`].
 pub(super) struct FakeBackend {
     disk: Rc<RefCell<Disk>>,
-    opening: Rc<Opening>,
+    fencing: Rc<FencingEpoch>,
     closed: Rc<Cell<bool>>,
     faults: Faults,
     spawner: LocalSpawner,
@@ -124,7 +124,7 @@ impl Chunks for FakeBackend {
 
 impl Backend for FakeBackend {
     fn write(&self, transaction: Transaction) -> LocalBoxFuture<'static, Result<(), StoreError>> {
-        let (faults, closed, opening) = (self.faults.clone(), self.closed.clone(), self.opening.clone());
+        let (faults, closed, fencing) = (self.faults.clone(), self.closed.clone(), self.fencing.clone());
         let meet = move |point| match faults.at(point) {
             Some(Fault::Crash) => {
                 closed.set(true);
@@ -135,8 +135,8 @@ impl Backend for FakeBackend {
         };
         self.later(2, move |disk| {
             meet(CrashPoint::BeforePut)?;
-            opening.claim(disk)?;
-            if disk.epoch != opening.epoch {
+            fencing.claim(disk)?;
+            if disk.epoch != fencing.epoch {
                 return Err(StoreError::Fenced);
             }
             let put = transaction.put_log.iter().chain(&transaction.put_sstables).map(|(_, value)| value.len()).sum::<usize>();
@@ -155,10 +155,10 @@ impl Backend for FakeBackend {
     }
 
     fn put_blob(&self, id: u64, parts: Vec<Bytes>) -> LocalBoxFuture<'static, Result<(), StoreError>> {
-        let opening = self.opening.clone();
+        let fencing = self.fencing.clone();
         self.later(5, move |disk| {
             if !is_placeholder(id) {
-                opening.claim(disk)?;
+                fencing.claim(disk)?;
             }
             if disk.blobs_fail {
                 return Err(StoreError::Platform("no Blob can be put".into()));
@@ -172,10 +172,10 @@ impl Backend for FakeBackend {
     }
 
     fn delete_blobs(&self, ids: Vec<u64>) -> LocalBoxFuture<'static, Result<(), StoreError>> {
-        let opening = self.opening.clone();
+        let fencing = self.fencing.clone();
         self.later(1, move |disk| {
             if !ids.iter().copied().all(is_placeholder) {
-                opening.claim(disk)?;
+                fencing.claim(disk)?;
             }
             ids.iter().for_each(|id| drop(disk.blobs.remove(id)));
             Ok(())
@@ -221,13 +221,13 @@ impl Backend for FakeBackend {
 
 /// A disk and the sizes of the stores opened on it.
 #[derive(Clone)]
-pub(super) struct FakeGround {
+pub(super) struct FakeStorage {
     pub(super) disk: Rc<RefCell<Disk>>,
     pub(super) options: Options,
     pub(super) spawner: LocalSpawner,
 }
 
-impl FakeGround {
+impl FakeStorage {
     /// Small sizes, so that short scripts reach deep levels.
     pub(super) fn new(spawner: LocalSpawner) -> Self {
         let options = Options {
@@ -251,11 +251,11 @@ impl FakeGround {
 
     pub(super) fn open_now(&self, faults: Faults) -> Result<LogStructured<FakeBackend>, StoreError> {
         let mut disk = self.disk.borrow_mut();
-        let opening = Opening { epoch: disk.epoch + 1, claimed: Cell::new(false) };
-        let full = opening.claim(&mut disk).is_err();
+        let fencing = FencingEpoch { epoch: disk.epoch + 1, claimed: Cell::new(false) };
+        let full = fencing.claim(&mut disk).is_err();
         let records = |records: &BTreeMap<u64, Bytes>| records.iter().map(|(id, record)| (*id, record.clone())).collect();
         let loaded = Loaded {
-            epoch: opening.epoch,
+            epoch: fencing.epoch,
             full,
             log: records(&disk.log),
             sstables: records(&disk.sstables),
@@ -263,7 +263,7 @@ impl FakeGround {
         };
         let backend = FakeBackend {
             disk: self.disk.clone(),
-            opening: Rc::new(opening),
+            fencing: Rc::new(fencing),
             closed: Rc::default(),
             faults: faults.clone(),
             spawner: self.spawner.clone(),
@@ -273,7 +273,7 @@ impl FakeGround {
     }
 }
 
-impl Ground for FakeGround {
+impl Storage for FakeStorage {
     type Store = LogStructured<FakeBackend>;
 
     fn open(&self, faults: Faults) -> LocalBoxFuture<'_, Result<Self::Store, StoreError>> {

@@ -2,7 +2,7 @@
 
 use super::{
     LogStructured, Options,
-    fake::{FakeGround, turns},
+    fake::{FakeStorage, turns},
     sstable::Sstable,
 };
 use crate::{
@@ -18,10 +18,10 @@ use std::{
 };
 
 /// Runs a test on a fresh disk.
-fn on_a_disk(test: impl AsyncFnOnce(FakeGround)) {
+fn on_a_disk(test: impl AsyncFnOnce(FakeStorage)) {
     let mut pool = LocalPool::new();
-    let ground = FakeGround::new(pool.spawner());
-    pool.run_until(test(ground));
+    let storage = FakeStorage::new(pool.spawner());
+    pool.run_until(test(storage));
 }
 
 fn raw(length: std::ops::Range<usize>) -> impl Strategy<Value = Vec<Raw>> {
@@ -43,7 +43,7 @@ proptest! {
 
     #[test]
     fn behaves_like_a_map(raw in raw(1..150)) {
-        on_a_disk(async |ground| conformance::behaves_like_a_map(&ground, &Script::new(&raw)).await);
+        on_a_disk(async |storage| conformance::behaves_like_a_map(&storage, &Script::new(&raw)).await);
     }
 }
 
@@ -52,23 +52,23 @@ proptest! {
 
     #[test]
     fn a_crash_anywhere_leaves_a_prefix_with_everything_acknowledged(raw in raw(8..40), together in 1..4usize) {
-        on_a_disk(async |ground| {
-            conformance::survives_crashes(async || FakeGround::new(ground.spawner.clone()), &Script::new(&raw), together).await;
+        on_a_disk(async |storage| {
+            conformance::survives_crashes(async || FakeStorage::new(storage.spawner.clone()), &Script::new(&raw), together).await;
         });
     }
 
     #[test]
     fn a_failed_write_takes_everything_behind_it_along(raw in raw(4..20)) {
-        on_a_disk(async |ground| {
-            conformance::rolls_back_failed_writes(async || FakeGround::new(ground.spawner.clone()), &Script::new(&raw)).await;
+        on_a_disk(async |storage| {
+            conformance::rolls_back_failed_writes(async || FakeStorage::new(storage.spawner.clone()), &Script::new(&raw)).await;
         });
     }
 }
 
 #[test]
 fn every_crash_point_is_hit() {
-    on_a_disk(async |ground| {
-        let hit = conformance::survives_crashes(async || FakeGround::new(ground.spawner.clone()), &Script::from_seed(3, 120), 2).await;
+    on_a_disk(async |storage| {
+        let hit = conformance::survives_crashes(async || FakeStorage::new(storage.spawner.clone()), &Script::from_seed(3, 120), 2).await;
         println!("crashed at {hit:?}");
         use crate::CrashPoint::*;
         assert_eq!(hit, BTreeSet::from([BeforePut, BetweenPutAndCommit, BetweenCommitAndAnswer, Flushing, Compacting]));
@@ -77,8 +77,8 @@ fn every_crash_point_is_hit() {
 
 #[test]
 fn a_large_store_is_a_few_sorted_runs_and_holds_nothing_twice() {
-    on_a_disk(async |ground| {
-        let store = ground.open_now(Faults::default()).expect("opens");
+    on_a_disk(async |storage| {
+        let store = storage.open_now(Faults::default()).expect("opens");
         for round in 0..4 {
             for n in 0..400u32 {
                 store.commit(put(format!("key/{:05}", n * 7919 % 400), 100 + round)).await.expect("commits");
@@ -88,29 +88,29 @@ fn a_large_store_is_a_few_sorted_runs_and_holds_nothing_twice() {
         let live = conformance::dump(&store).await.expect("readable");
         assert_eq!(live.len(), 400);
         assert!(store.stats().runs <= 8, "{} runs", store.stats().runs);
-        let (bytes, live_bytes) = (ground.disk.borrow().bytes(), live.iter().map(|(key, value)| key.len() + value.len()).sum::<usize>());
+        let (bytes, live_bytes) = (storage.disk.borrow().bytes(), live.iter().map(|(key, value)| key.len() + value.len()).sum::<usize>());
         assert!(bytes < 3 * live_bytes, "{bytes} bytes for {live_bytes} live ones");
     });
 }
 
 #[test]
 fn reads_of_what_is_in_memory_touch_no_blob() {
-    on_a_disk(async |ground| {
-        let store = ground.open_now(Faults::default()).expect("opens");
+    on_a_disk(async |storage| {
+        let store = storage.open_now(Faults::default()).expect("opens");
         store.commit(put("key", 10)).await.expect("commits");
         store.settled().await;
         assert!(store.get_many(&[b"key".to_vec()]).await.expect("reads")[0].is_some());
         assert_eq!(store.scan(everything(), Direction::Forward, 5).await.expect("reads").len(), 1);
-        assert_eq!(ground.disk.borrow().blob_reads, 0);
+        assert_eq!(storage.disk.borrow().blob_reads, 0);
     });
 }
 
 #[test]
 fn an_older_opening_can_no_longer_write() {
-    on_a_disk(async |ground| {
-        let old = ground.open_now(Faults::default()).expect("opens");
+    on_a_disk(async |storage| {
+        let old = storage.open_now(Faults::default()).expect("opens");
         old.commit(put("before", 10)).await.expect("commits");
-        let new = ground.open_now(Faults::default()).expect("opens");
+        let new = storage.open_now(Faults::default()).expect("opens");
         assert_eq!(old.commit(put("after", 10)).await, Err(StoreError::Fenced));
         assert_eq!(old.commit(put("later", 10)).await, Err(StoreError::Fenced));
         assert_eq!(old.barrier().await, Err(StoreError::Fenced));
@@ -122,9 +122,9 @@ fn an_older_opening_can_no_longer_write() {
 
 #[test]
 fn batches_that_wait_together_share_a_transaction() {
-    on_a_disk(async |mut ground| {
-        ground.options = Options::default();
-        let store = ground.open_now(Faults::default()).expect("opens");
+    on_a_disk(async |mut storage| {
+        storage.options = Options::default();
+        let store = storage.open_now(Faults::default()).expect("opens");
         let waiting: Vec<_> = (0..100u8).map(|n| store.commit(put([n], 50))).collect();
         for commit in waiting {
             commit.await.expect("commits");
@@ -136,11 +136,11 @@ fn batches_that_wait_together_share_a_transaction() {
 /// Whoever waited for a group that was being written was told of the failure of the next one, in which others wrote.
 #[test]
 fn a_barrier_waits_for_nothing_that_is_submitted_behind_it() {
-    on_a_disk(async |ground| {
+    on_a_disk(async |storage| {
         let (is_second, failure) = (AtomicBool::new(false), StoreError::Platform("made up".into()));
         let fault = Fault::Fail(failure.clone());
         let faults = Faults::new(move |point| (point == CrashPoint::BeforePut && is_second.swap(true, Ordering::SeqCst)).then(|| fault.clone()));
-        let store = ground.open_now(faults).expect("opens");
+        let store = storage.open_now(faults).expect("opens");
         store.settled().await;
         let first = store.commit(put("first", 10));
         turns(1).await;
@@ -154,10 +154,10 @@ fn a_barrier_waits_for_nothing_that_is_submitted_behind_it() {
 /// At the quota an ordinary batch is refused and nothing of it is there; reads go on; deleting a room makes room, and then writing goes on.
 #[test]
 fn a_full_store_reads_on_and_takes_what_makes_room() {
-    on_a_disk(async |ground| {
-        let store = ground.open_now(Faults::default()).expect("opens");
+    on_a_disk(async |storage| {
+        let store = storage.open_now(Faults::default()).expect("opens");
         store.settled().await;
-        ground.disk.borrow_mut().quota = Some(60_000);
+        storage.disk.borrow_mut().quota = Some(60_000);
         let mut written = 0;
         let refused = loop {
             match store.commit(put(format!("room/{written:04}"), 300)).await {
@@ -178,16 +178,16 @@ fn a_full_store_reads_on_and_takes_what_makes_room() {
         assert!(!store.is_full());
         store.commit(put("more", 10)).await.expect("there is room again");
         assert_eq!(conformance::dump(&store).await.expect("readable").len(), written - 100 + 1);
-        assert!(ground.disk.borrow().bytes() < 55_000, "{} bytes", ground.disk.borrow().bytes());
+        assert!(storage.disk.borrow().bytes() < 55_000, "{} bytes", storage.disk.borrow().bytes());
     });
 }
 
 /// Merging takes time from those who write, and too many runs from those who read.
 #[test]
 fn a_burst_is_left_alone_until_too_many_runs_wait() {
-    on_a_disk(async |mut ground| {
-        ground.options.compaction_delay_ms = 600_000;
-        let store = ground.open_now(Faults::default()).expect("opens");
+    on_a_disk(async |mut storage| {
+        storage.options.compaction_delay_ms = 600_000;
+        let store = storage.open_now(Faults::default()).expect("opens");
         let mut written = 0u32;
         let mut write_until = async |runs: u32| {
             while store.stats().runs < runs {
@@ -208,11 +208,11 @@ fn a_burst_is_left_alone_until_too_many_runs_wait() {
 /// What fills storage in one burst lies in many sstables of level 0, each with something of every room: none of them goes as a whole with a room.
 #[test]
 fn forgetting_a_room_makes_room_also_before_anything_is_merged() {
-    on_a_disk(async |mut ground| {
-        (ground.options.compaction_delay_ms, ground.options.idle_flush_bytes) = (600_000, usize::MAX);
-        let store = ground.open_now(Faults::default()).expect("opens");
+    on_a_disk(async |mut storage| {
+        (storage.options.compaction_delay_ms, storage.options.idle_flush_bytes) = (600_000, usize::MAX);
+        let store = storage.open_now(Faults::default()).expect("opens");
         store.settled().await;
-        ground.disk.borrow_mut().quota = Some(30_000);
+        storage.disk.borrow_mut().quota = Some(30_000);
         let mut written = 0;
         let mut send = async || {
             let mut batch = put(format!("a/{written:04}"), 10);
@@ -240,15 +240,15 @@ fn forgetting_a_room_makes_room_also_before_anything_is_merged() {
 
 #[test]
 fn raising_the_quota_is_enough() {
-    on_a_disk(async |ground| {
-        let store = ground.open_now(Faults::default()).expect("opens");
+    on_a_disk(async |storage| {
+        let store = storage.open_now(Faults::default()).expect("opens");
         store.settled().await;
-        ground.disk.borrow_mut().quota = Some(20_000);
+        storage.disk.borrow_mut().quota = Some(20_000);
         let mut written = 0u32;
         while store.commit(put(written.to_be_bytes(), 300)).await.is_ok() {
             written += 1;
         }
-        ground.disk.borrow_mut().quota = None;
+        storage.disk.borrow_mut().quota = None;
         std::thread::sleep(Duration::from_millis(2_100));
         // This one is still refused, and makes the store look again.
         let _ = store.commit(put("again", 10)).await;
@@ -260,10 +260,10 @@ fn raising_the_quota_is_enough() {
 /// While a full memtable could not be written, and not for want of room, the log and what memory holds of it grew without end.
 #[test]
 fn a_flush_that_keeps_failing_bounds_what_is_written() {
-    on_a_disk(async |ground| {
-        let store = ground.open_now(Faults::default()).expect("opens");
+    on_a_disk(async |storage| {
+        let store = storage.open_now(Faults::default()).expect("opens");
         store.settled().await;
-        ground.disk.borrow_mut().blobs_fail = true;
+        storage.disk.borrow_mut().blobs_fail = true;
         let mut written = 0u32;
         while store.commit(put(written.to_be_bytes(), 300)).await.is_ok() {
             written += 1;
@@ -273,7 +273,7 @@ fn a_flush_that_keeps_failing_bounds_what_is_written() {
         assert_eq!(conformance::dump(&store).await.expect("readable").len(), written as usize);
         assert!(!store.is_full());
 
-        ground.disk.borrow_mut().blobs_fail = false;
+        storage.disk.borrow_mut().blobs_fail = false;
         std::thread::sleep(std::time::Duration::from_millis(2_100));
         // This one is still refused, and makes the store try again.
         let _ = store.commit(put("again", 10)).await;
@@ -285,16 +285,16 @@ fn a_flush_that_keeps_failing_bounds_what_is_written() {
 /// A browser that is opened again may find less room than it has filled, and no reserve: not even the epoch can be put.
 #[test]
 fn a_store_that_starts_over_its_quota_reads_and_goes_on_when_there_is_room() {
-    on_a_disk(async |ground| {
-        let old = ground.open_now(Faults::default()).expect("opens");
+    on_a_disk(async |storage| {
+        let old = storage.open_now(Faults::default()).expect("opens");
         for n in 0..50u32 {
             old.commit(put(n.to_be_bytes(), 300)).await.expect("commits");
         }
         old.settled().await;
-        ground.disk.borrow_mut().blobs.remove(&0);
-        ground.disk.borrow_mut().quota = Some(5_000);
+        storage.disk.borrow_mut().blobs.remove(&0);
+        storage.disk.borrow_mut().quota = Some(5_000);
 
-        let store = ground.open_now(Faults::default()).expect("opens all the same");
+        let store = storage.open_now(Faults::default()).expect("opens all the same");
         assert!(store.is_full());
         assert_eq!(conformance::dump(&store).await.expect("readable").len(), 50);
         assert_eq!(store.commit(put("more", 10)).await, Err(StoreError::QuotaExceeded));
@@ -304,7 +304,7 @@ fn a_store_that_starts_over_its_quota_reads_and_goes_on_when_there_is_room() {
         assert_eq!(store.commit(forget.clone()).await, Err(StoreError::QuotaExceeded));
         assert_eq!(conformance::dump(&store).await.expect("readable").len(), 50);
 
-        ground.disk.borrow_mut().quota = None;
+        storage.disk.borrow_mut().quota = None;
         store.commit(forget).await.expect("there is room");
         store.settled().await;
         assert_eq!(store.commit(put("more", 10)).await, Ok(()));
@@ -316,11 +316,11 @@ fn a_store_that_starts_over_its_quota_reads_and_goes_on_when_there_is_room() {
 /// Two that could only read cannot both take the store over, nor one of them after somebody else has written.
 #[test]
 fn of_two_that_started_over_the_quota_one_may_write() {
-    on_a_disk(async |ground| {
-        drop(ground.open_now(Faults::default()).expect("opens"));
-        ground.disk.borrow_mut().quota = Some(0);
-        let [first, second] = [(); 2].map(|()| ground.open_now(Faults::default()).expect("opens"));
-        ground.disk.borrow_mut().quota = None;
+    on_a_disk(async |storage| {
+        drop(storage.open_now(Faults::default()).expect("opens"));
+        storage.disk.borrow_mut().quota = Some(0);
+        let [first, second] = [(); 2].map(|()| storage.open_now(Faults::default()).expect("opens"));
+        storage.disk.borrow_mut().quota = None;
         let mut batch = put("key", 10);
         batch.set_frees_space();
         first.commit(batch.clone()).await.expect("takes it over");
@@ -330,22 +330,22 @@ fn of_two_that_started_over_the_quota_one_may_write() {
 
 #[test]
 fn what_a_crash_left_behind_is_deleted_at_the_next_opening_also_where_storage_is_full() {
-    on_a_disk(async |ground| {
-        let store = ground.open_now(Faults::default()).expect("opens");
+    on_a_disk(async |storage| {
+        let store = storage.open_now(Faults::default()).expect("opens");
         for n in 0..50u32 {
             store.commit(put(n.to_be_bytes(), 300)).await.expect("commits");
         }
         store.settled().await;
         drop(store);
-        ground.disk.borrow_mut().blobs.insert(77, vec![1; 4_000].into());
-        let used = ground.disk.borrow().bytes();
-        ground.disk.borrow_mut().quota = Some(used);
-        let store = ground.open_now(Faults::default()).expect("opens");
+        storage.disk.borrow_mut().blobs.insert(77, vec![1; 4_000].into());
+        let used = storage.disk.borrow().bytes();
+        storage.disk.borrow_mut().quota = Some(used);
+        let store = storage.open_now(Faults::default()).expect("opens");
         assert!(store.is_full());
         store.settled().await;
         assert!(!store.is_full());
-        assert!(!ground.disk.borrow().blobs.contains_key(&77));
-        assert!(ground.disk.borrow().blobs.contains_key(&0), "the reserve is there again");
+        assert!(!storage.disk.borrow().blobs.contains_key(&77));
+        assert!(storage.disk.borrow().blobs.contains_key(&0), "the reserve is there again");
         assert_eq!(store.commit(put("more", 10)).await, Ok(()));
     });
 }
@@ -353,18 +353,18 @@ fn what_a_crash_left_behind_is_deleted_at_the_next_opening_also_where_storage_is
 /// Forgetting a room reads nothing and rewrites little: sstables that lie within it are dropped as they are.
 #[test]
 fn what_a_range_delete_covers_is_dropped_unread() {
-    on_a_disk(async |ground| {
-        let store = ground.open_now(Faults::default()).expect("opens");
+    on_a_disk(async |storage| {
+        let store = storage.open_now(Faults::default()).expect("opens");
         for n in 0..500u32 {
             store.commit(put(format!("room/{n:04}"), 200)).await.expect("commits");
         }
         store.settled().await;
-        let before = ground.disk.borrow().bytes();
+        let before = storage.disk.borrow().bytes();
         let mut forget = Batch::new();
         forget.delete_range(b"room/".to_vec()..b"room0".to_vec());
         store.commit(forget).await.expect("commits");
         store.settled().await;
-        let after = ground.disk.borrow().bytes();
+        let after = storage.disk.borrow().bytes();
         assert!(before > 100_000 && after < 5_000, "{before} bytes became {after}");
         assert_eq!(store.scan(everything(), Direction::Backward, 5).await, Ok(vec![]));
     });
@@ -372,17 +372,17 @@ fn what_a_range_delete_covers_is_dropped_unread() {
 
 #[test]
 fn blobs_that_nothing_refers_to_are_deleted_at_the_next_opening() {
-    on_a_disk(async |ground| {
-        let store = ground.open_now(Faults::default()).expect("opens");
+    on_a_disk(async |storage| {
+        let store = storage.open_now(Faults::default()).expect("opens");
         for n in 0..100u32 {
             store.commit(put(n.to_be_bytes(), 200)).await.expect("commits");
         }
         store.settled().await;
-        ground.disk.borrow_mut().blobs.insert(77, vec![1; 1000].into());
+        storage.disk.borrow_mut().blobs.insert(77, vec![1; 1000].into());
         drop(store);
-        let store = ground.open_now(Faults::default()).expect("opens");
+        let store = storage.open_now(Faults::default()).expect("opens");
         store.settled().await;
-        assert!(!ground.disk.borrow().blobs.contains_key(&77));
+        assert!(!storage.disk.borrow().blobs.contains_key(&77));
         assert_eq!(conformance::dump(&store).await.expect("readable").len(), 100);
     });
 }
@@ -395,9 +395,9 @@ fn bulk_work() {
         let text = std::fs::read_to_string("/proc/thread-self/schedstat").expect("Linux");
         text.split(' ').next().and_then(|ns| ns.parse::<f64>().ok()).expect("a number") / 1e6
     }
-    on_a_disk(async |mut ground| {
-        ground.options = Options::default();
-        let store = ground.open_now(Faults::default()).expect("opens");
+    on_a_disk(async |mut storage| {
+        storage.options = Options::default();
+        let store = storage.open_now(Faults::default()).expect("opens");
         let (mut seed, mut bytes) = (1u64, 0);
         let start = processor_ms();
         for at in 0..32u64 * 350 {
@@ -423,9 +423,9 @@ fn bulk_work() {
 
 #[test]
 fn a_merge_leaves_alone_what_lies_between_its_keys() {
-    on_a_disk(async |mut ground| {
-        ground.options.level_one_bytes = 1 << 20;
-        let store = ground.open_now(Faults::default()).expect("opens");
+    on_a_disk(async |mut storage| {
+        storage.options.level_one_bytes = 1 << 20;
+        let store = storage.open_now(Faults::default()).expect("opens");
         let commit_all = async |keys: &[String]| {
             for key in keys {
                 store.commit(put(key.as_str(), 100)).await.expect("commits");
@@ -435,7 +435,7 @@ fn a_merge_leaves_alone_what_lies_between_its_keys() {
         let keys = |rooms: &[&str]| -> Vec<String> { (0..120).flat_map(|n| rooms.iter().map(move |room| format!("{room}/{n:05}"))).collect() };
         commit_all(&keys(&["b", "m", "y"])).await;
         let quiet = || -> Vec<u64> {
-            let disk = ground.disk.borrow();
+            let disk = storage.disk.borrow();
             let sstables = disk.sstables.iter().map(|(id, record)| Sstable::decode(*id, record.clone()).expect("whole"));
             sstables
                 .filter(|sstable| sstable.level > 0 && sstable.start.as_ref() >= b"m/".as_slice() && sstable.end.as_ref() < b"n".as_slice())
@@ -452,15 +452,15 @@ fn a_merge_leaves_alone_what_lies_between_its_keys() {
 
 #[test]
 fn what_was_read_first_after_an_opening_comes_at_once_with_the_next() {
-    on_a_disk(async |mut ground| {
-        ground.options.startup_compaction_delay_ms = 100;
-        let store = ground.open_now(Faults::default()).expect("opens");
+    on_a_disk(async |mut storage| {
+        storage.options.startup_compaction_delay_ms = 100;
+        let store = storage.open_now(Faults::default()).expect("opens");
         for n in 0..100u32 {
             store.commit(put(format!("key/{n:05}"), 100)).await.expect("commits");
         }
         store.settled().await;
         store.close().await.expect("closes");
-        let reads = || ground.disk.borrow().blob_reads;
+        let reads = || storage.disk.borrow().blob_reads;
         let look = async |store: &LogStructured<_>| {
             let before = reads();
             let keys: Vec<Vec<u8>> = [3, 40, 77].map(|n| format!("key/{n:05}").into_bytes()).to_vec();
@@ -469,13 +469,13 @@ fn what_was_read_first_after_an_opening_comes_at_once_with_the_next() {
             reads() - before
         };
 
-        let store = ground.open_now(Faults::default()).expect("opens");
+        let store = storage.open_now(Faults::default()).expect("opens");
         assert!(look(&store).await > 0, "nothing is known before the first time");
         store.settled().await;
         store.close().await.expect("closes");
 
         let before = reads();
-        let store = ground.open_now(Faults::default()).expect("opens");
+        let store = storage.open_now(Faults::default()).expect("opens");
         turns(20).await;
         assert!(reads() > before, "fetched before anybody asked");
         assert_eq!(look(&store).await, 0);
@@ -484,19 +484,19 @@ fn what_was_read_first_after_an_opening_comes_at_once_with_the_next() {
 
 #[test]
 fn what_nobody_writes_to_any_more_need_not_be_replayed() {
-    on_a_disk(async |mut ground| {
-        (ground.options.flush_bytes, ground.options.idle_flush_ms) = (10_000, 30);
-        let store = ground.open_now(Faults::default()).expect("opens");
+    on_a_disk(async |mut storage| {
+        (storage.options.flush_bytes, storage.options.idle_flush_ms) = (10_000, 30);
+        let store = storage.open_now(Faults::default()).expect("opens");
         for n in 0..20u32 {
             store.commit(put(n.to_be_bytes(), 100)).await.expect("commits");
         }
-        assert!(!ground.disk.borrow().log.is_empty(), "not while there is work");
-        while !ground.disk.borrow().log.is_empty() {
+        assert!(!storage.disk.borrow().log.is_empty(), "not while there is work");
+        while !storage.disk.borrow().log.is_empty() {
             turns(1).await;
         }
         assert_eq!(conformance::dump(&store).await.expect("readable").len(), 20);
         store.commit(put("later", 100)).await.expect("commits");
-        let store = ground.open_now(Faults::default()).expect("opens");
+        let store = storage.open_now(Faults::default()).expect("opens");
         assert_eq!(conformance::dump(&store).await.expect("readable").len(), 21);
     });
 }

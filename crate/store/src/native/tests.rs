@@ -3,7 +3,7 @@
 use super::{RedbOptions, RedbStore};
 use crate::{
     Batch, CrashPoint, Fault, Faults, LocalBoxFuture, Store, StoreError,
-    conformance::{self, Ground, Script},
+    conformance::{self, Script, Storage},
 };
 use futures_executor::block_on;
 use proptest::prelude::*;
@@ -34,7 +34,7 @@ impl OnDisk {
     }
 }
 
-impl Ground for OnDisk {
+impl Storage for OnDisk {
     type Store = RedbStore;
 
     fn open(&self, faults: Faults) -> LocalBoxFuture<'_, Result<RedbStore, StoreError>> {
@@ -100,11 +100,11 @@ fn a_crash_leaves_no_half_chunk() {
 
 #[test]
 fn a_chunk_that_was_being_written_is_gone_at_the_next_opening() {
-    let ground = OnDisk::new();
-    let unfinished = ground.directory.path().join("chunks/unfinished");
-    fs::create_dir_all(ground.directory.path().join("chunks")).expect("makes it");
+    let storage = OnDisk::new();
+    let unfinished = storage.directory.path().join("chunks/unfinished");
+    fs::create_dir_all(storage.directory.path().join("chunks")).expect("makes it");
     fs::write(&unfinished, "half a chunk").expect("writes");
-    drop(block_on(ground.open(Faults::default())).expect("opens"));
+    drop(block_on(storage.open(Faults::default())).expect("opens"));
     assert!(!unfinished.exists());
 }
 
@@ -126,11 +126,11 @@ fn every_crash_point_is_hit() {
 
 #[test]
 fn a_newer_format_is_refused_and_nothing_is_changed() {
-    let ground = OnDisk::new();
-    let path = ground.directory.path().join("format");
+    let storage = OnDisk::new();
+    let path = storage.directory.path().join("format");
     fs::write(&path, "ephapse store\nformat 9\nshards 3\n").expect("writes");
-    let listing = || fs::read_dir(ground.directory.path()).expect("reads").map(|entry| entry.expect("reads").file_name()).collect::<BTreeSet<_>>();
-    let opened = RedbStore::open(ground.directory.path()).err();
+    let listing = || fs::read_dir(storage.directory.path()).expect("reads").map(|entry| entry.expect("reads").file_name()).collect::<BTreeSet<_>>();
+    let opened = RedbStore::open(storage.directory.path()).err();
     assert_eq!(opened, Some(StoreError::NewerFormat { found: 9, supported: 2 }));
     assert_eq!(fs::read_to_string(&path).expect("reads"), "ephapse store\nformat 9\nshards 3\n");
     assert_eq!(listing(), BTreeSet::from(["format".into(), "lock".into()]));
@@ -138,10 +138,10 @@ fn a_newer_format_is_refused_and_nothing_is_changed() {
 
 #[test]
 fn content_of_a_newer_format_is_refused_and_nothing_is_changed() {
-    let ground = OnDisk::new();
-    let open = |content_format| RedbStore::open_with(ground.directory.path(), RedbOptions { content_format, ..RedbOptions::default() });
+    let storage = OnDisk::new();
+    let open = |content_format| RedbStore::open_with(storage.directory.path(), RedbOptions { content_format, ..RedbOptions::default() });
     let files = || {
-        let entries = fs::read_dir(ground.directory.path()).expect("reads").map(|entry| entry.expect("reads").path());
+        let entries = fs::read_dir(storage.directory.path()).expect("reads").map(|entry| entry.expect("reads").path());
         entries.map(|path| (path.clone(), fs::read(path).expect("reads"))).collect::<BTreeMap<_, _>>()
     };
     for (format, epoch) in [(1, 1), (2, 2)] {
@@ -157,18 +157,18 @@ fn content_of_a_newer_format_is_refused_and_nothing_is_changed() {
 
 #[test]
 fn a_directory_has_one_owner_and_counts_its_openings() {
-    let ground = OnDisk::new();
-    let first = RedbStore::open(ground.directory.path()).expect("opens");
+    let storage = OnDisk::new();
+    let first = RedbStore::open(storage.directory.path()).expect("opens");
     assert_eq!(first.epoch(), 1);
-    assert_eq!(RedbStore::open(ground.directory.path()).err(), Some(StoreError::InUse));
+    assert_eq!(RedbStore::open(storage.directory.path()).err(), Some(StoreError::InUse));
     block_on(first.close()).expect("closes");
-    assert_eq!(RedbStore::open(ground.directory.path()).expect("opens").epoch(), 2);
+    assert_eq!(RedbStore::open(storage.directory.path()).expect("opens").epoch(), 2);
 }
 
 /// The directory was free for others when the table thread had ended, while the log thread might still write its last group.
 #[test]
 fn a_store_is_closed_when_both_its_threads_have_ended() {
-    let ground = OnDisk::new();
+    let storage = OnDisk::new();
     let (written, slow) = (Arc::new(AtomicBool::new(false)), Duration::from_millis(300));
     let told = written.clone();
     let faults = Faults::new(move |point| {
@@ -178,18 +178,18 @@ fn a_store_is_closed_when_both_its_threads_have_ended() {
         }
         None
     });
-    let store = block_on(ground.open(faults)).expect("opens");
+    let store = block_on(storage.open(faults)).expect("opens");
     let committed = store.commit(put("key"));
     block_on(store.close()).expect("closes");
     assert!(written.load(Ordering::SeqCst), "closed while a batch was being written");
     assert_eq!(block_on(committed), Ok(()));
-    RedbStore::open(ground.directory.path()).expect("the directory is free");
+    RedbStore::open(storage.directory.path()).expect("the directory is free");
 }
 
 /// A process that ends waits for its log and not for redb, which may be slow: what is in the log is there after the next start.
 #[test]
 fn a_store_that_was_told_to_close_does_not_wait_for_the_table_thread_when_it_is_dropped() {
-    let ground = OnDisk { log_bytes: 100, ..OnDisk::new() };
+    let storage = OnDisk { log_bytes: 100, ..OnDisk::new() };
     let slow = Arc::new(Mutex::new(()));
     let (held, begun) = (slow.clone(), Arc::new(AtomicBool::new(false)));
     let told = begun.clone();
@@ -200,7 +200,7 @@ fn a_store_that_was_told_to_close_does_not_wait_for_the_table_thread_when_it_is_
         }
         None
     });
-    let store = block_on(ground.open(faults)).expect("opens");
+    let store = block_on(storage.open(faults)).expect("opens");
     let holding = slow.lock().expect("free");
     for key in ["one", "two", "three"] {
         block_on(store.commit(put(key))).expect("commits");
@@ -211,15 +211,15 @@ fn a_store_that_was_told_to_close_does_not_wait_for_the_table_thread_when_it_is_
     block_on(store.barrier()).expect("all of it is in the log");
     drop(store.close());
     drop(store);
-    assert_eq!(RedbStore::open(ground.directory.path()).err(), Some(StoreError::InUse), "the table thread still has it");
+    assert_eq!(RedbStore::open(storage.directory.path()).err(), Some(StoreError::InUse), "the table thread still has it");
     drop(holding);
-    let opened = when_free(|| RedbStore::open(ground.directory.path())).expect("opens");
+    let opened = when_free(|| RedbStore::open(storage.directory.path())).expect("opens");
     assert_eq!(block_on(conformance::dump(&opened)).expect("readable").len(), 3);
 }
 
 #[test]
 fn batches_that_wait_together_share_a_sync() {
-    let ground = OnDisk { log_bytes: 8 << 20, ..OnDisk::new() };
+    let storage = OnDisk { log_bytes: 8 << 20, ..OnDisk::new() };
     let slow = Arc::new(Mutex::new(()));
     let (held, holding) = (slow.clone(), slow.lock().expect("free"));
     let faults = Faults::new(move |point| {
@@ -228,7 +228,7 @@ fn batches_that_wait_together_share_a_sync() {
         }
         None
     });
-    let store = block_on(ground.open(faults)).expect("opens");
+    let store = block_on(storage.open(faults)).expect("opens");
     let waiting: Vec<_> = (0..500u32).map(|n| store.commit(put(n.to_be_bytes()))).collect();
     drop(holding);
     waiting.into_iter().for_each(|commit| block_on(commit).expect("commits"));
@@ -239,7 +239,7 @@ fn batches_that_wait_together_share_a_sync() {
 /// Whoever waited for a group that was being written was told of the failure of the next one, in which others wrote.
 #[test]
 fn a_barrier_waits_for_nothing_that_is_submitted_behind_it() {
-    let ground = OnDisk { log_bytes: 8 << 20, ..OnDisk::new() };
+    let storage = OnDisk { log_bytes: 8 << 20, ..OnDisk::new() };
     let (slow, begun) = (Arc::new(Mutex::new(())), Arc::new(AtomicBool::new(false)));
     let (held, told, failure) = (slow.clone(), begun.clone(), StoreError::Platform("bad sector".into()));
     let fault = Fault::Fail(failure.clone());
@@ -248,7 +248,7 @@ fn a_barrier_waits_for_nothing_that_is_submitted_behind_it() {
         drop(held.lock());
         is_second.then(|| fault.clone())
     });
-    let store = block_on(ground.open(Faults::default())).and_then(|store| block_on(store.close())).and_then(|()| block_on(ground.open(faults)));
+    let store = block_on(storage.open(Faults::default())).and_then(|store| block_on(store.close())).and_then(|()| block_on(storage.open(faults)));
     let store = store.expect("opens");
     let holding = slow.lock().expect("free");
     let first = store.commit(put("first"));
@@ -264,14 +264,14 @@ fn a_barrier_waits_for_nothing_that_is_submitted_behind_it() {
 /// A batch that was refused because its sync failed must not be there after the next start, although its bytes were written.
 #[test]
 fn what_was_refused_does_not_come_back() {
-    let ground = OnDisk::new();
+    let storage = OnDisk::new();
     let faults = Faults::new(|point| (point == CrashPoint::BetweenPutAndCommit).then(|| Fault::Fail(StoreError::Platform("bad sector".into()))));
-    let store = block_on(ground.open(faults)).expect("opens");
+    let store = block_on(storage.open(faults)).expect("opens");
     let mut batch = Batch::new();
     batch.put("key", "value");
     assert!(block_on(store.commit(batch)).is_err());
     drop(store);
-    let store = block_on(ground.open(Faults::default())).expect("opens");
+    let store = block_on(storage.open(Faults::default())).expect("opens");
     assert_eq!(block_on(store.get_many(&[b"key".to_vec()])), Ok(vec![None]));
 }
 
