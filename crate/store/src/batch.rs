@@ -79,6 +79,14 @@ impl Batch {
         &self.ops
     }
 
+    /// The ranges of which every key is removed, in order.
+    pub(crate) fn range_deletes(&self) -> impl Iterator<Item = &Range<Bytes>> {
+        self.ops.iter().filter_map(|op| match op {
+            Op::DeleteRange(range) => Some(range),
+            Op::Put(..) | Op::Delete(_) => None,
+        })
+    }
+
     /// The generation this batch's reads were made in.
     pub fn generation(&self) -> Option<u64> {
         self.generation

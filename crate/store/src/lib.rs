@@ -19,6 +19,9 @@ pub mod conformance;
 pub mod unreliable;
 
 mod codec;
+// What only the log-structured store uses of it is for wasm32.
+#[cfg_attr(not(any(target_arch = "wasm32", test)), allow(dead_code))]
+mod commit_queue;
 #[cfg(target_arch = "wasm32")]
 mod indexed_db;
 // What only the log-structured store uses of it is for wasm32.

@@ -3,10 +3,12 @@
 use super::{
     backend::{Backend, Transaction},
     space,
-    state::{Core, ImmutableMemtable, PendingCommit, State},
+    state::Core,
 };
-use crate::{Batch, Bytes, CrashPoint, Op, StoreError, codec::encode_batch, memtable::Memtable};
-use futures_channel::oneshot;
+use crate::{
+    Batch, Bytes, CrashPoint, StoreError,
+    commit_queue::{Completed, PendingCommit, encode_group},
+};
 use std::rc::Rc;
 
 /// Chromium stores values from 64 KiB on as files of their own, which takes three times as long.
@@ -28,11 +30,9 @@ enum WritePath {
 
 impl<B: Backend> Core<B> {
     /// Makes `batch` visible and lets it be written.
-    pub(super) fn submit(self: Rc<Self>, batch: Batch) -> Result<oneshot::Receiver<Result<(), StoreError>>, StoreError> {
+    pub(super) fn submit(self: Rc<Self>, batch: Batch) -> Result<Completed, StoreError> {
         let state = &mut *self.state.borrow_mut();
-        if let Some(error) = &state.dead {
-            return Err(error.clone());
-        }
+        state.queue.check_writable()?;
         if state.closing {
             return Err(StoreError::Closed);
         }
@@ -44,13 +44,7 @@ impl<B: Backend> Core<B> {
             self.start_flush(state);
             return Err(error);
         }
-        if batch.generation().is_some_and(|generation| generation < state.generation) {
-            return Err(StoreError::RolledBack);
-        }
-        state.bytes_committed += batch.bytes() as u64;
-        state.memtable.apply(&batch);
-        let (completion, completed) = oneshot::channel();
-        state.pending.push(PendingCommit { batch, completion });
+        let completed = state.queue.submit(batch)?;
         if !state.committing {
             state.committing = true;
             self.backend.spawn(Box::pin(self.clone().run_commits()));
@@ -66,12 +60,12 @@ impl<B: Backend> Core<B> {
         loop {
             let writing = self.writing.lock().await;
             let Some(path) = self.choose_path() else { break };
-            if path == WritePath::Sstable && self.state.borrow().immutable.is_some() {
+            if path == WritePath::Sstable && self.state.borrow().queue.has_immutable() {
                 drop(writing);
                 self.flush_ended().await;
                 continue;
             }
-            let group = self.take_group(path);
+            let group = self.state.borrow_mut().queue.take_group(path != WritePath::Log);
             let result = self.write_group(path, &group).await;
             if self.state.borrow().closed {
                 break;
@@ -85,35 +79,22 @@ impl<B: Backend> Core<B> {
 
     fn choose_path(&self) -> Option<WritePath> {
         let state = self.state.borrow();
-        if state.pending.is_empty() {
+        if state.queue.is_empty() {
             return None;
         }
-        let bytes: usize = state.pending.iter().map(|pending| pending.batch.bytes()).sum();
-        let flush_stuck = state.immutable.is_some() && !state.flushing;
-        let stalled = state.immutable.is_some() && state.log_bytes + bytes > self.stall_bytes();
+        let (bytes, has_immutable) = (state.queue.pending_bytes(), state.queue.has_immutable());
+        let flush_stuck = has_immutable && !state.flushing;
+        let stalled = has_immutable && state.log_bytes + bytes > self.stall_bytes();
         Some(match (bytes > self.options.log_bypass_bytes || stalled) && !flush_stuck && !state.space.full {
             true => WritePath::Sstable,
-            false if state.log_bytes + bytes > self.options.flush_bytes && state.immutable.is_none() => WritePath::LogThenFlush,
+            false if state.log_bytes + bytes > self.options.flush_bytes && !has_immutable => WritePath::LogThenFlush,
             false => WritePath::Log,
         })
     }
 
-    fn take_group(&self, path: WritePath) -> Vec<PendingCommit> {
-        let state = &mut *self.state.borrow_mut();
-        if path != WritePath::Log {
-            // Now, because at this moment the memtable holds exactly the durable log and this group.
-            let memtable = Rc::new(std::mem::take(&mut state.memtable));
-            state.immutable = Some(ImmutableMemtable { memtable, batches: std::mem::take(&mut state.durable_batches), last_log: None });
-        }
-        state.in_flight = Some(Vec::new());
-        std::mem::take(&mut state.pending)
-    }
-
     async fn write_group(&self, path: WritePath, group: &[PendingCommit]) -> Result<(), StoreError> {
         let mut encoded = Vec::new();
-        for pending in group.iter().filter(|pending| !pending.batch.is_empty()) {
-            encode_batch(&mut encoded, &pending.batch);
-        }
+        encode_group(&mut encoded, group);
         if encoded.is_empty() && path != WritePath::Sstable {
             return Ok(());
         }
@@ -162,8 +143,8 @@ impl<B: Backend> Core<B> {
             }
             Err(error) => self.roll_back(error),
         };
-        let in_flight = self.state.borrow_mut().in_flight.take().unwrap_or_default();
-        for completion in group.into_iter().map(|pending| pending.completion).chain(in_flight) {
+        let waiting = self.state.borrow_mut().queue.end_group(group, &result);
+        for completion in waiting {
             let _ = completion.send(result.clone());
         }
         for pending in lost {
@@ -174,29 +155,20 @@ impl<B: Backend> Core<B> {
 
     fn group_is_durable(self: &Rc<Self>, path: WritePath, group: &[PendingCommit]) {
         let state = &mut *self.state.borrow_mut();
-        state.commits += u64::from(group.iter().any(|pending| !pending.batch.is_empty()));
         state.last_commit = self.backend.now();
-        let deletes =
-            group.iter().any(|pending| pending.batch.frees_space() || pending.batch.ops().iter().any(|op| matches!(op, Op::DeleteRange(_))));
-        match path {
-            WritePath::Log => {
-                state.durable_batches.extend(group.iter().map(|pending| pending.batch.clone()));
-                self.start_flush(state);
+        if path == WritePath::Sstable {
+            // The group is in sstables, and not in the log.
+            self.schedule_compaction(state);
+        } else {
+            // Nothing was numbered since the group was.
+            if state.queue.group_is_logged(group, state.next_log - 1) {
+                state.log_bytes = 0;
+            } else {
                 self.flush_when_idle(state);
             }
-            WritePath::LogThenFlush => {
-                if let Some(immutable) = &mut state.immutable {
-                    // Nothing was numbered since the group was.
-                    immutable.last_log = Some(state.next_log - 1);
-                    immutable.batches = Vec::new();
-                }
-                state.log_bytes = 0;
-                self.start_flush(state);
-            }
-            // `write_immutable` has put the sstables in the memtable's place.
-            WritePath::Sstable => self.schedule_compaction(state),
+            self.start_flush(state);
         }
-        if deletes {
+        if group.iter().any(|pending| pending.batch.frees_space() || pending.batch.range_deletes().next().is_some()) {
             state.space.reclaim_requested = true;
             state.space.unreclaimed = true;
             self.schedule_compaction(state);
@@ -208,22 +180,9 @@ impl<B: Backend> Core<B> {
         let state = &mut *self.state.borrow_mut();
         match error {
             StoreError::QuotaExceeded => state.space.set_full(self.backend.now()),
-            StoreError::Fenced | StoreError::Closed => state.dead = Some(error.clone()),
+            StoreError::Fenced | StoreError::Closed => state.queue.set_fatal_error(error.clone()),
             _ => {}
         }
-        state.restore_durable();
-        state.generation += 1;
-        std::mem::take(&mut state.pending)
-    }
-}
-
-impl State {
-    fn restore_durable(&mut self) {
-        if self.immutable.as_ref().is_some_and(|immutable| immutable.last_log.is_none())
-            && let Some(immutable) = self.immutable.take()
-        {
-            self.durable_batches = immutable.batches;
-        }
-        self.memtable = Memtable::replay(&self.durable_batches);
+        state.queue.roll_back()
     }
 }

@@ -8,7 +8,7 @@ use super::{
     state::{Core, State},
 };
 use crate::{
-    Bytes, CrashPoint, Direction, Op, StoreError,
+    Bytes, CrashPoint, Direction, StoreError,
     memtable::RangeTombstones,
     merge::{Merge, Source},
 };
@@ -47,7 +47,7 @@ struct Subcompaction {
 impl<B: Backend> Core<B> {
     /// Starts the maintenance task if there may be work for it.
     pub(super) fn schedule_compaction(self: &Rc<Self>, state: &mut State) {
-        if !state.compacting && !state.closing && state.dead.is_none() {
+        if !state.compacting && !state.closing && state.queue.check_writable().is_ok() {
             state.compacting = true;
             self.backend.spawn(Box::pin(self.clone().run_compactions()));
         }
@@ -74,7 +74,7 @@ impl<B: Backend> Core<B> {
             Ok(false) => space.unreclaimed &= !space.may_allocate(),
             Err(StoreError::QuotaExceeded) => space.compaction_retry_at = self.backend.now() + space::RETRY_MS,
             Err(error) => {
-                if !state.closing && state.dead.is_none() {
+                if !state.closing && state.queue.check_writable().is_ok() {
                     tracing::warn!(%error, "merging stopped");
                 }
                 return false;
@@ -238,7 +238,7 @@ impl<B: Backend> Core<B> {
         let [input] = compaction.inputs.as_slice() else { return None };
         let alone = sub.next_level.is_empty() && sub.last && sub.part == compaction.range;
         let drops_deletions = sub.bottommost && (input.deletions > 0 || !input.range_tombstones.is_empty());
-        let range_tombstones = || self.state.borrow().log_range_tombstones().clip(Some(&input.start), Some(&input.end));
+        let range_tombstones = || self.state.borrow().queue.durable_range_tombstones().clip(Some(&input.start), Some(&input.end));
         (alone && !drops_deletions && range_tombstones().is_empty()).then(|| Sstable { level: compaction.level + 1, ..Sstable::clone(input) })
     }
 
@@ -261,7 +261,7 @@ impl<B: Backend> Core<B> {
         }
         let next_level = try_join_all(sub.next_level.iter().map(|below| self.load(below))).await?;
         let everything = Vec::new()..sub.next_level.last().map_or(&sub.part.end, |below| (&below.end).max(&sub.part.end)).to_vec();
-        let newer = self.state.borrow().log_range_tombstones();
+        let newer = self.state.borrow().queue.durable_range_tombstones();
         let mut sources = vec![Source::new(&everything, |_| Box::new(std::iter::empty()), |key| newer.covering(key))];
         for (input, range_tombstones) in &inputs {
             let within = |of: Range<Vec<u8>>| of.start.max(part.start.clone())..of.end.min(part.end.clone());
@@ -295,7 +295,7 @@ impl<B: Backend> Core<B> {
         }
         let still_there = {
             let state = self.state.borrow();
-            state.dead.is_none() && sub.next_level.iter().chain(&compaction.inputs).all(|input| state.levels.contains(input.id))
+            state.queue.check_writable().is_ok() && sub.next_level.iter().chain(&compaction.inputs).all(|input| state.levels.contains(input.id))
         };
         let moved = |sstable: &Sstable| sstables.iter().any(|new| new.id == sstable.id);
         let installed = match still_there {
@@ -406,25 +406,9 @@ impl<B: Backend> Core<B> {
 }
 
 impl State {
-    /// The ranges that were deleted since the newest sstable, durably.
-    fn log_range_tombstones(&self) -> RangeTombstones {
-        let mut range_tombstones = self
-            .immutable
-            .as_ref()
-            .filter(|immutable| immutable.last_log.is_some())
-            .map(|immutable| immutable.memtable.range_tombstones().clone())
-            .unwrap_or_default();
-        let deletes = self.durable_batches.iter().flat_map(|batch| batch.ops()).filter_map(|op| match op {
-            Op::DeleteRange(range) => Some(range.clone()),
-            _ => None,
-        });
-        deletes.for_each(|range| range_tombstones.insert(range));
-        range_tombstones
-    }
-
     /// The sstables all of which a newer, durable range delete covers.
     fn covered_sstables(&self) -> Vec<Rc<Sstable>> {
-        let by_log = self.log_range_tombstones();
+        let by_log = self.queue.durable_range_tombstones();
         let covers = |range_tombstones: &RangeTombstones, sstable: &Sstable| {
             range_tombstones.covering(&sstable.start).is_some_and(|range| range.end >= sstable.end)
         };

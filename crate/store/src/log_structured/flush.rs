@@ -4,7 +4,7 @@ use super::{
     backend::{Backend, Transaction},
     space,
     sstable::{Built, Sstable, SstableBuilder},
-    state::{Core, ImmutableMemtable, State},
+    state::{Core, State},
 };
 use crate::{Bytes, CrashPoint, StoreError, memtable::RangeTombstones, merge::Entry};
 use std::rc::Rc;
@@ -34,7 +34,7 @@ impl<B: Backend> Core<B> {
 
     /// The last number of the log that a flush would replace; the caller has to run it.
     fn next_flush(&self, state: &mut State) -> Option<u64> {
-        let last_log = state.immutable.as_ref().and_then(|immutable| immutable.last_log)?;
+        let last_log = state.queue.logged_immutable()?;
         let held_back = state.flushing || state.closing || !state.space.may_allocate() || self.backend.now() < state.flush_retry_at;
         state.flushing |= !held_back;
         (!held_back).then_some(last_log)
@@ -70,11 +70,9 @@ impl<B: Backend> Core<B> {
             let _writing = core.writing.lock().await;
             let state = &mut *core.state.borrow_mut();
             state.idle_flush_scheduled = false;
-            let all_durable = state.pending.is_empty() && state.immutable.is_none() && !state.closing && state.dead.is_none();
+            let all_durable = state.queue.is_empty() && !state.queue.has_immutable() && !state.closing && state.queue.check_writable().is_ok();
             if all_durable && !state.space.full && state.log_bytes >= core.options.idle_flush_bytes {
-                let memtable = Rc::new(std::mem::take(&mut state.memtable));
-                state.immutable = Some(ImmutableMemtable { memtable, batches: Vec::new(), last_log: Some(state.next_log - 1) });
-                state.durable_batches = Vec::new();
+                state.queue.switch_memtable(state.next_log - 1);
                 state.log_bytes = 0;
                 core.start_flush(state);
             }
@@ -117,7 +115,7 @@ impl<B: Backend> Core<B> {
     }
 
     async fn build_immutable(&self) -> Result<Vec<Rc<Sstable>>, StoreError> {
-        let memtable = self.state.borrow().immutable.as_ref().map(|immutable| immutable.memtable.clone()).ok_or(StoreError::Closed)?;
+        let memtable = self.state.borrow().queue.immutable().ok_or(StoreError::Closed)?;
         let entries = memtable.all_points().map(|(key, value)| Ok((key.clone(), value.clone())));
         let built = self.build(entries, memtable.range_tombstones().clone(), 0, self.options.sstable_bytes).await?;
         self.put_blobs(built).await
@@ -125,7 +123,7 @@ impl<B: Backend> Core<B> {
 
     /// Puts sstables in the immutable memtable's place, in one transaction with the end of their log.
     async fn install_immutable(&self, sstables: Vec<Rc<Sstable>>, last_log: u64) -> Result<(), StoreError> {
-        if self.crash_at(CrashPoint::Flushing) || self.state.borrow().dead.is_some() {
+        if self.crash_at(CrashPoint::Flushing) || self.state.borrow().queue.check_writable().is_err() {
             return Err(StoreError::Closed);
         }
         let records = sstables.iter().map(|sstable| (sstable.id, sstable.encode())).collect();
@@ -136,7 +134,7 @@ impl<B: Backend> Core<B> {
         }
         let state = &mut *self.state.borrow_mut();
         sstables.into_iter().for_each(|sstable| state.levels.add(sstable));
-        state.immutable = None;
+        state.queue.immutable_is_stored();
         Ok(())
     }
 

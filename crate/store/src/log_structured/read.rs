@@ -144,7 +144,7 @@ impl<'a, B: Backend> View<'a, B> {
     }
 
     fn get(&self, key: &[u8]) -> Result<Lookup, Miss> {
-        let found = self.state.lookup(key);
+        let found = self.state.queue.lookup(key);
         if found != Lookup::NotFound {
             return Ok(found);
         }
@@ -176,7 +176,7 @@ impl<'a, B: Backend> View<'a, B> {
     }
 
     fn scan(&self, range: &Range<Vec<u8>>, direction: Direction, limit: usize) -> Result<Vec<(Bytes, Bytes)>, Miss> {
-        let mut sources: Vec<Source<'_, Miss>> = self.state.memtables().map(|memtable| memtable.source(range, direction)).collect();
+        let mut sources: Vec<Source<'_, Miss>> = self.state.queue.memtables().map(|memtable| memtable.source(range, direction)).collect();
         let whole = Bytes::copy_from_slice(&range.start)..Bytes::copy_from_slice(&range.end);
         for sstable in self.state.levels.zero().iter().filter(|sstable| sstable.overlaps(&whole)) {
             let entries = move |part| self.entries(std::slice::from_ref(sstable), part, direction);

@@ -11,13 +11,12 @@ use super::{
 use crate::{
     Batch, Bytes, Chunks, CrashPoint, Direction, FIRST_CONTENT, Faults, LocalBoxFuture, Stats, Store, StoreError,
     codec::decode_batches,
-    memtable::{Lookup, Memtable},
+    commit_queue::{CommitQueue, ended},
+    memtable::Memtable,
 };
 use event_listener::Event;
-use futures_channel::oneshot;
 use std::{
     cell::{Cell, RefCell},
-    future::ready,
     ops::Range,
     rc::Rc,
 };
@@ -81,33 +80,10 @@ impl Default for Options {
     }
 }
 
-pub(super) type Completion = oneshot::Sender<Result<(), StoreError>>;
-
-pub(super) struct PendingCommit {
-    pub(super) batch: Batch,
-    pub(super) completion: Completion,
-}
-
-/// A full memtable on its way into sstables.
-pub(super) struct ImmutableMemtable {
-    pub(super) memtable: Rc<Memtable>,
-    /// The durable batches in it, to go back to if the rest cannot be written.
-    pub(super) batches: Vec<Batch>,
-    /// The last number of its log, once all of it is durable there.
-    pub(super) last_log: Option<u64>,
-}
-
 #[derive(Default)]
 pub(super) struct State {
-    /// Everything since the last full memtable, durable or not.
-    pub(super) memtable: Memtable,
-    /// The durable batches of `memtable`.
-    pub(super) durable_batches: Vec<Batch>,
-    pub(super) immutable: Option<ImmutableMemtable>,
+    pub(super) queue: CommitQueue,
     pub(super) levels: Levels,
-    pub(super) pending: Vec<PendingCommit>,
-    /// While a group is written: who waits for it and for nothing behind it.
-    pub(super) in_flight: Option<Vec<Completion>>,
     /// The commit task runs.
     pub(super) committing: bool,
     /// The maintenance task runs.
@@ -118,10 +94,7 @@ pub(super) struct State {
     pub(super) idle_flush_scheduled: bool,
     /// Sstables that are replaced, until no read holds them.
     pub(super) obsolete: Vec<Rc<Sstable>>,
-    pub(super) generation: u64,
     pub(super) closing: bool,
-    /// Why nothing can be written any more.
-    pub(super) dead: Option<StoreError>,
     pub(super) closed: bool,
     pub(super) next_log: u64,
     pub(super) next_blob: u64,
@@ -135,8 +108,6 @@ pub(super) struct State {
     pub(super) compact_pointers: Vec<Bytes>,
     pub(super) space: Space,
     pub(super) last_commit: f64,
-    pub(super) commits: u64,
-    pub(super) bytes_committed: u64,
 }
 
 /// What the tasks of one store share.
@@ -161,14 +132,6 @@ pub(crate) struct LogStructured<B> {
 }
 
 impl State {
-    pub(super) fn memtables(&self) -> impl Iterator<Item = &Memtable> {
-        std::iter::once(&self.memtable).chain(self.immutable.as_ref().map(|immutable| &*immutable.memtable))
-    }
-
-    pub(super) fn lookup(&self, key: &[u8]) -> Lookup {
-        self.memtables().map(|memtable| memtable.get(key)).find(|found| *found != Lookup::NotFound).unwrap_or(Lookup::NotFound)
-    }
-
     pub(super) fn check_readable(&self) -> Result<(), StoreError> {
         if self.closing || self.closed { Err(StoreError::Closed) } else { Ok(()) }
     }
@@ -192,11 +155,10 @@ impl<B: Backend> Core<B> {
     /// Stops everything as the end of the process would.
     pub(super) fn die(&self) {
         let mut state = self.state.borrow_mut();
-        state.dead = Some(StoreError::Closed);
+        state.queue.set_fatal_error(StoreError::Closed);
+        state.queue.abandon();
         state.closing = true;
         state.closed = true;
-        state.pending.clear();
-        state.in_flight = None;
         drop(state);
         self.backend.close();
         self.progress.notify(usize::MAX);
@@ -204,7 +166,7 @@ impl<B: Backend> Core<B> {
 
     pub(super) fn stopped(&self) -> bool {
         let state = self.state.borrow();
-        state.closing || state.dead.is_some()
+        state.closing || state.queue.check_writable().is_err()
     }
 }
 
@@ -216,10 +178,8 @@ impl<B: Backend> LogStructured<B> {
         let records: Vec<Bytes> = loaded.log.into_iter().map(|(_, record)| record).collect();
         let log = if records.len() == 1 { records[0].clone() } else { Bytes::from(records.concat()) };
         let log_bytes = log.len();
-        let durable_batches = decode_batches(log)?;
         let state = State {
-            memtable: Memtable::replay(&durable_batches),
-            durable_batches,
+            queue: CommitQueue::recovered(decode_batches(log)?, None),
             levels: Levels::new(sstables),
             next_log,
             // Each opening numbers its own Blobs, so that one that lost its right to write can never overwrite another's.
@@ -291,29 +251,17 @@ impl<B: Backend> Store for LogStructured<B> {
     }
 
     fn commit(&self, batch: Batch) -> LocalBoxFuture<'static, Result<(), StoreError>> {
-        match self.core.clone().submit(batch) {
-            Ok(completed) => Box::pin(async { completed.await.unwrap_or(Err(StoreError::Closed)) }),
-            Err(error) => Box::pin(ready(Err(error))),
-        }
+        ended(self.core.clone().submit(batch).map(Some))
     }
 
     fn barrier(&self) -> LocalBoxFuture<'static, Result<(), StoreError>> {
-        let mut state = self.core.state.borrow_mut();
-        if let Some(error) = state.dead.clone().or(state.closing.then_some(StoreError::Closed)) {
-            return Box::pin(ready(Err(error)));
-        }
-        if !state.pending.is_empty() {
-            drop(state);
-            return self.commit(Batch::new());
-        }
-        let Some(in_flight) = &mut state.in_flight else { return Box::pin(ready(Ok(()))) };
-        let (completion, completed) = oneshot::channel();
-        in_flight.push(completion);
-        Box::pin(async { completed.await.unwrap_or(Err(StoreError::Closed)) })
+        let state = &mut *self.core.state.borrow_mut();
+        let barrier = if state.closing { state.queue.check_writable().and(Err(StoreError::Closed)) } else { state.queue.barrier() };
+        ended(barrier)
     }
 
     fn generation(&self) -> u64 {
-        self.core.state.borrow().generation
+        self.core.state.borrow().queue.generation()
     }
 
     fn chunks(&self) -> &dyn Chunks {
@@ -322,11 +270,11 @@ impl<B: Backend> Store for LogStructured<B> {
 
     fn stats(&self) -> Stats {
         let state = self.core.state.borrow();
-        let memtables: usize = state.memtables().map(Memtable::bytes).sum();
+        let memtables: usize = state.queue.memtables().map(Memtable::bytes).sum();
         Stats {
             keys_read: self.core.keys_read.get(),
-            commits: state.commits,
-            bytes_committed: state.bytes_committed,
+            commits: state.queue.commits(),
+            bytes_committed: state.queue.bytes_committed(),
             bytes_stored: state.levels.bytes() + state.log_bytes as u64,
             bytes_cached: (memtables + self.core.cache.borrow().bytes()) as u64,
             runs: state.levels.sorted_runs(),

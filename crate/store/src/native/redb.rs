@@ -12,7 +12,8 @@ use super::{
 };
 use crate::{
     Batch, Bytes, Chunks, CrashPoint, Direction, FIRST_CONTENT, Fault, Faults, LocalBoxFuture, Stats, Store, StoreError,
-    codec::{decode_batches, encode_batch},
+    codec::decode_batches,
+    commit_queue::{CommitQueue, Completed, Completion, PendingCommit, encode_group, ended},
     memtable::{Lookup, Memtable},
     merge::{Merge, Source},
 };
@@ -87,41 +88,14 @@ impl Drop for RunningThreads {
     }
 }
 
-type Completion = oneshot::Sender<Result<(), StoreError>>;
-
-struct PendingCommit {
-    batch: Batch,
-    completion: Completion,
-}
-
-/// A memtable whose log file is full.
-struct ImmutableMemtable {
-    memtable: Arc<Memtable>,
-    /// The last record of the file, once that is durable.
-    last_record: Option<u64>,
-}
-
 #[derive(Default)]
 struct State {
-    /// Everything since the last full memtable, durable or not.
-    memtable: Memtable,
-    /// The durable batches of `memtable`.
-    durable_batches: Vec<Batch>,
-    immutable: Option<ImmutableMemtable>,
-    pending: Vec<PendingCommit>,
-    writing: bool,
-    /// Who waits for the group that is being written, and for nothing behind it.
-    in_flight: Vec<Completion>,
-    generation: u64,
+    queue: CommitQueue,
     closing: bool,
     /// A test ended the store's life.
     crashed: bool,
-    /// Why nothing can be written any more.
-    dead: Option<StoreError>,
     /// Why redb could not take over a full log file the last time.
     table_error: Option<StoreError>,
-    commits: u64,
-    bytes_committed: u64,
 }
 
 impl RedbStore {
@@ -146,12 +120,10 @@ impl RedbStore {
             Ok((tables, applied))
         })?;
         let (log, recovered) = Log::open(&path, applied)?;
-        let durable_batches = replay(&recovered.current)?;
-        let immutable = match recovered.full.last() {
-            Some(last) => Some(ImmutableMemtable { memtable: Arc::new(Memtable::replay(&replay(&recovered.full)?)), last_record: Some(last.number) }),
-            None => None,
-        };
-        let state = State { memtable: Memtable::replay(&durable_batches), durable_batches, immutable, ..State::default() };
+        let full = replay(&recovered.full)?;
+        let immutable = recovered.full.last().map(|last| (full, last.number));
+        let queue = CommitQueue::recovered(replay(&recovered.current)?, immutable);
+        let state = State { queue, ..State::default() };
         let shared = Arc::new(Shared {
             state: Mutex::new(state),
             log_work: Condvar::new(),
@@ -180,7 +152,7 @@ impl RedbStore {
     fn get(&self, keys: &[Vec<u8>]) -> Result<Vec<Option<Bytes>>, StoreError> {
         self.keys_read.set(self.keys_read.get() + keys.len() as u64);
         let state = self.shared.open_state()?;
-        let found: Vec<Lookup> = keys.iter().map(|key| state.lookup(key)).collect();
+        let found: Vec<Lookup> = keys.iter().map(|key| state.queue.lookup(key)).collect();
         if !found.contains(&Lookup::NotFound) {
             return Ok(found.into_iter().map(Lookup::into_value).collect());
         }
@@ -205,7 +177,7 @@ impl RedbStore {
         }
         let found = self.shared.with_tables(|tables| {
             let table = entries(tables)?;
-            let mut sources: Vec<Source<'_, StoreError>> = state.memtables().map(|memtable| memtable.source(range, direction)).collect();
+            let mut sources: Vec<Source<'_, StoreError>> = state.queue.memtables().map(|memtable| memtable.source(range, direction)).collect();
             sources.push(Source::new(range, |part| stored(&table, &part, direction), |_| None));
             Merge::new(sources, range.clone(), direction).live(limit)
         })?;
@@ -213,41 +185,10 @@ impl RedbStore {
         Ok(found)
     }
 
-    fn submit(&self, batch: Batch) -> Result<oneshot::Receiver<Result<(), StoreError>>, StoreError> {
-        let mut state = self.shared.open_state()?;
-        if batch.generation().is_some_and(|generation| generation < state.generation) {
-            return Err(StoreError::RolledBack);
-        }
-        if let Some(error) = &state.dead {
-            return Err(error.clone());
-        }
-        state.bytes_committed += batch.bytes() as u64;
-        state.memtable.apply(&batch);
-        let (completion, completed) = oneshot::channel();
-        state.pending.push(PendingCommit { batch, completion });
-        drop(state);
+    fn submit(&self, batch: Batch) -> Result<Completed, StoreError> {
+        let completed = self.shared.open_state()?.queue.submit(batch)?;
         self.shared.log_work.notify_one();
         Ok(completed)
-    }
-}
-
-impl State {
-    fn memtables(&self) -> impl Iterator<Item = &Memtable> {
-        std::iter::once(&self.memtable).chain(self.immutable.as_ref().map(|immutable| &*immutable.memtable))
-    }
-
-    fn lookup(&self, key: &[u8]) -> Lookup {
-        self.memtables().map(|memtable| memtable.get(key)).find(|found| *found != Lookup::NotFound).unwrap_or(Lookup::NotFound)
-    }
-
-    /// Takes reads back to what is durable and returns those whose batches are lost.
-    fn roll_back(&mut self) -> Vec<PendingCommit> {
-        if self.immutable.as_ref().is_some_and(|immutable| immutable.last_record.is_none()) {
-            self.immutable = None;
-        }
-        self.memtable = Memtable::replay(&self.durable_batches);
-        self.generation += 1;
-        std::mem::take(&mut self.pending)
     }
 }
 
@@ -275,9 +216,9 @@ impl Shared {
         while let Some(group) = self.next_group(&log) {
             let Some(result) = self.write_group(&mut log, &group) else { break };
             self.log_stored.store(log.bytes_stored(), Ordering::Relaxed);
-            let (lost, in_flight) = self.finish_group(&mut log, &group, &result);
-            for completion in group.into_iter().map(|pending| pending.completion).chain(in_flight) {
-                let _ = completion.send(result.clone().map(drop));
+            let (waiting, lost) = self.finish_group(&mut log, group, &result);
+            for completion in waiting {
+                let _ = completion.send(result.clone());
             }
             for pending in lost {
                 let _ = pending.completion.send(Err(StoreError::RolledBack));
@@ -286,8 +227,7 @@ impl Shared {
         // Also after a crash on purpose: whoever still waits is told that the store is gone.
         let mut state = self.state();
         state.closing = true;
-        state.pending.clear();
-        state.in_flight.clear();
+        state.queue.abandon();
         self.table_work.notify_all();
     }
 
@@ -295,34 +235,26 @@ impl Shared {
     fn next_group(&self, log: &Log) -> Option<Vec<PendingCommit>> {
         let mut state = self.state();
         loop {
-            let stalled = log.len() > self.stall_bytes() && state.immutable.is_some() && state.table_error.is_none();
-            match state.pending.is_empty() {
+            let stalled = log.len() > self.stall_bytes() && state.queue.has_immutable() && state.table_error.is_none();
+            match state.queue.is_empty() {
                 _ if state.crashed => return None,
                 true if state.closing => return None,
                 false if state.closing || !stalled => break,
                 _ => state = self.log_work.wait(state).unwrap_or_else(PoisonError::into_inner),
             }
         }
-        state.writing = true;
-        let group = std::mem::take(&mut state.pending);
-        let bytes: usize = group.iter().map(|pending| pending.batch.bytes()).sum();
-        if log.len() + bytes as u64 > self.options.log_bytes && state.immutable.is_none() {
-            // Now, because at this moment the memtable holds exactly this log file and this group.
-            state.immutable = Some(ImmutableMemtable { memtable: Arc::new(std::mem::take(&mut state.memtable)), last_record: None });
-        }
-        Some(group)
+        let full = log.len() + state.queue.pending_bytes() as u64 > self.options.log_bytes && !state.queue.has_immutable();
+        Some(state.queue.take_group(full))
     }
 
     /// Writes and syncs one record; nothing when a test lets the store crash.
-    fn write_group(&self, log: &mut Log, group: &[PendingCommit]) -> Option<Result<u64, StoreError>> {
+    fn write_group(&self, log: &mut Log, group: &[PendingCommit]) -> Option<Result<(), StoreError>> {
         let mut record = Log::header_space();
         let header = record.len();
-        for pending in group.iter().filter(|pending| !pending.batch.is_empty()) {
-            encode_batch(&mut record, &pending.batch);
-        }
+        encode_group(&mut record, group);
         let faults = &self.options.faults;
         if record.len() == header {
-            return Some(Ok(0));
+            return Some(Ok(()));
         }
         let length = record.len();
         let result = match faults.at(CrashPoint::BeforePut) {
@@ -335,7 +267,7 @@ impl Shared {
             Some(Fault::Fail(error)) => Err(error),
             None => result,
         };
-        let result = result.and_then(|()| log.sync(length));
+        let result = result.and_then(|()| log.sync(length).map(drop));
         if faults.crash_at(CrashPoint::BetweenCommitAndAnswer) {
             return None;
         }
@@ -355,35 +287,28 @@ impl Shared {
         }
     }
 
-    /// What is lost with the group, and who else waits for it.
-    fn finish_group(&self, log: &mut Log, group: &[PendingCommit], result: &Result<u64, StoreError>) -> (Vec<PendingCommit>, Vec<Completion>) {
-        // Outside the lock: it syncs. A record that may have been written must not come back after its batch was refused.
+    /// Ends a group: who waited for it, and what is lost with it.
+    fn finish_group(&self, log: &mut Log, group: Vec<PendingCommit>, result: &Result<(), StoreError>) -> (Vec<Completion>, Vec<PendingCommit>) {
+        // A record that may have been written must not come back after its batch was refused.
+        // This is done without the lock, because it syncs.
         let erased = if result.is_err() { log.erase() } else { Ok(()) };
-        let mut state = self.state();
-        state.writing = false;
-        let in_flight = std::mem::take(&mut state.in_flight);
+        let queue = &mut self.state().queue;
         let lost = match result {
-            Ok(number) => {
-                state.commits += u64::from(*number > 0);
-                match &mut state.immutable {
-                    Some(immutable) if immutable.last_record.is_none() => {
-                        immutable.last_record = Some(if *number > 0 { *number } else { log.last_number() });
-                        state.durable_batches.clear();
-                        log.switch();
-                        self.table_work.notify_one();
-                    }
-                    _ => state.durable_batches.extend(group.iter().map(|pending| pending.batch.clone())),
+            Ok(()) => {
+                if queue.group_is_logged(&group, log.last_number()) {
+                    log.switch();
+                    self.table_work.notify_one();
                 }
                 Vec::new()
             }
             Err(error) => {
                 if erased.is_err() {
-                    state.dead = Some(error.clone());
+                    queue.set_fatal_error(error.clone());
                 }
-                state.roll_back()
+                queue.roll_back()
             }
         };
-        (lost, in_flight)
+        (queue.end_group(group, result), lost)
     }
 
     fn run_tables(&self) {
@@ -403,7 +328,7 @@ impl Shared {
             let mut state = self.state();
             state.table_error = result.err();
             if state.table_error.is_none() {
-                state.immutable = None;
+                state.queue.immutable_is_stored();
             } else {
                 tracing::warn!(error = ?state.table_error, "redb could not take over the log; trying again");
                 drop(self.table_work.wait_timeout(state, Duration::from_secs(1)));
@@ -418,8 +343,8 @@ impl Shared {
             if state.closing {
                 return None;
             }
-            if let Some(ImmutableMemtable { memtable, last_record: Some(last_record) }) = &state.immutable {
-                return Some((memtable.clone(), *last_record));
+            if let Some(logged) = state.queue.immutable().zip(state.queue.logged_immutable()) {
+                return Some(logged);
             }
             state = self.table_work.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
@@ -488,29 +413,15 @@ impl Store for RedbStore {
     }
 
     fn commit(&self, batch: Batch) -> LocalBoxFuture<'static, Result<(), StoreError>> {
-        let submitted = self.submit(batch);
-        Box::pin(async { submitted?.await.unwrap_or(Err(StoreError::Closed)) })
+        ended(self.submit(batch).map(Some))
     }
 
     fn barrier(&self) -> LocalBoxFuture<'static, Result<(), StoreError>> {
-        let mut state = match self.shared.open_state() {
-            Ok(state) => state,
-            Err(error) => return Box::pin(ready(Err(error))),
-        };
-        if !state.pending.is_empty() {
-            drop(state);
-            return self.commit(Batch::new());
-        }
-        if !state.writing {
-            return Box::pin(ready(Ok(())));
-        }
-        let (completion, completed) = oneshot::channel();
-        state.in_flight.push(completion);
-        Box::pin(async { completed.await.unwrap_or(Err(StoreError::Closed)) })
+        ended(self.shared.open_state().and_then(|mut state| state.queue.barrier()))
     }
 
     fn generation(&self) -> u64 {
-        self.shared.state().generation
+        self.shared.state().queue.generation()
     }
 
     fn chunks(&self) -> &dyn Chunks {
@@ -522,10 +433,10 @@ impl Store for RedbStore {
         let tables = std::fs::metadata(self.shared.path.join(TABLES_FILE)).map_or(0, |metadata| metadata.len());
         Stats {
             keys_read: self.keys_read.get(),
-            commits: state.commits,
-            bytes_committed: state.bytes_committed,
+            commits: state.queue.commits(),
+            bytes_committed: state.queue.bytes_committed(),
             bytes_stored: tables + self.shared.log_stored.load(Ordering::Relaxed),
-            bytes_cached: state.memtables().map(|memtable| memtable.bytes() as u64).sum(),
+            bytes_cached: state.queue.memtables().map(|memtable| memtable.bytes() as u64).sum(),
             runs: 0,
         }
     }
