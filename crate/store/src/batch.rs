@@ -63,8 +63,11 @@ impl Batch {
         self.frees_space |= other.frees_space;
     }
 
-    /// Says that this batch makes room: where storage is full, it is written into the space kept back for such work. One that does not make room uses that
-    /// space up, so only for deleting what is large, and for what must be recorded with it.
+    /// Says that this batch makes room. Where storage is full, it is written into the space that
+    /// is kept back for such work.
+    ///
+    /// A batch that does not make room would use that space up. So this is for deleting what is
+    /// large, and for what must be recorded with it.
     pub fn set_frees_space(&mut self) {
         self.frees_space = true;
     }

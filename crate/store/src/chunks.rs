@@ -1,19 +1,22 @@
-//! Chunks: large pieces that never change, beside the ordered map. What is in the map says which of them are wanted.
+//! Chunks: large pieces that never change, beside the ordered map. The map says which of them are
+//! wanted.
 //!
-//! A chunk is written before anything in the map counts on it, so whoever puts one first notes in the map, durably, that it may be there.
+//! A chunk is written before the map refers to it, and a crash in between must not leave it behind
+//! unknown. So before one is put, the map records durably that it may be there.
 
 use crate::{Bytes, LocalBoxFuture, StoreError};
 use std::ops::Range;
 
-/// What a chunk is known by: the SHA-256 of its bytes.
+/// The SHA-256 of a chunk's bytes.
 pub type ChunkId = [u8; 32];
 
 /// Bytes that a chunk has at most.
 pub const LARGEST_CHUNK: usize = 1 << 20;
 
-/// A place for chunks that only the last opening of its store may change.
+/// Chunks of a store. Only its last opening may change them.
 pub trait Chunks {
-    /// Writes a chunk, all or nothing; durable when the future ends. One that is there already is left as it is.
+    /// Writes a chunk, all or nothing; durable when the future ends. One that is there already is
+    /// left as it is.
     ///
     /// # Errors
     /// [`StoreError::QuotaExceeded`] when there is no room for it.
@@ -25,7 +28,7 @@ pub trait Chunks {
     /// [`StoreError::Platform`] when the chunk is shorter than that.
     fn read(&self, id: ChunkId, part: Range<u32>) -> LocalBoxFuture<'static, Result<Option<Bytes>, StoreError>>;
 
-    /// Deletes chunks, durably when the future ends; those that are not there are no error.
+    /// Deletes chunks, durably when the future ends. Those that are not there are no error.
     fn delete(&self, ids: Vec<ChunkId>) -> LocalBoxFuture<'static, Result<(), StoreError>>;
 }
 

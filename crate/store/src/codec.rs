@@ -1,6 +1,8 @@
-//! How batches are written into a log: a run of encoded batches, each a count of operations and the operations.
+//! How batches are written into a log: one behind the other, each as the number of its operations
+//! and the operations.
 //!
-//! Numbers are LEB128, byte strings carry their length. Nothing that is read back is trusted: every length is checked against what is left.
+//! Numbers are LEB128. Byte strings carry their length. Nothing that is read back is trusted:
+//! every length is checked against what is left.
 
 use crate::{Batch, Bytes, Op};
 use bytes::Buf;
@@ -81,7 +83,7 @@ pub(crate) fn encode_batch(out: &mut Vec<u8>, batch: &Batch) {
     }
 }
 
-/// Every batch of a log; their bytes are slices of `log`.
+/// Every batch of a log. Their bytes are slices of `log`.
 pub(crate) fn decode_batches(mut log: Bytes) -> Result<Vec<Batch>, Damaged> {
     let mut batches = Vec::new();
     while log.has_remaining() {

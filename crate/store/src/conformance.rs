@@ -1,7 +1,9 @@
-//! What every store must do, checked against a `BTreeMap`; the same suite runs on memory, redb, and IndexedDB in a browser.
+//! What every store must do, checked against a `BTreeMap`. The same suite runs in memory, on redb,
+//! and on IndexedDB in a browser.
 //!
-//! A [`Script`] is a list of steps made from small numbers: a property test gives them natively, a seed gives them where there is no property-test
-//! library. Each check panics with the script's step and, for a seed, the seed.
+//! A [`Script`] is a list of steps made from small numbers. Natively a property test gives them. In
+//! a browser, where there is no library for that, a seed does. Each check panics with the script's
+//! step and the seed.
 
 use crate::{Batch, Bytes, ChunkId, CrashPoint, Direction, Fault, Faults, LARGEST_CHUNK, LocalBoxFuture, Op, Store, StoreError};
 use futures_util::FutureExt;
@@ -15,12 +17,12 @@ use std::{
     },
 };
 
-/// A place where a store keeps its data, opened again and again.
+/// Where a store under test keeps its data. It is opened again and again.
 pub trait Storage {
     /// The store under test.
     type Store: Store;
 
-    /// Opens the store on whatever the last one left.
+    /// Opens the store on what the last one left.
     fn open(&self, faults: Faults) -> LocalBoxFuture<'_, Result<Self::Store, StoreError>>;
 
     /// Waits for what the store does in the background.
@@ -55,7 +57,8 @@ enum Step {
 
 type Model = BTreeMap<Bytes, Bytes>;
 
-/// Keys that share prefixes, end in each other's beginnings, and sometimes are empty, long or extreme.
+/// Keys that share prefixes or are prefixes of each other, and some that are empty, long or
+/// extreme.
 fn key(number: u16) -> Vec<u8> {
     match number % 61 {
         0 => Vec::new(),
@@ -88,7 +91,8 @@ fn batch([_, a, b, c]: Raw) -> Batch {
     let mut batch = Batch::new();
     let mut number = u32::from(a) << 16 | u32::from(b);
     for _ in 0..=c % 5 {
-        // A linear congruential step: neighbouring numbers of a shrunk case still give short, different operations.
+        // A linear congruential step, so that neighbouring numbers of a shrunk case still give
+        // different operations.
         number = number.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
         let (x, y) = ((number >> 16) as u16, number as u16);
         match number >> 8 & 15 {
@@ -165,7 +169,7 @@ pub fn apply(model: &mut BTreeMap<Bytes, Bytes>, batch: &Batch) {
 
 /// Everything in `store`.
 pub async fn dump(store: &impl Store) -> Result<BTreeMap<Bytes, Bytes>, StoreError> {
-    // In pieces, so that a store's way of going on from a key is used too.
+    // A few entries at a time, so that going on from a key is tried too.
     let (mut all, mut start) = (Model::new(), Vec::new());
     loop {
         let piece = store.scan(start..vec![0xff; 5], Direction::Forward, 7).await?;
@@ -227,10 +231,11 @@ fn scan_model(model: &Model, range: &Range<Vec<u8>>, direction: Direction, limit
     }
 }
 
-/// Runs the batches of `script` once for each crash point on their way, crashes there, opens again, and checks that what is there is the result of a
-/// prefix of the batches that holds every acknowledged one. Returns the points that were hit.
+/// Runs the batches of `script` once for each crash point that they come to. Each run crashes there
+/// and opens again. What is there then must be the result of a prefix of the batches, and every
+/// acknowledged batch must be in that prefix.
 ///
-/// `fresh` makes an empty storage for each run.
+/// `fresh` makes empty storage for each run. Returns the points that were hit.
 pub async fn survives_crashes<G: Storage>(fresh: impl AsyncFn() -> G, script: &Script, together: usize) -> BTreeSet<CrashPoint> {
     let (batches, mut hit) = (script.batches(), BTreeSet::new());
     for nth in 0.. {
@@ -300,7 +305,8 @@ fn prefixes(batches: &[Batch]) -> impl Iterator<Item = Model> {
     }))
 }
 
-/// Lets every write fail in turn and checks that the batch, and all submitted behind it, are refused whole and that reads go back to what is durable.
+/// Lets every write fail in turn. The batch, and all that were submitted after it, must be refused
+/// as a whole, and reads must go back to what is durable.
 pub async fn rolls_back_failed_writes<G: Storage>(fresh: impl AsyncFn() -> G, script: &Script) {
     let batches = script.batches();
     for (nth, point) in (0..batches.len() as u32).flat_map(|nth| [(nth, CrashPoint::BeforePut), (nth, CrashPoint::BetweenPutAndCommit)]) {
@@ -316,7 +322,8 @@ pub async fn rolls_back_failed_writes<G: Storage>(fresh: impl AsyncFn() -> G, sc
             let mut mine = store.commit(with_it);
             let at_once = (&mut mine).now_or_never();
             if let Some(Err(refused)) = at_once {
-                // A full memtable could not be written, and what would make the log grow further is refused at once; nothing was visible of it.
+                // A full memtable could not be written, so what would make the log grow is refused
+                // at once. Nothing of it was visible.
                 assert_eq!((refused, store.generation()), (made_up(), generation), "{place}");
                 assert_eq!(dump(&store).await.as_ref(), Ok(&model), "{place}");
                 continue;
@@ -361,7 +368,8 @@ async fn stored(store: &impl Store, (id, bytes): &(ChunkId, Bytes)) -> Option<By
     store.chunks().read(*id, 0..bytes.len() as u32).await.expect("a chunk is readable or not there")
 }
 
-/// Puts chunks, reads them in parts, deletes some, and opens again: what was put is there as it was, and nothing else.
+/// Puts chunks, reads them in parts, deletes some, and opens again. What was put and not deleted
+/// must be there as it was.
 pub async fn keeps_chunks(storage: &impl Storage) {
     let store = storage.open(Faults::default()).await.expect("the store opens");
     // Shorter than, as long as, and longer than what stores cut them into.
@@ -399,14 +407,16 @@ pub async fn keeps_chunks(storage: &impl Storage) {
     store.close().await.expect("closes");
 }
 
-/// Crashes at each point of two puts, a deletion and a put again: a chunk is there whole or not at all, and what was acknowledged is so.
+/// Crashes at each point of two puts, two deletions and a put. A chunk must be there as a whole or
+/// not at all, and what was acknowledged must be true.
 pub async fn chunks_survive_crashes<G: Storage>(fresh: impl AsyncFn() -> G) -> BTreeSet<CrashPoint> {
     let [first, second] = [chunk(1, 100_000), chunk(2, 70_000)];
     let mut hit = BTreeSet::new();
     for nth in 0.. {
         let storage = fresh().await;
         let (faults, crashed) = crash_at_nth(nth);
-        // What each chunk was told to be, and what it may be beside that.
+        // Whether each chunk was said to be there, and what a change that was not answered may have
+        // made of it.
         let (mut sure, mut possible) = ([false, false], [false, false]);
         if let Ok(store) = storage.open(faults).await {
             for (at, wanted) in [(0, true), (1, true), (0, false), (1, false), (1, true)] {

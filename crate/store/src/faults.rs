@@ -1,4 +1,4 @@
-//! Named points at which a test can stop a store as a crash would, or make its writes fail.
+//! Named points at which a test stops a store as a crash would, or makes its writes fail.
 
 use crate::StoreError;
 use std::{fmt, sync::Arc};
@@ -12,9 +12,9 @@ pub enum CrashPoint {
     BetweenPutAndCommit,
     /// The group is durable, nobody has been told.
     BetweenCommitAndAnswer,
-    /// A full memtable is written below the log, the log still holds it.
+    /// A full memtable is written to where it stays, the log still holds it.
     Flushing,
-    /// Sorted runs are merged, their inputs are still there.
+    /// A compaction has written its output, its inputs are still there.
     Compacting,
     /// An older format is converted, the new version is not yet recorded.
     Migrating,
@@ -29,13 +29,13 @@ pub enum CrashPoint {
 pub enum Fault {
     /// The store stops at once and for good, as if the process had ended here.
     Crash,
-    /// The platform refuses the write with this error; after the write it is too late, and nothing happens.
+    /// The platform refuses the write with this error. After the write nothing happens.
     Fail(StoreError),
 }
 
 type Hook = dyn Fn(CrashPoint) -> Option<Fault> + Send + Sync;
 
-/// A hook called at every [`CrashPoint`]; the default has none and costs one comparison.
+/// A hook that is called at every [`CrashPoint`]. The default has none and costs one comparison.
 #[derive(Clone, Default)]
 pub struct Faults(Option<Arc<Hook>>);
 

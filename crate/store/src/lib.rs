@@ -1,12 +1,17 @@
 //! Ordered bytes to bytes, committed in atomic batches; knows nothing of Matrix.
 //!
-//! Three stores implement [`Store`]: [`MemoryStore`], `RedbStore` (native) and `IndexedDbStore` (wasm32).
-//! One conformance suite (`conformance`, with the feature `test-stores`) runs on all of them.
+//! Three stores implement [`Store`]: [`MemoryStore`], `RedbStore` (native) and `IndexedDbStore`
+//! (wasm32). One conformance suite (`conformance`, with the feature `test-stores`) runs on all of
+//! them.
 //!
-//! Reads see every batch that was committed *or submitted* before them: a batch is visible from the moment `commit` is called, and durable when the
-//! future that `commit` returned ends. Whoever acknowledges something to the outside awaits [`Store::barrier`] first, so that nothing that could still
-//! be lost is ever shown. When a commit fails, every batch submitted after it fails with it, reads go back to what is durable, and
-//! [`Store::generation`] grows by one: whatever was derived from the lost batches is refused and must be dropped.
+//! Reads see every batch that was submitted before them. A batch is visible from the moment
+//! `commit` is called, and durable when the future that `commit` returned ends. Before anything
+//! is acknowledged to the outside, [`Store::barrier`] is awaited: nothing that could still be
+//! lost is ever shown.
+//!
+//! When a commit fails, every batch that was submitted after it fails too. Reads go back to what
+//! is durable, and [`Store::generation`] grows by one. A batch of an older generation is refused,
+//! and what was derived from lost batches must be dropped.
 
 mod batch;
 mod chunks;
@@ -50,7 +55,7 @@ use std::{future::Future, ops::Range, path::PathBuf, pin::Pin};
 /// A future that lives on the engine's one thread.
 pub type LocalBoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + 'a>>;
 
-/// The format of what a store holds that says none: the first there was.
+/// The format of the content where a store has recorded none: the first there was.
 const FIRST_CONTENT: u32 = 1;
 
 /// Which way a [`Store::scan`] walks its range.
@@ -71,7 +76,8 @@ pub enum StoreError {
     /// Another engine has taken over the database; this one must not write any more.
     #[error("another engine has taken over this database")]
     Fenced,
-    /// The batch stood on another one that could not be written; what was read for it is no longer true.
+    /// A batch before this one could not be written. What was read for this one may have been
+    /// taken back with it.
     #[error("an earlier write failed, and this one was built on it")]
     RolledBack,
     /// The database was written by a newer version and is left untouched.
@@ -129,15 +135,20 @@ pub trait Store {
     /// At most `limit` entries of `range`, in the order of `direction`.
     fn scan(&self, range: Range<Vec<u8>>, direction: Direction, limit: usize) -> LocalBoxFuture<'_, Result<Vec<(Bytes, Bytes)>, StoreError>>;
 
-    /// Makes `batch` visible to reads at once and durable when the future ends; batches become durable in the order of the calls, and those that wait
-    /// together share one transaction. Nothing needs to poll the future for the write to happen.
+    /// Makes `batch` visible to reads at once, and durable when the future ends.
+    ///
+    /// Batches become durable in the order of the calls. Those that wait together share one
+    /// transaction. The write happens whether the future is polled or not.
     ///
     /// # Errors
-    /// [`StoreError::RolledBack`] when the batch's generation is older than the store's, or an earlier batch failed; else why the write failed.
+    /// [`StoreError::RolledBack`] when the batch's generation is older than the store's, or when
+    /// an earlier batch failed; else why the write failed.
     fn commit(&self, batch: Batch) -> LocalBoxFuture<'static, Result<(), StoreError>>;
 
-    /// Ends when everything submitted before the call is durable, or says why it will never be. What is submitted later is of no concern to it, as far as
-    /// it is not written together with something that came before.
+    /// Ends when everything submitted before the call is durable, or says why it will never be.
+    ///
+    /// What is submitted later cannot fail it, unless it is written together with something that
+    /// was submitted before.
     fn barrier(&self) -> LocalBoxFuture<'static, Result<(), StoreError>>;
 
     /// How often reads went back to what is durable because a write failed.
@@ -149,6 +160,7 @@ pub trait Store {
     /// What this store holds and has done.
     fn stats(&self) -> Stats;
 
-    /// Finishes what was submitted, then releases the database; later calls answer [`StoreError::Closed`].
+    /// Finishes what was submitted, then releases the database. Later calls answer
+    /// [`StoreError::Closed`].
     fn close(&self) -> LocalBoxFuture<'_, Result<(), StoreError>>;
 }

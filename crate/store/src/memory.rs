@@ -1,4 +1,4 @@
-//! A store in memory: the model the others are compared with, and what unit tests run on.
+//! A store in memory, for unit tests.
 
 use crate::{Batch, Bytes, ChunkId, Chunks, Direction, LocalBoxFuture, Op, Stats, Store, StoreError, chunks::part_of};
 use std::{cell::RefCell, collections::BTreeMap, future::ready, ops::Range};
@@ -39,8 +39,8 @@ impl Inner {
                     self.map.remove(key);
                 }
                 Op::DeleteRange(range) if range.start < range.end => {
-                    let obsolete: Vec<Bytes> = self.map.range(range.clone()).map(|(key, _)| key.clone()).collect();
-                    for key in obsolete {
+                    let covered: Vec<Bytes> = self.map.range(range.clone()).map(|(key, _)| key.clone()).collect();
+                    for key in covered {
                         self.map.remove(&key);
                     }
                 }

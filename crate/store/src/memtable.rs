@@ -1,7 +1,8 @@
-//! A memtable: changes kept sorted in memory above what is stored below.
+//! A memtable: changes kept sorted in memory, above what is stored.
 //!
-//! A memtable holds points (a value, or "deleted") and disjoint range tombstones that delete what lies below the memtable. Points always win over the ranges of their
-//! own memtable, because a range delete removes the points it meets when it is applied. A stack of memtables is read from the newest to the oldest.
+//! It holds point entries (a value, or "deleted") and disjoint range tombstones, which delete what
+//! is older than the memtable. A point always wins over the tombstones of its own memtable,
+//! because a range delete removes the points that it covers when it is applied.
 
 use crate::{Batch, Bytes, Direction, Op, merge::Source};
 use std::{
@@ -9,14 +10,14 @@ use std::{
     ops::{Bound, Range},
 };
 
-/// What a memtable knows about a key.
+/// What a memtable, or a block of an sstable, says of a key.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Lookup {
-    /// The memtable holds this value.
+    /// The key has this value.
     Found(Bytes),
-    /// The memtable deletes the key.
+    /// The key is deleted here.
     Deleted,
-    /// Only what lies below can tell.
+    /// Nothing is said; what is older has to be asked.
     NotFound,
 }
 
@@ -30,10 +31,10 @@ impl Lookup {
     }
 }
 
-/// What an entry takes in memory beyond its bytes: two `Bytes` and its share of a tree node.
+/// Bytes of an entry in memory beyond its own: two `Bytes` and its share of a tree node.
 const ENTRY_OVERHEAD: usize = 96;
 
-/// Sorted changes that cover what lies below them.
+/// Sorted changes in memory.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Memtable {
     points: BTreeMap<Bytes, Option<Bytes>>,
@@ -72,8 +73,8 @@ impl Memtable {
         if range.start >= range.end {
             return;
         }
-        let obsolete: Vec<Bytes> = self.points.range(range.clone()).map(|(key, _)| key.clone()).collect();
-        for key in obsolete {
+        let covered: Vec<Bytes> = self.points.range(range.clone()).map(|(key, _)| key.clone()).collect();
+        for key in covered {
             if let Some(old) = self.points.remove(&key) {
                 self.bytes -= key.len() + old.map_or(0, |v| v.len()) + ENTRY_OVERHEAD;
             }
@@ -114,7 +115,7 @@ impl Memtable {
         self.points.iter()
     }
 
-    /// The range deletes, which cover what lies below.
+    /// The range deletes.
     pub(crate) fn range_tombstones(&self) -> &RangeTombstones {
         &self.range_tombstones
     }

@@ -6,13 +6,13 @@ use std::ops::Range;
 /// An entry of a source: a value, or "deleted here".
 pub(crate) type Entry = (Bytes, Option<Bytes>);
 
-/// After so many covered entries in a row, older sources are moved past the range tombstone.
+/// After so many covered entries in a row, the older sources skip to the end of the tombstone.
 const MAX_SKIPS: u32 = 16;
 
 type Covering<'a> = Box<dyn Fn(&[u8]) -> Option<Range<Bytes>> + 'a>;
 type Entries<'a, E> = Box<dyn Iterator<Item = Result<Entry, E>> + 'a>;
 
-/// One sorted source and the ranges whose range tombstones delete everything older.
+/// One sorted source, and its range tombstones.
 pub(crate) struct Source<'a, E> {
     /// The next entry.
     head: Option<Result<Entry, E>>,
@@ -20,12 +20,12 @@ pub(crate) struct Source<'a, E> {
     entries: Entries<'a, E>,
     /// The entries of a part of the source's range.
     part: Box<dyn Fn(Range<Vec<u8>>) -> Entries<'a, E> + 'a>,
-    /// The range tombstone of this source that covers a key in older ones.
+    /// The range tombstone of this source that covers a key of older sources.
     covering: Covering<'a>,
 }
 
 impl<'a, E: 'a> Source<'a, E> {
-    /// A source whose entries `part` gives for any range, sorted in the direction of the merge.
+    /// A source. `part` gives its entries of any range, sorted in the direction of the merge.
     pub(crate) fn new(
         range: &Range<Vec<u8>>,
         part: impl Fn(Range<Vec<u8>>) -> Entries<'a, E> + 'a,
@@ -46,13 +46,14 @@ impl<'a, E: 'a> Source<'a, E> {
     }
 }
 
-/// The newest entry of every key, deletions included, without what newer range tombstones cover. After an error the iterator must not be used on.
+/// The newest entry of every key, deletions included, without what newer range tombstones cover.
+/// It must not be used on after an error.
 pub(crate) struct Merge<'a, E> {
     sources: Vec<Source<'a, E>>,
     direction: Direction,
     range: Range<Vec<u8>>,
     covered_in_a_row: u32,
-    /// Which source came last, and which would come next without it.
+    /// The source of the last entry, and the one that would be next without it.
     lead: Option<(usize, Option<usize>)>,
 }
 
@@ -67,16 +68,18 @@ impl<'a, E: 'a> Merge<'a, E> {
         self.filter_map(|entry| entry.map(|(key, value)| Some((key, value?))).transpose()).take(limit).collect()
     }
 
-    /// Which source comes next: the newest of those that stand at the first key; and which stands before all others but that.
+    /// The source that comes next, which is the newest of those at the first key, and the one
+    /// behind it.
     fn next_source(&mut self) -> Option<Result<(usize, Option<usize>), E>> {
-        // Neighbours in key often come from one source, which then has to be compared with one other only.
+        // Neighbours in key often come from one source, which is then compared with one other.
         if let Some((age, other)) = self.lead
             && let Some(key) = self.sources[age].key()
             && other.is_none_or(|other| self.sources[other].key().is_none_or(|other| comes_before(key, other, self.direction)))
         {
             return Some(Ok((age, other)));
         }
-        // An error ends it; every source was asked before, so that all of them have told what they miss.
+        // An error ends the merge. Every source was asked before, so all of them have said what
+        // they miss.
         if let Some(failed) = self.sources.iter_mut().find(|source| matches!(source.head, Some(Err(_)))) {
             return failed.advance().and_then(Result::err).map(Err);
         }
@@ -95,7 +98,7 @@ impl<'a, E: 'a> Merge<'a, E> {
         self.lead.map(Ok)
     }
 
-    /// Moves the sources older than `age` past `covered`.
+    /// Moves the sources that are older than `age` past the range `covered`.
     fn skip(&mut self, age: usize, covered: &Range<Bytes>) {
         let rest = match self.direction {
             Direction::Forward => covered.end.to_vec()..self.range.end.clone(),

@@ -1,4 +1,5 @@
-//! A store for tests of what stands on it: it is slow, fails, runs out of room or crashes when told to, and tells what was read.
+//! A store for tests of its users. It is slow, fails, runs out of space or crashes when told to,
+//! and it says what was read.
 
 use crate::{Batch, Bytes, ChunkId, Chunks, Direction, LocalBoxFuture, Stats, Store, StoreError, chunks::part_of, conformance::apply};
 use futures_channel::oneshot;
@@ -40,7 +41,7 @@ struct Inner {
     reads: Vec<Vec<u8>>,
 }
 
-/// A `BTreeMap` that misbehaves on request; clones are handles on the same store.
+/// A `BTreeMap` that misbehaves on request. Clones are handles on the same store.
 #[derive(Clone, Default)]
 pub struct UnreliableStore {
     inner: Rc<RefCell<Inner>>,
@@ -52,7 +53,7 @@ impl UnreliableStore {
         Self::default()
     }
 
-    /// Lets each read take a turn in which others go on.
+    /// Lets each read yield once to other tasks.
     pub fn set_slow(&self, slow: bool) {
         self.inner.borrow_mut().slow = slow;
     }
@@ -80,28 +81,31 @@ impl UnreliableStore {
         self.inner.borrow().waiting.len()
     }
 
-    /// Lets the next write fail with `error`; called several times, the next ones.
+    /// Lets the next write fail with `error`. Called several times, it is for as many writes.
     pub fn fail_next(&self, error: StoreError) {
         self.inner.borrow_mut().fail_next.push_back(error);
     }
 
-    /// Refuses writes after which the entries would take more than `bytes`, unless the batch frees space; none lifts the limit.
+    /// Refuses writes after which the entries would take more than `bytes`, unless the batch frees
+    /// space. `None` lifts the limit.
     pub fn set_quota(&self, bytes: Option<usize>) {
         self.inner.borrow_mut().quota = bytes;
     }
 
-    /// Refuses at once, as a store that knows it is full, what does not free space.
+    /// Refuses at once what does not free space, as a store does that knows it is full.
     pub fn set_full(&self, full: bool) {
         self.inner.borrow_mut().full = full;
     }
 
-    /// Refuses at once what does not free space, and when it is to be written what does: storage is full, and no reserve is left.
+    /// Refuses everything, because storage is full and no reserve is left: at once what does not
+    /// free space, and when it is written what does.
     pub fn set_exhausted(&self, exhausted: bool) {
         self.set_full(exhausted);
         self.inner.borrow_mut().exhausted = exhausted;
     }
 
-    /// Crashes instead of the `nth` write from now (0 is the next): nobody is completed, and nothing works until [`Self::restart`].
+    /// Crashes instead of the `nth` write from now (0 is the next). Nobody is answered, and nothing
+    /// works until [`Self::restart`].
     pub fn crash_at_write(&self, nth: u32) {
         self.inner.borrow_mut().crash_in = Some(nth);
     }
@@ -390,7 +394,7 @@ mod tests {
     }
 
     #[test]
-    fn what_waits_is_seen_and_a_failure_takes_it_back() {
+    fn pending_batches_are_visible_until_a_write_fails() {
         let store = UnreliableStore::new();
         store.hold();
         store.fail_next(StoreError::QuotaExceeded);
@@ -412,7 +416,7 @@ mod tests {
     }
 
     #[test]
-    fn a_full_store_takes_what_makes_room() {
+    fn a_full_store_takes_batches_that_make_room() {
         let store = UnreliableStore::new();
         block_on(store.commit(put("a"))).expect("commits");
         store.set_quota(Some(8));

@@ -1,4 +1,5 @@
-//! What `tests/browser/store.test.mjs` calls in a real browser: the store's conformance suite on IndexedDB, room, fences, and measurements.
+//! What `tests/browser/store.test.mjs` calls in a real browser: the store's conformance suite on
+//! IndexedDB, room, fences, and measurements.
 //!
 //! A failed check panics; the panic hook writes it to the console, and the page tells the test.
 #![cfg(target_arch = "wasm32")]
@@ -70,7 +71,7 @@ fn one(key: &str, bytes: usize) -> Batch {
     batch
 }
 
-/// Makes panics tell their story on the console.
+/// Prints panics on the console.
 #[wasm_bindgen(start)]
 pub fn start() {
     console_error_panic_hook::set_once();
@@ -113,7 +114,8 @@ pub async fn keeps_chunks(name: String, blobs: bool) {
     conformance::keeps_chunks(&InBrowser::small(name, blobs)).await;
 }
 
-/// Crashes at every point at which chunks are written or deleted, and returns the names of the points.
+/// Crashes at every point at which chunks are written or deleted, and returns the names of the
+/// points.
 #[wasm_bindgen]
 pub async fn chunks_survive_crashes(name: String, blobs: bool) -> Vec<String> {
     let fresh = async || {
@@ -124,7 +126,8 @@ pub async fn chunks_survive_crashes(name: String, blobs: bool) -> Vec<String> {
     hit.into_iter().map(|point: CrashPoint| format!("{point:?}")).collect()
 }
 
-/// Opens a database twice: how chunks are put and deleted by the older one before, and after, the newer one was opened, and what is there then.
+/// Opens a database twice. Says whether the older one could put a chunk before the newer one was
+/// opened, whether it could put and delete chunks afterwards, and what is there then.
 #[wasm_bindgen]
 pub async fn two_openings_with_chunks(name: String) -> Result<Vec<String>, JsValue> {
     let bytes = || vec![7; 70_000].into();
@@ -137,7 +140,7 @@ pub async fn two_openings_with_chunks(name: String) -> Result<Vec<String>, JsVal
     Ok(said.chain(there.into_iter().map(|found| format!("{:?}", found.map(|found| found.map(|bytes| bytes.len()))))).collect())
 }
 
-/// Opens a database twice: what each answers to a commit, the older one after the newer one was opened.
+/// Opens a database twice. Says what each then answers to a commit, and which keys are there.
 #[wasm_bindgen]
 pub async fn two_openings(name: String) -> Result<Vec<String>, JsValue> {
     let old = IndexedDbStore::open(&name).await.map_err(text)?;

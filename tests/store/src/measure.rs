@@ -10,7 +10,8 @@ fn now() -> f64 {
     read.call0(&clock).ok().and_then(|now| now.as_f64()).expect("a number")
 }
 
-/// A batch like that of a message: one value of 1,500 bytes and seven small ones, three of their keys random.
+/// A batch like that of a message: one value of 1,500 bytes and seven small ones, three of their
+/// keys random.
 fn message(at: u64, seed: &mut u64) -> Batch {
     let mut batch = Batch::new();
     for table in 0..8u8 {

@@ -1,8 +1,11 @@
 //! Which record goes where: the log-structured store's [`Backend`] on IndexedDB.
 //!
-//! Blobs have transactions and an object store of their own, so that writing a large one does not keep commits waiting: while Blobs of 1.5 MiB were written
-//! without a pause, a commit beside them took 3 to 5 ms in Chromium, and 18 ms with the Blobs in the same object store. A Blob is not fenced: its number
-//! holds the opening's epoch, and it counts only when a fenced transaction has put its sstable record.
+//! Blobs have transactions and an object store of their own, so that writing a large one does not
+//! keep commits waiting. While Blobs of 1.5 MiB were written without a pause, a commit took 3 to 5
+//! ms in Chromium, and 18 ms with the Blobs in the same object store.
+//!
+//! A Blob is not fenced: its number holds the opening's epoch, and it counts only when a fenced
+//! transaction has put its sstable's record.
 
 use super::{
     Options,
@@ -30,9 +33,9 @@ use wasm_bindgen_futures::{JsFuture, spawn_local};
 use web_sys::{Blob, Event, IdbDatabase, IdbKeyRange, IdbObjectStore, IdbTransaction, MessageChannel, MessageEvent, Performance};
 
 const PAGE_BYTES: usize = 32 << 10;
-/// So many times as many bytes are asked for and let go to have garbage collected.
+/// How many buffers of how many bytes are allocated to have garbage collected.
 const GC_ALLOCATIONS: (u32, u32) = (128, 1 << 20);
-/// So many Blob handles are kept; a handle takes little, but not nothing, in the browser.
+/// How many Blob handles are kept. A handle takes little memory in the browser, but not nothing.
 const MAX_HANDLES: usize = 4096;
 
 type Handler = Closure<dyn FnMut(Event)>;
@@ -48,7 +51,7 @@ pub(crate) struct IndexedDb {
 pub(super) struct Inner {
     pub(super) database: IdbDatabase,
     epoch: f64,
-    /// What was found, until this opening may write.
+    /// Set until this opening has taken the right to write.
     pending_claim: async_lock::Mutex<Option<PendingClaim>>,
     /// Whether this engine can keep Blobs in IndexedDB.
     pub(super) blobs: bool,
@@ -104,13 +107,14 @@ impl Inner {
         Ok(())
     }
 
-    /// Sends every request of a transaction; its end tells how it went.
+    /// Sends every request of a transaction. Its end says how it went.
     fn send(self: &Rc<Self>, changes: &Transaction) -> Result<LocalBoxFuture<'static, Result<(), StoreError>>, StoreError> {
         self.inject_fault(CrashPoint::BeforePut)?;
         self.send_fenced(&[META, LOG, SEGMENTS], CrashPoint::BetweenPutAndCommit, |transaction| self.send_requests(transaction, changes))
     }
 
-    /// A transaction of what `requests` sends that counts only if this opening is the last one; the first of `stores` says so.
+    /// A transaction of what `requests` sends. It is committed only if this opening is the last
+    /// one, by the epoch in the first of `stores`.
     pub(super) fn send_fenced(
         self: &Rc<Self>,
         stores: &[&str],
@@ -212,11 +216,13 @@ impl Inner {
         put(&self.store(&transaction, BLOBS)?, &js_number(id), &blob)?;
         database::commit(&transaction);
         done.await?;
-        // A deleted Blob takes its space until the last handle on it is garbage and collected, so the reserve must never have one.
+        // A deleted Blob takes its space until the last handle on it was collected as garbage. So
+        // the reserve must never have one.
         if is_placeholder(id) {
             return Ok(());
         }
-        // The handle that was put stands for bytes in memory; one that is read back stands for the file. Later it might have to wait for a Blob being written.
+        // The handle that was put stands for bytes in memory. One that is read back stands for the
+        // file. It is read back now, since later it might wait for another Blob's write.
         self.handle(id).await.map(drop)
     }
 
@@ -282,7 +288,7 @@ impl Inner {
     }
 
     async fn delete_blobs(&self, ids: Vec<u64>) -> Result<(), StoreError> {
-        // Placeholders are nobody's, and make room for the claim.
+        // Deleting a placeholder makes room for the claim.
         if !ids.iter().copied().all(is_placeholder) {
             self.claim().await?;
         }
@@ -312,7 +318,7 @@ impl Inner {
         Ok(ids)
     }
 
-    /// Gives the database up when another version wants it, or when the browser takes it away.
+    /// Closes the database when another version asks for it, or when the browser takes it away.
     fn watch_release(self: &Rc<Self>) {
         let weak = Rc::downgrade(self);
         let on_release: Handler = Closure::new(move |_| {
@@ -396,7 +402,7 @@ impl Backend for IndexedDb {
         let inner = self.inner.clone();
         Box::pin(async move {
             if inner.blobs {
-                // What fails here is tried again when it is read, and told then.
+                // What fails here is tried again when it is read.
                 let _ = inner.prefetch_handles(blobs).await;
             }
         })
@@ -424,8 +430,12 @@ impl Backend for IndexedDb {
     }
 }
 
-/// Chromium deletes the file of a deleted Blob when the last handle on it was collected as garbage, and a handle cannot be closed. Nothing collects them
-/// where little happens: the files were seen to stay for 32 s, and for 3 s after this. The buffers are never written to, so they take address space only.
+/// Makes the browser collect garbage, by allocating buffers. They are never written to, so they
+/// take address space only.
+///
+/// Chromium deletes the file of a deleted Blob when the last handle on it was collected, and a
+/// handle cannot be closed. Where little happens nothing is collected: files were seen to stay for
+/// 32 s, and for 3 s after this.
 async fn collect_garbage() {
     for buffer in 0..GC_ALLOCATIONS.0 {
         drop(ArrayBuffer::new(GC_ALLOCATIONS.1));
@@ -443,7 +453,7 @@ async fn sleep(milliseconds: u32) {
     let _ = JsFuture::from(promise).await;
 }
 
-/// Turns of the event loop, by a message to ourselves: unlike a timer it is never held back.
+/// Turns of the event loop, by a message to ourselves. Unlike a timer it is never throttled.
 struct EventLoopTurns {
     channel: MessageChannel,
     waiting: Rc<RefCell<VecDeque<oneshot::Sender<()>>>>,

@@ -1,7 +1,8 @@
-//! Chunks in an object store of their own: by name, each a Blob, or cut into small values where an engine has no Blobs.
+//! Chunks in an object store of their own. Each is a Blob, or small values where an engine keeps no
+//! Blobs.
 //!
-//! Every transaction that changes them checks the epoch, as those of the log do. The object store has a copy of it, so that commits need not wait while a chunk
-//! is written.
+//! Every transaction that changes them checks the epoch, as those of the log do. The object store
+//! has a copy of the epoch, so that commits need not wait while a chunk is written.
 
 use super::{
     backend::{IndexedDb, Inner, bytes_of, joined},
@@ -19,7 +20,7 @@ use web_sys::{Blob, IdbKeyRange, IdbObjectStore};
 /// Bytes of the values that a chunk is cut into.
 const VALUE: usize = 32 << 10;
 
-/// The key of one of those, or of a Blob.
+/// The key of such a value. A Blob has that of the first one.
 fn value_key(id: &ChunkId, value: f64) -> JsValue {
     Array::of2(&name(id).into(), &value.into()).into()
 }

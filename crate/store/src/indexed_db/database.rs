@@ -1,7 +1,8 @@
 //! IndexedDB as futures: opening a database of our version, strict transactions, requests, errors.
 //!
-//! Requests are sent without waiting for one another, and only the end of the transaction is awaited: a wait inside a transaction costs a turn of the
-//! event loop, and any wait for something else would commit it.
+//! Requests are sent without waiting for one another, and only the end of the transaction is
+//! awaited. A wait inside a transaction costs a turn of the event loop, and a wait for anything
+//! else commits it.
 
 use crate::StoreError;
 use futures_channel::oneshot;
@@ -29,7 +30,7 @@ fn resolve<T>(slot: &Slot<T>, with: T) {
     }
 }
 
-/// What the browser said, in the store's words.
+/// The browser's exception as a [`StoreError`].
 pub(super) fn store_error(error: &JsValue) -> StoreError {
     let text = |name: &str| Reflect::get(error, &name.into()).ok().and_then(|text| text.as_string());
     match (text("name").as_deref(), text("message")) {
@@ -66,7 +67,7 @@ pub(super) fn get(store: &IdbObjectStore, key: &JsValue) -> Result<impl Future<O
     Ok(request_result(&store.get(key).map_err(|error| store_error(&error))?))
 }
 
-/// Sends a put; the end of the transaction tells how it went.
+/// Sends a put. The end of the transaction says how it went.
 pub(super) fn put(store: &IdbObjectStore, key: &JsValue, value: &JsValue) -> Result<(), StoreError> {
     store.put_with_key(value, key).map(drop).map_err(|error| store_error(&error))
 }
@@ -126,7 +127,8 @@ pub(super) fn write_transaction(database: &IdbDatabase, stores: &[&str]) -> Resu
 /// Ends a transaction to which nothing will be added, without waiting for its requests.
 #[expect(deprecated, reason = "web-sys marks it so, the platform does not")]
 pub(super) fn commit(transaction: &IdbTransaction) {
-    // An error means that the transaction has ended by itself; whoever waits for its end is told why.
+    // An error means that the transaction has ended by itself. Whoever waits for its end is told
+    // why.
     let _ = transaction.commit();
 }
 
@@ -139,7 +141,8 @@ fn names(stores: &[&str]) -> Array {
     stores.iter().map(|store| JsValue::from_str(store)).collect()
 }
 
-/// Opens the database in our format, bringing an older one up to it; a newer one is refused and left as it is.
+/// Opens the database in our format. An older one is upgraded. A newer one is refused and left as
+/// it is.
 pub(super) async fn open(name: &str, upgrade: impl Fn(&IdbDatabase, u32) -> Result<(), StoreError> + 'static) -> Result<IdbDatabase, StoreError> {
     let request = factory()?.open_with_u32(name, FORMAT).map_err(|error| store_error(&error))?;
     let upgrade_error: Rc<RefCell<Option<StoreError>>> = Rc::default();
@@ -171,7 +174,7 @@ async fn opened(request: &IdbOpenDbRequest) -> Result<IdbDatabase, Option<DomExc
     }
 }
 
-/// Opening without a version changes nothing and tells the version.
+/// Opens without a version, which changes nothing, to see which version it is.
 async fn newer_format(name: &str) -> StoreError {
     let Ok(Ok(request)) = factory().map(|factory| factory.open(name)) else { return StoreError::Closed };
     match opened(&request).await {

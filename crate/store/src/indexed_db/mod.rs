@@ -1,10 +1,15 @@
-//! [`IndexedDbStore`]: the log-structured store above one IndexedDB database, in a service worker, a dedicated worker or a window.
+//! [`IndexedDbStore`]: the log-structured store above one IndexedDB database, in a service worker,
+//! a dedicated worker or a window.
 //!
-//! - `database`: versions, requests and transactions as futures; - `opening`: what is read first, and who may write; - `backend`: which record goes where;
-//! - `chunks`: what is too large for the log.
+//! - `database`: versions, requests and transactions as futures
+//! - `opening`: what is read first, and who may write
+//! - `backend`: which record goes where
+//! - `chunks`: what is too large for the log
 //!
-//! The database has the object stores `meta` (`epoch`, `content`, `blobs`, `note`), `log`, `segments`, `blobs`, and `pages` for engines that cannot keep Blobs, and
-//! `chunks`. Its version is the store's format. Every writing transaction asks for strict durability.
+//! The database has these object stores: `meta` (`epoch`, `content`, `blobs`, and `note`, which is
+//! the prefetch list), `log`, `segments` (the records of sstables), `blobs`, `pages` for engines
+//! that keep no Blobs, and `chunks`. Its version is the store's format. Every transaction that
+//! writes asks for strict durability.
 
 mod backend;
 mod chunks;
@@ -23,10 +28,12 @@ pub struct IndexedDbStore {
 }
 
 impl IndexedDbStore {
-    /// Opens the database `name`, making it if it is not there, and takes it over from whoever had it open for writing.
+    /// Opens the database `name`, and makes it if it is not there. Whoever had it open can no
+    /// longer write.
     ///
     /// # Errors
-    /// [`StoreError::NewerFormat`], with nothing changed; [`StoreError::Platform`] when the browser gives no storage.
+    /// [`StoreError::NewerFormat`], with nothing changed. [`StoreError::Platform`] when the browser
+    /// gives no storage.
     pub async fn open(name: &str) -> Result<Self, StoreError> {
         Self::open_with(name, Options::default()).await
     }
@@ -56,17 +63,18 @@ impl IndexedDbStore {
         database::delete(name).await
     }
 
-    /// Whether ordinary batches are refused because storage is full; those marked with [`Batch::set_frees_space`] are still taken.
+    /// Whether ordinary batches are refused because storage is full. Those marked with
+    /// [`Batch::set_frees_space`] are still taken.
     pub fn is_full(&self) -> bool {
         self.store.is_full()
     }
 
-    /// Drops every block kept in memory; no answer changes.
+    /// Drops every cached block. No answer changes.
     pub fn drop_cache(&self) {
         self.store.drop_cache();
     }
 
-    /// Ends when background work (flushing, merging, tidying) has nothing left to do.
+    /// Ends when background work (flush, compaction, cleanup) has nothing left to do.
     pub async fn settled(&self) {
         self.store.settled().await;
     }

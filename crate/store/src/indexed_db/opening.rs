@@ -1,7 +1,10 @@
-//! How an opening begins: the object stores are made, what they hold is read, and the right to write is taken.
+//! How a database is opened: the object stores are made, what they hold is read, and the right to
+//! write is taken.
 //!
-//! That right is the epoch in `meta` and in `chunks`: the last opening that has put its own there may write. Where storage is full not even that can be put. The store is
-//! read all the same, and the first write that there is room for takes the right, if nobody has written meanwhile.
+//! That right is the epoch in `meta` and in `chunks`. Each opening counts it up, and may write as
+//! long as it is the last that did. Where storage is full, not even the epoch can be put. The store
+//! is opened for reading then. The first write that fits puts the epoch, if nobody else has written
+//! meanwhile.
 
 use super::database::{
     self, BLOBS, CHUNKS, LOG, META, PAGES, SEGMENTS, get, js_number, put, read_transaction, request_result, store_error, transaction_done,
@@ -17,22 +20,23 @@ use wasm_bindgen::{JsCast, JsValue};
 use web_sys::{Blob, IdbDatabase, IdbObjectStore, IdbTransaction};
 
 pub(super) const EPOCH: &str = "epoch";
-/// The newest format of the content that an opening has understood; absent in databases of the first.
+/// The newest format of the content that an opening has understood. Absent in databases of the
+/// first.
 const CONTENT_FORMAT: &str = "content";
-/// Whether sstables are Blobs or pages; absent until that was tried out.
+/// Whether sstables are Blobs or pages. Absent until that was tried out.
 const HAS_BLOBS: &str = "blobs";
-/// What the last opening read first; absent until one has said so.
+/// The prefetch list. Absent until an opening has saved one.
 pub(super) const PREFETCH_LIST: &str = "note";
 
-/// What is read and claimed together.
+/// What an opening reads in the transaction that puts the epoch.
 const CLAIM_STORES: [&str; 4] = [META, LOG, SEGMENTS, CHUNKS];
 
-/// What an opening starts from.
+/// What an opening found.
 pub(super) struct OpenedDatabase {
     pub(super) loaded: Loaded,
     /// Whether this engine can keep Blobs in IndexedDB.
     pub(super) blobs: bool,
-    /// What it found, where it could not take the right to write.
+    /// Where it could not take the right to write: what has to be unchanged when it does.
     pub(super) pending_claim: Option<PendingClaim>,
 }
 
@@ -44,7 +48,7 @@ pub(super) struct PendingClaim {
     sstables: Vec<u64>,
 }
 
-/// Makes or converts the object stores; all of it, with the new version, is one transaction.
+/// Makes or converts the object stores, in the transaction that sets the new version.
 pub(super) fn upgrade(database: &IdbDatabase, from: u32, faults: &Faults) -> Result<(), StoreError> {
     if from == 0 {
         for store in [META, LOG, SEGMENTS, BLOBS, PAGES] {
@@ -54,12 +58,14 @@ pub(super) fn upgrade(database: &IdbDatabase, from: u32, faults: &Faults) -> Res
     if from < 2 {
         database.create_object_store(CHUNKS).map_err(|error| store_error(&error))?;
     }
-    // A conversion from format 2 on goes here, in the order of the formats.
+    // Conversions from format 2 on go here, in the order of the formats.
     if faults.crash_at(CrashPoint::Migrating) { Err(StoreError::Closed) } else { Ok(()) }
 }
 
-/// Decides whether sstables will be Blobs, once for a database, before there are any. An engine that cannot keep a Blob may take it and abort the transaction
-/// later (WebKit, where nothing is kept on disk), so the trial has a transaction of its own.
+/// Decides whether sstables will be Blobs, once for a database, before there are any.
+///
+/// An engine that keeps no Blobs may take one and abort the transaction later. WebKit does, where
+/// it keeps nothing on disk. So the trial has a transaction of its own.
 async fn choose_layout(database: &IdbDatabase, with_blobs: bool) -> Result<(), StoreError> {
     let keeps_blobs = with_blobs
         && match try_a_blob(database).await {
@@ -83,12 +89,12 @@ async fn try_a_blob(database: &IdbDatabase) -> Result<(), StoreError> {
     let transaction = write_transaction(database, &[BLOBS])?;
     let done = transaction_done(&transaction);
     let kept = request_result(&object_store(&transaction, BLOBS)?.put_with_key(&blob, &js_number(PROBE_BLOB)).map_err(|error| store_error(&error))?);
-    // Not committed by us: WebKit then completes the transaction although the put has failed.
+    // We do not call `commit`: WebKit would complete the transaction although the put has failed.
     let (kept, done) = join(kept, done).await;
     kept.and(done)
 }
 
-/// Reads what a store starts from, and makes this opening the one that may write, if there is room to say so.
+/// Reads what a store starts from, and takes the right to write, if there is space for that.
 pub(super) async fn load(database: &IdbDatabase, content_format: u32, with_blobs: bool) -> Result<OpenedDatabase, StoreError> {
     loop {
         let opened = match load_and_claim(database, content_format, true).await {
@@ -102,7 +108,7 @@ pub(super) async fn load(database: &IdbDatabase, content_format: u32, with_blobs
     }
 }
 
-/// `None`, with nothing changed, where it is not known yet how sstables are kept.
+/// `None`, with nothing changed, where it is not decided yet how sstables are kept.
 async fn load_and_claim(database: &IdbDatabase, content_format: u32, claim: bool) -> Result<Option<OpenedDatabase>, StoreError> {
     let transaction = if claim { write_transaction(database, &CLAIM_STORES)? } else { read_transaction(database, &CLAIM_STORES)? };
     let done = transaction_done(&transaction);
@@ -124,7 +130,7 @@ async fn load_and_claim(database: &IdbDatabase, content_format: u32, claim: bool
         put_claim(&transaction, before + 1.0, content_format)?;
     }
     let records = try_join(records(&object_store(&transaction, LOG)?)?, records(&object_store(&transaction, SEGMENTS)?)?);
-    // Together, because the end of the transaction comes at once after its last answer.
+    // Awaited together, because the transaction ends right after its last answer.
     let (records, done) = join(records, done).await;
     let (log, sstables) = records?;
     done?;
@@ -135,8 +141,10 @@ async fn load_and_claim(database: &IdbDatabase, content_format: u32, claim: bool
     Ok(Some(OpenedDatabase { loaded, blobs, pending_claim }))
 }
 
-/// Makes an opening that could only read the one that may write. What it has read must be all there is: a record of the log is never written anew under its
-/// number while the sstables stay the same.
+/// Takes the right to write for an opening that could only read.
+///
+/// What it has read must still be all there is. It is enough to compare the numbers: a log record
+/// is never replaced under its number while the sstables stay the same.
 pub(super) async fn claim(database: &IdbDatabase, pending_claim: &PendingClaim) -> Result<(), StoreError> {
     let transaction = write_transaction(database, &CLAIM_STORES)?;
     let done = transaction_done(&transaction);

@@ -1,7 +1,10 @@
-//! A block: some 32 KiB of sorted entries, keys without the part they share with the one before.
+//! A block: some 32 KiB of sorted entries. A key is stored without the prefix that it shares with
+//! the one before.
 //!
-//! An entry is `shared | rest length | value | rest | value bytes`, where value is 0 for a deletion and else one more than the value's length. Every 16th
-//! entry shares nothing and starts a restart; the block ends in the restarts' offsets and their number, so that a look-up decodes one restart.
+//! An entry is `shared | rest length | value | rest | value bytes`. Here `value` is 0 for a
+//! deletion, and else one more than the value's length. Every 16th entry is a restart point: it
+//! shares nothing. The block ends in the offsets of its restart points and their number. So a
+//! look-up decodes what follows one restart point.
 
 use crate::{
     Bytes, Direction,
@@ -59,7 +62,7 @@ impl BlockBuilder {
     }
 }
 
-/// A block as it was read.
+/// A block that was read.
 #[derive(Clone, Debug)]
 pub(super) struct Block {
     entries: Bytes,
@@ -70,12 +73,13 @@ impl Block {
     pub(super) fn read(mut bytes: Bytes) -> Result<Self, Damaged> {
         let count_at = bytes.len().checked_sub(4).ok_or(Damaged("a block without an end"))?;
         let count = bytes.split_off(count_at).get_u32_le() as usize;
-        let restarts_at = count.checked_mul(4).and_then(|length| bytes.len().checked_sub(length)).ok_or(Damaged("a block with too many restarts"))?;
+        let restarts_at =
+            count.checked_mul(4).and_then(|length| bytes.len().checked_sub(length)).ok_or(Damaged("a block with too many restart points"))?;
         let restarts = bytes.split_off(restarts_at);
         Ok(Self { entries: bytes, restarts })
     }
 
-    /// What the block takes in memory.
+    /// Bytes of the block in memory.
     pub(super) fn bytes(&self) -> usize {
         self.entries.len() + self.restarts.len() + 64
     }
@@ -93,12 +97,12 @@ impl Block {
         let at = |restart: usize| (&self.restarts[restart * 4..]).get_u32_le() as usize;
         let end = if restart + 1 < self.restarts() { at(restart + 1) } else { self.entries.len() };
         if at(restart) > end || end > self.entries.len() {
-            return Err(Damaged("a restart outside its block"));
+            return Err(Damaged("a restart point outside its block"));
         }
         Ok(self.entries.slice(at(restart)..end))
     }
 
-    /// The entries of a restart, in order.
+    /// The entries from one restart point to the next, in order.
     fn entries_from(&self, restart: usize) -> Result<Vec<Entry>, Damaged> {
         let mut bytes = self.restart_bytes(restart)?;
         let mut entries: Vec<Entry> = Vec::with_capacity(RESTART_INTERVAL);
@@ -110,13 +114,13 @@ impl Block {
         Ok(entries)
     }
 
-    /// The first key of a restart; it shares nothing.
+    /// The key at a restart point.
     fn first_key(&self, restart: usize) -> Result<Bytes, Damaged> {
         let mut bytes = self.restart_bytes(restart)?;
         Ok(next_entry(&mut bytes, &[])?.0)
     }
 
-    /// The last restart that starts at or before `key`, the first if none does.
+    /// The last restart point at or before `key`, or the first.
     fn restart_for(&self, key: &[u8]) -> Result<usize, Damaged> {
         let (mut low, mut high) = (0, self.restarts());
         while high - low > 1 {
@@ -130,7 +134,8 @@ impl Block {
         Ok(low)
     }
 
-    /// What the block knows of a key; a value is a copy, so that it does not keep the block in memory.
+    /// What the block says of a key. A value is a copy, so that it does not keep the block in
+    /// memory.
     pub(super) fn get(&self, key: &[u8]) -> Result<Lookup, Damaged> {
         if self.restarts() == 0 {
             return Ok(Lookup::NotFound);
@@ -150,7 +155,7 @@ impl Block {
         Ok(Lookup::NotFound)
     }
 
-    /// The entries of `range`, restart by restart, in `direction`.
+    /// The entries of `range` in `direction`, decoded from one restart point at a time.
     pub(super) fn entries(&self, range: Range<Vec<u8>>, direction: Direction) -> impl Iterator<Item = Result<Entry, Damaged>> + use<> {
         let block = self.clone();
         let (restarts, mut failed) = match self.restarts_of(&range) {
@@ -175,7 +180,7 @@ impl Block {
         entries.filter(inside).chain(std::iter::from_fn(move || failed.take()))
     }
 
-    /// The restarts that may hold entries of `range`.
+    /// The restart points behind which entries of `range` may lie.
     fn restarts_of(&self, range: &Range<Vec<u8>>) -> Result<Range<usize>, Damaged> {
         if self.restarts() == 0 || range.start >= range.end {
             return Ok(0..0);

@@ -1,4 +1,4 @@
-//! Blocks and indexes in memory, the least recently used going first.
+//! Blocks and indexes in memory. The least recently used go first.
 
 use super::{block::Block, sstable::Index};
 use hashlink::LruCache;
@@ -25,7 +25,7 @@ impl Cached {
     }
 }
 
-/// What one read has fetched, kept until it ends whatever the cache drops.
+/// What one read has fetched, kept until the read ends whatever the cache drops.
 pub(super) type Pins = HashMap<Place, Cached>;
 
 #[derive(Debug)]

@@ -1,4 +1,4 @@
-//! Group commit: everything that waits becomes durable in one transaction, or is taken back.
+//! Where a group of batches is written: into the log, or, when it is large, into an sstable.
 
 use super::{
     backend::{Backend, Transaction},
@@ -11,10 +11,12 @@ use crate::{
 };
 use std::rc::Rc;
 
-/// Chromium stores values from 64 KiB on as files of their own, which takes three times as long.
+/// Bytes of a log record. Chromium stores values from 64 KiB on as files of their own, which takes
+/// three times as long.
 const MAX_LOG_RECORD: usize = 60_000;
 
-/// Unmerged log in memory may grow to so many times `flush_bytes` before commits wait for the flush, or are refused when it fails.
+/// When the log is so many times `flush_bytes`, commits wait for the flush. When the flush fails,
+/// they are refused.
 const STALL_FACTOR: usize = 4;
 
 /// How a group becomes durable.
@@ -22,7 +24,7 @@ const STALL_FACTOR: usize = 4;
 enum WritePath {
     /// Into the log.
     Log,
-    /// Into the log, which is then long enough to be flushed.
+    /// Into the log, after which the memtable is flushed.
     LogThenFlush,
     /// Into an sstable, together with what the log holds.
     Sstable,
@@ -157,10 +159,10 @@ impl<B: Backend> Core<B> {
         let state = &mut *self.state.borrow_mut();
         state.last_commit = self.backend.now();
         if path == WritePath::Sstable {
-            // The group is in sstables, and not in the log.
+            // The group is in an sstable already, and not in the log.
             self.schedule_compaction(state);
         } else {
-            // Nothing was numbered since the group was.
+            // No record was numbered since those of the group.
             if state.queue.group_is_logged(group, state.next_log - 1) {
                 state.log_bytes = 0;
             } else {
@@ -175,7 +177,7 @@ impl<B: Backend> Core<B> {
         }
     }
 
-    /// Takes reads back to what is durable and returns those whose batches are lost.
+    /// Takes reads back to what is durable, and returns those whose batches are lost with it.
     fn roll_back(&self, error: &StoreError) -> Vec<PendingCommit> {
         let state = &mut *self.state.borrow_mut();
         match error {

@@ -1,7 +1,8 @@
-//! Maintenance: merging sstables into the next level, dropping what nobody can see, and keeping the reserve.
+//! Compaction: sstables of one level are merged into the next, without what nobody can see. The
+//! task that does it also deletes what is not needed any more, and keeps the reserve.
 
 use super::{
-    backend::{Backend, RESERVE_BLOB, Transaction},
+    backend::{Backend, Transaction},
     loaded::LoadedSstable,
     space,
     sstable::Sstable,
@@ -15,16 +16,17 @@ use crate::{
 use futures_util::future::{Either, select, try_join_all};
 use std::{ops::Range, rc::Rc};
 
-/// Level 0 is merged from so many sstables on.
+/// Level 0 is compacted when it has so many sstables.
 const L0_COMPACTION_TRIGGER: usize = 4;
-/// So many sstables of level 0 are merged even while commits go on.
+/// Level 0 is compacted even while commits go on when it has so many sstables. Commits do not stop.
 const L0_FORCED_COMPACTION_TRIGGER: usize = 24;
-/// Bytes of level 0 merged in one compaction. While room is made it is one sstable: what a compaction merges goes only when all of it is written anew.
+/// Bytes of level 0 in one compaction. While space is reclaimed it is one sstable, since inputs are
+/// deleted only when all of them are written anew.
 const MAX_COMPACTION_BYTES: u64 = 8 << 20;
-/// A busy store is looked at again so many milliseconds later.
+/// Milliseconds before it is checked again whether commits still come in.
 const BUSY_POLL_MS: u32 = 20;
 
-/// Sstables of one level on their way into the next.
+/// Sstables of one level that are merged into the next.
 #[derive(Debug)]
 struct Compaction {
     /// Newest first.
@@ -33,19 +35,19 @@ struct Compaction {
     range: Range<Bytes>,
 }
 
-/// One replacement: parts of the inputs and whole sstables of the level they go to.
+/// One replacement: a part of the inputs, and the sstables of the next level that it overlaps.
 #[derive(Clone)]
 struct Subcompaction {
     next_level: Vec<Rc<Sstable>>,
     /// The part of the inputs that is merged.
     part: Range<Bytes>,
-    /// Nothing older lies below: deletions have nothing left to delete.
+    /// Nothing older lies below, so deletions are dropped.
     bottommost: bool,
     last: bool,
 }
 
 impl<B: Backend> Core<B> {
-    /// Starts the maintenance task if there may be work for it.
+    /// Starts the compaction task if there may be work for it.
     pub(super) fn schedule_compaction(self: &Rc<Self>, state: &mut State) {
         if !state.compacting && !state.closing && state.queue.check_writable().is_ok() {
             state.compacting = true;
@@ -65,7 +67,7 @@ impl<B: Backend> Core<B> {
         self.progress.notify(usize::MAX);
     }
 
-    /// Whether maintenance goes on after a piece of work.
+    /// Whether the task goes on after a piece of work.
     fn has_more_after(&self, worked: Result<bool, StoreError>) -> bool {
         let state = &mut *self.state.borrow_mut();
         let space = &mut state.space;
@@ -75,13 +77,13 @@ impl<B: Backend> Core<B> {
             Err(StoreError::QuotaExceeded) => space.compaction_retry_at = self.backend.now() + space::RETRY_MS,
             Err(error) => {
                 if !state.closing && state.queue.check_writable().is_ok() {
-                    tracing::warn!(%error, "merging stopped");
+                    tracing::warn!(%error, "compaction stopped");
                 }
                 return false;
             }
         }
         space.reclaiming = false;
-        // Nobody else looks after what was deleted meanwhile.
+        // This task alone reclaims what was deleted meanwhile.
         space.reclaim_requested
     }
 
@@ -95,7 +97,7 @@ impl<B: Backend> Core<B> {
                 space.reclaiming = space.full;
                 space.compaction_retry_at = 0.0;
             }
-            self.drop_covered().await?;
+            self.delete_covered().await?;
             self.delete_obsolete().await?;
             self.restore_reserve().await;
             return Ok(true);
@@ -150,7 +152,7 @@ impl<B: Backend> Core<B> {
         if !full {
             return None;
         }
-        // Room is made by taking deletions down to what they delete.
+        // Space is freed when a deletion meets what it deletes.
         let has_deletions = |sstable: &&Rc<Sstable>| {
             (sstable.deletions > 0 || !sstable.range_tombstones.is_empty()) && state.levels.anything_below(sstable.level, &sstable.range())
         };
@@ -180,7 +182,8 @@ impl<B: Backend> Core<B> {
                 if result != Err(StoreError::QuotaExceeded) || !self.state.borrow().space.reclaiming || self.stopped() {
                     break;
                 }
-                // It gives back more than it takes, but what it has replaced so far is free only some time later.
+                // A compaction frees more than it takes, but what it has replaced so far is free
+                // only some time later.
                 self.make_room().await;
                 result = attempt().await;
             }
@@ -193,7 +196,7 @@ impl<B: Backend> Core<B> {
         }
     }
 
-    /// Merging waits while commits come in, unless reads begin to suffer or room has to be made.
+    /// Waits while commits come in, unless level 0 slows reads down or space has to be freed.
     async fn wait_while_busy(&self) {
         loop {
             self.backend.pause(0).await;
@@ -233,7 +236,7 @@ impl<B: Backend> Core<B> {
         Some(Subcompaction { next_level, part: from.clone()..end, bottommost, last: after.is_none() })
     }
 
-    /// The sstable that a compaction comes to where it has nothing to merge with and nothing to drop: its one input, a level deeper.
+    /// The one input, a level deeper, where there is nothing to merge it with and nothing to drop.
     fn trivial_move(&self, compaction: &Compaction, sub: &Subcompaction) -> Option<Sstable> {
         let [input] = compaction.inputs.as_slice() else { return None };
         let alone = sub.next_level.is_empty() && sub.last && sub.part == compaction.range;
@@ -242,7 +245,7 @@ impl<B: Backend> Core<B> {
         (alone && !drops_deletions && range_tombstones().is_empty()).then(|| Sstable { level: compaction.level + 1, ..Sstable::clone(input) })
     }
 
-    /// Merges and installs; `false` when an input has gone meanwhile.
+    /// Merges and installs. `false` when an input has gone meanwhile.
     async fn run_subcompaction(&self, compaction: &Compaction, inputs: &[LoadedSstable], sub: &Subcompaction) -> Result<bool, StoreError> {
         let part = sub.part.start.to_vec()..sub.part.end.to_vec();
         let tombstones_of = |whole: &LoadedSstable| whole.range_tombstones.clip(Some(&sub.part.start), Some(&sub.part.end));
@@ -252,7 +255,8 @@ impl<B: Backend> Core<B> {
         };
         let inputs: Vec<_> = inputs.iter().filter(has_some).collect();
         if inputs.is_empty() {
-            // Most sstables below are of rooms in which nothing has happened since, and stay as they are.
+            // Most sstables of the next level are of rooms in which nothing has happened since.
+            // They stay as they are.
             return if sub.last {
                 self.install(compaction, &Subcompaction { next_level: Vec::new(), ..sub.clone() }, Vec::new()).await
             } else {
@@ -283,7 +287,7 @@ impl<B: Backend> Core<B> {
         self.install(compaction, sub, sstables).await
     }
 
-    /// Puts `sstables` in the place of what the sub has merged.
+    /// Puts `sstables` in the place of what was merged.
     async fn install(&self, compaction: &Compaction, sub: &Subcompaction, sstables: Vec<Rc<Sstable>>) -> Result<bool, StoreError> {
         if self.crash_at(CrashPoint::Compacting) {
             return Err(StoreError::Closed);
@@ -318,38 +322,7 @@ impl<B: Backend> Core<B> {
         Ok(true)
     }
 
-    /// Drops the sstables all of which a newer range tombstone covers, without reading them.
-    async fn drop_covered(&self) -> Result<(), StoreError> {
-        let _writing = self.writing.lock().await;
-        let covered = self.state.borrow().covered_sstables();
-        if covered.is_empty() {
-            return Ok(());
-        }
-        let delete_sstables = covered.iter().map(|sstable| sstable.id).collect();
-        self.backend.write(Transaction { delete_sstables, ..Transaction::default() }).await?;
-        let state = &mut *self.state.borrow_mut();
-        covered.iter().for_each(|sstable| state.levels.remove(sstable.id));
-        state.obsolete.extend(covered);
-        Ok(())
-    }
-
-    /// Deletes the Blobs of replaced sstables that no read uses any more.
-    async fn delete_obsolete(&self) -> Result<(), StoreError> {
-        let ids: Vec<u64> = {
-            let state = &mut *self.state.borrow_mut();
-            let (gone, held): (Vec<_>, Vec<_>) = std::mem::take(&mut state.obsolete).into_iter().partition(|sstable| Rc::strong_count(sstable) == 1);
-            state.obsolete = held;
-            gone.iter().filter(|sstable| sstable.points > 0).map(|sstable| sstable.id).collect()
-        };
-        if ids.is_empty() {
-            return Ok(());
-        }
-        self.backend.delete_blobs(ids).await?;
-        self.force_reclaim().await;
-        Ok(())
-    }
-
-    /// When a store is opened: Blobs that an earlier opening left behind go, and the reserve is made.
+    /// Starts the compaction task of an opening. First it deletes what an earlier one left behind.
     pub(super) fn start_background_work(self: Rc<Self>, epoch: u64) {
         self.state.borrow_mut().compacting = true;
         let core = self.clone();
@@ -365,7 +338,7 @@ impl<B: Backend> Core<B> {
         }));
     }
 
-    /// Leaves the machine to the first reads for a while.
+    /// Leaves the machine to the first reads for a while, or until the store stops.
     async fn startup_delay(&self) {
         let mut over = self.backend.pause(self.options.startup_compaction_delay_ms);
         loop {
@@ -378,48 +351,6 @@ impl<B: Backend> Core<B> {
                 Either::Right((_, rest)) => over = rest,
             }
         }
-    }
-
-    async fn delete_orphans(&self, epoch: u64) -> Result<(), StoreError> {
-        let blobs = self.backend.blobs().await?;
-        let orphans: Vec<u64> = {
-            let state = &mut *self.state.borrow_mut();
-            state.space.has_reserve = blobs.contains(&RESERVE_BLOB);
-            blobs.into_iter().filter(|id| *id != RESERVE_BLOB && *id < epoch << 32 && !state.levels.contains(*id)).collect()
-        };
-        if orphans.is_empty() {
-            return Ok(());
-        }
-        let mut deleted = self.backend.delete_blobs(orphans.clone()).await;
-        for _ in 0..space::MAX_RETRIES {
-            // Where storage is full already when the store is opened, this is the first that has to take it over.
-            if deleted != Err(StoreError::QuotaExceeded) || self.stopped() {
-                break;
-            }
-            self.make_room().await;
-            deleted = self.backend.delete_blobs(orphans.clone()).await;
-        }
-        let space = &mut self.state.borrow_mut().space;
-        space.reclaim_requested |= space.full && deleted.is_ok();
-        deleted
-    }
-}
-
-impl State {
-    /// The sstables all of which a newer, durable range delete covers.
-    fn covered_sstables(&self) -> Vec<Rc<Sstable>> {
-        let by_log = self.queue.durable_range_tombstones();
-        let covers = |range_tombstones: &RangeTombstones, sstable: &Sstable| {
-            range_tombstones.covering(&sstable.start).is_some_and(|range| range.end >= sstable.end)
-        };
-        let newer = |a: &Sstable, b: &Sstable| a.level < b.level || a.level == 0 && b.level == 0 && a.id > b.id;
-        let is_covered = |sstable: &Sstable| {
-            let by_sstable = || {
-                self.levels.all().any(|other| !other.range_tombstones.is_empty() && newer(other, sstable) && covers(&other.range_tombstones, sstable))
-            };
-            covers(&by_log, sstable) || by_sstable()
-        };
-        self.levels.all().filter(|sstable| is_covered(sstable)).cloned().collect()
     }
 }
 

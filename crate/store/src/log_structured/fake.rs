@@ -1,4 +1,4 @@
-//! A place in memory that crashes, fails, runs out of room and is slow when told to.
+//! Storage in memory that crashes, fails, runs out of space and is slow when told to.
 
 use super::{
     LogStructured, Options,
@@ -44,7 +44,7 @@ impl Disk {
     }
 }
 
-/// Which opening it is, and whether that is on the disk.
+/// The epoch of an opening, and whether it is on the disk.
 struct FencingEpoch {
     epoch: u64,
     claimed: Cell<bool>,

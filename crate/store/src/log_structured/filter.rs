@@ -1,4 +1,4 @@
-//! A Bloom filter: says of an absent key, with some 1 % of errors, that it is absent.
+//! A Bloom filter: of absent keys it says in 99 % of all cases that they are absent.
 
 use xxhash_rust::xxh3::xxh3_64;
 
@@ -26,7 +26,7 @@ pub(super) fn may_hold(filter: &[u8], hash: u64) -> bool {
     bits == 0 || probes(hash, bits).all(|bit| filter[(bit / 8) as usize] & 1 << (bit % 8) != 0)
 }
 
-/// Kirsch and Mitzenmacher: two halves of one hash do for any number of probes.
+/// Two halves of one hash are enough for any number of probes (Kirsch and Mitzenmacher).
 fn probes(hash: u64, bits: u64) -> impl Iterator<Item = u64> {
     let (first, step) = (hash & 0xffff_ffff, hash >> 32 | 1);
     (0..PROBES).map(move |probe| (first + probe * step) % bits)

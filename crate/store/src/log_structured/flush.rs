@@ -1,4 +1,4 @@
-//! Full memtables, and those that nothing is written to, become sstables of level 0.
+//! Flush: a full memtable, or one that nothing is written to, becomes sstables of level 0.
 
 use super::{
     backend::{Backend, Transaction},
@@ -13,7 +13,8 @@ use std::rc::Rc;
 const TIME_SLICE_MS: f64 = 4.0;
 
 impl<B: Backend> Core<B> {
-    /// Flushes the immutable memtable, if all of it is in the log, beside whatever else goes on; not while storage is full.
+    /// Flushes the immutable memtable in the background, if all of it is in the log. Not while
+    /// storage is full.
     pub(super) fn start_flush(self: &Rc<Self>, state: &mut State) {
         if state.space.full {
             return;
@@ -23,7 +24,7 @@ impl<B: Backend> Core<B> {
         }
     }
 
-    /// Flushes the immutable memtable while storage is full; whether there was one.
+    /// Flushes the immutable memtable while storage is full. Says whether there was one.
     pub(super) async fn flush_for_room(self: &Rc<Self>) -> bool {
         let last_log = self.next_flush(&mut self.state.borrow_mut());
         if let Some(last_log) = last_log {
@@ -32,7 +33,7 @@ impl<B: Backend> Core<B> {
         last_log.is_some()
     }
 
-    /// The last number of the log that a flush would replace; the caller has to run it.
+    /// The last log record that a flush would replace. The caller has to run the flush.
     fn next_flush(&self, state: &mut State) -> Option<u64> {
         let last_log = state.queue.logged_immutable()?;
         let held_back = state.flushing || state.closing || !state.space.may_allocate() || self.backend.now() < state.flush_retry_at;
@@ -46,7 +47,7 @@ impl<B: Backend> Core<B> {
         state.flushing = false;
         state.flush_error = result.as_ref().err().filter(|error| **error != StoreError::QuotaExceeded).cloned();
         if let Err(error) = result {
-            // The log still holds all of it.
+            // The log still has all of it.
             state.flush_retry_at = self.backend.now() + space::RETRY_MS;
             if error == StoreError::QuotaExceeded {
                 state.space.set_full(self.backend.now());
@@ -58,7 +59,7 @@ impl<B: Backend> Core<B> {
         self.progress.notify(usize::MAX);
     }
 
-    /// Flushes the memtable in memory, where that is worth it, once nothing has been written for a while.
+    /// Flushes the memtable once nothing has been written for a while, if it is large enough.
     pub(super) fn flush_when_idle(self: &Rc<Self>, state: &mut State) {
         if state.idle_flush_scheduled || state.log_bytes < self.options.idle_flush_bytes {
             return;
@@ -95,7 +96,7 @@ impl<B: Backend> Core<B> {
         self.install_immutable(sstables, last_log).await
     }
 
-    /// Writes the immutable memtable as sstables; the caller holds the right to write.
+    /// Writes the immutable memtable as sstables. The caller holds `writing`.
     pub(super) async fn write_immutable(&self, last_log: u64) -> Result<(), StoreError> {
         let built = self.build_immutable().await?;
         self.install_immutable(built, last_log).await?;
@@ -121,7 +122,7 @@ impl<B: Backend> Core<B> {
         self.put_blobs(built).await
     }
 
-    /// Puts sstables in the immutable memtable's place, in one transaction with the end of their log.
+    /// Puts sstables in the immutable memtable's place. The same transaction deletes its log.
     async fn install_immutable(&self, sstables: Vec<Rc<Sstable>>, last_log: u64) -> Result<(), StoreError> {
         if self.crash_at(CrashPoint::Flushing) || self.state.borrow().queue.check_writable().is_err() {
             return Err(StoreError::Closed);
@@ -138,7 +139,8 @@ impl<B: Backend> Core<B> {
         Ok(())
     }
 
-    /// Sorted entries as sstables of about `target` bytes; `range_tombstones` is cut where the sstables are.
+    /// Makes sstables of about `target` bytes of sorted entries. Range tombstones are cut where the
+    /// sstables are.
     pub(super) async fn build(
         &self,
         entries: impl Iterator<Item = Result<Entry, StoreError>>,
@@ -184,7 +186,8 @@ impl<B: Backend> Core<B> {
         Ok(sstables)
     }
 
-    /// One at a time: browsers let a Blob pass the quota, and several at once might pass it by more than giving the reserve up makes good.
+    /// Puts one Blob at a time. Browsers let a Blob pass the quota, and several at once might pass
+    /// it by more than the reserve holds.
     async fn put_one_blob(&self, id: u64, parts: Vec<Bytes>) -> Result<(), StoreError> {
         let _alone = self.putting_blob.lock().await;
         if !self.state.borrow().space.may_allocate() {
@@ -197,7 +200,7 @@ impl<B: Backend> Core<B> {
     pub(super) async fn delete_uninstalled(&self, sstables: &[Rc<Sstable>]) {
         let ids: Vec<u64> = sstables.iter().filter(|sstable| sstable.points > 0).map(|sstable| sstable.id).collect();
         if !ids.is_empty() {
-            // What stays behind is deleted when the store is opened again.
+            // What is left is deleted when the store is opened again.
             let _ = self.backend.delete_blobs(ids).await;
         }
     }

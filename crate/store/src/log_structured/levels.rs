@@ -7,9 +7,9 @@ use std::{ops::Range, rc::Rc};
 /// The sstables, by level.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Levels {
-    /// Newest first; they may overlap.
+    /// Newest first. They may overlap.
     zero: Vec<Rc<Sstable>>,
-    /// Level 1 and deeper; the sstables of each are sorted and do not overlap.
+    /// Level 1 and deeper. The sstables of each are sorted and do not overlap.
     deeper: Vec<Vec<Rc<Sstable>>>,
 }
 
@@ -56,7 +56,7 @@ impl Levels {
         &self.zero
     }
 
-    /// A level below 0, sorted; empty when there is none so deep.
+    /// A level deeper than 0, sorted. Empty when there is none so deep.
     pub(super) fn run(&self, level: u8) -> &[Rc<Sstable>] {
         usize::from(level).checked_sub(1).and_then(|at| self.deeper.get(at)).map_or(&[], Vec::as_slice)
     }
@@ -86,7 +86,7 @@ impl Levels {
         run.get(at).filter(|sstable| sstable.may_hold(key))
     }
 
-    /// The sstables that may know `key`, newest first.
+    /// The sstables that may hold `key`, newest first.
     pub(super) fn candidates<'a>(&'a self, key: &'a [u8]) -> impl Iterator<Item = &'a Rc<Sstable>> + 'a {
         let zero = self.zero.iter().filter(|sstable| sstable.may_hold(key));
         zero.chain((1..=self.deepest()).filter_map(|level| self.holder(level, key)))
@@ -102,7 +102,7 @@ impl Levels {
         self.all().map(|sstable| u64::from(sstable.length)).sum()
     }
 
-    /// How many places a scan has to look at.
+    /// How many sorted runs a scan has to merge.
     pub(super) fn sorted_runs(&self) -> u32 {
         (self.zero.len() + self.deeper.iter().filter(|run| !run.is_empty()).count()) as u32
     }

@@ -1,4 +1,4 @@
-//! An sstable all of which is in memory, to be merged.
+//! An sstable that is in memory as a whole, to be merged.
 
 use super::{
     backend::Backend,
@@ -17,7 +17,8 @@ pub(super) struct LoadedSstable {
 }
 
 impl<B: Backend> Core<B> {
-    /// Reads an sstable in one piece: for the browser, a part of a Blob is a Blob of its own, which takes longer than the rest of the bytes.
+    /// Reads an sstable as a whole. For the browser a part of a Blob is a Blob of its own, and
+    /// making that takes longer than reading the other bytes.
     pub(super) async fn load(&self, sstable: &Sstable) -> Result<LoadedSstable, StoreError> {
         let range_tombstones = sstable.range_tombstones.clone();
         if sstable.points == 0 {

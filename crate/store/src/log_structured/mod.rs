@@ -1,17 +1,28 @@
-//! A log-structured store above any place that has small records and Blobs; in the browser that place is IndexedDB.
+//! A log-structured merge tree above any storage that has small records and Blobs. In the browser
+//! that storage is IndexedDB.
 //!
-//! A commit is one transaction that puts the encoded batches into a log, and is applied to a memtable in memory. A full memtable becomes a *sstable*: a Blob of
-//! sorted blocks, at level 0. Sstables of level 0 may overlap, the newest wins; each deeper level is one sorted run, ten times as large as the one above,
-//! made of sstables that do not overlap. Merging takes some sstables of one level and replaces what they overlap in the next, one sstable at a time, so it
-//! needs a few megabytes of room however large the store is, and a crash between two steps only leaves work to be done again.
+//! A commit is one transaction that puts the encoded batches into a log. Then they are in a
+//! memtable. A full memtable becomes an *sstable* of level 0: a Blob of sorted blocks. Sstables of
+//! level 0 may overlap, and the newest wins. Each deeper level is one sorted run, ten times as
+//! large as the one above, of sstables that do not overlap.
 //!
-//! - `block`, `filter`, `sstable`: bytes; - `levels`: which sstables there are; - `read`, `cache`: reading; - `commit`: the group commit, roll-back;
-//! - `prefetch`: the first reads after an opening; - `flush`, `compaction`: sstables in the background; - `space`: what happens when storage is full;
-//! - `backend`: what the place below has to do.
+//! A compaction takes some sstables of one level and replaces those of the next level that they
+//! overlap. It installs one output after another. So it needs a few megabytes of room however large
+//! the store is, and a crash between two steps only leaves work to be done again.
+//!
+//! - `block`, `filter`, `sstable`: bytes
+//! - `levels`: which sstables there are
+//! - `read`, `cache`, `loaded`: reading
+//! - `prefetch`: the first reads after an opening
+//! - `commit`: where a group is written
+//! - `flush`, `compaction`, `cleanup`: sstables in the background
+//! - `space`: what happens when storage is full
+//! - `backend`: what the storage below has to do
 
 mod backend;
 mod block;
 mod cache;
+mod cleanup;
 mod commit;
 mod compaction;
 #[cfg(test)]

@@ -1,5 +1,6 @@
-//! The first reads after an opening mostly want what they wanted after the last one, and fetched one after another it is much of what a cold start waits
-//! for. So it is recorded, and the next opening fetches all of it at once. The list is a hint: what of it is outdated is passed over.
+//! The first reads after an opening mostly want what those after the last one wanted. Fetching that
+//! bit by bit is much of what a cold start waits for. So it is recorded, and the next opening
+//! fetches all of it at once. The list is a hint: what of it is outdated is ignored.
 
 use super::{
     backend::{Backend, Transaction},
@@ -17,7 +18,7 @@ use std::{
     rc::Rc,
 };
 
-/// So many parts are recorded at most, and so many bytes.
+/// At most so many parts are recorded, and so many bytes.
 const MAX_PARTS: usize = 64;
 const MAX_BYTES: u32 = 1 << 20;
 
@@ -26,18 +27,18 @@ type Part = (u64, Range<u32>);
 
 #[derive(Debug, Default)]
 pub(super) struct Prefetch {
-    /// The first reads go on.
+    /// Reads are still the first ones.
     recording: bool,
     recorded: Vec<Part>,
     bytes: u32,
-    /// The list that is saved.
+    /// The list of the last opening.
     saved: Bytes,
-    /// What was asked for because the last opening wanted it.
+    /// What is being fetched because the last opening wanted it.
     arriving: HashMap<Part, oneshot::Receiver<Result<Bytes, StoreError>>>,
 }
 
 impl<B: Backend> Core<B> {
-    /// Fetches what the last opening wanted first.
+    /// Fetches what the last opening read first.
     pub(super) fn prefetch(self: &Rc<Self>, saved: Bytes) {
         let wanted = decode(saved.clone()).unwrap_or_default();
         let (mut arriving, mut asked) = (HashMap::new(), Vec::new());
@@ -70,7 +71,7 @@ impl<B: Backend> Core<B> {
         self.backend.read_blob(id, part).await
     }
 
-    /// Stores what was read first, if that is not what is saved.
+    /// Saves the list of what was read first, if it differs from the last one.
     pub(super) async fn save_prefetch_list(&self) {
         let Prefetch { recorded, saved, .. } = std::mem::take(&mut *self.prefetch.borrow_mut());
         let list = encode(&recorded);
@@ -81,7 +82,7 @@ impl<B: Backend> Core<B> {
         if let Err(error) = self.backend.write(Transaction { put_prefetch_list: Some(list), ..Transaction::default() }).await
             && !self.stopped()
         {
-            tracing::warn!(%error, "what was read first could not be recorded");
+            tracing::warn!(%error, "the prefetch list could not be saved");
         }
     }
 }

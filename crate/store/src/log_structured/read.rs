@@ -1,7 +1,8 @@
-//! Reading: memtables in memory, then sstables from new to old through the block cache.
+//! Reading: memtables first, then sstables from new to old through the block cache.
 //!
-//! An attempt runs without waiting, on the state as it is at that moment, and notes the blocks it misses; those are fetched together, and the attempt is
-//! made again. So what a read returns is always one state of the store, and a read of what is cached makes no call to the platform.
+//! An attempt runs without waiting, on the state of that moment, and records the blocks that it
+//! misses. Those are fetched together, and the attempt is made again. So a read returns one state
+//! of the store, and a read of what is cached makes no call to the platform.
 
 use super::{
     backend::Backend,
@@ -20,13 +21,13 @@ use crate::{
 use futures_util::future::try_join_all;
 use std::{cell::RefCell, collections::BTreeMap, ops::Range, rc::Rc};
 
-/// At most so many blocks of an sstable are fetched in one read.
-const AHEAD: usize = 32;
+/// At most so many blocks of an sstable are fetched together.
+const MAX_READAHEAD: usize = 32;
 
 /// Why an attempt did not end.
 #[derive(Debug)]
 pub(super) enum Miss {
-    /// Blocks have to be fetched; they are noted.
+    /// Blocks have to be fetched. They are recorded in `needs`.
     Fetch,
     Damaged(Damaged),
 }
@@ -48,7 +49,7 @@ pub(super) struct View<'a, B> {
     state: &'a State,
     pins: &'a Pins,
     needs: RefCell<BTreeMap<(u64, u32), Need>>,
-    ahead: usize,
+    readahead: usize,
 }
 
 impl<B: Backend> Core<B> {
@@ -66,12 +67,12 @@ impl<B: Backend> Core<B> {
     }
 
     async fn read<T>(&self, attempt: impl Fn(&View<'_, B>) -> Result<T, Miss>) -> Result<T, StoreError> {
-        let (mut pins, mut ahead) = (Pins::new(), 1);
+        let (mut pins, mut readahead) = (Pins::new(), 1);
         loop {
             let needs = {
                 let state = self.state.borrow();
                 state.check_readable()?;
-                let view = View { core: self, state: &state, pins: &pins, needs: RefCell::default(), ahead };
+                let view = View { core: self, state: &state, pins: &pins, needs: RefCell::default(), readahead };
                 match attempt(&view) {
                     Ok(found) => return Ok(found),
                     Err(Miss::Damaged(damaged)) => return Err(damaged.into()),
@@ -82,7 +83,7 @@ impl<B: Backend> Core<B> {
                 self.cache.borrow_mut().insert(place, cached.clone());
                 pins.insert(place, cached);
             }
-            ahead = (ahead * 2).min(AHEAD);
+            readahead = (readahead * 2).min(MAX_READAHEAD);
         }
     }
 
@@ -94,7 +95,8 @@ impl<B: Backend> Core<B> {
             }
             Need::Blocks(sstable, index, blocks) => {
                 let bytes = self.read_part(sstable.id, index.place(blocks.clone())).await?;
-                // Several blocks share one buffer; the cache must not keep all of them for the sake of one.
+                // Several blocks share one buffer. The cache must not keep it for the sake of one
+                // block.
                 let alone = blocks.len() == 1;
                 let cut = index.cut(blocks.clone(), &bytes)?;
                 let block = |block: Block| Cached::Block(if alone { block } else { block.copied() });
@@ -129,12 +131,12 @@ impl<'a, B: Backend> View<'a, B> {
         Err(Miss::Fetch)
     }
 
-    /// A block; when it has to be fetched, `ahead` says which others to fetch with it.
-    fn block(&self, sstable: &Rc<Sstable>, index: &Rc<Index>, block: usize, ahead: Range<usize>) -> Result<Block, Miss> {
+    /// A block. If it has to be fetched, the blocks of `readahead` are fetched with it.
+    fn block(&self, sstable: &Rc<Sstable>, index: &Rc<Index>, block: usize, readahead: Range<usize>) -> Result<Block, Miss> {
         if let Some(Cached::Block(block)) = self.cached((sstable.id, block as u32)) {
             return Ok(block);
         }
-        self.needs.borrow_mut().insert((sstable.id, block as u32), Need::Blocks(sstable.clone(), index.clone(), ahead));
+        self.needs.borrow_mut().insert((sstable.id, block as u32), Need::Blocks(sstable.clone(), index.clone(), readahead));
         Err(Miss::Fetch)
     }
 
@@ -153,7 +155,7 @@ impl<'a, B: Backend> View<'a, B> {
         while let Some(sstable) = candidates.next() {
             let found = self.get_in(sstable, key, hash);
             if let Err(Miss::Fetch) = found {
-                // The older sstables will be asked next; their indexes come along.
+                // The older sstables may be asked next, so their indexes are fetched too.
                 candidates.filter(|sstable| sstable.points > 0).for_each(|sstable| drop(self.index(sstable)));
                 return Err(Miss::Fetch);
             }
@@ -188,11 +190,11 @@ impl<'a, B: Backend> View<'a, B> {
             sources.push(Source::new(range, move |part| self.entries(run, part, direction), covering));
         }
         let found = Merge::new(sources, range.clone(), direction).live(limit)?;
-        // Copies, so that an entry that is kept does not keep its block.
+        // Copies, so that an entry does not keep its block in memory.
         Ok(found.into_iter().map(|(key, value)| (Bytes::copy_from_slice(&key), Bytes::copy_from_slice(&value))).collect())
     }
 
-    /// The entries that sorted, disjoint sstables hold of `part`.
+    /// The entries of `part` in sstables that are sorted and do not overlap.
     fn entries<'v>(
         &'v self,
         run: &'v [Rc<Sstable>],
@@ -222,14 +224,14 @@ impl<'a, B: Backend> View<'a, B> {
         };
         let blocks = index.blocks_of(&part);
         Box::new((0..blocks.len()).flat_map(move |nth| -> Box<dyn Iterator<Item = Result<Entry, Miss>>> {
-            let (block, ahead) = match direction {
-                Direction::Forward => (blocks.start + nth, blocks.start + nth..blocks.end.min(blocks.start + nth + self.ahead)),
+            let (block, readahead) = match direction {
+                Direction::Forward => (blocks.start + nth, blocks.start + nth..blocks.end.min(blocks.start + nth + self.readahead)),
                 Direction::Backward => {
                     let block = blocks.end - 1 - nth;
-                    (block, (block + 1).saturating_sub(self.ahead).max(blocks.start)..block + 1)
+                    (block, (block + 1).saturating_sub(self.readahead).max(blocks.start)..block + 1)
                 }
             };
-            match self.block(sstable, &index, block, ahead) {
+            match self.block(sstable, &index, block, readahead) {
                 Ok(block) => Box::new(block.entries(part.clone(), direction).map(|entry| entry.map_err(Miss::from))),
                 Err(miss) => Box::new(std::iter::once(Err(miss))),
             }

@@ -1,5 +1,5 @@
-//! What happens when storage is full: ordinary batches are refused, merging stops, reads go on, and batches that make room are written into the space
-//! that a reserve Blob has kept for them.
+//! What happens when storage is full: ordinary batches are refused, compaction stops, and reads go
+//! on. Batches that make room are written into the space that a reserve Blob has kept for them.
 
 use super::{
     backend::{Backend, PROBE_BLOB, RESERVE_BLOB},
@@ -8,30 +8,31 @@ use super::{
 use crate::Bytes;
 use std::rc::Rc;
 
-/// Milliseconds before merging, or the search for room, is tried again.
+/// Milliseconds before a flush, a compaction or the check for space is tried again.
 pub(super) const RETRY_MS: f64 = 2_000.0;
 
-/// How often a batch that makes room is tried again, and the pause in milliseconds before that.
+/// How often work that makes room is tried again, and the pause before that in milliseconds.
 pub(super) const MAX_RETRIES: u32 = 20;
 const RETRY_PAUSE_MS: u32 = 250;
 
-/// Milliseconds before the platform is hurried again.
+/// Milliseconds between two calls of [`Backend::force_reclaim`].
 const FORCE_RECLAIM_INTERVAL_MS: f64 = 1_000.0;
 
-/// What is known of the room that is left.
+/// Whether there is space, and what is done to get some.
 #[derive(Debug, Default)]
 pub(super) struct Space {
-    /// A write was refused; nothing since says that there is room again.
+    /// A write was refused, and nothing since says that there is room again.
     pub(super) full: bool,
     /// The reserve Blob is there.
     pub(super) has_reserve: bool,
-    /// Something was deleted: sstables may be droppable.
+    /// Something was deleted: the compaction task shall look for sstables that are covered as a
+    /// whole.
     pub(super) reclaim_requested: bool,
-    /// Something was deleted while storage was full: merging makes room of it, and has not made all yet.
+    /// Something was deleted while storage was full, and compaction is freeing its space.
     pub(super) reclaiming: bool,
-    /// Something was deleted of which merging has not yet made all the room that it can.
+    /// Something was deleted whose space compaction has not freed yet.
     pub(super) unreclaimed: bool,
-    /// Merging was refused for want of room.
+    /// No compaction before this time, since one was refused for want of space.
     pub(super) compaction_retry_at: f64,
     pub(super) checking: bool,
     next_check: f64,
@@ -39,12 +40,12 @@ pub(super) struct Space {
 }
 
 impl Space {
-    /// What is known when a store is opened.
+    /// The state when a store is opened.
     pub(super) fn new(full: bool) -> Self {
         Self { full, ..Self::default() }
     }
 
-    /// Whether background work may take room: not while storage is full, unless it makes more.
+    /// Whether background work may write Blobs: not while storage is full, unless it frees more.
     pub(super) fn may_allocate(&self) -> bool {
         !self.full || self.reclaiming
     }
@@ -64,7 +65,8 @@ impl<B: Backend> Core<B> {
         }
     }
 
-    /// After work that makes room was refused: storage is full, perhaps unknown until now, and what was deleted is free only some time later.
+    /// Called when work that makes room was refused. Storage is full, which perhaps was not known
+    /// until now. What was deleted is free only some time later, so this waits a while.
     pub(super) async fn make_room(&self) {
         self.state.borrow_mut().space.set_full(self.backend.now());
         self.release_reserve().await;
@@ -72,7 +74,7 @@ impl<B: Backend> Core<B> {
         self.backend.pause(RETRY_PAUSE_MS).await;
     }
 
-    /// While storage is full, has the platform give back what was deleted.
+    /// While storage is full, makes the platform free what was deleted.
     pub(super) async fn force_reclaim(&self) {
         let now = self.backend.now();
         let due = {
@@ -88,21 +90,21 @@ impl<B: Backend> Core<B> {
         }
     }
 
-    /// Makes the reserve if it is not there; when that succeeds, storage is no longer full.
+    /// Writes the reserve if it is not there.
     pub(super) async fn restore_reserve(&self) {
         if self.state.borrow().space.has_reserve {
             return;
         }
         let restored = self.backend.put_blob(RESERVE_BLOB, self.reserve_parts()).await.is_ok();
         self.state.borrow_mut().space.has_reserve = restored;
-        // Room for the reserve alone is the room that giving it up has made.
+        // Room for the reserve alone is only the room that deleting it has made.
         if restored && self.state.borrow().space.full && self.probe().await {
             self.state.borrow_mut().space.full = false;
         }
     }
 
-    /// After a refused batch, at most once in a while: looks whether there is room again, with a Blob, because a refused Blob costs nothing and a refused
-    /// record does.
+    /// After a batch was refused, checks whether there is space again, at most once in a while. It
+    /// puts a Blob, because a refused record would take space and a refused Blob takes none.
     pub(super) fn check_for_space(self: Rc<Self>, state: &mut State) {
         if state.space.checking || self.backend.now() < state.space.next_check {
             return;
@@ -120,7 +122,7 @@ impl<B: Backend> Core<B> {
             state.space.checking = false;
             state.space.next_check = core.backend.now() + RETRY_MS;
             state.space.full = still_full && !room;
-            // While there is none, merging tries again to make some of what was deleted: a refused Blob costs nothing.
+            // While there is none, compaction tries again to free what was deleted.
             state.space.reclaim_requested |= state.space.full && state.space.unreclaimed;
             if !state.space.full || state.space.reclaim_requested {
                 core.schedule_compaction(state);
@@ -137,7 +139,7 @@ impl<B: Backend> Core<B> {
 
     fn reserve_parts(&self) -> Vec<Bytes> {
         const PART: usize = 64 << 10;
-        // One buffer many times over, so that it takes no memory here.
+        // The same buffer many times, so that it takes no memory here.
         let part = Bytes::from(vec![0; PART.min(self.options.reserve_bytes)]);
         vec![part; self.options.reserve_bytes.div_ceil(PART)]
     }

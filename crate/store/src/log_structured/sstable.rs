@@ -1,7 +1,9 @@
-//! An sstable: a piece of a sorted run, at most a few megabytes, in one Blob; and the record that describes it.
+//! An sstable: a part of a sorted run, of at most a few megabytes, in one Blob. And the record that
+//! describes it.
 //!
-//! The Blob is blocks, then an index (the first key and length of each block) with a filter for absent keys. The record tells the sstable's bounds, level
-//! and range tombstones, so that opening a store reads records only. An sstable without points has no Blob.
+//! The Blob is blocks, and then an index: the first key and length of each block, and a filter for
+//! absent keys. The record has the sstable's bounds, level and range tombstones. So an opening
+//! reads records only. An sstable without points has no Blob.
 
 use super::{
     block::{Block, BlockBuilder},
@@ -17,7 +19,7 @@ use std::ops::Range;
 /// What is known of an sstable without reading it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Sstable {
-    /// Names the Blob; among level 0, the larger is the newer.
+    /// The number of the Blob. Of two sstables of level 0, the larger is the newer.
     pub(super) id: u64,
     pub(super) level: u8,
     /// No point or range tombstone lies before this key.
@@ -30,7 +32,7 @@ pub(super) struct Sstable {
     pub(super) points: u64,
     /// Deletions among the points.
     pub(super) deletions: u64,
-    /// Bytes of blocks; the index follows them.
+    /// Bytes of blocks. The index follows them.
     pub(super) index_at: u32,
     /// Bytes of the Blob.
     pub(super) length: u32,
@@ -79,7 +81,7 @@ impl Sstable {
 #[derive(Debug)]
 pub(super) struct Index {
     first_keys: Vec<Bytes>,
-    /// Where each block starts, and behind them where the last one ends.
+    /// Where each block starts, and then where the last one ends.
     offsets: Vec<u32>,
     filter: Bytes,
     bytes: usize,
@@ -108,7 +110,7 @@ impl Index {
         self.first_keys.len()
     }
 
-    /// The block that holds `key` if any does; none when the filter knows better.
+    /// The block that holds `key` if any does. None when the filter says that none does.
     pub(super) fn block_for(&self, key: &[u8], hash: u64) -> Option<usize> {
         filter::may_hold(&self.filter, hash).then(|| self.block_at(key)).flatten()
     }
@@ -130,7 +132,7 @@ impl Index {
         self.offsets[blocks.start]..self.offsets[blocks.end]
     }
 
-    /// Cuts one read of several blocks apart.
+    /// Cuts the bytes of several blocks apart.
     pub(super) fn cut(&self, blocks: Range<usize>, bytes: &Bytes) -> Result<Vec<Block>, Damaged> {
         let base = self.offsets[blocks.start] as usize;
         blocks
@@ -158,7 +160,7 @@ pub(super) struct SstableBuilder {
     written: usize,
 }
 
-/// What a finished builder hands on: the sstable, not yet bounded by its range tombstones, and the Blob's parts.
+/// A finished sstable and the parts of its Blob.
 pub(super) struct Built {
     pub(super) sstable: Sstable,
     pub(super) parts: Vec<Bytes>,
@@ -208,7 +210,10 @@ impl SstableBuilder {
         self.hashes.is_empty()
     }
 
-    /// The sstable of what was pushed, with `range_tombstones`. Its keys are copies: it stays in memory, and must not keep the buffers that its entries were read into.
+    /// The sstable of what was pushed, with these range tombstones.
+    ///
+    /// It stays in memory, and must not keep the buffers that its entries were read into. So its
+    /// keys are copies.
     pub(super) fn finish(mut self, id: u64, level: u8, range_tombstones: RangeTombstones) -> Built {
         if !self.block.is_empty() {
             self.finish_block();
@@ -266,7 +271,7 @@ mod tests {
         prop::collection::btree_map(key, prop::option::of(prop::collection::vec(any::<u8>(), 0..300)), 1..400)
     }
 
-    /// Each kept what the merge that wrote it had read: with the store's size grew what it took in memory.
+    /// Each sstable kept the buffers that its compaction had read, so memory grew with the store.
     #[test]
     fn an_sstable_keeps_nothing_of_what_it_was_built_from() {
         let buffer = Bytes::from(vec![7; 1_000]);

@@ -24,16 +24,18 @@ use std::{
 /// Sizes that can be chosen when a store is opened, and where a test lets it crash.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// The newest format of what is kept in the store that its user understands. It is recorded, and a store that holds a newer one is refused before
-    /// anything is changed, as one of a newer format of its own is.
+    /// The newest format of the content that the store's user understands. It is recorded. A store
+    /// whose content is newer is refused before anything is changed, as one of a newer format of
+    /// its own is.
     pub content_format: u32,
-    /// Bytes of log after which the memtable in memory becomes an sstable.
+    /// Bytes of log after which the memtable is flushed to an sstable.
     pub flush_bytes: usize,
-    /// Bytes of log after which the memtable in memory becomes an sstable when nothing was written for `idle_flush_ms`, since an opening has to replay the log.
+    /// Bytes of log after which the memtable is flushed once nothing was written for
+    /// `idle_flush_ms`: an opening has to replay the log.
     pub idle_flush_bytes: usize,
     /// In milliseconds.
     pub idle_flush_ms: u32,
-    /// A group of batches past this size becomes an sstable without passing through the log.
+    /// A group of more bytes becomes an sstable without passing through the log.
     pub log_bypass_bytes: usize,
     /// Bytes of a block.
     pub block_bytes: usize,
@@ -45,13 +47,14 @@ pub struct Options {
     pub cache_bytes: usize,
     /// Bytes kept back for work that makes room when storage is full.
     pub reserve_bytes: usize,
-    /// Milliseconds after the opening in which sstables are not merged, so that the first reads have the machine to themselves; what those fetch, the
-    /// next opening fetches at once.
+    /// Milliseconds after the opening before the first compaction, so that the first reads have the
+    /// machine to themselves. What they fetch, the next opening fetches at once.
     pub startup_compaction_delay_ms: u32,
-    /// Milliseconds after a commit in which sstables are not merged, unless they become too many: between two commits of a burst may lie what a thousand
-    /// events take to be made. Merging shares its thread with that, and took a sixth of it.
+    /// Milliseconds after a commit before the next compaction, unless level 0 has too many
+    /// sstables. Compaction shares its thread with the work that leads to the next commit of a
+    /// burst, and took a sixth of it.
     pub compaction_delay_ms: u32,
-    /// Whether Blobs are used where the platform can keep them; else their bytes are cut into records.
+    /// Whether Blobs are used where the platform keeps them. Else their bytes are cut into records.
     pub blobs: bool,
     /// Where a test lets the store crash.
     pub faults: Faults,
@@ -66,11 +69,13 @@ impl Default for Options {
             idle_flush_ms: 2_000,
             log_bypass_bytes: 256 << 10,
             block_bytes: 32 << 10,
-            // Less than the reserve: browsers let one Blob pass the quota, and giving the reserve up must still make room.
+            // Browsers let one Blob pass the quota, and deleting the reserve must still make room:
+            // so this is less than the reserve.
             sstable_bytes: 3 << 19,
             level_one_bytes: 8 << 20,
             cache_bytes: 8 << 20,
-            // Chromium looks at the quota before a Blob is added, and its own files grow and shrink: it was seen to pass the quota by 3.3 MB.
+            // Chromium checks the quota before it adds a Blob, and its own files grow and shrink.
+            // It was seen to pass the quota by 3.3 MB.
             reserve_bytes: 4 << 20,
             startup_compaction_delay_ms: 2_000,
             compaction_delay_ms: 1_000,
@@ -86,25 +91,25 @@ pub(super) struct State {
     pub(super) levels: Levels,
     /// The commit task runs.
     pub(super) committing: bool,
-    /// The maintenance task runs.
+    /// The compaction task runs.
     pub(super) compacting: bool,
     /// The flush task runs.
     pub(super) flushing: bool,
-    /// A task waits for the store to be idle.
+    /// A flush waits for the store to be idle.
     pub(super) idle_flush_scheduled: bool,
-    /// Sstables that are replaced, until no read holds them.
+    /// Sstables that were replaced, until no read holds them.
     pub(super) obsolete: Vec<Rc<Sstable>>,
     pub(super) closing: bool,
     pub(super) closed: bool,
     pub(super) next_log: u64,
     pub(super) next_blob: u64,
-    /// Bytes of log that `memtable` stands for.
+    /// Bytes of log that the memtable stands for.
     pub(super) log_bytes: usize,
-    /// After a flush that failed.
+    /// No flush before this time, since the last one failed.
     pub(super) flush_retry_at: f64,
-    /// Why the last flush failed, if not for want of room.
+    /// Why the last flush failed, unless storage was full.
     pub(super) flush_error: Option<StoreError>,
-    /// Where in each level merging goes on.
+    /// Where in each level the next compaction begins.
     pub(super) compact_pointers: Vec<Bytes>,
     pub(super) space: Space,
     pub(super) last_commit: f64,
@@ -117,11 +122,11 @@ pub(super) struct Core<B> {
     pub(super) state: RefCell<State>,
     pub(super) cache: RefCell<Cache>,
     pub(super) prefetch: RefCell<Prefetch>,
-    /// Held for the length of a transaction and the change in memory that follows it.
+    /// Held for the length of a transaction and of the change in memory that follows it.
     pub(super) writing: async_lock::Mutex<()>,
     /// Held while a Blob is written.
     pub(super) putting_blob: async_lock::Mutex<()>,
-    /// Told whenever a task ends or a memtable has become an sstable.
+    /// Notified when a task has ended or a memtable was flushed.
     pub(super) progress: Event,
     keys_read: Cell<u64>,
 }
@@ -143,7 +148,7 @@ impl State {
 }
 
 impl<B: Backend> Core<B> {
-    /// Whether a test ends the store's life here.
+    /// Whether a test lets the store crash here.
     pub(super) fn crash_at(&self, point: CrashPoint) -> bool {
         let crash = self.options.faults.crash_at(point);
         if crash {
@@ -152,7 +157,7 @@ impl<B: Backend> Core<B> {
         crash
     }
 
-    /// Stops everything as the end of the process would.
+    /// Stops everything, as the end of the process would.
     pub(super) fn die(&self) {
         let mut state = self.state.borrow_mut();
         state.queue.set_fatal_error(StoreError::Closed);
@@ -182,7 +187,8 @@ impl<B: Backend> LogStructured<B> {
             queue: CommitQueue::recovered(decode_batches(log)?, None),
             levels: Levels::new(sstables),
             next_log,
-            // Each opening numbers its own Blobs, so that one that lost its right to write can never overwrite another's.
+            // Each opening has numbers of its own for Blobs. So one that may not write any more
+            // cannot overwrite another's.
             next_blob: (loaded.epoch << 32) + 16,
             log_bytes,
             space: Space::new(loaded.full),
@@ -205,7 +211,7 @@ impl<B: Backend> LogStructured<B> {
         Ok(store)
     }
 
-    /// Drops every cached block and index; no answer changes.
+    /// Drops every cached block and index. No answer changes.
     pub(crate) fn drop_cache(&self) {
         *self.core.cache.borrow_mut() = Cache::new(self.core.options.cache_bytes);
     }
@@ -230,7 +236,7 @@ impl<B: Backend> LogStructured<B> {
         self.core.state.borrow().space.full
     }
 
-    /// Releases everything because the platform asks for it: what waits is refused.
+    /// Releases everything, because the platform asks for it. What waits is refused.
     pub(crate) fn release(&self) {
         self.core.die();
     }
@@ -296,7 +302,7 @@ impl<B: Backend> Store for LogStructured<B> {
 
 impl<B> Drop for LogStructured<B> {
     fn drop(&mut self) {
-        // Tasks that still run hold the core; they see this and end.
+        // Tasks that still run hold the core. They see this and end.
         self.core.state.borrow_mut().closing = true;
     }
 }

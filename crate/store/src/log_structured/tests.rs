@@ -1,4 +1,5 @@
-//! The conformance suite on a place in memory, and what only the inside shows: levels, fences, room.
+//! The conformance suite on a place in memory, and what only the inside shows: levels, fences,
+//! room.
 
 use super::{
     LogStructured, Options,
@@ -58,7 +59,7 @@ proptest! {
     }
 
     #[test]
-    fn a_failed_write_takes_everything_behind_it_along(raw in raw(4..20)) {
+    fn a_failed_write_fails_every_batch_submitted_after_it(raw in raw(4..20)) {
         on_a_disk(async |storage| {
             conformance::rolls_back_failed_writes(async || FakeStorage::new(storage.spawner.clone()), &Script::new(&raw)).await;
         });
@@ -76,7 +77,7 @@ fn every_crash_point_is_hit() {
 }
 
 #[test]
-fn a_large_store_is_a_few_sorted_runs_and_holds_nothing_twice() {
+fn compaction_keeps_few_sorted_runs_and_one_copy_of_each_key() {
     on_a_disk(async |storage| {
         let store = storage.open_now(Faults::default()).expect("opens");
         for round in 0..4 {
@@ -94,7 +95,7 @@ fn a_large_store_is_a_few_sorted_runs_and_holds_nothing_twice() {
 }
 
 #[test]
-fn reads_of_what_is_in_memory_touch_no_blob() {
+fn reads_from_the_memtable_read_no_blob() {
     on_a_disk(async |storage| {
         let store = storage.open_now(Faults::default()).expect("opens");
         store.commit(put("key", 10)).await.expect("commits");
@@ -106,7 +107,7 @@ fn reads_of_what_is_in_memory_touch_no_blob() {
 }
 
 #[test]
-fn an_older_opening_can_no_longer_write() {
+fn an_older_opening_cannot_write_any_more() {
     on_a_disk(async |storage| {
         let old = storage.open_now(Faults::default()).expect("opens");
         old.commit(put("before", 10)).await.expect("commits");
@@ -133,9 +134,9 @@ fn batches_that_wait_together_share_a_transaction() {
     });
 }
 
-/// Whoever waited for a group that was being written was told of the failure of the next one, in which others wrote.
+/// Whoever waited for a group that was being written was told when the next group failed.
 #[test]
-fn a_barrier_waits_for_nothing_that_is_submitted_behind_it() {
+fn a_barrier_does_not_wait_for_later_batches() {
     on_a_disk(async |storage| {
         let (is_second, failure) = (AtomicBool::new(false), StoreError::Platform("made up".into()));
         let fault = Fault::Fail(failure.clone());
@@ -151,9 +152,10 @@ fn a_barrier_waits_for_nothing_that_is_submitted_behind_it() {
     });
 }
 
-/// At the quota an ordinary batch is refused and nothing of it is there; reads go on; deleting a room makes room, and then writing goes on.
+/// At the quota an ordinary batch is refused, and nothing of it is there. Reads go on. Deleting a
+/// room frees space, and then writes go on.
 #[test]
-fn a_full_store_reads_on_and_takes_what_makes_room() {
+fn a_full_store_can_be_read_and_takes_batches_that_make_room() {
     on_a_disk(async |storage| {
         let store = storage.open_now(Faults::default()).expect("opens");
         store.settled().await;
@@ -182,9 +184,9 @@ fn a_full_store_reads_on_and_takes_what_makes_room() {
     });
 }
 
-/// Merging takes time from those who write, and too many runs from those who read.
+/// Compaction slows writes down, and too many runs slow reads down.
 #[test]
-fn a_burst_is_left_alone_until_too_many_runs_wait() {
+fn compaction_waits_for_the_end_of_a_burst_unless_level_0_is_too_long() {
     on_a_disk(async |mut storage| {
         storage.options.compaction_delay_ms = 600_000;
         let store = storage.open_now(Faults::default()).expect("opens");
@@ -205,9 +207,10 @@ fn a_burst_is_left_alone_until_too_many_runs_wait() {
     });
 }
 
-/// What fills storage in one burst lies in many sstables of level 0, each with something of every room: none of them goes as a whole with a room.
+/// A burst that fills storage lies in many sstables of level 0. Each has entries of every room, so
+/// none of them is covered as a whole when a room is deleted.
 #[test]
-fn forgetting_a_room_makes_room_also_before_anything_is_merged() {
+fn deleting_a_range_frees_space_before_any_compaction() {
     on_a_disk(async |mut storage| {
         (storage.options.compaction_delay_ms, storage.options.idle_flush_bytes) = (600_000, usize::MAX);
         let store = storage.open_now(Faults::default()).expect("opens");
@@ -239,7 +242,7 @@ fn forgetting_a_room_makes_room_also_before_anything_is_merged() {
 }
 
 #[test]
-fn raising_the_quota_is_enough() {
+fn a_full_store_takes_batches_again_when_the_quota_is_raised() {
     on_a_disk(async |storage| {
         let store = storage.open_now(Faults::default()).expect("opens");
         store.settled().await;
@@ -257,9 +260,10 @@ fn raising_the_quota_is_enough() {
     });
 }
 
-/// While a full memtable could not be written, and not for want of room, the log and what memory holds of it grew without end.
+/// While a full memtable could not be written although there was space, the log and the memtable
+/// grew without end.
 #[test]
-fn a_flush_that_keeps_failing_bounds_what_is_written() {
+fn a_flush_that_keeps_failing_stops_writes() {
     on_a_disk(async |storage| {
         let store = storage.open_now(Faults::default()).expect("opens");
         store.settled().await;
@@ -282,9 +286,10 @@ fn a_flush_that_keeps_failing_bounds_what_is_written() {
     });
 }
 
-/// A browser that is opened again may find less room than it has filled, and no reserve: not even the epoch can be put.
+/// A browser that is opened again may have a smaller quota than it has filled, and no reserve. Then
+/// not even the epoch can be put.
 #[test]
-fn a_store_that_starts_over_its_quota_reads_and_goes_on_when_there_is_room() {
+fn a_store_opened_over_its_quota_is_read_only_until_there_is_space() {
     on_a_disk(async |storage| {
         let old = storage.open_now(Faults::default()).expect("opens");
         for n in 0..50u32 {
@@ -313,9 +318,9 @@ fn a_store_that_starts_over_its_quota_reads_and_goes_on_when_there_is_room() {
     });
 }
 
-/// Two that could only read cannot both take the store over, nor one of them after somebody else has written.
+/// Of two openings that could only read, one takes the right to write. The other cannot write then.
 #[test]
-fn of_two_that_started_over_the_quota_one_may_write() {
+fn of_two_openings_over_the_quota_only_one_may_write() {
     on_a_disk(async |storage| {
         drop(storage.open_now(Faults::default()).expect("opens"));
         storage.disk.borrow_mut().quota = Some(0);
@@ -329,7 +334,7 @@ fn of_two_that_started_over_the_quota_one_may_write() {
 }
 
 #[test]
-fn what_a_crash_left_behind_is_deleted_at_the_next_opening_also_where_storage_is_full() {
+fn orphaned_blobs_are_deleted_at_the_next_opening_when_storage_is_full() {
     on_a_disk(async |storage| {
         let store = storage.open_now(Faults::default()).expect("opens");
         for n in 0..50u32 {
@@ -350,9 +355,9 @@ fn what_a_crash_left_behind_is_deleted_at_the_next_opening_also_where_storage_is
     });
 }
 
-/// Forgetting a room reads nothing and rewrites little: sstables that lie within it are dropped as they are.
+/// Deleting a room reads nothing and rewrites little: sstables that lie within it are dropped.
 #[test]
-fn what_a_range_delete_covers_is_dropped_unread() {
+fn sstables_covered_by_a_range_delete_are_dropped_unread() {
     on_a_disk(async |storage| {
         let store = storage.open_now(Faults::default()).expect("opens");
         for n in 0..500u32 {
@@ -371,7 +376,7 @@ fn what_a_range_delete_covers_is_dropped_unread() {
 }
 
 #[test]
-fn blobs_that_nothing_refers_to_are_deleted_at_the_next_opening() {
+fn orphaned_blobs_are_deleted_at_the_next_opening() {
     on_a_disk(async |storage| {
         let store = storage.open_now(Faults::default()).expect("opens");
         for n in 0..100u32 {
@@ -387,7 +392,8 @@ fn blobs_that_nothing_refers_to_are_deleted_at_the_next_opening() {
     });
 }
 
-/// Prints the processor time that bulk work takes without a platform below; run with `--release --ignored --nocapture`.
+/// Prints the processor time of bulk work without the platform's. Run with
+/// `--release --ignored --nocapture`.
 #[test]
 #[ignore = "a measurement"]
 fn bulk_work() {
@@ -422,7 +428,7 @@ fn bulk_work() {
 }
 
 #[test]
-fn a_merge_leaves_alone_what_lies_between_its_keys() {
+fn a_compaction_leaves_sstables_between_its_keys_as_they_are() {
     on_a_disk(async |mut storage| {
         storage.options.level_one_bytes = 1 << 20;
         let store = storage.open_now(Faults::default()).expect("opens");
@@ -451,7 +457,7 @@ fn a_merge_leaves_alone_what_lies_between_its_keys() {
 }
 
 #[test]
-fn what_was_read_first_after_an_opening_comes_at_once_with_the_next() {
+fn the_first_reads_of_an_opening_are_prefetched_by_the_next() {
     on_a_disk(async |mut storage| {
         storage.options.startup_compaction_delay_ms = 100;
         let store = storage.open_now(Faults::default()).expect("opens");
@@ -483,7 +489,7 @@ fn what_was_read_first_after_an_opening_comes_at_once_with_the_next() {
 }
 
 #[test]
-fn what_nobody_writes_to_any_more_need_not_be_replayed() {
+fn an_idle_memtable_is_flushed() {
     on_a_disk(async |mut storage| {
         (storage.options.flush_bytes, storage.options.idle_flush_ms) = (10_000, 30);
         let store = storage.open_now(Faults::default()).expect("opens");

@@ -1,4 +1,5 @@
-//! redb on a damaged file: it trusts what it reads of its own pages, and panics where that cannot be. Here that becomes an error which names the file.
+//! redb trusts what it reads of its file, and panics where that is damaged. Here such a panic
+//! becomes an error that names the file.
 
 use crate::StoreError;
 use std::{
@@ -12,12 +13,14 @@ thread_local! {
     static CATCHING: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Whether a panic on this thread is about to become a [`StoreError::Damaged`], so that a panic hook need not tell of it.
+/// Whether a panic on this thread will become a [`StoreError::Damaged`]. A panic hook need not
+/// report it.
 pub fn panic_is_caught() -> bool {
     CATCHING.get()
 }
 
-/// What `work` gives, which reads or writes `file` by redb and nothing else that could be left half done.
+/// The result of `work`. It reads or writes `file` by redb, and must change nothing else that a
+/// panic could leave half done.
 pub(super) fn catch_panics<T>(file: &Path, work: impl FnOnce() -> Result<T, StoreError>) -> Result<T, StoreError> {
     let outer = CATCHING.replace(true);
     let result = catch_unwind(AssertUnwindSafe(work));

@@ -1,4 +1,5 @@
-//! Chunks as files of the store's directory, `chunks/ab/ab12…`: written on a thread of their own under another name, synced, and renamed.
+//! Chunks as files `chunks/ab/ab12…` of the store's directory. A thread of their own writes each
+//! under another name, syncs it, and renames it.
 
 use super::{
     directory::{io_error, sync_directory},
@@ -25,12 +26,12 @@ pub(super) type Work = Box<dyn FnOnce(&Shared) + Send>;
 /// What the engine's thread has of the chunks.
 pub(super) struct ChunkFiles {
     directory: PathBuf,
-    /// `None` once the store closes: the thread ends when it has done what it was given.
+    /// `None` once the store closes. Then the thread ends when it has done what it was given.
     work: RefCell<Option<Sender<Work>>>,
 }
 
 impl ChunkFiles {
-    /// Of the store in `directory`; what is given to `work` has to be done, in its order.
+    /// The chunks of the store in `directory`. What is sent to `work` has to be done in its order.
     pub(super) fn new(directory: &Path, work: Sender<Work>) -> Result<Self, StoreError> {
         let directory = directory.join("chunks");
         match fs::remove_file(unfinished(&directory)) {
@@ -51,7 +52,7 @@ impl ChunkFiles {
         let work: Work = Box::new(move |shared| {
             let _ = answer.send(work(shared, &directory));
         });
-        // Work that nobody takes is dropped, and its answer with it.
+        // Without a thread the work is dropped, and its completion with it.
         let _ = self.work.borrow().as_ref().map(|thread| thread.send(work));
         Box::pin(async { answered.await.unwrap_or(Err(StoreError::Closed)) })
     }
@@ -98,7 +99,7 @@ fn write(directory: &Path, id: &ChunkId, bytes: &[u8]) -> io::Result<()> {
         file.sync_all()?;
         fs::rename(&unfinished, &path)?;
     }
-    // Also where it was there: the last process may have ended before this.
+    // Even if the file was there: the last process may have ended before this.
     sync_directory(&folder)
 }
 
@@ -118,7 +119,7 @@ impl Chunks for ChunkFiles {
         self.run(move |shared, directory| {
             shared.inject_chunk_fault(CrashPoint::BeforeChunk)?;
             if let Err(error) = write(directory, &id, &bytes) {
-                // A full disk has room again for what is more important.
+                // So that a full disk has room for what is more important.
                 let _ = fs::remove_file(unfinished(directory));
                 return Err(io_error(error));
             }

@@ -1,4 +1,5 @@
-//! One damaged page of the tables' file: whoever needs it gets an error that names the file, and everybody else is served.
+//! One damaged page of the tables' file: whoever needs it gets an error that names the file, and
+//! everybody else is served.
 
 use super::{RedbOptions, RedbStore, panic_is_caught, tables::TABLES_FILE};
 use crate::{Batch, Direction, Store, StoreError, conformance};
@@ -9,7 +10,7 @@ use tempfile::{TempDir, tempdir};
 const PAGE: usize = 4096;
 const KEYS: u16 = 600;
 
-/// Small enough that everything is moved to the tables, and pages are read again.
+/// A small log, so that everything is moved to the tables, and no cache, so that pages are read.
 fn options() -> RedbOptions {
     RedbOptions { log_bytes: 3_000, cache_bytes: 0, ..RedbOptions::default() }
 }
@@ -18,7 +19,8 @@ fn key(number: u16) -> Vec<u8> {
     number.to_be_bytes().to_vec()
 }
 
-/// Panics that become errors are not told, here as in `ephapse serve`: their stack traces would take longer than the tests.
+/// Panics that become errors are not printed, as in `ephapse serve`. Their stack traces would take
+/// longer than the tests.
 fn keep_quiet() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
@@ -31,7 +33,7 @@ fn keep_quiet() {
     });
 }
 
-/// A directory of which the tables hold most.
+/// A directory with most of its content in the tables.
 fn filled() -> TempDir {
     keep_quiet();
     let directory = tempdir().expect("a directory");
@@ -62,14 +64,14 @@ fn copy(from: &Path) -> TempDir {
     to
 }
 
-/// Ways for a page to go wrong.
+/// A page, damaged in three ways.
 fn damaged(page: &[u8]) -> [Vec<u8>; 3] {
     let flipped = page.iter().map(|byte| !byte).collect();
     let one_bit = page.iter().enumerate().map(|(at, byte)| if at % 97 == 3 { byte ^ 0x10 } else { *byte }).collect();
     [flipped, one_bit, vec![0; page.len()]]
 }
 
-/// Uses everything there is; how often that failed because of the file.
+/// Reads everything, and counts how often that failed because of the file.
 fn use_all(store: &RedbStore, file: &Path) -> usize {
     let mut failures = 0;
     let mut note = |failed: Option<StoreError>| match failed {
@@ -91,7 +93,7 @@ fn use_all(store: &RedbStore, file: &Path) -> usize {
 }
 
 #[test]
-fn a_damaged_page_is_found_when_it_is_opened_or_read_and_named() {
+fn a_damaged_page_is_reported_with_its_file_at_opening_or_reading() {
     let whole = filled();
     let file = TABLES_FILE;
     let bytes = fs::read(whole.path().join(file)).expect("readable");
@@ -122,7 +124,7 @@ fn a_damaged_page_is_found_when_it_is_opened_or_read_and_named() {
 }
 
 #[test]
-fn a_page_that_goes_wrong_while_the_store_is_open_is_named_and_the_rest_is_served() {
+fn a_page_damaged_while_the_store_is_open_is_reported_and_the_rest_is_served() {
     let whole = filled();
     let path = whole.path().join(TABLES_FILE);
     let bytes = fs::read(&path).expect("readable");
@@ -144,9 +146,10 @@ fn a_page_that_goes_wrong_while_the_store_is_open_is_named_and_the_rest_is_serve
     assert_eq!(block_on(conformance::dump(&store)).expect("readable"), before, "once the page is right again");
 }
 
-/// A batch that cannot be moved to the tables stays in the log; when that is full, whoever writes is told why.
+/// A batch that cannot be moved to the tables stays in the log. When the log is full, whoever
+/// writes is told why.
 #[test]
-fn writing_into_damaged_tables_is_refused_in_the_end_and_leaves_in_order() {
+fn damaged_tables_refuse_writes_once_the_log_is_full() {
     let whole = filled();
     let path = whole.path().join(TABLES_FILE);
     let length = fs::metadata(&path).expect("there").len() as usize;

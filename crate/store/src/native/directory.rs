@@ -10,7 +10,8 @@ use std::{
 /// The newest format this build understands.
 pub(super) const FORMAT: u32 = 2;
 
-/// `MIGRATIONS[n]` turns format `n + 1` into format `n + 2`; each must be repeatable, because a crash may end it before the new version is recorded.
+/// `MIGRATIONS[n]` turns format `n + 1` into format `n + 2`. Each can be repeated, because a crash
+/// may end it before the new version is recorded.
 const MIGRATIONS: [fn(&Path) -> io::Result<()>; FORMAT as usize - 1] = [log_without_salt];
 
 /// A locked directory of a known format.
@@ -23,7 +24,8 @@ pub(super) struct Directory {
 }
 
 impl Directory {
-    /// Takes the directory, making it if it is not there; a newer format, its own or its content's, is refused before anything is changed.
+    /// Locks the directory, and makes it if it is not there. A newer format, of the store or of its
+    /// content, is refused before anything is changed.
     pub(super) fn open(path: &Path, content_format: u32, faults: &Faults) -> Result<Self, StoreError> {
         fs::create_dir_all(path).map_err(io_error)?;
         let lock = OpenOptions::new().create(true).truncate(false).write(true).open(path.join("lock")).map_err(io_error)?;
@@ -48,7 +50,8 @@ impl Directory {
     }
 }
 
-/// The log is read in both formats; the number is there to keep those away that know the first only.
+/// The log is read in both formats. The new number keeps away the versions that know the first
+/// only.
 fn log_without_salt(_: &Path) -> io::Result<()> {
     Ok(())
 }
@@ -92,7 +95,7 @@ pub(super) fn sync_directory(path: &Path) -> io::Result<()> {
     File::open(path)?.sync_all()
 }
 
-/// What the platform said, in the store's words.
+/// An I/O error as a [`StoreError`].
 pub(super) fn io_error(error: io::Error) -> StoreError {
     match error.kind() {
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge => StoreError::QuotaExceeded,

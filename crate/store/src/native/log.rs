@@ -1,12 +1,18 @@
 //! The log: two files written in turn, each record synced before anyone is told.
 //!
-//! A file begins with `MAGIC | salt u64`. A record is `length u32 | crc32 u32 | number u64 | payload`, little endian; the checksum covers salt, number and
-//! payload. Numbers grow by one. A file is overwritten from its start, under a new salt, once everything in it is in redb. So what follows the last record
-//! may be anything of an older round, also the middle of a record, whose bytes a client may have chosen to look like one; the salt is random and never shown,
-//! so nothing written before it has the right checksum. The files are filled with zeros ahead of the records, because a sync that only overwrites has no
+//! A file begins with `MAGIC | salt u64`. A record is `length u32 | crc32 u32 | number u64 |
+//! payload`, little endian. The checksum is of salt, number and payload. Numbers grow by one.
+//!
+//! Once everything in a file is in redb, it is overwritten from its start, under a new salt. So
+//! what follows the last record may be left from before, even the middle of a record, in which a
+//! client may have put bytes that look like one. The salt is random and never shown, so nothing
+//! that was written before it has the right checksum.
+//!
+//! The files are filled with zeros ahead of the records, because a sync of overwritten bytes has no
 //! file size or extents to write.
 //!
-//! Format 1 of the store had no such beginning. What it left is read as it is, and its file is written on until everything in it is in redb.
+//! In format 1 of the store the files began with the first record. Such a file is read, and written
+//! on until everything in it is in redb.
 
 use super::directory::{io_error, sync_directory};
 use crate::{Bytes, StoreError};
@@ -20,14 +26,14 @@ use std::{
     path::Path,
 };
 
-/// How a file begins; as the length of a record it is too much, so that format 1 cannot have it there.
+/// How a file begins. A file of format 1 cannot begin so: as the length of a record it is too much.
 const MAGIC: &[u8; 8] = b"ephaplog";
 /// Bytes of magic and salt.
 const FILE_HEADER: usize = 16;
 const RECORD_HEADER: usize = 16;
 /// How far ahead of the records a file is filled with zeros.
 const PREALLOCATED: usize = 1 << 20;
-/// A file longer than this is cut back when it is written from the start again.
+/// A longer file is cut back to this when it is written from its start again.
 const MAX_REUSED: u64 = 8 << 20;
 
 /// A record as it was read back.
@@ -37,14 +43,14 @@ pub(super) struct Record {
     pub(super) payload: Bytes,
 }
 
-/// What the checksums of a round of a file begin with; none in format 1.
+/// What the checksums of a file begin with. None in format 1.
 type Salt = Option<[u8; 8]>;
 
 #[derive(Debug)]
 struct LogFile {
     file: File,
     salt: Salt,
-    /// Where the next record goes; 0 where the next round begins with it.
+    /// Where the next record goes. 0 where a new file header comes first.
     end: u64,
     /// How much of the file has been written once.
     filled: u64,
@@ -108,7 +114,7 @@ impl Log {
         self.files.iter().map(|file| file.filled.max(file.end)).sum()
     }
 
-    /// Writes a record, not yet synced; `record` starts with [`Log::header_space`].
+    /// Writes a record, without a sync. `record` starts with [`Log::header_space`].
     pub(super) fn write(&mut self, mut record: Vec<u8>) -> Result<(), StoreError> {
         let number = self.next_number;
         let length = u32::try_from(record.len() - RECORD_HEADER).map_err(|_| StoreError::Platform("a batch of more than 4 GiB".into()))?;
@@ -135,7 +141,7 @@ impl Log {
         self.next_number - 1
     }
 
-    /// After a failed write: makes sure that what may have reached the disk is never read back.
+    /// After a failed write, makes sure that what may have reached the disk is never read back.
     pub(super) fn erase(&mut self) -> io::Result<()> {
         let file = &self.files[self.current];
         file.file.write_all_at(&[0; RECORD_HEADER], file.end)?;
@@ -177,7 +183,7 @@ impl LogFile {
         Ok((Self { file, salt, end, filled }, records))
     }
 
-    /// Begins a round, if the next record is its first.
+    /// Writes a file header with a new salt, if the file is written from its start.
     fn write_file_header(&mut self) -> io::Result<()> {
         if self.end == 0 {
             let salt = RandomState::new().hash_one(()).to_le_bytes();
@@ -241,7 +247,7 @@ mod tests {
     }
 
     #[test]
-    fn a_record_torn_in_the_middle_is_not_read_back_and_its_number_is_used_again() {
+    fn a_torn_record_is_not_read_back_and_its_number_is_used_again() {
         let directory = tempdir().expect("a directory");
         let (mut log, _) = Log::open(directory.path(), 0).expect("opens");
         append(&mut log, b"one");
@@ -257,10 +263,11 @@ mod tests {
         assert_eq!(payloads(&recovered.current), [b"one", b"new"]);
     }
 
-    /// Files are written anew without being cleared, and clients choose bytes of records: what looked like a record within an old one was read back as one
-    /// after a crash, when it stood where the new records ended and had the number that came next.
+    /// Files are overwritten without being cleared, and clients choose bytes of records. What
+    /// looked like a record within an old one was read back as one after a crash, when it lay where
+    /// the new records ended and had the next number.
     #[test]
-    fn what_looks_like_a_record_within_an_old_one_is_not_read_back() {
+    fn bytes_of_an_old_record_that_look_like_a_record_are_not_read_back() {
         let directory = tempdir().expect("a directory");
         let (mut log, _) = Log::open(directory.path(), 0).expect("opens");
         let forged = |number: u64| {
@@ -281,9 +288,9 @@ mod tests {
         assert_eq!(payloads(&recovered.current), [[b'3'; 20]]);
     }
 
-    /// A round that ended in a crash before its first record was whole has left its salt, or none.
+    /// A crash before the first record is whole leaves a file header, or none.
     #[test]
-    fn a_round_that_was_only_begun_is_begun_again() {
+    fn a_file_with_a_header_and_no_record_is_begun_again() {
         let directory = tempdir().expect("a directory");
         for applied in 0..3 {
             let (mut log, recovered) = Log::open(directory.path(), applied).expect("opens");
@@ -300,7 +307,7 @@ mod tests {
     }
 
     #[test]
-    fn what_format_1_left_is_read_and_written_on() {
+    fn a_log_of_format_1_is_read_and_written_on() {
         let directory = tempdir().expect("a directory");
         let record = |number: u64, payload: &[u8]| {
             let mut record = [&(payload.len() as u32).to_le_bytes()[..], &[0; 4], &number.to_le_bytes(), payload].concat();
@@ -341,7 +348,7 @@ mod tests {
     }
 
     #[test]
-    fn a_missing_record_is_an_error_and_not_a_silent_loss() {
+    fn a_missing_record_is_an_error() {
         let directory = tempdir().expect("a directory");
         let (mut log, _) = Log::open(directory.path(), 0).expect("opens");
         append(&mut log, b"one");

@@ -1,7 +1,9 @@
 //! [`RedbStore`]: what the engine's thread sees, and the threads behind it.
 //!
-//! The *log thread* takes every batch that waits, writes them as one record and syncs it; the *table thread* moves a full log file into redb. All three
-//! share one [`State`] behind a mutex that is held only for work in memory, and by reads: those run on the engine's thread alone, so they delay nobody.
+//! The *log thread* takes every batch that waits, writes them as one record and syncs it. The
+//! *table thread* moves a full log file into redb. They share one [`State`] with the engine's
+//! thread. Its mutex is held for work in memory, and by reads, which run on the engine's thread
+//! alone and so delay nobody.
 
 use super::{
     catch_panics::catch_panics,
@@ -29,14 +31,15 @@ use std::{
     time::Duration,
 };
 
-/// After so many entries the table thread looks whether the store closes.
+/// After so many entries the table thread checks whether the store closes.
 const CHECK_CLOSING_EVERY: usize = 256;
 
 /// What can be chosen when a store is opened.
 #[derive(Clone, Debug)]
 pub struct RedbOptions {
-    /// The newest format of what is kept in the store that its user understands. It is recorded, and a store that holds a newer one is refused before
-    /// anything is changed, as one of a newer format of its own is.
+    /// The newest format of the content that the store's user understands. It is recorded. A store
+    /// whose content is newer is refused before anything is changed, as one of a newer format of
+    /// its own is.
     pub content_format: u32,
     /// Bytes of log after which redb takes over.
     pub log_bytes: u64,
@@ -67,7 +70,7 @@ pub(super) struct Shared {
     log_work: Condvar,
     /// The table thread waits here for a full log file.
     table_work: Condvar,
-    /// An error when redb could not be opened again after it had store_error, or the store is closed.
+    /// An error when the store is closed, or when redb failed and could not be opened again.
     tables: RwLock<Result<Database, StoreError>>,
     directory: Mutex<Option<Directory>>,
     path: PathBuf,
@@ -75,10 +78,10 @@ pub(super) struct Shared {
     log_stored: AtomicU64,
 }
 
-/// What the threads of one store hold: when the last of them has ended, the directory is free.
+/// Held by the threads of a store. When the last of them has ended, the directory is free.
 struct RunningThreads {
     shared: Arc<Shared>,
-    /// Its end tells who waits in [`Store::close`].
+    /// Dropping it ends [`Store::close`].
     _tell: oneshot::Sender<()>,
 }
 
@@ -102,7 +105,8 @@ impl RedbStore {
     /// Opens the store in `directory`, making it if it is not there.
     ///
     /// # Errors
-    /// [`StoreError::NewerFormat`], with nothing changed; [`StoreError::InUse`] when another process holds it; [`StoreError::Platform`] when the disk fails.
+    /// [`StoreError::NewerFormat`], with nothing changed. [`StoreError::InUse`] when another
+    /// process holds it. [`StoreError::Platform`] when the disk fails.
     pub fn open(directory: impl AsRef<Path>) -> Result<Self, StoreError> {
         Self::open_with(directory, RedbOptions::default())
     }
@@ -202,7 +206,7 @@ impl Shared {
         if state.closing { Err(StoreError::Closed) } else { Ok(state) }
     }
 
-    /// What a test lets happen here; a crash ends the store's life.
+    /// What a test lets happen here. A crash ends the store's life.
     pub(super) fn fault_at(&self, point: CrashPoint) -> Option<Fault> {
         let fault = self.options.faults.at(point);
         if fault == Some(Fault::Crash) {
@@ -224,7 +228,7 @@ impl Shared {
                 let _ = pending.completion.send(Err(StoreError::RolledBack));
             }
         }
-        // Also after a crash on purpose: whoever still waits is told that the store is gone.
+        // After a crash too: whoever still waits is told that the store is closed.
         let mut state = self.state();
         state.closing = true;
         state.queue.abandon();
@@ -247,7 +251,7 @@ impl Shared {
         Some(state.queue.take_group(full))
     }
 
-    /// Writes and syncs one record; nothing when a test lets the store crash.
+    /// Writes and syncs one record. `None` when a test lets the store crash.
     fn write_group(&self, log: &mut Log, group: &[PendingCommit]) -> Option<Result<(), StoreError>> {
         let mut record = Log::header_space();
         let header = record.len();
@@ -274,12 +278,12 @@ impl Shared {
         Some(result)
     }
 
-    /// Where a log file that redb cannot take over stops growing.
+    /// The log does not grow beyond this while redb has not taken over the other file.
     fn stall_bytes(&self) -> u64 {
         self.options.log_bytes.saturating_mul(3)
     }
 
-    /// Refuses to let the log grow without end when redb cannot take it over.
+    /// An error when redb cannot take the log over and the log is too long to grow further.
     fn table_room(&self, log: &Log) -> Result<(), StoreError> {
         match &self.state().table_error {
             Some(error) if log.len() > self.stall_bytes() => Err(error.clone()),
@@ -350,7 +354,7 @@ impl Shared {
         }
     }
 
-    /// What `work` does with redb, which may find its file damaged.
+    /// The result of `work` with redb, which may find its file damaged.
     fn with_tables<T>(&self, work: impl FnOnce(&Database) -> Result<T, StoreError>) -> Result<T, StoreError> {
         let tables = self.tables.read().unwrap_or_else(PoisonError::into_inner);
         let tables = tables.as_ref().map_err(StoreError::clone)?;
@@ -359,7 +363,7 @@ impl Shared {
 
     fn move_to_tables(&self, tables: &Database, memtable: &Memtable, last_record: u64) -> Result<(), StoreError> {
         let mut transaction = tables.begin_write().map_err(store_error)?;
-        // Else a crash makes the next open walk the whole file.
+        // Without this, the next opening after a crash would read the whole file.
         transaction.set_quick_repair(true);
         {
             let mut table = transaction.open_table(ENTRIES).map_err(store_error)?;
@@ -368,7 +372,7 @@ impl Shared {
             }
             for (nth, (key, value)) in memtable.all_points().enumerate() {
                 if nth % CHECK_CLOSING_EVERY == CHECK_CLOSING_EVERY - 1 && self.state().closing {
-                    // The log has it all, and the next opening moves it.
+                    // The log has all of it, and the next opening moves it.
                     return Err(StoreError::Closed);
                 }
                 match value {
@@ -391,7 +395,7 @@ impl Shared {
         }
     }
 
-    /// Closing writes too.
+    /// Closes redb. That writes too, so it may fail.
     fn close_tables(&self, tables: &mut Result<Database, StoreError>) {
         let closed = catch_panics(&self.path.join(TABLES_FILE), || {
             *tables = Err(StoreError::Closed);
@@ -447,7 +451,7 @@ impl Store for RedbStore {
         let ended = self.ended.take();
         Box::pin(async move {
             if let Some(ended) = ended {
-                // Ends with an error when the threads do: nothing is ever sent.
+                // Nothing is ever sent: it ends with an error when the threads have ended.
                 let _ = ended.await;
             }
             Ok(())
@@ -472,7 +476,8 @@ impl Drop for RedbStore {
     fn drop(&mut self) {
         self.chunks.close();
         self.shared.begin_close();
-        // Whoever called `close` has waited for the threads for as long as they wanted to: a disk that is slow must not keep a process that ends.
+        // Whoever called `close` has waited for as long as they wanted to. A slow disk must not
+        // keep a process from ending.
         if self.ended.take().is_none() {
             return;
         }

@@ -1,4 +1,5 @@
-//! The tables that redb keeps: the entries, and how far the log has been moved there. What is called here runs in [`super::catch_panics`].
+//! The tables that redb keeps: the entries, and which log records are in them. The functions here
+//! run within [`catch_panics`](super::catch_panics).
 
 use super::directory::io_error;
 use crate::{Bytes, Direction, StoreError, merge::Entry};
@@ -63,7 +64,7 @@ pub(super) fn stored<'a>(table: &'a Table, part: &Range<Vec<u8>>, direction: Dir
 
 pub(super) fn store_error(error: impl Into<redb::Error>) -> StoreError {
     match error.into() {
-        // Its file is not what it says it is, or shorter.
+        // The file contradicts itself, or is too short.
         redb::Error::Io(error) if matches!(error.kind(), io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof) => damaged(error.to_string()),
         redb::Error::Io(error) => io_error(error),
         redb::Error::Corrupted(reason) => damaged(reason),
@@ -71,7 +72,7 @@ pub(super) fn store_error(error: impl Into<redb::Error>) -> StoreError {
     }
 }
 
-/// [`catch_panics`] says which file.
+/// [`catch_panics`](super::catch_panics) fills in which file.
 fn damaged(reason: String) -> StoreError {
     StoreError::Damaged { file: PathBuf::new(), reason }
 }

@@ -43,7 +43,8 @@ impl Storage for OnDisk {
     }
 }
 
-/// A directory may be held a moment longer: by its store's threads, or by a process that another test starts, which has our files until it runs its own program.
+/// Opens a directory once it is free. It may be locked a moment longer by its store's threads, or
+/// by a process that another test starts, which has our files until it runs its program.
 fn when_free(open: impl Fn() -> Result<RedbStore, StoreError>) -> Result<RedbStore, StoreError> {
     let begun = Instant::now();
     loop {
@@ -82,7 +83,7 @@ proptest! {
     }
 
     #[test]
-    fn a_failed_write_takes_everything_behind_it_along(raw in raw(4..12)) {
+    fn a_failed_write_fails_every_batch_submitted_after_it(raw in raw(4..12)) {
         block_on(conformance::rolls_back_failed_writes(async || OnDisk::new(), &Script::new(&raw)));
     }
 }
@@ -113,7 +114,8 @@ fn every_crash_point_is_hit() {
     use CrashPoint::*;
     let wanted = BTreeSet::from([BeforePut, BetweenPutAndCommit, BetweenCommitAndAnswer, Flushing, Migrating]);
     let mut hit = BTreeSet::new();
-    // Where the thread behind the log is slow, a script may end before it comes to all of its points.
+    // Where the thread behind the log is slow, a script may end before it comes to all of its
+    // points.
     for seed in 7..12 {
         hit.extend(block_on(conformance::survives_crashes(async || OnDisk::new(), &Script::from_seed(seed, 40), 2)));
         if hit == wanted {
@@ -165,7 +167,8 @@ fn a_directory_has_one_owner_and_counts_its_openings() {
     assert_eq!(RedbStore::open(storage.directory.path()).expect("opens").epoch(), 2);
 }
 
-/// The directory was free for others when the table thread had ended, while the log thread might still write its last group.
+/// The directory was unlocked when the table thread had ended, while the log thread might still
+/// write its last group.
 #[test]
 fn a_store_is_closed_when_both_its_threads_have_ended() {
     let storage = OnDisk::new();
@@ -186,9 +189,10 @@ fn a_store_is_closed_when_both_its_threads_have_ended() {
     RedbStore::open(storage.directory.path()).expect("the directory is free");
 }
 
-/// A process that ends waits for its log and not for redb, which may be slow: what is in the log is there after the next start.
+/// A process that ends waits for its log. It does not wait for redb, which may be slow: what is in
+/// the log is there after the next start.
 #[test]
-fn a_store_that_was_told_to_close_does_not_wait_for_the_table_thread_when_it_is_dropped() {
+fn dropping_a_closing_store_does_not_wait_for_the_table_thread() {
     let storage = OnDisk { log_bytes: 100, ..OnDisk::new() };
     let slow = Arc::new(Mutex::new(()));
     let (held, begun) = (slow.clone(), Arc::new(AtomicBool::new(false)));
@@ -236,9 +240,9 @@ fn batches_that_wait_together_share_a_sync() {
     assert!(commits <= 2, "{commits} commits: those that came before the first was held, and all the others");
 }
 
-/// Whoever waited for a group that was being written was told of the failure of the next one, in which others wrote.
+/// Whoever waited for a group that was being written was told when the next group failed.
 #[test]
-fn a_barrier_waits_for_nothing_that_is_submitted_behind_it() {
+fn a_barrier_does_not_wait_for_later_batches() {
     let storage = OnDisk { log_bytes: 8 << 20, ..OnDisk::new() };
     let (slow, begun) = (Arc::new(Mutex::new(())), Arc::new(AtomicBool::new(false)));
     let (held, told, failure) = (slow.clone(), begun.clone(), StoreError::Platform("bad sector".into()));
@@ -261,9 +265,10 @@ fn a_barrier_waits_for_nothing_that_is_submitted_behind_it() {
     assert_eq!([block_on(first), block_on(barrier), block_on(second)], [Ok(()), Ok(()), Err(failure)]);
 }
 
-/// A batch that was refused because its sync failed must not be there after the next start, although its bytes were written.
+/// A batch whose sync failed is refused, although its bytes were written. It must not be there
+/// after the next start.
 #[test]
-fn what_was_refused_does_not_come_back() {
+fn a_refused_batch_is_not_there_after_a_restart() {
     let storage = OnDisk::new();
     let faults = Faults::new(|point| (point == CrashPoint::BetweenPutAndCommit).then(|| Fault::Fail(StoreError::Platform("bad sector".into()))));
     let store = block_on(storage.open(faults)).expect("opens");
@@ -275,7 +280,8 @@ fn what_was_refused_does_not_come_back() {
     assert_eq!(block_on(store.get_many(&[b"key".to_vec()])), Ok(vec![None]));
 }
 
-/// What [`killed_processes_lose_nothing_they_acknowledged`] starts and kills: writes numbers until then, and prints each when it is durable.
+/// Started and killed by [`killed_processes_lose_nothing_they_acknowledged`]. It writes numbers,
+/// and prints each when it is durable.
 #[test]
 #[ignore = "runs until it is killed"]
 fn writes_until_killed() {
@@ -321,7 +327,7 @@ fn killed_processes_lose_nothing_they_acknowledged() {
     }
 }
 
-/// Prints what a durable commit costs; run with `--ignored --nocapture`.
+/// Prints how long a durable commit takes. Run with `--ignored --nocapture`.
 #[test]
 #[ignore = "a measurement"]
 fn sequential_commits() {
