@@ -76,7 +76,7 @@ pub async fn measure(name: String) -> Vec<String> {
     let start = now();
     store.settled().await;
     lines.push(format!(
-        "merging after that: {:.0} ms, {} runs, {:.1} MB stored",
+        "compaction after that: {:.0} ms, {} runs, {:.1} MB stored",
         now() - start,
         store.stats().runs,
         store.stats().bytes_stored as f64 / 1e6

@@ -1,5 +1,5 @@
-//! The conformance suite on a place in memory, and what only the inside shows: levels, fences,
-//! room.
+//! The conformance suite on storage in memory, and what only the inside shows: levels, fences,
+//! space.
 
 use super::{
     LogStructured, Options,
