@@ -209,7 +209,7 @@ fn store_error(error: StoreError, config: &Config, log: &RequestLog) -> MatrixEr
             log.error(&error);
             unknown("the server made a mistake")
         }
-        StoreError::NewerFormat { .. } | StoreError::InUse | StoreError::Damaged { .. } | StoreError::Platform(_) => {
+        StoreError::NewerFormat { .. } | StoreError::InUse | StoreError::Damaged { .. } | StoreError::DamagedLog { .. } | StoreError::Platform(_) => {
             log.error(&error);
             unknown("the server's storage failed")
         }

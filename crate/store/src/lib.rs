@@ -102,6 +102,24 @@ pub enum StoreError {
         /// How that was found.
         reason: String,
     },
+    /// A log has damage with acknowledged records behind it.
+    #[error(
+        "{} is damaged at byte {offset} ({reason}): stop the server, and put a backup of the directory in its place; \
+         or, to go on without the part of the log that begins there: truncate -s {keep} '{}'",
+        .file.display(), .cut.display()
+    )]
+    DamagedLog {
+        /// The file.
+        file: PathBuf,
+        /// Where in it, in bytes.
+        offset: u64,
+        /// How that was found.
+        reason: String,
+        /// The file that has to be cut for the log to end in front of the damage; of what comes behind it nothing can be kept.
+        cut: PathBuf,
+        /// How many of its bytes can be kept.
+        keep: u64,
+    },
     /// One thing that is stored cannot be read; others can.
     #[error("{0}")]
     Unreadable(String),

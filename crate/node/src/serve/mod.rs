@@ -189,7 +189,7 @@ fn database_error(directory: &Path, error: OpenError) -> ServeError {
     match error {
         OpenError::Store(StoreError::NewerFormat { found, supported }) => ServeError::NewerDatabase { directory, found, supported },
         OpenError::Store(StoreError::InUse) => ServeError::DatabaseInUse(directory),
-        OpenError::Store(damaged @ StoreError::Damaged { .. }) => ServeError::DatabaseDamaged(damaged),
+        OpenError::Store(damaged @ (StoreError::Damaged { .. } | StoreError::DamagedLog { .. })) => ServeError::DatabaseDamaged(damaged),
         other => ServeError::Database { directory, reason: other.to_string() },
     }
 }

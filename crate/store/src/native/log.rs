@@ -11,12 +11,18 @@
 //! The files are filled with zeros ahead of the records, because a sync of overwritten bytes has no
 //! file size or extents to write.
 //!
+//! What cannot be read is the end of the log, or damage. `tail` tells them apart.
+//!
 //! In format 1 of the store the files began with the first record. Such a file is read, and written
 //! on until everything in it is in redb.
 
+#[cfg(test)]
+mod damaged;
+mod tail;
+
+use self::tail::{Damage, Tail};
 use super::directory::{io_error, sync_directory};
 use crate::{Bytes, StoreError};
-use bytes::Buf;
 use std::{
     collections::hash_map::RandomState,
     fs::{File, OpenOptions},
@@ -43,8 +49,21 @@ pub(super) struct Record {
     pub(super) payload: Bytes,
 }
 
-/// What the checksums of a file begin with. None in format 1.
+/// What the checksums of a file begin with. None in format 1. Four random bytes and their checksum,
+/// for which earlier versions had four more random ones.
 type Salt = Option<[u8; 8]>;
+
+fn new_salt() -> [u8; 8] {
+    let random = RandomState::new().hash_one(());
+    let [a, b, c, d, ..] = random.to_le_bytes();
+    let [e, f, g, h] = checksum(None, &[a, b, c, d]).to_le_bytes();
+    [a, b, c, d, e, f, g, h]
+}
+
+/// Whether a salt is as it was written.
+fn is_checked(salt: [u8; 8]) -> bool {
+    checksum(None, &salt[..4]).to_le_bytes() == salt[4..]
+}
 
 #[derive(Debug)]
 struct LogFile {
@@ -83,21 +102,26 @@ impl Log {
         if new {
             sync_directory(directory).map_err(io_error)?;
         }
+        let files = [first, second];
         let start = |records: &[Record]| records.first().map_or(u64::MAX, |record| record.number);
         let swapped = start(&second_records) < start(&first_records);
         let (older, newer) = if swapped { (second_records, first_records) } else { (first_records, second_records) };
+        let at = usize::from(swapped);
         let mut expected = applied + 1;
-        for record in older.iter().chain(&newer) {
-            if record.number != expected {
-                return Err(StoreError::Damaged { file: paths[0].clone(), reason: format!("record {expected} is missing here and in log.1") });
+        for (records, file, before) in [(&older, at, None), (&newer, 1 - at, Some(files[at].end))] {
+            if let Some(first) = records.first().filter(|first| first.number != expected) {
+                // What is missing was written to the other file, at the end of what that has.
+                let reason = format!("record {expected} is missing there, and record {} is in {}", first.number, paths[file].display());
+                let (file, cut) = (paths[1 - file].clone(), paths[file].clone());
+                return Err(StoreError::DamagedLog { file, offset: before.unwrap_or(0), reason, cut, keep: 0 });
             }
-            expected += 1;
+            expected += records.len() as u64;
         }
         let (current, recovered) = match (older.is_empty(), newer.is_empty()) {
-            (false, false) => (usize::from(!swapped), Recovered { full: older, current: newer }),
-            _ => (usize::from(swapped), Recovered { full: newer, current: older }),
+            (false, false) => (1 - at, Recovered { full: older, current: newer }),
+            _ => (at, Recovered { full: newer, current: older }),
         };
-        let mut log = Self { files: [first, second], current, next_number: expected };
+        let mut log = Self { files, current, next_number: expected };
         if recovered.current.is_empty() {
             log.files[current].end = 0;
         }
@@ -144,6 +168,10 @@ impl Log {
     /// After a failed write, makes sure that what may have reached the disk is never read back.
     pub(super) fn erase(&mut self) -> io::Result<()> {
         let file = &self.files[self.current];
+        if file.end == 0 {
+            // Nothing was written but a file header, and a file without one looks damaged.
+            return Ok(());
+        }
         file.file.write_all_at(&[0; RECORD_HEADER], file.end)?;
         file.file.sync_data()
     }
@@ -169,25 +197,30 @@ impl LogFile {
         let mut file = OpenOptions::new().create(true).truncate(false).read(true).write(true).open(path).map_err(io_error)?;
         let mut content = Vec::new();
         file.read_to_end(&mut content).map_err(io_error)?;
-        let filled = content.len() as u64;
-        let mut rest = Bytes::from(content);
+        let content = Bytes::from(content);
+        let salt = content.strip_prefix(MAGIC).and_then(|rest| rest.first_chunk::<8>()).copied();
+        let mut end = if salt.is_some() { FILE_HEADER } else { 0 };
         let mut records: Vec<Record> = Vec::new();
-        let salt = rest.strip_prefix(MAGIC).and_then(|rest| rest.first_chunk::<8>()).copied();
-        let mut end = if salt.is_some() { FILE_HEADER as u64 } else { 0 };
-        rest.advance(end as usize);
-        while let Some(record) = read_record(&mut rest, salt, records.last().map(|record| record.number + 1)) {
-            end += (RECORD_HEADER + record.payload.len()) as u64;
+        while let Some(record) = read_record(&content.slice(end..), salt, records.last().map(|record| record.number + 1)) {
+            end += RECORD_HEADER + record.payload.len();
             records.push(record);
         }
+        let tail = Tail { content: &content, salt, end, last: records.last().map(|record| record.number), applied };
+        tail.check().map_err(|Damage { offset, reason }| {
+            let (file, cut) = (path.to_owned(), path.to_owned());
+            StoreError::DamagedLog { file, offset, reason, cut, keep: offset }
+        })?;
         records.retain(|record| record.number > applied);
-        Ok((Self { file, salt, end, filled }, records))
+        Ok((Self { file, salt, end: end as u64, filled: content.len() as u64 }, records))
     }
 
-    /// Writes a file header with a new salt, if the file is written from its start.
+    /// Writes a file header with a new salt, if the file is written from its start. It is durable
+    /// before what follows it, so that a file without one has lost it.
     fn write_file_header(&mut self) -> io::Result<()> {
         if self.end == 0 {
-            let salt = RandomState::new().hash_one(()).to_le_bytes();
+            let salt = new_salt();
             self.write(&[&MAGIC[..], &salt].concat())?;
+            self.file.sync_data()?;
             (self.salt, self.end) = (Some(salt), FILE_HEADER as u64);
         }
         Ok(())
@@ -213,20 +246,32 @@ fn checksum(salt: Salt, bytes: &[u8]) -> u32 {
     hasher.finalize()
 }
 
-fn read_record(rest: &mut Bytes, salt: Salt, expected: Option<u64>) -> Option<Record> {
-    if rest.len() < RECORD_HEADER {
-        return None;
+/// What a record begins with.
+struct RecordHeader {
+    length: usize,
+    sum: u32,
+    number: u64,
+}
+
+impl RecordHeader {
+    fn at(content: &[u8], at: usize) -> Option<Self> {
+        let (length, rest) = content.get(at..)?.split_first_chunk()?;
+        let (sum, rest) = rest.split_first_chunk()?;
+        let number = u64::from_le_bytes(*rest.first_chunk()?);
+        Some(Self { length: u32::from_le_bytes(*length) as usize, sum: u32::from_le_bytes(*sum), number })
     }
-    let mut header = rest.slice(..RECORD_HEADER);
-    let length = header.get_u32_le() as usize;
-    let sum = header.get_u32_le();
-    let number = header.get_u64_le();
-    let whole = length != 0 && rest.len() - RECORD_HEADER >= length && expected.is_none_or(|expected| expected == number);
-    if !whole || checksum(salt, &rest[8..RECORD_HEADER + length]) != sum {
-        return None;
+
+    /// What the checksum is over, but for the salt, of a record that begins with this header.
+    fn body<'a>(&self, record: &'a [u8]) -> Option<&'a [u8]> {
+        if self.length == 0 { None } else { record.get(8..RECORD_HEADER.checked_add(self.length)?) }
     }
-    let payload = rest.split_to(RECORD_HEADER + length).split_off(RECORD_HEADER);
-    Some(Record { number, payload })
+}
+
+fn read_record(from: &Bytes, salt: Salt, expected: Option<u64>) -> Option<Record> {
+    let header = RecordHeader::at(from, 0)?;
+    let number = header.number;
+    let body = header.body(from).filter(|_| expected.is_none_or(|expected| expected == number))?;
+    (checksum(salt, body) == header.sum).then(|| Record { number, payload: from.slice(RECORD_HEADER..RECORD_HEADER + header.length) })
 }
 
 #[cfg(test)]
@@ -234,7 +279,7 @@ mod tests {
     use super::*;
     use tempfile::tempdir;
 
-    fn append(log: &mut Log, payload: &[u8]) -> u64 {
+    pub(super) fn append(log: &mut Log, payload: &[u8]) -> u64 {
         let mut record = Log::header_space();
         record.extend_from_slice(payload);
         let length = record.len();
@@ -357,6 +402,9 @@ mod tests {
         drop(log);
         std::fs::write(directory.path().join("log.0"), b"").expect("writes");
         let damaged = Log::open(directory.path(), 0).expect_err("refused");
-        assert!(matches!(&damaged, StoreError::Damaged { file, .. } if file.ends_with("log.0")), "{damaged}");
+        assert!(
+            matches!(&damaged, StoreError::DamagedLog { file, offset: 0, cut, keep: 0, .. } if file.ends_with("log.0") && cut.ends_with("log.1")),
+            "{damaged}"
+        );
     }
 }
