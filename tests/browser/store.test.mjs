@@ -106,7 +106,7 @@ test('it behaves like a map in a dedicated worker', { timeout: 60_000 }, () => w
 test('after a crash at any point what was acknowledged is there', { timeout: 240_000 }, () => withPage(async (tab) => {
   const points = ['Migrating', 'BeforePut', 'BetweenPutAndCommit', 'BetweenCommitAndAnswer', 'Flushing', 'Compacting'];
   const hit = new Set();
-  // A random script may write too little for runs to be merged; then another one follows.
+  // A random script may write too little for a compaction. Then another one follows.
   for (const seed of seeds(4)) {
     for (const point of await tab.call(([n]) => store.survives_crashes(`crashes-${n}`, n, 70, 2), [seed])) hit.add(point);
     if (points.every((point) => hit.has(point))) break;
@@ -115,11 +115,11 @@ test('after a crash at any point what was acknowledged is there', { timeout: 240
   for (const point of points) assert.ok(hit.has(point), `${point} was not hit`);
 }));
 
-test('a failed write takes what stands on it along', { timeout: 120_000 }, () => withPage(async (tab) => {
+test('a failed write fails every batch submitted after it', { timeout: 120_000 }, () => withPage(async (tab) => {
   await tab.call(([n]) => store.rolls_back_failed_writes('failures', n, 16), seeds(1));
 }));
 
-test('an older opening can no longer write', { timeout: 60_000 }, () => withPage(async (tab) => {
+test('an older opening cannot write any more', { timeout: 60_000 }, () => withPage(async (tab) => {
   assert.deepEqual(await tab.call(() => store.two_openings('fence')), ['Err(Fenced)', 'Ok(())', 'new', 'old']);
 }));
 
@@ -134,7 +134,7 @@ test('a crash leaves no half chunk', { timeout: 120_000 }, () => withPage(async 
   }
 }));
 
-test('an older opening can no longer put or delete chunks', { timeout: 60_000 }, () => withPage(async (tab) => {
+test('an older opening cannot put or delete chunks any more', { timeout: 60_000 }, () => withPage(async (tab) => {
   const answers = await tab.call(() => store.two_openings_with_chunks('fenced-chunks'));
   assert.deepEqual(answers, ['Ok(())', 'Err(Fenced)', 'Err(Fenced)', 'Ok(Some(9))', 'Ok(None)']);
 }));
@@ -157,7 +157,7 @@ test('a database of the first format opens, and has a place for chunks', { timeo
   assert.deepEqual(answers, ['Ok(())', 'Ok(())', 'Ok(())']);
 }));
 
-test('where a Blob is taken and its transaction aborted later, pages are kept', { timeout: 60_000 }, () => withPage(async (tab) => {
+test('it keeps pages where the browser takes a Blob and aborts its transaction later', { timeout: 60_000 }, () => withPage(async (tab) => {
   // So WebKit does where it keeps nothing on disk. Every write of an sstable failed, and with it all that followed.
   const found = await tab.call(async () => {
     const { put } = IDBObjectStore.prototype;
@@ -240,7 +240,7 @@ test('content of a newer format is refused before anything is changed', { timeou
   assert.deepEqual(answer, ['NewerFormat { found: 2, supported: 1 }', true, 2]);
 }));
 
-test('it gives the database up when a newer version asks for it', { timeout: 60_000 }, () => withPage(async (tab) => {
+test('it closes the database when a newer version asks for it', { timeout: 60_000 }, () => withPage(async (tab) => {
   const answers = await tab.call(async () => {
     const driven = await store.Driven.open('handed-over');
     const first = await driven.put('key', 10);
@@ -258,7 +258,7 @@ test('it gives the database up when a newer version asks for it', { timeout: 60_
   assert.deepEqual(answers, ['Ok(())', 1_000, 'Err(Closed)']);
 }));
 
-test('at the quota it refuses what needs room, reads on, and goes on when room is made or given', { timeout: 540_000 }, () => withFreshProfile(async (tab, context) => {
+test('at the quota it refuses ordinary batches, can be read, and writes again when there is space', { timeout: 540_000 }, () => withFreshProfile(async (tab, context) => {
   const devtools = await context.newCDPSession(tab.page);
   const quota = (bytes) => devtools.send('Storage.overrideQuotaForOrigin', { origin: site.url, quotaSize: bytes });
   await quota(64 << 20);
@@ -280,7 +280,7 @@ test('at the quota it refuses what needs room, reads on, and goes on when room i
   assert.deepEqual(full, [true, filled.n, 'Err(QuotaExceeded)']);
 
   const freed = await tab.call(async () => {
-    const forgotten = await driven.forget('room/', 'room/00300');
+    const forgotten = await driven.delete_range('room/', 'room/00300');
     await driven.settled();
     const start = performance.now();
     let answer;
@@ -322,7 +322,7 @@ test('at the quota it refuses what needs room, reads on, and goes on when room i
 }));
 
 // A disk that others fill, or a browser that allows less: not even the epoch can be put, and there is no reserve that would make room for it.
-test('a start far over the quota reads what is there, and writes when there is room again', { timeout: 300_000 }, () => withFreshProfile(async (tab, context) => {
+test('a store opened far over its quota is read only until there is space', { timeout: 300_000 }, () => withFreshProfile(async (tab, context) => {
   const devtools = await context.newCDPSession(tab.page);
   const quota = (bytes) => devtools.send('Storage.overrideQuotaForOrigin', { origin: site.url, quotaSize: bytes });
   await quota(256 << 20);
@@ -342,7 +342,7 @@ test('a start far over the quota reads what is there, and writes when there is r
       await driven.close();
       await new Promise((resolve) => setTimeout(resolve, 2_000));
     }
-    return [driven.is_full(), await driven.count('room/', 'room0'), await driven.put('ordinary', 1000), await driven.forget('room/', 'room/00100')];
+    return [driven.is_full(), await driven.count('room/', 'room0'), await driven.put('ordinary', 1000), await driven.delete_range('room/', 'room/00100')];
   });
   assert.deepEqual(over, [true, 300, 'Err(QuotaExceeded)', 'Err(QuotaExceeded)']);
   assert.equal(await tab.call(() => driven.count('room/', 'room0')), 300);
@@ -354,7 +354,7 @@ test('a start far over the quota reads what is there, and writes when there is r
       await new Promise((resolve) => setTimeout(resolve, 500));
       answer = await driven.put('ordinary', 1000);
     } while (answer !== 'Ok(())' && performance.now() - start < 120_000);
-    const forgotten = await driven.forget('room/', 'room/00100');
+    const forgotten = await driven.delete_range('room/', 'room/00100');
     await driven.close();
     const reopened = await store.Driven.open('over');
     return [answer, forgotten, reopened.is_full(), await reopened.count('room/', 'room0'), await reopened.count('ordinary', 'ordinaryz')];

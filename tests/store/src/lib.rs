@@ -171,7 +171,7 @@ impl Driven {
     }
 
     /// Deletes keys from `start` up to `end` in a batch that makes room.
-    pub async fn delete_uninstalled(&self, start: String, end: String) -> String {
+    pub async fn delete_range(&self, start: String, end: String) -> String {
         let mut batch = Batch::new();
         batch.delete_range(start.into_bytes()..end.into_bytes());
         batch.set_frees_space();
