@@ -38,10 +38,31 @@ export class Browser {
     return openPage(this.#running.context, this.#site);
   }
 
-  /** What a lost database would look like: which there are, who the server is, and what Chromium has said. */
+  /** What would tell a lost database from one that was read wrongly: what is in it, who the server is, and what Chromium has said. */
   async storage() {
     const page = await this.page;
-    const seen = await page.evaluate(async () => ({ databases: await indexedDB.databases(), status: await globalThis.server.status() }));
+    const seen = await page.evaluate(async () => {
+      const contents = {};
+      for (const { name, version } of await indexedDB.databases()) {
+        contents[name] = { version };
+        if (!name.startsWith('ephapse /')) continue;
+        const database = await new Promise((resolve, reject) => {
+          const request = indexedDB.open(name);
+          request.onsuccess = () => { resolve(request.result); };
+          request.onerror = () => { reject(request.error); };
+        });
+        await new Promise((resolve) => {
+          const transaction = database.transaction(['meta', 'log', 'segments']);
+          transaction.objectStore('meta').get('epoch').onsuccess = ({ target }) => { contents[name].epoch = target.result; };
+          for (const store of ['log', 'segments']) {
+            transaction.objectStore(store).getAllKeys().onsuccess = ({ target }) => { contents[name][store] = [target.result.length, target.result[0], target.result.at(-1)]; };
+          }
+          transaction.oncomplete = resolve;
+        });
+        database.close();
+      }
+      return { contents, status: await globalThis.server.status() };
+    });
     return { ...seen, errors: await storageErrors(this.#profile) };
   }
 

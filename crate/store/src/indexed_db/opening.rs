@@ -182,7 +182,13 @@ fn records(store: &IdbObjectStore) -> Result<impl Future<Output = Result<Vec<(u6
     let values = request_result(&store.get_all().map_err(|error| store_error(&error))?);
     Ok(async {
         let (keys, values) = try_join(keys, values).await?;
+        let values = values.unchecked_into::<Array>();
+        // Acknowledged records would be lost in silence if the shorter one counted.
+        if keys.len() != values.length() as usize {
+            let message = format!("the browser gave {} keys and {} values of one object store", keys.len(), values.length());
+            return Err(StoreError::Platform(message));
+        }
         let bytes = |value: JsValue| Bytes::from(value.unchecked_into::<Uint8Array>().to_vec());
-        Ok(keys.into_iter().zip(values.unchecked_into::<Array>().into_iter().map(bytes)).collect())
+        Ok(keys.into_iter().zip(values.into_iter().map(bytes)).collect())
     })
 }
