@@ -13,12 +13,8 @@ pub mod error;
 mod homeserver;
 pub mod host;
 pub mod identity;
-mod json;
 mod locks;
 mod position;
-#[cfg(test)]
-#[path = "../tests/client/property.rs"]
-mod property;
 mod property_paths;
 mod request_log;
 mod router;

@@ -7,7 +7,6 @@ use crate::{
     client,
     error::{self, Error, Result},
     homeserver::Homeserver,
-    json,
     request_log::RequestLog,
     schema,
     tables::{self, Session},
@@ -148,7 +147,7 @@ impl Asked {
         if str::from_utf8(self.body()).is_err() {
             return Err(Error::not_json("it is not UTF-8"));
         }
-        json::check(self.body()).map_err(|unfit| Error::bad_json(format!("this body cannot be read by everybody: {unfit}")))?;
+        ephapse_events::json::check(self.body()).map_err(|unfit| Error::bad_json(format!("this body cannot be read by everybody: {unfit}")))?;
         schema::check(self.request.method(), parseable.uri_ref().unwrap_or(self.request.uri()), &self.arguments, self.body())?;
         let parseable = parseable.body(self.body()).map_err(|error| Error::invalid_param(error.to_string()))?;
         Ok((parseable, self.arguments.iter().map(String::as_str).collect()))

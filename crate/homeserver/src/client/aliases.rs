@@ -5,11 +5,12 @@ use crate::{
     error::{Error, Result},
     homeserver::Homeserver,
     locks::LockKey,
-    room::{Draft, Marked, Stop, Write},
+    room::{Draft, Stop, Write},
     router::{Call, UserCall},
     tables::{self, Alias, RoomSn, UserSn},
     turns::Turns,
 };
+use ephapse_events::Marked;
 use ephapse_store::{Batch, Direction};
 use http::StatusCode;
 use ruma::{

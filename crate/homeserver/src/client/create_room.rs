@@ -4,11 +4,12 @@ use super::{aliases, canonical, content, invite_content, member_content, object,
 use crate::{
     error::{Error, Result},
     locks::LockKey,
-    room::{Draft, Invitee, Marked, NewRoom, Stop, Write},
+    room::{Draft, Invitee, NewRoom, Stop, Write},
     router::UserCall,
     tables,
     turns::Turns,
 };
+use ephapse_events::Marked;
 use http::StatusCode;
 use ruma::{
     CanonicalJsonValue, OwnedUserId, RoomVersionId, UserId,

@@ -6,11 +6,12 @@ use crate::{
     error::{Error, Result},
     homeserver::Homeserver,
     locks::LockKey,
-    room::{Draft, Levels, Marked, NodeId, RoomInfo, Stop, Write},
+    room::{Draft, NodeId, RoomInfo, Stop, Write},
     router::UserCall,
     tables::{self, Change, Membership, MembershipKind, Session},
     turns::Turns,
 };
+use ephapse_events::{Levels, Marked};
 use ephapse_store::{Batch, Direction};
 use http::StatusCode;
 use ruma::{

@@ -8,12 +8,13 @@ use crate::{
     error::{Error, Result},
     homeserver::Homeserver,
     position::Position,
-    room::{Event, Format, NodeId, Related, RoomInfo, StateKey, Viewer, Wanted, state_tree::Part},
+    room::{Event, Format, NodeId, Related, RoomInfo, Viewer, Wanted, state_tree::Part},
     router::UserCall,
     sync::filter::{self, Facts},
     tables::Session,
     turns::Turns,
 };
+use ephapse_events::StateKey;
 use ephapse_store::Direction;
 use ruma::{
     EventId, RoomId, UInt,

@@ -45,10 +45,10 @@ pub use versions::with_stable_names;
 use crate::{
     error::{Error, Result},
     homeserver::Homeserver,
-    room::{MAX_PDU_BYTES, Marked},
     router::Table,
     tables::UserSn,
 };
+use ephapse_events::{MAX_PDU_BYTES, Marked};
 use ruma::{CanonicalJsonObject, CanonicalJsonValue, UserId, room_version_rules::RoomVersionRules};
 
 /// Everything of this API that is implemented, and for whom. What is for guests is what the specification lists, and joining by an alias: clients know no

@@ -6,10 +6,11 @@ use crate::{
     error::{Error, Result},
     homeserver::Homeserver,
     locks::LockKey,
-    room::{Draft, Marked, Stop},
+    room::{Draft, Stop},
     router::{Call, UserCall},
     tables::{self, Json, MembershipKind, UserSn},
 };
+use ephapse_events::Marked;
 use ephapse_store::{Batch, Direction};
 use http::StatusCode;
 use ruma::{

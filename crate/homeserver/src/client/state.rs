@@ -9,10 +9,11 @@ use crate::{
     error::{Error, Result},
     homeserver::Homeserver,
     position::Position,
-    room::{Draft, Event, Marked, NodeId, RoomInfo, Stop, Viewer, Write, state_tree::Part},
+    room::{Draft, Event, NodeId, RoomInfo, Stop, Viewer, Write, state_tree::Part},
     router::UserCall,
     tables::{self, MembershipKind, Session},
 };
+use ephapse_events::Marked;
 use ephapse_store::Direction;
 use ruma::{
     OwnedUserId, RoomId, UserId,

@@ -8,7 +8,8 @@ use super::{
     rules::Effect,
     ruleset::{self, Rules},
 };
-use crate::{host::Host, property_paths::Paths, room::Pdu};
+use crate::{host::Host, property_paths::Paths};
+use ephapse_events::Pdu;
 use ruma::{
     OwnedRoomId, OwnedUserId, UInt,
     power_levels::NotificationPowerLevelsKey,

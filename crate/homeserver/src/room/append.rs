@@ -3,8 +3,6 @@
 
 use super::{
     event::Event,
-    pdu::{Pdu, StateKey},
-    power::Levels,
     state_tree::{self, Difference, Node, NodeId},
     write::{Need, Stop, Write},
 };
@@ -13,6 +11,7 @@ use crate::{
     position::Position,
     tables::{self, Change, Extremity, Membership, MembershipKind, UserSn},
 };
+use ephapse_events::{Levels, Pdu, StateKey};
 use ruma::{
     EventId, OwnedDeviceId, OwnedEventId, OwnedUserId, UserId,
     events::{StateEventType, TimelineEventType},

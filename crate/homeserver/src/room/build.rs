@@ -3,13 +3,11 @@
 use super::{
     append::Verdict,
     event::Event,
-    pdu::{MAX_PREV_EVENTS, Marked, Pdu, PduError, max_depth},
-    power,
-    sign::NewPdu,
     state_tree::NodeId,
     write::{Stop, Write},
 };
 use crate::{error::Error, tables::Extremity};
+use ephapse_events::{MAX_PREV_EVENTS, Marked, NewPdu, Pdu, PduError, check_shape, max_depth};
 use ruma::{
     CanonicalJsonValue, MilliSecondsSinceUnixEpoch, OwnedDeviceId, OwnedEventId, OwnedUserId, UInt,
     events::{StateEventType, TimelineEventType},
@@ -110,7 +108,7 @@ impl Write<'_> {
         let create = self.state_get(before, &[(StateEventType::RoomCreate, String::new())])?.first().copied().flatten();
         let create = create.map(|position| self.event(position)).transpose()?;
         let create = create.ok_or_else(|| Error::Internal(format!("{} has no create event", self.room.id)))?;
-        Ok(power::check_shape(create.pdu.clone(), levels, &self.room.rules.authorization).map_err(Error::bad_json)?)
+        Ok(check_shape(create.pdu.clone(), levels, &self.room.rules.authorization).map_err(Error::bad_json)?)
     }
 
     /// What a new event is built on: the newest extremities.

@@ -8,6 +8,7 @@ use crate::{
     position::Position,
     tables::{MembershipKind, Session},
 };
+use ephapse_events::json::{DEEPEST, READERS_TAKE};
 use ruma::{
     EventId, RoomId, UserId,
     events::{AnyStrippedStateEvent, TimelineEventType},
@@ -20,6 +21,12 @@ use std::{
     collections::{BTreeMap, HashMap, HashSet},
     rc::Rc,
 };
+
+/// How many levels an answer puts around what was taken in. The most is in a sync, where the redaction of an event stands: rooms, section, room, timeline,
+/// events, event, unsigned and redacted_because, with the answer itself. The same below a bundled thread, its latest event and that one's edit are nine more.
+const ANSWERS_ADD: usize = 9 + 9;
+
+const _: () = assert!(DEEPEST + ANSWERS_ADD <= READERS_TAKE);
 
 #[derive(Serialize)]
 struct ClientEvent<'a> {

@@ -4,9 +4,7 @@ use super::{
     append::Verdict,
     build::refused,
     invitee::Invitee,
-    pdu::{Marked, Pdu},
     rooms::RoomInfo,
-    sign::NewPdu,
     state_tree::NodeId,
     write::{Stop, Write},
 };
@@ -15,6 +13,7 @@ use crate::{
     homeserver::Homeserver,
     tables::{self, Room, UserSn},
 };
+use ephapse_events::{Marked, NewPdu, Pdu};
 use ruma::{MilliSecondsSinceUnixEpoch, OwnedRoomId, OwnedUserId, RoomVersionId, UInt, events::TimelineEventType};
 use std::{collections::HashMap, rc::Rc};
 

@@ -4,7 +4,7 @@
 //! What is the room's state now stays as it is, also for those who come later: it is how the room works, and a client that is told of no encryption would
 //! not encrypt.
 
-use super::{event::Event, pdu::StateKey, state_tree::NodeId, visibility::Viewer};
+use super::{event::Event, state_tree::NodeId, visibility::Viewer};
 use crate::{
     damaged::LeaveOut,
     error::Result,
@@ -13,6 +13,7 @@ use crate::{
     tables::{RoomSn, Session},
     turns::Turns,
 };
+use ephapse_events::StateKey;
 use ruma::UserId;
 use std::{
     borrow::Cow,

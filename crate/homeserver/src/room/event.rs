@@ -1,15 +1,12 @@
 //! An event of a room as this server holds it: the PDU, where it stands, and what is known of it.
 
-use super::{
-    pdu::{Pdu, PduError},
-    rooms::RoomInfo,
-    state_tree::NodeId,
-};
+use super::{rooms::RoomInfo, state_tree::NodeId};
 use crate::{
     damaged::Damaged,
     position::Position,
     tables::{EventRecord, RawBytes, RoomSn, Withheld},
 };
+use ephapse_events::{Pdu, PduError};
 use ruma::{OwnedDeviceId, RoomId};
 use std::{fmt::Display, sync::Arc};
 

@@ -2,7 +2,6 @@
 
 use super::{
     event::Event,
-    pdu::StateKey,
     rooms::RoomInfo,
     state_tree::{self, Missing, Node, NodeId, Part},
 };
@@ -14,7 +13,8 @@ use crate::{
     position::Position,
     tables::{self, RoomHead, RoomSn},
 };
-use ruma::{EventId, RoomId};
+use ephapse_events::{Levels, StateKey};
+use ruma::{EventId, RoomId, events::StateEventType};
 use std::{collections::HashMap, rc::Rc};
 
 /// Events of so many bytes are read or written in one go before others get their turn.
@@ -248,6 +248,15 @@ impl Homeserver {
     /// Where two states differ.
     pub async fn state_diff(&self, room: RoomSn, before: NodeId, after: NodeId) -> Result<Vec<state_tree::Difference>> {
         self.with_nodes(room, |nodes| state_tree::diff(before, after, nodes)).await
+    }
+
+    /// The levels in a state of a room.
+    pub async fn levels<'a>(&self, room: &'a RoomInfo, state: NodeId) -> Result<Levels<'a>> {
+        let create = self.state_event(room.sn, state, (StateEventType::RoomCreate, String::new())).await?;
+        let create = create.ok_or_else(|| Error::Internal(format!("{} has no create event", room.id)))?;
+        let levels = self.state_event(room.sn, state, (StateEventType::RoomPowerLevels, String::new())).await?;
+        let levels = levels.map(|event| event.pdu.clone());
+        Levels::new(create.pdu.clone(), levels, &room.rules.authorization).map_err(Error::forbidden)
     }
 
     /// Asks a question of the tree, again with more nodes as long as some are missing; each time it gets further down.

@@ -3,11 +3,11 @@
 use super::{
     append::Verdict,
     event::Event,
-    pdu::Pdu,
     state_tree::NodeId,
     write::{Stop, Write},
 };
 use crate::error::Error;
+use ephapse_events::Pdu;
 use std::rc::Rc;
 
 impl Write<'_> {

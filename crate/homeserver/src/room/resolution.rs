@@ -1,11 +1,11 @@
 //! The state that several states become: `resolve` decides, this brings it what it asks for, and makes a tree of the answer.
 
 use super::{
-    resolve::{self, Changes, Unresolved},
     state_tree::{self, Node, NodeId},
     write::{Need, Stop, Write},
 };
 use crate::{error::Error, position::Position};
+use ephapse_events::resolve::{self, Changes, Unresolved};
 use ruma::{OwnedEventId, state_res::StateMap};
 use std::{cell::RefCell, collections::HashMap, rc::Rc};
 

@@ -10,8 +10,8 @@
 //! Nothing here reads a store: a function is given the nodes at hand, and answers [`Missing`]
 //! with the nodes to load before it is called again, each time as many as are known to be needed.
 
-use super::pdu::StateKey;
 use crate::position::Position;
+use ephapse_events::StateKey;
 use ruma::events::StateEventType;
 use sha2::{Digest, Sha256};
 use std::{collections::BTreeMap, fmt, rc::Rc};

@@ -4,10 +4,9 @@
 #[allow(dead_code, clippy::unwrap_used, missing_docs)]
 mod support;
 
+mod auth_rules;
 mod bans;
 mod forked;
 mod forks;
 mod order;
 mod turns;
-
-pub(super) use forked::kept;

@@ -1,7 +1,7 @@
 //! What a user sees of a timeline, judged at the event by one function, everywhere: by the history's visibility (Client-Server API, "Room History
 //! Visibility"), and nothing of those whom the user ignores ("Ignoring Users"), but for state events, which make the room what it is.
 
-use super::{event::Event, pdu::StateKey, rooms::RoomInfo, state_tree::NodeId};
+use super::{event::Event, rooms::RoomInfo, state_tree::NodeId};
 use crate::{
     error::Result,
     homeserver::Homeserver,
@@ -9,6 +9,7 @@ use crate::{
     tables::{self, Membership, MembershipKind, UserSn},
     turns::Turns,
 };
+use ephapse_events::StateKey;
 use ruma::{
     OwnedUserId,
     events::{StateEventType, TimelineEventType, room::history_visibility::HistoryVisibility},

@@ -482,7 +482,7 @@ impl Write<'_> {
     }
 
     /// What holds each of `keys` in a state.
-    pub fn state_get(&self, root: NodeId, keys: &[super::pdu::StateKey]) -> Result<Vec<Option<Position>>, Stop> {
+    pub fn state_get(&self, root: NodeId, keys: &[ephapse_events::StateKey]) -> Result<Vec<Option<Position>>, Stop> {
         Ok(state_tree::get(root, keys, &|id| self.node(id))?)
     }
 

@@ -16,9 +16,10 @@ use crate::{
     homeserver::Homeserver,
     position::Position,
     push::{Count, Receipts},
-    room::{Event, Format, NodeId, Related, RoomInfo, StateKey, Viewer, Wanted, membership_of, state_tree::Part},
+    room::{Event, Format, NodeId, Related, RoomInfo, Viewer, Wanted, membership_of, state_tree::Part},
     tables::{Membership, RoomHead, RoomSn},
 };
+use ephapse_events::StateKey;
 use ephapse_store::Direction;
 use ruma::{
     UInt,

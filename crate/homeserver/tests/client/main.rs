@@ -32,7 +32,6 @@ mod old_tokens;
 mod optional;
 mod presence;
 mod profile;
-mod property;
 mod push_conditions;
 mod push_rules;
 mod readers;

@@ -1,13 +1,13 @@
 //! What is listed as changed is dropped after a while. A client that comes back later must be answered as if it were all there still.
 
 use crate::{
-    property::holds,
     rooms::room,
     support::{TestServer, TestUser, config},
     sync::query,
 };
 use ephapse_homeserver::Position;
 use ephapse_store::{Bytes, Direction, unreliable::UnreliableStore};
+use ephapse_testing::holds;
 use proptest::prelude::*;
 use serde_json::{Value, json};
 use std::{ops::Range, rc::Rc};

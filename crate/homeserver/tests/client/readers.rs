@@ -3,10 +3,10 @@
 use crate::{
     account::confirm,
     members::{act, join, look},
-    property::holds,
     rooms::{room, send},
     support::{Answer, PASSWORD, TestServer, TestUser},
 };
+use ephapse_testing::holds;
 use proptest::{collection::vec, prelude::*, sample::select};
 use serde_json::{Value, json};
 

@@ -2,11 +2,11 @@
 //! holds every event it may see exactly once and in order, and the room's state as the server has it.
 
 use crate::{
-    property::holds,
     rooms::room,
     support::{TestServer, TestUser},
     sync::query,
 };
+use ephapse_testing::holds;
 use proptest::prelude::*;
 use serde_json::{Value, json};
 use std::{

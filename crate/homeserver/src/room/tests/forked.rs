@@ -2,7 +2,7 @@
 
 use super::{
     super::{
-        Draft, Event, NewPdu, NodeId, Pdu, ReceivedPdu, RoomInfo, Stop, VERSIONS, Write,
+        Draft, Event, NodeId, RoomInfo, Stop, VERSIONS, Write,
         state_tree::{Node, Part},
     },
     support::{TestServer, TestUser},
@@ -11,6 +11,7 @@ use crate::{
     position::Position,
     tables::{self, Room},
 };
+use ephapse_events::{NewPdu, Pdu, ReceivedPdu};
 use ephapse_store::Direction;
 use ruma::{
     CanonicalJsonObject, MilliSecondsSinceUnixEpoch, OwnedServerName, OwnedUserId, RoomVersionId, UInt,
@@ -257,7 +258,7 @@ pub(super) fn told(version: &RoomVersionId, events: &[Pdu]) -> Forked {
 }
 
 /// What a server that knows nothing else keeps of the last of `events`, when it is told of them in this order; none if it does not take it in.
-pub(in crate::room) fn kept(version: &RoomVersionId, events: &[Pdu]) -> Option<Rc<Event>> {
+pub(super) fn kept(version: &RoomVersionId, events: &[Pdu]) -> Option<Rc<Event>> {
     let server = TestServer::new();
     let ([create, between @ ..], last) = (&events[..events.len() - 1], &events[events.len() - 1]) else { panic!("a create event and another") };
     let room = begun(&server, version, create);

@@ -1,9 +1,10 @@
 //! Forks and late events: what clients and later events see of them.
 
 use super::{
-    super::{Draft, Pdu, max_depth},
+    super::Draft,
     forked::{Forked, events_of, object, public_room, stray_nodes, topic_after, versions},
 };
+use ephapse_events::{Pdu, max_depth};
 use ruma::{
     RoomVersionId,
     events::{StateEventType, TimelineEventType},

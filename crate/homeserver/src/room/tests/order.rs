@@ -1,10 +1,11 @@
 //! Whatever order events come in, each has one state.
 
 use super::{
-    super::{Draft, Event, Pdu},
+    super::{Draft, Event},
     forked::{Forked, events_of, object, stray_nodes, told, versions},
 };
-use crate::property::holds;
+use ephapse_events::Pdu;
+use ephapse_testing::holds;
 use proptest::{prelude::*, test_runner::TestCaseResult};
 use ruma::{
     RoomVersionId,

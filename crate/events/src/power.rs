@@ -1,13 +1,9 @@
 //! Power levels: who may do what in a state (rooms/v10 and v12, "m.room.power_levels").
 
-use super::{pdu::Pdu, rooms::RoomInfo, state_tree::NodeId};
-use crate::{
-    error::{Error, Result},
-    homeserver::Homeserver,
-};
+use crate::Pdu;
 use ruma::{
     OwnedUserId, UserId,
-    events::{StateEventType, TimelineEventType},
+    events::TimelineEventType,
     room_version_rules::AuthorizationRules,
     state_res::Event,
     state_res::events::{RoomCreateEvent, RoomPowerLevelsEvent, RoomPowerLevelsIntField},
@@ -107,15 +103,4 @@ pub fn check_shape(create: Arc<Pdu>, levels: &Pdu, rules: &AuthorizationRules) -
         return Err(format!("{creator} is a creator of the room, and has no power level"));
     }
     Ok(())
-}
-
-impl Homeserver {
-    /// The levels in a state of a room.
-    pub async fn levels<'a>(&self, room: &'a RoomInfo, state: NodeId) -> Result<Levels<'a>> {
-        let create = self.state_event(room.sn, state, (StateEventType::RoomCreate, String::new())).await?;
-        let create = create.ok_or_else(|| Error::Internal(format!("{} has no create event", room.id)))?;
-        let levels = self.state_event(room.sn, state, (StateEventType::RoomPowerLevels, String::new())).await?;
-        let levels = levels.map(|event| event.pdu.clone());
-        Levels::new(create.pdu.clone(), levels, &room.rules.authorization).map_err(Error::forbidden)
-    }
 }

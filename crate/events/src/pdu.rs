@@ -127,7 +127,7 @@ pub struct Pdu {
     /// The whole as canonical JSON.
     pub json: Bytes,
     /// A create event since v12: its JSON has no `room_id`.
-    pub(super) gives_room_id: bool,
+    pub gives_room_id: bool,
 }
 
 impl Pdu {

@@ -4,10 +4,8 @@
 //! also belongs to all of them when an entry in which the states agree has it in its auth chain. There may be as many such entries as the room has members,
 //! so that is asked from below: which events cite this one, and does one of those, or one above it, hold an unconflicted place?
 
-use super::{
-    super::pdu::Pdu,
-    known::{Gather, Waiting},
-};
+use super::known::{Gather, Waiting};
+use crate::Pdu;
 use ruma::{EventId, OwnedEventId, state_res::StateMap};
 use std::collections::{BTreeSet, HashMap, HashSet};
 

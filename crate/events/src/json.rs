@@ -7,16 +7,10 @@
 use std::ops::Range;
 
 /// How many levels a body, or an event, may have: itself is the first. The one bound for everything that is taken in.
-pub(crate) const DEEPEST: usize = 100;
+pub const DEEPEST: usize = 100;
 
-/// How many levels every reader takes.
-const READERS_TAKE: usize = 127;
-
-/// How many levels an answer puts around what was taken in. The most is in a sync, where the redaction of an event stands: rooms, section, room, timeline,
-/// events, event, unsigned and redacted_because, with the answer itself. The same below a bundled thread, its latest event and that one's edit are nine more.
-const ANSWERS_ADD: usize = 9 + 9;
-
-const _: () = assert!(DEEPEST + ANSWERS_ADD <= READERS_TAKE);
+/// How many levels every reader takes: what is put around an event, as in an answer of many, must stay within it.
+pub const READERS_TAKE: usize = 127;
 
 /// How many digits an integer may have (Python's `sys.int_info.default_max_str_digits`).
 const MOST_DIGITS: usize = 4300;
@@ -104,7 +98,10 @@ impl Iterator for Tokens<'_> {
 }
 
 /// Refuses what a later reader does not take.
-pub(crate) fn check(json: &[u8]) -> Result<(), Unfit> {
+///
+/// # Errors
+/// The first thing that such a reader does not take.
+pub fn check(json: &[u8]) -> Result<(), Unfit> {
     let mut depth = 0_usize;
     for token in Tokens::of(json) {
         match token {

@@ -1,15 +1,12 @@
-//! A room in memory, for tests: several servers' users, events wherever one likes in the graph, states as trees, and the spec's algorithms a second time in
-//! their plain and expensive form.
+//! A room in memory, for tests: several servers' users, events wherever one likes in the graph, and the spec's algorithms a second time in their plain and
+//! expensive form.
 
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, missing_docs)]
 
-use super::{
-    pdu::{EventReference, MAX_PREV_EVENTS, Pdu, StateKey, create_of_room},
+use crate::{
+    EventReference, MAX_PREV_EVENTS, NewPdu, Pdu, StateKey, create_of_room,
     resolve::{self, Known, Unresolved},
-    sign::NewPdu,
-    state_tree::{self, Node, NodeId, Part},
 };
-use crate::position::Position;
 use ed25519_dalek::pkcs8::EncodePrivateKey;
 use ruma::{
     CanonicalJsonValue, EventId, MilliSecondsSinceUnixEpoch, OwnedEventId, OwnedRoomId, OwnedUserId, RoomVersionId, UserId,
@@ -23,7 +20,7 @@ use ruma::{
 };
 use serde_json::{Value, json};
 use std::{
-    cell::{Cell, RefCell},
+    cell::Cell,
     collections::{BTreeMap, BTreeSet, HashMap},
     rc::Rc,
     sync::Arc,
@@ -72,10 +69,9 @@ pub struct Model {
     pub rules: RoomVersionRules,
     room_id: Option<OwnedRoomId>,
     events: Vec<Arc<Pdu>>,
-    positions: HashMap<OwnedEventId, Position>,
-    after: HashMap<OwnedEventId, NodeId>,
+    places: HashMap<OwnedEventId, usize>,
+    after: HashMap<OwnedEventId, Rc<State>>,
     citing: HashMap<OwnedEventId, Vec<OwnedEventId>>,
-    nodes: RefCell<HashMap<NodeId, Rc<Node>>>,
     /// Events that the last resolution loaded.
     pub loaded: Cell<usize>,
     /// How often it asked.
@@ -104,10 +100,9 @@ impl Model {
             rules: rules(version),
             room_id: None,
             events: Vec::new(),
-            positions: HashMap::new(),
+            places: HashMap::new(),
             after: HashMap::new(),
             citing: HashMap::new(),
-            nodes: RefCell::default(),
             loaded: Cell::default(),
             rounds: Cell::default(),
         }
@@ -192,51 +187,49 @@ impl Model {
 
     /// Takes in an event whose parents and auth events are here; the reason if the rules reject it.
     pub fn receive(&mut self, pdu: Pdu) -> Result<(), String> {
-        let before = self.root_after(&pdu.prev_events);
-        let verdict = self.check(&pdu, before);
+        let before = self.state_after(&pdu.prev_events);
+        let verdict = self.check(&pdu, &before);
         let auth_events: Vec<_> = pdu.auth_events.iter().map(|id| self.event(id).clone()).collect();
         let generation = Pdu::generation_after(auth_events.iter().map(|event| &**event));
         let pdu = Arc::new(Pdu { rejected: verdict.is_err(), generation, ..pdu });
         self.room_id.get_or_insert(pdu.room_id.clone());
-        let position = Position(self.events.len() as i64);
         let mut after = before;
         if let (Some(key), Ok(())) = (pdu.key(), &verdict) {
-            after = self.update(before, [(key, Some(position))]);
+            Rc::make_mut(&mut after).insert(key, pdu.event_id.clone());
             for cited in &pdu.auth_events {
                 self.citing.entry(cited.clone()).or_default().push(pdu.event_id.clone());
             }
         }
         self.after.insert(pdu.event_id.clone(), after);
-        self.positions.insert(pdu.event_id.clone(), position);
+        self.places.insert(pdu.event_id.clone(), self.events.len());
         self.events.push(pdu);
         verdict
     }
 
     /// Adds an event of another room.
     pub fn know(&mut self, pdu: Pdu) {
-        self.positions.insert(pdu.event_id.clone(), Position(self.events.len() as i64));
-        self.after.insert(pdu.event_id.clone(), NodeId::EMPTY);
+        self.places.insert(pdu.event_id.clone(), self.events.len());
+        self.after.insert(pdu.event_id.clone(), Rc::default());
         self.events.push(Arc::new(pdu));
     }
 
     /// The checks of a received event in the spec's order (4 and 5).
-    fn check(&self, pdu: &Pdu, before: NodeId) -> Result<(), String> {
+    fn check(&self, pdu: &Pdu, before: &State) -> Result<(), String> {
         let rules = &self.rules.authorization;
         check_state_independent_auth_rules(rules, pdu, |id| self.find(id))?;
         let mut named: HashMap<StateKey, &Pdu> = pdu.auth_events.iter().filter_map(|id| self.find(id)).filter_map(|e| Some((e.key()?, e))).collect();
         let create = create_of_room(&pdu.room_id).and_then(|id| self.find(&id));
         named.extend(create.and_then(|create| Some((create.key()?, create))));
         check_state_dependent_auth_rules(rules, pdu, |event_type, key| named.get(&(event_type.clone(), key.to_owned())).copied())?;
-        let state = self.state(before);
-        check_state_dependent_auth_rules(rules, pdu, |event_type, key| self.find(state.get(&(event_type.clone(), key.to_owned()))?))
+        check_state_dependent_auth_rules(rules, pdu, |event_type, key| self.find(before.get(&(event_type.clone(), key.to_owned()))?))
     }
 
     pub fn event(&self, id: &EventId) -> &Arc<Pdu> {
-        &self.events[self.positions[id].0 as usize]
+        &self.events[self.places[id]]
     }
 
     fn find(&self, id: &EventId) -> Option<&Pdu> {
-        self.positions.get(id).map(|at| &*self.events[at.0 as usize])
+        self.places.get(id).map(|at| &*self.events[*at])
     }
 
     pub fn events(&self) -> &[Arc<Pdu>] {
@@ -267,12 +260,25 @@ impl Model {
     }
 
     /// The state that a next event after these would see.
-    pub fn state_after(&self, events: &[OwnedEventId]) -> State {
-        self.state(self.root_after(events))
+    pub fn state_after(&self, events: &[OwnedEventId]) -> Rc<State> {
+        let states = self.states_after(events);
+        match &states[..] {
+            [] => Rc::default(),
+            [only] => only.clone(),
+            _ => Rc::new(self.resolve(&states)),
+        }
+    }
+
+    /// The states after each of these, without those that are equal.
+    fn states_after(&self, events: &[OwnedEventId]) -> Vec<Rc<State>> {
+        let mut states: Vec<_> = events.iter().map(|id| self.after[id].clone()).collect();
+        states.sort();
+        states.dedup();
+        states
     }
 
     pub fn holder(&self, events: &[OwnedEventId], event_type: &str, state_key: &str) -> Option<OwnedEventId> {
-        self.state_after(events).remove(&(event_type.into(), state_key.to_owned()))
+        self.state_after(events).get(&(event_type.into(), state_key.to_owned())).cloned()
     }
 
     /// What a member event or the absence of one makes of a user.
@@ -282,49 +288,22 @@ impl Model {
         content["membership"].as_str().unwrap().to_owned()
     }
 
-    fn state(&self, root: NodeId) -> State {
-        let entries = state_tree::entries(root, Part::All, &|id| self.nodes.borrow().get(&id).cloned()).unwrap();
-        entries.into_iter().map(|(key, at)| (key, self.events[at.0 as usize].event_id.clone())).collect()
-    }
-
-    fn update(&self, root: NodeId, changes: impl IntoIterator<Item = (StateKey, Option<Position>)>) -> NodeId {
-        let update = state_tree::update(root, changes, &|id| self.nodes.borrow().get(&id).cloned()).unwrap();
-        self.nodes.borrow_mut().extend(update.new_nodes);
-        update.root
-    }
-
-    fn root_after(&self, events: &[OwnedEventId]) -> NodeId {
-        let mut roots: Vec<NodeId> = events.iter().map(|id| self.after[id]).collect();
-        roots.sort();
-        roots.dedup();
-        match roots[..] {
-            [] => NodeId::EMPTY,
-            [only] => only,
-            _ => self.resolve(&roots),
-        }
-    }
-
     /// Resolves as a server does: what differs, what else is asked for bit by bit, then the changes.
-    fn resolve(&self, roots: &[NodeId]) -> NodeId {
-        let states = self.conflicting(roots);
-        let changes = self.with_known(roots[0], |known| resolve::resolve(&self.rules, &states, known));
-        self.update(roots[0], changes.into_iter().map(|(key, id)| (key, id.map(|id| self.positions[&id]))))
-    }
-
-    /// What each state holds of the places in which any two differ.
-    fn conflicting(&self, roots: &[NodeId]) -> Vec<StateMap<OwnedEventId>> {
-        let conflicts = state_tree::conflicts(roots, &|id| self.nodes.borrow().get(&id).cloned()).unwrap();
-        let mut states: Vec<StateMap<OwnedEventId>> = vec![StateMap::new(); roots.len()];
-        for (key, positions) in &conflicts {
-            for (state, at) in states.iter_mut().zip(positions) {
-                state.extend(at.map(|at| (key.clone(), self.events[at.0 as usize].event_id.clone())));
-            }
+    fn resolve(&self, states: &[Rc<State>]) -> State {
+        let conflicting = conflicting(states);
+        let changes = self.with_known(&states[0], |known| resolve::resolve(&self.rules, &conflicting, known));
+        let mut resolved = State::clone(&states[0]);
+        for (key, id) in changes {
+            match id {
+                Some(id) => resolved.insert(key, id),
+                None => resolved.remove(&key),
+            };
         }
-        states
+        resolved
     }
 
     /// Asks again with what was missing, as long as something is.
-    fn with_known<T>(&self, root: NodeId, ask: impl Fn(&Known) -> Result<T, Unresolved>) -> T {
+    fn with_known<T>(&self, state: &State, ask: impl Fn(&Known) -> Result<T, Unresolved>) -> T {
         let mut known = Known::default();
         self.rounds.set(0);
         let answer = loop {
@@ -332,7 +311,7 @@ impl Model {
             assert!(self.rounds.get() < 10_000, "no end of rounds");
             match ask(&known) {
                 Ok(answer) => break answer,
-                Err(Unresolved::Missing(missing)) => self.load(missing, root, &mut known),
+                Err(Unresolved::Missing(missing)) => self.load(missing, state, &mut known),
                 Err(Unresolved::Unfinished) => {}
                 Err(Unresolved::Failed(reason)) => panic!("{reason}"),
             }
@@ -342,30 +321,27 @@ impl Model {
     }
 
     /// The auth difference without conflicted events, and the conflicted state subgraph, as a server walks them and as the spec defines them.
+    #[cfg(test)]
     pub fn walked_and_defined(&self, events: &[OwnedEventId]) -> [(BTreeSet<OwnedEventId>, BTreeSet<OwnedEventId>); 2] {
-        let mut roots: Vec<NodeId> = events.iter().map(|id| self.after[id]).collect();
-        roots.sort();
-        roots.dedup();
-        let states = self.conflicting(&roots);
-        let conflicted: BTreeSet<OwnedEventId> = states.iter().flat_map(|state| state.values()).cloned().collect();
-        let walked = self.with_known(roots[0], |known| resolve::walk(&states, &conflicted, known));
-        let chains: Vec<BTreeSet<_>> = roots.iter().map(|root| self.state(*root).values().flat_map(|id| self.auth_chain(id)).collect()).collect();
+        let states = self.states_after(events);
+        let conflicting = conflicting(&states);
+        let conflicted: BTreeSet<OwnedEventId> = conflicting.iter().flat_map(|state| state.values()).cloned().collect();
+        let walked = self.with_known(&states[0], |known| resolve::walk(&conflicting, &conflicted, known));
+        let chains: Vec<BTreeSet<_>> = states.iter().map(|state| state.values().flat_map(|id| self.auth_chain(id)).collect()).collect();
         let union = chains.iter().flatten().filter(|id| !conflicted.contains(*id));
         let difference = union.filter(|id| !chains.iter().all(|chain| chain.contains(*id))).cloned().collect();
         let subgraph = self.subgraph(conflicted);
         [walked, (difference, subgraph)]
     }
 
-    fn load(&self, missing: resolve::Missing, root: NodeId, known: &mut Known) {
+    fn load(&self, missing: resolve::Missing, state: &State, known: &mut Known) {
         assert!(!missing.is_empty());
         for id in missing.events {
             let event = self.event(&id).clone();
             assert!(known.events.insert(id, event).is_none(), "asked twice");
         }
-        let keys: Vec<StateKey> = missing.unconflicted.into_iter().collect();
-        let found = state_tree::get(root, &keys, &|id| self.nodes.borrow().get(&id).cloned()).unwrap();
-        let found = found.into_iter().map(|at| at.map(|at| self.events[at.0 as usize].event_id.clone()));
-        known.unconflicted.extend(keys.into_iter().zip(found));
+        let found = missing.unconflicted.into_iter().map(|key| (key.clone(), state.get(&key).cloned()));
+        known.unconflicted.extend(found);
         for (id, behind) in missing.citing {
             let all: Vec<_> = self.citing.get(&id).into_iter().flatten().rev().cloned().collect();
             // Small pages, so that tests turn them.
@@ -378,7 +354,7 @@ impl Model {
     /// The same resolution over whole states and whole auth chains, as the spec words it. For v2 and later.
     pub fn resolve_in_full(&self, events: &[OwnedEventId]) -> State {
         let StateResolutionVersion::V2(v2) = &self.rules.state_res else { panic!("v1 has one form only") };
-        let states: Vec<StateMap<OwnedEventId>> = events.iter().map(|id| self.state(self.after[id]).into_iter().collect()).collect();
+        let states: Vec<StateMap<OwnedEventId>> = events.iter().map(|id| State::clone(&self.after[id]).into_iter().collect()).collect();
         let chains = states.iter().map(|state| state.values().flat_map(|id| self.auth_chain(id)).collect::<EventIdSet<_>>()).collect();
         let resolved = state_res::resolve(
             &self.rules.authorization,
@@ -415,4 +391,13 @@ impl Model {
     pub fn has_create(&self, state: &State) -> bool {
         state.contains_key(&(StateEventType::RoomCreate, String::new()))
     }
+}
+
+/// What each state holds of the places in which any two differ.
+fn conflicting(states: &[Rc<State>]) -> Vec<StateMap<OwnedEventId>> {
+    let keys: BTreeSet<&StateKey> = states.iter().flat_map(|state| state.keys()).collect();
+    let differs = |key: &&StateKey| states.iter().any(|state| state.get(*key) != states[0].get(*key));
+    let keys: Vec<&StateKey> = keys.into_iter().filter(differs).collect();
+    let held = |state: &Rc<State>| keys.iter().filter_map(|key| Some(((*key).clone(), state.get(*key)?.clone()))).collect();
+    states.iter().map(held).collect()
 }

@@ -16,7 +16,7 @@ mod v2;
 
 pub use known::{Citing, Known, Missing};
 
-use super::pdu::{Pdu, StateKey, create_of_room};
+use crate::{Pdu, StateKey, create_of_room};
 use auth_chain::Walks;
 use judgements::Judgements;
 use known::Gather;
@@ -180,7 +180,7 @@ fn changes(states: &[StateMap<OwnedEventId>], unconflicted: &StateMap<OwnedEvent
 
 /// What the walks of auth chains find, for tests that compare it with the definitions.
 #[cfg(test)]
-pub(super) fn walk(
+pub(crate) fn walk(
     states: &[StateMap<OwnedEventId>],
     conflicted: &BTreeSet<OwnedEventId>,
     known: &Known,

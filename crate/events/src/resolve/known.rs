@@ -1,9 +1,7 @@
 //! What is at hand for a resolution, and what is found to be missing.
 
-use super::{
-    super::pdu::{Pdu, StateKey},
-    Progress, Unresolved,
-};
+use super::{Progress, Unresolved};
+use crate::{Pdu, StateKey};
 use ruma::{EventId, OwnedEventId};
 use std::{
     cell::RefCell,

@@ -1,10 +1,8 @@
 //! The mainline ordering follows power levels events back to the room's first. Where the mainlines of all events of a conflict have met, what lies
 //! further back changes no order: the event where they meet is taken as if nothing came before it.
 
-use super::{
-    super::pdu::Pdu,
-    known::{Gather, Waiting},
-};
+use super::known::{Gather, Waiting};
+use crate::Pdu;
 use ruma::{OwnedEventId, events::StateEventType};
 use std::collections::{BTreeSet, HashSet};
 

@@ -4,8 +4,9 @@
 #![allow(clippy::unwrap_used)]
 
 use super::*;
-use crate::{property::holds, room::sign::NewPdu};
+use crate::NewPdu;
 use ed25519_dalek::pkcs8::EncodePrivateKey;
+use ephapse_testing::holds;
 use proptest::{prelude::*, sample::Index};
 use ruma::{
     CanonicalJsonObject, RoomVersionId,

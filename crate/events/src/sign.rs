@@ -4,7 +4,7 @@
 //! Each field is written once, in the order of canonical JSON; what is hashed, signed and stored are
 //! runs of the same pieces. A message is never parsed again on its way to disk.
 
-use super::pdu::{
+use crate::pdu::{
     EventReference, MAX_AUTH_EVENTS, MAX_ID_BYTES, MAX_PDU_BYTES, MAX_PREV_EVENTS, Marked, Pdu, PduError, as_read, check, hash_of, room_id_of_create,
     unpadded,
 };

@@ -1,15 +1,7 @@
 //! State resolution since room version 2 (rooms/v2.md, v12.md "State resolution"), from the full conflicted set on.
 
-use super::{
-    super::{
-        pdu::{Pdu, StateKey, create_of_room},
-        power::Levels,
-    },
-    Unresolved,
-    judgements::Judgements,
-    known::Gather,
-    mainlines::is_power_levels,
-};
+use super::{Unresolved, judgements::Judgements, known::Gather, mainlines::is_power_levels};
+use crate::{Levels, Pdu, StateKey, create_of_room};
 use ruma::{
     Int, OwnedEventId,
     events::{

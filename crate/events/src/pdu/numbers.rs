@@ -288,7 +288,7 @@ mod tests {
 
     #[test]
     fn what_was_written_is_written_the_same_again_and_means_the_same() {
-        crate::property::holds(1000, &any::<u64>(), |bits| {
+        ephapse_testing::holds(1000, &any::<u64>(), |bits| {
             let value = f64::from_bits(bits);
             if value.is_finite() {
                 let written = repr(value);

@@ -1,12 +1,8 @@
 //! State resolution of room version 1 (rooms/v1.md "State resolution"). Where the spec is silent this follows what servers do: places of one kind are
 //! resolved each against the same state, and among other events the last in order stands when the rules allow none.
 
-use super::{
-    super::pdu::{Pdu, StateKey},
-    Changes, Unresolved, auth_keys,
-    judgements::Judgements,
-    known::Gather,
-};
+use super::{Changes, Unresolved, auth_keys, judgements::Judgements, known::Gather};
+use crate::{Pdu, StateKey};
 use ruma::{
     OwnedEventId,
     events::StateEventType,

@@ -2,7 +2,7 @@
 
 #![allow(clippy::unwrap_used)]
 
-use crate::room::model::{Draft, Model};
+use crate::model::{Draft, Model};
 use ruma::OwnedEventId;
 use serde_json::json;
 use sha1::{Digest, Sha1};
