@@ -1,32 +1,35 @@
-//! JSON that every later reader takes: what is checked of it before it is taken in, and how its text is walked.
+//! Limits of JSON beyond its grammar, so that every later reader takes what was taken in.
 //!
-//! Much of what clients send is kept as it came and answered inside of other JSON. Readers have limits: serde_json, with which this server and clients in
-//! Rust read, goes [`READERS_TAKE`] levels deep; Python takes integers of [`MOST_DIGITS`] digits, and nobody takes a float that is infinite, or half of a
-//! surrogate pair. What is beyond them is refused on arrival, since later it would spoil the answer that it is a part of.
+//! An event is kept as it came, and answered inside of other JSON. Its readers have limits:
+//! - serde_json, with which servers and clients in Rust read, goes [`READERS_MAX_DEPTH`] levels deep;
+//! - Python takes integers of [`MAX_DIGITS`] digits;
+//! - nobody takes a float that is infinite, or half of a surrogate pair.
+//!
+//! What is beyond them is refused on arrival. Later it would spoil the answer that it is a part of.
 
 use std::ops::Range;
 
-/// How many levels a body, or an event, may have: itself is the first. The one bound for everything that is taken in.
-pub const DEEPEST: usize = 100;
+/// How many levels a body or an event may have; itself is the first.
+pub const MAX_DEPTH: usize = 100;
 
-/// How many levels every reader takes: what is put around an event, as in an answer of many, must stay within it.
-pub const READERS_TAKE: usize = 127;
+/// How many levels every reader takes. What an answer puts around an event must stay within it.
+pub const READERS_MAX_DEPTH: usize = 127;
 
 /// How many digits an integer may have (Python's `sys.int_info.default_max_str_digits`).
-const MOST_DIGITS: usize = 4300;
+pub const MAX_DIGITS: usize = 4300;
 
 /// Why JSON is not taken in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Unfit {
-    /// It has more levels than [`DEEPEST`].
-    #[error("objects and arrays are nested in each other, {DEEPEST} levels at most")]
+pub enum LimitError {
+    /// It has more levels than [`MAX_DEPTH`].
+    #[error("objects and arrays are nested in each other, {MAX_DEPTH} levels at most")]
     TooDeep,
     /// A string that is not Unicode.
     #[error("a string holds one half of a surrogate pair")]
-    HalfPair,
+    LoneSurrogate,
     /// A number that readers cannot hold.
     #[error("a number is too large")]
-    Number,
+    NumberTooLarge,
 }
 
 /// A piece of JSON's text, by its place.
@@ -101,15 +104,15 @@ impl Iterator for Tokens<'_> {
 ///
 /// # Errors
 /// The first thing that such a reader does not take.
-pub fn check(json: &[u8]) -> Result<(), Unfit> {
+pub fn check(json: &[u8]) -> Result<(), LimitError> {
     let mut depth = 0_usize;
     for token in Tokens::of(json) {
         match token {
-            Token::Open if depth == DEEPEST => return Err(Unfit::TooDeep),
+            Token::Open if depth == MAX_DEPTH => return Err(LimitError::TooDeep),
             Token::Open => depth += 1,
             Token::Close => depth = depth.saturating_sub(1),
-            Token::String(string) if has_half_pair(&json[string.clone()]) => return Err(Unfit::HalfPair),
-            Token::Number(number) if !is_bounded(&json[number.clone()]) => return Err(Unfit::Number),
+            Token::String(string) if has_half_pair(&json[string.clone()]) => return Err(LimitError::LoneSurrogate),
+            Token::Number(number) if !is_bounded(&json[number.clone()]) => return Err(LimitError::NumberTooLarge),
             Token::String(_) | Token::Number(_) => {}
         }
     }
@@ -119,7 +122,7 @@ pub fn check(json: &[u8]) -> Result<(), Unfit> {
 /// Whether readers can hold a number. What is none is the parser's to refuse.
 pub(crate) fn is_bounded(number: &[u8]) -> bool {
     if number.iter().all(|byte| byte.is_ascii_digit() || *byte == b'-') {
-        return number.len() - usize::from(number.starts_with(b"-")) <= MOST_DIGITS;
+        return number.len() - usize::from(number.starts_with(b"-")) <= MAX_DIGITS;
     }
     let number = str::from_utf8(number).ok().and_then(|number| number.parse::<f64>().ok());
     number.is_none_or(f64::is_finite)
@@ -157,7 +160,7 @@ mod tests {
     #[test]
     fn what_is_nested_too_deep_is_refused() {
         for (levels, expected) in
-            [(1, Ok(())), (DEEPEST - 1, Ok(())), (DEEPEST, Ok(())), (DEEPEST + 1, Err(Unfit::TooDeep)), (60_000, Err(Unfit::TooDeep))]
+            [(1, Ok(())), (MAX_DEPTH - 1, Ok(())), (MAX_DEPTH, Ok(())), (MAX_DEPTH + 1, Err(LimitError::TooDeep)), (60_000, Err(LimitError::TooDeep))]
         {
             assert_eq!(check(nested(levels).as_bytes()), expected, "{levels}");
         }
@@ -176,18 +179,18 @@ mod tests {
         for bad in
             [r#""\ud83d""#, r#""\ude00""#, r#""\ud83d\ud83d\ude00""#, r#""\ude00\ud83d""#, r#"{"\ud83d":1}"#, r#""\ud83d\u0041""#, r#""\\\ud83d""#]
         {
-            assert_eq!(check(bad.as_bytes()), Err(Unfit::HalfPair), "{bad}");
+            assert_eq!(check(bad.as_bytes()), Err(LimitError::LoneSurrogate), "{bad}");
         }
     }
 
     #[test]
     fn numbers_are_such_that_readers_can_hold_them() {
-        let digits = "9".repeat(MOST_DIGITS);
+        let digits = "9".repeat(MAX_DIGITS);
         for good in ["0", "-0", "1e308", "-1.7976931348623157e308", "1e-400", &digits, &format!("-{digits}"), "1.2.3", "-"] {
             assert_eq!(check(good.as_bytes()), Ok(()), "{good}");
         }
         for bad in ["1e309", "-1e999", &format!("{digits}9"), &format!("-{digits}9"), &format!("{digits}.0")] {
-            assert_eq!(check(format!(r#"{{"a":{bad}}}"#).as_bytes()), Err(Unfit::Number), "{bad}");
+            assert_eq!(check(format!(r#"{{"a":{bad}}}"#).as_bytes()), Err(LimitError::NumberTooLarge), "{bad}");
         }
     }
 }

@@ -1,12 +1,68 @@
-//! Matrix events as servers exchange them: formats by room version, ids, hashes, signatures, redaction, authorization rules and state resolution.
+//! Matrix events as servers exchange them: formats by room version, event ids, content and reference hashes, signatures, redaction, authorization rules and
+//! state resolution, for room versions 1 to 12.
 //!
-//! Plain functions of events and state: nothing here reads a store, knows the time or waits for anything.
+//! All of it is plain functions of events and state. Nothing here reads a store, knows the time, waits, or speaks HTTP: what a function needs it is given, or
+//! asks for through a closure; what is not at hand it names, and is called again. Ids, event types and the [rules of room versions](RoomVersionRules) are
+//! ruma's, and so are the authorization rules themselves; canonical JSON, ids, hashes and signatures are written in one pass over an event, and states are
+//! resolved by what their conflict touches, not by the size of the room.
+//!
+//! | The specification says | Here |
+//! |---|---|
+//! | An event is written: hashes, signature, id (server-server-api, "Signing Events"; rooms/v1 to v12, "Event format") | [`NewPdu::sign`] |
+//! | Checks on receipt of a PDU, 1 to 3: format and sizes, signatures, content hash | [`ReceivedPdu::parse`], [`ReceivedPdu::verify`] |
+//! | Checks 4 to 6: the authorization rules, by the events that it names and in a state | [`auth::check_auth_events`], [`auth::check_in_state`] |
+//! | Auth events selection | [`auth::auth_events_of`] |
+//! | Redactions | [`Pdu::redacted`] |
+//! | State resolution, v1, v2 and v2.1 | [`resolve::resolve`], [`resolve::resolve_in_memory`] |
+//!
+//! # A room is made, and another server checks its first event
+//!
+//! ```
+//! use ephapse_events::{JsonObject, NewPdu, ReceivedPdu, auth, public_keys, signing_key};
+//! use ruma::{MilliSecondsSinceUnixEpoch, RoomVersionId, events::TimelineEventType, server_name, user_id};
+//! use std::convert::Infallible;
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let rules = RoomVersionId::V12.rules().ok_or("not a room version of the specification")?;
+//! let server = server_name!("one.example");
+//! let key = signing_key(&[7; 32], "1");
+//!
+//! let create = NewPdu {
+//!     room_id: None, // since version 12 it is made of this event's id
+//!     sender: user_id!("@alice:one.example").to_owned(),
+//!     event_type: TimelineEventType::RoomCreate,
+//!     state_key: Some(String::new()),
+//!     content: JsonObject::read(r#"{"room_version":"12"}"#, true)?,
+//!     prev_events: vec![],
+//!     auth_events: vec![],
+//!     depth: 1,
+//!     origin_server_ts: MilliSecondsSinceUnixEpoch(1_700_000_000_000_u64.try_into()?),
+//!     redacts: None,
+//!     event_localpart: String::new(),
+//! }
+//! .sign(server, &key, &rules)?;
+//!
+//! // On the other server, which has asked the first one for its public key:
+//! let received = ReceivedPdu::parse(&create.json, &rules)?.verify(&public_keys(server, &key), &rules)?;
+//! assert_eq!(received.event_id, create.event_id);
+//! assert_eq!(received.room_id.as_str()[1..], received.event_id.as_str()[1..]);
+//! // It names no events, so there is none to fetch.
+//! auth::check_auth_events(&rules.authorization, &received, |_| Ok::<_, Infallible>(None))?;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! `examples/forked_room.rs` goes on to a room that two servers change at the same time, and to what its state becomes.
+//!
+//! # Features
+//!
+//! `test-rooms`: rooms in memory (`model`) and the authorization rules as scenarios (`scenarios`), for tests of this crate and of those that use it.
 
+pub mod auth;
 pub mod json;
 #[cfg(any(test, feature = "test-rooms"))]
 pub mod model;
 mod pdu;
-mod power;
 pub mod resolve;
 #[cfg(any(test, feature = "test-rooms"))]
 pub mod scenarios;
@@ -14,9 +70,28 @@ mod sign;
 
 pub use self::{
     pdu::{
-        EventReference, MAX_AUTH_EVENTS, MAX_ID_BYTES, MAX_PDU_BYTES, MAX_PREV_EVENTS, Marked, Pdu, PduError, ReceivedPdu, StateKey, create_of_room,
-        max_depth, room_id_of_create,
+        EventReference, JsonObject, MAX_AUTH_EVENTS, MAX_ID_BYTES, MAX_PDU_BYTES, MAX_PREV_EVENTS, Pdu, PduError, ReceivedPdu, StateKey,
+        create_of_room, max_depth, room_id_of_create,
     },
-    power::{Levels, check_shape},
-    sign::NewPdu,
+    sign::{NewPdu, public_keys, signing_key},
 };
+
+use ruma::RoomVersionId;
+#[cfg(doc)]
+use ruma::room_version_rules::RoomVersionRules;
+
+/// The room versions whose events this crate writes, checks and resolves.
+pub const ROOM_VERSIONS: [RoomVersionId; 12] = [
+    RoomVersionId::V1,
+    RoomVersionId::V2,
+    RoomVersionId::V3,
+    RoomVersionId::V4,
+    RoomVersionId::V5,
+    RoomVersionId::V6,
+    RoomVersionId::V7,
+    RoomVersionId::V8,
+    RoomVersionId::V9,
+    RoomVersionId::V10,
+    RoomVersionId::V11,
+    RoomVersionId::V12,
+];

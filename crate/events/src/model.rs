@@ -6,8 +6,8 @@
 use crate::{
     EventReference, MAX_PREV_EVENTS, NewPdu, Pdu, StateKey, create_of_room,
     resolve::{self, Known, Unresolved},
+    signing_key,
 };
-use ed25519_dalek::pkcs8::EncodePrivateKey;
 use ruma::{
     CanonicalJsonValue, EventId, MilliSecondsSinceUnixEpoch, OwnedEventId, OwnedRoomId, OwnedUserId, RoomVersionId, UserId,
     canonical_json::to_canonical_value,
@@ -87,9 +87,7 @@ pub fn rules(version: u8) -> RoomVersionRules {
 }
 
 fn key_of(sender: &UserId) -> Ed25519KeyPair {
-    let seed = [sender.as_bytes()[1]; 32];
-    let der = ed25519_dalek::SigningKey::from_bytes(&seed).to_pkcs8_der().unwrap();
-    Ed25519KeyPair::from_der(der.as_bytes(), "1".to_owned()).unwrap()
+    signing_key(&[sender.as_bytes()[1]; 32], "1")
 }
 
 impl Model {
@@ -190,8 +188,8 @@ impl Model {
         let before = self.state_after(&pdu.prev_events);
         let verdict = self.check(&pdu, &before);
         let auth_events: Vec<_> = pdu.auth_events.iter().map(|id| self.event(id).clone()).collect();
-        let generation = Pdu::generation_after(auth_events.iter().map(|event| &**event));
-        let pdu = Arc::new(Pdu { rejected: verdict.is_err(), generation, ..pdu });
+        let auth_depth = Pdu::auth_depth_after(auth_events.iter().map(|event| &**event));
+        let pdu = Arc::new(Pdu { rejected: verdict.is_err(), auth_depth, ..pdu });
         self.room_id.get_or_insert(pdu.room_id.clone());
         let mut after = before;
         if let (Some(key), Ok(())) = (pdu.key(), &verdict) {
@@ -395,9 +393,6 @@ impl Model {
 
 /// What each state holds of the places in which any two differ.
 fn conflicting(states: &[Rc<State>]) -> Vec<StateMap<OwnedEventId>> {
-    let keys: BTreeSet<&StateKey> = states.iter().flat_map(|state| state.keys()).collect();
-    let differs = |key: &&StateKey| states.iter().any(|state| state.get(*key) != states[0].get(*key));
-    let keys: Vec<&StateKey> = keys.into_iter().filter(differs).collect();
-    let held = |state: &Rc<State>| keys.iter().filter_map(|key| Some(((*key).clone(), state.get(*key)?.clone()))).collect();
-    states.iter().map(held).collect()
+    let states: Vec<StateMap<OwnedEventId>> = states.iter().map(|state| State::clone(state).into_iter().collect()).collect();
+    resolve::conflicts(&states)
 }

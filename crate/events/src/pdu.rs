@@ -8,9 +8,9 @@
 mod format;
 mod numbers;
 
-pub use numbers::Marked;
+pub use numbers::JsonObject;
 
-use crate::json::{self, Unfit};
+use crate::json::{self, LimitError};
 use base64::{Engine, alphabet, engine::general_purpose};
 use bytes::Bytes;
 use ruma::{
@@ -61,7 +61,7 @@ pub enum PduError {
     TooLarge(&'static str),
     /// More than every later reader takes.
     #[error("the event cannot be read by everybody: {0}")]
-    Unfit(#[from] Unfit),
+    Limit(#[from] LimitError),
     /// A field is missing or is not what the room version says.
     #[error("invalid event: {0}")]
     Format(String),
@@ -122,8 +122,8 @@ pub struct Pdu {
     /// Whether it failed an auth check on receipt. Not in the JSON: stored beside it.
     pub rejected: bool,
     /// One more than the greatest of its auth events, 0 without any: an order that every server computes alike and none can lie about.
-    /// Not in the JSON: whoever stores the event computes it ([`Pdu::generation_after`]) and stores it beside.
-    pub generation: u64,
+    /// Not in the JSON: whoever stores the event computes it ([`Pdu::auth_depth_after`]) and stores it beside.
+    pub auth_depth: u64,
     /// The whole as canonical JSON.
     pub json: Bytes,
     /// A create event since v12: its JSON has no `room_id`.
@@ -137,6 +137,14 @@ impl Pdu {
         fields.into_pdu(event_id, json, rejected, rules)
     }
 
+    /// The content as an object.
+    ///
+    /// # Errors
+    /// The content is not what the room version allows; it has not come through [`ReceivedPdu::parse`] then.
+    pub fn content_object(&self, rules: &RoomVersionRules) -> serde_json::Result<JsonObject> {
+        JsonObject::read(self.content.get(), rules.authorization.strict_canonical_json)
+    }
+
     /// Its place in the room state, when it is a state event.
     pub fn key(&self) -> Option<StateKey> {
         let state_key = self.state_key.clone()?;
@@ -147,7 +155,7 @@ impl Pdu {
     pub fn redacted(&self, rules: &RoomVersionRules) -> Result<Self, PduError> {
         let json = write(&read(&self.json, rules)?, &RedactingSerializer::new().rules(&rules.redaction))?;
         let redacted = Self::from_stored(self.event_id.clone(), json.into(), self.rejected, rules)?;
-        Ok(Self { generation: self.generation, ..redacted })
+        Ok(Self { auth_depth: self.auth_depth, ..redacted })
     }
 
     /// How another event names this one in `prev_events` and `auth_events`.
@@ -162,9 +170,9 @@ impl Pdu {
         Ok(EventReference { event_id: self.event_id.clone(), sha256 })
     }
 
-    /// The generation of an event with these auth events.
-    pub fn generation_after<'a>(auth_events: impl IntoIterator<Item = &'a Pdu>) -> u64 {
-        auth_events.into_iter().map(|event| event.generation + 1).max().unwrap_or(0)
+    /// The auth depth of an event with these auth events.
+    pub fn auth_depth_after<'a>(auth_events: impl IntoIterator<Item = &'a Pdu>) -> u64 {
+        auth_events.into_iter().map(|event| event.auth_depth + 1).max().unwrap_or(0)
     }
 
     /// Whether it is a state event of this place.
@@ -230,7 +238,7 @@ impl Event for Pdu {
 /// An event from another server: well formed, its signatures not verified yet.
 #[derive(Clone, Debug)]
 pub struct ReceivedPdu {
-    read: Marked,
+    read: JsonObject,
     pdu: Pdu,
 }
 
@@ -387,7 +395,7 @@ impl Fields {
             origin_server_ts: self.origin_server_ts,
             redacts,
             rejected,
-            generation: 0,
+            auth_depth: 0,
             json,
             gives_room_id,
         })
@@ -427,7 +435,7 @@ pub fn create_of_room(room: &RoomId) -> Option<OwnedEventId> {
     OwnedEventId::try_from(format!("${}", room.strip_sigil())).ok()
 }
 
-fn event_id_of(read: &Marked, rules: &RoomVersionRules) -> Result<OwnedEventId, PduError> {
+fn event_id_of(read: &JsonObject, rules: &RoomVersionRules) -> Result<OwnedEventId, PduError> {
     let id = match rules.event_id_format {
         EventIdFormatVersion::V1 => format::string(read, "event_id")?.ok_or_else(|| PduError::Format("`event_id` is missing".to_owned()))?.to_owned(),
         _ => format!("${}", hash_of(write(read, &to_be_signed(rules))?, rules)),
@@ -436,13 +444,13 @@ fn event_id_of(read: &Marked, rules: &RoomVersionRules) -> Result<OwnedEventId, 
 }
 
 /// An event's JSON, its numbers marked where they are not canonical.
-fn read(json: &[u8], rules: &RoomVersionRules) -> Result<Marked, PduError> {
+fn read(json: &[u8], rules: &RoomVersionRules) -> Result<JsonObject, PduError> {
     let json = std::str::from_utf8(json).map_err(|error| PduError::Format(error.to_string()))?;
-    Ok(Marked::read(json, rules.authorization.strict_canonical_json)?)
+    Ok(JsonObject::read(json, rules.authorization.strict_canonical_json)?)
 }
 
 /// The JSON that a serializer leaves of it.
-fn write(read: &Marked, serializer: &RedactingSerializer<'_>) -> Result<String, PduError> {
+fn write(read: &JsonObject, serializer: &RedactingSerializer<'_>) -> Result<String, PduError> {
     Ok(read.written(serializer.serialize(read)?))
 }
 

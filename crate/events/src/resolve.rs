@@ -8,12 +8,14 @@
 //! stopped: rounds grow with the depth of the conflict, so a caller bounds what it loads rather than the rounds.
 
 mod auth_chain;
+mod in_memory;
 mod judgements;
 mod known;
 mod mainlines;
 mod v1;
 mod v2;
 
+pub use in_memory::{conflicts, resolve_in_memory};
 pub use known::{Citing, Known, Missing};
 
 use crate::{Pdu, StateKey, create_of_room};

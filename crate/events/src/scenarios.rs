@@ -7,13 +7,9 @@
 use crate::{
     Pdu,
     model::{Draft, Model, user, versions},
+    signing_key,
 };
-use ed25519_dalek::pkcs8::EncodePrivateKey;
-use ruma::{
-    CanonicalJsonObject, OwnedEventId,
-    serde::Base64,
-    signatures::{Ed25519KeyPair, sign_json},
-};
+use ruma::{CanonicalJsonObject, OwnedEventId, serde::Base64, signatures::sign_json};
 use serde_json::{Value, json};
 use std::ops::RangeInclusive;
 
@@ -305,8 +301,7 @@ pub fn invites(judge: Judge<'_>) {
 
 /// The identity server's key, and an invitation of `mxid` that it signed.
 fn third_party(seed: u8, mxid: &str, token: &str) -> (String, Value) {
-    let der = ed25519_dalek::SigningKey::from_bytes(&[seed; 32]).to_pkcs8_der().unwrap();
-    let key = Ed25519KeyPair::from_der(der.as_bytes(), "0".to_owned()).unwrap();
+    let key = signing_key(&[seed; 32], "0");
     let mut signed: CanonicalJsonObject = serde_json::from_value(json!({ "mxid": mxid, "token": token })).unwrap();
     sign_json("id.example", &key, &mut signed).unwrap();
     (Base64::<ruma::serde::base64::Standard, _>::new(key.public_key()).encode(), json!(signed))
@@ -596,7 +591,7 @@ pub fn redactions(judge: Judge<'_>) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::Levels;
+    use crate::auth::PowerLevels;
 
     macro_rules! by_the_rules {
         ($($name:ident)*) => {
@@ -627,7 +622,7 @@ mod tests {
         for version in versions() {
             let room = Model::created(version);
             let create = room.event(&room.holder_now("m.room.create", "")).clone();
-            let levels = Levels::new(create, None, &room.rules.authorization).unwrap();
+            let levels = PowerLevels::new(create, None, &room.rules.authorization).unwrap();
             assert_eq!(levels.event(&"m.room.canonical_alias".into(), Some("")), Ok(50));
             assert_eq!(levels.event(&"m.room.message".into(), None), Ok(0));
             assert_eq!((levels.redact(), levels.invite()), (Ok(50), Ok(0)));

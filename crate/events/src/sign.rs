@@ -5,19 +5,33 @@
 //! runs of the same pieces. A message is never parsed again on its way to disk.
 
 use crate::pdu::{
-    EventReference, MAX_AUTH_EVENTS, MAX_ID_BYTES, MAX_PDU_BYTES, MAX_PREV_EVENTS, Marked, Pdu, PduError, as_read, check, hash_of, room_id_of_create,
-    unpadded,
+    EventReference, JsonObject, MAX_AUTH_EVENTS, MAX_ID_BYTES, MAX_PDU_BYTES, MAX_PREV_EVENTS, Pdu, PduError, as_read, check, hash_of,
+    room_id_of_create, unpadded,
 };
+use ed25519_dalek::{SigningKey, pkcs8::EncodePrivateKey};
 use ruma::{
     CanonicalJsonValue, MilliSecondsSinceUnixEpoch, OwnedEventId, OwnedRoomId, OwnedUserId, ServerName,
     canonical_json::redact_content_in_place,
     events::TimelineEventType,
     room_version_rules::{EventIdFormatVersion, EventsReferenceFormatVersion, RoomVersionRules},
-    signatures::KeyPair,
+    serde::Base64,
+    signatures::{Ed25519KeyPair, KeyPair, PublicKeyMap},
 };
 use serde::Serialize;
 use serde_json::value::RawValue;
 use sha2::{Digest, Sha256};
+
+/// A server's signing key of 32 random bytes. Its id is `ed25519:` and `version`.
+pub fn signing_key(seed: &[u8; 32], version: &str) -> Ed25519KeyPair {
+    let der = SigningKey::from_bytes(seed).to_pkcs8_der().expect("a key has its form in DER");
+    Ed25519KeyPair::from_der(der.as_bytes(), version.to_owned()).expect("every seed is a key")
+}
+
+/// What [`ReceivedPdu::verify`](crate::ReceivedPdu::verify) needs to know of a server with this key.
+pub fn public_keys(server: &ServerName, key: &Ed25519KeyPair) -> PublicKeyMap {
+    let public_key = Base64::new(key.public_key().to_vec());
+    [(server.to_string(), [(format!("ed25519:{}", key.version()), public_key)].into())].into()
+}
 
 /// An event before it is hashed and signed.
 #[derive(Clone, Debug)]
@@ -31,7 +45,7 @@ pub struct NewPdu {
     /// Makes it a state event.
     pub state_key: Option<String>,
     /// The content; `redacts` is added to it where the room version wants it there.
-    pub content: Marked,
+    pub content: JsonObject,
     /// The room's forward extremities, at most [`MAX_PREV_EVENTS`].
     pub prev_events: Vec<EventReference>,
     /// What `auth_types_for_event` selects from the state before it.
@@ -129,7 +143,7 @@ impl NewPdu {
             origin_server_ts: self.origin_server_ts,
             redacts: self.redacts,
             rejected: false,
-            generation: 0,
+            auth_depth: 0,
             json: json.into(),
             gives_room_id,
         })

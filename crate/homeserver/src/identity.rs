@@ -6,6 +6,7 @@ use crate::{
     host::Host,
     tables::{self, StoredIdentity},
 };
+use ephapse_events::signing_key;
 use ephapse_store::{Batch, Store, StoreError};
 use ruma::{OwnedServerName, ServerName, signatures::Ed25519KeyPair};
 use std::cell::OnceCell;
@@ -60,7 +61,7 @@ impl Identity {
 
     /// The signing key; made when something is signed first, since that takes some milliseconds of a start.
     pub fn key_pair(&self) -> &Ed25519KeyPair {
-        self.key_pair.get_or_init(|| key_pair(&self.seed))
+        self.key_pair.get_or_init(|| signing_key(&self.seed, KEY_VERSION))
     }
 
     async fn create(store: &dyn Store, host: &dyn Host, asked: Option<&ServerName>) -> Result<StoredIdentity, IdentityError> {
@@ -83,12 +84,6 @@ impl Identity {
     pub fn key_id(&self) -> String {
         format!("ed25519:{KEY_VERSION}")
     }
-}
-
-fn key_pair(seed: &[u8; 32]) -> Ed25519KeyPair {
-    use ed25519_dalek::pkcs8::EncodePrivateKey;
-    let der = ed25519_dalek::SigningKey::from_bytes(seed).to_pkcs8_der().expect("a key has its form in DER");
-    Ed25519KeyPair::from_der(der.as_bytes(), KEY_VERSION.to_owned()).expect("every seed is a key")
 }
 
 /// The `k51…` name of a key.

@@ -25,12 +25,12 @@ pub(super) struct Unreadable;
 
 /// An object of canonical JSON, and whether numbers in it are marked.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Marked {
+pub struct JsonObject {
     object: CanonicalJsonObject,
     is_marked: bool,
 }
 
-impl Marked {
+impl JsonObject {
     /// Reads an object. `strict`: numbers are those of canonical JSON, as since room version 6.
     ///
     /// # Errors
@@ -64,13 +64,13 @@ impl Marked {
     }
 }
 
-impl From<CanonicalJsonObject> for Marked {
+impl From<CanonicalJsonObject> for JsonObject {
     fn from(object: CanonicalJsonObject) -> Self {
         Self { object, is_marked: false }
     }
 }
 
-impl Deref for Marked {
+impl Deref for JsonObject {
     type Target = CanonicalJsonObject;
 
     fn deref(&self) -> &CanonicalJsonObject {
@@ -78,7 +78,7 @@ impl Deref for Marked {
     }
 }
 
-impl DerefMut for Marked {
+impl DerefMut for JsonObject {
     fn deref_mut(&mut self) -> &mut CanonicalJsonObject {
         &mut self.object
     }
@@ -221,7 +221,7 @@ mod tests {
     use proptest::prelude::*;
 
     fn through(json: &str) -> String {
-        Marked::read(json, false).expect("readable").to_json().expect("JSON")
+        JsonObject::read(json, false).expect("readable").to_json().expect("JSON")
     }
 
     /// What Python's `json` module makes of numbers: each line is a number and what `json.dumps(json.loads(number), allow_nan=False)` gives, nothing where
@@ -234,7 +234,7 @@ mod tests {
         for line in PYTHON.lines() {
             let (number, written) = line.split_once('\t').expect("two columns");
             let json = format!(r#"{{"a":[{number}]}}"#);
-            match Marked::read(&json, false) {
+            match JsonObject::read(&json, false) {
                 Ok(read) => assert_eq!(read.to_json().expect("JSON"), format!(r#"{{"a":[{written}]}}"#), "{number}"),
                 Err(_) => {
                     assert_eq!(written, "", "{number}");
@@ -248,9 +248,9 @@ mod tests {
     #[test]
     fn strict_json_has_none_of_them() {
         for number in ["1.5", "1e3", "-0", "-0.0", "9007199254740992", "-9007199254740992", "1.0"] {
-            assert!(Marked::read(&format!(r#"{{"a":{number}}}"#), true).is_err(), "{number}");
+            assert!(JsonObject::read(&format!(r#"{{"a":{number}}}"#), true).is_err(), "{number}");
         }
-        assert!(Marked::read(r#"{"a":[0,-1,9007199254740991,-9007199254740991]}"#, true).is_ok());
+        assert!(JsonObject::read(r#"{"a":[0,-1,9007199254740991,-9007199254740991]}"#, true).is_ok());
     }
 
     #[test]
@@ -276,7 +276,7 @@ mod tests {
         for number in
             ["1e999", "1.2.3", "--1", "1.", ".5", "01.5", "-01e3", "1e", "1e+", "+1.5", "1e3e3", "-", "NaN", "Infinity", "-Infinity", "0x1p3"]
         {
-            assert!(Marked::read(&format!(r#"{{"a":{number},"b":2.5}}"#), false).is_err(), "{number}");
+            assert!(JsonObject::read(&format!(r#"{{"a":{number},"b":2.5}}"#), false).is_err(), "{number}");
         }
     }
 

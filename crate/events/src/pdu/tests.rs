@@ -4,15 +4,13 @@
 #![allow(clippy::unwrap_used)]
 
 use super::*;
-use crate::NewPdu;
-use ed25519_dalek::pkcs8::EncodePrivateKey;
+use crate::{NewPdu, public_keys, signing_key};
 use ephapse_testing::holds;
 use proptest::{prelude::*, sample::Index};
 use ruma::{
     CanonicalJsonObject, RoomVersionId,
     canonical_json::to_canonical_value,
     owned_server_name,
-    serde::Base64,
     signatures::{Ed25519KeyPair, hash_and_sign_event},
 };
 use serde_json::{Value, json};
@@ -22,8 +20,7 @@ fn versions() -> Vec<RoomVersionRules> {
 }
 
 fn key_of_seed(seed: u8) -> Ed25519KeyPair {
-    let der = ed25519_dalek::SigningKey::from_bytes(&[seed; 32]).to_pkcs8_der().expect("a key");
-    Ed25519KeyPair::from_der(der.as_bytes(), "1".to_owned()).expect("a key")
+    signing_key(&[seed; 32], "1")
 }
 
 fn key() -> Ed25519KeyPair {
@@ -31,8 +28,7 @@ fn key() -> Ed25519KeyPair {
 }
 
 fn keys(key: &Ed25519KeyPair) -> PublicKeyMap {
-    let public = Base64::new(key.public_key().to_vec());
-    [("one.example".to_owned(), [("ed25519:1".to_owned(), public)].into())].into()
+    public_keys(&owned_server_name!("one.example"), key)
 }
 
 fn reference(name: &str, rules: &RoomVersionRules) -> EventReference {
@@ -399,7 +395,7 @@ fn up_to_v5_own_events_with_odd_numbers_verify_elsewhere() {
     let given = r#"{"body":"\u0000","n":[1e3,-0,1.50,9007199254740993],"notifications":{"room":1e3},"users":{"@a:one.example":5.1e1}}"#;
     for rules in &versions()[..5] {
         for event_type in ["m.room.message", "m.room.power_levels"] {
-            let new = NewPdu { content: Marked::read(given, false).unwrap(), ..new_pdu(event_type, json!({}), rules) };
+            let new = NewPdu { content: JsonObject::read(given, false).unwrap(), ..new_pdu(event_type, json!({}), rules) };
             let pdu = sign(NewPdu { state_key: Some(String::new()), ..new }, &key, rules);
             let verified = ReceivedPdu::parse(&pdu.json, rules).unwrap().verify(&keys(&key), rules).unwrap();
             assert_eq!(format!("{pdu:?}"), format!("{verified:?}"));

@@ -1,6 +1,6 @@
 //! The auth difference and the conflicted state subgraph, without walking what all states have in common (rooms/v2.md, v12.md "Definitions").
 //!
-//! Auth chains are walked from the conflicting entries down, the greatest generation first, and end where every event left is in all of them. An event
+//! Auth chains are walked from the conflicting entries down, the greatest auth depth first, and end where every event left is in all of them. An event
 //! also belongs to all of them when an entry in which the states agree has it in its auth chain. There may be as many such entries as the room has members,
 //! so that is asked from below: which events cite this one, and does one of those, or one above it, hold an unconflicted place?
 
@@ -17,9 +17,9 @@ pub(super) struct Walks {
     between: Option<Between>,
 }
 
-/// The generation, unless the event was stored without.
-pub(super) fn generation(event: &Pdu) -> Option<u64> {
-    (event.generation > 0 || event.auth_events.is_empty()).then_some(event.generation)
+/// The auth depth, unless the event was stored without.
+pub(super) fn auth_depth(event: &Pdu) -> Option<u64> {
+    (event.auth_depth > 0 || event.auth_events.is_empty()).then_some(event.auth_depth)
 }
 
 /// The events that are in the auth chain of some states but not of all; of conflicted events, all that were met.
@@ -61,13 +61,13 @@ struct Descent {
     reached: HashMap<OwnedEventId, u128>,
     /// Reached and not passed yet.
     pending: HashSet<OwnedEventId>,
-    /// Of those, the ones that have to be loaded for their generation.
+    /// Of those, the ones that have to be loaded for their auth depth.
     arriving: BTreeSet<OwnedEventId>,
-    /// Of those, the others in the order of generations.
+    /// Of those, the others in the order of auth depths.
     waiting: BTreeSet<(u64, OwnedEventId)>,
     /// How many that are pending are not common to all states.
     partial: usize,
-    /// All generations are known.
+    /// All auth depths are known.
     may_stop: bool,
 }
 
@@ -106,7 +106,7 @@ impl Descent {
         }
         self.reached.insert(id.clone(), after);
         if !self.pending.contains(id) {
-            // Also one that was passed: where generations are not known it may have been too early.
+            // Also one that was passed: where auth depths are not known it may have been too early.
             self.pending.insert(id.clone());
             self.arriving.insert(id.clone());
             self.partial += usize::from(after != self.all);
@@ -115,15 +115,15 @@ impl Descent {
         }
     }
 
-    /// The pending event of the greatest generation, until all that are pending are common to all states.
+    /// The pending event of the greatest auth depth, until all that are pending are common to all states.
     fn next<'k>(&mut self, gather: &Gather<'k>) -> Result<Option<&'k Pdu>, Waiting> {
         if self.partial == 0 && self.may_stop {
             return Ok(None);
         }
         for id in std::mem::take(&mut self.arriving) {
             if let Some(event) = gather.event(&id) {
-                self.may_stop &= generation(event).is_some();
-                self.waiting.insert((event.generation, id));
+                self.may_stop &= auth_depth(event).is_some();
+                self.waiting.insert((event.auth_depth, id));
             } else {
                 self.arriving.insert(id);
             }
@@ -135,7 +135,7 @@ impl Descent {
     }
 
     fn pass(&mut self, event: &Pdu) {
-        self.waiting.remove(&(event.generation, event.event_id.clone()));
+        self.waiting.remove(&(event.auth_depth, event.event_id.clone()));
         self.pending.remove(&event.event_id);
         self.partial -= usize::from(self.is_partial(&event.event_id));
         let states = self.reached[&event.event_id];
@@ -268,8 +268,8 @@ impl Between {
         if events.len() < conflicted.len() {
             return Err(Waiting);
         }
-        // No way down leads from an event to one of the same or a greater generation.
-        let least = events.into_iter().map(generation).min().flatten().unwrap_or(0);
+        // No way down leads from an event to one of the same or a greater auth depth.
+        let least = events.into_iter().map(auth_depth).min().flatten().unwrap_or(0);
         Ok(Self { least, seen: conflicted.iter().cloned().collect(), down: conflicted.iter().cloned().collect(), cited_by: HashMap::new() })
     }
 
@@ -280,7 +280,7 @@ impl Between {
                 arriving.push(id);
                 continue;
             };
-            if generation(event).is_some_and(|generation| generation <= self.least) {
+            if auth_depth(event).is_some_and(|auth_depth| auth_depth <= self.least) {
                 continue;
             }
             for cited in &event.auth_events {

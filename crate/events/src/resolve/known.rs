@@ -12,7 +12,7 @@ use std::{
 /// What was loaded for one resolution, and how far it has come: for one set of states only.
 #[derive(Default)]
 pub struct Known {
-    /// Events, with their generation.
+    /// Events, with their [`Pdu::auth_depth`].
     pub events: HashMap<OwnedEventId, Arc<Pdu>>,
     /// What all states hold of a place in which they agree, None if nothing.
     pub unconflicted: HashMap<StateKey, Option<OwnedEventId>>,
@@ -74,12 +74,17 @@ impl<'a> Gather<'a> {
         if missing.is_empty() { Ok(()) } else { Err(Unresolved::Missing(missing.clone())) }
     }
 
-    pub(super) fn event(&self, id: &EventId) -> Option<&'a Pdu> {
+    pub(super) fn shared(&self, id: &EventId) -> Option<&'a Arc<Pdu>> {
         let found = self.known.events.get(id);
         if found.is_none() {
             self.missing.borrow_mut().events.insert(id.to_owned());
         }
-        found.map(Arc::as_ref)
+        found
+    }
+
+    /// As [`Gather::shared`], for who only looks.
+    pub(super) fn event(&self, id: &EventId) -> Option<&'a Pdu> {
+        self.shared(id).map(Arc::as_ref)
     }
 
     pub(super) fn unconflicted(&self, key: &StateKey) -> Option<&'a OwnedEventId> {

@@ -18,17 +18,17 @@ impl Mainlines {
     pub(super) fn begin(full: &[&Pdu], power_levels: Option<&Pdu>) -> Self {
         Self {
             full: full.iter().map(|event| event.event_id.clone()).collect(),
-            waiting: full.iter().copied().chain(power_levels).map(|event| (event.generation, event.event_id.clone())).collect(),
+            waiting: full.iter().copied().chain(power_levels).map(|event| (event.auth_depth, event.event_id.clone())).collect(),
             cut: None,
         }
     }
 
     /// The event where they meet, if it is outside the full conflicted set; None if they do not.
     pub(super) fn meet(&mut self, gather: &Gather<'_>) -> Result<Option<OwnedEventId>, Waiting> {
-        while let (None, Some((generation, id))) = (&self.cut, self.waiting.last().cloned()) {
+        while let (None, Some((auth_depth, id))) = (&self.cut, self.waiting.last().cloned()) {
             let event = gather.event(&id).ok_or(Waiting)?;
             let is_last = self.waiting.len() == 1;
-            if is_last && generation > 0 && is_power_levels(event) && !self.full.contains(&id) {
+            if is_last && auth_depth > 0 && is_power_levels(event) && !self.full.contains(&id) {
                 self.cut = Some(id);
                 break;
             }
@@ -38,7 +38,7 @@ impl Mainlines {
             }
             self.waiting.pop_last();
             let before = auth_events.into_iter().flatten().find(|event| is_power_levels(event));
-            self.waiting.extend(before.map(|event| (event.generation, event.event_id.clone())));
+            self.waiting.extend(before.map(|event| (event.auth_depth, event.event_id.clone())));
         }
         Ok(self.cut.clone())
     }

@@ -2,21 +2,17 @@
 //! resolved each against the same state, and among other events the last in order stands when the rules allow none.
 
 use super::{Changes, Unresolved, auth_keys, judgements::Judgements, known::Gather};
-use crate::{Pdu, StateKey};
-use ruma::{
-    OwnedEventId,
-    events::StateEventType,
-    room_version_rules::AuthorizationRules,
-    state_res::{StateMap, check_state_dependent_auth_rules},
-};
+use crate::{Pdu, StateKey, auth::in_state};
+use ruma::{OwnedEventId, events::StateEventType, room_version_rules::AuthorizationRules, state_res::StateMap};
 use sha1::{Digest, Sha1};
 use std::{
     cell::Cell,
     collections::{BTreeMap, BTreeSet, HashMap},
+    sync::Arc,
 };
 
 /// The events that stand for one place.
-type Contenders<'k> = BTreeMap<StateKey, Vec<&'k Pdu>>;
+type Contenders<'k> = BTreeMap<StateKey, Vec<&'k Arc<Pdu>>>;
 
 pub(super) fn resolve(
     rules: &AuthorizationRules,
@@ -60,7 +56,7 @@ fn contenders<'k>(states: &[StateMap<OwnedEventId>], gather: &Gather<'k>) -> Con
         ids.entry(key).or_default().insert(id);
     }
     let in_order = |ids: BTreeSet<&OwnedEventId>| {
-        let mut events: Vec<&Pdu> = ids.into_iter().filter_map(|id| gather.event(id)).collect();
+        let mut events: Vec<&Arc<Pdu>> = ids.into_iter().filter_map(|id| gather.shared(id)).collect();
         events.sort_by_cached_key(|event| order(event));
         events
     };
@@ -78,7 +74,7 @@ fn read_state<'k>(
     conflicts: &Contenders<'k>,
     rules: &AuthorizationRules,
     gather: &Gather<'k>,
-) -> HashMap<StateKey, &'k Pdu> {
+) -> HashMap<StateKey, &'k Arc<Pdu>> {
     let keys: BTreeSet<StateKey> = conflicts.values().flatten().flat_map(|event| auth_keys(event, rules)).collect();
     let mut state = HashMap::new();
     for key in keys {
@@ -87,7 +83,7 @@ fn read_state<'k>(
         }
         let event = match agreed.get(&key) {
             Some(events) => events.first().copied(),
-            None => gather.unconflicted(&key).and_then(|id| gather.event(id)),
+            None => gather.unconflicted(&key).and_then(|id| gather.shared(id)),
         };
         state.extend(event.map(|event| (key, event)));
     }
@@ -97,13 +93,13 @@ fn read_state<'k>(
 /// The rules in a state.
 struct Rules<'a, 'k> {
     rules: &'a AuthorizationRules,
-    state: &'a HashMap<StateKey, &'k Pdu>,
+    state: &'a HashMap<StateKey, &'k Arc<Pdu>>,
     judgements: &'a mut Judgements,
 }
 
 impl Rules<'_, '_> {
     /// Whether an event is allowed, with `other` in a place of the state.
-    fn allow(&mut self, event: &Pdu, other: Option<(&StateKey, &Pdu)>) -> Result<bool, Unresolved> {
+    fn allow(&mut self, event: &Pdu, other: Option<(&StateKey, &Arc<Pdu>)>) -> Result<bool, Unresolved> {
         let Self { rules, state, judgements } = self;
         judgements.allow(|| {
             let bytes = Cell::new(event.content.get().len());
@@ -111,16 +107,16 @@ impl Rules<'_, '_> {
                 let key = (event_type.clone(), state_key.to_owned());
                 let found = other.filter(|(place, _)| **place == key).map(|(_, event)| event).or_else(|| state.get(&key).copied());
                 bytes.set(bytes.get() + found.map_or(0, |event| event.content.get().len()));
-                found
+                found.cloned()
             };
-            let is_allowed = check_state_dependent_auth_rules(rules, event, fetch).is_ok();
+            let is_allowed = in_state(rules, event, &fetch).is_ok();
             Ok((is_allowed, bytes.get()))
         })
     }
 }
 
 /// Each event in order takes the place if the one before it allows it; the first that may not ends this.
-fn last_allowed<'k>(key: &StateKey, events: &[&'k Pdu], mut rules: Rules<'_, 'k>) -> Result<&'k Pdu, Unresolved> {
+fn last_allowed<'k>(key: &StateKey, events: &[&'k Arc<Pdu>], mut rules: Rules<'_, 'k>) -> Result<&'k Arc<Pdu>, Unresolved> {
     let mut winner = events[0];
     for event in &events[1..] {
         if !rules.allow(event, Some((key, winner)))? {
@@ -132,7 +128,7 @@ fn last_allowed<'k>(key: &StateKey, events: &[&'k Pdu], mut rules: Rules<'_, 'k>
 }
 
 /// The deepest that the state allows.
-fn first_allowed<'k>(events: &[&'k Pdu], mut rules: Rules<'_, 'k>) -> Result<&'k Pdu, Unresolved> {
+fn first_allowed<'k>(events: &[&'k Arc<Pdu>], mut rules: Rules<'_, 'k>) -> Result<&'k Arc<Pdu>, Unresolved> {
     for event in events.iter().rev() {
         if rules.allow(event, None)? {
             return Ok(event);

@@ -1,7 +1,11 @@
 //! State resolution since room version 2 (rooms/v2.md, v12.md "State resolution"), from the full conflicted set on.
 
 use super::{Unresolved, judgements::Judgements, known::Gather, mainlines::is_power_levels};
-use crate::{Levels, Pdu, StateKey, create_of_room};
+use crate::{
+    Pdu, StateKey,
+    auth::{PowerLevels, in_state},
+    create_of_room,
+};
 use ruma::{
     Int, OwnedEventId,
     events::{
@@ -10,13 +14,16 @@ use ruma::{
     },
     room_version_rules::AuthorizationRules,
     state_res::{
-        StateMap, auth_types_for_event, check_state_dependent_auth_rules,
+        StateMap, auth_types_for_event,
         events::RoomMemberEvent,
         reverse_topological_power_sort,
         utils::{event_id_map::EventIdMap, event_id_set::EventIdSet},
     },
 };
-use std::collections::{BTreeSet, HashMap};
+use std::{
+    collections::{BTreeSet, HashMap},
+    sync::Arc,
+};
 
 /// Events, each with those of its auth events that are among them.
 type Graph = EventIdMap<OwnedEventId, EventIdSet<OwnedEventId>>;
@@ -82,14 +89,14 @@ impl<'k> Resolution<'_, 'k> {
     fn senders_level(&mut self, event: &'k Pdu) -> Result<UserPowerLevel, Unresolved> {
         let Self { rules, gather, judgements, .. } = self;
         let level = judgements.make(|| {
-            let auth_events: Vec<&Pdu> = event.auth_events.iter().filter_map(|id| gather.event(id)).collect();
+            let auth_events: Vec<&Arc<Pdu>> = event.auth_events.iter().filter_map(|id| gather.shared(id)).collect();
             let levels = auth_events.iter().copied().find(|event| is_power_levels(event));
             let create = match create_of_room(&event.room_id).filter(|_| rules.room_create_event_id_as_room_id) {
-                Some(id) => gather.event(&id),
-                None => auth_events.iter().copied().chain([event]).find(|event| event.is_create()),
+                Some(id) => gather.shared(&id),
+                None => auth_events.iter().copied().chain(gather.shared(&event.event_id)).find(|event| event.is_create()),
             };
             gather.complete()?;
-            let level = create.map_or(Ok(0), |create| Levels::new(create, levels, rules)?.user(&event.sender));
+            let level = create.map_or(Ok(0), |create| PowerLevels::new(create.clone(), levels.cloned(), rules)?.user(&event.sender));
             Ok((level.unwrap_or(0), levels.map_or(0, |levels| levels.content.get().len())))
         })?;
         Ok(if level == i64::MAX { UserPowerLevel::Infinite } else { Int::new_saturating(level).into() })
@@ -114,23 +121,24 @@ impl<'k> Resolution<'_, 'k> {
             let Ok(keys) = keys else { return Ok((false, bytes)) };
             // "If a (event_type, state_key) key that is required for checking the authorization rules is not present in the state, then the appropriate state
             // event from the event's auth_events is used if the auth event is not rejected."
-            let mut read: HashMap<StateKey, &Pdu> = HashMap::new();
-            let named = event.auth_events.iter().filter_map(|id| gather.event(id)).filter(|event| !event.rejected);
+            let mut read: HashMap<StateKey, &Arc<Pdu>> = HashMap::new();
+            let named = event.auth_events.iter().filter_map(|id| gather.shared(id)).filter(|event| !event.rejected);
             read.extend(named.filter_map(|event| Some((event.key()?, event))));
             // Since v12 the create event is implied by the room's id.
             if rules.room_create_event_id_as_room_id
-                && let Some(create) = create_of_room(&event.room_id).and_then(|id| gather.event(&id))
+                && let Some(create) = create_of_room(&event.room_id).and_then(|id| gather.shared(&id))
             {
                 read.insert((StateEventType::RoomCreate, String::new()), create);
             }
             for key in keys {
-                let event = state.get(&key).and_then(|id| gather.event(id)).filter(|event| !event.rejected);
+                let event = state.get(&key).and_then(|id| gather.shared(id)).filter(|event| !event.rejected);
                 read.extend(event.map(|event| (key, event)));
             }
             gather.complete()?;
             let bytes = bytes + read.values().map(|event| event.content.get().len()).sum::<usize>();
-            let fetch = |event_type: &StateEventType, state_key: &str| read.get(&(event_type.clone(), state_key.to_owned())).copied();
-            Ok((check_state_dependent_auth_rules(rules, event, fetch).is_ok(), bytes))
+            let fetch =
+                |event_type: &StateEventType, state_key: &str| read.get(&(event_type.clone(), state_key.to_owned())).map(|event| Arc::clone(event));
+            Ok((in_state(rules, event, &fetch).is_ok(), bytes))
         })
     }
 

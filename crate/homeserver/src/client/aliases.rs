@@ -10,7 +10,7 @@ use crate::{
     tables::{self, Alias, RoomSn, UserSn},
     turns::Turns,
 };
-use ephapse_events::Marked;
+use ephapse_events::JsonObject;
 use ephapse_store::{Batch, Direction};
 use http::StatusCode;
 use ruma::{
@@ -163,12 +163,11 @@ pub fn are_there_already(write: &Write<'_>, unfit: &mut BTreeMap<String, Error>)
 }
 
 /// The room's `m.room.canonical_alias` without an alias, if it names it.
-fn without(write: &Write<'_>, alias: &RoomAliasId) -> Result<Option<Marked>, Stop> {
+fn without(write: &Write<'_>, alias: &RoomAliasId) -> Result<Option<JsonObject>, Stop> {
     let place = (StateEventType::RoomCanonicalAlias, String::new());
     let Some(position) = write.state_get(write.state(), &[place])?.first().copied().flatten() else { return Ok(None) };
     let event = write.event(position)?;
-    let strict = write.room.rules.authorization.strict_canonical_json;
-    let Ok(before) = Marked::read(event.pdu.content.get(), strict) else { return Ok(None) };
+    let Ok(before) = event.pdu.content_object(&write.room.rules) else { return Ok(None) };
     let is_it = |value: &CanonicalJsonValue| value.as_str() == Some(alias.as_str());
     let mut content = before.clone();
     content.retain(|key, value| key != "alias" || !is_it(value));

@@ -9,7 +9,7 @@ use crate::{
     tables,
     turns::Turns,
 };
-use ephapse_events::Marked;
+use ephapse_events::JsonObject;
 use http::StatusCode;
 use ruma::{
     CanonicalJsonValue, OwnedUserId, RoomVersionId, UserId,
@@ -186,7 +186,7 @@ fn create_content(
     rules: Option<&RoomVersionRules>,
     creator: &OwnedUserId,
     trusted: &[OwnedUserId],
-) -> Result<Marked> {
+) -> Result<JsonObject> {
     let given = request.creation_content.as_ref().map(|content| part_of_event(content.json().get(), rules)).transpose()?;
     let mut content = given.unwrap_or_default();
     content.insert("room_version".to_owned(), CanonicalJsonValue::String(version.to_string()));
@@ -211,7 +211,7 @@ fn create_content(
 }
 
 /// The default levels, then the preset's, then the client's in place of them.
-fn power_levels(request: &Request, rules: Option<&RoomVersionRules>, creator: &OwnedUserId, trusted: &[OwnedUserId]) -> Result<Marked> {
+fn power_levels(request: &Request, rules: Option<&RoomVersionRules>, creator: &OwnedUserId, trusted: &[OwnedUserId]) -> Result<JsonObject> {
     let privileged = rules.is_some_and(|rules| rules.authorization.explicitly_privilege_room_creators);
     let mut users = serde_json::Map::new();
     if !privileged {
@@ -252,7 +252,7 @@ fn is_invite(content: &str) -> bool {
     serde_json::from_str::<Member<'_>>(content).is_ok_and(|member| member.membership == "invite")
 }
 
-fn written(content: &Marked) -> String {
+fn written(content: &JsonObject) -> String {
     content.to_json().expect("canonical JSON can be written")
 }
 

@@ -11,7 +11,7 @@ use crate::{
     tables::{self, Change, Membership, MembershipKind, Session},
     turns::Turns,
 };
-use ephapse_events::{Levels, Marked};
+use ephapse_events::{JsonObject, auth::PowerLevels};
 use ephapse_store::{Batch, Direction};
 use http::StatusCode;
 use ruma::{
@@ -101,9 +101,9 @@ async fn join_room(call: &UserCall, room: &Rc<RoomInfo>, reason: Option<String>)
 }
 
 /// What the body of a join says beside what the specification names: it goes into the member event, as other servers have it.
-fn further(call: &UserCall, room: &RoomInfo) -> Result<Marked> {
+fn further(call: &UserCall, room: &RoomInfo) -> Result<JsonObject> {
     if call.raw.body.is_empty() {
-        return Ok(Marked::default());
+        return Ok(JsonObject::default());
     }
     let body = str::from_utf8(&call.raw.body).map_err(|_| Error::bad_json("the body is not UTF-8"))?;
     let mut further = content(body, &room.rules)?;
@@ -164,7 +164,7 @@ async fn authorizer(hs: &Homeserver, room: &Rc<RoomInfo>, user: &UserId) -> Resu
 }
 
 /// A member on this server who may invite: one of those with a level of their own, who are few and mostly may, or else any.
-async fn member_who_may_invite(hs: &Homeserver, room: &RoomInfo, levels: &Levels<'_>) -> Result<Option<OwnedUserId>> {
+async fn member_who_may_invite(hs: &Homeserver, room: &RoomInfo, levels: &PowerLevels<'_>) -> Result<Option<OwnedUserId>> {
     let needed = levels.invite().map_err(Error::forbidden)?;
     let may_invite = |user: &UserId| Ok::<_, Error>(hs.is_local(user) && levels.user(user).map_err(Error::forbidden)? >= needed);
     let mut turns = Turns::new(&*hs.host);

@@ -48,7 +48,7 @@ use crate::{
     router::Table,
     tables::UserSn,
 };
-use ephapse_events::{MAX_PDU_BYTES, Marked};
+use ephapse_events::{JsonObject, MAX_PDU_BYTES};
 use ruma::{CanonicalJsonObject, CanonicalJsonValue, UserId, room_version_rules::RoomVersionRules};
 
 /// Everything of this API that is implemented, and for whom. What is for guests is what the specification lists, and joining by an alias: clients know no
@@ -107,19 +107,19 @@ fn object(json: &str) -> Result<CanonicalJsonObject> {
 }
 
 /// As [`object`], for what becomes part of an event: with the numbers that the room's version allows. `None`: a version that is not known here.
-fn part_of_event(json: &str, rules: Option<&RoomVersionRules>) -> Result<Marked> {
+fn part_of_event(json: &str, rules: Option<&RoomVersionRules>) -> Result<JsonObject> {
     if json.len() > LARGEST_OBJECT {
         return Err(Error::too_large(format!("an object has {LARGEST_OBJECT} bytes at most")));
     }
     let strict = rules.is_none_or(|rules| rules.authorization.strict_canonical_json);
-    Marked::read(json, strict).map_err(|error| match Marked::read(json, false) {
+    JsonObject::read(json, strict).map_err(|error| match JsonObject::read(json, false) {
         Ok(_) => Error::bad_json("since room version 6 the numbers of events are integers between -(2^53 - 1) and 2^53 - 1"),
         Err(_) => Error::bad_json(format!("not an object of canonical JSON: {error}")),
     })
 }
 
 /// As [`part_of_event`], for the content: 413 M_TOO_LARGE for what no event can hold, before anything is made of it.
-fn content(json: &str, rules: &RoomVersionRules) -> Result<Marked> {
+fn content(json: &str, rules: &RoomVersionRules) -> Result<JsonObject> {
     let content = part_of_event(json, Some(rules))?;
     if content.to_json().expect("canonical JSON can be written").len() > MAX_PDU_BYTES {
         return Err(Error::too_large(format!("an event has {MAX_PDU_BYTES} bytes at most")));

@@ -10,7 +10,6 @@ use crate::{
     router::{Call, UserCall},
     tables::{self, Json, MembershipKind, UserSn},
 };
-use ephapse_events::Marked;
 use ephapse_store::{Batch, Direction};
 use http::StatusCode;
 use ruma::{
@@ -130,8 +129,7 @@ async fn show_in_rooms(call: &UserCall) -> Result<()> {
         let written = hs.write_room(&room, call.raw.generation, |write| {
             let Some(membership) = write.member(session.user)?.filter(|membership| membership.kind == MembershipKind::Join) else { return Ok(()) };
             let event = write.event(membership.position)?;
-            let strict = room.rules.authorization.strict_canonical_json;
-            let before = Marked::read(event.pdu.content.get(), strict).map_err(|error| Error::from(event.damaged(&room.id, error)))?;
+            let before = event.pdu.content_object(&room.rules).map_err(|error| Error::from(event.damaged(&room.id, error)))?;
             let mut content = before.clone();
             content.retain(|field, _| !SHOWN.contains(&field.as_str()));
             content.extend(shown.clone());

@@ -13,7 +13,6 @@ use crate::{
     router::UserCall,
     tables::{self, MembershipKind, Session},
 };
-use ephapse_events::Marked;
 use ephapse_store::Direction;
 use ruma::{
     OwnedUserId, RoomId, UserId,
@@ -154,8 +153,7 @@ pub(super) fn set_already(write: &Write<'_>, draft: &Draft) -> Result<Option<Rc<
     let Some(position) = write.state_get(write.state(), &[place])?.first().copied().flatten() else { return Ok(None) };
     let event = write.event(position)?;
     let said = |content| Draft::without_vouching(&draft.event_type, content);
-    let strict = write.room.rules.authorization.strict_canonical_json;
-    let says_it = || Marked::read(event.pdu.content.get(), strict).is_ok_and(|content| said(content) == said(draft.content.clone()));
+    let says_it = || event.pdu.content_object(&write.room.rules).is_ok_and(|content| said(content) == said(draft.content.clone()));
     let same = event.pdu.sender == draft.sender && event.redacted_by.is_none() && says_it();
     let is_own = || draft.event_type == TimelineEventType::RoomMember && draft.state_key.as_deref() == Some(draft.sender.as_str());
     if !same || is_own() {

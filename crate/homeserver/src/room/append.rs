@@ -11,7 +11,10 @@ use crate::{
     position::Position,
     tables::{self, Change, Extremity, Membership, MembershipKind, UserSn},
 };
-use ephapse_events::{Levels, Pdu, StateKey};
+use ephapse_events::{
+    Pdu, StateKey,
+    auth::{self, AuthError, PowerLevels},
+};
 use ruma::{
     EventId, OwnedDeviceId, OwnedEventId, OwnedUserId, UserId,
     events::{StateEventType, TimelineEventType},
@@ -62,11 +65,11 @@ impl Write<'_> {
             self.add_nodes(update.new_nodes);
             after = update.root;
         }
-        let generation = self.generation_of(&pdu)?;
+        let auth_depth = self.auth_depth_of(&pdu)?;
         let event = Event {
             room: self.room.sn,
             position,
-            pdu: Arc::new(Pdu { generation, ..pdu }),
+            pdu: Arc::new(Pdu { auth_depth, ..pdu }),
             rejected: verdict.rejected,
             soft_failed: verdict.soft_failed,
             waiting: false,
@@ -106,12 +109,12 @@ impl Write<'_> {
         Ok(event)
     }
 
-    fn generation_of(&self, pdu: &Pdu) -> Result<u64, Stop> {
+    fn auth_depth_of(&self, pdu: &Pdu) -> Result<u64, Stop> {
         let mut auth_events = Vec::with_capacity(pdu.auth_events.len());
         for id in &pdu.auth_events {
             auth_events.extend(self.event_by_id(id)?);
         }
-        Ok(Pdu::generation_after(auth_events.iter().map(|event| &*event.pdu)))
+        Ok(Pdu::auth_depth_after(auth_events.iter().map(|event| &*event.pdu)))
     }
 
     /// Makes the event a forward extremity in place of those before it, and answers the room's state then.
@@ -341,22 +344,17 @@ impl Write<'_> {
         let event = |position: Option<Position>| position.map(|position| self.event(position).map(|event| event.pdu.clone())).transpose();
         let Some(create) = event(found[0])? else { return Ok((0, 0)) };
         let malformed = |reason: String| Stop::Refused(Error::forbidden(reason));
-        let levels = Levels::new(create, event(found[1])?, &self.room.rules.authorization).map_err(malformed)?;
+        let levels = PowerLevels::new(create, event(found[1])?, &self.room.rules.authorization).map_err(malformed)?;
         Ok((levels.user(user).map_err(malformed)?, levels.redact().map_err(malformed)?))
     }
 
     /// The auth rules over the events that an event names (state-independent), with its reason when they fail.
     pub(super) fn check_by_auth_events(&self, pdu: &Pdu) -> Result<Result<(), String>, Stop> {
-        let missing = std::cell::RefCell::new(Vec::new());
         let fetch = |id: &EventId| match self.event_by_id(id) {
-            Ok(event) => event.map(|event| event.pdu.clone()),
-            Err(need) => {
-                missing.borrow_mut().push(need);
-                None
-            }
+            Ok(event) => Ok(event.map(|event| event.pdu.clone())),
+            Err(need) => Err(vec![need]),
         };
-        let verdict = ruma::state_res::check_state_independent_auth_rules(&self.room.rules.authorization, pdu, fetch);
-        unless_missing(missing.into_inner(), verdict)
+        verdict(auth::check_auth_events(&self.room.rules.authorization, pdu, fetch))
     }
 
     /// The auth rules in a state, with the reason when they fail.
@@ -366,31 +364,27 @@ impl Write<'_> {
 
     /// The auth rules in a state some of whose nodes exist only for this question.
     pub(super) fn check_in_nodes(&self, pdu: &Pdu, state: NodeId, more: &HashMap<NodeId, Rc<Node>>) -> Result<Result<(), String>, Stop> {
-        let missing = std::cell::RefCell::new(Vec::new());
+        let nodes = |id: NodeId| more.get(&id).cloned().or_else(|| self.node(id));
         let fetch = |kind: &StateEventType, state_key: &str| {
-            let nodes = |id: NodeId| more.get(&id).cloned().or_else(|| self.node(id));
             let found = state_tree::get(state, &[(kind.clone(), state_key.to_owned())], &nodes);
             match found.map(|found| found[0].map(|position| self.event(position))) {
-                Ok(None) => None,
-                Ok(Some(Ok(event))) => Some(event.pdu.clone()),
-                Ok(Some(Err(need))) => {
-                    missing.borrow_mut().push(need);
-                    None
-                }
-                Err(state_tree::Missing(ids)) => {
-                    missing.borrow_mut().extend(ids.into_iter().map(Need::Node));
-                    None
-                }
+                Ok(None) => Ok(None),
+                Ok(Some(Ok(event))) => Ok(Some(event.pdu.clone())),
+                Ok(Some(Err(need))) => Err(vec![need]),
+                Err(state_tree::Missing(ids)) => Err(ids.into_iter().map(Need::Node).collect()),
             }
         };
-        let verdict = ruma::state_res::check_state_dependent_auth_rules(&self.room.rules.authorization, pdu, fetch);
-        unless_missing(missing.into_inner(), verdict)
+        verdict(auth::check_in_state(&self.room.rules.authorization, pdu, fetch))
     }
 }
 
-/// A verdict counts only when nothing was missing: what a rule does not find it leaves out without saying so.
-fn unless_missing(missing: Vec<Need>, verdict: Result<(), String>) -> Result<Result<(), String>, Stop> {
-    if missing.is_empty() { Ok(verdict) } else { Err(Stop::Missing(missing)) }
+/// What the rules say, unless something has to be read first.
+fn verdict(asked: Result<(), AuthError<Vec<Need>>>) -> Result<Result<(), String>, Stop> {
+    match asked {
+        Ok(()) => Ok(Ok(())),
+        Err(AuthError::Forbidden(reason)) => Ok(Err(reason)),
+        Err(AuthError::Missing(needs)) => Err(Stop::Missing(needs.into_iter().flatten().collect())),
+    }
 }
 
 /// What a member event makes of its user.

@@ -7,11 +7,10 @@ use super::{
     write::{Stop, Write},
 };
 use crate::{error::Error, tables::Extremity};
-use ephapse_events::{MAX_PREV_EVENTS, Marked, NewPdu, Pdu, PduError, check_shape, max_depth};
+use ephapse_events::{JsonObject, MAX_PREV_EVENTS, NewPdu, Pdu, PduError, auth, max_depth};
 use ruma::{
     CanonicalJsonValue, MilliSecondsSinceUnixEpoch, OwnedDeviceId, OwnedEventId, OwnedUserId, UInt,
     events::{StateEventType, TimelineEventType},
-    state_res::auth_types_for_event,
 };
 use serde_json::value::RawValue;
 use std::rc::Rc;
@@ -29,7 +28,7 @@ pub struct Draft {
     /// Makes it a state event.
     pub state_key: Option<String>,
     /// The content.
-    pub content: Marked,
+    pub content: JsonObject,
     /// What an `m.room.redaction` redacts.
     pub redacts: Option<OwnedEventId>,
     /// The user of this server on whose word the sender may join a restricted room. Of member events the content never says so by itself.
@@ -40,13 +39,13 @@ pub struct Draft {
 
 impl Draft {
     /// A message-like event.
-    pub fn message(sender: OwnedUserId, event_type: TimelineEventType, content: impl Into<Marked>) -> Self {
+    pub fn message(sender: OwnedUserId, event_type: TimelineEventType, content: impl Into<JsonObject>) -> Self {
         let content = content.into();
         Self { sender, event_type, state_key: None, content, redacts: None, let_in_by: None, transaction: None }
     }
 
     /// A state event.
-    pub fn state(sender: OwnedUserId, event_type: StateEventType, state_key: impl Into<String>, content: impl Into<Marked>) -> Self {
+    pub fn state(sender: OwnedUserId, event_type: StateEventType, state_key: impl Into<String>, content: impl Into<JsonObject>) -> Self {
         Self { state_key: Some(state_key.into()), ..Self::message(sender, event_type.into(), content) }
     }
 
@@ -58,7 +57,7 @@ impl Draft {
     }
 
     /// The content as a client may give it: what this server vouches for is not the client's to say.
-    pub fn without_vouching(event_type: &TimelineEventType, mut content: Marked) -> Marked {
+    pub fn without_vouching(event_type: &TimelineEventType, mut content: JsonObject) -> JsonObject {
         if *event_type == TimelineEventType::RoomMember {
             content.remove(LET_IN_BY);
         }
@@ -108,7 +107,7 @@ impl Write<'_> {
         let create = self.state_get(before, &[(StateEventType::RoomCreate, String::new())])?.first().copied().flatten();
         let create = create.map(|position| self.event(position)).transpose()?;
         let create = create.ok_or_else(|| Error::Internal(format!("{} has no create event", self.room.id)))?;
-        Ok(check_shape(create.pdu.clone(), levels, &self.room.rules.authorization).map_err(Error::bad_json)?)
+        Ok(auth::check_power_levels(create.pdu.clone(), levels, &self.room.rules.authorization).map_err(Error::bad_json)?)
     }
 
     /// What a new event is built on: the newest extremities.
@@ -159,7 +158,7 @@ impl Write<'_> {
             TimelineEventType::RoomMember => serde_json::value::to_raw_value(&*draft.content).map_err(|error| Error::bad_json(error.to_string()))?,
             _ => RawValue::from_string("{}".to_owned()).expect("an empty object is JSON"),
         };
-        let keys = auth_types_for_event(&draft.event_type, &draft.sender, draft.state_key.as_deref(), &content, &self.room.rules.authorization)
+        let keys = auth::auth_events_of(&draft.event_type, &draft.sender, draft.state_key.as_deref(), &content, &self.room.rules.authorization)
             .map_err(Error::bad_json)?;
         Ok(self.state_get(before, &keys)?.into_iter().flatten().collect())
     }

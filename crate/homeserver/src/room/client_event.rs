@@ -8,7 +8,7 @@ use crate::{
     position::Position,
     tables::{MembershipKind, Session},
 };
-use ephapse_events::json::{DEEPEST, READERS_TAKE};
+use ephapse_events::json::{MAX_DEPTH, READERS_MAX_DEPTH};
 use ruma::{
     EventId, RoomId, UserId,
     events::{AnyStrippedStateEvent, TimelineEventType},
@@ -26,7 +26,7 @@ use std::{
 /// events, event, unsigned and redacted_because, with the answer itself. The same below a bundled thread, its latest event and that one's edit are nine more.
 const ANSWERS_ADD: usize = 9 + 9;
 
-const _: () = assert!(DEEPEST + ANSWERS_ADD <= READERS_TAKE);
+const _: () = assert!(MAX_DEPTH + ANSWERS_ADD <= READERS_MAX_DEPTH);
 
 #[derive(Serialize)]
 struct ClientEvent<'a> {

@@ -13,25 +13,9 @@ use crate::{
     homeserver::Homeserver,
     tables::{self, Room, UserSn},
 };
-use ephapse_events::{Marked, NewPdu, Pdu};
+use ephapse_events::{JsonObject, NewPdu, Pdu, ROOM_VERSIONS};
 use ruma::{MilliSecondsSinceUnixEpoch, OwnedRoomId, OwnedUserId, RoomVersionId, UInt, events::TimelineEventType};
 use std::{collections::HashMap, rc::Rc};
-
-/// The room versions that can be created here.
-pub const VERSIONS: [RoomVersionId; 12] = [
-    RoomVersionId::V1,
-    RoomVersionId::V2,
-    RoomVersionId::V3,
-    RoomVersionId::V4,
-    RoomVersionId::V5,
-    RoomVersionId::V6,
-    RoomVersionId::V7,
-    RoomVersionId::V8,
-    RoomVersionId::V9,
-    RoomVersionId::V10,
-    RoomVersionId::V11,
-    RoomVersionId::V12,
-];
 
 /// What a room begins with.
 pub struct NewRoom {
@@ -40,7 +24,7 @@ pub struct NewRoom {
     /// Its version.
     pub version: RoomVersionId,
     /// The content of its create event.
-    pub content: Marked,
+    pub content: JsonObject,
     /// Those whose memberships it begins with.
     pub users: HashMap<OwnedUserId, UserSn>,
     /// Those whom it invites.
@@ -65,7 +49,7 @@ impl Homeserver {
             let kind = ruma::api::error::ErrorKind::UnsupportedRoomVersion;
             Error::new(http::StatusCode::BAD_REQUEST, kind, format!("room version {version} is not known here"))
         };
-        let rules = Some(&version).filter(|version| VERSIONS.contains(version)).and_then(RoomVersionId::rules).ok_or_else(unsupported)?;
+        let rules = Some(&version).filter(|version| ROOM_VERSIONS.contains(version)).and_then(RoomVersionId::rules).ok_or_else(unsupported)?;
         let room_id = match rules.authorization.room_create_event_id_as_room_id {
             true => None,
             false => Some(self.random_room_id()),

@@ -48,7 +48,7 @@ impl Event {
         Ok(Self {
             room: room.sn,
             position,
-            pdu: Arc::new(Pdu { generation: record.generation, ..pdu }),
+            pdu: Arc::new(Pdu { auth_depth: record.generation, ..pdu }),
             rejected: record.rejected,
             soft_failed: record.withheld == Withheld::SoftFailed,
             waiting: record.withheld == Withheld::Waiting,
@@ -74,7 +74,7 @@ impl Event {
             transaction: self.transaction.clone(),
             replaces: self.replaces,
             redacted_by: self.redacted_by,
-            generation: self.pdu.generation,
+            generation: self.pdu.auth_depth,
         }
     }
 

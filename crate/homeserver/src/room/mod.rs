@@ -32,7 +32,7 @@ pub(crate) use self::{
 pub use self::{
     build::Draft,
     client_event::Format,
-    create::{NewRoom, VERSIONS},
+    create::NewRoom,
     event::Event,
     invitee::Invitee,
     related::{Related, RelatedBy, Wanted},

@@ -13,7 +13,7 @@ use crate::{
     position::Position,
     tables::{self, RoomHead, RoomSn},
 };
-use ephapse_events::{Levels, StateKey};
+use ephapse_events::{StateKey, auth::PowerLevels};
 use ruma::{EventId, RoomId, events::StateEventType};
 use std::{collections::HashMap, rc::Rc};
 
@@ -251,12 +251,12 @@ impl Homeserver {
     }
 
     /// The levels in a state of a room.
-    pub async fn levels<'a>(&self, room: &'a RoomInfo, state: NodeId) -> Result<Levels<'a>> {
+    pub async fn levels<'a>(&self, room: &'a RoomInfo, state: NodeId) -> Result<PowerLevels<'a>> {
         let create = self.state_event(room.sn, state, (StateEventType::RoomCreate, String::new())).await?;
         let create = create.ok_or_else(|| Error::Internal(format!("{} has no create event", room.id)))?;
         let levels = self.state_event(room.sn, state, (StateEventType::RoomPowerLevels, String::new())).await?;
         let levels = levels.map(|event| event.pdu.clone());
-        Levels::new(create.pdu.clone(), levels, &room.rules.authorization).map_err(Error::forbidden)
+        PowerLevels::new(create.pdu.clone(), levels, &room.rules.authorization).map_err(Error::forbidden)
     }
 
     /// Asks a question of the tree, again with more nodes as long as some are missing; each time it gets further down.

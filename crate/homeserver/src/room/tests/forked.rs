@@ -2,7 +2,7 @@
 
 use super::{
     super::{
-        Draft, Event, NodeId, RoomInfo, Stop, VERSIONS, Write,
+        Draft, Event, NodeId, RoomInfo, Stop, Write,
         state_tree::{Node, Part},
     },
     support::{TestServer, TestUser},
@@ -11,13 +11,12 @@ use crate::{
     position::Position,
     tables::{self, Room},
 };
-use ephapse_events::{NewPdu, Pdu, ReceivedPdu};
+use ephapse_events::{NewPdu, Pdu, ROOM_VERSIONS, ReceivedPdu, auth, public_keys, signing_key};
 use ephapse_store::Direction;
 use ruma::{
     CanonicalJsonObject, MilliSecondsSinceUnixEpoch, OwnedServerName, OwnedUserId, RoomVersionId, UInt,
     events::{StateEventType, TimelineEventType},
-    signatures::{Ed25519KeyPair, KeyPair},
-    state_res::auth_types_for_event,
+    signatures::Ed25519KeyPair,
 };
 use serde_json::{Value, json};
 use std::{
@@ -33,9 +32,7 @@ pub(super) struct Remote {
 
 impl Remote {
     pub(super) fn new(name: &str, seed: u8) -> Self {
-        use ed25519_dalek::pkcs8::EncodePrivateKey;
-        let der = ed25519_dalek::SigningKey::from_bytes(&[seed; 32]).to_pkcs8_der().expect("a key");
-        Self { name: name.try_into().expect("a name"), key: Ed25519KeyPair::from_der(der.as_bytes(), "a".to_owned()).expect("a key") }
+        Self { name: name.try_into().expect("a name"), key: signing_key(&[seed; 32], "a") }
     }
 
     pub(super) fn user(&self, localpart: &str) -> OwnedUserId {
@@ -94,7 +91,7 @@ impl Forked {
         let rules = &self.room.rules;
         let content = serde_json::value::to_raw_value(&*draft.content).expect("JSON");
         let keys =
-            auth_types_for_event(&draft.event_type, &draft.sender, draft.state_key.as_deref(), &content, &rules.authorization).expect("auth types");
+            auth::auth_events_of(&draft.event_type, &draft.sender, draft.state_key.as_deref(), &content, &rules.authorization).expect("auth types");
         let (hs, sn, state) = (self.server.hs.clone(), self.room.sn, parents[0].state_after);
         let auth_events = self.server.run(async move {
             let found = hs.state_get(sn, state, &keys).await.expect("a state");
@@ -117,12 +114,7 @@ impl Forked {
         let signed = new.sign(&self.remote.name, &self.remote.key, rules).expect("an event");
         // As it would come over the wire: parsed, its signature and hash verified.
         let received = ReceivedPdu::parse(&signed.json, rules).expect("an event");
-        let keys = BTreeMap::from([(
-            self.remote.name.to_string(),
-            BTreeMap::from([(format!("ed25519:{}", self.remote.key.version()), ruma::serde::Base64::new(self.remote.key.public_key().to_vec()))]),
-        )]);
-        assert_eq!(KeyPair::sign(&self.remote.key, b"x").algorithm(), ruma::SigningKeyAlgorithm::Ed25519);
-        received.verify(&keys.into_iter().collect(), rules).expect("a good signature")
+        received.verify(&public_keys(&self.remote.name, &self.remote.key), rules).expect("a good signature")
     }
 
     pub(super) fn message(&self, body: &str, parents: &[Rc<Event>]) -> Pdu {
@@ -174,7 +166,7 @@ impl Forked {
 }
 
 pub(super) fn versions() -> Vec<RoomVersionId> {
-    VERSIONS.to_vec()
+    ROOM_VERSIONS.to_vec()
 }
 
 pub(super) fn public_room(server: &TestServer, owner: &TestUser, version: &RoomVersionId) -> Rc<RoomInfo> {

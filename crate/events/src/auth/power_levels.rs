@@ -5,7 +5,6 @@ use ruma::{
     OwnedUserId, UserId,
     events::TimelineEventType,
     room_version_rules::AuthorizationRules,
-    state_res::Event,
     state_res::events::{RoomCreateEvent, RoomPowerLevelsEvent, RoomPowerLevelsIntField},
 };
 use std::{
@@ -24,19 +23,19 @@ const INT_FIELDS: [RoomPowerLevelsIntField; 7] = [
     RoomPowerLevelsIntField::Invite,
 ];
 
-/// What a room's create and power levels events say together.
-pub struct Levels<'a, E: Event = Arc<Pdu>> {
+/// What a room's create and power levels events say together: who has which level, and what takes which.
+pub struct PowerLevels<'a> {
     creators: HashSet<OwnedUserId>,
-    levels: Option<RoomPowerLevelsEvent<E>>,
+    levels: Option<RoomPowerLevelsEvent<Arc<Pdu>>>,
     rules: &'a AuthorizationRules,
 }
 
-impl<'a, E: Event> Levels<'a, E> {
+impl<'a> PowerLevels<'a> {
     /// Levels by the two events; a room without power levels gives its creator 100.
     ///
     /// # Errors
     /// Why the events cannot be read.
-    pub fn new(create: E, levels: Option<E>, rules: &'a AuthorizationRules) -> Result<Self, String> {
+    pub fn new(create: Arc<Pdu>, levels: Option<Arc<Pdu>>, rules: &'a AuthorizationRules) -> Result<Self, String> {
         let creators = RoomCreateEvent::new(create).creators(rules)?;
         Ok(Self { creators, levels: levels.map(RoomPowerLevelsEvent::new), rules })
     }
@@ -85,11 +84,11 @@ impl<'a, E: Event> Levels<'a, E> {
     }
 }
 
-/// Whether `m.room.power_levels` can be read at all: levels are integers, and `users` has users of whom none is a creator since v12.
+/// Checks that an `m.room.power_levels` event can be read at all: levels are integers, and `users` has users of whom none is a creator since v12.
 ///
 /// # Errors
 /// What cannot be read.
-pub fn check_shape(create: Arc<Pdu>, levels: &Pdu, rules: &AuthorizationRules) -> Result<(), String> {
+pub fn check_power_levels(create: Arc<Pdu>, levels: &Pdu, rules: &AuthorizationRules) -> Result<(), String> {
     let levels = RoomPowerLevelsEvent::new(Arc::new(levels.clone()));
     for field in INT_FIELDS {
         levels.get_as_int(field, rules)?;

@@ -1,0 +1,84 @@
+//! The resolution of states that are in memory as a whole, for those who have them so: tools and tests.
+
+use super::{Changes, Known, Missing, Unresolved, resolve};
+use crate::{Pdu, StateKey};
+use ruma::{OwnedEventId, room_version_rules::RoomVersionRules, state_res::StateMap};
+use std::{
+    collections::{BTreeSet, HashMap},
+    sync::Arc,
+};
+
+/// What each state holds of the places in which any two of them differ: what [`resolve`] is given.
+pub fn conflicts(states: &[StateMap<OwnedEventId>]) -> Vec<StateMap<OwnedEventId>> {
+    let keys: BTreeSet<&StateKey> = states.iter().flat_map(HashMap::keys).collect();
+    let differs = |key: &&StateKey| states.iter().any(|state| state.get(*key) != states[0].get(*key));
+    let keys: Vec<&StateKey> = keys.into_iter().filter(differs).collect();
+    let held = |state: &StateMap<OwnedEventId>| keys.iter().filter_map(|key| Some(((*key).clone(), state.get(*key)?.clone()))).collect();
+    states.iter().map(held).collect()
+}
+
+/// Resolves whole states of a room whose events are all in memory, those that were rejected too.
+///
+/// # Errors
+/// [`Unresolved::Missing`] names events that are in a state or an auth chain, but not in `events`. [`Unresolved::Failed`]
+pub fn resolve_in_memory(
+    rules: &RoomVersionRules,
+    states: &[StateMap<OwnedEventId>],
+    events: &HashMap<OwnedEventId, Arc<Pdu>>,
+) -> Result<StateMap<OwnedEventId>, Unresolved> {
+    let Some(first) = states.first() else { return Ok(StateMap::new()) };
+    let conflicts = conflicts(states);
+    let citing = citing(events);
+    let mut known = Known::default();
+    loop {
+        match resolve(rules, &conflicts, &known) {
+            Ok(changes) => return Ok(changed(first, changes)),
+            Err(Unresolved::Missing(missing)) => load(missing, first, events, &citing, &mut known)?,
+            Err(Unresolved::Unfinished) => {}
+            Err(failed @ Unresolved::Failed(_)) => return Err(failed),
+        }
+    }
+}
+
+/// A state with what a resolution changes in it.
+fn changed(state: &StateMap<OwnedEventId>, changes: Changes) -> StateMap<OwnedEventId> {
+    let mut changed = state.clone();
+    for (key, id) in changes {
+        match id {
+            Some(id) => changed.insert(key, id),
+            None => changed.remove(&key),
+        };
+    }
+    changed
+}
+
+/// The accepted state events that name an event in their `auth_events`, by that event.
+fn citing(events: &HashMap<OwnedEventId, Arc<Pdu>>) -> HashMap<&OwnedEventId, Vec<OwnedEventId>> {
+    let mut citing: HashMap<&OwnedEventId, Vec<OwnedEventId>> = HashMap::new();
+    for event in events.values().filter(|event| event.state_key.is_some() && !event.rejected) {
+        for cited in &event.auth_events {
+            citing.entry(cited).or_default().push(event.event_id.clone());
+        }
+    }
+    citing
+}
+
+fn load(
+    missing: Missing,
+    state: &StateMap<OwnedEventId>,
+    events: &HashMap<OwnedEventId, Arc<Pdu>>,
+    citing: &HashMap<&OwnedEventId, Vec<OwnedEventId>>,
+    known: &mut Known,
+) -> Result<(), Unresolved> {
+    let absent: BTreeSet<OwnedEventId> = missing.events.iter().filter(|id| !events.contains_key(*id)).cloned().collect();
+    if !absent.is_empty() {
+        return Err(Unresolved::Missing(Missing { events: absent, ..Missing::default() }));
+    }
+    known.events.extend(missing.events.into_iter().map(|id| (id.clone(), events[&id].clone())));
+    known.unconflicted.extend(missing.unconflicted.into_iter().map(|key| (key.clone(), state.get(&key).cloned())));
+    for id in missing.citing.into_keys() {
+        let all = citing.get(&id).cloned().unwrap_or_default();
+        known.add_citing(id, all, true);
+    }
+    Ok(())
+}
