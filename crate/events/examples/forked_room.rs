@@ -1,8 +1,10 @@
-//! A room that two servers changed at the same time, and what its state becomes: `cargo run -p ephapse-events --example forked_room`.
+//! A room that two servers changed at the same time, and what its state becomes: `cargo run -p
+//! ephapse-events --example forked_room`.
 //!
-//! Alice's server bans Bob and changes the topic. Bob's server has not heard of that yet: he sets a topic, and calls the room by a name. Each server signs its
-//! events, and each reads the other's as they come over the wire. Then both resolve the two states, and print for each place that was in conflict which event
-//! holds it from then on, and why the others do not.
+//! Alice's server bans Bob and changes the topic. Bob's server has not heard of that yet: he sets a
+//! topic, and calls the room by a name. Each server signs its events, and each reads the other's as
+//! they come over the wire. Then both resolve the two states, and print for each place that was in
+//! conflict which event holds it from then on, and why the others do not.
 
 use ephapse_events::{
     EventReference, JsonObject, NewPdu, Pdu, ReceivedPdu, StateKey, auth, public_keys,
@@ -32,7 +34,8 @@ struct Room {
 }
 
 impl Room {
-    /// Sends a state event after one that is here: selects what authorizes it, signs it, and takes it in as another server does.
+    /// Sends a state event after one that is here: selects what authorizes it, signs it, and takes
+    /// it in as another server does.
     fn send(&mut self, after: Option<&OwnedEventId>, sender: &str, event_type: &str, state_key: &str, content: Value) -> Result<OwnedEventId> {
         let sender: OwnedUserId = sender.try_into()?;
         let content = serde_json::value::to_raw_value(&content)?;
@@ -60,7 +63,8 @@ impl Room {
         self.receive(&signed.json, before)
     }
 
-    /// The checks on receipt of a PDU (server-server-api.md), as far as they need no more than the state before it.
+    /// The checks on receipt of a PDU (server-server-api.md), as far as they need no more than the
+    /// state before it.
     fn receive(&mut self, json: &[u8], before: StateMap<OwnedEventId>) -> Result<OwnedEventId> {
         let received = ReceivedPdu::parse(json, &self.rules)?;
         let mut keys = BTreeMap::new();

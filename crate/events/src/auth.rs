@@ -1,11 +1,14 @@
-//! The authorization rules (rooms/v1.md to v12.md "Authorization rules", server-server-api.md "Auth events selection").
+//! The authorization rules (rooms/v1.md to v12.md "Authorization rules", server-server-api.md "Auth
+//! events selection").
 //!
-//! A server asks them three times of a received event (server-server-api.md "Checks performed on receipt of a PDU"): by the events that it names, in the state
-//! before it, and in the state as it is now; and of its own events before it sends them.
+//! A server asks them three times of a received event (server-server-api.md "Checks performed on
+//! receipt of a PDU"): by the events that it names, in the state before it, and in the state as it
+//! is now; and of its own events before it sends them.
 //!
-//! The rules are ruma's. They look at few places of the state, and which ones depends on what they find: so they are given a function that fetches an event.
-//! Where an event has to be loaded first, the function says so instead, with whatever its owner needs to load it; the question then ends with
-//! [`AuthError::Missing`] and is asked again.
+//! The rules are ruma's. They look at few places of the state, and which ones depends on what they
+//! find: so they are given a function that fetches an event. Where an event has to be loaded first,
+//! the function says so instead, with whatever its owner needs to load it; the question then ends
+//! with [`AuthError::Missing`] and is asked again.
 
 mod power_levels;
 
@@ -32,7 +35,8 @@ pub enum AuthError<M> {
     Missing(Vec<M>),
 }
 
-/// The places of the state whose events a new event names in its `auth_events`. Places that nobody holds are left out of it.
+/// The places of the state whose events a new event names in its `auth_events`. Places that nobody
+/// holds are left out of it.
 ///
 /// Of the content only that of member events is looked at.
 ///
@@ -48,7 +52,8 @@ pub fn auth_events_of(
     auth_types_for_event(event_type, sender, state_key, content, rules)
 }
 
-/// Asks the rules that need no state: whether the events that `event` names are those that it must name, and are accepted ones of its room.
+/// Asks the rules that need no state: whether the events that `event` names are those that it must
+/// name, and are accepted ones of its room.
 ///
 /// `fetch` gives an event of the room by its id, or `None` if there is no such event.
 ///
@@ -87,7 +92,8 @@ fn found<M>(fetched: Result<Option<Arc<Pdu>>, M>, missing: &RefCell<Vec<M>>) -> 
     })
 }
 
-/// A verdict counts only when nothing was missing: what a rule does not find it leaves out without saying so.
+/// A verdict counts only when nothing was missing: what a rule does not find it leaves out without
+/// saying so.
 fn unless_missing<M>(missing: Vec<M>, verdict: Result<(), String>) -> Result<(), AuthError<M>> {
     if missing.is_empty() { verdict.map_err(AuthError::Forbidden) } else { Err(AuthError::Missing(missing)) }
 }

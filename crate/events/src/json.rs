@@ -1,7 +1,8 @@
 //! Limits of JSON beyond its grammar, so that every later reader takes what was taken in.
 //!
 //! An event is kept as it came, and answered inside of other JSON. Its readers have limits:
-//! - serde_json, with which servers and clients in Rust read, goes [`READERS_MAX_DEPTH`] levels deep;
+//! - serde_json, with which servers and clients in Rust read, goes [`READERS_MAX_DEPTH`] levels
+//!   deep;
 //! - Python takes integers of [`MAX_DIGITS`] digits;
 //! - nobody takes a float that is infinite, or half of a surrogate pair.
 //!

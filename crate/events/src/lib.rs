@@ -1,19 +1,24 @@
-//! Matrix events as servers exchange them: formats by room version, event ids, content and reference hashes, signatures, redaction, authorization rules and
-//! state resolution, for room versions 1 to 12.
+//! Matrix events as servers exchange them, in room versions 1 to 12: formats, event ids, content and
+//! reference hashes, signatures, redaction, authorization rules and state resolution.
 //!
-//! All of it is plain functions of events and state. Nothing here reads a store, knows the time, waits, or speaks HTTP: what a function needs it is given, or
-//! asks for through a closure; what is not at hand it names, and is called again. Ids, event types and the [rules of room versions](RoomVersionRules) are
-//! ruma's, and so are the authorization rules themselves; canonical JSON, ids, hashes and signatures are written in one pass over an event, and states are
-//! resolved by what their conflict touches, not by the size of the room.
+//! All of it is plain functions of events and state. Nothing here reads a store, knows the time,
+//! waits, or speaks HTTP. What a function needs it is given, or asks for through a closure. What is
+//! not at hand it names, and is called again.
 //!
-//! | The specification says | Here |
+//! Ids, event types, the rules of room versions (`ruma::RoomVersionId::rules`) and the authorization
+//! rules are ruma's. Written here are canonical JSON, hashes, signatures and ids, in one pass over an
+//! event, and a state resolution whose work follows the conflict and not the size of the room.
+//!
+//! | The specification | Here |
 //! |---|---|
-//! | An event is written: hashes, signature, id (server-server-api, "Signing Events"; rooms/v1 to v12, "Event format") | [`NewPdu::sign`] |
-//! | Checks on receipt of a PDU, 1 to 3: format and sizes, signatures, content hash | [`ReceivedPdu::parse`], [`ReceivedPdu::verify`] |
-//! | Checks 4 to 6: the authorization rules, by the events that it names and in a state | [`auth::check_auth_events`], [`auth::check_in_state`] |
+//! | Signing events, event format | [`NewPdu::sign`] |
+//! | Checks on receipt of a PDU, 1: format and sizes | [`ReceivedPdu::parse`] |
+//! | 2 and 3: signatures and content hash | [`ReceivedPdu::verify`] |
+//! | 4: the authorization rules, by the events that it names | [`auth::check_auth_events`] |
+//! | 4 to 6: the authorization rules in a state | [`auth::check_in_state`] |
 //! | Auth events selection | [`auth::auth_events_of`] |
 //! | Redactions | [`Pdu::redacted`] |
-//! | State resolution, v1, v2 and v2.1 | [`resolve::resolve`], [`resolve::resolve_in_memory`] |
+//! | State resolution | [`resolve::resolve`], [`resolve::resolve_in_memory`] |
 //!
 //! # A room is made, and another server checks its first event
 //!
@@ -52,11 +57,13 @@
 //! # }
 //! ```
 //!
-//! `examples/forked_room.rs` goes on to a room that two servers change at the same time, and to what its state becomes.
+//! `examples/forked_room.rs` goes on to a room that two servers change at the same time, and to what
+//! its state becomes.
 //!
 //! # Features
 //!
-//! `test-rooms`: rooms in memory (`model`) and the authorization rules as scenarios (`scenarios`), for tests of this crate and of those that use it.
+//! `test-rooms`: rooms in memory (`model`) and the authorization rules as scenarios (`scenarios`),
+//! for tests of this crate and of those that use it.
 
 pub mod auth;
 pub mod json;
@@ -77,8 +84,6 @@ pub use self::{
 };
 
 use ruma::RoomVersionId;
-#[cfg(doc)]
-use ruma::room_version_rules::RoomVersionRules;
 
 /// The room versions whose events this crate writes, checks and resolves.
 pub const ROOM_VERSIONS: [RoomVersionId; 12] = [

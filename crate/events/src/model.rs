@@ -1,5 +1,5 @@
-//! A room in memory, for tests: several servers' users, events wherever one likes in the graph, and the spec's algorithms a second time in their plain and
-//! expensive form.
+//! A room in memory, for tests: several servers' users, events wherever one likes in the graph, and
+//! the spec's algorithms a second time in their plain and expensive form.
 
 #![allow(clippy::unwrap_used, missing_docs)]
 
@@ -126,7 +126,8 @@ impl Model {
         room
     }
 
-    /// Power levels that give alice 100 (since v12 she has more than any as the creator) and others what is said.
+    /// Power levels that give alice 100 (since v12 she has more than any as the creator) and others
+    /// what is said.
     pub fn power_levels(&self, others: &[(&str, i64)]) -> Value {
         let mut users: BTreeMap<OwnedUserId, i64> = others.iter().map(|(name, level)| (user(name), *level)).collect();
         if !self.rules.authorization.explicitly_privilege_room_creators {
@@ -286,7 +287,8 @@ impl Model {
         content["membership"].as_str().unwrap().to_owned()
     }
 
-    /// Resolves as a server does: what differs, what else is asked for bit by bit, then the changes.
+    /// Resolves as a server does: what differs, what else is asked for bit by bit, then the
+    /// changes.
     fn resolve(&self, states: &[Rc<State>]) -> State {
         let conflicting = conflicting(states);
         let changes = self.with_known(&states[0], |known| resolve::resolve(&self.rules, &conflicting, known));
@@ -318,7 +320,8 @@ impl Model {
         answer
     }
 
-    /// The auth difference without conflicted events, and the conflicted state subgraph, as a server walks them and as the spec defines them.
+    /// The auth difference without conflicted events, and the conflicted state subgraph, as a
+    /// server walks them and as the spec defines them.
     #[cfg(test)]
     pub fn walked_and_defined(&self, events: &[OwnedEventId]) -> [(BTreeSet<OwnedEventId>, BTreeSet<OwnedEventId>); 2] {
         let states = self.states_after(events);
@@ -349,7 +352,8 @@ impl Model {
         }
     }
 
-    /// The same resolution over whole states and whole auth chains, as the spec words it. For v2 and later.
+    /// The same resolution over whole states and whole auth chains, as the spec words it. For v2
+    /// and later.
     pub fn resolve_in_full(&self, events: &[OwnedEventId]) -> State {
         let StateResolutionVersion::V2(v2) = &self.rules.state_res else { panic!("v1 has one form only") };
         let states: Vec<StateMap<OwnedEventId>> = events.iter().map(|id| State::clone(&self.after[id]).into_iter().collect()).collect();
@@ -385,7 +389,8 @@ impl Model {
         conflicted.into_iter().chain(between).collect()
     }
 
-    /// Whether `state` is consistent with the rules' idea of who is who: the create event is there, and once only.
+    /// Whether `state` is consistent with the rules' idea of who is who: the create event is there,
+    /// and once only.
     pub fn has_create(&self, state: &State) -> bool {
         state.contains_key(&(StateEventType::RoomCreate, String::new()))
     }

@@ -33,7 +33,8 @@ use serde_json::value::RawValue;
 use sha2::{Digest, Sha256};
 use std::{collections::BTreeSet, fmt};
 
-/// The largest PDU in bytes of canonical JSON, signatures included (client-server-api "Size limits").
+/// The largest PDU in bytes of canonical JSON, signatures included (client-server-api "Size
+/// limits").
 pub const MAX_PDU_BYTES: usize = 65_536;
 /// The longest `sender`, `room_id`, `type`, `state_key` and `event_id`, in bytes.
 pub const MAX_ID_BYTES: usize = 255;
@@ -121,8 +122,9 @@ pub struct Pdu {
     pub redacts: Option<OwnedEventId>,
     /// Whether it failed an auth check on receipt. Not in the JSON: stored beside it.
     pub rejected: bool,
-    /// One more than the greatest of its auth events, 0 without any: an order that every server computes alike and none can lie about.
-    /// Not in the JSON: whoever stores the event computes it ([`Pdu::auth_depth_after`]) and stores it beside.
+    /// One more than the greatest of its auth events, 0 without any: an order that every server
+    /// computes alike and none can lie about. Not in the JSON: whoever stores the event computes it
+    /// ([`Pdu::auth_depth_after`]) and stores it beside.
     pub auth_depth: u64,
     /// The whole as canonical JSON.
     pub json: Bytes,
@@ -140,7 +142,8 @@ impl Pdu {
     /// The content as an object.
     ///
     /// # Errors
-    /// The content is not what the room version allows; it has not come through [`ReceivedPdu::parse`] then.
+    /// The content is not what the room version allows; it has not come through
+    /// [`ReceivedPdu::parse`] then.
     pub fn content_object(&self, rules: &RoomVersionRules) -> serde_json::Result<JsonObject> {
         JsonObject::read(self.content.get(), rules.authorization.strict_canonical_json)
     }

@@ -1,11 +1,14 @@
-//! State resolution: what states of a room that differ become (rooms/v1.md, v2.md, v12.md "State resolution").
+//! State resolution: what states of a room that differ become (rooms/v1.md, v2.md, v12.md "State
+//! resolution").
 //!
-//! v2 and v2.1 are in `v2`, given only what the conflict touches: the entries in which the states differ, the auth difference (`auth_chain`), and those entries
-//! of the rest that the rules read. What comes out is what the full computation gives, which tests have from ruma. v1 is in `v1`. The rules are ruma's, asked
-//! a few at a time (`judgements`).
+//! v2 and v2.1 are in `v2`, given only what the conflict touches: the entries in which the states
+//! differ, the auth difference (`auth_chain`), and those entries of the rest that the rules read.
+//! What comes out is what the full computation gives, which tests have from ruma. v1 is in `v1`.
+//! The rules are ruma's, asked a few at a time (`judgements`).
 //!
-//! Nothing here reads a store: what is not [`Known`] is reported as [`Missing`], and the question is asked again. Each round goes on where the last one
-//! stopped: rounds grow with the depth of the conflict, so a caller bounds what it loads rather than the rounds.
+//! Nothing here reads a store: what is not [`Known`] is reported as [`Missing`], and the question
+//! is asked again. Each round goes on where the last one stopped: rounds grow with the depth of the
+//! conflict, so a caller bounds what it loads rather than the rounds.
 
 mod auth_chain;
 mod in_memory;
@@ -34,7 +37,8 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 /// The most states that are resolved at once: more than a room keeps extremities.
 pub const MAX_STATES: usize = 128;
 
-/// What resolving changes: for each place in which the states differ, and any other that changes, the event that holds it from now on.
+/// What resolving changes: for each place in which the states differ, and any other that changes,
+/// the event that holds it from now on.
 pub type Changes = BTreeMap<StateKey, Option<OwnedEventId>>;
 
 /// Why there is no answer.
@@ -51,7 +55,8 @@ pub enum Unresolved {
     Failed(String),
 }
 
-/// Resolves states of a room. Of each state, `states` has what it holds of the places in which any two of them differ (`state_tree::conflicts`), and no other.
+/// Resolves states of a room. Of each state, `states` has what it holds of the places in which any
+/// two of them differ (`state_tree::conflicts`), and no other.
 pub fn resolve(rules: &RoomVersionRules, states: &[StateMap<OwnedEventId>], known: &Known) -> Result<Changes, Unresolved> {
     if states.len() > MAX_STATES {
         return Err(Unresolved::Failed(format!("{} states at once", states.len())));
@@ -64,7 +69,8 @@ pub fn resolve(rules: &RoomVersionRules, states: &[StateMap<OwnedEventId>], know
     }
 }
 
-/// How far a resolution has come. What is found is kept, so that a deep conflict, which takes many rounds, is walked once.
+/// How far a resolution has come. What is found is kept, so that a deep conflict, which takes many
+/// rounds, is walked once.
 #[derive(Default)]
 struct Progress {
     conflicted: BTreeSet<OwnedEventId>,
@@ -135,7 +141,8 @@ fn gather_sets(
     }
 }
 
-/// The entries outside the conflict that the algorithm reads: where the events stand, and what allows them.
+/// The entries outside the conflict that the algorithm reads: where the events stand, and what
+/// allows them.
 fn unconflicted_read(
     full: &[&Pdu],
     states: &[StateMap<OwnedEventId>],

@@ -1,6 +1,7 @@
-//! The authorization rules as scenarios, one line each, in every room version (rooms/v1.md to v12.md "Authorization rules"): `case` says in which versions
-//! the event is allowed, and it must be rejected in all others. Who judges is given: the rules themselves in this crate's tests, and whoever takes events in
-//! by them in its own.
+//! The authorization rules as scenarios, one line each, in every room version (rooms/v1.md to
+//! v12.md "Authorization rules"): `case` says in which versions the event is allowed, and it must
+//! be rejected in all others. Who judges is given: the rules themselves in this crate's tests, and
+//! whoever takes events in by them in its own.
 
 #![allow(clippy::unwrap_used)]
 
@@ -117,7 +118,8 @@ pub fn create(judge: Judge<'_>) {
         |_| {},
         |room| room.next(Draft::state("alice", "m.room.create", "", json!({ "creator": user("alice") }))),
     );
-    // Of another server than the room's id names; since v12 it names none, and this is the create event of another room.
+    // Of another server than the room's id names; since v12 it names none, and this is the create
+    // event of another room.
     case(
         judge,
         12..=12,
@@ -190,7 +192,8 @@ pub fn auth_events(judge: Judge<'_>) {
     );
 }
 
-/// Checks 4 and 5 on receipt of a PDU: by the auth events that it names, and by the state before it.
+/// Checks 4 and 5 on receipt of a PDU: by the auth events that it names, and by the state before
+/// it.
 pub fn what_an_event_names_and_what_is_so(judge: Judge<'_>) {
     let by_levels = |nth: usize| {
         move |room: &Model| {
@@ -616,7 +619,8 @@ mod tests {
         }
     }
 
-    /// Where a room has no power levels, setting state was said to take 0: any member could delete an alias that somebody else had made.
+    /// Where a room has no power levels, setting state was said to take 0: any member could delete
+    /// an alias that somebody else had made.
     #[test]
     fn levels_without_power_levels() {
         for version in versions() {

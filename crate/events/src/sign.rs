@@ -1,8 +1,8 @@
-//! Writes a local event: canonical JSON, content hash, signature, event id
-//! (server-server-api.md "Adding hashes and signatures to outgoing events").
+//! Writes a local event: canonical JSON, content hash, signature, event id (server-server-api.md
+//! "Adding hashes and signatures to outgoing events").
 //!
-//! Each field is written once, in the order of canonical JSON; what is hashed, signed and stored are
-//! runs of the same pieces. A message is never parsed again on its way to disk.
+//! Each field is written once, in the order of canonical JSON; what is hashed, signed and stored
+//! are runs of the same pieces. A message is never parsed again on its way to disk.
 
 use crate::pdu::{
     EventReference, JsonObject, MAX_AUTH_EVENTS, MAX_ID_BYTES, MAX_PDU_BYTES, MAX_PREV_EVENTS, Pdu, PduError, as_read, check, hash_of,
@@ -27,7 +27,8 @@ pub fn signing_key(seed: &[u8; 32], version: &str) -> Ed25519KeyPair {
     Ed25519KeyPair::from_der(der.as_bytes(), version.to_owned()).expect("every seed is a key")
 }
 
-/// What [`ReceivedPdu::verify`](crate::ReceivedPdu::verify) needs to know of a server with this key.
+/// What [`ReceivedPdu::verify`](crate::ReceivedPdu::verify) needs to know of a server with this
+/// key.
 pub fn public_keys(server: &ServerName, key: &Ed25519KeyPair) -> PublicKeyMap {
     let public_key = Base64::new(key.public_key().to_vec());
     [(server.to_string(), [(format!("ed25519:{}", key.version()), public_key)].into())].into()
@@ -56,7 +57,8 @@ pub struct NewPdu {
     pub origin_server_ts: MilliSecondsSinceUnixEpoch,
     /// The event that an `m.room.redaction` redacts.
     pub redacts: Option<OwnedEventId>,
-    /// The localpart of the id in room versions 1 and 2: anything unique on this server. Unused since.
+    /// The localpart of the id in room versions 1 and 2: anything unique on this server. Unused
+    /// since.
     pub event_localpart: String,
 }
 

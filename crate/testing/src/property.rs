@@ -9,8 +9,8 @@ use std::{
     hash::{BuildHasher, RandomState},
 };
 
-/// Runs `check` on what `strategy` draws and fails with the smallest case that it finds against it. `SEED` repeats a run; `PROPTEST_CASES` runs so many
-/// cases instead of `cases`.
+/// Runs `check` on what `strategy` draws and fails with the smallest case that it finds against it.
+/// `SEED` repeats a run; `PROPTEST_CASES` runs so many cases instead of `cases`.
 pub fn holds<S: Strategy>(cases: u32, strategy: &S, check: impl Fn(S::Value) -> TestCaseResult) {
     let seed = env::var("SEED").map_or_else(|_| RandomState::new().hash_one(0) >> 11, |seed| seed.parse().expect("SEED is a number"));
     println!("SEED={seed}");

@@ -23,7 +23,8 @@ const INT_FIELDS: [RoomPowerLevelsIntField; 7] = [
     RoomPowerLevelsIntField::Invite,
 ];
 
-/// What a room's create and power levels events say together: who has which level, and what takes which.
+/// What a room's create and power levels events say together: who has which level, and what takes
+/// which.
 pub struct PowerLevels<'a> {
     creators: HashSet<OwnedUserId>,
     levels: Option<RoomPowerLevelsEvent<Arc<Pdu>>>,
@@ -60,7 +61,8 @@ impl<'a> PowerLevels<'a> {
     pub fn event(&self, event_type: &TimelineEventType, state_key: Option<&str>) -> Result<i64, String> {
         match &self.levels {
             Some(levels) => levels.event_power_level(event_type, state_key, self.rules).map(i64::from),
-            // "If [...] there is no m.room.power_levels event, the state_default is 50", and "the events_default is 0".
+            // "If [...] there is no m.room.power_levels event, the state_default is 50", and "the
+            // events_default is 0".
             None if state_key.is_some() => self.field(RoomPowerLevelsIntField::StateDefault),
             None => self.field(RoomPowerLevelsIntField::EventsDefault),
         }
@@ -84,7 +86,8 @@ impl<'a> PowerLevels<'a> {
     }
 }
 
-/// Checks that an `m.room.power_levels` event can be read at all: levels are integers, and `users` has users of whom none is a creator since v12.
+/// Checks that an `m.room.power_levels` event can be read at all: levels are integers, and `users`
+/// has users of whom none is a creator since v12.
 ///
 /// # Errors
 /// What cannot be read.

@@ -1,4 +1,5 @@
-//! The sizes and types that a PDU must have to be looked at (rooms/v1.md to v12.md "Event format", client-server-api "Size limits"): step 1 of the checks.
+//! The sizes and types that a PDU must have to be looked at (rooms/v1.md to v12.md "Event format",
+//! client-server-api "Size limits"): step 1 of the checks.
 
 use super::{MAX_AUTH_EVENTS, MAX_ID_BYTES, MAX_PDU_BYTES, MAX_PREV_EVENTS, PduError, max_depth, numbers};
 use ruma::{

@@ -1,9 +1,11 @@
-//! Numbers that are not canonical JSON. Up to room version 5 events may hold floats and large integers (rooms/v1.md "Canonical JSON"), which canonical JSON
-//! types cannot: they are carried as marked strings, and written as Python writes them.
+//! Numbers that are not canonical JSON. Up to room version 5 events may hold floats and large
+//! integers (rooms/v1.md "Canonical JSON"), which canonical JSON types cannot: they are carried as
+//! marked strings, and written as Python writes them.
 //!
-//! Nothing says how such numbers are written for hashes and signatures. Synapse reads every event, its own and received ones, and encodes it again: what is
-//! hashed is what Python's `json` makes of it (`1e3` becomes `1000.0`, `-0` becomes `0`). A server that signs `1e3` as it stands is not understood by
-//! Synapse, and so not here; what Synapse sends is in this form already.
+//! Nothing says how such numbers are written for hashes and signatures. Synapse reads every event,
+//! its own and received ones, and encodes it again: what is hashed is what Python's `json` makes of
+//! it (`1e3` becomes `1000.0`, `-0` becomes `0`). A server that signs `1e3` as it stands is not
+//! understood by Synapse, and so not here; what Synapse sends is in this form already.
 //!
 //! The mark is U+0000 at the start of a string. A string that begins so by itself gets one more.
 
@@ -84,7 +86,8 @@ impl DerefMut for JsonObject {
     }
 }
 
-/// The JSON with each number that is not canonical as a marked string; borrowed if there is none. What is no number is left for the parser to refuse.
+/// The JSON with each number that is not canonical as a marked string; borrowed if there is none.
+/// What is no number is left for the parser to refuse.
 fn mark(json: &str) -> Result<Cow<'_, str>, Unreadable> {
     let tokens = || Tokens::of(json.as_bytes());
     let is_odd = |number: &str| !is_canonical(number) && is_number(number);
@@ -184,10 +187,12 @@ fn as_python(number: &str) -> Result<Cow<'_, str>, Unreadable> {
     Ok(Cow::Owned(repr(number.parse().map_err(|_| Unreadable)?)))
 }
 
-/// Python's `repr(float)`: the shortest digits that read back as the same, with an exponent below 1e-4 and from 1e16 on.
+/// Python's `repr(float)`: the shortest digits that read back as the same, with an exponent below
+/// 1e-4 and from 1e16 on.
 fn repr(value: f64) -> String {
     let mut scientific = format!("{value:e}");
-    // Where two are as close, Rust takes the larger one and Python the even one: so does Rust where the number of digits is given.
+    // Where two are as close, Rust takes the larger one and Python the even one: so does Rust where
+    // the number of digits is given.
     let decimals = scientific.bytes().take_while(|byte| *byte != b'e').filter(u8::is_ascii_digit).count().saturating_sub(1);
     let even = format!("{value:.decimals$e}");
     if even.parse() == Ok(value) {
@@ -224,8 +229,9 @@ mod tests {
         JsonObject::read(json, false).expect("readable").to_json().expect("JSON")
     }
 
-    /// What Python's `json` module makes of numbers: each line is a number and what `json.dumps(json.loads(number), allow_nan=False)` gives, nothing where
-    /// that raises an error. `python_numbers.py` beside it writes it.
+    /// What Python's `json` module makes of numbers: each line is a number and what
+    /// `json.dumps(json.loads(number), allow_nan=False)` gives, nothing where that raises an error.
+    /// `python_numbers.py` beside it writes it.
     const PYTHON: &str = include_str!("python_numbers.txt");
 
     #[test]

@@ -1,5 +1,5 @@
-//! What this server signs, another verifies, in every room version; what is malformed or forged does not
-//! pass; a changed content leaves the redacted event.
+//! What this server signs, another verifies, in every room version; what is malformed or forged
+//! does not pass; a changed content leaves the redacted event.
 
 #![allow(clippy::unwrap_used)]
 
@@ -236,7 +236,8 @@ fn what_has_not_the_format_is_refused() {
     }
 }
 
-/// An event of a server that writes numbers as it likes, signed over what it wrote, which is what everybody hashes only where it is what Python writes.
+/// An event of a server that writes numbers as it likes, signed over what it wrote, which is what
+/// everybody hashes only where it is what Python writes.
 fn with_odd_numbers(rules: &RoomVersionRules, event_type: &str, content: &str) -> String {
     let key = key();
     let mut new = new_pdu(event_type, json!({ "odd": "here" }), rules);
@@ -289,7 +290,8 @@ fn up_to_v5_numbers_are_kept_as_python_writes_them() {
     }
 }
 
-/// Up to v5 a depth goes up to 2^63 - 1, and one past 2^53 was refused: the whole room behind it could not be received.
+/// Up to v5 a depth goes up to 2^63 - 1, and one past 2^53 was refused: the whole room behind it
+/// could not be received.
 #[test]
 fn up_to_v5_an_event_may_be_deeper_than_canonical_json_can_say() {
     let key = key();
@@ -388,7 +390,8 @@ fn damaged_events_are_refused_or_read_alike_ever_after() {
     }
 }
 
-/// Synapse reads the event and encodes it again before it hashes: what is signed here is what that gives.
+/// Synapse reads the event and encodes it again before it hashes: what is signed here is what that
+/// gives.
 #[test]
 fn up_to_v5_own_events_with_odd_numbers_verify_elsewhere() {
     let key = key();

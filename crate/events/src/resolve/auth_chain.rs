@@ -1,8 +1,11 @@
-//! The auth difference and the conflicted state subgraph, without walking what all states have in common (rooms/v2.md, v12.md "Definitions").
+//! The auth difference and the conflicted state subgraph, without walking what all states have in
+//! common (rooms/v2.md, v12.md "Definitions").
 //!
-//! Auth chains are walked from the conflicting entries down, the greatest auth depth first, and end where every event left is in all of them. An event
-//! also belongs to all of them when an entry in which the states agree has it in its auth chain. There may be as many such entries as the room has members,
-//! so that is asked from below: which events cite this one, and does one of those, or one above it, hold an unconflicted place?
+//! Auth chains are walked from the conflicting entries down, the greatest auth depth first, and end
+//! where every event left is in all of them. An event also belongs to all of them when an entry in
+//! which the states agree has it in its auth chain. There may be as many such entries as the room
+//! has members, so that is asked from below: which events cite this one, and does one of those, or
+//! one above it, hold an unconflicted place?
 
 use super::known::{Gather, Waiting};
 use crate::Pdu;
@@ -22,7 +25,8 @@ pub(super) fn auth_depth(event: &Pdu) -> Option<u64> {
     (event.auth_depth > 0 || event.auth_events.is_empty()).then_some(event.auth_depth)
 }
 
-/// The events that are in the auth chain of some states but not of all; of conflicted events, all that were met.
+/// The events that are in the auth chain of some states but not of all; of conflicted events, all
+/// that were met.
 pub(super) fn auth_difference(
     walks: &mut Walks,
     states: &[StateMap<OwnedEventId>],
@@ -115,7 +119,8 @@ impl Descent {
         }
     }
 
-    /// The pending event of the greatest auth depth, until all that are pending are common to all states.
+    /// The pending event of the greatest auth depth, until all that are pending are common to all
+    /// states.
     fn next<'k>(&mut self, gather: &Gather<'k>) -> Result<Option<&'k Pdu>, Waiting> {
         if self.partial == 0 && self.may_stop {
             return Ok(None);
@@ -210,7 +215,8 @@ impl<'k> Ascent<'_, 'k> {
         (self.gather.missing_count() == 0).then_some(false)
     }
 
-    /// Whether one of those that cite `event` is such an entry; else the way goes on above them, if they are at hand.
+    /// Whether one of those that cite `event` is such an entry; else the way goes on above them, if
+    /// they are at hand.
     fn is_below_unconflicted(&self, event: &'k EventId, path: &mut Vec<Step<'k>>) -> bool {
         let missing_before = self.gather.missing_count();
         let citing = self.gather.citing(event);
@@ -231,7 +237,8 @@ impl<'k> Ascent<'_, 'k> {
     }
 }
 
-/// Since v12: all events on paths along `auth_events` from one conflicted event to another, these included.
+/// Since v12: all events on paths along `auth_events` from one conflicted event to another, these
+/// included.
 pub(super) fn conflicted_subgraph(
     walks: &mut Walks,
     conflicted: &BTreeSet<OwnedEventId>,

@@ -1,4 +1,5 @@
-//! The resolution of states that are in memory as a whole, for those who have them so: tools and tests.
+//! The resolution of states that are in memory as a whole, for those who have them so: tools and
+//! tests.
 
 use super::{Changes, Known, Missing, Unresolved, resolve};
 use crate::{Pdu, StateKey};
@@ -20,7 +21,8 @@ pub fn conflicts(states: &[StateMap<OwnedEventId>]) -> Vec<StateMap<OwnedEventId
 /// Resolves whole states of a room whose events are all in memory, those that were rejected too.
 ///
 /// # Errors
-/// [`Unresolved::Missing`] names events that are in a state or an auth chain, but not in `events`. [`Unresolved::Failed`]
+/// [`Unresolved::Missing`] names events that are in a state or an auth chain, but not in `events`.
+/// [`Unresolved::Failed`]
 pub fn resolve_in_memory(
     rules: &RoomVersionRules,
     states: &[StateMap<OwnedEventId>],

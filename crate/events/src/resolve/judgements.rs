@@ -1,7 +1,9 @@
-//! What a resolution asks the rules. Each answer takes parsing what other servers wrote, power levels of 60 KB among it, and a conflict may have thousands of
-//! events: so there are as many answers at a time as others can wait for.
+//! What a resolution asks the rules. Each answer takes parsing what other servers wrote, power
+//! levels of 60 KB among it, and a conflict may have thousands of events: so there are as many
+//! answers at a time as others can wait for.
 //!
-//! A resolution that is begun anew with the same events known asks the same in the same order: what was answered is not asked again.
+//! A resolution that is begun anew with the same events known asks the same in the same order: what
+//! was answered is not asked again.
 
 use super::Unresolved;
 

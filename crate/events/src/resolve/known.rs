@@ -46,7 +46,8 @@ pub struct Missing {
     pub events: BTreeSet<OwnedEventId>,
     /// Places in which the states agree.
     pub unconflicted: BTreeSet<StateKey>,
-    /// The next page of those that cite an event, behind this many that are known. Pages may grow with that number.
+    /// The next page of those that cite an event, behind this many that are known. Pages may grow
+    /// with that number.
     pub citing: BTreeMap<OwnedEventId, usize>,
 }
 
@@ -95,7 +96,8 @@ impl<'a> Gather<'a> {
         found?.as_ref()
     }
 
-    /// The events known to cite `id`; all of them if [`Gather::want_more_citing`] has nothing to ask.
+    /// The events known to cite `id`; all of them if [`Gather::want_more_citing`] has nothing to
+    /// ask.
     pub(super) fn citing(&self, id: &EventId) -> &'a [OwnedEventId] {
         self.known.citing.get(id).map_or(&[], |citing| &citing.events)
     }

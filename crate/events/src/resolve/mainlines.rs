@@ -1,5 +1,6 @@
-//! The mainline ordering follows power levels events back to the room's first. Where the mainlines of all events of a conflict have met, what lies
-//! further back changes no order: the event where they meet is taken as if nothing came before it.
+//! The mainline ordering follows power levels events back to the room's first. Where the mainlines
+//! of all events of a conflict have met, what lies further back changes no order: the event where
+//! they meet is taken as if nothing came before it.
 
 use super::known::{Gather, Waiting};
 use crate::Pdu;

@@ -1,5 +1,5 @@
-//! Forks, small and large: the reduced resolution gives what the full one gives, in whatever order events arrived; bans and power levels hold; the work follows
-//! the conflict.
+//! Forks, small and large: the reduced resolution gives what the full one gives, in whatever order
+//! events arrived; bans and power levels hold; the work follows the conflict.
 
 #![allow(clippy::unwrap_used)]
 
@@ -116,7 +116,8 @@ fn picked(room: &Model, pick: &[Index]) -> Vec<OwnedEventId> {
     pick.iter().map(|at| at.get(room.events()).event_id.clone()).collect()
 }
 
-// Each case signs and resolves a few hundred times: few for each room version by default, as many as `PROPTEST_CASES` says.
+// Each case signs and resolves a few hundred times: few for each room version by default, as many
+// as `PROPTEST_CASES` says.
 
 #[test]
 fn the_reduced_resolution_is_the_full_one() {
@@ -251,8 +252,9 @@ fn two_changes_of_the_power_levels_on_two_forks_leave_one() {
     }
 }
 
-/// The mainline ordering puts what stands on older power levels first, whatever its time says. What the forks have in common of the power levels' history is
-/// cut off before ruma sees it, and must not be cut too early.
+/// The mainline ordering puts what stands on older power levels first, whatever its time says. What
+/// the forks have in common of the power levels' history is cut off before ruma sees it, and must
+/// not be cut too early.
 #[test]
 fn what_stands_on_newer_power_levels_wins() {
     for version in versions().filter(|version| *version > 1) {
@@ -273,7 +275,8 @@ fn what_stands_on_newer_power_levels_wins() {
         let with_new = note(&new, &tip, &mut room);
         let ends = [with_old, with_new];
         assert_eq!(*room.state_after(&ends), room.resolve_in_full(&ends));
-        // v2.1 starts from an empty state: power levels that nobody disputes are no mainline there, and time decides.
+        // v2.1 starts from an empty state: power levels that nobody disputes are no mainline there,
+        // and time decides.
         let expected = if version == 12 { old } else { new };
         assert_eq!(room.holder(&ends, "m.room.topic", ""), Some(expected), "version {version}");
     }

@@ -1,5 +1,6 @@
-//! State resolution of room version 1 (rooms/v1.md "State resolution"). Where the spec is silent this follows what servers do: places of one kind are
-//! resolved each against the same state, and among other events the last in order stands when the rules allow none.
+//! State resolution of room version 1 (rooms/v1.md "State resolution"). Where the spec is silent
+//! this follows what servers do: places of one kind are resolved each against the same state, and
+//! among other events the last in order stands when the rules allow none.
 
 use super::{Changes, Unresolved, auth_keys, judgements::Judgements, known::Gather};
 use crate::{Pdu, StateKey, auth::in_state};
@@ -115,7 +116,8 @@ impl Rules<'_, '_> {
     }
 }
 
-/// Each event in order takes the place if the one before it allows it; the first that may not ends this.
+/// Each event in order takes the place if the one before it allows it; the first that may not ends
+/// this.
 fn last_allowed<'k>(key: &StateKey, events: &[&'k Arc<Pdu>], mut rules: Rules<'_, 'k>) -> Result<&'k Arc<Pdu>, Unresolved> {
     let mut winner = events[0];
     for event in &events[1..] {

@@ -1,4 +1,5 @@
-//! State resolution since room version 2 (rooms/v2.md, v12.md "State resolution"), from the full conflicted set on.
+//! State resolution since room version 2 (rooms/v2.md, v12.md "State resolution"), from the full
+//! conflicted set on.
 
 use super::{Unresolved, judgements::Judgements, known::Gather, mainlines::is_power_levels};
 use crate::{
@@ -119,8 +120,9 @@ impl<'k> Resolution<'_, 'k> {
             let bytes = event.content.get().len();
             let keys = auth_types_for_event(&event.event_type, &event.sender, event.state_key.as_deref(), &event.content, rules);
             let Ok(keys) = keys else { return Ok((false, bytes)) };
-            // "If a (event_type, state_key) key that is required for checking the authorization rules is not present in the state, then the appropriate state
-            // event from the event's auth_events is used if the auth event is not rejected."
+            // "If a (event_type, state_key) key that is required for checking the authorization
+            // rules is not present in the state, then the appropriate state event from the event's
+            // auth_events is used if the auth event is not rejected."
             let mut read: HashMap<StateKey, &Arc<Pdu>> = HashMap::new();
             let named = event.auth_events.iter().filter_map(|id| gather.shared(id)).filter(|event| !event.rejected);
             read.extend(named.filter_map(|event| Some((event.key()?, event))));
@@ -176,8 +178,8 @@ impl<'k> Resolution<'_, 'k> {
     }
 }
 
-/// "A state event with type m.room.power_levels or m.room.join_rules, or a state event with type m.room.member where the membership is leave or ban and the
-/// sender does not match the state_key."
+/// "A state event with type m.room.power_levels or m.room.join_rules, or a state event with type
+/// m.room.member where the membership is leave or ban and the sender does not match the state_key."
 fn is_power_event(event: &Pdu) -> bool {
     match event.event_type {
         TimelineEventType::RoomPowerLevels | TimelineEventType::RoomJoinRules | TimelineEventType::RoomCreate => {

@@ -82,7 +82,8 @@ fn power_levels_follow_each_other_as_long_as_each_allows_the_next() {
     let second = change(&mut room, 1, "alice", 30);
     let third = change(&mut room, 2, "alice", 20);
     assert_eq!(room.holder(&[third.clone(), first.clone(), second.clone()], "m.room.power_levels", ""), Some(third));
-    // Bob, to whom the first leaves less than it takes to change levels, stops the row before the third.
+    // Bob, to whom the first leaves less than it takes to change levels, stops the row before the
+    // third.
     let (mut room, end) = self::room();
     let lowered = levels(&room, "alice", 1);
     let lowered = send(&mut room, &end, 0, lowered);
