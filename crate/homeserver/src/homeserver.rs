@@ -14,28 +14,19 @@ use crate::{
     request_log::RequestLog,
     room::Rooms,
     router::{Entrance, LARGEST_OF_STRANGERS, Once, Router},
-    stream::{Ground, Stream, StreamStatus, Streams},
+    stream::{Stream, StreamStatus, Streams},
     sync::Syncing,
-    tables::{self, Change, FORMAT},
+    tables::{self, FORMAT},
+    transaction::{Writer, Writes, write_at_opening},
     users::Users,
 };
 use async_lock::MutexGuardArc;
 use bytes::Bytes;
-use ephapse_store::{Batch, LocalBoxFuture, Store, StoreError};
-use futures_util::{
-    FutureExt, TryFutureExt,
-    future::{Shared, poll_fn},
-    try_join,
-};
+use ephapse_store::{Reader, Store, StoreError};
+use futures_util::{FutureExt, TryFutureExt, future::poll_fn, try_join};
 use http::{HeaderValue, Method, Request, Response, StatusCode, header};
 use ruma::{ServerName, api::error::ErrorKind};
-use std::{
-    cell::{Cell, RefCell},
-    future::Future,
-    panic::AssertUnwindSafe,
-    pin::pin,
-    rc::Rc,
-};
+use std::{cell::Cell, future::Future, panic::AssertUnwindSafe, pin::pin, rc::Rc};
 
 /// How often what is outdated is cleared away, in ms.
 const CLEARED_EVERY: u64 = 60 * 60 * 1000;
@@ -49,7 +40,8 @@ static STREAMS: &[&Stream] = &[&TO_DEVICE];
 
 /// A Matrix homeserver.
 pub struct Homeserver {
-    store: Rc<dyn Store>,
+    reader: Reader,
+    pub(crate) writer: Writer,
     pub(crate) host: Rc<dyn Host>,
     pub(crate) config: Config,
     pub(crate) identity: Identity,
@@ -64,63 +56,11 @@ pub struct Homeserver {
     pub(crate) sync: Syncing,
     pub(crate) uploads: Uploads,
     router: Router,
-    /// What the request writes that is running now.
-    writes: RefCell<Option<Rc<Writes>>>,
     /// The generation that the caches belong to.
     generation: Cell<u64>,
     panics: Cell<u64>,
     /// When outdated answers are cleared away next, in ms.
     cleared_next: Cell<u64>,
-}
-
-/// A batch that reads see from now on.
-pub(crate) struct Submitted(Written);
-
-type Written = Shared<LocalBoxFuture<'static, Result<(), StoreError>>>;
-
-/// What one request has handed in to be written.
-#[derive(Default)]
-struct Writes {
-    last: RefCell<Option<Written>>,
-    /// Why one before the last was lost, or one was refused.
-    lost: RefCell<Option<StoreError>>,
-}
-
-impl Writes {
-    fn add(&self, written: Written) {
-        let before = self.last.replace(Some(written));
-        // One that still waits takes along what is behind it when it fails.
-        if let Some(Err(error)) = before.and_then(Written::now_or_never) {
-            self.lost.borrow_mut().get_or_insert(error);
-        }
-    }
-
-    fn refused(&self, error: &StoreError) {
-        // Else somebody else's failed.
-        if *error != StoreError::RolledBack {
-            self.lost.borrow_mut().get_or_insert(error.clone());
-        }
-    }
-
-    fn are_none(&self) -> bool {
-        self.last.borrow().is_none() && self.lost.borrow().is_none()
-    }
-
-    /// Ends when all of it is durable, or says why it will never be.
-    async fn durable(&self) -> Result<(), StoreError> {
-        match (self.lost.take(), self.last.take()) {
-            (Some(error), _) => Err(error),
-            (None, Some(last)) => last.await,
-            (None, None) => Ok(()),
-        }
-    }
-}
-
-impl Submitted {
-    /// Ends when the batch is on disk, or says why it will never be.
-    pub(crate) async fn durable(self) -> Result<(), StoreError> {
-        self.0.await
-    }
 }
 
 /// Why a server does not open.
@@ -169,29 +109,27 @@ fn reads_only(method: &Method) -> bool {
 impl Homeserver {
     /// Opens the server that lives in `store`, or makes one there.
     pub async fn open(store: Rc<dyn Store>, host: Rc<dyn Host>, config: Config) -> Result<Rc<Self>, OpenError> {
-        match tables::STORED_FORMAT.get(&*store, &()).await? {
+        let reader = Reader::new(store.clone());
+        match tables::STORED_FORMAT.get(&reader, &()).await? {
             Some(found) if found > FORMAT => return Err(StoreError::NewerFormat { found, supported: FORMAT }.into()),
             Some(_) => {}
-            None => {
-                let mut batch = Batch::new();
-                tables::STORED_FORMAT.put(&mut batch, &(), &FORMAT);
-                store.commit(batch).await?;
-            }
+            None => write_at_opening(&*store, |tx| tables::STORED_FORMAT.put(tx, &(), &FORMAT)).await?,
         }
         // Side by side: after a cold start each of them waits for a page or two.
         let (identity, newest, listed_after, newest_user, newest_room, streams) = try_join!(
-            Identity::open(&*store, &*host, config.server_name.as_deref()).err_into(),
-            tables::NEWEST_POSITION.get(&*store, &()).err_into(),
-            tables::LISTED_AFTER.get(&*store, &()).err_into(),
-            Users::newest_stored(&*store).err_into(),
-            Rooms::newest_stored(&*store).err_into(),
-            Streams::open(&*store, STREAMS).err_into::<OpenError>(),
+            Identity::open(&store, &*host, config.server_name.as_deref()).err_into(),
+            tables::NEWEST_POSITION.get(&reader, &()).err_into(),
+            tables::LISTED_AFTER.get(&reader, &()).err_into(),
+            Users::newest_stored(&reader).err_into(),
+            Rooms::newest_stored(&reader).err_into(),
+            Streams::open(&reader, STREAMS).err_into::<OpenError>(),
         )?;
         let (newest, listed_after) = (newest.unwrap_or_default(), listed_after.unwrap_or_default());
         let (users, rooms) = (Users::new(newest_user), Rooms::new(newest_room));
         let hs = Rc::new(Self {
-            generation: Cell::new(store.generation()),
-            store,
+            generation: Cell::new(reader.generation()),
+            reader,
+            writer: Writer::new(store),
             host,
             config,
             identity,
@@ -206,7 +144,6 @@ impl Homeserver {
             sync: Syncing::new(listed_after),
             uploads: Uploads::default(),
             router: Router::new(),
-            writes: RefCell::default(),
             panics: Cell::new(0),
             cleared_next: Cell::new(0),
         });
@@ -313,7 +250,7 @@ impl Homeserver {
         let reads_only = reads_only(request.method());
         let answer = self.run(endpoint.handle(self.clone(), request, log), &Rc::new(Writes::default()), log).await;
         // What takes a body waits for its writes itself, and looks again at what it stands on when the body is there, which may take long.
-        self.durable_since(if reads_only { begun } else { self.store.generation() }).await?;
+        self.durable_since(if reads_only { begun } else { self.reader.generation() }).await?;
         answer
     }
 
@@ -325,7 +262,7 @@ impl Homeserver {
         for attempt in 1.. {
             let generation = self.fresh_generation();
             if !self.positions.newest_is_known() {
-                self.positions.found_newest(tables::NEWEST_POSITION.get(&*self.store, &()).await?.unwrap_or_default());
+                self.positions.found_newest(tables::NEWEST_POSITION.get(&self.reader, &()).await?.unwrap_or_default());
             }
             let writes = Rc::new(Writes::default());
             let answer = self.run(self.router.handle(self.clone(), request.clone(), log), &writes, log).await;
@@ -346,9 +283,9 @@ impl Homeserver {
     /// Ends when everything submitted so far is durable; fails when something was lost that could be read since `generation`. What is submitted while this
     /// waits may fail: nobody has seen it.
     async fn durable_since(&self, generation: u64) -> Result<(), StoreError> {
-        let durable = self.store.barrier();
+        let durable = self.writer.barrier();
         // What failed before leaves nothing for the barrier to wait for.
-        if self.store.generation() != generation {
+        if self.reader.generation() != generation {
             return Err(StoreError::RolledBack);
         }
         durable.await.map_err(|error| match error {
@@ -368,9 +305,9 @@ impl Homeserver {
         let mut handling = pin!(AssertUnwindSafe(handling).catch_unwind());
         let handled = poll_fn(|context| {
             // There is one thread: what is handed in while this is polled is the request's own.
-            self.writes.replace(Some(writes.clone()));
+            self.writer.count_for(Some(writes.clone()));
             let polled = log.during(|| handling.as_mut().poll(context));
-            self.writes.take();
+            self.writer.count_for(None);
             polled
         });
         match handled.await {
@@ -378,9 +315,9 @@ impl Homeserver {
             Err(_) => {
                 self.panics.set(self.panics.get() + 1);
                 self.forget_memory();
-                self.streams.reload(&*self.store).await?;
+                self.streams.reload(&self.reader).await?;
                 // Its batch may have been taken before it panicked, and nobody was told.
-                self.positions.found_newest(tables::NEWEST_POSITION.get(&*self.store, &()).await?.unwrap_or_default());
+                self.positions.found_newest(tables::NEWEST_POSITION.get(&self.reader, &()).await?.unwrap_or_default());
                 self.notify.wake_all();
                 Err(Error::Internal("a handler panicked; its request was answered 500".to_owned()))
             }
@@ -390,8 +327,8 @@ impl Homeserver {
     /// The generation that a request or a task begins in. When a write failed since the last one began, whatever memory holds of it goes first; without
     /// an await, so that nobody begins in the new generation with the memory of the old one.
     pub(crate) fn fresh_generation(&self) -> u64 {
-        if self.generation.get() != self.store.generation() {
-            self.generation.set(self.store.generation());
+        if self.generation.get() != self.reader.generation() {
+            self.generation.set(self.reader.generation());
             self.positions.forget_newest();
             self.forget_memory();
         }
@@ -407,37 +344,7 @@ impl Homeserver {
 
     /// Whether what was read or written since `generation` may be kept in memory.
     pub(crate) fn may_keep(&self, generation: u64) -> bool {
-        self.store.generation() == generation
-    }
-
-    /// The one way to the disk: hands in `batch` with the changes that it makes visible, and wakes who waits for them. No await may lie between taking
-    /// the changes' positions and this call. Whoever only answers a request need not wait for [`Submitted::durable`], since no answer leaves before.
-    ///
-    /// # Errors
-    /// The batch was refused at once, as by a full store: nothing of it became visible, and whoever wanted it must not answer as if it had been done.
-    pub(crate) fn submit(&self, mut batch: Batch, changes: Vec<(Position, Change)>) -> Result<Submitted, StoreError> {
-        if let Some((newest, _)) = changes.last() {
-            tables::NEWEST_POSITION.put(&mut batch, &(), newest);
-        }
-        for (position, change) in &changes {
-            tables::CHANGES.put(&mut batch, position, change);
-        }
-        let written = self.store.commit(batch).shared();
-        let refused = written.clone().now_or_never().and_then(Result::err);
-        self.streams.submitted(refused.is_none());
-        let writes = self.writes.borrow();
-        if let Some(error) = refused {
-            writes.iter().for_each(|writes| writes.refused(&error));
-            return Err(error);
-        }
-        writes.iter().for_each(|writes| writes.add(written.clone()));
-        if let Some((newest, _)) = changes.last() {
-            self.positions.became_visible(*newest);
-        }
-        let changes: Vec<Change> = changes.into_iter().map(|(_, change)| change).collect();
-        self.sync.changed(&changes);
-        self.notify.changed(&changes);
-        Ok(Submitted(written))
+        self.reader.generation() == generation
     }
 
     /// Whether long polls may wait for something to happen; `false` also answers those that wait. For a host that is about to hand over to another.
@@ -448,12 +355,12 @@ impl Homeserver {
     /// Answers every held sync, holds none from now on, and ends when everything is durable and the database released.
     pub async fn shutdown(&self) -> Result<(), StoreError> {
         self.notify.close();
-        self.store.close().await
+        self.writer.close().await
     }
 
     /// What the owner of the node can see of it.
     pub fn status(&self) -> Status {
-        let stats = self.store.stats();
+        let stats = self.reader.stats();
         Status {
             server_name: self.server_name().to_string(),
             position: self.positions.newest().0,
@@ -495,8 +402,9 @@ impl Homeserver {
         self.router.listed()
     }
 
-    pub(crate) fn store(&self) -> &dyn Store {
-        &*self.store
+    /// What is stored, to be read. What is written is written by a [`Homeserver::transaction`].
+    pub(crate) fn store(&self) -> &Reader {
+        &self.reader
     }
 
     /// Waits for a lock.
@@ -532,15 +440,5 @@ impl Homeserver {
         let mut bytes = vec![0; length];
         self.host.random(&mut bytes);
         bytes.iter().map(|byte| char::from(LETTERS[usize::from(byte & 63)])).collect()
-    }
-}
-
-impl Ground for Homeserver {
-    fn store(&self) -> &dyn Store {
-        &*self.store
-    }
-
-    fn submit(&self, batch: Batch) -> Result<LocalBoxFuture<'static, Result<(), StoreError>>, StoreError> {
-        Ok(self.submit(batch, Vec::new())?.0.boxed_local())
     }
 }

@@ -5,11 +5,12 @@
 use crate::{
     host::Host,
     tables::{self, StoredIdentity},
+    transaction::write_at_opening,
 };
 use ephapse_events::signing_key;
-use ephapse_store::{Batch, Store, StoreError};
+use ephapse_store::{Reader, Store, StoreError};
 use ruma::{OwnedServerName, ServerName, signatures::Ed25519KeyPair};
-use std::cell::OnceCell;
+use std::{cell::OnceCell, rc::Rc};
 
 /// CIDv1, libp2p-key, identity multihash of 36 bytes, then the protobuf `{type: ed25519, data: 32 bytes}`.
 const CID_PREFIX: [u8; 8] = [0x01, 0x72, 0x00, 0x24, 0x08, 0x01, 0x12, 0x20];
@@ -45,11 +46,11 @@ pub struct Identity {
 
 impl Identity {
     /// Reads the node's identity, or makes one on the first start (durable when this returns).
-    pub async fn open(store: &dyn Store, host: &dyn Host, asked: Option<&ServerName>) -> Result<Self, IdentityError> {
-        let stored = match tables::IDENTITY.get(store, &()).await? {
+    pub async fn open(store: &Rc<dyn Store>, host: &dyn Host, asked: Option<&ServerName>) -> Result<Self, IdentityError> {
+        let stored = match tables::IDENTITY.get(&Reader::new(store.clone()), &()).await? {
             Some(stored) => stored,
             // Apart, since only the first start needs it.
-            None => Box::pin(Self::create(store, host, asked)).await?,
+            None => Box::pin(Self::create(&**store, host, asked)).await?,
         };
         if let Some(asked) = asked
             && stored.server_name != asked
@@ -74,9 +75,7 @@ impl Identity {
             None => name_of_key(&ed25519_dalek::SigningKey::from_bytes(&seed).verifying_key()),
         };
         let stored = StoredIdentity { seed, server_name, instance: u32::from_be_bytes(instance) };
-        let mut batch = Batch::new();
-        tables::IDENTITY.put(&mut batch, &(), &stored);
-        store.commit(batch).await?;
+        write_at_opening(store, |tx| tables::IDENTITY.put(tx, &(), &stored)).await?;
         Ok(stored)
     }
 

@@ -29,6 +29,7 @@ mod push;
 pub mod room;
 pub mod stream;
 mod sync;
+mod transaction;
 mod turns;
 mod users;
 
@@ -41,3 +42,4 @@ pub use host::Host;
 pub use http::{Request, Response};
 pub use position::Position;
 pub use router::Entrance;
+pub use transaction::{Submitted, Tx};

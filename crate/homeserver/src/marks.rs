@@ -31,8 +31,8 @@ impl Mark {
         self.any.get() != Some(false)
     }
 
-    /// Takes note of a batch that was submitted and says of a user that it is true, or not any more.
-    pub(crate) fn submitted(&self, user: UserSn, is: bool) {
+    /// It is true of a user from now on, or not any more; for the transaction that writes it.
+    pub(crate) fn set(&self, user: UserSn, is: bool) {
         if is {
             self.any.set(Some(true));
         }

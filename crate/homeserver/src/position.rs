@@ -43,13 +43,7 @@ impl Positions {
         Self { given: Cell::new(newest.0), newest: Cell::new(Some(newest.0)) }
     }
 
-    /// The next position; none is given twice. No await may lie between this and the submission of the batch that uses it.
-    pub fn next(&self) -> Position {
-        self.given.set(self.given.get() + 1);
-        self.given()
-    }
-
-    /// Gives every position up to and including `last`, for a batch that uses some of them. No await may lie between this and the batch's submission.
+    /// Gives every position up to and including `last`: to a transaction, which uses some of them. None is given twice.
     pub fn give_up_to(&self, last: Position) {
         debug_assert!(last > self.given(), "positions are given once");
         self.given.set(last.0);

@@ -80,7 +80,7 @@ pub struct RawRequest {
     pub origin: Option<(Scheme, Authority)>,
     /// The body.
     pub body: Bytes,
-    /// The store's generation when the request came: batches that stand on its reads carry it.
+    /// The store's generation when the request came: what is written for it stands on its reads.
     pub generation: u64,
 }
 

@@ -7,8 +7,9 @@ use crate::{
     homeserver::Homeserver,
     marks::Mark,
     tables::{self, UserSn},
+    transaction::Tx,
 };
-use ephapse_store::Batch;
+use ephapse_store::{Reader, StoreError};
 use ruma::{OwnedUserId, UserId};
 use std::cell::{Cell, RefCell};
 
@@ -38,7 +39,7 @@ impl Users {
     }
 
     /// The newest number that is stored.
-    pub(crate) async fn newest_stored(store: &dyn ephapse_store::Store) -> Result<UserSn, ephapse_store::StoreError> {
+    pub(crate) async fn newest_stored(store: &Reader) -> Result<UserSn, StoreError> {
         Ok(tables::USERS.last_key(store, &()).await?.unwrap_or(0))
     }
 
@@ -48,6 +49,12 @@ impl Users {
         self.by_sn.borrow_mut().clear();
         self.erased.forget_all();
         self.guests.forget_all();
+    }
+
+    /// A number for a new user, to be written with this transaction; none is given twice.
+    fn next(&self, _: &mut Tx) -> UserSn {
+        self.newest.set(self.newest.get() + 1);
+        self.newest.get()
     }
 
     /// A session says who its user is: nothing has to be read for that.
@@ -93,22 +100,23 @@ impl Homeserver {
 
     /// The number of a user, given now if the user was not known. The number is written before whatever its receiver writes with it.
     pub async fn intern_user(&self, id: &UserId) -> Result<UserSn> {
+        let generation = self.store().generation();
         if let Some(sn) = self.find_user(id).await? {
             return Ok(sn);
         }
-        // Nothing awaits between the look-up below and the commit, so a user gets one number.
-        if let Some(sn) = self.users.by_id.borrow_mut().get(id) {
-            return Ok(sn);
-        }
-        let sn = self.users.newest.get() + 1;
-        self.users.newest.set(sn);
-        let mut batch = Batch::new();
-        tables::USER_SNS.put(&mut batch, &id.to_owned(), &sn);
-        tables::USERS.put(&mut batch, &sn, &id.to_owned());
+        let numbered = self.transaction(generation, |tx| {
+            // Somebody else may have given it while this read.
+            if let Some(sn) = self.users.by_id.borrow_mut().get(id) {
+                return Ok(sn);
+            }
+            let (sn, id) = (self.users.next(tx), id.to_owned());
+            tables::USER_SNS.put(tx, &id, &sn);
+            tables::USERS.put(tx, &sn, &id);
+            tx.then(move |hs| hs.users.remember(&id, sn));
+            Ok::<_, StoreError>(sn)
+        });
         // Batches are written in order: what uses the number comes after it, and fails with it.
-        self.submit(batch, Vec::new())?;
-        self.users.remember(id, sn);
-        Ok(sn)
+        Ok(numbered?.visible())
     }
 
     /// The id behind a number.

@@ -39,6 +39,7 @@ mod log_structured;
 mod merge;
 #[cfg(not(target_arch = "wasm32"))]
 mod native;
+mod reader;
 
 pub use batch::{Batch, Op};
 pub use bytes::Bytes;
@@ -49,6 +50,7 @@ pub use indexed_db::{IndexedDbStore, Options as IndexedDbOptions};
 pub use memory::MemoryStore;
 #[cfg(not(target_arch = "wasm32"))]
 pub use native::{RedbOptions, RedbStore, panic_is_caught};
+pub use reader::Reader;
 
 use std::{future::Future, ops::Range, path::PathBuf, pin::Pin};
 

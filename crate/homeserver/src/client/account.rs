@@ -10,9 +10,10 @@ use crate::{
     locks::LockKey,
     room::{Draft, Stop},
     router::UserCall,
+    sync::forget_presence,
     tables::{self, Membership, MembershipKind, RoomSn},
 };
-use ephapse_store::{Batch, Direction};
+use ephapse_store::{Direction, StoreError};
 use ruma::{
     CanonicalJsonValue,
     api::client::account::{ThirdPartyIdRemovalStatus, change_password::v3 as change_password, deactivate::v3 as deactivate, whoami::v3 as whoami},
@@ -37,11 +38,18 @@ pub async fn change_password(call: UserCall, Confirmed(request): Confirmed<chang
     let mut account =
         tables::ACCOUNTS.get(hs.store(), &session.user).await?.filter(|account| !account.deactivated).ok_or_else(Error::unknown_token)?;
     account.password = Some(hash);
-    let mut batch = Batch::since(call.raw.generation);
-    tables::ACCOUNTS.put(&mut batch, &session.user, &account);
-    let change = if request.logout_devices { Some(hs.device_list_change(session.user).await?) } else { None };
-    let others = request.logout_devices && devices::forget(hs, session, |device| *device != session.device, &mut batch).await?;
-    hs.submit(batch, change.filter(|_| others).map(|change| (hs.positions.next(), change)).into_iter().collect())?;
+    let others = match request.logout_devices {
+        true => Some(devices::departing(hs, session, |device| *device != session.device).await?),
+        false => None,
+    };
+    let changed = hs.transaction(call.raw.generation, |tx| {
+        tables::ACCOUNTS.put(tx, &session.user, &account);
+        if let Some(others) = others {
+            others.forget(tx);
+        }
+        Ok::<_, StoreError>(())
+    });
+    changed?.visible();
     Ok(change_password::Response::new())
 }
 
@@ -79,32 +87,33 @@ async fn end_account(call: &UserCall, erase: bool) -> Result<Vec<RoomSn>> {
     account.deactivated = true;
     let memberships = tables::MEMBERSHIPS.scan(hs.store(), &session.user, Direction::Forward, usize::MAX).await?;
     let rooms: Vec<RoomSn> = memberships.into_iter().map(|((_, room), _)| room).collect();
-    let mut batch = Batch::since(call.raw.generation);
-    tables::ACCOUNTS.put(&mut batch, &session.user, &account);
-    tables::PROFILES.delete_all(&mut batch, &session.user);
-    tables::ACCOUNT_DATA.delete_all(&mut batch, &session.user);
-    tables::FILTERS.delete_all(&mut batch, &session.user);
-    tables::UNREAD.delete_all(&mut batch, &session.user);
-    tables::CROSS_SIGNING_KEYS.delete_all(&mut batch, &session.user);
-    tables::KEY_SIGNATURES.delete_all(&mut batch, &session.user);
-    tables::KEY_BACKUPS.delete_all(&mut batch, &session.user);
-    tables::BACKED_UP_KEYS.delete_all(&mut batch, &session.user);
-    let change = hs.device_list_change(session.user).await?;
-    devices::forget(hs, session, |_| true, &mut batch).await?;
-    hs.forget_presence(session.user, &mut batch);
-    for room in &rooms {
-        tables::ROOMS_TO_DELETE.put(&mut batch, room, &false);
-    }
-    if erase {
-        tables::ERASED.put(&mut batch, &session.user, &());
+    let devices = devices::departing(hs, session, |_| true).await?;
+    let ended = hs.transaction(call.raw.generation, |tx| {
+        let user = session.user;
+        tables::ACCOUNTS.put(tx, &user, &account);
+        tables::PROFILES.delete_all(tx, &user);
+        tables::ACCOUNT_DATA.delete_all(tx, &user);
+        tables::FILTERS.delete_all(tx, &user);
+        tables::UNREAD.delete_all(tx, &user);
+        tables::CROSS_SIGNING_KEYS.delete_all(tx, &user);
+        tables::KEY_SIGNATURES.delete_all(tx, &user);
+        tables::KEY_BACKUPS.delete_all(tx, &user);
+        tables::BACKED_UP_KEYS.delete_all(tx, &user);
+        devices.forget(tx);
+        forget_presence(tx, user);
         for room in &rooms {
-            tables::RECEIPTS.delete_all(&mut batch, &(*room, session.user));
+            tables::ROOMS_TO_DELETE.put(tx, room, &false);
         }
-    }
-    hs.submit(batch, vec![(hs.positions.next(), change)])?;
-    if erase {
-        hs.users.erased.submitted(session.user, true);
-    }
+        if erase {
+            tables::ERASED.put(tx, &user, &());
+            for room in &rooms {
+                tables::RECEIPTS.delete_all(tx, &(*room, user));
+            }
+            tx.then(move |hs| hs.users.erased.set(user, true));
+        }
+        Ok::<_, StoreError>(())
+    });
+    ended?.visible();
     Ok(rooms)
 }
 

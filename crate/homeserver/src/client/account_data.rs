@@ -7,12 +7,11 @@ use crate::{
     error::{Error, Result},
     homeserver::Homeserver,
     locks::LockKey,
-    position::Position,
     router::UserCall,
     tables::{self, AccountData, Change, Json, RoomSn, UserSn},
+    transaction::{Submitted, Tx},
 };
 use async_lock::MutexGuardArc;
-use ephapse_store::Batch;
 use http::StatusCode;
 use ruma::{
     RoomId, UserId,
@@ -103,14 +102,13 @@ pub async fn delete_tag(call: UserCall, request: delete_tag::Request) -> Result<
     Ok(delete_tag::Response::new())
 }
 
-/// Adds a piece of account data to `batch`; no await may lie between this and the commit of what it returns.
-pub fn stage(hs: &Homeserver, batch: &mut Batch, user: UserSn, room: RoomSn, kind: String, content: Json) -> (Position, Change) {
-    let position = hs.positions.next();
-    tables::ACCOUNT_DATA.put(batch, &(user, room, kind.clone()), &AccountData { content, position });
+/// Stages a piece of account data.
+pub fn put(tx: &mut Tx, user: UserSn, room: RoomSn, kind: String, content: Json) {
+    let position = tx.change(Change::AccountData { user, room, kind: kind.clone() });
+    tables::ACCOUNT_DATA.put(tx, &(user, room, kind), &AccountData { content, position });
     if room != GLOBAL {
-        tables::ROOM_ACCOUNT_DATA.put(batch, &(room, user), &());
+        tables::ROOM_ACCOUNT_DATA.put(tx, &(room, user), &());
     }
-    (position, Change::AccountData { user, room, kind })
 }
 
 async fn change_tags(call: &UserCall, room_id: &RoomId, change: impl FnOnce(&mut Tags)) -> Result<()> {
@@ -125,10 +123,7 @@ async fn change_tags(call: &UserCall, room_id: &RoomId, change: impl FnOnce(&mut
     if grows && content.len() > LARGEST {
         return Err(Error::too_large(format!("the tags of a room have {LARGEST} bytes at most")));
     }
-    let mut batch = Batch::since(call.raw.generation);
-    let change = stage(hs, &mut batch, call.session.user, room, TAGS.to_owned(), Json(content));
-    hs.submit(batch, vec![change])?;
-    Ok(())
+    put_own(call, room, TAGS.to_owned(), Json(content))
 }
 
 /// A client may have written tags of its own making as account data: what are none is dropped.
@@ -177,8 +172,13 @@ fn write(call: &UserCall, room: RoomSn, kind: String, content: &RawValue) -> Res
     if !content.get().trim_start().starts_with('{') {
         return Err(Error::bad_json("account data is an object"));
     }
-    let mut batch = Batch::since(call.raw.generation);
-    let change = stage(&call.hs, &mut batch, call.session.user, room, kind, Json(content.get().to_owned()));
-    call.hs.submit(batch, vec![change])?;
-    Ok(())
+    put_own(call, room, kind, Json(content.get().to_owned()))
+}
+
+fn put_own(call: &UserCall, room: RoomSn, kind: String, content: Json) -> Result<()> {
+    let written = call.hs.transaction(call.raw.generation, |tx| {
+        put(tx, call.session.user, room, kind, content);
+        Ok::<_, Error>(())
+    });
+    written.map(Submitted::visible)
 }

@@ -8,10 +8,11 @@ use crate::{
     room::{Draft, Stop, Write},
     router::{Call, UserCall},
     tables::{self, Alias, RoomSn, UserSn},
+    transaction::Tx,
     turns::Turns,
 };
 use ephapse_events::JsonObject;
-use ephapse_store::{Batch, Direction};
+use ephapse_store::Direction;
 use http::StatusCode;
 use ruma::{
     CanonicalJsonValue, OwnedRoomAliasId, RoomAliasId,
@@ -40,9 +41,9 @@ pub fn local_alias(hs: &Homeserver, localpart: &str) -> Result<OwnedRoomAliasId>
 }
 
 /// Makes `alias` lead to a room.
-pub fn put(batch: &mut Batch, alias: &RoomAliasId, room: RoomSn, creator: UserSn) {
-    tables::ALIASES.put(batch, &alias.to_owned(), &Alias { room, creator });
-    tables::ROOM_ALIASES.put(batch, &(room, alias.to_owned()), &());
+pub fn put(tx: &mut Tx, alias: &RoomAliasId, room: RoomSn, creator: UserSn) {
+    tables::ALIASES.put(tx, &alias.to_owned(), &Alias { room, creator });
+    tables::ROOM_ALIASES.put(tx, &(room, alias.to_owned()), &());
 }
 
 fn must_be_local(hs: &Homeserver, alias: &RoomAliasId) -> Result<()> {
@@ -62,9 +63,11 @@ pub async fn create(call: UserCall, request: create_alias::v3::Request) -> Resul
         Some(known) if known.room == room.sn && known.creator == call.session.user => return Ok(create_alias::v3::Response::new()),
         Some(_) => return Err(Error::new(StatusCode::CONFLICT, ErrorKind::Unknown, format!("{} is an alias already", request.room_alias))),
     }
-    let mut batch = Batch::since(call.raw.generation);
-    put(&mut batch, &request.room_alias, room.sn, call.session.user);
-    hs.submit(batch, Vec::new())?;
+    let made = hs.transaction(call.raw.generation, |tx| {
+        put(tx, &request.room_alias, room.sn, call.session.user);
+        Ok::<_, Error>(())
+    });
+    made?.visible();
     Ok(create_alias::v3::Response::new())
 }
 
@@ -93,9 +96,9 @@ pub async fn delete(call: UserCall, request: delete_alias::v3::Request) -> Resul
         return Err(Error::forbidden(format!("{} was made by somebody else", request.room_alias)));
     }
     let delete = |write: &mut Write<'_>| {
-        tables::ALIASES.delete(&mut write.batch, &request.room_alias);
-        tables::ROOM_ALIASES.delete(&mut write.batch, &(room.sn, request.room_alias.clone()));
-        transaction::remember(&call, &mut write.batch, None);
+        tables::ALIASES.delete(write.tx, &request.room_alias);
+        tables::ROOM_ALIASES.delete(write.tx, &(room.sn, request.room_alias.clone()));
+        transaction::remember(&call, write.tx, None);
         let Some(content) = without(write, &request.room_alias)? else { return Ok(()) };
         match write.send(Draft::state(call.session.user_id.clone(), StateEventType::RoomCanonicalAlias, "", content)) {
             // "Delete the alias and return a successful response even if the user does not have permission to update the m.room.canonical_alias event."

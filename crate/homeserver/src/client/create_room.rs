@@ -153,10 +153,10 @@ pub async fn create_room(call: UserCall, request: Request) -> Result<Response> {
         }
         let sn = write.room.sn;
         if let Some(alias) = &alias {
-            aliases::put(&mut write.batch, alias, sn, call.session.user);
+            aliases::put(write.tx, alias, sn, call.session.user);
         }
         if request.visibility == Visibility::Public {
-            tables::PUBLISHED_ROOMS.put(&mut write.batch, &sn, &());
+            tables::PUBLISHED_ROOMS.put(write.tx, &sn, &());
         }
         Ok(())
     };

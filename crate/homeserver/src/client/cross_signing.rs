@@ -16,9 +16,10 @@ use crate::{
     locks::LockKey,
     router::UserCall,
     tables::{self, Change, CrossSigningUse, Json, Session, UserSn},
+    transaction::Tx,
     turns::Turns,
 };
-use ephapse_store::{Batch, Direction};
+use ephapse_store::{Direction, StoreError};
 use ruma::{
     CanonicalJsonObject, CanonicalJsonValue, OwnedUserId, UserId,
     api::client::keys::{
@@ -72,13 +73,17 @@ pub async fn upload_keys(call: UserCall, Confirmed(request): Confirmed<upload_si
             is_authenticated = true;
             continue;
         }
-        let mut batch = Batch::since(call.raw.generation);
-        replace(hs, session.user, &stored, &new, &mut batch).await?;
+        let replacement = Replacement::of(hs, session.user, &stored, &new).await?;
         // Nobody else sees a user-signing key.
         let is_seen = new.iter().any(|(used_for, key)| *used_for != CrossSigningUse::UserSigning && stored.get(used_for) != Some(key));
         let own = Change::KeySignature { by: session.user, of: session.user };
         let change = if is_seen { hs.device_list_change(session.user).await? } else { own };
-        hs.submit(batch, vec![(hs.positions.next(), change)])?;
+        let replaced = hs.transaction(call.raw.generation, |tx| {
+            replacement.put(tx, session.user, &new);
+            tx.change(change);
+            Ok::<_, StoreError>(())
+        });
+        replaced?.visible();
         return Ok(upload_signing_keys::Response::new());
     }
 }
@@ -164,30 +169,47 @@ fn key_and_id(key: &CanonicalJsonObject) -> Result<(String, [u8; 32])> {
     Ok((id, bytes))
 }
 
-/// Puts the new keys in place of the old ones. What old keys signed goes with them, and so do keys that the new master key has not signed.
-async fn replace(hs: &Homeserver, user: UserSn, stored: &Keys, new: &Keys, batch: &mut Batch) -> Result<()> {
-    let has_new_master = new.contains_key(&CrossSigningUse::Master) && changed(stored, new, CrossSigningUse::Master);
-    let mut gone = Vec::new();
-    for (used_for, old) in stored {
-        let is_replaced = new.contains_key(used_for) && changed(stored, new, *used_for);
-        let is_orphaned = !new.contains_key(used_for) && has_new_master;
-        if is_replaced || is_orphaned {
-            gone.extend(public_key(old).map(str::to_owned));
+/// What goes when new keys take the place of old ones.
+struct Replacement {
+    /// Keys that the new master key has not signed.
+    orphaned: Vec<CrossSigningUse>,
+    /// What old keys signed.
+    signatures: Vec<(UserSn, UserSn, String, String)>,
+}
+
+impl Replacement {
+    async fn of(hs: &Homeserver, user: UserSn, stored: &Keys, new: &Keys) -> Result<Self> {
+        let has_new_master = new.contains_key(&CrossSigningUse::Master) && changed(stored, new, CrossSigningUse::Master);
+        let (mut gone, mut orphaned) = (Vec::new(), Vec::new());
+        for (used_for, old) in stored {
+            let is_replaced = new.contains_key(used_for) && changed(stored, new, *used_for);
+            let is_orphaned = !new.contains_key(used_for) && has_new_master;
+            if is_replaced || is_orphaned {
+                gone.extend(public_key(old));
+            }
+            if is_orphaned {
+                orphaned.push(*used_for);
+            }
         }
-        if is_orphaned {
-            tables::CROSS_SIGNING_KEYS.delete(batch, &(user, *used_for as u8));
+        let signatures = tables::KEY_SIGNATURES.scan(hs.store(), &(user, user), Direction::Forward, MOST_SIGNATURES).await?;
+        let signatures = signatures
+            .into_iter()
+            .map(|(key, _)| key)
+            .filter(|(_, _, signed, by)| gone.iter().any(|gone| signed == gone || by.strip_prefix("ed25519:") == Some(gone)));
+        Ok(Self { orphaned, signatures: signatures.collect() })
+    }
+
+    fn put(&self, tx: &mut Tx, user: UserSn, new: &Keys) {
+        for used_for in &self.orphaned {
+            tables::CROSS_SIGNING_KEYS.delete(tx, &(user, *used_for as u8));
+        }
+        for signature in &self.signatures {
+            tables::KEY_SIGNATURES.delete(tx, signature);
+        }
+        for (used_for, key) in new {
+            tables::CROSS_SIGNING_KEYS.put(tx, &(user, *used_for as u8), &Json(CanonicalJsonValue::Object(key.clone()).to_string()));
         }
     }
-    for (key, _) in tables::KEY_SIGNATURES.scan(hs.store(), &(user, user), Direction::Forward, MOST_SIGNATURES).await? {
-        let (_, _, signed, by) = &key;
-        if gone.iter().any(|gone| signed == gone || by.strip_prefix("ed25519:") == Some(gone)) {
-            tables::KEY_SIGNATURES.delete(batch, &key);
-        }
-    }
-    for (used_for, key) in new {
-        tables::CROSS_SIGNING_KEYS.put(batch, &(user, *used_for as u8), &Json(CanonicalJsonValue::Object(key.clone()).to_string()));
-    }
-    Ok(())
 }
 
 fn changed(stored: &Keys, new: &Keys, used_for: CrossSigningUse) -> bool {
@@ -203,7 +225,7 @@ pub async fn upload_signatures(call: UserCall, Own(request): Own<upload_signatur
     let _lock = hs.lock(LockKey::Account(session.user_id.to_string())).await;
     let own = stored_keys(hs, session.user).await?;
     let mut failures: BTreeMap<OwnedUserId, BTreeMap<String, Failure>> = BTreeMap::new();
-    let mut batch = Batch::since(call.raw.generation);
+    let mut accepted = Vec::new();
     let mut changes = Vec::new();
     let mut turns = Turns::new(&*hs.host);
     for (user, keys) in &request.signed_keys {
@@ -213,10 +235,8 @@ pub async fn upload_signatures(call: UserCall, Own(request): Own<upload_signatur
             turns.step().await;
             match accept(hs, session, &own, user, key, json.get(), &mut turns).await {
                 Ok((of, signatures)) => {
-                    for (by, signature) in signatures {
-                        tables::KEY_SIGNATURES.put(&mut batch, &(of, session.user, key.to_owned(), by), &signature);
-                        is_changed = true;
-                    }
+                    is_changed |= !signatures.is_empty();
+                    accepted.extend(signatures.into_iter().map(|(by, signature)| ((of, session.user, key.to_owned(), by), signature)));
                 }
                 Err(error @ (Error::Store(_) | Error::Damaged(_) | Error::Internal(_))) => return Err(error),
                 Err(error) => {
@@ -229,9 +249,16 @@ pub async fn upload_signatures(call: UserCall, Own(request): Own<upload_signatur
             changes.push(if of == session.user { hs.device_list_change(of).await? } else { Change::KeySignature { by: session.user, of } });
         }
     }
-    if !changes.is_empty() {
-        hs.submit(batch, changes.into_iter().map(|change| (hs.positions.next(), change)).collect())?;
-    }
+    let written = hs.transaction(call.raw.generation, |tx| {
+        for (place, signature) in &accepted {
+            tables::KEY_SIGNATURES.put(tx, place, signature);
+        }
+        for change in changes {
+            tx.change(change);
+        }
+        Ok::<_, StoreError>(())
+    });
+    written?.visible();
     // ruma's response would leave them out where there are none, and some clients look for them.
     Ok(Answer::of(&BTreeMap::from([("failures", failures)])))
 }

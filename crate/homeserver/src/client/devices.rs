@@ -8,10 +8,11 @@ use crate::{
     locks::LockKey,
     router::UserCall,
     schema::Identifier,
-    tables::{self, Device, Session, UserSn},
+    tables::{self, Change, Device, Session, UserSn},
+    transaction::{Submitted, Tx},
     turns::Turns,
 };
-use ephapse_store::{Batch, Direction};
+use ephapse_store::{Direction, StoreError};
 use ruma::{
     DeviceId, MilliSecondsSinceUnixEpoch, OwnedDeviceId, UInt,
     api::client::device::{
@@ -82,10 +83,13 @@ pub async fn update(call: UserCall, request: update_device::Request) -> Result<u
     // "If not given, the display name is unchanged."
     if request.display_name.is_some() && request.display_name != device.display_name {
         device.display_name = request.display_name;
-        let mut batch = Batch::since(call.raw.generation);
-        tables::DEVICES.put(&mut batch, &key, &device);
         let change = hs.device_list_change(call.session.user).await?;
-        hs.submit(batch, vec![(hs.positions.next(), change)])?;
+        let renamed = hs.transaction(call.raw.generation, |tx| {
+            tables::DEVICES.put(tx, &key, &device);
+            tx.change(change);
+            Ok::<_, StoreError>(())
+        });
+        renamed?.visible();
     }
     Ok(update_device::Response::new())
 }
@@ -112,36 +116,51 @@ pub async fn delete_many(call: UserCall, Confirmed(request): Confirmed<delete_de
 pub async fn remove(call: &UserCall, which: impl Fn(&OwnedDeviceId) -> bool) -> Result<()> {
     let hs = &call.hs;
     let _lock = hs.lock(LockKey::Account(call.session.user_id.to_string())).await;
-    let mut batch = Batch::since(call.raw.generation);
-    // Read first: no await may follow on `forget`.
-    let change = hs.device_list_change(call.session.user).await?;
-    if forget(hs, &call.session, which, &mut batch).await? {
-        hs.submit(batch, vec![(hs.positions.next(), change)])?;
-    }
-    Ok(())
+    let departing = departing(hs, &call.session, which).await?;
+    let removed = hs.transaction(call.raw.generation, |tx| {
+        departing.forget(tx);
+        Ok::<_, Error>(())
+    });
+    removed.map(Submitted::visible)
 }
 
-/// Adds to `batch` what [`remove`] removes, for callers that hold the account's lock and have more to write; says whether there was such a device.
-/// No await may lie between the end of this and the commit of `batch`.
-pub async fn forget(hs: &Homeserver, owner: &Session, which: impl Fn(&OwnedDeviceId) -> bool, batch: &mut Batch) -> Result<bool> {
+/// Devices that are about to be deleted, with everything that is theirs.
+pub struct Departing {
+    user: UserSn,
+    devices: Vec<(OwnedDeviceId, Device, to_device::Departing, keys::Departing)>,
+    /// What others have to be told.
+    change: Change,
+}
+
+/// Those devices of `owner` of which `which` says yes, for who holds the account's lock.
+pub async fn departing(hs: &Homeserver, owner: &Session, which: impl Fn(&OwnedDeviceId) -> bool) -> Result<Departing> {
     let user = owner.user;
-    let mut departing = Vec::new();
+    let change = hs.device_list_change(user).await?;
+    let mut devices = Vec::new();
     let mut turns = Turns::new(&*hs.host);
     for (id, device) in of_user(hs, user).await?.into_iter().filter(|(id, _)| which(id)) {
         turns.step().await;
         let messages = to_device::departing(hs, user, &id).await?;
         let keys = keys::departing(hs, user, &id).await?;
-        departing.push((id, device, messages, keys));
+        devices.push((id, device, messages, keys));
     }
-    let any = !departing.is_empty();
-    for (id, device, messages, keys) in departing {
-        messages.forget(batch);
-        keys.forget(batch);
-        tables::ACCESS_TOKENS.delete(batch, &device.token);
-        tables::TRANSACTIONS.delete_all(batch, &(user, id.clone()));
-        tables::DEVICES.delete(batch, &(user, id));
+    Ok(Departing { user, devices, change })
+}
+
+impl Departing {
+    /// Deletes them, and has others told if there are any.
+    pub fn forget(self, tx: &mut Tx) {
+        if !self.devices.is_empty() {
+            tx.change(self.change);
+        }
+        for (id, device, messages, keys) in self.devices {
+            messages.forget(tx);
+            keys.forget(tx);
+            tables::ACCESS_TOKENS.delete(tx, &device.token);
+            tables::TRANSACTIONS.delete_all(tx, &(self.user, id.clone()));
+            tables::DEVICES.delete(tx, &(self.user, id));
+        }
     }
-    Ok(any)
 }
 
 /// Remembers that a device is in use: looks in memory only, and writes at most once an hour, behind the request.
@@ -163,14 +182,16 @@ pub fn seen(hs: &Rc<Homeserver>, session: &Session) {
 }
 
 async fn write_seen(hs: &Homeserver, user_id: String, key: (UserSn, OwnedDeviceId), now: u64) -> Result<()> {
-    let generation = hs.store().generation();
+    let generation = hs.fresh_generation();
     let _lock = hs.lock(LockKey::Account(user_id)).await;
     let Some(mut device) = tables::DEVICES.get(hs.store(), &key).await? else { return Ok(()) };
     if device.last_seen.saturating_add(SEEN_EVERY.as_millis() as u64) <= now {
         device.last_seen = now;
-        let mut batch = Batch::since(generation);
-        tables::DEVICES.put(&mut batch, &key, &device);
-        hs.submit(batch, Vec::new())?.durable().await?;
+        let written = hs.transaction(generation, |tx| {
+            tables::DEVICES.put(tx, &key, &device);
+            Ok::<_, StoreError>(())
+        });
+        written?.durable().await?;
     }
     Ok(())
 }

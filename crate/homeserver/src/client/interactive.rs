@@ -9,8 +9,9 @@ use crate::{
     homeserver::Homeserver,
     router::{RawRequest, UserCall},
     tables::{self, InteractiveSession, Session},
+    transaction::Tx,
 };
-use ephapse_store::{Batch, Direction};
+use ephapse_store::{Direction, StoreError};
 use ruma::api::{
     client::uiaa::{AuthData, AuthFlow, AuthType, UiaaInfo},
     error::{ErrorKind, StandardErrorBody},
@@ -70,9 +71,11 @@ pub async fn require_of(
     };
     let complete = auth.is_some() && is_complete(&session, &flows);
     if named.is_some() {
-        let mut batch = Batch::since(raw.generation);
-        tables::INTERACTIVE_SESSIONS.put(&mut batch, &id, &session);
-        hs.submit(batch, Vec::new())?;
+        let kept = hs.transaction(raw.generation, |tx| {
+            tables::INTERACTIVE_SESSIONS.put(tx, &id, &session);
+            Ok::<_, StoreError>(())
+        });
+        kept?.visible();
     } else if !complete {
         begin(hs, raw, &id, &session).await?;
     }
@@ -171,10 +174,13 @@ fn new_id(hs: &Homeserver, now: u64) -> String {
 }
 
 async fn begin(hs: &Homeserver, raw: &RawRequest, id: &str, session: &InteractiveSession) -> Result<()> {
-    let mut batch = Batch::since(raw.generation);
-    forget_ended(hs, &mut batch, SWEPT, session.created).await?;
-    tables::INTERACTIVE_SESSIONS.put(&mut batch, &id.to_owned(), session);
-    hs.submit(batch, Vec::new())?;
+    let ended = ended(hs, SWEPT, session.created).await?;
+    let begun = hs.transaction(raw.generation, |tx| {
+        forget(tx, &ended);
+        tables::INTERACTIVE_SESSIONS.put(tx, &id.to_owned(), session);
+        Ok::<_, StoreError>(())
+    });
+    begun?.visible();
     Ok(())
 }
 
@@ -191,26 +197,34 @@ impl Homeserver {
     /// Forgets sessions that have ended, a few at a time.
     pub(crate) async fn forget_ended_sessions(&self) -> Result<()> {
         loop {
-            let mut batch = Batch::new();
-            forget_ended(self, &mut batch, CLEARED_AT_ONCE, self.host.now()).await?;
-            if batch.is_empty() {
+            let generation = self.fresh_generation();
+            let ended = ended(self, CLEARED_AT_ONCE, self.host.now()).await?;
+            if ended.is_empty() {
                 return Ok(());
             }
-            self.submit(batch, Vec::new())?.durable().await?;
+            let forgotten = self.transaction(generation, |tx| {
+                forget(tx, &ended);
+                Ok::<_, StoreError>(())
+            });
+            forgotten?.durable().await?;
             self.host.yield_now().await;
         }
     }
 }
 
-/// Forgets those that have ended of the oldest sessions, with what was registered through them.
-async fn forget_ended(hs: &Homeserver, batch: &mut Batch, of: usize, now: u64) -> Result<()> {
+/// Those that have ended of the oldest sessions.
+async fn ended(hs: &Homeserver, of: usize, now: u64) -> Result<Vec<String>> {
     let oldest = tables::INTERACTIVE_SESSIONS.scan(hs.store(), &(), Direction::Forward, of).await?;
-    for (id, _) in oldest.iter().filter(|(_, session)| has_ended(session, now)) {
-        tables::INTERACTIVE_SESSIONS.delete(batch, id);
-        tables::REGISTERED.delete(batch, id);
-        tables::PENDING_REGISTRATIONS.delete(batch, id);
+    Ok(oldest.into_iter().filter(|(_, session)| has_ended(session, now)).map(|(id, _)| id).collect())
+}
+
+/// Forgets sessions, with what was registered through them.
+fn forget(tx: &mut Tx, ended: &[String]) {
+    for id in ended {
+        tables::INTERACTIVE_SESSIONS.delete(tx, id);
+        tables::REGISTERED.delete(tx, id);
+        tables::PENDING_REGISTRATIONS.delete(tx, id);
     }
-    Ok(())
 }
 
 /// What must stay the same from stage to stage: method, path, and the body without `auth` and secrets.

@@ -7,9 +7,10 @@ use crate::{
     locks::LockKey,
     router::UserCall,
     tables::{self, BackedUpKey, Json, KeyBackup, KeyPart, UserSn},
+    transaction::{Submitted, Tx},
     turns::Turns,
 };
-use ephapse_store::{Batch, Direction};
+use ephapse_store::{Direction, StoreError};
 use http::StatusCode;
 use ruma::{
     OwnedRoomId, UInt,
@@ -45,9 +46,8 @@ pub async fn create(call: UserCall, request: create_backup_version::Request) -> 
     let _lock = hs.lock(LockKey::KeyBackup(user)).await;
     let newest = tables::KEY_BACKUPS.last_key(hs.store(), &user).await?;
     let version = newest.map_or(1, |(_, version)| version + 1);
-    let mut batch = Batch::since(call.raw.generation);
-    tables::KEY_BACKUPS.put(&mut batch, &(user, version), &KeyBackup { algorithm, auth_data, count: 0, etag: 0, deleted: false });
-    hs.submit(batch, Vec::new())?;
+    let backup = KeyBackup { algorithm, auth_data, count: 0, etag: 0, deleted: false };
+    written(&call, |tx| tables::KEY_BACKUPS.put(tx, &(user, version), &backup))?;
     Ok(create_backup_version::Response::new(version.to_string()))
 }
 
@@ -75,9 +75,8 @@ pub async fn update(call: UserCall, request: update_backup_version::Request) -> 
     if algorithm != backup.algorithm {
         return Err(Error::invalid_param("the algorithm of a backup does not change"));
     }
-    let mut batch = Batch::since(call.raw.generation);
-    tables::KEY_BACKUPS.put(&mut batch, &(user, number), &KeyBackup { auth_data: Json(auth_data.get().to_owned()), ..backup });
-    hs.submit(batch, Vec::new())?;
+    let backup = KeyBackup { auth_data: Json(auth_data.get().to_owned()), ..backup };
+    written(&call, |tx| tables::KEY_BACKUPS.put(tx, &(user, number), &backup))?;
     Ok(update_backup_version::Response::new())
 }
 
@@ -87,12 +86,12 @@ pub async fn delete(call: UserCall, request: delete_backup_version::Request) -> 
     let _lock = hs.lock(LockKey::KeyBackup(user)).await;
     let (number, backup) = find(hs, user, &request.version).await?.ok_or_else(unknown_version)?;
     if !backup.deleted {
-        let mut batch = Batch::since(call.raw.generation);
         // Its number stays, so that it is not given again.
         let gone = KeyBackup { auth_data: Json("{}".to_owned()), count: 0, deleted: true, ..backup };
-        tables::KEY_BACKUPS.put(&mut batch, &(user, number), &gone);
-        tables::BACKED_UP_KEYS.delete_all(&mut batch, &(user, number));
-        hs.submit(batch, Vec::new())?;
+        written(&call, |tx| {
+            tables::KEY_BACKUPS.put(tx, &(user, number), &gone);
+            tables::BACKED_UP_KEYS.delete_all(tx, &(user, number));
+        })?;
     }
     Ok(delete_backup_version::Response::new())
 }
@@ -191,22 +190,26 @@ async fn put(call: &UserCall, version: &str, keys: Vec<(OwnedRoomId, String, Raw
         let kind = ErrorKind::WrongRoomKeysVersion(WrongRoomKeysVersionErrorData::new(newest.to_string()));
         return Err(Error::new(StatusCode::FORBIDDEN, kind, "this is not the newest version of the backup"));
     }
-    let mut batch = Batch::since(call.raw.generation);
+    let mut better = Vec::new();
     for keys in read.chunks(SLICE) {
         let places: Vec<_> = keys.iter().map(|((room, session), _)| (user, number, room.clone(), session.clone())).collect();
         let stored = tables::BACKED_UP_KEYS.get_many(hs.store(), &places).await?;
-        for ((place, (_, key)), stored) in places.iter().zip(keys).zip(&stored) {
+        for ((place, (_, key)), stored) in places.into_iter().zip(keys).zip(&stored) {
             if stored.as_ref().is_none_or(|stored| is_better(key, stored)) {
-                tables::BACKED_UP_KEYS.put(&mut batch, place, key);
+                better.push((place, key));
                 backup.count += u64::from(stored.is_none());
             }
         }
         turns.step().await;
     }
-    if !batch.is_empty() {
+    if !better.is_empty() {
         backup.etag += 1;
-        tables::KEY_BACKUPS.put(&mut batch, &(user, number), &backup);
-        hs.submit(batch, Vec::new())?;
+        written(call, |tx| {
+            for (place, key) in &better {
+                tables::BACKED_UP_KEYS.put(tx, place, key);
+            }
+            tables::KEY_BACKUPS.put(tx, &(user, number), &backup);
+        })?;
     }
     Ok((backup.etag.to_string(), UInt::new_saturating(backup.count)))
 }
@@ -217,6 +220,15 @@ fn is_better(new: &BackedUpKey, old: &BackedUpKey) -> bool {
     rank(new) < rank(old)
 }
 
+fn written(call: &UserCall, fill: impl FnOnce(&mut Tx)) -> Result<()> {
+    let written = call.hs.transaction(call.raw.generation, |tx| {
+        fill(tx);
+        Ok::<_, StoreError>(())
+    });
+    Ok(written.map(Submitted::visible)?)
+}
+
+#[derive(Clone)]
 enum Which {
     All,
     Room(OwnedRoomId),
@@ -228,14 +240,9 @@ async fn remove(call: &UserCall, version: &str, which: Which) -> Result<(String,
     let _lock = hs.lock(LockKey::KeyBackup(user)).await;
     let (number, mut backup) = existing(hs, user, version).await?;
     let keys = &tables::BACKED_UP_KEYS;
-    let mut batch = Batch::since(call.raw.generation);
-    let gone = match which {
-        Which::All => {
-            keys.delete_all(&mut batch, &(user, number));
-            backup.count
-        }
+    let gone = match which.clone() {
+        Which::All => backup.count,
         Which::Room(room) => {
-            keys.delete_all(&mut batch, &(user, number, room.clone()));
             let mut count = 0;
             let mut pages = Pages::of(hs, &(user, number, room));
             while let Some(page) = pages.next().await? {
@@ -243,17 +250,19 @@ async fn remove(call: &UserCall, version: &str, which: Which) -> Result<(String,
             }
             count
         }
-        Which::Session(room, session) => {
-            let place = (user, number, room, session);
-            keys.delete(&mut batch, &place);
-            u64::from(keys.get(hs.store(), &place).await?.is_some())
-        }
+        Which::Session(room, session) => u64::from(keys.get(hs.store(), &(user, number, room, session)).await?.is_some()),
     };
     if gone > 0 {
         backup.count = backup.count.saturating_sub(gone);
         backup.etag += 1;
-        tables::KEY_BACKUPS.put(&mut batch, &(user, number), &backup);
-        hs.submit(batch, Vec::new())?;
+        written(call, |tx| {
+            match which {
+                Which::All => keys.delete_all(tx, &(user, number)),
+                Which::Room(room) => keys.delete_all(tx, &(user, number, room)),
+                Which::Session(room, session) => keys.delete(tx, &(user, number, room, session)),
+            }
+            tables::KEY_BACKUPS.put(tx, &(user, number), &backup);
+        })?;
     }
     Ok((backup.etag.to_string(), UInt::new_saturating(backup.count)))
 }

@@ -12,7 +12,7 @@ use crate::{
     turns::Turns,
 };
 use ephapse_events::{JsonObject, auth::PowerLevels};
-use ephapse_store::{Batch, Direction};
+use ephapse_store::Direction;
 use http::StatusCode;
 use ruma::{
     CanonicalJsonObject, CanonicalJsonValue, OwnedRoomId, OwnedUserId, RoomOrAliasId, UserId,
@@ -259,12 +259,14 @@ pub async fn forget(call: UserCall, request: forget_room::v3::Request) -> Result
             return Err(Error::new(StatusCode::BAD_REQUEST, ErrorKind::Unknown, "leave the room before you forget it"));
         }
         if !own.forgotten {
-            let mut batch = Batch::since(call.raw.generation);
-            batch.set_frees_space();
-            tables::MEMBERSHIPS.put(&mut batch, &(user, room.sn), &Membership { forgotten: true, ..own });
-            tables::ROOMS_TO_DELETE.put(&mut batch, &room.sn, &false);
-            let change = (hs.positions.next(), Change::Forgotten { user, room: room.sn });
-            hs.submit(batch, vec![change])?.durable().await?;
+            let forgotten = hs.transaction(call.raw.generation, |tx| {
+                tx.frees_space();
+                tables::MEMBERSHIPS.put(tx, &(user, room.sn), &Membership { forgotten: true, ..own });
+                tables::ROOMS_TO_DELETE.put(tx, &room.sn, &false);
+                tx.change(Change::Forgotten { user, room: room.sn });
+                Ok::<_, Error>(())
+            });
+            forgotten?.durable().await?;
         }
     }
     hs.purge_if_forgotten(&room).await?;
@@ -288,10 +290,10 @@ async fn send(call: &UserCall, room: &Rc<RoomInfo>, draft: Draft) -> Result<()> 
     let forgets = leaves && draft.state_key.as_deref() == Some(call.session.user_id.as_str()) && call.hs.is_guest(call.session.user).await?;
     let send = |write: &mut Write<'_>| {
         if leaves {
-            write.batch.set_frees_space();
+            write.tx.frees_space();
         }
         if forgets {
-            tables::ROOMS_TO_DELETE.put(&mut write.batch, &room.sn, &false);
+            tables::ROOMS_TO_DELETE.put(write.tx, &room.sn, &false);
         }
         write.send(draft.clone())
     };

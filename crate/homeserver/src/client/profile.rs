@@ -10,7 +10,7 @@ use crate::{
     router::{Call, UserCall},
     tables::{self, Json, MembershipKind, UserSn},
 };
-use ephapse_store::{Batch, Direction};
+use ephapse_store::Direction;
 use http::StatusCode;
 use ruma::{
     CanonicalJsonObject, CanonicalJsonValue, UserId,
@@ -100,19 +100,20 @@ async fn write(call: &UserCall, field: String, value: Option<Box<RawValue>>) -> 
     let _lock = hs.lock(LockKey::Profile(call.session.user_id.to_string())).await;
     let mut fields = fields_of(hs, user).await?;
     let is_shown = SHOWN.contains(&field.as_str());
-    let mut batch = Batch::since(call.raw.generation);
-    match value {
-        Some(value) => {
-            tables::PROFILES.put(&mut batch, &(user, field.clone()), &Json(value.get().to_owned()));
-            fields.insert(field, value);
-            let all = serde_json::to_vec(&fields).map_err(|error| Error::bad_json(error.to_string()))?;
-            if all.len() >= LARGEST {
-                return Err(Error::new(StatusCode::BAD_REQUEST, ErrorKind::ProfileTooLarge, "a profile has less than 64 KiB"));
-            }
+    let written = hs.transaction(call.raw.generation, |tx| {
+        let Some(value) = value else {
+            tables::PROFILES.delete(tx, &(user, field));
+            return Ok(());
+        };
+        tables::PROFILES.put(tx, &(user, field.clone()), &Json(value.get().to_owned()));
+        fields.insert(field, value);
+        let all = serde_json::to_vec(&fields).map_err(|error| Error::bad_json(error.to_string()))?;
+        match all.len() < LARGEST {
+            true => Ok(()),
+            false => Err(Error::new(StatusCode::BAD_REQUEST, ErrorKind::ProfileTooLarge, "a profile has less than 64 KiB")),
         }
-        None => tables::PROFILES.delete(&mut batch, &(user, field)),
-    }
-    hs.submit(batch, Vec::new())?;
+    });
+    written?.visible();
     if is_shown { show_in_rooms(call).await } else { Ok(()) }
 }
 

@@ -12,8 +12,8 @@ use crate::{
     push::{LONGEST_PATTERN, NewRule, Rule, Rules},
     router::UserCall,
     tables::{self, Json, UserSn},
+    transaction::{Submitted, Tx},
 };
-use ephapse_store::Batch;
 use http::StatusCode;
 use ruma::{
     UserId,
@@ -95,9 +95,9 @@ pub async fn set(call: UserCall, request: SetPushRule) -> Result<set_pushrule::R
 
 /// `DELETE /_matrix/client/v3/pushrules/global/{kind}/{ruleId}`
 pub async fn delete(call: UserCall, request: delete_pushrule::Request) -> Result<delete_pushrule::Response> {
-    let removed = change(&call, |rules, batch| {
+    let removed = change(&call, |rules, tx| {
         rules.remove(request.kind, &request.rule_id).map_err(refused_removal)?;
-        transaction::remember(&call, batch, None);
+        transaction::remember(&call, tx, None);
         Ok(())
     });
     match removed.await {
@@ -154,20 +154,21 @@ async fn own_rules(call: &UserCall) -> Result<Rules> {
     rules_of(&call.hs, call.session.user, &call.session.user_id).await
 }
 
-/// Changes the rules of the caller; what goes into the batch beside them is written with them.
-async fn change(call: &UserCall, change: impl FnOnce(&mut Rules, &mut Batch) -> Result<()>) -> Result<()> {
+/// Changes the rules of the caller; what is staged beside them is written with them.
+async fn change(call: &UserCall, change: impl FnOnce(&mut Rules, &mut Tx) -> Result<()>) -> Result<()> {
     let hs = &call.hs;
     let _lock = hs.lock(LockKey::Account(call.session.user_id.to_string())).await;
     let mut rules = own_rules(call).await?;
-    let mut batch = Batch::since(call.raw.generation);
-    change(&mut rules, &mut batch)?;
-    let content = stored_as(rules);
-    if content.0.len() > LARGEST {
-        return Err(Error::too_large(format!("push rules have {LARGEST} bytes at most")));
-    }
-    let change = account_data::stage(hs, &mut batch, call.session.user, 0, TYPE.to_owned(), content);
-    hs.submit(batch, vec![change])?;
-    Ok(())
+    let changed = hs.transaction(call.raw.generation, |tx| {
+        change(&mut rules, tx)?;
+        let content = stored_as(rules);
+        if content.0.len() > LARGEST {
+            return Err(Error::too_large(format!("push rules have {LARGEST} bytes at most")));
+        }
+        account_data::put(tx, call.session.user, 0, TYPE.to_owned(), content);
+        Ok(())
+    });
+    changed.map(Submitted::visible)
 }
 
 /// Patterns are asked of every event, and so are short.

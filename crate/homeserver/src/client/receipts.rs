@@ -10,8 +10,9 @@ use crate::{
     room::{Event, RoomInfo, Viewer},
     router::UserCall,
     tables::{self, AccountData, Change, Json, Membership, MembershipKind, ReceiptKind, RoomSn, StoredReceipt},
+    transaction::Submitted,
 };
-use ephapse_store::{Batch, Direction};
+use ephapse_store::Direction;
 use ruma::{
     OwnedEventId, RoomId,
     api::client::receipt::create_receipt::v3::{ReceiptType, Request, Response},
@@ -91,28 +92,20 @@ pub async fn mark(call: &UserCall, (info, membership): (Rc<RoomInfo>, Membership
         _ => None,
     };
 
-    let mut batch = Batch::since(call.raw.generation);
-    let mut changes = Vec::new();
-    let mut moved = Vec::new();
-    for (key, event_id, event) in receipts {
-        let position = hs.positions.next();
-        tables::RECEIPTS.put(&mut batch, &key, &StoredReceipt { event_id, event, ts: hs.host.now(), position });
-        changes.push((position, Change::Receipt { room, user, kind: key.2.clone() }));
-        moved.push((key.2, event));
-    }
-    if let Some(event_id) = fully_read {
-        let position = hs.positions.next();
-        let content = serde_json::to_string(&FullyRead { event_id }).map_err(|error| Error::Internal(error.to_string()))?;
-        tables::ACCOUNT_DATA.put(&mut batch, &(user, room, FULLY_READ.to_owned()), &AccountData { content: Json(content), position });
-        changes.push((position, Change::AccountData { user, room, kind: FULLY_READ.to_owned() }));
-    }
-    if !changes.is_empty() {
-        hs.submit(batch, changes)?;
-        for (kind, event) in moved {
-            hs.sync.unread.receipt_moved(room, user, &kind, event);
+    let moved = hs.transaction(call.raw.generation, |tx| {
+        for (key, event_id, event) in receipts {
+            let position = tx.change(Change::Receipt { room, user, kind: key.2.clone() });
+            tables::RECEIPTS.put(tx, &key, &StoredReceipt { event_id, event, ts: hs.host.now(), position });
+            tx.then(move |hs| hs.sync.unread.receipt_moved(room, user, &key.2, event));
         }
-    }
-    Ok(())
+        if let Some(event_id) = fully_read {
+            let content = serde_json::to_string(&FullyRead { event_id }).map_err(|error| Error::Internal(error.to_string()))?;
+            let position = tx.change(Change::AccountData { user, room, kind: FULLY_READ.to_owned() });
+            tables::ACCOUNT_DATA.put(tx, &(user, room, FULLY_READ.to_owned()), &AccountData { content: Json(content), position });
+        }
+        Ok(())
+    });
+    moved.map(Submitted::visible)
 }
 
 /// An event that the user may see; an id that nothing has and one of what is hidden are answered alike.

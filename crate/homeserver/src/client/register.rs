@@ -1,7 +1,8 @@
 //! Making accounts (Client-Server API, Account registration and management).
 
 use super::{
-    account_data, devices, interactive, password, profile, push_rules, session,
+    account_data, devices, interactive, password, profile, push_rules,
+    session::{self, NewSession},
     wire::{Confirmed, Json, Own},
 };
 use crate::{
@@ -11,9 +12,10 @@ use crate::{
     locks::LockKey,
     push::Rules,
     router::{Call, token_hash},
-    tables::{self, Account, PendingRegistration},
+    tables::{self, Account, PendingRegistration, UserSn},
+    transaction::Tx,
 };
-use ephapse_store::Batch;
+use ephapse_store::StoreError;
 use http::StatusCode;
 use ruma::{
     OwnedDeviceId, OwnedUserId, ServerName, UserId,
@@ -113,7 +115,7 @@ pub async fn register(call: Call, Own(Confirmed(request)): Own<Confirmed<registe
         inhibit_login: wanted.inhibit_login.unwrap_or_default(),
         session,
     };
-    create(hs, Batch::since(call.raw.generation), account).await
+    create(hs, call.raw.generation, account).await
 }
 
 /// What a request wants together with what those before it in its session did; 403 where it wants something else than they.
@@ -149,9 +151,11 @@ async fn keep(call: &Call, session: &String, mut wanted: PendingRegistration, gi
         wanted.password = Some(password::hash(hs, given).await?);
     }
     if wanted != PendingRegistration::default() {
-        let mut batch = Batch::since(call.raw.generation);
-        tables::PENDING_REGISTRATIONS.put(&mut batch, session, &wanted);
-        hs.submit(batch, Vec::new())?;
+        let kept = hs.transaction(call.raw.generation, |tx| {
+            tables::PENDING_REGISTRATIONS.put(tx, session, &wanted);
+            Ok::<_, StoreError>(())
+        });
+        kept?.visible();
     }
     Ok(())
 }
@@ -173,7 +177,7 @@ async fn register_guest(call: &Call, device_display_name: Option<String>) -> Res
         inhibit_login: false,
         session: None,
     };
-    create(hs, Batch::since(call.raw.generation), account).await
+    create(hs, call.raw.generation, account).await
 }
 
 fn take_turn(hs: &Homeserver) -> Result<()> {
@@ -246,8 +250,8 @@ pub enum Kind {
     },
 }
 
-/// Makes an account if its name is still free, in one batch with what `batch` holds already.
-pub async fn create(hs: &Homeserver, mut batch: Batch, account: NewAccount) -> Result<Json> {
+/// Makes an account if its name is still free.
+pub async fn create(hs: &Homeserver, generation: u64, account: NewAccount) -> Result<Json> {
     let NewAccount { user_id, kind, display_name, device_id, device_display_name, inhibit_login, session } = account;
     let _lock = hs.lock(LockKey::Account(user_id.to_string())).await;
     let user = hs.intern_user(&user_id).await?;
@@ -260,37 +264,49 @@ pub async fn create(hs: &Homeserver, mut batch: Batch, account: NewAccount) -> R
         available(hs, &user_id).await?;
     }
     let is_guest = password.is_none();
-    // Who was a guest has a name already, or none.
-    if !was_guest {
-        let name = serde_json::to_string(display_name.as_deref().unwrap_or(user_id.localpart())).expect("a string can be written as JSON");
-        tables::PROFILES.put(&mut batch, &(user, profile::NAME.to_owned()), &tables::Json(name));
-    }
-    tables::ACCOUNTS.put(&mut batch, &user, &Account { password, deactivated: false, created: hs.host.now() });
-    if is_guest {
-        tables::GUESTS.put(&mut batch, &user, &());
-    } else if was_guest {
-        tables::GUESTS.delete(&mut batch, &user);
-    }
-    let mut registered = Registered { user_id: &user_id, home_server: hs.server_name(), access_token: None, device_id: None };
-    if !inhibit_login {
-        let (token, device) = session::sign_in(hs, user, &user_id, device_id, device_display_name, &mut batch).await?;
-        registered.access_token = Some(token);
-        registered.device_id = Some(device);
-    }
+    let account = Account { password, deactivated: false, created: hs.host.now() };
+    let login = match inhibit_login {
+        true => None,
+        false => Some(NewSession::of(hs, user, &user_id, device_id, device_display_name).await?),
+    };
     // Who was a guest may share rooms already.
     let devices = if was_guest { Some(hs.device_list_change(user).await?) } else { None };
-    if let Some(session) = session {
-        tables::REGISTERED.put(&mut batch, &session, &tables::Registered { user, device: registered.device_id.clone() });
+    let made = hs.transaction(generation, |tx| {
+        // Who was a guest has a name already, or none.
+        if !was_guest {
+            let name = serde_json::to_string(display_name.as_deref().unwrap_or(user_id.localpart())).expect("a string can be written as JSON");
+            tables::PROFILES.put(tx, &(user, profile::NAME.to_owned()), &tables::Json(name));
+        }
+        tables::ACCOUNTS.put(tx, &user, &account);
+        if is_guest || was_guest {
+            put_guest(tx, user, is_guest);
+        }
+        if let Some(login) = &login {
+            login.begin(tx);
+        }
+        if let Some(session) = &session {
+            let device = login.as_ref().map(|login| login.session.device.clone());
+            tables::REGISTERED.put(tx, session, &tables::Registered { user, device });
+        }
+        // Clients see the push rules in their first sync, as any account data.
+        let rules = push_rules::stored_as(Rules::server_default(&user_id));
+        account_data::put(tx, user, 0, push_rules::TYPE.to_owned(), rules);
+        if let Some(change) = devices {
+            tx.change(change);
+        }
+        Ok::<_, StoreError>(())
+    });
+    made?.visible();
+    let (access_token, device_id) = login.map(|login| (login.token, login.session.device)).unzip();
+    Ok(Json::of(&Registered { user_id: &user_id, home_server: hs.server_name(), access_token, device_id }))
+}
+
+fn put_guest(tx: &mut Tx, user: UserSn, is_guest: bool) {
+    match is_guest {
+        true => tables::GUESTS.put(tx, &user, &()),
+        false => tables::GUESTS.delete(tx, &user),
     }
-    // Clients see the push rules in their first sync, as any account data.
-    let rules = push_rules::stored_as(Rules::server_default(&user_id));
-    let mut changes = vec![account_data::stage(hs, &mut batch, user, 0, push_rules::TYPE.to_owned(), rules)];
-    changes.extend(devices.map(|change| (hs.positions.next(), change)));
-    hs.submit(batch, changes)?;
-    if is_guest || was_guest {
-        hs.users.guests.submitted(user, is_guest);
-    }
-    Ok(Json::of(&registered))
+    tx.then(move |hs| hs.users.guests.set(user, is_guest));
 }
 
 /// `GET /_matrix/client/v3/register/available`

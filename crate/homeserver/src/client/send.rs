@@ -89,7 +89,7 @@ async fn send(call: &UserCall, room: &Rc<RoomInfo>, mut draft: Draft, transactio
     let event = call.hs.write_room(room, call.raw.generation, |write| {
         let event = write.send(draft.clone())?;
         if let Some(once) = once {
-            once.done(call, &mut write.batch, Some(event.pdu.event_id.clone()));
+            once.done(call, write.tx, Some(event.pdu.event_id.clone()));
         }
         Ok(event)
     });

@@ -12,8 +12,9 @@ use crate::{
     locks::LockKey,
     router::{Call, UserCall, token_hash},
     tables::{self, Device, Session, UserSn},
+    transaction::Tx,
 };
-use ephapse_store::{Batch, Direction};
+use ephapse_store::{Direction, StoreError};
 use ruma::{
     DeviceId, OwnedDeviceId, OwnedUserId,
     api::client::session::{
@@ -74,17 +75,20 @@ pub async fn log_in(
     if let Some(device) = &device_id {
         is_no_cross_signing_key(hs, user, device).await?;
     }
-    let is_known = match &device_id {
-        Some(device) => tables::DEVICES.get(hs.store(), &(user, device.clone())).await?.is_some(),
-        None => false,
-    };
-    let mut batch = Batch::since(call.raw.generation);
-    let (token, device) = sign_in(hs, user, user_id, device_id, display_name, &mut batch).await?;
-    let change = if is_known { None } else { Some(hs.device_list_change(user).await?) };
-    hs.submit(batch, change.map(|change| (hs.positions.next(), change)).into_iter().collect())?;
+    let new = NewSession::of(hs, user, user_id, device_id, display_name).await?;
+    let change = if new.replaced.is_some() { None } else { Some(hs.device_list_change(user).await?) };
+    let begun = hs.transaction(call.raw.generation, |tx| {
+        new.begin(tx);
+        if let Some(change) = change {
+            tx.change(change);
+        }
+        Ok::<_, StoreError>(())
+    });
+    begun?.visible();
+    let device = new.session.device;
     // A sync that is held with the token which the device had until now ends.
     hs.notify.wake_device(user, &device);
-    Ok((token, device))
+    Ok((new.token, device))
 }
 
 fn refused() -> Error {
@@ -107,28 +111,45 @@ async fn is_no_cross_signing_key(hs: &Homeserver, user: UserSn, device: &DeviceI
     Ok(())
 }
 
-/// Gives a device, new or known, a new access token; the account's lock must be held. A token the device had before ends.
-pub async fn sign_in(
-    hs: &Homeserver,
-    user: UserSn,
-    user_id: &OwnedUserId,
-    device_id: Option<OwnedDeviceId>,
-    display_name: Option<String>,
-    batch: &mut Batch,
-) -> Result<(String, OwnedDeviceId)> {
-    let device_id = device_id.unwrap_or_else(|| hs.random_string(10).to_ascii_uppercase().into());
-    let known = tables::DEVICES.get(hs.store(), &(user, device_id.clone())).await?;
-    if let Some(known) = &known {
-        tables::ACCESS_TOKENS.delete(batch, &known.token);
+/// A new access token of a device, new or known.
+pub struct NewSession {
+    /// The access token.
+    pub token: String,
+    /// Whose it is.
+    pub session: Session,
+    /// The device as it is from now on.
+    device: Device,
+    /// The hash of the token that a known device has had, which ends.
+    replaced: Option<[u8; 32]>,
+}
+
+impl NewSession {
+    /// For a device of a user; the account's lock must be held.
+    pub async fn of(
+        hs: &Homeserver,
+        user: UserSn,
+        user_id: &OwnedUserId,
+        device_id: Option<OwnedDeviceId>,
+        display_name: Option<String>,
+    ) -> Result<Self> {
+        let device_id = device_id.unwrap_or_else(|| hs.random_string(10).to_ascii_uppercase().into());
+        let known = tables::DEVICES.get(hs.store(), &(user, device_id.clone())).await?;
+        let replaced = known.as_ref().map(|known| known.token);
+        let token = hs.random_string(43);
+        // "Ignored if device_id corresponds to a known device."
+        let display_name = known.map_or(display_name, |known| known.display_name);
+        let device = Device { display_name, last_seen: hs.host.now(), token: token_hash(&token) };
+        Ok(Self { token, session: Session { user, user_id: user_id.clone(), device: device_id }, device, replaced })
     }
-    let token = hs.random_string(43);
-    let hash = token_hash(&token);
-    // "Ignored if device_id corresponds to a known device."
-    let display_name = known.map_or(display_name, |known| known.display_name);
-    let device = Device { display_name, last_seen: hs.host.now(), token: hash };
-    tables::DEVICES.put(batch, &(user, device_id.clone()), &device);
-    tables::ACCESS_TOKENS.put(batch, &hash, &Session { user, user_id: user_id.clone(), device: device_id.clone() });
-    Ok((token, device_id))
+
+    /// Gives the device the token.
+    pub fn begin(&self, tx: &mut Tx) {
+        if let Some(replaced) = &self.replaced {
+            tables::ACCESS_TOKENS.delete(tx, replaced);
+        }
+        tables::DEVICES.put(tx, &(self.session.user, self.session.device.clone()), &self.device);
+        tables::ACCESS_TOKENS.put(tx, &self.device.token, &self.session);
+    }
 }
 
 /// `POST /_matrix/client/v3/logout`: the device goes with its token.

@@ -13,7 +13,6 @@ use crate::{
     homeserver::Homeserver,
     router::Call,
 };
-use ephapse_store::Batch;
 use hmac::{Hmac, KeyInit, Mac};
 use http::{Method, StatusCode};
 use ruma::{
@@ -90,7 +89,7 @@ pub async fn register(call: Call, request: RegisterBySecret) -> Result<Json> {
         inhibit_login: request.inhibit_login,
         session: None,
     };
-    register::create(hs, Batch::since(call.raw.generation), account).await
+    register::create(hs, call.raw.generation, account).await
 }
 
 fn secret(hs: &Homeserver) -> Result<&str> {

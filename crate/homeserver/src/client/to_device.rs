@@ -12,9 +12,10 @@ use crate::{
     router::UserCall,
     stream::{Limits, Redelivery, Retention, Stream, Subject, WhenFull},
     tables::{self, Change, Session, StreamEntry, UserSn},
+    transaction::{Submitted, Tx},
     turns::Turns,
 };
-use ephapse_store::{Batch, Direction};
+use ephapse_store::{Direction, StoreError};
 use ruma::{
     DeviceId, OwnedDeviceId, OwnedUserId, UserId,
     api::client::to_device::send_event_to_device::v3 as send_event_to_device,
@@ -73,7 +74,6 @@ pub async fn send(call: UserCall, request: send_event_to_device::Request) -> Res
     if request.messages.values().flat_map(BTreeMap::values).any(|content| content.json().get().len() > LONGEST_CONTENT) {
         return Err(Error::too_large(format!("a message has {LONGEST_CONTENT} bytes at most")));
     }
-    let mut batch = Batch::since(call.raw.generation);
     let mut queues = Queues { cleared: hs.streams.cleared(), ..Queues::default() };
     let mut turns = Turns::new(&*hs.host);
     for (user, messages) in &request.messages {
@@ -83,13 +83,22 @@ pub async fn send(call: UserCall, request: send_event_to_device::Request) -> Res
             queues.add(hs, user, messages).await?;
         }
     }
-    queues.leave_out_deleted(hs).await?;
     let sender = &call.session.user_id;
     let event_type = request.event_type.to_string();
-    let changes = queues.queues.into_iter().map(|queue| queue.append(hs, &mut batch, sender, &event_type)).collect();
-    once.done(&call, &mut batch, None);
-    hs.submit(batch, changes)?;
-    Ok(send_event_to_device::Response::new())
+    loop {
+        let sent = hs.transaction(call.raw.generation, |tx| {
+            let is_current = queues.cleared == hs.streams.cleared();
+            if is_current {
+                queues.queues.iter().for_each(|queue| queue.append(hs, tx, sender, &event_type));
+                once.done(&call, tx, None);
+            }
+            Ok::<_, StoreError>(is_current)
+        });
+        if sent?.visible() {
+            return Ok(send_event_to_device::Response::new());
+        }
+        queues.leave_out_deleted(hs).await?;
+    }
 }
 
 /// A message and the queue it goes to.
@@ -136,20 +145,18 @@ impl<'a> Queues<'a> {
 }
 
 impl Queues<'_> {
-    /// Leaves out the queues of devices that were deleted meanwhile, which nobody would ever empty. No await may lie between this and the appends.
+    /// Leaves out the queues of devices that were deleted meanwhile, which nobody would ever empty.
     async fn leave_out_deleted(&mut self, hs: &Homeserver) -> Result<()> {
-        while self.cleared != hs.streams.cleared() {
-            self.cleared = hs.streams.cleared();
-            let devices: Vec<_> = self.queues.iter().map(|queue| (queue.user, queue.device.clone())).collect();
-            let mut there = tables::DEVICES.get_many(hs.store(), &devices).await?.into_iter().map(|device| device.is_some());
-            self.queues.retain(|_| there.next().unwrap_or(false));
-        }
+        self.cleared = hs.streams.cleared();
+        let devices: Vec<_> = self.queues.iter().map(|queue| (queue.user, queue.device.clone())).collect();
+        let mut there = tables::DEVICES.get_many(hs.store(), &devices).await?.into_iter().map(|device| device.is_some());
+        self.queues.retain(|_| there.next().unwrap_or(false));
         Ok(())
     }
 }
 
 impl Queue<'_> {
-    fn append(self, hs: &Homeserver, batch: &mut Batch, sender: &UserId, event_type: &str) -> (Position, Change) {
+    fn append(&self, hs: &Homeserver, tx: &mut Tx, sender: &UserId, event_type: &str) {
         #[derive(Serialize)]
         struct Event<'a> {
             content: &'a RawValue,
@@ -157,11 +164,10 @@ impl Queue<'_> {
             r#type: &'a str,
         }
         let event = Event { content: self.content, sender, r#type: event_type };
-        let position = hs.positions.next();
+        let position = tx.change(Change::ToDevice { user: self.user, device: self.device.clone() });
         let message = Message { position, event: serde_json::to_string(&event).expect("strings and JSON are JSON") };
         let body = postcard::to_allocvec(&message).expect("our own types have known lengths");
-        self.subject.append(batch, hs.host.now(), body).expect("a queue that drops its oldest is never full");
-        (position, Change::ToDevice { user: self.user, device: self.device })
+        self.subject.append(tx, hs.host.now(), body).expect("a queue that drops its oldest is never full");
     }
 }
 
@@ -232,9 +238,11 @@ impl Waiting {
 }
 
 fn forget_arrived(hs: &Homeserver, subject: &Subject, last: &StreamEntry, generation: u64) {
-    let mut batch = Batch::since(generation);
-    subject.ack(&mut batch, DEVICE, last.end);
-    if let Err(error) = hs.submit(batch, Vec::new()) {
+    let acknowledged = hs.transaction(generation, |tx| {
+        subject.ack(tx, DEVICE, last.end);
+        Ok::<_, StoreError>(())
+    });
+    if let Err(error) = acknowledged.map(Submitted::visible) {
         tracing::debug!("to-device messages stay after their delivery: {error}");
     }
 }
@@ -248,9 +256,9 @@ pub async fn departing(hs: &Homeserver, user: UserSn, device: &DeviceId) -> Resu
 }
 
 impl Departing {
-    /// Removes it. No await may lie between this and the commit of `batch`.
-    pub fn forget(&self, batch: &mut Batch) {
-        self.0.clear(batch);
+    /// Removes it.
+    pub fn forget(&self, tx: &mut Tx) {
+        self.0.clear(tx);
     }
 }
 

@@ -10,9 +10,10 @@ use crate::{
     locks::LockKey,
     router::UserCall,
     tables::{self, Transaction},
+    transaction::Tx,
 };
 use async_lock::MutexGuardArc;
-use ephapse_store::Batch;
+use ephapse_store::StoreError;
 use ruma::OwnedEventId;
 
 /// How long an answer is kept, in ms.
@@ -31,7 +32,7 @@ pub struct Once {
 pub enum First {
     /// It was answered before, like this.
     Again(Transaction),
-    /// It comes for the first time: do it, and put [`Once::done`] into its batch.
+    /// It comes for the first time: do it, and call [`Once::done`] in its transaction.
     Now(Once),
 }
 
@@ -57,17 +58,17 @@ pub async fn is_repeated(call: &UserCall) -> Result<bool> {
     Ok(answered.is_some_and(|answered| answered.ts.saturating_add(REPEATED) > call.hs.host.now()))
 }
 
-/// Remembers that a request was answered, in the batch of what it does.
-pub fn remember(call: &UserCall, batch: &mut Batch, event_id: Option<OwnedEventId>) {
+/// Remembers that a request was answered, in the transaction of what it does.
+pub fn remember(call: &UserCall, tx: &mut Tx, event_id: Option<OwnedEventId>) {
     let (user, device, ts) = (call.session.user, call.session.device.clone(), call.hs.host.now());
-    tables::TRANSACTIONS.put(batch, &(user, device.clone(), key(call)), &Transaction { event_id, ts });
-    tables::TRANSACTIONS_BY_TIME.put(batch, &(ts, user, device, key(call)), &());
+    tables::TRANSACTIONS.put(tx, &(user, device.clone(), key(call)), &Transaction { event_id, ts });
+    tables::TRANSACTIONS_BY_TIME.put(tx, &(ts, user, device, key(call)), &());
 }
 
 impl Once {
-    /// Remembers the answer, in the batch of what the request does.
-    pub fn done(&self, call: &UserCall, batch: &mut Batch, event_id: Option<OwnedEventId>) {
-        remember(call, batch, event_id);
+    /// Remembers the answer, in the transaction of what the request does.
+    pub fn done(&self, call: &UserCall, tx: &mut Tx, event_id: Option<OwnedEventId>) {
+        remember(call, tx, event_id);
     }
 }
 
@@ -76,18 +77,21 @@ impl Homeserver {
     pub(crate) async fn forget_old_transactions(&self) -> Result<()> {
         let range = tables::TRANSACTIONS_BY_TIME.range(&()).start..tables::TRANSACTIONS_BY_TIME.prefix_of(&self.host.now().saturating_sub(KEPT));
         loop {
+            let generation = self.fresh_generation();
             let old =
                 tables::TRANSACTIONS_BY_TIME.scan_range(self.store(), range.clone(), ephapse_store::Direction::Forward, CLEARED_AT_ONCE).await?;
             if old.is_empty() {
                 return Ok(());
             }
-            let mut batch = Batch::new();
-            for (key, ()) in old {
-                tables::TRANSACTIONS_BY_TIME.delete(&mut batch, &key);
-                let (_, user, device, request) = key;
-                tables::TRANSACTIONS.delete(&mut batch, &(user, device, request));
-            }
-            self.submit(batch, Vec::new())?.durable().await?;
+            let forgotten = self.transaction(generation, |tx| {
+                for (key, ()) in old {
+                    tables::TRANSACTIONS_BY_TIME.delete(tx, &key);
+                    let (_, user, device, request) = key;
+                    tables::TRANSACTIONS.delete(tx, &(user, device, request));
+                }
+                Ok::<_, StoreError>(())
+            });
+            forgotten?.durable().await?;
             self.host.yield_now().await;
         }
     }

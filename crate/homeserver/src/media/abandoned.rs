@@ -7,7 +7,7 @@ use crate::{
     tables::{self, FileKey},
 };
 use async_lock::MutexGuardArc;
-use ephapse_store::{Batch, ChunkId, Direction};
+use ephapse_store::{ChunkId, Direction, StoreError};
 use std::collections::BTreeSet;
 
 /// Chunks that go at a time.
@@ -30,24 +30,27 @@ impl Homeserver {
             return Ok(());
         }
         loop {
+            let generation = self.fresh_generation();
             let chunks = tables::MEDIA_CHUNKS.scan(self.store(), key, Direction::Forward, AT_ONCE).await?;
-            let mut batch = Batch::new();
-            batch.set_frees_space();
             let ids: BTreeSet<ChunkId> = chunks.iter().map(|(_, id)| *id).collect();
             let _locks = self.lock_chunks(&ids).await;
             // First, since it makes the room that the batch needs.
             self.delete_unused(key, &ids).await?;
-            for id in &ids {
-                tables::CHUNK_USES.delete(&mut batch, &(*id, key.0.clone(), key.1.clone(), key.2.clone()));
-            }
-            for (chunk, _) in &chunks {
-                tables::MEDIA_CHUNKS.delete(&mut batch, chunk);
-            }
             let is_last = chunks.len() < AT_ONCE;
-            if is_last {
-                tables::UPLOADS.delete(&mut batch, key);
-            }
-            self.submit(batch, Vec::new())?.durable().await?;
+            let forgotten = self.transaction(generation, |tx| {
+                tx.frees_space();
+                for id in &ids {
+                    tables::CHUNK_USES.delete(tx, &(*id, key.0.clone(), key.1.clone(), key.2.clone()));
+                }
+                for (chunk, _) in &chunks {
+                    tables::MEDIA_CHUNKS.delete(tx, chunk);
+                }
+                if is_last {
+                    tables::UPLOADS.delete(tx, key);
+                }
+                Ok::<_, StoreError>(())
+            });
+            forgotten?.durable().await?;
             if is_last {
                 return Ok(());
             }

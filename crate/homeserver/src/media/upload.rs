@@ -8,7 +8,7 @@ use crate::{
 };
 use async_lock::SemaphoreGuardArc;
 use bytes::{Bytes, BytesMut};
-use ephapse_store::{Batch, ChunkId, LARGEST_CHUNK, StoreError};
+use ephapse_store::{ChunkId, LARGEST_CHUNK, StoreError};
 use sha2::{Digest, Sha256};
 use std::rc::Rc;
 
@@ -74,13 +74,16 @@ impl Upload {
     async fn note(&self, number: u32, id: ChunkId) -> Result<()> {
         let (server, media_id, variant) = self.key.clone();
         for attempt in 1.. {
-            let mut batch = Batch::new();
-            if number == 0 {
-                tables::UPLOADS.put(&mut batch, &self.key, &());
-            }
-            tables::MEDIA_CHUNKS.put(&mut batch, &(server.clone(), media_id.clone(), variant.clone(), number), &id);
-            tables::CHUNK_USES.put(&mut batch, &(id, server.clone(), media_id.clone(), variant.clone()), &());
-            match self.hs.submit(batch, Vec::new())?.durable().await {
+            // It stands on nothing that was read.
+            let noted = self.hs.transaction(self.hs.store().generation(), |tx| {
+                if number == 0 {
+                    tables::UPLOADS.put(tx, &self.key, &());
+                }
+                tables::MEDIA_CHUNKS.put(tx, &(server.clone(), media_id.clone(), variant.clone(), number), &id);
+                tables::CHUNK_USES.put(tx, &(id, server.clone(), media_id.clone(), variant.clone()), &());
+                Ok::<_, StoreError>(())
+            });
+            match noted?.durable().await {
                 // A write that failed before this one took it along.
                 Err(StoreError::RolledBack) if attempt < ATTEMPTS => {}
                 noted => return Ok(noted?),
@@ -94,10 +97,12 @@ impl Upload {
         if !self.begun.is_empty() {
             self.store_begun().await?;
         }
-        let mut batch = Batch::since(generation);
-        tables::MEDIA.put(&mut batch, &self.key, &media);
-        tables::UPLOADS.delete(&mut batch, &self.key);
-        Ok(self.hs.submit(batch, Vec::new())?.durable().await?)
+        let known = self.hs.transaction(generation, |tx| {
+            tables::MEDIA.put(tx, &self.key, &media);
+            tables::UPLOADS.delete(tx, &self.key);
+            Ok::<_, StoreError>(())
+        });
+        Ok(known?.durable().await?)
     }
 
     /// Deletes what was stored of a file that will not be.

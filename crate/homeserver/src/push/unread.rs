@@ -13,9 +13,10 @@ use crate::{
     room::{Reading, RoomInfo, membership_of},
     sync::Remembered,
     tables::{self, MembershipKind, ReceiptKind, RoomHead, RoomSn, Session, StoredReceipt, Unread, UnreadThread, UserSn},
+    transaction::Submitted,
     turns::Turns,
 };
-use ephapse_store::{Batch, Direction};
+use ephapse_store::{Direction, StoreError};
 use ruma::{EventId, OwnedEventId, events::TimelineEventType};
 use std::{collections::BTreeMap, ops::Range, rc::Rc};
 
@@ -57,7 +58,7 @@ impl Unreads {
         self.read.epoch()
     }
 
-    /// A receipt of `user` has moved to the event at a position. No await may lie between the submission of its batch and this.
+    /// A receipt of `user` has moved to the event at a position; for the transaction that moves it.
     pub(crate) fn receipt_moved(&self, room: RoomSn, user: UserSn, kind: &ReceiptKind, event: Position) {
         self.read.change((user, room), |read| {
             let read = Rc::make_mut(read);
@@ -281,10 +282,12 @@ impl Homeserver {
             unread.counted = to;
         }
         if unwritten >= WRITTEN_AFTER {
-            let mut batch = Batch::since(generation);
-            tables::UNREAD.put(&mut batch, &(user, room.sn), &unread);
+            let written = self.transaction(generation, |tx| {
+                tables::UNREAD.put(tx, &(user, room.sn), &unread);
+                Ok::<_, StoreError>(())
+            });
             // Nobody is told of it: if it is refused or lost, it is counted again.
-            if self.submit(batch, Vec::new()).is_ok() {
+            if written.map(Submitted::visible).is_ok() {
                 unwritten = 0;
             }
         }

@@ -277,7 +277,7 @@ impl Write<'_> {
             return Ok(());
         }
         let sender = self.user_sn(&redaction.pdu.sender)?;
-        tables::WAITING_REDACTIONS.put(&mut self.batch, &(self.room.sn, id.clone(), sender), &redaction.position);
+        tables::WAITING_REDACTIONS.put(self.tx, &(self.room.sn, id.clone(), sender), &redaction.position);
         Ok(())
     }
 
@@ -291,7 +291,7 @@ impl Write<'_> {
                 let redaction = if event.is_accepted() { self.show(redaction) } else { redaction };
                 self.redact(&target, &redaction)?;
             }
-            tables::WAITING_REDACTIONS.delete(&mut self.batch, &(self.room.sn, id.clone(), sender));
+            tables::WAITING_REDACTIONS.delete(self.tx, &(self.room.sn, id.clone(), sender));
         }
         Ok(())
     }
@@ -302,7 +302,7 @@ impl Write<'_> {
             return redaction;
         }
         let position = self.next_position();
-        tables::EVENTS.delete(&mut self.batch, &(self.room.sn, redaction.position));
+        tables::EVENTS.delete(self.tx, &(self.room.sn, redaction.position));
         for extremity in self.head.extremities.iter_mut().filter(|extremity| extremity.position == redaction.position) {
             extremity.position = position;
         }

@@ -95,8 +95,8 @@ impl Write<'_> {
     /// Puts the create event first.
     pub(super) fn begin(&mut self, create: Pdu) -> Result<(), Stop> {
         let room = Room { id: self.room.id.clone(), version: self.room.version.clone() };
-        tables::ROOM_SNS.put(&mut self.batch, &room.id, &self.room.sn);
-        tables::ROOMS.put(&mut self.batch, &self.room.sn, &room);
+        tables::ROOM_SNS.put(self.tx, &room.id, &self.room.sn);
+        tables::ROOMS.put(self.tx, &self.room.sn, &room);
         if let Err(reason) = self.check_by_auth_events(&create)? {
             return Err(Error::bad_json(reason).into());
         }

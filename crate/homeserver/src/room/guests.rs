@@ -13,7 +13,7 @@ use crate::{
     tables::{self, MembershipKind, UserSn},
     turns::Turns,
 };
-use ephapse_store::{Batch, Direction, LocalBoxFuture};
+use ephapse_store::{Direction, LocalBoxFuture, StoreError};
 use ruma::{
     CanonicalJsonValue, OwnedUserId,
     events::{StateEventType, TimelineEventType, room::guest_access::GuestAccess},
@@ -56,7 +56,7 @@ impl Write<'_> {
     pub(super) fn guest_access_changed(&mut self) {
         if !self.is_new {
             let position = self.next_position();
-            tables::GUESTS_TO_LEAVE.put(&mut self.batch, &self.room.sn, &position);
+            tables::GUESTS_TO_LEAVE.put(self.tx, &self.room.sn, &position);
             self.guest_access_changed = true;
         }
     }
@@ -75,6 +75,7 @@ impl Homeserver {
     }
 
     async fn guests_leave(&self, room: &Rc<RoomInfo>) -> Result<()> {
+        let generation = self.fresh_generation();
         let Some(asked) = tables::GUESTS_TO_LEAVE.get(self.store(), &room.sn).await? else { return Ok(()) };
         let range = tables::MEMBERS.range(&(room.sn, MembershipKind::Join as u8));
         let mut from = range.start;
@@ -89,7 +90,7 @@ impl Homeserver {
                 turns.step().await;
             }
             for guests in guests.chunks(LEAVE_AT_ONCE) {
-                self.leave_together(room, guests).await?;
+                self.leave_together(room, generation, guests).await?;
                 self.host.yield_now().await;
             }
             let Some((last, _)) = page.last().filter(|_| page.len() == LOOKED_AT) else { break };
@@ -100,20 +101,22 @@ impl Homeserver {
         let _lock = self.lock(LockKey::Room(room.sn)).await;
         // Unless it was changed once more since.
         if tables::GUESTS_TO_LEAVE.get(self.store(), &room.sn).await? == Some(asked) {
-            let mut batch = Batch::new();
-            tables::GUESTS_TO_LEAVE.delete(&mut batch, &room.sn);
-            self.submit(batch, Vec::new())?;
+            let done = self.transaction(generation, |tx| {
+                tables::GUESTS_TO_LEAVE.delete(tx, &room.sn);
+                Ok::<_, StoreError>(())
+            });
+            done?.visible();
         }
         Ok(())
     }
 
     /// Those of `guests` who are in the room leave it, unless guests may be there after all.
-    async fn leave_together(&self, room: &Rc<RoomInfo>, guests: &[(UserSn, OwnedUserId)]) -> Result<()> {
+    async fn leave_together(&self, room: &Rc<RoomInfo>, generation: u64, guests: &[(UserSn, OwnedUserId)]) -> Result<()> {
         let leave = |write: &mut Write<'_>| {
             if write.guests_may_join(write.state())? {
                 return Ok(());
             }
-            write.batch.set_frees_space();
+            write.tx.frees_space();
             for (user, id) in guests {
                 if write.member(*user)?.is_none_or(|member| member.kind != MembershipKind::Join) {
                     continue;
@@ -127,7 +130,7 @@ impl Homeserver {
             }
             Ok::<_, Stop>(())
         };
-        self.write_room(room, self.store().generation(), leave).await
+        self.write_room(room, generation, leave).await
     }
 
     /// Goes on where the end of the last run interrupted it.

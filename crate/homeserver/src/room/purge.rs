@@ -8,8 +8,9 @@ use crate::{
     homeserver::Homeserver,
     locks::LockKey,
     tables::{self, MembershipKind, RoomSn, UserSn},
+    transaction::{Submitted, Tx},
 };
-use ephapse_store::{Batch, Direction};
+use ephapse_store::{Direction, StoreError};
 use std::rc::Rc;
 
 /// How many members or events are looked at, or go in one batch, before others have their turn.
@@ -20,24 +21,32 @@ impl Homeserver {
     /// [`tables::ROOMS_TO_DELETE`] in the same batch.
     pub async fn purge_if_forgotten(&self, room: &Rc<RoomInfo>) -> Result<()> {
         let lock = self.lock(LockKey::Room(room.sn)).await;
-        let mut batch = Batch::new();
+        let generation = self.fresh_generation();
         if !self.is_forgotten(room.sn).await? {
-            tables::ROOMS_TO_DELETE.delete(&mut batch, &room.sn);
+            let stays = self.transaction(generation, |tx| {
+                tables::ROOMS_TO_DELETE.delete(tx, &room.sn);
+                Ok::<_, StoreError>(())
+            });
             // It is asked again later if this is lost.
-            self.submit(batch, Vec::new()).ok();
+            stays.map(Submitted::visible).ok();
             return Ok(());
         }
-        batch.set_frees_space();
-        for ((_, alias), ()) in tables::ROOM_ALIASES.scan(self.store(), &room.sn, Direction::Forward, usize::MAX).await? {
-            tables::ALIASES.delete(&mut batch, &alias);
-        }
-        tables::ROOM_ALIASES.delete_all(&mut batch, &room.sn);
-        tables::PUBLISHED_ROOMS.delete(&mut batch, &room.sn);
-        tables::ROOM_HEADS.delete(&mut batch, &room.sn);
-        tables::ROOM_SNS.delete(&mut batch, &room.id);
-        tables::ROOMS_TO_DELETE.put(&mut batch, &room.sn, &true);
-        self.rooms.forget(room);
-        self.submit(batch, Vec::new())?.durable().await?;
+        let aliases = tables::ROOM_ALIASES.scan(self.store(), &room.sn, Direction::Forward, usize::MAX).await?;
+        let unknown = self.transaction(generation, |tx| {
+            tx.frees_space();
+            for ((_, alias), ()) in &aliases {
+                tables::ALIASES.delete(tx, alias);
+            }
+            tables::ROOM_ALIASES.delete_all(tx, &room.sn);
+            tables::PUBLISHED_ROOMS.delete(tx, &room.sn);
+            tables::ROOM_HEADS.delete(tx, &room.sn);
+            tables::ROOM_SNS.delete(tx, &room.id);
+            tables::ROOMS_TO_DELETE.put(tx, &room.sn, &true);
+            let forgotten = room.clone();
+            tx.then(move |hs| hs.rooms.forget(&forgotten));
+            Ok::<_, StoreError>(())
+        });
+        unknown?.durable().await?;
         drop(lock);
         self.purge(room.sn).await
     }
@@ -74,67 +83,63 @@ impl Homeserver {
         Ok(account.is_some_and(|account| !account.deactivated))
     }
 
-    /// Deletes what a room held that nobody knows any more.
+    /// Deletes what a room held that nobody knows any more. Nothing of it changes any more, so each batch stands on its own reads alone.
     async fn purge(&self, room: RoomSn) -> Result<()> {
         loop {
+            let generation = self.fresh_generation();
             let members = tables::MEMBERS.scan(self.store(), &room, Direction::Forward, AT_ONCE).await?;
             if members.is_empty() {
                 break;
             }
-            let mut batch = Batch::new();
-            batch.set_frees_space();
-            for (key @ (_, _, user), _) in members {
-                tables::MEMBERS.delete(&mut batch, &key);
-                tables::MEMBERSHIPS.delete(&mut batch, &(user, room));
-                tables::UNREAD.delete(&mut batch, &(user, room));
-                tables::ACCOUNT_DATA.delete_all(&mut batch, &(user, room));
-            }
-            self.purged(batch).await?;
+            self.purged(generation, |tx| {
+                for (key @ (_, _, user), _) in &members {
+                    tables::MEMBERS.delete(tx, key);
+                    tables::MEMBERSHIPS.delete(tx, &(*user, room));
+                    tables::UNREAD.delete(tx, &(*user, room));
+                    tables::ACCOUNT_DATA.delete_all(tx, &(*user, room));
+                }
+            })
+            .await?;
         }
         // Who was never in it may have account data of it all the same.
         loop {
+            let generation = self.fresh_generation();
             let owners = tables::ROOM_ACCOUNT_DATA.scan(self.store(), &room, Direction::Forward, AT_ONCE).await?;
             if owners.is_empty() {
                 break;
             }
-            let mut batch = Batch::new();
-            batch.set_frees_space();
-            for (key @ (_, user), ()) in owners {
-                tables::ROOM_ACCOUNT_DATA.delete(&mut batch, &key);
-                tables::ACCOUNT_DATA.delete_all(&mut batch, &(user, room));
-            }
-            self.purged(batch).await?;
+            self.purged(generation, |tx| {
+                for (key @ (_, user), ()) in &owners {
+                    tables::ROOM_ACCOUNT_DATA.delete(tx, key);
+                    tables::ACCOUNT_DATA.delete_all(tx, &(*user, room));
+                }
+            })
+            .await?;
         }
         loop {
+            let generation = self.fresh_generation();
             let events = tables::EVENTS.scan(self.store(), &room, Direction::Backward, AT_ONCE).await?;
-            let mut batch = Batch::new();
-            batch.set_frees_space();
             if events.is_empty() {
-                // They are gone one by one already; what a range covers, the store drops without merging it, which takes room.
-                tables::EVENTS.delete_all(&mut batch, &room);
-                tables::MEMBERS.delete_all(&mut batch, &room);
-                tables::STATE_NODES.delete_all(&mut batch, &room);
-                tables::RELATIONS.delete_all(&mut batch, &room);
-                tables::INDIRECT_RELATIONS.delete_all(&mut batch, &room);
-                tables::ANNOTATIONS.delete_all(&mut batch, &room);
-                tables::WAITING_REDACTIONS.delete_all(&mut batch, &room);
-                tables::CITING.delete_all(&mut batch, &room);
-                tables::RECEIPTS.delete_all(&mut batch, &room);
-                tables::GUESTS_TO_LEAVE.delete(&mut batch, &room);
-                tables::ROOMS_TO_DELETE.delete(&mut batch, &room);
-                return Ok(self.submit(batch, Vec::new())?.durable().await?);
+                return self.purged(generation, |tx| delete_ranges(tx, room)).await;
             }
-            for (key, record) in events {
-                tables::EVENT_IDS.delete(&mut batch, &record.event_id);
-                tables::EVENTS.delete(&mut batch, &key);
-            }
-            self.purged(batch).await?;
+            self.purged(generation, |tx| {
+                for (key, record) in &events {
+                    tables::EVENT_IDS.delete(tx, &record.event_id);
+                    tables::EVENTS.delete(tx, key);
+                }
+            })
+            .await?;
         }
     }
 
     /// One of many batches of deletions: then others have their turn.
-    async fn purged(&self, batch: Batch) -> Result<()> {
-        self.submit(batch, Vec::new())?.durable().await?;
+    async fn purged(&self, generation: u64, delete: impl FnOnce(&mut Tx)) -> Result<()> {
+        let deleted = self.transaction(generation, |tx| {
+            tx.frees_space();
+            delete(tx);
+            Ok::<_, StoreError>(())
+        });
+        deleted?.durable().await?;
         self.host.yield_now().await;
         Ok(())
     }
@@ -149,4 +154,19 @@ impl Homeserver {
         }
         Ok(())
     }
+}
+
+/// The end of a room. Its rows are gone one by one already; what a range covers, the store drops without merging it, which takes room.
+fn delete_ranges(tx: &mut Tx, room: RoomSn) {
+    tables::EVENTS.delete_all(tx, &room);
+    tables::MEMBERS.delete_all(tx, &room);
+    tables::STATE_NODES.delete_all(tx, &room);
+    tables::RELATIONS.delete_all(tx, &room);
+    tables::INDIRECT_RELATIONS.delete_all(tx, &room);
+    tables::ANNOTATIONS.delete_all(tx, &room);
+    tables::WAITING_REDACTIONS.delete_all(tx, &room);
+    tables::CITING.delete_all(tx, &room);
+    tables::RECEIPTS.delete_all(tx, &room);
+    tables::GUESTS_TO_LEAVE.delete(tx, &room);
+    tables::ROOMS_TO_DELETE.delete(tx, &room);
 }

@@ -90,9 +90,9 @@ impl Write<'_> {
         let Some(relates) = RelatesTo::in_json(pdu.content.get()).filter(|_| pdu.redacts.is_none()) else { return Ok(()) };
         let sender = self.user_sn(&pdu.sender)?;
         let relation = Relation { rel_type: relates.rel_type.clone(), event_type: pdu.event_type.to_string(), sender };
-        tables::RELATIONS.put(&mut self.batch, &(self.room.sn, relates.event_id.clone(), position), &relation);
+        tables::RELATIONS.put(self.tx, &(self.room.sn, relates.event_id.clone(), position), &relation);
         if let Some(fingerprint) = relates.annotation(sender, &pdu.event_type).filter(|_| event.is_shown()) {
-            tables::ANNOTATIONS.put(&mut self.batch, &(self.room.sn, relates.event_id.clone(), fingerprint), &position);
+            tables::ANNOTATIONS.put(self.tx, &(self.room.sn, relates.event_id.clone(), fingerprint), &position);
         }
         match self.event_by_id(&relates.event_id)? {
             Some(parent) => self.list_above(parent, &[(position, IndirectRelation { relation, through: Vec::new() })]),
@@ -114,7 +114,7 @@ impl Write<'_> {
             through.push(event.position);
             for (position, descendant) in descendants.iter().filter(|(_, descendant)| descendant.through.len() + through.len() < DEPTH) {
                 let indirect = IndirectRelation { relation: descendant.relation.clone(), through: [&descendant.through[..], &through].concat() };
-                tables::INDIRECT_RELATIONS.put(&mut self.batch, &(self.room.sn, relates.event_id.clone(), *position), &indirect);
+                tables::INDIRECT_RELATIONS.put(self.tx, &(self.room.sn, relates.event_id.clone(), *position), &indirect);
             }
             if through.len() + 1 >= DEPTH {
                 break;

@@ -9,7 +9,7 @@ use crate::{
     position::Position,
     tables::{self, RoomHead, RoomSn},
 };
-use ephapse_store::{Store, StoreError};
+use ephapse_store::{Reader, StoreError};
 use ruma::{OwnedEventId, OwnedRoomId, RoomVersionId, room_version_rules::RoomVersionRules};
 use std::{
     cell::{Cell, RefCell},
@@ -63,7 +63,7 @@ impl Rooms {
         }
     }
 
-    pub(crate) async fn newest_stored(store: &dyn Store) -> Result<RoomSn, StoreError> {
+    pub(crate) async fn newest_stored(store: &Reader) -> Result<RoomSn, StoreError> {
         Ok(tables::ROOMS.last_key(store, &()).await?.unwrap_or(0))
     }
 

@@ -1,8 +1,8 @@
 //! Gather, decide, commit: how every change of a room is made.
 //!
 //! Whoever changes a room gives [`Homeserver::write_room`] a plain function over a [`Write`]. It decides on what is in memory; where that is not enough
-//! it stops with what it [`Need`]s, the needs are read from the store, and it runs again from the start. When it ends, everything it staged becomes one
-//! batch. The room's lock is held from the first read to the moment the batch is submitted, so nothing it decided on can change under it.
+//! it stops with what it [`Need`]s, the needs are read from the store, and it runs again from the start, in a new transaction. When it ends, everything it
+//! staged becomes one batch. The room's lock is held from the first read to the moment the batch is submitted, so nothing it decided on can change under it.
 
 use super::{
     event::Event,
@@ -14,13 +14,15 @@ use super::{
 use crate::{
     damaged::Damaged,
     error::{Error, Result},
-    homeserver::{Homeserver, Submitted},
+    homeserver::Homeserver,
     locks::LockKey,
     position::Position,
     tables::{self, Change, IndirectRelation, Membership, MembershipKind, RoomHead, UserSn},
+    transaction::{Submitted, Tx},
     turns::{self, Turns},
 };
-use ephapse_store::{Batch, Direction};
+use ephapse_store::{Direction, StoreError};
+use futures_util::FutureExt;
 use ruma::{EventId, OwnedEventId, OwnedUserId, UserId};
 use std::{
     cell::RefCell,
@@ -79,6 +81,12 @@ impl From<Error> for Stop {
     }
 }
 
+impl From<StoreError> for Stop {
+    fn from(error: StoreError) -> Self {
+        Self::Refused(error.into())
+    }
+}
+
 impl From<Missing> for Stop {
     fn from(Missing(ids): Missing) -> Self {
         Self::Missing(ids.into_iter().map(Need::Node).collect())
@@ -124,10 +132,8 @@ pub struct Write<'a> {
     turns: Option<Turns<'a>>,
     /// The head as the decision leaves it.
     pub(super) head: RoomHead,
-    /// What else is written with the events.
-    pub batch: Batch,
-    changes: Vec<(Position, Change)>,
-    base: Position,
+    /// What is written with it.
+    pub tx: &'a mut Tx,
     /// Events staged or changed, by position.
     events: BTreeMap<Position, Rc<Event>>,
     ids: HashMap<OwnedEventId, Position>,
@@ -169,24 +175,32 @@ impl Homeserver {
         let is_long = events > turns::STEPS;
         // Two at once would have to know of each other's positions.
         let guard = if is_long { Some(self.lock(LockKey::LongCreation).await) } else { None };
-        let mut ahead = if is_long { POSITIONS_AHEAD } else { 0 };
+        let mut ahead = POSITIONS_AHEAD;
         let mut known = Known { users, invitees, ..Known::default() };
         for _ in 0..ROUNDS {
-            let base = Position(self.positions.given().0 + ahead);
-            let turns = is_long.then(|| Turns::new(&*self.host));
-            let mut write = Write { is_new: true, turns, ..Write::new(self, room, &known, RoomHead::default(), generation, base) };
-            match decide(&mut write).await {
-                Ok(answer) => {
-                    write.encode(&RoomHead::default()).await;
-                    if is_long && self.positions.given() > base {
-                        ahead *= 2;
-                        continue;
-                    }
-                    write.submit()?;
-                    drop(guard);
-                    self.rooms.remember(room);
-                    return Ok(answer);
+            let mut fill = async |tx: &mut Tx| {
+                let turns = is_long.then(|| Turns::new(&*self.host));
+                let mut write = Write { is_new: true, turns, ..Write::new(self, room, &known, RoomHead::default(), tx) };
+                let answer = decide(&mut write).await?;
+                for event in write.changed_events() {
+                    write.encode(&event);
+                    write.turn().await;
                 }
+                write.finish(&RoomHead::default());
+                Ok(answer)
+            };
+            let written = if is_long {
+                self.transaction_in_turns(generation, ahead, fill).await
+            } else {
+                let at_once = |tx: &mut Tx| fill(tx).now_or_never().expect("only a long creation takes turns");
+                self.transaction(generation, at_once).map(Some)
+            };
+            match written {
+                Ok(Some(written)) => {
+                    drop(guard);
+                    return Ok(written.visible());
+                }
+                Ok(None) => ahead *= 2,
                 Err(Stop::Refused(error)) => return Err(error),
                 Err(Stop::Missing(needs)) => self.read_needs(room, &mut known, needs).await?,
                 Err(Stop::Unfinished) => self.host.yield_now().await,
@@ -206,16 +220,19 @@ impl Homeserver {
         let mut turns = Turns::new(&*self.host);
         let mut rounds = 0;
         while rounds < ROUNDS {
-            let mut write = Write::new(self, room, &known, head.clone(), generation, self.positions.given());
-            match decide(&mut write) {
-                Ok(answer) => {
-                    write.end_typing();
-                    // Not in turns: nothing happens between the read and the batch.
-                    write.encode(&head).await;
-                    let guest_access_changed = write.guest_access_changed;
-                    write.submit()?;
-                    return Ok((answer, guest_access_changed));
+            let written = self.transaction(generation, |tx| {
+                let mut write = Write::new(self, room, &known, head.clone(), tx);
+                let answer = decide(&mut write)?;
+                write.end_typing();
+                for event in write.changed_events() {
+                    write.encode(&event);
                 }
+                let guest_access_changed = write.guest_access_changed;
+                write.finish(&head);
+                Ok((answer, guest_access_changed))
+            });
+            match written.map(Submitted::visible) {
+                Ok(decided) => return Ok(decided),
                 Err(Stop::Refused(error)) => return Err(error),
                 // The room's lock is held: whatever others do now, it changes nothing here.
                 Err(Stop::Missing(needs)) => {
@@ -334,7 +351,7 @@ fn too_many_rounds(room: &RoomInfo) -> Error {
 }
 
 impl<'a> Write<'a> {
-    fn new(hs: &'a Homeserver, room: &Rc<RoomInfo>, known: &'a Known, head: RoomHead, generation: u64, base: Position) -> Self {
+    fn new(hs: &'a Homeserver, room: &Rc<RoomInfo>, known: &'a Known, head: RoomHead, tx: &'a mut Tx) -> Self {
         Self {
             hs,
             room: room.clone(),
@@ -343,9 +360,7 @@ impl<'a> Write<'a> {
             guest_access_changed: false,
             turns: None,
             head,
-            batch: Batch::since(generation),
-            changes: Vec::new(),
-            base,
+            tx,
             events: BTreeMap::new(),
             ids: HashMap::new(),
             nodes: RefCell::default(),
@@ -423,10 +438,10 @@ impl Write<'_> {
     /// Changes a user's part in the room and the index by membership.
     pub(super) fn set_member(&mut self, user: UserSn, before: Option<MembershipKind>, member: Membership) {
         if let Some(kind) = before {
-            tables::MEMBERS.delete(&mut self.batch, &(self.room.sn, kind as u8, user));
+            tables::MEMBERS.delete(self.tx, &(self.room.sn, kind as u8, user));
         }
-        tables::MEMBERS.put(&mut self.batch, &(self.room.sn, member.kind as u8, user), &member.position);
-        tables::MEMBERSHIPS.put(&mut self.batch, &(user, self.room.sn), &member);
+        tables::MEMBERS.put(self.tx, &(self.room.sn, member.kind as u8, user), &member.position);
+        tables::MEMBERSHIPS.put(self.tx, &(user, self.room.sn), &member);
         self.members.insert(user, member);
     }
 
@@ -461,7 +476,7 @@ impl Write<'_> {
         let staged = self.citing.get(&cited).map(Vec::as_slice).unwrap_or_default();
         let (stored, all) = match self.known.citing.get(&cited) {
             Some((stored, all)) if *all || stored.len() >= count => (stored.as_slice(), *all),
-            _ if cited > self.base => (&[][..], true),
+            _ if cited > self.tx.base() => (&[][..], true),
             _ => return Err(Need::Citing(cited, count)),
         };
         Ok((staged.iter().rev().chain(stored).copied().collect(), all))
@@ -471,7 +486,7 @@ impl Write<'_> {
     pub(super) fn cite(&mut self, citing: Position, auth_events: &[OwnedEventId]) -> Result<(), Stop> {
         for id in auth_events {
             let Some(cited) = self.event_by_id(id)? else { continue };
-            tables::CITING.put(&mut self.batch, &(self.room.sn, cited.position, citing), &());
+            tables::CITING.put(self.tx, &(self.room.sn, cited.position, citing), &());
             self.citing.entry(cited.position).or_default().push(citing);
         }
         Ok(())
@@ -488,19 +503,17 @@ impl Write<'_> {
 
     /// The position of the next event or change.
     pub(super) fn next_position(&self) -> Position {
-        Position(self.base.0 + 1 + self.changes.len() as i64)
+        self.tx.next_position()
     }
 
     /// Adds something clients can see, at [`Self::next_position`].
     pub fn change(&mut self, change: Change) -> Position {
-        let position = self.next_position();
-        self.changes.push((position, change));
-        position
+        self.tx.change(change)
     }
 
     pub(super) fn add_nodes(&mut self, nodes: Vec<(NodeId, Rc<Node>)>) {
         for (id, node) in &nodes {
-            tables::STATE_NODES.put(&mut self.batch, &(self.room.sn, id.0), &tables::RawBytes(node.encode()));
+            tables::STATE_NODES.put(self.tx, &(self.room.sn, id.0), &tables::RawBytes(node.encode()));
         }
         self.nodes.get_mut().extend(nodes);
     }
@@ -521,40 +534,39 @@ impl Write<'_> {
         }
     }
 
-    /// Puts everything staged into the batch.
-    async fn encode(&mut self, before: &RoomHead) {
-        let sn = self.room.sn;
-        let events: Vec<Rc<Event>> = self.events.values().cloned().collect();
-        for event in events {
-            tables::EVENTS.put(&mut self.batch, &(sn, event.position), &event.to_record());
-            if event.position > self.base {
-                tables::EVENT_IDS.put(&mut self.batch, &event.pdu.event_id, &(sn, event.position));
-            }
-            self.turn().await;
-        }
-        if self.head != *before {
-            tables::ROOM_HEADS.put(&mut self.batch, &sn, &self.head);
+    /// Events staged or changed.
+    fn changed_events(&self) -> Vec<Rc<Event>> {
+        self.events.values().cloned().collect()
+    }
+
+    fn encode(&mut self, event: &Event) {
+        let place = (self.room.sn, event.position);
+        tables::EVENTS.put(self.tx, &place, &event.to_record());
+        if event.position > self.tx.base() {
+            tables::EVENT_IDS.put(self.tx, &event.pdu.event_id, &place);
         }
     }
 
-    /// The batch, handed to the store; memory follows.
-    fn submit(self) -> Result<Submitted> {
-        let sn = self.room.sn;
-        if let Some((newest, _)) = self.changes.last() {
-            self.hs.positions.give_up_to(*newest);
+    /// Stages the head as the decision leaves it, and what memory keeps of all this.
+    fn finish(self, before: &RoomHead) {
+        let room = self.room;
+        if self.head != *before {
+            tables::ROOM_HEADS.put(self.tx, &room.sn, &self.head);
         }
-        let generation = self.batch.generation();
-        let written = self.hs.submit(self.batch, self.changes)?;
-        self.left.iter().for_each(|user| self.hs.sync.typing.left(sn, *user));
-        if self.hs.may_keep(generation.unwrap_or_else(|| self.hs.store().generation())) {
-            let rooms = &self.hs.rooms;
-            let mut nodes = self.nodes.take();
-            if self.turns.is_some() {
-                // Of many states only the one that the room goes on from: the others would take its place in memory.
-                nodes = nodes_of(NodeId(self.head.state), nodes);
+        let mut nodes = self.nodes.into_inner();
+        if self.turns.is_some() {
+            // Of many states only the one that the room goes on from: the others would take its place in memory.
+            nodes = nodes_of(NodeId(self.head.state), nodes);
+        }
+        let (is_new, left, head, events) = (self.is_new, self.left, self.head, self.events);
+        self.tx.then(move |hs| {
+            let (rooms, sn) = (&hs.rooms, room.sn);
+            left.iter().for_each(|user| hs.sync.typing.left(sn, *user));
+            if is_new {
+                rooms.remember(&room);
             }
-            rooms.keep_head(sn, Rc::new(self.head));
-            for (position, event) in self.events {
+            rooms.keep_head(sn, Rc::new(head));
+            for (position, event) in events {
                 rooms.keep_place(event.pdu.event_id.clone(), (sn, position));
                 let weight = event.weight();
                 rooms.events.borrow_mut().insert((sn, position), event, weight);
@@ -564,8 +576,7 @@ impl Write<'_> {
                 let weight = node.weight();
                 cached.insert((sn, id), node, weight);
             }
-        }
-        Ok(written)
+        });
     }
 }
 

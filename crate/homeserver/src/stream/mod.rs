@@ -1,7 +1,7 @@
 //! Durable append-only streams with named consumers: what must survive a crash between "it happened" and "it was passed on".
 //!
 //! A [`Stream`] is declared in code; its subjects (one queue each: a device, a destination) are made when first appended to and pruned when empty.
-//! An entry is appended in the `Batch` of the write that causes it. Consumers take entries in order, acknowledge what they have processed, and get
+//! An entry is appended in the transaction of the write that causes it. Consumers take entries in order, acknowledge what they have processed, and get
 //! the rest again after a crash, later each time; an entry that is delivered too often without an acknowledgement is parked:
 //! it stays to be seen, and those behind it follow. Nothing of Matrix is in here.
 
@@ -16,19 +16,20 @@ pub use status::{ConsumerStatus, ParkedStatus, StreamStatus};
 pub use streams::Streams;
 pub use subject::{Delivered, Full, Subject, Taken};
 
-use ephapse_store::{Batch, LocalBoxFuture, Store, StoreError};
+use crate::transaction::{Submitted, Tx};
+use ephapse_store::{Reader, StoreError};
 use std::time::Duration;
 
 /// What streams stand on.
 pub trait Ground {
     /// Where entries are read from.
-    fn store(&self) -> &dyn Store;
+    fn store(&self) -> &Reader;
 
-    /// Hands in a batch and tells [`Streams::submitted`] how that went; the future ends when the batch is durable.
+    /// Writes what `fill` stages, which stands on what was read in a generation of the store.
     ///
     /// # Errors
-    /// The batch was refused at once.
-    fn submit(&self, batch: Batch) -> Result<LocalBoxFuture<'static, Result<(), StoreError>>, StoreError>;
+    /// It was refused at once, or what was read is not true any more.
+    fn write(&self, generation: u64, fill: &mut dyn FnMut(&mut Tx)) -> Result<Submitted<()>, StoreError>;
 }
 
 /// A stream: what its subjects keep, for whom, and how much.

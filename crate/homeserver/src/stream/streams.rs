@@ -1,15 +1,16 @@
 //! Every stream of a server, and the heads of the subjects in use.
 //!
-//! A head in memory is the newest one: whoever appends or acknowledges changes it and puts it into the batch in one step, without an await before the
-//! batch is handed in; when it is refused, the change is taken back. Heads are dropped when nobody uses them, and all at once when a write fails.
+//! A head in memory is the newest one: whoever appends or acknowledges changes it there and in the transaction in one step; when that is refused, the change
+//! is taken back. Heads are dropped when nobody uses them, and all at once when a write fails.
 
 use super::{Ground, ParkedStatus, Stream, StreamStatus, Subject};
 use crate::{
     host::Host,
     tables::{self, StreamHead, StreamTotals},
+    transaction::{Submitted, Tx},
     turns::Turns,
 };
-use ephapse_store::{Batch, Direction, Store, StoreError};
+use ephapse_store::{Direction, Reader, StoreError};
 use std::{
     cell::{Cell, RefCell},
     collections::{BTreeMap, HashMap},
@@ -41,24 +42,16 @@ pub(super) struct Shared {
     pub(super) writes: Cell<u64>,
     /// How many subjects were cleared.
     pub(super) cleared: Cell<u64>,
-    /// As it was before the changes that wait for their batch to be handed in.
-    before: RefCell<Before>,
-}
-
-#[derive(Default)]
-struct Before {
-    heads: Vec<(Rc<RefCell<StreamHead>>, StreamHead)>,
-    totals: Option<(BTreeMap<&'static str, StreamTotals>, Parked)>,
 }
 
 impl Streams {
     /// The streams that `store` holds.
-    pub async fn open(store: &dyn Store, streams: &'static [&'static Stream]) -> Result<Self, StoreError> {
+    pub async fn open(store: &Reader, streams: &'static [&'static Stream]) -> Result<Self, StoreError> {
         Ok(Self { streams, shared: RefCell::new(Shared::load(store, streams).await?) })
     }
 
     /// Reads anew what memory holds: after a failed write, or a panic between a change and its commit.
-    pub async fn reload(&self, store: &dyn Store) -> Result<(), StoreError> {
+    pub async fn reload(&self, store: &Reader) -> Result<(), StoreError> {
         let shared = self.shared.borrow().clone();
         if shared.generation == store.generation() {
             return shared.refresh(store, self.streams).await;
@@ -67,7 +60,7 @@ impl Streams {
     }
 
     /// What belongs to the store's generation.
-    async fn current(&self, store: &dyn Store) -> Result<Rc<Shared>, StoreError> {
+    async fn current(&self, store: &Reader) -> Result<Rc<Shared>, StoreError> {
         loop {
             let shared = self.shared.borrow().clone();
             if shared.generation == store.generation() {
@@ -117,22 +110,6 @@ impl Streams {
         Ok(())
     }
 
-    /// The batch with the last changes was handed in: taken, or refused, and then they have not happened.
-    pub fn submitted(&self, taken: bool) {
-        let shared = self.shared.borrow();
-        let Before { heads, totals } = shared.before.take();
-        if taken {
-            return;
-        }
-        for (head, before) in heads.into_iter().rev() {
-            *head.borrow_mut() = before;
-        }
-        if let Some((totals, parked)) = totals {
-            shared.totals.replace(totals);
-            shared.parked.replace(parked);
-        }
-    }
-
     /// How many subjects were cleared since the last failed write. Who reads whether a subject's owner is there reads again when it has grown.
     pub fn cleared(&self) -> u64 {
         self.shared.borrow().cleared.get()
@@ -152,34 +129,26 @@ impl Streams {
 }
 
 impl Shared {
-    async fn load(store: &dyn Store, streams: &[&'static Stream]) -> Result<Rc<Self>, StoreError> {
+    async fn load(store: &Reader, streams: &[&'static Stream]) -> Result<Rc<Self>, StoreError> {
         let generation = store.generation();
         let totals = RefCell::new(stored_totals(store, streams).await?);
         let parked = RefCell::new(stored_parked(store, streams).await?);
-        Ok(Rc::new(Self {
-            generation,
-            totals,
-            parked,
-            heads: RefCell::default(),
-            writes: Cell::new(0),
-            cleared: Cell::new(0),
-            before: RefCell::default(),
-        }))
+        Ok(Rc::new(Self { generation, totals, parked, heads: RefCell::default(), writes: Cell::new(0), cleared: Cell::new(0) }))
     }
 
     /// The totals, or what is parked, are about to change.
-    pub(super) fn remember_totals(&self) {
-        self.before.borrow_mut().totals.get_or_insert_with(|| (self.totals.borrow().clone(), self.parked.borrow().clone()));
-    }
-
-    /// A head has changed.
-    pub(super) fn remember_head(&self, head: &Rc<RefCell<StreamHead>>, before: StreamHead) {
-        self.before.borrow_mut().heads.push((head.clone(), before));
+    pub(super) fn change_totals(self: &Rc<Self>, tx: &mut Tx) {
+        tx.undo_once(Rc::as_ptr(self) as usize, || {
+            let (shared, totals, parked) = (self.clone(), self.totals.borrow().clone(), self.parked.borrow().clone());
+            move || {
+                shared.totals.replace(totals);
+                shared.parked.replace(parked);
+            }
+        });
     }
 
     /// Makes every head in use, and the totals, what the store says they are.
-    async fn refresh(&self, store: &dyn Store, streams: &[&'static Stream]) -> Result<(), StoreError> {
-        self.before.take();
+    async fn refresh(&self, store: &Reader, streams: &[&'static Stream]) -> Result<(), StoreError> {
         loop {
             let writes = self.writes.get();
             let live: Vec<_> = self.heads.borrow().iter().filter_map(|(key, head)| Some((key.clone(), head.upgrade()?))).collect();
@@ -201,7 +170,7 @@ impl Shared {
         }
     }
 
-    async fn head(&self, store: &dyn Store, stream: &'static Stream, key: &String) -> Result<Rc<RefCell<StreamHead>>, StoreError> {
+    async fn head(&self, store: &Reader, stream: &'static Stream, key: &String) -> Result<Rc<RefCell<StreamHead>>, StoreError> {
         loop {
             if let Some(head) = self.heads.borrow().get(key).and_then(Weak::upgrade) {
                 return Ok(head);
@@ -227,13 +196,13 @@ impl Shared {
     }
 }
 
-async fn stored_totals(store: &dyn Store, streams: &[&'static Stream]) -> Result<BTreeMap<&'static str, StreamTotals>, StoreError> {
+async fn stored_totals(store: &Reader, streams: &[&'static Stream]) -> Result<BTreeMap<&'static str, StreamTotals>, StoreError> {
     let names: Vec<String> = streams.iter().map(|stream| stream.name.to_owned()).collect();
     let stored = tables::STREAM_TOTALS.get_all(store, &names).await?;
     Ok(streams.iter().zip(stored).map(|(stream, totals)| (stream.name, totals.unwrap_or_default())).collect())
 }
 
-async fn stored_parked(store: &dyn Store, streams: &[&'static Stream]) -> Result<Parked, StoreError> {
+async fn stored_parked(store: &Reader, streams: &[&'static Stream]) -> Result<Parked, StoreError> {
     let mut all = Parked::new();
     for stream in streams.iter().filter(|stream| stream.redelivery.attempts.is_some()) {
         let found = tables::STREAM_PARKED.scan(store, &stream.name.to_owned(), Direction::Forward, usize::MAX).await?;
@@ -266,9 +235,9 @@ async fn trim(subject: &Subject, ground: &dyn Ground, now: u64) -> Result<bool, 
     if !exceeds && oldest.first().is_some_and(|oldest| subject.head.borrow().has_outlived(subject.stream, oldest, now)) {
         oldest = subject.read(ground.store(), first, TRIMMED).await?;
     }
-    let mut batch = Batch::new();
-    let dropped = subject.drop_outlived(&mut batch, &oldest, now);
+    let mut dropped = 0;
+    let written = ground.write(subject.shared.generation, &mut |tx| dropped = subject.drop_outlived(tx, &oldest, now));
     // Nobody waits for it: it is written before whatever is appended next, or fails with it. Refused, it is tried again next time.
-    let refused = dropped > 0 && ground.submit(batch).is_err();
-    Ok(!refused && dropped > 0 && dropped == oldest.len())
+    let taken = written.map(Submitted::visible).is_ok();
+    Ok(taken && dropped > 0 && dropped == oldest.len())
 }

@@ -7,15 +7,16 @@ use super::{
 use crate::{
     host::Host,
     tables::{self, Mark, ParkedEntry, RawBytes, StreamEntry, StreamHead},
+    transaction::Tx,
 };
-use ephapse_store::{Batch, Direction, Store, StoreError};
+use ephapse_store::{Direction, Reader, StoreError};
 use futures_util::FutureExt;
 use std::{cell::RefCell, future::Future, panic::AssertUnwindSafe, rc::Rc};
 
 /// What is kept of an error text.
 const LONGEST_ERROR: usize = 500;
 
-/// A subject in use. Between `append` or `ack` and the handing in of their batch there must be no await.
+/// A subject in use.
 pub struct Subject {
     pub(super) stream: &'static Stream,
     pub(super) key: String,
@@ -53,25 +54,25 @@ pub enum Delivered {
 }
 
 impl Subject {
-    /// Appends `body` in the batch of the write that causes it; the answer is the entry's number.
-    pub fn append(&self, batch: &mut Batch, now: u64, body: Vec<u8>) -> Result<u64, Full> {
+    /// Appends `body` in the transaction of the write that causes it; the answer is the entry's number.
+    pub fn append(&self, tx: &mut Tx, now: u64, body: Vec<u8>) -> Result<u64, Full> {
         let bytes = body.len() as u64;
         if self.stream.when_full == WhenFull::Refuse && self.head.borrow().is_full(&self.stream.limits, bytes) {
             return Err(Full);
         }
         let mut number = 0;
-        self.change(batch, |head, batch| {
+        self.change(tx, |head, tx| {
             head.reconcile(self.stream);
             number = head.next.entries;
             let entry = StreamEntry { appended: now, end: head.append(self.stream, bytes), body: RawBytes(body) };
-            tables::STREAM_ENTRIES.put(batch, &(self.key.clone(), number), &entry);
+            tables::STREAM_ENTRIES.put(tx, &(self.key.clone(), number), &entry);
             0
         });
         Ok(number)
     }
 
     /// At most `limit` entries from the number `from` on, in order. Reading alone acknowledges nothing.
-    pub async fn read(&self, store: &dyn Store, from: u64, limit: usize) -> Result<Vec<StreamEntry>, StoreError> {
+    pub async fn read(&self, store: &Reader, from: u64, limit: usize) -> Result<Vec<StreamEntry>, StoreError> {
         let end = self.head.borrow().next.entries;
         if from >= end {
             return Ok(Vec::new());
@@ -82,14 +83,14 @@ impl Subject {
     }
 
     /// What `consumer` has not acknowledged, at most `limit` entries; for consumers that count deliveries themselves.
-    pub async fn pending(&self, store: &dyn Store, consumer: &str, limit: usize) -> Result<Vec<StreamEntry>, StoreError> {
+    pub async fn pending(&self, store: &Reader, consumer: &str, limit: usize) -> Result<Vec<StreamEntry>, StoreError> {
         let Some(from) = self.head.borrow().cursors.get(consumer).map(|cursor| cursor.at.entries) else { return Ok(Vec::new()) };
         self.read(store, from, limit).await
     }
 
     /// `consumer` has processed everything up to the entry that ends at `to`.
-    pub fn ack(&self, batch: &mut Batch, consumer: &str, to: Mark) {
-        self.change(batch, |head, _| {
+    pub fn ack(&self, tx: &mut Tx, consumer: &str, to: Mark) {
+        self.change(tx, |head, _| {
             head.reconcile(self.stream);
             head.ack(self.stream, consumer, to);
             0
@@ -97,9 +98,9 @@ impl Subject {
     }
 
     /// Removes everything: the subject's owner is gone. Parked entries stay to be seen.
-    pub fn clear(&self, batch: &mut Batch) {
+    pub fn clear(&self, tx: &mut Tx) {
         self.shared.cleared.set(self.shared.cleared.get() + 1);
-        self.change(batch, |head, _| {
+        self.change(tx, |head, _| {
             let end = head.next;
             for cursor in head.cursors.values_mut() {
                 cursor.at = end;
@@ -134,29 +135,28 @@ impl Subject {
                 continue;
             }
             let Some(first) = entries.first() else { return Ok(Taken::Nothing) };
-            let mut batch = Batch::new();
             if is_poison {
                 let error = cursor.error.unwrap_or_else(|| "its consumer never came back".to_owned());
-                self.park(&mut batch, consumer, ParkedEntry { entry: first.clone(), deliveries: cursor.deliveries, error, parked: now });
-                ground.submit(batch)?.await?;
+                let parked = ParkedEntry { entry: first.clone(), deliveries: cursor.deliveries, error, parked: now };
+                ground.write(self.shared.generation, &mut |tx| self.park(tx, consumer, &parked))?.durable().await?;
                 continue;
             }
-            self.change(&mut batch, |head, _| {
+            let deliver = |head: &mut StreamHead, _: &mut Tx| {
                 if let Some(cursor) = head.cursors.get_mut(consumer) {
                     cursor.deliveries += 1;
                     cursor.delivered = now;
                 }
                 0
-            });
-            ground.submit(batch)?.await?;
+            };
+            ground.write(self.shared.generation, &mut |tx| self.change(tx, deliver))?.durable().await?;
             return Ok(Taken::Entries(entries));
         }
     }
 
     /// `consumer` could not process what it took, and says why; it gets it again.
-    pub fn failed(&self, batch: &mut Batch, consumer: &str, error: &str) {
+    pub fn failed(&self, tx: &mut Tx, consumer: &str, error: &str) {
         let error: String = error.chars().take(LONGEST_ERROR).collect();
-        self.change(batch, |head, _| {
+        self.change(tx, |head, _| {
             if let Some(cursor) = head.cursors.get_mut(consumer) {
                 cursor.error = Some(error);
             }
@@ -177,43 +177,40 @@ impl Subject {
         };
         let (count, end) = (entries.len(), entries.last().map(|entry| entry.end).unwrap_or_default());
         let outcome = AssertUnwindSafe(async { process(entries).await }).catch_unwind().await;
-        let mut batch = Batch::new();
-        let delivered = match outcome.unwrap_or_else(|_| Err("its consumer panicked".to_owned())) {
-            Ok(()) => {
-                self.ack(&mut batch, consumer, end);
-                Delivered::Done(count)
-            }
-            Err(error) => {
-                self.failed(&mut batch, consumer, &error);
-                Delivered::Failed(error)
-            }
+        let outcome = outcome.unwrap_or_else(|_| Err("its consumer panicked".to_owned()));
+        let note = &mut |tx: &mut Tx| match &outcome {
+            Ok(()) => self.ack(tx, consumer, end),
+            Err(error) => self.failed(tx, consumer, error),
         };
-        ground.submit(batch)?.await?;
-        Ok(delivered)
+        ground.write(self.shared.generation, note)?.durable().await?;
+        Ok(match outcome {
+            Ok(()) => Delivered::Done(count),
+            Err(error) => Delivered::Failed(error),
+        })
     }
 
-    fn park(&self, batch: &mut Batch, consumer: &str, parked: ParkedEntry) {
+    fn park(&self, tx: &mut Tx, consumer: &str, parked: &ParkedEntry) {
         let (number, end) = (parked.entry.end.entries - 1, parked.entry.end);
         let key = |key: String, consumer: &str, number| (self.stream.name.to_owned(), key, consumer.to_owned(), number);
-        tables::STREAM_PARKED.put(batch, &key(self.key.clone(), consumer, number), &parked);
-        self.shared.remember_totals();
+        tables::STREAM_PARKED.put(tx, &key(self.key.clone(), consumer, number), parked);
+        self.shared.change_totals(tx);
         let mut all = self.shared.parked.borrow_mut();
         let kept = Rc::make_mut(all.entry(self.stream.name).or_default());
-        kept.push(ParkedStatus::of(subject_of(self.stream, &self.key), consumer, number, &parked));
+        kept.push(ParkedStatus::of(subject_of(self.stream, &self.key), consumer, number, parked));
         for old in kept.drain(..kept.len().saturating_sub(PARKED)) {
-            tables::STREAM_PARKED.delete(batch, &key(format!("{}/{}", self.stream.name, old.subject), &old.consumer, old.position));
+            tables::STREAM_PARKED.delete(tx, &key(format!("{}/{}", self.stream.name, old.subject), &old.consumer, old.position));
         }
         drop(all);
         if let Some(totals) = self.shared.totals.borrow_mut().get_mut(self.stream.name) {
             totals.parked += 1;
         }
-        self.ack(batch, consumer, end);
+        self.ack(tx, consumer, end);
     }
 
     /// Drops those of `oldest` that have to go; the answer is how many.
-    pub(super) fn drop_outlived(&self, batch: &mut Batch, oldest: &[StreamEntry], now: u64) -> usize {
+    pub(super) fn drop_outlived(&self, tx: &mut Tx, oldest: &[StreamEntry], now: u64) -> usize {
         let mut dropped = 0;
-        self.change(batch, |head, _| {
+        self.change(tx, |head, _| {
             let mut missed = 0;
             for entry in oldest {
                 // An entry that was acknowledged meanwhile is gone already.
@@ -230,22 +227,21 @@ impl Subject {
         dropped
     }
 
-    /// Changes the head in memory and in `batch`, and what follows from it; `change` answers how many entries were dropped unacknowledged.
-    fn change(&self, batch: &mut Batch, change: impl FnOnce(&mut StreamHead, &mut Batch) -> u64) {
+    /// Changes the head in memory and in `tx`, and what follows from it; `change` answers how many entries were dropped unacknowledged.
+    fn change(&self, tx: &mut Tx, change: impl FnOnce(&mut StreamHead, &mut Tx) -> u64) {
         // What stands on this head's reads must not be written once they are lost.
-        batch.append(Batch::since(self.shared.generation));
+        tx.stands_on(self.shared.generation);
         let mut head = self.head.borrow_mut();
         let before = head.clone();
-        let dropped = change(&mut head, batch);
+        let dropped = change(&mut head, tx);
         if *head == before {
             return;
         }
         self.shared.writes.set(self.shared.writes.get() + 1);
-        self.shared.remember_totals();
-        self.shared.remember_head(&self.head, before.clone());
+        self.shared.change_totals(tx);
         if head.first.entries > before.first.entries {
             let key = |number| tables::STREAM_ENTRIES.key(&(self.key.clone(), number));
-            batch.delete_range(key(before.first.entries)..key(head.first.entries));
+            tx.delete_range(key(before.first.entries)..key(head.first.entries));
         }
         let mut all = self.shared.totals.borrow_mut();
         let totals = all.entry(self.stream.name).or_default();
@@ -259,10 +255,13 @@ impl Subject {
         }
         if head.is_empty() {
             totals.floor = totals.floor.max(head.next.entries);
-            tables::STREAM_HEADS.delete(batch, &self.key);
+            tables::STREAM_HEADS.delete(tx, &self.key);
         } else {
-            tables::STREAM_HEADS.put(batch, &self.key, &head);
+            tables::STREAM_HEADS.put(tx, &self.key, &head);
         }
-        tables::STREAM_TOTALS.put(batch, &self.stream.name.to_owned(), totals);
+        tables::STREAM_TOTALS.put(tx, &self.stream.name.to_owned(), totals);
+        drop(all);
+        let changed = self.head.clone();
+        tx.undo(move || drop(changed.replace(before)));
     }
 }

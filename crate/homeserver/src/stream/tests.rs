@@ -1,12 +1,15 @@
 //! Streams against a model: whatever happens, each consumer gets every entry in order, none twice once acknowledged, and the figures are right.
 
 use super::{Ground, Limits, Redelivery, Retention, Stream, Streams, Subject, Taken, WhenFull};
-use crate::tables::{RawBytes, StreamEntry};
-use ephapse_store::{Batch, LocalBoxFuture, Store, StoreError, unreliable::UnreliableStore};
+use crate::{
+    tables::{RawBytes, StreamEntry},
+    transaction::{Submitted, Tx, transaction_in},
+};
+use ephapse_store::{Reader, StoreError, unreliable::UnreliableStore};
 use futures_executor::block_on;
 use futures_util::join;
 use proptest::prelude::*;
-use std::{cell::Cell, collections::BTreeMap, time::Duration};
+use std::{cell::Cell, collections::BTreeMap, rc::Rc, time::Duration};
 
 const REDELIVERY: Redelivery = Redelivery { attempts: Some(5), first_delay: Duration::from_millis(100), longest_delay: Duration::from_secs(1) };
 const NO_LIMITS: Limits = Limits { entries: None, bytes: None, age: None };
@@ -47,6 +50,7 @@ static ALL: &[&Stream] = &[&WORK, &NEWS, &LOG, &NARROW];
 
 struct Node {
     store: UnreliableStore,
+    reader: Reader,
     streams: Streams,
     now: u64,
     full: Cell<bool>,
@@ -55,8 +59,9 @@ struct Node {
 impl Node {
     fn new() -> Self {
         let store = UnreliableStore::new();
-        let streams = block_on(Streams::open(&store, ALL)).expect("streams open");
-        Self { store, streams, now: 1_000_000, full: Cell::new(false) }
+        let reader = Reader::new(Rc::new(store.clone()));
+        let streams = block_on(Streams::open(&reader, ALL)).expect("streams open");
+        Self { store, reader, streams, now: 1_000_000, full: Cell::new(false) }
     }
 
     fn subject(&self, stream: &'static Stream, name: &str) -> Subject {
@@ -65,9 +70,8 @@ impl Node {
 
     fn append(&self, stream: &'static Stream, name: &str, body: &[u8]) -> u64 {
         let subject = self.subject(stream, name);
-        let mut batch = Batch::new();
-        let number = subject.append(&mut batch, self.now, body.to_vec()).expect("there is room");
-        drop(self.submit(batch).expect("the store writes"));
+        let mut number = 0;
+        self.written(|tx| number = subject.append(tx, self.now, body.to_vec()).expect("there is room"));
         number
     }
 
@@ -76,29 +80,31 @@ impl Node {
     }
 
     fn ack(&self, stream: &'static Stream, name: &str, consumer: &str, entry: &StreamEntry) {
-        let mut batch = Batch::new();
-        self.subject(stream, name).ack(&mut batch, consumer, entry.end);
-        drop(self.submit(batch).expect("the store writes"));
+        let subject = self.subject(stream, name);
+        self.written(|tx| subject.ack(tx, consumer, entry.end));
+    }
+
+    fn written(&self, fill: impl FnOnce(&mut Tx)) {
+        self.submit(fill).expect("the store writes").visible();
+    }
+
+    fn submit(&self, fill: impl FnOnce(&mut Tx)) -> Result<Submitted<()>, StoreError> {
+        transaction_in(Rc::new(self.store.clone()), self.full.get().then_some(StoreError::QuotaExceeded), fill)
     }
 
     /// Everything in memory is gone.
     fn restart(&mut self) {
-        self.streams = block_on(Streams::open(&self.store, ALL)).expect("streams open");
+        self.streams = block_on(Streams::open(&self.reader, ALL)).expect("streams open");
     }
 }
 
 impl Ground for Node {
-    fn store(&self) -> &dyn Store {
-        &self.store
+    fn store(&self) -> &Reader {
+        &self.reader
     }
 
-    fn submit(&self, batch: Batch) -> Result<LocalBoxFuture<'static, Result<(), StoreError>>, StoreError> {
-        if self.full.get() {
-            self.streams.submitted(false);
-            return Err(StoreError::QuotaExceeded);
-        }
-        self.streams.submitted(true);
-        Ok(self.store.commit(batch))
+    fn write(&self, _: u64, fill: &mut dyn FnMut(&mut Tx)) -> Result<Submitted<()>, StoreError> {
+        self.submit(fill)
     }
 }
 
@@ -172,7 +178,7 @@ fn of_what_is_parked_the_newest_is_kept() {
     let kept: Vec<_> = status.parked_entries.iter().map(|entry| entry.subject.clone()).collect();
     assert_eq!(kept, (20..120).map(|n| format!("s{n}")).collect::<Vec<_>>());
     let stored =
-        block_on(crate::tables::STREAM_PARKED.scan(&node.store, &(), ephapse_store::Direction::Forward, usize::MAX)).expect("the store reads");
+        block_on(crate::tables::STREAM_PARKED.scan(&node.reader, &(), ephapse_store::Direction::Forward, usize::MAX)).expect("the store reads");
     assert_eq!(stored.len(), kept.len());
     let before = node.streams.status();
     node.restart();
@@ -211,7 +217,7 @@ fn a_subject_is_pruned_when_everybody_has_acknowledged_and_its_numbers_never_com
     }
     let status = &node.streams.status()[1];
     assert_eq!((status.subjects, status.length, status.bytes), (0, 0, 0));
-    let left = block_on(crate::tables::STREAM_HEADS.scan(&node.store, &(), ephapse_store::Direction::Forward, 10)).expect("the store reads");
+    let left = block_on(crate::tables::STREAM_HEADS.scan(&node.reader, &(), ephapse_store::Direction::Forward, 10)).expect("the store reads");
     assert!(left.is_empty(), "{left:?}");
     node.restart();
     assert_eq!(node.append(&NEWS, "a", b"two"), 1);
@@ -255,11 +261,11 @@ fn a_full_work_queue_takes_nothing_more_until_something_is_done() {
     node.append(&NARROW, "a", b"123");
     node.append(&NARROW, "a", b"45");
     let subject = node.subject(&NARROW, "a");
-    assert_eq!(subject.append(&mut Batch::new(), 0, Vec::new()), Err(super::Full));
+    node.written(|tx| assert_eq!(subject.append(tx, 0, Vec::new()), Err(super::Full)));
     let Taken::Entries(entries) = node.take(&NARROW, "a", "worker", 1) else { panic!("nothing taken") };
     node.ack(&NARROW, "a", "worker", &entries[0]);
-    assert_eq!(subject.append(&mut Batch::new(), 0, vec![0; 9]), Err(super::Full), "11 bytes");
-    assert!(subject.append(&mut Batch::new(), 0, vec![0; 8]).is_ok());
+    node.written(|tx| assert_eq!(subject.append(tx, 0, vec![0; 9]), Err(super::Full), "11 bytes"));
+    node.written(|tx| assert!(subject.append(tx, 0, vec![0; 8]).is_ok()));
 }
 
 #[test]
@@ -267,8 +273,14 @@ fn a_change_that_was_never_committed_is_forgotten_when_memory_is_read_anew() {
     let node = Node::new();
     node.append(&WORK, "a", b"kept");
     let subject = node.subject(&WORK, "a");
-    subject.append(&mut Batch::new(), node.now, b"lost in a panic".to_vec()).expect("there is room");
-    block_on(node.streams.reload(&node.store)).expect("the store reads");
+    let lost = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+        node.written(|tx| {
+            subject.append(tx, node.now, b"lost in a panic".to_vec()).expect("there is room");
+            panic!("before the commit");
+        });
+    }));
+    assert!(lost.is_err());
+    block_on(node.streams.reload(&node.reader)).expect("the store reads");
     node.append(&WORK, "a", b"next");
     assert_eq!(bodies(node.take(&WORK, "a", "worker", 10)), [b"kept".to_vec(), b"next".to_vec()]);
     assert_eq!(node.streams.status()[0].length, 2);
@@ -281,10 +293,13 @@ fn what_a_full_store_refuses_has_not_happened() {
     let held = node.subject(&WORK, "a");
     node.full.set(true);
     let before = node.streams.status();
-    let mut batch = Batch::new();
-    held.append(&mut batch, node.now, b"refused".to_vec()).expect("there is room");
-    node.subject(&WORK, "b").append(&mut batch, node.now, b"refused too".to_vec()).expect("there is room");
-    assert_eq!(node.submit(batch).err(), Some(StoreError::QuotaExceeded));
+    let other = node.subject(&WORK, "b");
+    let refused = node.submit(|tx| {
+        held.append(tx, node.now, b"refused".to_vec()).expect("there is room");
+        other.append(tx, node.now, b"refused too".to_vec()).expect("there is room");
+        held.append(tx, node.now, b"refused as well".to_vec()).expect("there is room");
+    });
+    assert_eq!(refused.map(Submitted::visible).err(), Some(StoreError::QuotaExceeded));
     assert!(block_on(held.take(&node, "worker", node.now, 10)).is_err(), "what cannot be counted is not delivered");
     assert_eq!(node.streams.status(), before);
     node.full.set(false);
@@ -300,13 +315,18 @@ fn two_that_begin_at_once_after_a_failed_write_append_to_the_same_head() {
     let node = Node::new();
     node.append(&WORK, "a", b"kept");
     node.store.fail_next(StoreError::QuotaExceeded);
-    node.append(&WORK, "a", b"lost");
+    let lost = node.subject(&WORK, "a");
+    let failed = node.submit(|tx| {
+        lost.append(tx, node.now, b"lost".to_vec()).expect("there is room");
+    });
+    assert!(failed.map(Submitted::visible).is_err());
+    drop(lost);
     node.store.set_slow(true);
     let append = async |body: &[u8]| {
         let subject = node.streams.subject(&node, &WORK, "a", node.now).await.expect("a subject");
-        let mut batch = Batch::new();
-        subject.append(&mut batch, node.now, body.to_vec()).expect("there is room");
-        drop(node.submit(batch).expect("the store writes"));
+        node.written(|tx| {
+            subject.append(tx, node.now, body.to_vec()).expect("there is room");
+        });
     };
     block_on(async { join!(append(b"one"), append(b"two")) });
     assert_eq!(bodies(node.take(&WORK, "a", "worker", 10)), [&b"kept"[..], b"one", b"two"]);
@@ -397,9 +417,8 @@ proptest! {
                     }
                 }
                 Step::Clear { subject } => {
-                    let mut batch = Batch::new();
-                    node.subject(&NEWS, &subject.to_string()).clear(&mut batch);
-                    drop(node.submit(batch).expect("the store writes"));
+                    let cleared = node.subject(&NEWS, &subject.to_string());
+                    node.written(|tx| cleared.clear(tx));
                     let queue = model.entry(subject).or_default();
                     queue.waiting = Default::default();
                     queue.deliveries = [0; 2];
@@ -407,7 +426,12 @@ proptest! {
                 Step::Restart => node.restart(),
                 Step::Crash { subject } => {
                     let lost = node.subject(&NEWS, &subject.to_string());
-                    lost.append(&mut Batch::new(), node.now, b"never written".to_vec()).expect("there is room");
+                    node.full.set(true);
+                    let refused = node.submit(|tx| {
+                        lost.append(tx, node.now, b"never written".to_vec()).expect("there is room");
+                    });
+                    prop_assert!(refused.map(Submitted::visible).is_err());
+                    node.full.set(false);
                     drop(lost);
                     node.restart();
                 }

@@ -11,7 +11,7 @@ use crate::{
     position::Position,
     tables::{self, Change},
 };
-use ephapse_store::{Batch, Direction};
+use ephapse_store::{Direction, StoreError};
 use std::collections::BTreeMap;
 
 /// How many changes are kept; syncs do not read more than half of that. Positions have gaps, which do not count.
@@ -60,7 +60,7 @@ impl Homeserver {
     pub async fn forget_changes(&self, to: Position) -> Result<()> {
         let _lock = self.lock(LockKey::Changes).await;
         loop {
-            let generation = self.store().generation();
+            let generation = self.fresh_generation();
             let after = tables::LISTED_AFTER.get(self.store(), &()).await?.unwrap_or_default();
             if after >= to {
                 return Ok(());
@@ -75,20 +75,20 @@ impl Homeserver {
             }
             let keys: Vec<Outliving> = outlive.keys().copied().collect();
             let older = tables::OUTLIVING.get_many(self.store(), &keys).await?;
-            let mut batch = Batch::since(generation);
-            batch.delete_range(range);
-            for ((key, (position, change)), older) in outlive.into_iter().zip(older) {
-                if let Some(older) = older {
-                    tables::CHANGES.delete(&mut batch, &older);
+            let forgotten = self.transaction(generation, |tx| {
+                tx.delete_range(range);
+                for ((key, (position, change)), older) in outlive.into_iter().zip(older) {
+                    if let Some(older) = older {
+                        tables::CHANGES.delete(tx, &older);
+                    }
+                    tables::CHANGES.put(tx, &position, &change);
+                    tables::OUTLIVING.put(tx, &key, &position);
                 }
-                tables::CHANGES.put(&mut batch, &position, &change);
-                tables::OUTLIVING.put(&mut batch, &key, &position);
-            }
-            tables::LISTED_AFTER.put(&mut batch, &(), &end);
-            let written = self.submit(batch, Vec::new())?;
-            // Reads see it from here on.
-            self.sync.listed_after.set(end);
-            written.durable().await?;
+                tables::LISTED_AFTER.put(tx, &(), &end);
+                tx.then(move |hs| hs.sync.listed_after.set(end));
+                Ok::<_, StoreError>(())
+            });
+            forgotten?.durable().await?;
             self.host.yield_now().await;
         }
     }

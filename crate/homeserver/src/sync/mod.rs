@@ -20,6 +20,7 @@ mod typing;
 
 pub(crate) use changes::Listed;
 pub use look::Ask;
+pub use presence::forget_presence;
 pub use presence_events::wants_presence;
 pub use remembered::Remembered;
 pub use typing::Typing;

@@ -11,8 +11,9 @@ use crate::{
     error::{Error, Result},
     homeserver::Homeserver,
     tables::{self, Change, PresenceKind, Session, StoredPresence, UserSn},
+    transaction::{Submitted, Tx},
 };
-use ephapse_store::{Batch, Direction, StoreError};
+use ephapse_store::{Direction, StoreError};
 use ruma::{DeviceId, OwnedDeviceId};
 use std::{
     cell::{Cell, RefCell},
@@ -342,10 +343,12 @@ impl Homeserver {
                 self.tell_presence(&[(session.user, rooms)], false).ok();
             }
             Touched::Offline if self.sync.presence.touch_offline(session.user, now) => {
-                let mut batch = Batch::new();
-                tables::LAST_ACTIVE.put(&mut batch, &session.user, &now);
+                let written = self.transaction(self.store().generation(), |tx| {
+                    tables::LAST_ACTIVE.put(tx, &session.user, &now);
+                    Ok::<_, StoreError>(())
+                });
                 // Where storage is full memory knows it for a while.
-                self.submit(batch, Vec::new()).ok();
+                written.map(Submitted::visible).ok();
             }
             Touched::Offline => {}
         }
@@ -367,15 +370,6 @@ impl Homeserver {
             self.tell_presence(&[(user, rooms)], had_status).ok();
         }
         Ok(())
-    }
-
-    /// Takes away what is kept of a user's presence; for a batch that takes away more.
-    pub(crate) fn forget_presence(&self, user: UserSn, batch: &mut Batch) {
-        self.sync.presence.users.borrow_mut().remove(&user);
-        self.sync.presence.offline.borrow_mut().remove(&user);
-        tables::PRESENT.delete(batch, &user);
-        tables::LAST_ACTIVE.delete(batch, &user);
-        tables::STATUS_MESSAGES.delete(batch, &user);
     }
 
     /// The presence of users, as it is now.
@@ -423,26 +417,15 @@ impl Homeserver {
     /// Where storage is full, they are not told.
     fn tell_presence(&self, users: &[(UserSn, Rc<UserRooms>)], status: bool) -> Result<(), StoreError> {
         let now = self.host.now();
-        let mut batch = Batch::new();
-        let mut changes = Vec::new();
-        for (user, _) in users {
-            let Some(shown) = self.sync.presence.news(*user, now, status) else { continue };
-            match shown.state {
-                PresenceKind::Offline => tables::PRESENT.delete(&mut batch, user),
-                told => tables::PRESENT.put(&mut batch, user, &StoredPresence { told, is_idle: shown.is_idle }),
-            }
-            if let Some(last_active) = shown.last_active {
-                tables::LAST_ACTIVE.put(&mut batch, user, &last_active);
-            }
-            if status {
-                match shown.status_msg {
-                    Some(message) => tables::STATUS_MESSAGES.put(&mut batch, user, &message),
-                    None => tables::STATUS_MESSAGES.delete(&mut batch, user),
+        let told = self.transaction(self.store().generation(), |tx| {
+            for (user, _) in users {
+                if let Some(shown) = self.sync.presence.news(*user, now, status) {
+                    put_presence(tx, *user, &shown, status);
                 }
             }
-            changes.push((self.positions.next(), Change::Presence { user: *user }));
-        }
-        if changes.is_empty() { Ok(()) } else { self.submit(batch, changes).map(drop) }
+            Ok(())
+        });
+        told.map(Submitted::visible)
     }
 
     /// Who was there when the server stopped is there until it is clear that they do not come back.
@@ -474,6 +457,35 @@ impl Homeserver {
             self.host.spawn(Box::pin(watch(self.clone())));
         }
     }
+}
+
+/// Stages what others are told of a user, and what a restart would lose of it.
+fn put_presence(tx: &mut Tx, user: UserSn, shown: &Shown, status: bool) {
+    match shown.state {
+        PresenceKind::Offline => tables::PRESENT.delete(tx, &user),
+        told => tables::PRESENT.put(tx, &user, &StoredPresence { told, is_idle: shown.is_idle }),
+    }
+    if let Some(last_active) = shown.last_active {
+        tables::LAST_ACTIVE.put(tx, &user, &last_active);
+    }
+    if status {
+        match &shown.status_msg {
+            Some(message) => tables::STATUS_MESSAGES.put(tx, &user, message),
+            None => tables::STATUS_MESSAGES.delete(tx, &user),
+        }
+    }
+    tx.change(Change::Presence { user });
+}
+
+/// Takes away what is kept of a user's presence.
+pub fn forget_presence(tx: &mut Tx, user: UserSn) {
+    tables::PRESENT.delete(tx, &user);
+    tables::LAST_ACTIVE.delete(tx, &user);
+    tables::STATUS_MESSAGES.delete(tx, &user);
+    tx.then(move |hs| {
+        hs.sync.presence.users.borrow_mut().remove(&user);
+        hs.sync.presence.offline.borrow_mut().remove(&user);
+    });
 }
 
 async fn watch(hs: Rc<Homeserver>) {

@@ -5,8 +5,9 @@ use crate::{
     error::Result,
     homeserver::Homeserver,
     tables::{self, Change, RoomSn, UserSn},
+    transaction::Submitted,
 };
-use ephapse_store::{Batch, Direction, StoreError};
+use ephapse_store::{Direction, StoreError};
 use ruma::OwnedUserId;
 use std::{
     cell::{Cell, RefCell},
@@ -84,13 +85,16 @@ impl Homeserver {
     /// `user` types in a room for `duration`, or no more.
     pub(crate) fn set_typing(self: &Rc<Self>, room: RoomSn, user: UserSn, duration: Option<Duration>) -> Result<(), StoreError> {
         let until = duration.map(|duration| self.host.now() + duration.min(LONGEST).as_millis() as u64);
-        let before = self.sync.typing.until(room, user);
-        if self.sync.typing.set(room, user, until)
-            && let Err(error) = self.typing_changed([room])
-        {
-            self.sync.typing.set(room, user, before);
-            return Err(error);
-        }
+        let told = self.transaction(self.store().generation(), |tx| {
+            let before = self.sync.typing.until(room, user);
+            if self.sync.typing.set(room, user, until) {
+                let hs = self.clone();
+                tx.undo(move || _ = hs.sync.typing.set(room, user, before));
+                tx.change(self.sync.typing.change(room));
+            }
+            Ok::<_, StoreError>(())
+        });
+        told?.visible();
         if until.is_some() && !self.sync.typing.sweeping.replace(true) {
             self.host.spawn(Box::pin(sweep(self.clone())));
         }
@@ -98,11 +102,13 @@ impl Homeserver {
     }
 
     fn typing_changed(&self, rooms: impl IntoIterator<Item = RoomSn>) -> Result<(), StoreError> {
-        let changes: Vec<_> = rooms.into_iter().map(|room| (self.positions.next(), self.sync.typing.change(room))).collect();
-        if !changes.is_empty() {
-            self.submit(Batch::new(), changes)?;
-        }
-        Ok(())
+        let told = self.transaction(self.store().generation(), |tx| {
+            for room in rooms {
+                tx.change(self.sync.typing.change(room));
+            }
+            Ok(())
+        });
+        told.map(Submitted::visible)
     }
 
     /// Who types in a room, by name.

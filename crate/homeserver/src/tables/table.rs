@@ -1,8 +1,11 @@
 //! A typed view of one prefix of the store.
 
 use super::KeyPart;
-use crate::damaged::{Damaged, LeaveOut};
-use ephapse_store::{Batch, Bytes, Direction, Store, StoreError};
+use crate::{
+    damaged::{Damaged, LeaveOut},
+    transaction::Tx,
+};
+use ephapse_store::{Bytes, Direction, Reader, StoreError};
 use serde::{Serialize, de::DeserializeOwned};
 use std::{marker::PhantomData, ops::Range};
 
@@ -46,20 +49,24 @@ impl<K: KeyPart, V: Serialize + DeserializeOwned> Table<K, V> {
         self.prefix
     }
 
+    /// The bytes of a value.
+    pub fn value(&self, value: &V) -> Vec<u8> {
+        postcard::to_allocvec(value).expect("our own types have known lengths")
+    }
+
     /// Sets a value.
-    pub fn put(&self, batch: &mut Batch, key: &K, value: &V) {
-        let bytes = postcard::to_allocvec(value).expect("our own types have known lengths");
-        batch.put(self.key(key), bytes);
+    pub fn put(&self, tx: &mut Tx, key: &K, value: &V) {
+        tx.put(self.key(key), self.value(value));
     }
 
     /// Removes a value.
-    pub fn delete(&self, batch: &mut Batch, key: &K) {
-        batch.delete(self.key(key));
+    pub fn delete(&self, tx: &mut Tx, key: &K) {
+        tx.delete(self.key(key));
     }
 
     /// Removes all values whose keys' first parts are `part`.
-    pub fn delete_all(&self, batch: &mut Batch, part: &impl KeyPart) {
-        batch.delete_range(self.range(part));
+    pub fn delete_all(&self, tx: &mut Tx, part: &impl KeyPart) {
+        tx.delete_range(self.range(part));
     }
 
     fn decode(&self, key: &[u8], bytes: &Bytes) -> Result<V, Damaged> {
@@ -80,7 +87,7 @@ impl<K: KeyPart, V: Serialize + DeserializeOwned> Table<K, V> {
     ///
     /// # Errors
     /// [`StoreError::Unreadable`] where it cannot be read, as whatever else the store says.
-    pub async fn get(&self, store: &dyn Store, key: &K) -> Result<Option<V>, StoreError> {
+    pub async fn get(&self, store: &Reader, key: &K) -> Result<Option<V>, StoreError> {
         let keys = [self.key(key)];
         let found = store.get_many(&keys).await?;
         Ok(found.first().and_then(Option::as_ref).map(|bytes| self.decode(&keys[0], bytes)).transpose()?)
@@ -88,7 +95,7 @@ impl<K: KeyPart, V: Serialize + DeserializeOwned> Table<K, V> {
 
     /// The values of `keys`, in their order. One that is damaged is left out and logged, as if there were none: where that is not the same, as for what a
     /// decision stands on, there is [`Self::get_all`].
-    pub async fn get_many(&self, store: &dyn Store, keys: &[K]) -> Result<Vec<Option<V>>, StoreError> {
+    pub async fn get_many(&self, store: &Reader, keys: &[K]) -> Result<Vec<Option<V>>, StoreError> {
         let keys: Vec<_> = keys.iter().map(|key| self.key(key)).collect();
         let found = store.get_many(&keys).await?;
         let found = keys.iter().zip(&found);
@@ -99,33 +106,33 @@ impl<K: KeyPart, V: Serialize + DeserializeOwned> Table<K, V> {
     ///
     /// # Errors
     /// [`StoreError::Unreadable`] where one cannot be read.
-    pub async fn get_all(&self, store: &dyn Store, keys: &[K]) -> Result<Vec<Option<V>>, StoreError> {
+    pub async fn get_all(&self, store: &Reader, keys: &[K]) -> Result<Vec<Option<V>>, StoreError> {
         let keys: Vec<_> = keys.iter().map(|key| self.key(key)).collect();
         let found = store.get_many(&keys).await?;
         keys.iter().zip(&found).map(|(key, bytes)| Ok(bytes.as_ref().map(|bytes| self.decode(key, bytes)).transpose()?)).collect()
     }
 
     /// The last key of the table.
-    pub async fn last_key(&self, store: &dyn Store, part: &impl KeyPart) -> Result<Option<K>, StoreError> {
+    pub async fn last_key(&self, store: &Reader, part: &impl KeyPart) -> Result<Option<K>, StoreError> {
         let last = store.scan(self.range(part), Direction::Backward, 1).await?;
         Ok(last.first().map(|(key, _)| self.decode_key(key)).transpose()?)
     }
 
     /// At most `limit` entries whose keys' first parts are `part`.
-    pub async fn scan(&self, store: &dyn Store, part: &impl KeyPart, direction: Direction, limit: usize) -> Result<Vec<(K, V)>, StoreError> {
+    pub async fn scan(&self, store: &Reader, part: &impl KeyPart, direction: Direction, limit: usize) -> Result<Vec<(K, V)>, StoreError> {
         self.scan_range(store, self.range(part), direction, limit).await
     }
 
     /// At most `limit` entries of a range of encoded keys (made with [`Self::key`], [`Self::prefix_of`] and [`Self::range`]). One that is damaged is left
     /// out and logged, and others are read in its place: fewer than `limit` are all there are.
-    pub async fn scan_range(&self, store: &dyn Store, range: Range<Vec<u8>>, direction: Direction, limit: usize) -> Result<Vec<(K, V)>, StoreError> {
+    pub async fn scan_range(&self, store: &Reader, range: Range<Vec<u8>>, direction: Direction, limit: usize) -> Result<Vec<(K, V)>, StoreError> {
         self.scan_readable(store, range, direction, limit, |key, value| Ok((key, value))).await
     }
 
     /// As [`Self::scan_range`], of entries from which `read` makes something, or finds that it cannot.
     pub async fn scan_readable<T>(
         &self,
-        store: &dyn Store,
+        store: &Reader,
         mut range: Range<Vec<u8>>,
         direction: Direction,
         limit: usize,

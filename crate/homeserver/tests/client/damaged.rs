@@ -7,7 +7,7 @@ use crate::{
     support::{TestServer, TestUser},
 };
 use ephapse_homeserver::tables::{self, EventRecord};
-use ephapse_store::{Batch, Direction};
+use ephapse_store::{Batch, Direction, Reader};
 use serde_json::{Value, json};
 use std::{
     fmt,
@@ -76,11 +76,12 @@ fn put(server: &TestServer, key: &[u8], value: &[u8]) {
 fn change_event(server: &TestServer, id: &str, change: impl FnOnce(EventRecord) -> Option<EventRecord> + 'static) {
     let (store, id) = (server.store.clone(), id.try_into().expect("an id"));
     let written = async move {
-        let place = tables::EVENT_IDS.get(&*store, &id).await.expect("a read").expect("it is there");
-        let record = tables::EVENTS.get(&*store, &place).await.expect("a read").expect("it is there");
+        let reader = Reader::new(store.clone());
+        let place = tables::EVENT_IDS.get(&reader, &id).await.expect("a read").expect("it is there");
+        let record = tables::EVENTS.get(&reader, &place).await.expect("a read").expect("it is there");
         let mut batch = Batch::new();
         match change(record) {
-            Some(changed) => tables::EVENTS.put(&mut batch, &place, &changed),
+            Some(changed) => batch.put(tables::EVENTS.key(&place), tables::EVENTS.value(&changed)),
             None => batch.put(tables::EVENTS.key(&place), vec![0xff; 7]),
         }
         store.commit(batch).await

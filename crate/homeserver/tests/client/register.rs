@@ -7,7 +7,7 @@ use ephapse_homeserver::{
     Config, Registration,
     tables::{self, Account},
 };
-use ephapse_store::{Batch, Direction, MemoryStore};
+use ephapse_store::{Batch, Direction, MemoryStore, Reader};
 use serde_json::{Value, json};
 use std::{rc::Rc, time::Duration};
 
@@ -278,10 +278,10 @@ fn a_password_that_was_stored_as_it_was_typed_is_right_as_it_is_typed() {
     let stored = format!("$argon2id$v=19$m=8,t=1,p=1${salt}${hash}");
     let store = server.store.clone();
     server.run(async move {
-        let accounts = tables::ACCOUNTS.scan(&*store, &(), Direction::Forward, 1).await.expect("the store reads");
+        let accounts = tables::ACCOUNTS.scan(&Reader::new(store.clone()), &(), Direction::Forward, 1).await.expect("the store reads");
         let (user, account) = accounts.into_iter().next().expect("an account");
         let mut batch = Batch::new();
-        tables::ACCOUNTS.put(&mut batch, &user, &Account { password: Some(stored), ..account });
+        batch.put(tables::ACCOUNTS.key(&user), tables::ACCOUNTS.value(&Account { password: Some(stored), ..account }));
         store.commit(batch).await.expect("the store writes");
     });
     let server = server.restart();

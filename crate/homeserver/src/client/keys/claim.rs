@@ -15,9 +15,10 @@ use crate::{
     locks::LockKey,
     router::UserCall,
     tables::{self, FallbackKey, Json, KeyCounts, OneTimeKey, UserSn},
+    transaction::Tx,
     turns::Turns,
 };
-use ephapse_store::{Batch, Direction};
+use ephapse_store::{Direction, StoreError};
 use ruma::{
     OneTimeKeyAlgorithm, OwnedDeviceId, OwnedOneTimeKeyId, OwnedUserId, UserId,
     api::client::keys::claim_keys::v3::{self as claim_keys, OneTimeKeys},
@@ -62,78 +63,120 @@ pub async fn claim_of(hs: &Homeserver, user: &UserId, devices: &BTreeMap<OwnedDe
     let generation = hs.store().generation();
     let Some(sn) = hs.find_user(user).await? else { return Ok(claimed) };
     let _lock = hs.lock(LockKey::Account(user.to_string())).await;
-    let mut batch = Batch::since(generation);
+    let mut given = Vec::new();
     let mut turns = Turns::new(&*hs.host);
     for (device, algorithm) in devices {
         turns.step().await;
-        if let Some((id, key)) = take(hs, sn, device, algorithm, &mut batch).await? {
+        let key = Given::find(hs, (sn, device.clone(), algorithm.to_string())).await?;
+        if let Some((id, key)) = key.shown()? {
             claimed.insert(device.clone(), BTreeMap::from([(id, key)]));
         }
+        given.push(key);
     }
-    if !batch.is_empty() {
-        hs.submit(batch, Vec::new())?;
-    }
+    let written = hs.transaction(generation, |tx| {
+        given.into_iter().for_each(|key| key.take(tx));
+        Ok::<_, StoreError>(())
+    });
+    written?.visible();
     Ok(claimed)
 }
-
-type Key = (OwnedOneTimeKeyId, Raw<encryption::OneTimeKey>);
 
 /// A device and an algorithm.
 type Place = (UserSn, OwnedDeviceId, String);
 
-async fn take(hs: &Homeserver, user: UserSn, device: &OwnedDeviceId, algorithm: &OneTimeKeyAlgorithm, batch: &mut Batch) -> Result<Option<Key>> {
-    let device_key = (user, device.clone());
-    let place = (user, device.clone(), algorithm.to_string());
-    let mut counts = tables::KEY_COUNTS.get(hs.store(), &device_key).await?.unwrap_or_default();
-    let before = counts.clone();
-    let mut found = take_one_time(hs, &place, &mut counts, batch).await?;
-    if found.is_none()
-        && let Some(fallback) = tables::FALLBACK_KEYS.get(hs.store(), &place).await?
-    {
-        if !fallback.used {
-            tables::FALLBACK_KEYS.put(batch, &place, &FallbackKey { used: true, ..fallback.clone() });
-            counts.unused_fallback.remove(algorithm.as_str());
-        }
-        found = Some((fallback.id, fallback.key));
-    }
-    if counts != before {
-        tables::KEY_COUNTS.put(batch, &device_key, &counts);
-    }
-    let Some((id, key)) = found else { return Ok(None) };
-    let id = OwnedOneTimeKeyId::try_from(id).map_err(|error| unreadable(&error))?;
-    let key = RawValue::from_string(key.0).map_err(|error| unreadable(&error))?;
-    Ok(Some((id, Raw::from_json(key))))
+/// The key that is given out of a device, and what changes with it.
+struct Given {
+    place: Place,
+    /// The key and its id, if there is one.
+    key: Option<(String, Json)>,
+    /// The one-time keys that are gone then, by their place and id.
+    gone: Vec<((UserSn, OwnedDeviceId, String, u64), String)>,
+    /// The rows of claimed keys that the one given is in.
+    claimed: Option<Claimed>,
+    /// The fallback key, where it is given for the first time.
+    fallback: Option<FallbackKey>,
+    /// How many keys are left, where that changes.
+    counts: Option<KeyCounts>,
 }
 
-/// The oldest key of a device and algorithm that nobody was given under another id. Those before it that somebody was given go too.
-async fn take_one_time(hs: &Homeserver, place: &Place, counts: &mut KeyCounts, batch: &mut Batch) -> Result<Option<(String, Json)>> {
-    let (user, device, algorithm) = place;
-    let device_key = (*user, device.clone());
-    let mut range = tables::ONE_TIME_KEYS.range(place);
-    let mut turns = Turns::new(&*hs.host);
-    while let Some((row, OneTimeKey { id, key })) = tables::ONE_TIME_KEYS.scan_range(hs.store(), range.clone(), Direction::Forward, 1).await?.pop() {
-        tables::ONE_TIME_KEYS.delete(batch, &row);
-        tables::ONE_TIME_KEY_IDS.delete(batch, &(*user, device.clone(), id.clone()));
-        if let Some(count) = counts.one_time.get_mut(algorithm) {
-            *count = count.saturating_sub(1);
-        }
-        counts.one_time.retain(|_, count| *count > 0);
-        let damaged = |error| Damaged::new(format!("one-time key {id} of {device} of user number {user}"), error);
-        let value: Option<ruma::CanonicalJsonValue> = serde_json::from_str(&key.0).map_err(damaged).leave_out()?;
-        let mark = value.map(|value| Mark::of(algorithm, &value));
-        let mut claimed = Claimed::read(hs, &device_key, mark.into_iter()).await?;
-        if let Some(mark) = mark
-            && !claimed.has(mark)
+impl Given {
+    /// The oldest one-time key of a device and algorithm, or else the fallback key.
+    async fn find(hs: &Homeserver, place: Place) -> Result<Self> {
+        let before = tables::KEY_COUNTS.get(hs.store(), &(place.0, place.1.clone())).await?.unwrap_or_default();
+        let mut counts = before.clone();
+        let mut given = Self { place, key: None, gone: Vec::new(), claimed: None, fallback: None, counts: None };
+        given.find_one_time(hs, &mut counts).await?;
+        if given.key.is_none()
+            && let Some(fallback) = tables::FALLBACK_KEYS.get(hs.store(), &given.place).await?
         {
-            claimed.add(&device_key, mark, batch);
-            return Ok(Some((id, key)));
+            if !fallback.used {
+                counts.unused_fallback.remove(&given.place.2);
+                given.fallback = Some(FallbackKey { used: true, ..fallback.clone() });
+            }
+            given.key = Some((fallback.id, fallback.key));
         }
-        range.start = tables::ONE_TIME_KEYS.key(&row);
-        // The first key behind it.
-        range.start.push(0);
-        turns.step().await;
+        given.counts = Some(counts).filter(|counts| *counts != before);
+        Ok(given)
     }
-    Ok(None)
+
+    /// The oldest key that nobody was given under another id. Those before it that somebody was given go too.
+    async fn find_one_time(&mut self, hs: &Homeserver, counts: &mut KeyCounts) -> Result<()> {
+        let (user, device, algorithm) = &self.place;
+        let device_key = (*user, device.clone());
+        let mut range = tables::ONE_TIME_KEYS.range(&self.place);
+        let mut turns = Turns::new(&*hs.host);
+        while let Some((row, OneTimeKey { id, key })) =
+            tables::ONE_TIME_KEYS.scan_range(hs.store(), range.clone(), Direction::Forward, 1).await?.pop()
+        {
+            if let Some(count) = counts.one_time.get_mut(algorithm) {
+                *count = count.saturating_sub(1);
+            }
+            counts.one_time.retain(|_, count| *count > 0);
+            range.start = tables::ONE_TIME_KEYS.key(&row);
+            // The first key behind it.
+            range.start.push(0);
+            self.gone.push((row, id.clone()));
+            let damaged = |error| Damaged::new(format!("one-time key {id} of {device} of user number {user}"), error);
+            let value: Option<ruma::CanonicalJsonValue> = serde_json::from_str(&key.0).map_err(damaged).leave_out()?;
+            let mark = value.map(|value| Mark::of(algorithm, &value));
+            let mut claimed = Claimed::read(hs, &device_key, mark.into_iter()).await?;
+            if let Some(mark) = mark
+                && !claimed.has(mark)
+            {
+                claimed.add(mark);
+                (self.claimed, self.key) = (Some(claimed), Some((id, key)));
+                return Ok(());
+            }
+            turns.step().await;
+        }
+        Ok(())
+    }
+
+    /// The key as it is answered.
+    fn shown(&self) -> Result<Option<(OwnedOneTimeKeyId, Raw<encryption::OneTimeKey>)>> {
+        let Some((id, key)) = &self.key else { return Ok(None) };
+        let id = OwnedOneTimeKeyId::try_from(id.as_str()).map_err(|error| unreadable(&error))?;
+        let key = RawValue::from_string(key.0.clone()).map_err(|error| unreadable(&error))?;
+        Ok(Some((id, Raw::from_json(key))))
+    }
+
+    /// The key is given: nobody is given it again, if it is a one-time key.
+    fn take(self, tx: &mut Tx) {
+        let device = (self.place.0, self.place.1.clone());
+        for (row, id) in self.gone {
+            tables::ONE_TIME_KEYS.delete(tx, &row);
+            tables::ONE_TIME_KEY_IDS.delete(tx, &(device.0, device.1.clone(), id));
+        }
+        if let Some(claimed) = self.claimed {
+            claimed.put(tx, &device);
+        }
+        if let Some(fallback) = self.fallback {
+            tables::FALLBACK_KEYS.put(tx, &self.place, &fallback);
+        }
+        if let Some(counts) = self.counts {
+            tables::KEY_COUNTS.put(tx, &device, &counts);
+        }
+    }
 }
 
 fn unreadable(what: &dyn std::fmt::Display) -> Error {

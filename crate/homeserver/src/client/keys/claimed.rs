@@ -7,8 +7,8 @@ use crate::{
     error::Result,
     homeserver::Homeserver,
     tables::{self, RawBytes, UserSn},
+    transaction::Tx,
 };
-use ephapse_store::Batch;
 use ruma::{CanonicalJsonValue, OwnedDeviceId};
 use sha2::{Digest, Sha256};
 use std::collections::{BTreeMap, BTreeSet};
@@ -56,14 +56,18 @@ impl Claimed {
         row.len() >= MOST * BYTES || row.chunks_exact(BYTES).any(|known| known == mark.bytes)
     }
 
-    /// Adds a key of a device.
-    pub fn add(&mut self, device: &(UserSn, OwnedDeviceId), mark: Mark, batch: &mut Batch) {
-        if self.has(mark) {
-            return;
+    /// Adds a key, unless it is there or its row is full.
+    pub fn add(&mut self, mark: Mark) {
+        if !self.has(mark) {
+            self.0.entry(mark.row).or_default().extend(mark.bytes);
         }
-        let row = self.0.entry(mark.row).or_default();
-        row.extend(mark.bytes);
-        tables::CLAIMED_KEYS.put(batch, &(device.0, device.1.clone(), mark.row), &RawBytes(row.clone()));
+    }
+
+    /// Stages the rows, which are a device's.
+    pub fn put(self, tx: &mut Tx, device: &(UserSn, OwnedDeviceId)) {
+        for (row, marks) in self.0 {
+            tables::CLAIMED_KEYS.put(tx, &(device.0, device.1.clone(), row), &RawBytes(marks));
+        }
     }
 }
 
@@ -73,11 +77,10 @@ mod tests {
 
     #[test]
     fn a_full_row_forgets_nothing_and_takes_nothing() {
-        let device = (1, "PHONE".into());
         let mut claimed = Claimed(BTreeMap::new());
         let mark = |number: usize| Mark { row: 7, bytes: *number.to_be_bytes().last_chunk().expect("8 bytes") };
         for number in 0..MOST + 10 {
-            claimed.add(&device, mark(number), &mut Batch::new());
+            claimed.add(mark(number));
         }
         assert_eq!(claimed.0[&7].len(), MOST * BYTES);
         assert!((0..MOST + 20).all(|number| claimed.has(mark(number))));

@@ -19,8 +19,9 @@ use crate::{
     error::Result,
     homeserver::Homeserver,
     tables::{self, KeyCounts, Session, UserSn},
+    transaction::Tx,
 };
-use ephapse_store::{Batch, Direction};
+use ephapse_store::Direction;
 use ruma::{DeviceId, OneTimeKeyAlgorithm, OwnedDeviceId, UInt};
 use std::collections::BTreeMap;
 
@@ -65,16 +66,16 @@ pub async fn departing(hs: &Homeserver, user: UserSn, device: &DeviceId) -> Resu
 
 impl Departing {
     /// Removes it.
-    pub fn forget(&self, batch: &mut Batch) {
+    pub fn forget(&self, tx: &mut Tx) {
         let key = (self.user, self.device.clone());
-        tables::DEVICE_KEYS.delete(batch, &key);
-        tables::ONE_TIME_KEYS.delete_all(batch, &key);
-        tables::ONE_TIME_KEY_IDS.delete_all(batch, &key);
-        tables::CLAIMED_KEYS.delete_all(batch, &key);
-        tables::FALLBACK_KEYS.delete_all(batch, &key);
-        tables::KEY_COUNTS.delete(batch, &key);
+        tables::DEVICE_KEYS.delete(tx, &key);
+        tables::ONE_TIME_KEYS.delete_all(tx, &key);
+        tables::ONE_TIME_KEY_IDS.delete_all(tx, &key);
+        tables::CLAIMED_KEYS.delete_all(tx, &key);
+        tables::FALLBACK_KEYS.delete_all(tx, &key);
+        tables::KEY_COUNTS.delete(tx, &key);
         for signature in &self.signatures {
-            tables::KEY_SIGNATURES.delete(batch, signature);
+            tables::KEY_SIGNATURES.delete(tx, signature);
         }
     }
 }

@@ -12,9 +12,10 @@ use crate::{
     locks::LockKey,
     router::UserCall,
     tables::{self, FallbackKey, Json, KeyCounts, KnownOneTimeKey, OneTimeKey, UserSn},
+    transaction::Tx,
     turns::Turns,
 };
-use ephapse_store::{Batch, Direction};
+use ephapse_store::{Direction, StoreError};
 use ruma::{
     CanonicalJsonObject, CanonicalJsonValue, OwnedDeviceId, OwnedOneTimeKeyId,
     api::client::keys::upload_keys::v3 as upload_keys,
@@ -45,26 +46,54 @@ pub async fn upload(call: UserCall, request: upload_keys::Request) -> Result<upl
     tables::DEVICES.get(hs.store(), &key).await?.ok_or_else(Error::unknown_token)?;
     let mut counts = tables::KEY_COUNTS.get(hs.store(), &key).await?.unwrap_or_default();
     let before = counts.clone();
-    let mut batch = Batch::since(call.raw.generation);
-    let is_changed = match &request.device_keys {
-        Some(keys) => put_device_keys(&call, keys, &mut batch).await?,
-        None => false,
+    let identity = match &request.device_keys {
+        Some(keys) => new_identity(&call, keys).await?,
+        None => None,
     };
-    put_one_time_keys(hs, &key, &request.one_time_keys, &mut counts, &mut batch).await?;
-    put_fallback_keys(hs, &key, &request.fallback_keys, &mut counts, &mut batch).await?;
-    if counts != before {
-        tables::KEY_COUNTS.put(&mut batch, &key, &counts);
-    }
-    if !batch.is_empty() {
-        let change = if is_changed { Some(hs.device_list_change(session.user).await?) } else { None };
-        hs.submit(batch, change.map(|change| (hs.positions.next(), change)).into_iter().collect())?;
-    }
+    let one_time = new_one_time_keys(hs, &key, &request.one_time_keys, &mut counts).await?;
+    let fallback = new_fallback_keys(hs, &key, &request.fallback_keys, &mut counts).await?;
+    let change = if identity.is_some() { Some(hs.device_list_change(session.user).await?) } else { None };
+    let written = hs.transaction(call.raw.generation, |tx| {
+        if let Some(identity) = &identity {
+            identity.put(tx, &key);
+        }
+        for new in one_time {
+            new.put(tx, &key);
+        }
+        for (algorithm, new) in fallback {
+            tables::FALLBACK_KEYS.put(tx, &(key.0, key.1.clone(), algorithm), &new);
+        }
+        if counts != before {
+            tables::KEY_COUNTS.put(tx, &key, &counts);
+        }
+        if let Some(change) = change {
+            tx.change(change);
+        }
+        Ok::<_, StoreError>(())
+    });
+    written?.visible();
     Ok(upload_keys::Response::new(shown(&counts)))
 }
 
-/// Whether the identity keys are other ones than before. Their signatures are for other clients to verify: the specification has the server check none, and
-/// whoever could be kept from uploading a wrong one would leave it out.
-async fn put_device_keys(call: &UserCall, keys: &Raw<DeviceKeys>, batch: &mut Batch) -> Result<bool> {
+/// Identity keys of a device that take the place of other ones, or of none.
+struct Identity {
+    keys: Json,
+    /// What others signed was another object.
+    is_another: bool,
+}
+
+impl Identity {
+    fn put(&self, tx: &mut Tx, device: &(UserSn, OwnedDeviceId)) {
+        if self.is_another {
+            tables::KEY_SIGNATURES.delete_all(tx, &(device.0, device.0, device.1.to_string()));
+        }
+        tables::DEVICE_KEYS.put(tx, device, &self.keys);
+    }
+}
+
+/// The identity keys, where they are other ones than before. Their signatures are for other clients to verify: the specification has the server check none,
+/// and whoever could be kept from uploading a wrong one would leave it out.
+async fn new_identity(call: &UserCall, keys: &Raw<DeviceKeys>) -> Result<Option<Identity>> {
     let (hs, session) = (&call.hs, &call.session);
     let parsed: DeviceKeys = keys.deserialize().map_err(|error| Error::unreadable(&error))?;
     if parsed.user_id != session.user_id || parsed.device_id != session.device {
@@ -84,18 +113,12 @@ async fn put_device_keys(call: &UserCall, keys: &Raw<DeviceKeys>, batch: &mut Ba
     }
     let key = (session.user, session.device.clone());
     let stored = tables::DEVICE_KEYS.get(hs.store(), &key).await?;
-    if let Some(stored) = &stored
-        && !signed::is_same(&object(&stored.0)?, &keys)
-    {
-        // What others signed was another object.
-        tables::KEY_SIGNATURES.delete_all(batch, &(session.user, session.user, session.device.to_string()));
-    }
+    let is_another = match &stored {
+        Some(stored) => !signed::is_same(&object(&stored.0)?, &keys),
+        None => false,
+    };
     let keys = Json(CanonicalJsonValue::Object(keys).to_string());
-    if stored.as_ref() == Some(&keys) {
-        return Ok(false);
-    }
-    tables::DEVICE_KEYS.put(batch, &key, &keys);
-    Ok(true)
+    Ok((stored.as_ref() != Some(&keys)).then_some(Identity { keys, is_another }))
 }
 
 /// The ed25519 key `key_id` of a device or cross-signing key.
@@ -105,9 +128,26 @@ pub(in crate::client) fn key_of(keys: &CanonicalJsonObject, key_id: &str) -> Opt
 
 type Keys = BTreeMap<OwnedOneTimeKeyId, Raw<encryption::OneTimeKey>>;
 
-async fn put_one_time_keys(hs: &Homeserver, device: &(UserSn, OwnedDeviceId), keys: &Keys, counts: &mut KeyCounts, batch: &mut Batch) -> Result<()> {
+/// A one-time key that is uploaded for the first time.
+struct NewOneTimeKey {
+    algorithm: String,
+    number: u64,
+    key: OneTimeKey,
+    known: KnownOneTimeKey,
+}
+
+impl NewOneTimeKey {
+    fn put(self, tx: &mut Tx, (user, device): &(UserSn, OwnedDeviceId)) {
+        tables::ONE_TIME_KEYS.put(tx, &(*user, device.clone(), self.algorithm, self.number), &self.key);
+        tables::ONE_TIME_KEY_IDS.put(tx, &(*user, device.clone(), self.key.id), &self.known);
+    }
+}
+
+/// Those of `keys` that the device does not have, and has not had.
+async fn new_one_time_keys(hs: &Homeserver, device: &(UserSn, OwnedDeviceId), keys: &Keys, counts: &mut KeyCounts) -> Result<Vec<NewOneTimeKey>> {
+    let mut new = Vec::new();
     if keys.is_empty() {
-        return Ok(());
+        return Ok(new);
     }
     let too_many = || Error::too_large(format!("a device has {MOST_ONE_TIME_KEYS} one-time keys at most"));
     if keys.len() > MOST_ONE_TIME_KEYS {
@@ -152,10 +192,9 @@ async fn put_one_time_keys(hs: &Homeserver, device: &(UserSn, OwnedDeviceId), ke
         };
         next.insert(algorithm.clone(), number + 1);
         let key = OneTimeKey { id: key_id.to_string(), key: Json(key) };
-        tables::ONE_TIME_KEYS.put(batch, &(*user, id.clone(), algorithm, number), &key);
-        tables::ONE_TIME_KEY_IDS.put(batch, &(*user, id.clone(), key_id.to_string()), &KnownOneTimeKey { hash });
+        new.push(NewOneTimeKey { algorithm, number, key, known: KnownOneTimeKey { hash } });
     }
-    Ok(())
+    Ok(new)
 }
 
 /// Signatures are made anew for the same key, and differ where the algorithm has randomness in it.
@@ -166,11 +205,17 @@ fn without_signatures(mut key: CanonicalJsonValue) -> CanonicalJsonValue {
     key
 }
 
-async fn put_fallback_keys(hs: &Homeserver, device: &(UserSn, OwnedDeviceId), keys: &Keys, counts: &mut KeyCounts, batch: &mut Batch) -> Result<()> {
+/// Those of `keys` that are other ones than before, by algorithm.
+async fn new_fallback_keys(
+    hs: &Homeserver,
+    device: &(UserSn, OwnedDeviceId),
+    keys: &Keys,
+    counts: &mut KeyCounts,
+) -> Result<Vec<(String, FallbackKey)>> {
+    let mut new = Vec::new();
     if keys.is_empty() {
-        return Ok(());
+        return Ok(new);
     }
-    let (user, id) = device;
     let given: BTreeSet<String> = keys.keys().map(|key_id| key_id.algorithm().to_string()).collect();
     if given.len() < keys.len() {
         return Err(Error::invalid_param("there can be one fallback key for each algorithm"));
@@ -187,10 +232,10 @@ async fn put_fallback_keys(hs: &Homeserver, device: &(UserSn, OwnedDeviceId), ke
         if stored.remove(&algorithm).is_some_and(|stored| stored.id == key.id && stored.key == key.key) {
             continue;
         }
-        tables::FALLBACK_KEYS.put(batch, &(*user, id.clone(), algorithm.clone()), &key);
-        counts.unused_fallback.insert(algorithm);
+        counts.unused_fallback.insert(algorithm.clone());
+        new.push((algorithm, key));
     }
-    Ok(())
+    Ok(new)
 }
 
 fn too_many_algorithms() -> Error {

@@ -12,7 +12,7 @@ use crate::{
     tables::{self, Room},
 };
 use ephapse_events::{NewPdu, Pdu, ROOM_VERSIONS, ReceivedPdu, auth, public_keys, signing_key};
-use ephapse_store::Direction;
+use ephapse_store::{Direction, Reader};
 use ruma::{
     CanonicalJsonObject, MilliSecondsSinceUnixEpoch, OwnedServerName, OwnedUserId, RoomVersionId, UInt,
     events::{StateEventType, TimelineEventType},
@@ -201,8 +201,8 @@ pub(super) fn events_of(forked: &Forked) -> Vec<Rc<Event>> {
 /// Nodes of the room's state tree that are stored although no event refers to them. Nothing collects such nodes, since there must be none: only what
 /// an event refers to is written, and events go with their room only.
 pub(super) fn stray_nodes(forked: &Forked) -> BTreeSet<NodeId> {
-    let (store, sn) = (forked.server.store.clone(), forked.room.sn);
-    let stored = forked.server.run(async move { tables::STATE_NODES.scan(&*store, &sn, Direction::Forward, usize::MAX).await }).expect("nodes");
+    let (store, sn) = (Reader::new(forked.server.store.clone()), forked.room.sn);
+    let stored = forked.server.run(async move { tables::STATE_NODES.scan(&store, &sn, Direction::Forward, usize::MAX).await }).expect("nodes");
     let mut stored: BTreeMap<NodeId, Node> =
         stored.into_iter().map(|((_, id), bytes)| (NodeId(id), Node::decode(&bytes.0).expect("a node"))).collect();
     let mut referred: Vec<NodeId> = events_of(forked).iter().flat_map(|event| [event.state_before, event.state_after, event.room_state]).collect();
@@ -222,7 +222,7 @@ pub(super) fn begun(server: &TestServer, version: &RoomVersionId, create: &Pdu) 
     let (create, written) = (create.clone(), room.clone());
     let written = async move {
         let begin = async |write: &mut Write<'_>| -> Result<(), Stop> {
-            tables::ROOMS.put(&mut write.batch, &written.sn, &Room { id: written.id.clone(), version: written.version.clone() });
+            tables::ROOMS.put(write.tx, &written.sn, &Room { id: written.id.clone(), version: written.version.clone() });
             write.begin(create.clone())
         };
         hs.write_new_room(&written, 0, 1, HashMap::new(), HashMap::new(), begin).await

@@ -1,0 +1,375 @@
+//! The one way to write: [`Homeserver::transaction`] runs a synchronous closure over a [`Tx`], and what the closure staged becomes one batch.
+//!
+//! Only a [`Tx`] puts into tables, gives positions and numbers, and appends to streams. It exists inside of the closure alone, where nothing can be awaited:
+//! so nothing comes between the last look at memory, the positions that are taken, and the batch that uses them. What memory is to know of a write is handed to
+//! the same [`Tx`]: it is done when the batch was taken, and never when it was refused.
+//!
+//! There are two exceptions, both here: [`write_at_opening`], and [`Homeserver::transaction_in_turns`] for the creation of a very large room.
+//!
+//! A handler reads first, and then writes what it has gathered:
+//!
+//! ```no_run
+//! # use ephapse_homeserver::{Error, Homeserver, Tx, tables};
+//! # async fn erase(hs: &Homeserver, generation: u64) -> Result<(), Error> {
+//! let user = hs.find_user(ruma::user_id!("@alice:example.org")).await?.unwrap_or_default();
+//! let written = hs.transaction(generation, |tx: &mut Tx| {
+//!     tables::ERASED.put(tx, &user, &());
+//!     Ok::<_, Error>(())
+//! })?;
+//! written.durable().await?;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! Nothing is awaited inside:
+//!
+//! ```compile_fail,E0728
+//! # use ephapse_homeserver::{Error, Homeserver, Tx, tables};
+//! # async fn erase(hs: &Homeserver, generation: u64) -> Result<(), Error> {
+//! let written = hs.transaction(generation, |tx: &mut Tx| {
+//!     let user = hs.find_user(ruma::user_id!("@alice:example.org")).await?.unwrap_or_default();
+//!     tables::ERASED.put(tx, &user, &());
+//!     Ok::<_, Error>(())
+//! })?;
+//! written.durable().await?;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! A transaction does not outlive its closure:
+//!
+//! ```compile_fail,E0521
+//! # use ephapse_homeserver::{Error, Homeserver, Tx, tables};
+//! # async fn erase(hs: &Homeserver, generation: u64) -> Result<(), Error> {
+//! let mut kept: Option<&mut Tx> = None;
+//! let written = hs.transaction(generation, |tx: &mut Tx| {
+//!     kept = Some(tx);
+//!     Ok::<_, Error>(())
+//! })?;
+//! written.durable().await?;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! A table is not written without one:
+//!
+//! ```compile_fail,E0308
+//! # use ephapse_homeserver::tables;
+//! let mut batch = ephapse_store::Batch::new();
+//! tables::ERASED.put(&mut batch, &1, &());
+//! ```
+
+use crate::{
+    homeserver::Homeserver,
+    position::Position,
+    stream::Ground,
+    tables::{self, Change},
+};
+use ephapse_store::{Batch, LocalBoxFuture, Reader, Store, StoreError};
+use futures_util::{FutureExt, future::Shared};
+use std::{cell::RefCell, mem::take, ops::Range, rc::Rc};
+
+type Then = Box<dyn FnOnce(&Homeserver)>;
+type Undo = Box<dyn FnOnce()>;
+
+/// What one write stages: everything in it is taken together, or none of it.
+///
+/// It cannot be made, kept or cloned outside of [`Homeserver::transaction`]. When it is dropped before its batch was taken, what it has changed in memory
+/// is undone.
+pub struct Tx {
+    batch: Batch,
+    /// The last position given before.
+    base: Position,
+    /// What becomes visible, at the positions behind `base`.
+    changes: Vec<Change>,
+    then: Vec<Then>,
+    undo: Vec<Undo>,
+    /// What [`Self::undo_once`] was asked to undo.
+    undone_once: Vec<usize>,
+}
+
+impl Tx {
+    fn new(batch: Batch, base: Position) -> Self {
+        Self { batch, base, changes: Vec::new(), then: Vec::new(), undo: Vec::new(), undone_once: Vec::new() }
+    }
+
+    /// Sets a key; for [`crate::tables::Table`].
+    pub(crate) fn put(&mut self, key: Vec<u8>, value: Vec<u8>) {
+        self.batch.put(key, value);
+    }
+
+    /// Removes a key; for [`crate::tables::Table`].
+    pub(crate) fn delete(&mut self, key: Vec<u8>) {
+        self.batch.delete(key);
+    }
+
+    /// Removes the keys of a range, made with [`crate::tables::Table::range`] and [`crate::tables::Table::key`].
+    pub(crate) fn delete_range(&mut self, range: Range<Vec<u8>>) {
+        self.batch.delete_range(range);
+    }
+
+    /// Says that this makes room: where storage is full it is written all the same ([`Batch::set_frees_space`]).
+    pub(crate) fn frees_space(&mut self) {
+        self.batch.set_frees_space();
+    }
+
+    /// The last position that was given before this transaction.
+    pub(crate) fn base(&self) -> Position {
+        self.base
+    }
+
+    /// The position that the next change will have.
+    pub(crate) fn next_position(&self) -> Position {
+        Position(self.base.0 + 1 + self.changes.len() as i64)
+    }
+
+    /// Adds something that clients can see, and that wakes who waits for it; its position.
+    pub(crate) fn change(&mut self, change: Change) -> Position {
+        let position = self.next_position();
+        self.changes.push(change);
+        position
+    }
+
+    /// What memory is to know when the batch was taken, before anybody is woken for it.
+    pub(crate) fn then(&mut self, know: impl FnOnce(&Homeserver) + 'static) {
+        self.then.push(Box::new(know));
+    }
+
+    /// Takes back what was changed in memory already, should nothing come of this transaction. What was changed last is taken back first.
+    pub(crate) fn undo(&mut self, undo: impl FnOnce() + 'static) {
+        self.undo.push(Box::new(undo));
+    }
+
+    /// As [`Self::undo`], for what this transaction changes many times: `undo` is made the first time, for the thing at an address.
+    pub(crate) fn undo_once<U: FnOnce() + 'static>(&mut self, address: usize, undo: impl FnOnce() -> U) {
+        if !self.undone_once.contains(&address) {
+            self.undone_once.push(address);
+            self.undo.push(Box::new(undo()));
+        }
+    }
+
+    /// This stands on what was read since the store's generation was `generation`, too.
+    pub(crate) fn stands_on(&mut self, generation: u64) {
+        self.batch.append(Batch::since(generation));
+    }
+}
+
+impl Drop for Tx {
+    fn drop(&mut self) {
+        while let Some(undo) = self.undo.pop() {
+            undo();
+        }
+    }
+}
+
+type Written = Shared<LocalBoxFuture<'static, Result<(), StoreError>>>;
+
+/// A transaction whose batch was taken: reads see it.
+#[must_use = "say whether to wait until it is on disk: `durable().await?`, or `visible()` for what an answer waits for anyway"]
+pub struct Submitted<T> {
+    value: T,
+    /// None where there was nothing to write.
+    written: Option<Written>,
+}
+
+impl<T> Submitted<T> {
+    /// What the closure answered. Whoever only answers a request need not wait: no answer leaves before all that was written until then is durable.
+    pub fn visible(self) -> T {
+        self.value
+    }
+
+    /// The same, when the batch is on disk.
+    ///
+    /// # Errors
+    /// Why it will never be.
+    pub async fn durable(self) -> Result<T, StoreError> {
+        if let Some(written) = self.written {
+            written.await?;
+        }
+        Ok(self.value)
+    }
+}
+
+/// What one request has handed in to be written.
+#[derive(Default)]
+pub(crate) struct Writes {
+    last: RefCell<Option<Written>>,
+    /// Why one before the last was lost, or one was refused.
+    lost: RefCell<Option<StoreError>>,
+}
+
+impl Writes {
+    fn add(&self, written: Written) {
+        let before = self.last.replace(Some(written));
+        // One that still waits takes along what is behind it when it fails.
+        if let Some(Err(error)) = before.and_then(Written::now_or_never) {
+            self.lost.borrow_mut().get_or_insert(error);
+        }
+    }
+
+    fn refused(&self, error: &StoreError) {
+        // Else somebody else's failed.
+        if *error != StoreError::RolledBack {
+            self.lost.borrow_mut().get_or_insert(error.clone());
+        }
+    }
+
+    pub(crate) fn are_none(&self) -> bool {
+        self.last.borrow().is_none() && self.lost.borrow().is_none()
+    }
+
+    /// Ends when all of it is durable, or says why it will never be.
+    pub(crate) async fn durable(&self) -> Result<(), StoreError> {
+        match (self.lost.take(), self.last.take()) {
+            (Some(error), _) => Err(error),
+            (None, Some(last)) => last.await,
+            (None, None) => Ok(()),
+        }
+    }
+}
+
+/// The writing half of a server's store.
+pub(crate) struct Writer {
+    store: Rc<dyn Store>,
+    /// What the request writes that is running now.
+    writes: RefCell<Option<Rc<Writes>>>,
+}
+
+impl Writer {
+    pub(crate) fn new(store: Rc<dyn Store>) -> Self {
+        Self { store, writes: RefCell::default() }
+    }
+
+    /// Whose the writes are from now on: a request's, or nobody's.
+    pub(crate) fn count_for(&self, writes: Option<Rc<Writes>>) {
+        self.writes.replace(writes);
+    }
+
+    /// As [`Store::barrier`].
+    pub(crate) fn barrier(&self) -> LocalBoxFuture<'static, Result<(), StoreError>> {
+        self.store.barrier()
+    }
+
+    /// As [`Store::close`].
+    pub(crate) fn close(&self) -> LocalBoxFuture<'_, Result<(), StoreError>> {
+        self.store.close()
+    }
+
+    /// Hands in a batch; none where there was nothing to write.
+    fn submit(&self, batch: Batch) -> Result<Option<Written>, StoreError> {
+        if batch.is_empty() {
+            return Ok(None);
+        }
+        let written = self.store.commit(batch).shared();
+        let refused = written.clone().now_or_never().and_then(Result::err);
+        let writes = self.writes.borrow();
+        match refused {
+            Some(error) => {
+                writes.iter().for_each(|writes| writes.refused(&error));
+                Err(error)
+            }
+            None => {
+                writes.iter().for_each(|writes| writes.add(written.clone()));
+                Ok(Some(written))
+            }
+        }
+    }
+}
+
+/// Writes what makes a database, before there is a server; durable when this returns.
+pub(crate) async fn write_at_opening(store: &dyn Store, fill: impl FnOnce(&mut Tx)) -> Result<(), StoreError> {
+    let mut tx = Tx::new(Batch::new(), Position::default());
+    fill(&mut tx);
+    store.commit(take(&mut tx.batch)).await
+}
+
+impl Homeserver {
+    /// Writes what `fill` stages, which stands on what was read since the store's generation was `generation`: take it before the first read. Reads see all of
+    /// it when this returns. Where `fill` refuses, nothing is written, and no position is given.
+    ///
+    /// # Errors
+    /// What `fill` refuses with. [`StoreError::RolledBack`] where what was read is not true any more: read again. Whatever else the store refuses the batch
+    /// with, as where it is full: nothing of it became visible, and whoever wanted it must not answer as if it had been done.
+    pub fn transaction<T, E: From<StoreError>>(&self, generation: u64, fill: impl FnOnce(&mut Tx) -> Result<T, E>) -> Result<Submitted<T>, E> {
+        let mut tx = self.begin(generation, self.positions.given())?;
+        let value = fill(&mut tx)?;
+        Ok(Submitted { value, written: self.commit(tx)? })
+    }
+
+    /// As [`Self::transaction`], for the creation of a very large room, which nobody knows of before it is written: others go on while `fill` waits. It takes its
+    /// positions `ahead` of the last one given. `None` where others were given as many meanwhile: then nothing is written, and it begins anew further ahead.
+    pub(crate) async fn transaction_in_turns<T, E: From<StoreError>>(
+        &self,
+        generation: u64,
+        ahead: i64,
+        fill: impl AsyncFnOnce(&mut Tx) -> Result<T, E>,
+    ) -> Result<Option<Submitted<T>>, E> {
+        let base = Position(self.positions.given().0 + ahead);
+        let mut tx = self.begin(generation, base)?;
+        let value = fill(&mut tx).await?;
+        if self.positions.given() > base {
+            return Ok(None);
+        }
+        Ok(Some(Submitted { value, written: self.commit(tx)? }))
+    }
+
+    fn begin(&self, generation: u64, base: Position) -> Result<Tx, StoreError> {
+        match self.store().generation() == generation {
+            true => Ok(Tx::new(Batch::since(generation), base)),
+            false => Err(StoreError::RolledBack),
+        }
+    }
+
+    /// Hands in what a transaction has staged, has memory follow, and wakes who waits for it.
+    fn commit(&self, mut tx: Tx) -> Result<Option<Written>, StoreError> {
+        debug_assert!(self.positions.given() <= tx.base, "a transaction was begun within another");
+        let changes = take(&mut tx.changes);
+        let newest = Position(tx.base.0 + changes.len() as i64);
+        if !changes.is_empty() {
+            self.positions.give_up_to(newest);
+            tables::NEWEST_POSITION.put(&mut tx, &(), &newest);
+        }
+        let mut position = tx.base;
+        for change in &changes {
+            position = position.next();
+            tables::CHANGES.put(&mut tx, &position, change);
+        }
+        let written = self.writer.submit(take(&mut tx.batch))?;
+        tx.undo.clear();
+        if !changes.is_empty() {
+            self.positions.became_visible(newest);
+        }
+        for know in take(&mut tx.then) {
+            know(self);
+        }
+        self.sync.changed(&changes);
+        self.notify.changed(&changes);
+        Ok(written)
+    }
+}
+
+impl Ground for Homeserver {
+    fn store(&self) -> &Reader {
+        self.store()
+    }
+
+    fn write(&self, generation: u64, fill: &mut dyn FnMut(&mut Tx)) -> Result<Submitted<()>, StoreError> {
+        self.transaction(generation, |tx| {
+            fill(tx);
+            Ok(())
+        })
+    }
+}
+
+/// As [`Homeserver::transaction`], for tests of what needs no server; refused where that is said.
+#[cfg(test)]
+pub(crate) fn transaction_in(store: Rc<dyn Store>, refused: Option<StoreError>, fill: impl FnOnce(&mut Tx)) -> Result<Submitted<()>, StoreError> {
+    let mut tx = Tx::new(Batch::new(), Position::default());
+    fill(&mut tx);
+    if let Some(error) = refused {
+        return Err(error);
+    }
+    let written = Writer::new(store).submit(take(&mut tx.batch))?;
+    tx.undo.clear();
+    Ok(Submitted { value: (), written })
+}
