@@ -3,12 +3,12 @@
 import { path, run, main } from './lib/run.mjs';
 import { setup } from './lib/tools.mjs';
 
-/** Builds what a site serves: the wasm, the worker, the page's API, the demo. */
-export async function web() {
+/** Builds what a site serves: the wasm, the worker, the page's API, the demo. With `quick` the wasm is larger and slower where it was never built before. */
+export async function web({ quick = false } = {}) {
   const bindgen = await setup();
-  const { wasm, sizeLine, wasmFile } = await import('./lib/wasm.mjs');
+  const { wasBuilt, wasm, sizeLine, wasmFile } = await import('./lib/wasm.mjs');
   const bundle = await import('./lib/bundle.mjs');
-  await wasm(bindgen);
+  await wasm(bindgen, { quick: quick && !(await wasBuilt()) });
   await bundle.worker();
   await bundle.page();
   await bundle.demo();

@@ -5,7 +5,7 @@ import { CommandFailed, main, path } from './lib/run.mjs';
 import { serve } from './lib/serve.mjs';
 
 await main(async () => {
-  await web();
+  await web({ quick: true });
   const port = Number(process.env.PORT ?? 8080);
   const { url } = await serve(path('dist', 'www'), { port, compress: true }).catch((error) => {
     throw error.code === 'EADDRINUSE' ? new CommandFailed(`Port ${port} is taken. Choose another one: PORT=${port + 1} npm start`) : error;

@@ -1,7 +1,7 @@
 // Running other programs: where the project lives, and one way to call what it needs.
 
 import { spawn } from 'node:child_process';
-import { delimiter, dirname, join, resolve } from 'node:path';
+import { dirname, join, resolve } from 'node:path';
 import { createInterface } from 'node:readline';
 import { fileURLToPath } from 'node:url';
 
@@ -42,9 +42,6 @@ export function run(command, args = [], { env = {}, cwd = root, quiet = false, t
     });
   });
 }
-
-/** `PATH` with further directories in front. */
-export const withPath = (...directories) => ({ PATH: [...directories, process.env.PATH].join(delimiter) });
 
 /** Runs a script's main function: a program that failed has told its story, anything else shows its stack. */
 export async function main(body) {

@@ -2,7 +2,6 @@
 // Everything that is not npm's or rustup's lands in `.cache/`.
 
 import { existsSync, readFileSync, readdirSync, statSync } from 'node:fs';
-import { mkdir } from 'node:fs/promises';
 import { CommandFailed, path, run } from './run.mjs';
 
 const newer = (a, b) => statSync(a).mtimeMs > statSync(b).mtimeMs;
@@ -26,19 +25,21 @@ export async function rustToolchain() {
   await run('rustup', ['toolchain', 'install', channel, '--profile', 'minimal', '--component', 'rustfmt,clippy', '--target', 'wasm32-unknown-unknown']);
 }
 
-/** The directory of a wasm-bindgen program of exactly the version that Cargo.lock names: the glue and the library must match. */
+/**
+ * A wasm-bindgen program of exactly the version that Cargo.lock names: the glue and the library must match. The one of this machine where it has that,
+ * else one that is built from scripts/wasm-bindgen.
+ */
 export async function wasmBindgen() {
   const version = /name = "wasm-bindgen"\nversion = "([^"]+)"/.exec(readFileSync(path('Cargo.lock'), 'utf8'))[1];
   const present = await run('wasm-bindgen', ['--version'], { quiet: true, mayFail: true });
-  if (present.output.trim() === `wasm-bindgen ${version}`) return '';
-  const home = path('.cache', `wasm-bindgen-${version}`);
-  const bin = `${home}/bin`;
-  if (!existsSync(`${bin}/wasm-bindgen`)) {
-    console.log(`Installing wasm-bindgen ${version} into .cache (once, about two minutes)`);
-    await mkdir(home, { recursive: true });
-    await run('cargo', ['install', 'wasm-bindgen-cli', '--version', version, '--locked', '--quiet', '--root', home]);
+  if (present.output.trim() === `wasm-bindgen ${version}`) return 'wasm-bindgen';
+  const manifest = path('scripts', 'wasm-bindgen', 'Cargo.toml');
+  if (!readFileSync(manifest, 'utf8').includes(`wasm-bindgen-cli-support = "=${version}"`)) {
+    throw new CommandFailed(`Cargo.lock has wasm-bindgen ${version}: scripts/wasm-bindgen/Cargo.toml must name the same version.`);
   }
-  return bin;
+  const target = path('.cache', 'wasm-bindgen');
+  await run('cargo', ['build', '--quiet', '--locked', '--manifest-path', manifest, '--target-dir', target]);
+  return `${target}/debug/ephapse-wasm-bindgen`;
 }
 
 /** The path of a Chromium; installs Debian's when this is Debian and we may. `CHROMIUM` overrides the search. */
