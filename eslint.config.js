@@ -22,7 +22,7 @@ export default defineConfig(
   },
   {
     // Functions that a test hands to a page see the page's globals, and what earlier ones left there.
-    files: ['tests/browser/**/*.mjs', 'tests/fixtures/indexed-db.mjs', 'tests/package/**/*.mjs', 'tests/durability/**/*.mjs', 'bench/**/*.{js,mjs}'],
+    files: ['tests/browser/**/*.mjs', 'tests/fixtures/indexed-db.mjs', 'tests/package/**/*.mjs', 'tests/durability/**/*.mjs', 'tests/silence/**/*.mjs', 'bench/**/*.{js,mjs}'],
     rules: { 'no-undef': 'off' },
   },
 );

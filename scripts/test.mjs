@@ -13,18 +13,31 @@ await main(async () => {
   };
 
   await timed('build (wasm32, worker, page)', web);
-  const { browserTests, clientTests, durabilityTests, packageTests, rustTests, serveTests, unitTests } = await import('./lib/suites.mjs');
-  const suites = { rust: rustTests, serve: serveTests, unit: unitTests, package: packageTests, clients: clientTests, browser: browserTests, durability: durabilityTests };
+  const { chromium } = await import('./lib/tools.mjs');
+  const { browserTests, clientTests, durabilityTests, packageTests, rustTests, serveTests, silenceTests, unitTests } = await import('./lib/suites.mjs');
   const wanted = process.argv.slice(2);
+  const isWanted = (name) => wanted.length === 0 || wanted.includes(name);
+  let silence;
+  if (isWanted('silence')) {
+    // Installed now, since two suites cannot install things at once.
+    await chromium();
+    // It waits more than it works, so the others begin meanwhile.
+    silence = timed('silence (beside the others)', silenceTests);
+    silence.catch(() => undefined);
+  }
+  const suites = { rust: rustTests, serve: serveTests, unit: unitTests, package: packageTests, clients: clientTests, browser: browserTests, durability: durabilityTests };
   let passed = 0;
   let failed = 0;
+  const count = (counts) => {
+    passed += counts?.passed ?? 0;
+    failed += counts?.failed ?? 0;
+  };
   for (const [name, suite] of Object.entries(suites)) {
-    if (wanted.length > 0 && !wanted.includes(name)) continue;
+    if (!isWanted(name)) continue;
     console.log(`\n== ${name}`);
-    const counts = await timed(name, suite);
-    passed += counts.passed;
-    failed += counts.failed;
+    count(await timed(name, suite));
   }
+  count(await silence);
 
   console.log('');
   for (const [name, seconds, counts] of took) {

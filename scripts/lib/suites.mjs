@@ -64,7 +64,12 @@ export async function packageTests() {
   return nodeTests(await testFiles('package'), { env: { CHROMIUM: await chromium() } });
 }
 
-/** Kills, stops, updates, idleness and a full disk, in Chromium; `BROWSER_KILLS`, `WORKER_STOPS` and `IDLE` say how much of it. */
+/** Minutes without a request, in Chromium, while others are at work: what it says is shown when it has ended. `IDLE` says how long. */
+export async function silenceTests() {
+  return nodeTests(await testFiles('silence'), { env: { CHROMIUM: await chromium() }, quiet: true });
+}
+
+/** Kills, stops, updates and a full disk, in Chromium; `BROWSER_KILLS` and `WORKER_STOPS` say how much of it. */
 export async function durabilityTests() {
   return nodeTests(await testFiles('durability'), { env: { CHROMIUM: await chromium() } });
 }
@@ -77,8 +82,9 @@ async function testFiles(directory) {
 /** Node's limit is one for all tests of a file together; each of them has its own, and those of the long suites add up to most of an hour. */
 const limit = 3_600_000;
 
-async function nodeTests(files, { env = {} } = {}) {
-  const { code, output } = await run('node', ['--test', '--test-concurrency=1', `--test-timeout=${limit}`, '--test-reporter=spec', ...files], { tee: true, mayFail: true, env });
+async function nodeTests(files, { env = {}, quiet = false } = {}) {
+  const { code, output } = await run('node', ['--test', '--test-concurrency=1', `--test-timeout=${limit}`, '--test-reporter=spec', ...files], { tee: !quiet, quiet, mayFail: true, env });
+  if (quiet) console.log(`\n${output}`);
   const count = (name) => Number(new RegExp(`^ℹ ${name} (\\d+)$`, 'm').exec(output)?.[1] ?? 0);
   return honest(code, { passed: count('pass'), failed: count('fail') + count('cancelled') });
 }
