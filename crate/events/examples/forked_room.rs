@@ -160,3 +160,8 @@ fn main() -> Result<()> {
     assert!(holder(StateEventType::RoomName, "").is_none(), "nor where nobody else has done anything");
     Ok(())
 }
+
+#[test]
+fn the_ban_holds_and_what_the_banned_did_meanwhile_does_not() -> Result<()> {
+    main()
+}

@@ -108,3 +108,41 @@ fn by_auth_events(rules: &AuthorizationRules, event: &Pdu, fetch: &dyn Fn(&Event
 pub(crate) fn in_state(rules: &AuthorizationRules, event: &Pdu, fetch: &dyn Fn(&StateEventType, &str) -> Option<Arc<Pdu>>) -> Result<(), String> {
     check_state_dependent_auth_rules(rules, event, fetch)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{Draft, Model};
+    use serde_json::json;
+    use std::convert::Infallible;
+
+    /// What is not found is left out by the rules: an event would be refused for what is only not
+    /// loaded yet.
+    #[test]
+    fn there_is_no_verdict_while_something_must_be_loaded() {
+        let room = Model::public(11);
+        let rules = &room.rules.authorization;
+        let message = room.build(&room.parents(), Draft::message("alice", "m.room.message", json!({ "body": "hello" })));
+        let state = room.state_after(&room.parents());
+        let place = |event_type: &StateEventType, state_key: &str| (event_type.clone(), state_key.to_owned());
+        let held = |event_type: &StateEventType, state_key: &str| state.get(&place(event_type, state_key)).map(|id| room.event(id).clone());
+
+        let all = |event_type: &StateEventType, state_key: &str| Ok::<_, Infallible>(held(event_type, state_key));
+        assert_eq!(check_in_state(rules, &message, all), Ok(()));
+        let without_member = |event_type: &StateEventType, state_key: &str| {
+            Ok::<_, Infallible>(held(event_type, state_key).filter(|event| event.event_type != TimelineEventType::RoomMember))
+        };
+        assert!(matches!(check_in_state(rules, &message, without_member), Err(AuthError::Forbidden(_))));
+        let not_loaded = |event_type: &StateEventType, state_key: &str| match event_type {
+            StateEventType::RoomMember => Err(place(event_type, state_key)),
+            _ => Ok(held(event_type, state_key)),
+        };
+        let member = place(&StateEventType::RoomMember, "@alice:alice.example");
+        assert_eq!(check_in_state(rules, &message, not_loaded), Err(AuthError::Missing(vec![member])));
+
+        let none_loaded = check_auth_events(rules, &message, |id| Err::<Option<Arc<Pdu>>, _>(id.to_owned()));
+        assert!(matches!(none_loaded, Err(AuthError::Missing(ids)) if message.auth_events.contains(&ids[0])));
+        let here = |id: &EventId| Ok::<_, Infallible>(Some(room.event(id).clone()));
+        assert_eq!(check_auth_events(rules, &message, here), Ok(()));
+    }
+}

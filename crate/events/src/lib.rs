@@ -18,7 +18,7 @@
 //! | 4 to 6: the authorization rules in a state | [`auth::check_in_state`] |
 //! | Auth events selection | [`auth::auth_events_of`] |
 //! | Redactions | [`Pdu::redacted`] |
-//! | State resolution | [`resolve::resolve`], [`resolve::resolve_in_memory`] |
+//! | State resolution | [`resolve::Resolution`], [`resolve::resolve_in_memory`] |
 //!
 //! # A room is made, and another server checks its first event
 //!

@@ -5,7 +5,7 @@
 
 use crate::{
     EventReference, MAX_PREV_EVENTS, NewPdu, Pdu, StateKey, create_of_room,
-    resolve::{self, Known, Unresolved},
+    resolve::{self, Resolution, Unresolved},
     signing_key,
 };
 use ruma::{
@@ -21,7 +21,7 @@ use ruma::{
 use serde_json::{Value, json};
 use std::{
     cell::Cell,
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     rc::Rc,
     sync::Arc,
 };
@@ -290,8 +290,7 @@ impl Model {
     /// Resolves as a server does: what differs, what else is asked for bit by bit, then the
     /// changes.
     fn resolve(&self, states: &[Rc<State>]) -> State {
-        let conflicting = conflicting(states);
-        let changes = self.with_known(&states[0], |known| resolve::resolve(&self.rules, &conflicting, known));
+        let changes = self.until_answered(states, |resolution| resolution.resolve(&self.rules));
         let mut resolved = State::clone(&states[0]);
         for (key, id) in changes {
             match id {
@@ -303,20 +302,26 @@ impl Model {
     }
 
     /// Asks again with what was missing, as long as something is.
-    fn with_known<T>(&self, state: &State, ask: impl Fn(&Known) -> Result<T, Unresolved>) -> T {
-        let mut known = Known::default();
+    fn until_answered<T>(&self, states: &[Rc<State>], ask: impl Fn(&mut Resolution) -> Result<T, Unresolved>) -> T {
+        let mut resolution = Resolution::new(conflicting(states));
+        let mut loaded = HashSet::new();
         self.rounds.set(0);
         let answer = loop {
             self.rounds.set(self.rounds.get() + 1);
             assert!(self.rounds.get() < 10_000, "no end of rounds");
-            match ask(&known) {
+            match ask(&mut resolution) {
                 Ok(answer) => break answer,
-                Err(Unresolved::Missing(missing)) => self.load(missing, state, &mut known),
+                Err(Unresolved::Missing(missing)) => {
+                    for id in &missing.events {
+                        assert!(loaded.insert(id.clone()), "asked twice");
+                    }
+                    self.load(missing, &states[0], &mut resolution);
+                }
                 Err(Unresolved::Unfinished) => {}
                 Err(Unresolved::Failed(reason)) => panic!("{reason}"),
             }
         };
-        self.loaded.set(known.events.len());
+        self.loaded.set(loaded.len());
         answer
     }
 
@@ -325,9 +330,8 @@ impl Model {
     #[cfg(test)]
     pub fn walked_and_defined(&self, events: &[OwnedEventId]) -> [(BTreeSet<OwnedEventId>, BTreeSet<OwnedEventId>); 2] {
         let states = self.states_after(events);
-        let conflicting = conflicting(&states);
-        let conflicted: BTreeSet<OwnedEventId> = conflicting.iter().flat_map(|state| state.values()).cloned().collect();
-        let walked = self.with_known(&states[0], |known| resolve::walk(&conflicting, &conflicted, known));
+        let conflicted: BTreeSet<OwnedEventId> = conflicting(&states).iter().flat_map(|state| state.values()).cloned().collect();
+        let walked = self.until_answered(&states, Resolution::walk);
         let chains: Vec<BTreeSet<_>> = states.iter().map(|state| state.values().flat_map(|id| self.auth_chain(id)).collect()).collect();
         let union = chains.iter().flatten().filter(|id| !conflicted.contains(*id));
         let difference = union.filter(|id| !chains.iter().all(|chain| chain.contains(*id))).cloned().collect();
@@ -335,20 +339,19 @@ impl Model {
         [walked, (difference, subgraph)]
     }
 
-    fn load(&self, missing: resolve::Missing, state: &State, known: &mut Known) {
+    fn load(&self, missing: resolve::Missing, state: &State, resolution: &mut Resolution) {
         assert!(!missing.is_empty());
-        for id in missing.events {
-            let event = self.event(&id).clone();
-            assert!(known.events.insert(id, event).is_none(), "asked twice");
+        missing.events.iter().for_each(|id| resolution.add_event(self.event(id).clone()));
+        for key in missing.unconflicted {
+            let event = state.get(&key).cloned();
+            resolution.add_unconflicted(key, event);
         }
-        let found = missing.unconflicted.into_iter().map(|key| (key.clone(), state.get(&key).cloned()));
-        known.unconflicted.extend(found);
         for (id, behind) in missing.citing {
             let all: Vec<_> = self.citing.get(&id).into_iter().flatten().rev().cloned().collect();
             // Small pages, so that tests turn them.
             let page: Vec<_> = all[behind..].iter().take(behind.max(2)).cloned().collect();
             let is_all = behind + page.len() == all.len();
-            known.add_citing(id, page, is_all);
+            resolution.add_citing(id, page, is_all);
         }
     }
 
@@ -367,6 +370,13 @@ impl Model {
             |conflicted| Some(self.subgraph(conflicted.values().flatten().cloned().collect()).into_iter().collect()),
         );
         resolved.unwrap().into_iter().collect()
+    }
+
+    /// The same by [`resolve::resolve_in_memory`], of a room of which it is told `events`.
+    pub fn resolve_in_memory(&self, after: &[OwnedEventId], events: &[Arc<Pdu>]) -> Result<State, Unresolved> {
+        let states: Vec<StateMap<OwnedEventId>> = after.iter().map(|id| State::clone(&self.after[id]).into_iter().collect()).collect();
+        let events = events.iter().map(|event| (event.event_id.clone(), event.clone())).collect();
+        Ok(resolve::resolve_in_memory(&self.rules, &states, &events)?.into_iter().collect())
     }
 
     fn auth_chain(&self, id: &EventId) -> BTreeSet<OwnedEventId> {

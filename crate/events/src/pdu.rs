@@ -133,7 +133,11 @@ pub struct Pdu {
 }
 
 impl Pdu {
-    /// Reads an event that this server stored before; nothing is checked again.
+    /// Reads an event that this server stored before, [`Pdu::json`] beside its id and whether it
+    /// was rejected. Nothing is checked again.
+    ///
+    /// # Errors
+    /// [`PduError::Json`] if these are not the bytes of a PDU.
     pub fn from_stored(event_id: OwnedEventId, json: Bytes, rejected: bool, rules: &RoomVersionRules) -> Result<Self, PduError> {
         let fields: Fields = serde_json::from_slice(&json)?;
         fields.into_pdu(event_id, json, rejected, rules)
@@ -142,8 +146,7 @@ impl Pdu {
     /// The content as an object.
     ///
     /// # Errors
-    /// The content is not what the room version allows; it has not come through
-    /// [`ReceivedPdu::parse`] then.
+    /// Only if the content is not what the room version allows.
     pub fn content_object(&self, rules: &RoomVersionRules) -> serde_json::Result<JsonObject> {
         JsonObject::read(self.content.get(), rules.authorization.strict_canonical_json)
     }
@@ -154,7 +157,10 @@ impl Pdu {
         Some((self.event_type.to_string().into(), state_key))
     }
 
-    /// The event as the spec's redaction algorithm leaves it. The id stays the same.
+    /// The event as the redaction algorithm of its room version leaves it. The id stays the same.
+    ///
+    /// # Errors
+    /// [`PduError`] only if [`Pdu::json`] has not come through [`ReceivedPdu::parse`].
     pub fn redacted(&self, rules: &RoomVersionRules) -> Result<Self, PduError> {
         let json = write(&read(&self.json, rules)?, &RedactingSerializer::new().rules(&rules.redaction))?;
         let redacted = Self::from_stored(self.event_id.clone(), json.into(), self.rejected, rules)?;
@@ -162,6 +168,9 @@ impl Pdu {
     }
 
     /// How another event names this one in `prev_events` and `auth_events`.
+    ///
+    /// # Errors
+    /// [`PduError`] only if [`Pdu::json`] has not come through [`ReceivedPdu::parse`].
     pub fn reference(&self, rules: &RoomVersionRules) -> Result<EventReference, PduError> {
         let sha256 = match rules.events_reference_format {
             EventsReferenceFormatVersion::V1 => {
@@ -247,6 +256,10 @@ pub struct ReceivedPdu {
 
 impl ReceivedPdu {
     /// Reads an event and checks its format and sizes for the room version (receipt check 1).
+    /// `unsigned` is dropped.
+    ///
+    /// # Errors
+    /// [`PduError`], all but [`PduError::Signature`]: the event is to be discarded.
     pub fn parse(json: &[u8], rules: &RoomVersionRules) -> Result<Self, PduError> {
         // Past any whitespace and `unsigned` that a real event carries, so that reading is bounded.
         if json.len() > 4 * MAX_PDU_BYTES {
@@ -268,7 +281,11 @@ impl ReceivedPdu {
         &self.pdu
     }
 
-    /// The servers whose signing keys [`ReceivedPdu::verify`] needs.
+    /// The servers whose signing keys [`ReceivedPdu::verify`] needs: that of the sender, up to v2
+    /// that of the event's id too, and who let the user into a restricted room.
+    ///
+    /// # Errors
+    /// [`PduError::Format`] if a field does not name a server.
     pub fn signing_servers(&self, rules: &RoomVersionRules) -> Result<BTreeSet<OwnedServerName>, PduError> {
         Ok(required_server_signatures_to_verify_event(&self.read, &rules.signatures)?)
     }
@@ -282,6 +299,9 @@ impl ReceivedPdu {
 
     /// Verifies signatures and content hash (receipt checks 2 and 3). With a wrong hash the
     /// redacted event is what is true, and is what this returns.
+    ///
+    /// # Errors
+    /// [`PduError::Signature`]: the event is to be discarded.
     pub fn verify(self, keys: &PublicKeyMap, rules: &RoomVersionRules) -> Result<Pdu, PduError> {
         let verified = match self.read.is_marked() {
             false => verify_event(keys, &self.read, rules)?,
@@ -428,6 +448,9 @@ fn redacts_of(
 }
 
 /// Since v12: the room's id is the create event's id with another sigil.
+///
+/// # Errors
+/// [`PduError::Format`] if it is too long for a room id.
 pub fn room_id_of_create(create: &EventId) -> Result<OwnedRoomId, PduError> {
     let hash = create.as_str().trim_start_matches('$');
     OwnedRoomId::try_from(format!("!{hash}")).map_err(|error| PduError::Format(format!("room id of the create event: {error}")))

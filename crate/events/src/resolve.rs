@@ -1,14 +1,19 @@
 //! State resolution: what states of a room that differ become (rooms/v1.md, v2.md, v12.md "State
 //! resolution").
 //!
-//! v2 and v2.1 are in `v2`, given only what the conflict touches: the entries in which the states
-//! differ, the auth difference (`auth_chain`), and those entries of the rest that the rules read.
-//! What comes out is what the full computation gives, which tests have from ruma. v1 is in `v1`.
-//! The rules are ruma's, asked a few at a time (`judgements`).
+//! A [`Resolution`] is given what the states hold of the places in which they differ, and asks for
+//! what else it reads: the events themselves, their auth chains as far as these differ, and the
+//! places outside of the conflict that the authorization rules look at. It says what is
+//! [`Missing`], is given it, and goes on where it stopped. So the work follows the conflict, and
+//! not the size of the room. What comes out is what the definitions of the specification give.
 //!
-//! Nothing here reads a store: what is not [`Known`] is reported as [`Missing`], and the question
-//! is asked again. Each round goes on where the last one stopped: rounds grow with the depth of the
-//! conflict, so a caller bounds what it loads rather than the rounds.
+//! The number of rounds grows with the depth of the conflict. Who must be bounded bounds what is
+//! loaded, and not the rounds.
+//!
+//! [`resolve_in_memory`] does all of it at once, for those who have a room in memory.
+
+// The files: v2 and v2.1 are in `v2`, over the auth difference from `auth_chain`; v1 is in `v1`.
+// The rules are asked a few at a time (`judgements`).
 
 mod auth_chain;
 mod in_memory;
@@ -19,12 +24,12 @@ mod v1;
 mod v2;
 
 pub use in_memory::{conflicts, resolve_in_memory};
-pub use known::{Citing, Known, Missing};
+pub use known::Missing;
 
 use crate::{Pdu, StateKey, create_of_room};
 use auth_chain::Walks;
 use judgements::Judgements;
-use known::Gather;
+use known::{Gather, Known};
 use mainlines::Mainlines;
 use ruma::{
     OwnedEventId,
@@ -32,7 +37,10 @@ use ruma::{
     room_version_rules::{AuthorizationRules, RoomVersionRules, StateResolutionV2Rules, StateResolutionVersion},
     state_res::{StateMap, auth_types_for_event},
 };
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    sync::Arc,
+};
 
 /// The most states that are resolved at once: more than a room keeps extremities.
 pub const MAX_STATES: usize = 128;
@@ -47,25 +55,76 @@ pub enum Unresolved {
     /// More must be loaded first.
     #[error("more must be loaded")]
     Missing(Missing),
-    /// It is long: others have their turn before the question is asked again.
-    #[error("others have their turn")]
+    /// It is long. The caller may let others go on before it asks again.
+    #[error("it is not finished")]
     Unfinished,
     /// The states cannot be resolved; no accepted events lead to this.
     #[error("state resolution failed: {0}")]
     Failed(String),
 }
 
-/// Resolves states of a room. Of each state, `states` has what it holds of the places in which any
-/// two of them differ (`state_tree::conflicts`), and no other.
-pub fn resolve(rules: &RoomVersionRules, states: &[StateMap<OwnedEventId>], known: &Known) -> Result<Changes, Unresolved> {
-    if states.len() > MAX_STATES {
-        return Err(Unresolved::Failed(format!("{} states at once", states.len())));
+/// A resolution of some states of a room, and how far it has come.
+#[derive(Default)]
+pub struct Resolution {
+    states: Vec<StateMap<OwnedEventId>>,
+    known: Known,
+    progress: Progress,
+}
+
+impl Resolution {
+    /// Begins. Of each state, `states` has what it holds of the places in which any two of them
+    /// differ, and no other: see [`conflicts`].
+    pub fn new(states: Vec<StateMap<OwnedEventId>>) -> Self {
+        Self { states, ..Self::default() }
     }
-    let gather = Gather::new(known);
-    match &rules.state_res {
-        StateResolutionVersion::V1 => v1::resolve(&rules.authorization, states, &gather, &mut known.progress.borrow_mut().judgements),
-        StateResolutionVersion::V2(v2) => resolve_v2(&rules.authorization, v2, states, known, &gather),
-        _ => Err(Unresolved::Failed("unknown algorithm".to_owned())),
+
+    /// Goes on to the end, or to where something is missing.
+    ///
+    /// # Errors
+    /// [`Unresolved`]: all but [`Unresolved::Failed`] ask to be called again.
+    pub fn resolve(&mut self, rules: &RoomVersionRules) -> Result<Changes, Unresolved> {
+        let Self { states, known, progress } = self;
+        if states.len() > MAX_STATES {
+            return Err(Unresolved::Failed(format!("{} states at once", states.len())));
+        }
+        let gather = Gather::new(known);
+        match &rules.state_res {
+            StateResolutionVersion::V1 => v1::resolve(&rules.authorization, states, &gather, &mut progress.judgements),
+            StateResolutionVersion::V2(v2) => resolve_v2(&rules.authorization, v2, states, progress, &gather),
+            _ => Err(Unresolved::Failed("unknown algorithm".to_owned())),
+        }
+    }
+
+    /// Adds an event, accepted or rejected, with its [`Pdu::auth_depth`].
+    pub fn add_event(&mut self, event: Arc<Pdu>) {
+        self.known.events.insert(event.event_id.clone(), event);
+    }
+
+    /// Adds what all states hold of a place in which they agree.
+    pub fn add_unconflicted(&mut self, key: StateKey, event: Option<OwnedEventId>) {
+        self.known.unconflicted.insert(key, event);
+    }
+
+    /// Adds the next page of the accepted state events that name `event` in their `auth_events`,
+    /// the newest first, and whether these are the last.
+    pub fn add_citing(&mut self, event: OwnedEventId, page: impl IntoIterator<Item = OwnedEventId>, is_last: bool) {
+        let citing = self.known.citing.entry(event).or_default();
+        citing.events.extend(page);
+        citing.all = is_last;
+    }
+
+    /// What the walks of auth chains find, for tests that compare it with the definitions.
+    #[cfg(test)]
+    pub(crate) fn walk(&mut self) -> Result<(BTreeSet<OwnedEventId>, BTreeSet<OwnedEventId>), Unresolved> {
+        let Self { states, known, progress } = self;
+        let conflicted: BTreeSet<OwnedEventId> = states.iter().flat_map(HashMap::values).cloned().collect();
+        let gather = Gather::new(known);
+        let difference = auth_chain::auth_difference(&mut progress.walks, states, &conflicted, &gather);
+        let subgraph = auth_chain::conflicted_subgraph(&mut progress.walks, &conflicted, &gather);
+        match (difference, subgraph) {
+            (Ok(difference), Ok(subgraph)) => Ok((difference.difference(&conflicted).cloned().collect(), subgraph)),
+            _ => gather.complete().and_then(|()| Err(Unresolved::Failed("nothing is missing".to_owned()))),
+        }
     }
 }
 
@@ -90,10 +149,9 @@ fn resolve_v2(
     rules: &AuthorizationRules,
     v2: &StateResolutionV2Rules,
     states: &[StateMap<OwnedEventId>],
-    known: &Known,
+    progress: &mut Progress,
     gather: &Gather<'_>,
 ) -> Result<Changes, Unresolved> {
-    let progress = &mut *known.progress.borrow_mut();
     if progress.sets.is_none() {
         gather_sets(progress, rules, v2, states, gather);
         gather.complete()?;
@@ -105,7 +163,7 @@ fn resolve_v2(
     gather.complete()?;
 
     let start = if v2.begin_iterative_auth_checks_with_empty_state_map { StateMap::new() } else { sets.unconflicted.clone() };
-    let mut resolution = v2::Resolution { rules, gather, cut, judgements: &mut progress.judgements };
+    let mut resolution = v2::Steps { rules, gather, cut, judgements: &mut progress.judgements };
     let resolved = resolution.resolve(&sets.full, start)?;
     Ok(changes(states, &sets.unconflicted, resolved))
 }
@@ -185,23 +243,6 @@ fn changes(states: &[StateMap<OwnedEventId>], unconflicted: &StateMap<OwnedEvent
     let decided = resolved.into_iter().filter(|(key, _)| !unconflicted.contains_key(key));
     changes.extend(decided.map(|(key, id)| (key, Some(id))));
     changes
-}
-
-/// What the walks of auth chains find, for tests that compare it with the definitions.
-#[cfg(test)]
-pub(crate) fn walk(
-    states: &[StateMap<OwnedEventId>],
-    conflicted: &BTreeSet<OwnedEventId>,
-    known: &Known,
-) -> Result<(BTreeSet<OwnedEventId>, BTreeSet<OwnedEventId>), Unresolved> {
-    let gather = Gather::new(known);
-    let walks = &mut known.progress.borrow_mut().walks;
-    let difference = auth_chain::auth_difference(walks, states, conflicted, &gather);
-    let subgraph = auth_chain::conflicted_subgraph(walks, conflicted, &gather);
-    match (difference, subgraph) {
-        (Ok(difference), Ok(subgraph)) => Ok((difference.difference(conflicted).cloned().collect(), subgraph)),
-        _ => gather.complete().and_then(|()| Err(Unresolved::Failed("nothing is missing".to_owned()))),
-    }
 }
 
 #[cfg(test)]

@@ -64,6 +64,10 @@ pub struct NewPdu {
 
 impl NewPdu {
     /// Hashes and signs it with the server's key.
+    ///
+    /// # Errors
+    /// [`PduError::TooLarge`], [`PduError::Limit`], and [`PduError::Format`] if a reference has no
+    /// hash where the room version writes one.
     pub fn sign(mut self, server: &ServerName, key: &impl KeyPair, rules: &RoomVersionRules) -> Result<Pdu, PduError> {
         self.check_sizes()?;
         self.place_redacts(rules);

@@ -25,7 +25,11 @@ const LARGEST: i64 = (1 << 53) - 1;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Unreadable;
 
-/// An object of canonical JSON, and whether numbers in it are marked.
+/// A JSON object of an event: its content, or the whole of it.
+///
+/// It is used as the [`CanonicalJsonObject`] that it derefs to. Up to room version 5 events may
+/// hold numbers that canonical JSON has not, such as `1.5`. These stand in it as strings that begin
+/// with U+0000, and are numbers again in [`JsonObject::to_json`].
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct JsonObject {
     object: CanonicalJsonObject,
@@ -33,7 +37,8 @@ pub struct JsonObject {
 }
 
 impl JsonObject {
-    /// Reads an object. `strict`: numbers are those of canonical JSON, as since room version 6.
+    /// Reads an object. `strict`: numbers are those of canonical JSON, as since room version 6
+    /// (`rules.authorization.strict_canonical_json`).
     ///
     /// # Errors
     /// It is no object of such JSON.
@@ -51,6 +56,9 @@ impl JsonObject {
     }
 
     /// Its JSON.
+    ///
+    /// # Errors
+    /// None that canonical JSON can cause.
     pub fn to_json(&self) -> serde_json::Result<String> {
         Ok(self.written(serde_json::to_string(&self.object)?))
     }

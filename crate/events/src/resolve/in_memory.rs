@@ -1,7 +1,7 @@
 //! The resolution of states that are in memory as a whole, for those who have them so: tools and
 //! tests.
 
-use super::{Changes, Known, Missing, Unresolved, resolve};
+use super::{Changes, Missing, Resolution, Unresolved};
 use crate::{Pdu, StateKey};
 use ruma::{OwnedEventId, room_version_rules::RoomVersionRules, state_res::StateMap};
 use std::{
@@ -9,7 +9,8 @@ use std::{
     sync::Arc,
 };
 
-/// What each state holds of the places in which any two of them differ: what [`resolve`] is given.
+/// What each state holds of the places in which any two of them differ: what a [`Resolution`] is
+/// given.
 pub fn conflicts(states: &[StateMap<OwnedEventId>]) -> Vec<StateMap<OwnedEventId>> {
     let keys: BTreeSet<&StateKey> = states.iter().flat_map(HashMap::keys).collect();
     let differs = |key: &&StateKey| states.iter().any(|state| state.get(*key) != states[0].get(*key));
@@ -29,13 +30,12 @@ pub fn resolve_in_memory(
     events: &HashMap<OwnedEventId, Arc<Pdu>>,
 ) -> Result<StateMap<OwnedEventId>, Unresolved> {
     let Some(first) = states.first() else { return Ok(StateMap::new()) };
-    let conflicts = conflicts(states);
     let citing = citing(events);
-    let mut known = Known::default();
+    let mut resolution = Resolution::new(conflicts(states));
     loop {
-        match resolve(rules, &conflicts, &known) {
+        match resolution.resolve(rules) {
             Ok(changes) => return Ok(changed(first, changes)),
-            Err(Unresolved::Missing(missing)) => load(missing, first, events, &citing, &mut known)?,
+            Err(Unresolved::Missing(missing)) => load(missing, first, events, &citing, &mut resolution)?,
             Err(Unresolved::Unfinished) => {}
             Err(failed @ Unresolved::Failed(_)) => return Err(failed),
         }
@@ -70,17 +70,20 @@ fn load(
     state: &StateMap<OwnedEventId>,
     events: &HashMap<OwnedEventId, Arc<Pdu>>,
     citing: &HashMap<&OwnedEventId, Vec<OwnedEventId>>,
-    known: &mut Known,
+    resolution: &mut Resolution,
 ) -> Result<(), Unresolved> {
     let absent: BTreeSet<OwnedEventId> = missing.events.iter().filter(|id| !events.contains_key(*id)).cloned().collect();
     if !absent.is_empty() {
         return Err(Unresolved::Missing(Missing { events: absent, ..Missing::default() }));
     }
-    known.events.extend(missing.events.into_iter().map(|id| (id.clone(), events[&id].clone())));
-    known.unconflicted.extend(missing.unconflicted.into_iter().map(|key| (key.clone(), state.get(&key).cloned())));
+    missing.events.iter().for_each(|id| resolution.add_event(events[id].clone()));
+    for key in missing.unconflicted {
+        let event = state.get(&key).cloned();
+        resolution.add_unconflicted(key, event);
+    }
     for id in missing.citing.into_keys() {
         let all = citing.get(&id).cloned().unwrap_or_default();
-        known.add_citing(id, all, true);
+        resolution.add_citing(id, all, true);
     }
     Ok(())
 }

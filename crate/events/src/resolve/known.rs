@@ -1,6 +1,6 @@
 //! What is at hand for a resolution, and what is found to be missing.
 
-use super::{Progress, Unresolved};
+use super::Unresolved;
 use crate::{Pdu, StateKey};
 use ruma::{EventId, OwnedEventId};
 use std::{
@@ -9,45 +9,35 @@ use std::{
     sync::Arc,
 };
 
-/// What was loaded for one resolution, and how far it has come: for one set of states only.
+/// What was loaded for a resolution.
 #[derive(Default)]
-pub struct Known {
-    /// Events, with their [`Pdu::auth_depth`].
-    pub events: HashMap<OwnedEventId, Arc<Pdu>>,
+pub(super) struct Known {
+    pub(super) events: HashMap<OwnedEventId, Arc<Pdu>>,
     /// What all states hold of a place in which they agree, None if nothing.
-    pub unconflicted: HashMap<StateKey, Option<OwnedEventId>>,
+    pub(super) unconflicted: HashMap<StateKey, Option<OwnedEventId>>,
     /// The events that name an event in their `auth_events`.
-    pub citing: HashMap<OwnedEventId, Citing>,
-    pub(super) progress: RefCell<Progress>,
+    pub(super) citing: HashMap<OwnedEventId, Citing>,
 }
 
 /// The accepted state events that name an event in their `auth_events`, as far as loaded.
 #[derive(Clone, Debug, Default)]
-pub struct Citing {
+pub(super) struct Citing {
     /// Their ids, the newest first.
-    pub events: Vec<OwnedEventId>,
+    pub(super) events: Vec<OwnedEventId>,
     /// Whether these are all.
-    pub all: bool,
+    pub(super) all: bool,
 }
 
-impl Known {
-    /// Adds the next page of those that cite an event.
-    pub fn add_citing(&mut self, event: OwnedEventId, page: impl IntoIterator<Item = OwnedEventId>, all: bool) {
-        let citing = self.citing.entry(event).or_default();
-        citing.events.extend(page);
-        citing.all = all;
-    }
-}
-
-/// What to add to [`Known`] before the question is asked again.
+/// What to add to a [`Resolution`](super::Resolution) before it goes on.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Missing {
-    /// Events.
+    /// Events: [`add_event`](super::Resolution::add_event).
     pub events: BTreeSet<OwnedEventId>,
-    /// Places in which the states agree.
+    /// Places in which the states agree: [`add_unconflicted`](super::Resolution::add_unconflicted).
     pub unconflicted: BTreeSet<StateKey>,
-    /// The next page of those that cite an event, behind this many that are known. Pages may grow
-    /// with that number.
+    /// The accepted state events that name an event in their `auth_events`, behind this many of
+    /// them that are known: [`add_citing`](super::Resolution::add_citing). Pages may grow with that
+    /// number.
     pub citing: BTreeMap<OwnedEventId, usize>,
 }
 

@@ -3,7 +3,10 @@
 
 #![allow(clippy::unwrap_used)]
 
-use crate::model::{Draft, Model, rules, user, versions};
+use crate::{
+    model::{Draft, Model, rules, user, versions},
+    resolve::Unresolved,
+};
 use ephapse_testing::holds;
 use proptest::{prelude::*, sample::Index};
 use ruma::OwnedEventId;
@@ -130,6 +133,7 @@ fn the_reduced_resolution_is_the_full_one() {
                 let reduced = room.state_after(&events);
                 prop_assert!(room.has_create(&reduced) || events.len() < 2);
                 prop_assert_eq!(&*reduced, &room.resolve_in_full(&events));
+                prop_assert_eq!(&*reduced, &room.resolve_in_memory(&events, room.events()).unwrap());
             }
             Ok(())
         });
@@ -279,6 +283,19 @@ fn what_stands_on_newer_power_levels_wins() {
         // and time decides.
         let expected = if version == 12 { old } else { new };
         assert_eq!(room.holder(&ends, "m.room.topic", ""), Some(expected), "version {version}");
+    }
+}
+
+#[test]
+fn events_that_are_not_in_memory_are_named() {
+    for version in versions() {
+        let mut room = Model::public(version);
+        let fork = [room.send(Draft::member("bob", "bob", "join")).unwrap()];
+        let ends = [10, 20].map(|level| sent_levels(&mut room, &fork, &[("bob", level)], level as u32));
+        let (absent, present) = room.events().split_last().unwrap();
+        let Err(Unresolved::Missing(missing)) = room.resolve_in_memory(&ends, present) else { panic!("version {version}") };
+        assert!(missing.events.iter().eq([&absent.event_id]));
+        assert_eq!(room.resolve_in_memory(&ends, room.events()).unwrap(), *room.state_after(&ends));
     }
 }
 

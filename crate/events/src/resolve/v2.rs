@@ -30,7 +30,7 @@ use std::{
 type Graph = EventIdMap<OwnedEventId, EventIdSet<OwnedEventId>>;
 
 /// What the steps of the algorithm go by.
-pub(super) struct Resolution<'a, 'k> {
+pub(super) struct Steps<'a, 'k> {
     pub(super) rules: &'a AuthorizationRules,
     pub(super) gather: &'a Gather<'k>,
     /// Nothing that comes before this event in the mainlines changes an order.
@@ -38,7 +38,7 @@ pub(super) struct Resolution<'a, 'k> {
     pub(super) judgements: &'a mut Judgements,
 }
 
-impl<'k> Resolution<'_, 'k> {
+impl<'k> Steps<'_, 'k> {
     /// The state that `start` becomes by the events of the full conflicted set.
     pub(super) fn resolve(&mut self, full: &BTreeSet<OwnedEventId>, start: StateMap<OwnedEventId>) -> Result<StateMap<OwnedEventId>, Unresolved> {
         self.judgements.begin();

@@ -5,7 +5,7 @@ use super::{
     write::{Need, Stop, Write},
 };
 use crate::{error::Error, position::Position};
-use ephapse_events::resolve::{self, Changes, Unresolved};
+use ephapse_events::resolve::{self, Changes, Resolution, Unresolved};
 use ruma::{OwnedEventId, state_res::StateMap};
 use std::{cell::RefCell, collections::HashMap, rc::Rc};
 
@@ -15,7 +15,7 @@ const PAGE: usize = 32;
 /// Resolutions begun and done for one decision, by the roots of their states: a decision that begins anew goes on where it stopped.
 #[derive(Default)]
 pub(super) struct Resolutions {
-    begun: RefCell<HashMap<Vec<NodeId>, resolve::Known>>,
+    begun: RefCell<HashMap<Vec<NodeId>, Resolution>>,
     done: RefCell<HashMap<Vec<NodeId>, Resolved>>,
 }
 
@@ -46,11 +46,14 @@ impl Write<'_> {
     }
 
     fn resolve_anew(&self, states: &[NodeId]) -> Result<Resolved, Stop> {
-        let maps = self.conflicting(states)?;
-        let mut known = self.resolutions().begun.borrow_mut().remove(states).unwrap_or_default();
-        let answer = self.ask(states, &maps, &mut known);
+        let begun = self.resolutions().begun.borrow_mut().remove(states);
+        let mut resolution = match begun {
+            Some(resolution) => resolution,
+            None => Resolution::new(self.conflicting(states)?),
+        };
+        let answer = self.ask(states[0], &mut resolution);
         if matches!(answer, Err(Stop::Missing(_) | Stop::Unfinished)) {
-            self.resolutions().begun.borrow_mut().insert(states.to_vec(), known);
+            self.resolutions().begun.borrow_mut().insert(states.to_vec(), resolution);
         }
         let mut changes = Vec::new();
         let mut needs = Vec::new();
@@ -89,24 +92,22 @@ impl Write<'_> {
     }
 
     /// Asks until there is an answer, or until what is asked for has to be read.
-    fn ask(&self, states: &[NodeId], maps: &[StateMap<OwnedEventId>], known: &mut resolve::Known) -> Result<Changes, Stop> {
+    fn ask(&self, state: NodeId, resolution: &mut Resolution) -> Result<Changes, Stop> {
         loop {
-            match resolve::resolve(&self.room.rules, maps, known) {
+            match resolution.resolve(&self.room.rules) {
                 Ok(changes) => return Ok(changes),
-                Err(Unresolved::Missing(missing)) => self.tell(states[0], missing, known)?,
+                Err(Unresolved::Missing(missing)) => self.tell(state, missing, resolution)?,
                 Err(Unresolved::Unfinished) => return Err(Stop::Unfinished),
                 Err(Unresolved::Failed(reason)) => return Err(Error::Internal(format!("in {}: {reason}", self.room.id)).into()),
             }
         }
     }
 
-    fn tell(&self, state: NodeId, missing: resolve::Missing, known: &mut resolve::Known) -> Result<(), Stop> {
+    fn tell(&self, state: NodeId, missing: resolve::Missing, resolution: &mut Resolution) -> Result<(), Stop> {
         let mut needs = Vec::new();
         for id in missing.events {
             match self.event_by_id(&id) {
-                Ok(Some(event)) => {
-                    known.events.insert(id, event.pdu.clone());
-                }
+                Ok(Some(event)) => resolution.add_event(event.pdu.clone()),
                 Ok(None) => return Err(absent(&id).into()),
                 Err(need) => needs.push(need),
             }
@@ -114,12 +115,8 @@ impl Write<'_> {
         for key in missing.unconflicted {
             let found = self.state_get(state, std::slice::from_ref(&key)).map(|found| found[0].map(|position| self.event(position)));
             match found {
-                Ok(None) => {
-                    known.unconflicted.insert(key, None);
-                }
-                Ok(Some(Ok(event))) => {
-                    known.unconflicted.insert(key, Some(event.pdu.event_id.clone()));
-                }
+                Ok(None) => resolution.add_unconflicted(key, None),
+                Ok(Some(Ok(event))) => resolution.add_unconflicted(key, Some(event.pdu.event_id.clone())),
                 Ok(Some(Err(need))) => needs.push(need),
                 Err(Stop::Missing(more)) => needs.extend(more),
                 Err(refused) => return Err(refused),
@@ -129,7 +126,7 @@ impl Write<'_> {
             let Some(event) = self.event_by_id(&id)? else { return Err(absent(&id).into()) };
             match self.citing(event.position, (2 * count).max(PAGE)) {
                 Ok((page, all)) => match self.ids_of(&page[count.min(page.len())..]) {
-                    Ok(ids) => known.add_citing(id, ids, all),
+                    Ok(ids) => resolution.add_citing(id, ids, all),
                     Err(more) => needs.extend(more),
                 },
                 Err(need) => needs.push(need),
