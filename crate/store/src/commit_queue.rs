@@ -216,11 +216,111 @@ pub(crate) fn encode_group(out: &mut Vec<u8>, group: &[PendingCommit]) {
     group.iter().filter(|pending| !pending.batch.is_empty()).for_each(|pending| encode_batch(out, &pending.batch));
 }
 
-/// The end of what was handed in, or why it was not; nothing has nothing to wait for.
-pub(crate) fn ended(handed_in: Result<Option<Completed>, StoreError>) -> LocalBoxFuture<'static, Result<(), StoreError>> {
-    match handed_in {
+/// A future of what [`CommitQueue::submit`] or [`CommitQueue::barrier`] returned.
+pub(crate) fn wait_for(submitted: Result<Option<Completed>, StoreError>) -> LocalBoxFuture<'static, Result<(), StoreError>> {
+    match submitted {
         Ok(Some(completed)) => Box::pin(async { completed.await.unwrap_or(Err(StoreError::Closed)) }),
         Ok(None) => Box::pin(ready(Ok(()))),
         Err(error) => Box::pin(ready(Err(error))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Bytes;
+    use futures_util::FutureExt;
+
+    fn put(key: &'static str) -> Batch {
+        let mut batch = Batch::new();
+        batch.put(key, key);
+        batch
+    }
+
+    fn submit(queue: &mut CommitQueue, key: &'static str) -> Completed {
+        queue.submit(put(key)).expect("nothing has failed")
+    }
+
+    fn finds(queue: &CommitQueue, key: &'static str) -> bool {
+        queue.lookup(key.as_bytes()) == Lookup::Found(Bytes::from_static(key.as_bytes()))
+    }
+
+    fn log(queue: &mut CommitQueue, switch: bool, record: u64) -> bool {
+        let group = queue.take_group(switch);
+        let switched = queue.group_is_logged(&group, record);
+        queue.end_group(group, &Ok(())).into_iter().for_each(|completion| drop(completion.send(Ok(()))));
+        switched
+    }
+
+    #[test]
+    fn a_failed_group_that_switches_the_memtable_leaves_the_durable_batches() {
+        let mut queue = CommitQueue::default();
+        drop(submit(&mut queue, "durable"));
+        assert!(!log(&mut queue, false, 1));
+        drop(submit(&mut queue, "failed"));
+        let group = queue.take_group(true);
+        drop(submit(&mut queue, "after"));
+        assert!(["durable", "failed", "after"].iter().all(|key| finds(&queue, key)));
+
+        assert_eq!(queue.roll_back().len(), 1, "what was submitted after the group");
+        assert_eq!(queue.end_group(group, &Err(StoreError::QuotaExceeded)).len(), 1);
+        assert_eq!(["durable", "failed", "after"].map(|key| finds(&queue, key)), [true, false, false]);
+        assert!(!queue.has_immutable());
+        assert_eq!((queue.generation(), queue.commits()), (1, 1));
+        assert_eq!(queue.submit(Batch::since(0)).err(), Some(StoreError::RolledBack));
+    }
+
+    #[test]
+    fn a_failed_group_leaves_a_logged_immutable_memtable() {
+        let mut queue = CommitQueue::default();
+        drop(submit(&mut queue, "immutable"));
+        assert!(log(&mut queue, true, 7));
+        drop(submit(&mut queue, "failed"));
+        let group = queue.take_group(false);
+        queue.roll_back();
+        queue.end_group(group, &Err(StoreError::QuotaExceeded));
+        assert_eq!(["immutable", "failed"].map(|key| finds(&queue, key)), [true, false]);
+        assert_eq!(queue.logged_immutable(), Some(7));
+    }
+
+    #[test]
+    fn a_memtable_that_is_stored_with_its_last_group_is_not_durable_in_the_log_any_more() {
+        let mut queue = CommitQueue::default();
+        let mut delete = put("old");
+        delete.delete_range(b"a".to_vec()..b"b".to_vec());
+        drop(queue.submit(delete).expect("nothing has failed"));
+        log(&mut queue, false, 1);
+        assert!(queue.durable_range_tombstones().covers(b"a"));
+        drop(submit(&mut queue, "new"));
+        let group = queue.take_group(true);
+        queue.immutable_is_stored();
+        queue.end_group(group, &Ok(()));
+        assert!(queue.durable_range_tombstones().is_empty(), "it would delete what is stored now");
+        queue.roll_back();
+        assert!(!finds(&queue, "old"));
+    }
+
+    #[test]
+    fn a_barrier_waits_for_what_was_submitted_before() {
+        let mut queue = CommitQueue::default();
+        assert!(queue.barrier().expect("nothing has failed").is_none(), "nothing to wait for");
+        drop(submit(&mut queue, "first"));
+        let group = queue.take_group(false);
+        let mut barrier = queue.barrier().expect("nothing has failed").expect("a group is being written");
+        drop(submit(&mut queue, "second"));
+        let later = queue.barrier().expect("nothing has failed").expect("a batch waits");
+        assert_eq!((&mut barrier).now_or_never(), None);
+        queue.group_is_logged(&group, 1);
+        queue.end_group(group, &Ok(())).into_iter().for_each(|completion| drop(completion.send(Ok(()))));
+        assert_eq!((barrier.now_or_never(), later.now_or_never()), (Some(Ok(Ok(()))), None));
+    }
+
+    #[test]
+    fn nothing_is_taken_after_a_fatal_error() {
+        let mut queue = CommitQueue::default();
+        queue.set_fatal_error(StoreError::Fenced);
+        assert_eq!(queue.submit(put("key")).err(), Some(StoreError::Fenced));
+        assert_eq!(queue.barrier().err(), Some(StoreError::Fenced));
+        assert!(!finds(&queue, "key"));
     }
 }

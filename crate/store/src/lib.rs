@@ -117,7 +117,8 @@ pub enum StoreError {
         offset: u64,
         /// How that was found.
         reason: String,
-        /// The file that has to be cut for the log to end in front of the damage; of what comes behind it nothing can be kept.
+        /// The file that has to be cut for the log to end in front of the damage; of what comes
+        /// behind it nothing can be kept.
         cut: PathBuf,
         /// How many of its bytes can be kept.
         keep: u64,

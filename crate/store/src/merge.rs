@@ -54,13 +54,13 @@ pub(crate) struct Merge<'a, E> {
     range: Range<Vec<u8>>,
     covered_in_a_row: u32,
     /// The source of the last entry, and the one that would be next without it.
-    lead: Option<(usize, Option<usize>)>,
+    front: Option<(usize, Option<usize>)>,
 }
 
 impl<'a, E: 'a> Merge<'a, E> {
     /// Merges `sources`, given from the newest to the oldest.
     pub(crate) fn new(sources: Vec<Source<'a, E>>, range: Range<Vec<u8>>, direction: Direction) -> Self {
-        Self { sources, direction, range, covered_in_a_row: 0, lead: None }
+        Self { sources, direction, range, covered_in_a_row: 0, front: None }
     }
 
     /// The live entries.
@@ -72,7 +72,7 @@ impl<'a, E: 'a> Merge<'a, E> {
     /// behind it.
     fn next_source(&mut self) -> Option<Result<(usize, Option<usize>), E>> {
         // Neighbours in key often come from one source, which is then compared with one other.
-        if let Some((age, other)) = self.lead
+        if let Some((age, other)) = self.front
             && let Some(key) = self.sources[age].key()
             && other.is_none_or(|other| self.sources[other].key().is_none_or(|other| comes_before(key, other, self.direction)))
         {
@@ -94,8 +94,8 @@ impl<'a, E: 'a> Merge<'a, E> {
                 second = Some(age);
             }
         }
-        self.lead = first.map(|first| (first, second));
-        self.lead.map(Ok)
+        self.front = first.map(|first| (first, second));
+        self.front.map(Ok)
     }
 
     /// Moves the sources that are older than `age` past the range `covered`.
@@ -111,7 +111,7 @@ impl<'a, E: 'a> Merge<'a, E> {
             }
         }
         self.covered_in_a_row = 0;
-        self.lead = None;
+        self.front = None;
     }
 }
 
@@ -127,7 +127,7 @@ impl<'a, E: 'a> Iterator for Merge<'a, E> {
             let (key, value) = self.sources[age].advance()?.ok()?;
             if other.is_some_and(|other| self.sources[other].key() == Some(&key)) {
                 self.sources.iter_mut().filter(|source| source.key() == Some(&key)).for_each(|source| drop(source.advance()));
-                self.lead = None;
+                self.front = None;
             }
             let covered = self.sources[..age].iter().enumerate().find_map(|(age, newer)| Some((age, (newer.covering)(&key)?)));
             let Some((by, covered)) = covered else {

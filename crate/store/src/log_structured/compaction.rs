@@ -127,15 +127,15 @@ impl<B: Backend> Core<B> {
             return None;
         }
         state.compact_pointers.resize(usize::from(state.levels.deepest()) + 2, Bytes::new());
-        let zero = state.levels.zero();
-        if zero.len() >= if scarce { 1 } else { L0_COMPACTION_TRIGGER } {
+        let level_zero = state.levels.level_zero();
+        if level_zero.len() >= if scarce { 1 } else { L0_COMPACTION_TRIGGER } {
             let (mut bytes, most) = (0, if scarce { 1 } else { MAX_COMPACTION_BYTES });
             let enough = |sstable: &&Rc<Sstable>| {
                 let fits = bytes < most;
                 bytes += u64::from(sstable.length);
                 fits
             };
-            let mut inputs: Vec<_> = zero.iter().rev().take_while(enough).cloned().collect();
+            let mut inputs: Vec<_> = level_zero.iter().rev().take_while(enough).cloned().collect();
             inputs.reverse();
             return Compaction::new(inputs, 0);
         }
@@ -203,7 +203,7 @@ impl<B: Backend> Core<B> {
             let busy = {
                 let state = self.state.borrow();
                 let may_wait =
-                    state.levels.zero().len() < L0_FORCED_COMPACTION_TRIGGER && !state.closing && !state.space.full && !state.space.reclaiming;
+                    state.levels.level_zero().len() < L0_FORCED_COMPACTION_TRIGGER && !state.closing && !state.space.full && !state.space.reclaiming;
                 may_wait && self.backend.now() - state.last_commit < f64::from(self.options.compaction_delay_ms)
             };
             if !busy {

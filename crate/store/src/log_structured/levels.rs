@@ -8,7 +8,7 @@ use std::{ops::Range, rc::Rc};
 #[derive(Clone, Debug, Default)]
 pub(super) struct Levels {
     /// Newest first. They may overlap.
-    zero: Vec<Rc<Sstable>>,
+    level_zero: Vec<Rc<Sstable>>,
     /// Level 1 and deeper. The sstables of each are sorted and do not overlap.
     deeper: Vec<Vec<Rc<Sstable>>>,
 }
@@ -23,8 +23,8 @@ impl Levels {
     pub(super) fn add(&mut self, sstable: Rc<Sstable>) {
         match usize::from(sstable.level).checked_sub(1) {
             None => {
-                let at = self.zero.partition_point(|other| other.id > sstable.id);
-                self.zero.insert(at, sstable);
+                let at = self.level_zero.partition_point(|other| other.id > sstable.id);
+                self.level_zero.insert(at, sstable);
             }
             Some(level) => {
                 if self.deeper.len() <= level {
@@ -38,7 +38,7 @@ impl Levels {
     }
 
     pub(super) fn remove(&mut self, id: u64) {
-        self.zero.retain(|sstable| sstable.id != id);
+        self.level_zero.retain(|sstable| sstable.id != id);
         self.deeper.iter_mut().for_each(|run| run.retain(|sstable| sstable.id != id));
     }
 
@@ -48,12 +48,12 @@ impl Levels {
 
     /// Every sstable, newest first.
     pub(super) fn all(&self) -> impl Iterator<Item = &Rc<Sstable>> {
-        self.zero.iter().chain(self.deeper.iter().flatten())
+        self.level_zero.iter().chain(self.deeper.iter().flatten())
     }
 
     /// Level 0, newest first.
-    pub(super) fn zero(&self) -> &[Rc<Sstable>] {
-        &self.zero
+    pub(super) fn level_zero(&self) -> &[Rc<Sstable>] {
+        &self.level_zero
     }
 
     /// A level deeper than 0, sorted. Empty when there is none so deep.
@@ -80,7 +80,7 @@ impl Levels {
     }
 
     /// The sstable of a run that may hold `key`.
-    pub(super) fn holder(&self, level: u8, key: &[u8]) -> Option<&Rc<Sstable>> {
+    pub(super) fn sstable_for(&self, level: u8, key: &[u8]) -> Option<&Rc<Sstable>> {
         let run = self.run(level);
         let at = run.partition_point(|sstable| sstable.end.as_ref() <= key);
         run.get(at).filter(|sstable| sstable.may_hold(key))
@@ -88,8 +88,8 @@ impl Levels {
 
     /// The sstables that may hold `key`, newest first.
     pub(super) fn candidates<'a>(&'a self, key: &'a [u8]) -> impl Iterator<Item = &'a Rc<Sstable>> + 'a {
-        let zero = self.zero.iter().filter(|sstable| sstable.may_hold(key));
-        zero.chain((1..=self.deepest()).filter_map(|level| self.holder(level, key)))
+        let level_zero = self.level_zero.iter().filter(|sstable| sstable.may_hold(key));
+        level_zero.chain((1..=self.deepest()).filter_map(|level| self.sstable_for(level, key)))
     }
 
     /// Bytes of the Blobs of a run.
@@ -104,6 +104,6 @@ impl Levels {
 
     /// How many sorted runs a scan has to merge.
     pub(super) fn sorted_runs(&self) -> u32 {
-        (self.zero.len() + self.deeper.iter().filter(|run| !run.is_empty()).count()) as u32
+        (self.level_zero.len() + self.deeper.iter().filter(|run| !run.is_empty()).count()) as u32
     }
 }

@@ -180,13 +180,13 @@ impl<'a, B: Backend> View<'a, B> {
     fn scan(&self, range: &Range<Vec<u8>>, direction: Direction, limit: usize) -> Result<Vec<(Bytes, Bytes)>, Miss> {
         let mut sources: Vec<Source<'_, Miss>> = self.state.queue.memtables().map(|memtable| memtable.source(range, direction)).collect();
         let whole = Bytes::copy_from_slice(&range.start)..Bytes::copy_from_slice(&range.end);
-        for sstable in self.state.levels.zero().iter().filter(|sstable| sstable.overlaps(&whole)) {
+        for sstable in self.state.levels.level_zero().iter().filter(|sstable| sstable.overlaps(&whole)) {
             let entries = move |part| self.entries(std::slice::from_ref(sstable), part, direction);
             sources.push(Source::new(range, entries, |key| sstable.range_tombstones.covering(key)));
         }
         for level in 1..=self.state.levels.deepest() {
             let run = self.state.levels.overlapping(level, &whole);
-            let covering = move |key: &[u8]| self.state.levels.holder(level, key)?.range_tombstones.covering(key);
+            let covering = move |key: &[u8]| self.state.levels.sstable_for(level, key)?.range_tombstones.covering(key);
             sources.push(Source::new(range, move |part| self.entries(run, part, direction), covering));
         }
         let found = Merge::new(sources, range.clone(), direction).live(limit)?;

@@ -11,7 +11,7 @@ use super::{
 use crate::{
     Batch, Bytes, Chunks, CrashPoint, Direction, FIRST_CONTENT, Faults, LocalBoxFuture, Stats, Store, StoreError,
     codec::decode_batches,
-    commit_queue::{CommitQueue, ended},
+    commit_queue::{CommitQueue, wait_for},
     memtable::Memtable,
 };
 use event_listener::Event;
@@ -152,13 +152,13 @@ impl<B: Backend> Core<B> {
     pub(super) fn crash_at(&self, point: CrashPoint) -> bool {
         let crash = self.options.faults.crash_at(point);
         if crash {
-            self.die();
+            self.abort();
         }
         crash
     }
 
     /// Stops everything, as the end of the process would.
-    pub(super) fn die(&self) {
+    pub(super) fn abort(&self) {
         let mut state = self.state.borrow_mut();
         state.queue.set_fatal_error(StoreError::Closed);
         state.queue.abandon();
@@ -238,7 +238,7 @@ impl<B: Backend> LogStructured<B> {
 
     /// Releases everything, because the platform asks for it. What waits is refused.
     pub(crate) fn release(&self) {
-        self.core.die();
+        self.core.abort();
     }
 }
 
@@ -257,13 +257,13 @@ impl<B: Backend> Store for LogStructured<B> {
     }
 
     fn commit(&self, batch: Batch) -> LocalBoxFuture<'static, Result<(), StoreError>> {
-        ended(self.core.clone().submit(batch).map(Some))
+        wait_for(self.core.clone().submit(batch).map(Some))
     }
 
     fn barrier(&self) -> LocalBoxFuture<'static, Result<(), StoreError>> {
         let state = &mut *self.core.state.borrow_mut();
         let barrier = if state.closing { state.queue.check_writable().and(Err(StoreError::Closed)) } else { state.queue.barrier() };
-        ended(barrier)
+        wait_for(barrier)
     }
 
     fn generation(&self) -> u64 {

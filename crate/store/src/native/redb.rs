@@ -15,7 +15,7 @@ use super::{
 use crate::{
     Batch, Bytes, Chunks, CrashPoint, Direction, FIRST_CONTENT, Fault, Faults, LocalBoxFuture, Stats, Store, StoreError,
     codec::decode_batches,
-    commit_queue::{CommitQueue, Completed, Completion, PendingCommit, encode_group, ended},
+    commit_queue::{CommitQueue, Completed, Completion, PendingCommit, encode_group, wait_for},
     memtable::{Lookup, Memtable},
     merge::{Merge, Source},
 };
@@ -417,11 +417,11 @@ impl Store for RedbStore {
     }
 
     fn commit(&self, batch: Batch) -> LocalBoxFuture<'static, Result<(), StoreError>> {
-        ended(self.submit(batch).map(Some))
+        wait_for(self.submit(batch).map(Some))
     }
 
     fn barrier(&self) -> LocalBoxFuture<'static, Result<(), StoreError>> {
-        ended(self.shared.open_state().and_then(|mut state| state.queue.barrier()))
+        wait_for(self.shared.open_state().and_then(|mut state| state.queue.barrier()))
     }
 
     fn generation(&self) -> u64 {

@@ -11,7 +11,8 @@ use std::{
 };
 use tempfile::{TempDir, tempdir};
 
-/// The records that are in redb; log.1 has the next three, and log.0 three more in front of old ones.
+/// The records that are in redb; log.1 has the next three, and log.0 three more in front of old
+/// ones.
 const APPLIED: u64 = 6;
 const LAST: u64 = 12;
 /// What there is in each file is less.
@@ -76,8 +77,8 @@ fn cut_until_it_opens(directory: &Path, and_append: bool) -> Vec<u64> {
     panic!("it does not open")
 }
 
-/// The records that are lost without a word when one of the files is damaged; `None` if the log says
-/// that it is, and then opens without them once that is done which it says.
+/// The records that are lost without a word when one of the files is damaged; `None` if the log
+/// says that it is, and then opens without them once that is done which it says.
 fn lost_by(files: &[Vec<u8>; 2], file: usize, damage: impl Fn(&mut [u8])) -> Option<Vec<u64>> {
     let mut damaged = files.clone();
     damage(&mut damaged[file]);
@@ -130,7 +131,8 @@ fn zeroed_bytes_lose_nothing_without_a_word_but_the_last_record() {
     }
 }
 
-/// What a crash leaves: some bytes of the record that was being written, over what was there before.
+/// What a crash leaves: some bytes of the record that was being written, over what was there
+/// before.
 #[test]
 fn a_torn_record_is_the_end_of_the_log() {
     let directory = tempdir().expect("a directory");

@@ -2,8 +2,8 @@
 //!
 //! A round is what was written to a file under one file header. Each record is synced before the
 //! next one is written. So a crash leaves one record at most that is not whole, and nothing of the
-//! same round behind it. A record behind it that is whole was acknowledged, and what precedes it was
-//! damaged later. What older rounds left there has another salt, and smaller numbers.
+//! same round behind it. A record behind it that is whole was acknowledged, and what precedes it
+//! was damaged later. What older rounds left there has another salt, and smaller numbers.
 //!
 //! One thing looks like a crash and may be damage: the last record of all, with nothing behind it.
 
@@ -78,9 +78,10 @@ impl Tail<'_> {
         None
     }
 
-    /// Whether records may be lost with a file header that cannot be read, or not be checked as those of
-    /// earlier versions. A file is all zeros until its first round begins; a file header is
-    /// durable before what follows it is written; and a record that is in redb is one of an older round.
+    /// Whether records may be lost with a file header that cannot be read, or not be checked as
+    /// those of earlier versions. A file is all zeros until its first round begins; a file header
+    /// is durable before what follows it is written; and a record that is in redb is one of an
+    /// older round.
     fn has_lost_round(&self, from: usize) -> bool {
         let applied = |at| RecordHeader::at(self.content, at).is_some_and(|first| (1..=self.applied).contains(&first.number));
         written(&self.content[from..]) > 0 && !applied(FILE_HEADER) && !applied(from)
