@@ -35,14 +35,6 @@ impl<K: Hash + Eq, V: Clone> Cache<K, V> {
         self.map.get_mut(key).map(|(value, _)| value)
     }
 
-    /// Whether there is a value of `key`.
-    pub(crate) fn contains<Q: Hash + Eq + ?Sized>(&self, key: &Q) -> bool
-    where
-        K: Borrow<Q>,
-    {
-        self.map.contains_key(key)
-    }
-
     /// Holds a value; `weight`: the bytes that key and value hold beside themselves.
     pub(crate) fn insert(&mut self, key: K, value: V, weight: usize) {
         let weight = weight + ENTRY + size_of::<K>() + size_of::<V>();
@@ -103,7 +95,7 @@ mod tests {
             cache.insert(n, "x".repeat(n % 50), n % 50);
             assert!(cache.bytes() <= 10_000);
         }
-        assert!(cache.bytes() > 9_000 && cache.contains(&999) && !cache.contains(&1));
+        assert!(cache.bytes() > 9_000 && cache.get(&999).is_some() && cache.get(&1).is_none());
         cache.insert(5000, String::new(), 20_000);
         assert_eq!(cache.bytes(), 0, "what is larger than all is not kept, nor what it displaced");
     }

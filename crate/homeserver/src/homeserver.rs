@@ -125,7 +125,8 @@ impl Homeserver {
             Streams::open(&reader, STREAMS).err_into::<OpenError>(),
         )?;
         let (newest, listed_after) = (newest.unwrap_or_default(), listed_after.unwrap_or_default());
-        let (users, rooms) = (Users::new(newest_user), Rooms::new(newest_room));
+        let (users, rooms) = (Users::new(newest_user, &reader), Rooms::new(newest_room, &reader));
+        let sync = Syncing::new(listed_after, &reader);
         let hs = Rc::new(Self {
             generation: Cell::new(reader.generation()),
             reader,
@@ -141,7 +142,7 @@ impl Homeserver {
             streams,
             rate_limits: RateLimits::default(),
             seen: Seen::default(),
-            sync: Syncing::new(listed_after),
+            sync,
             uploads: Uploads::default(),
             router: Router::new(),
             panics: Cell::new(0),
@@ -324,15 +325,15 @@ impl Homeserver {
         }
     }
 
-    /// The generation that a request or a task begins in. When a write failed since the last one began, whatever memory holds of it goes first; without
-    /// an await, so that nobody begins in the new generation with the memory of the old one.
+    /// The generation that a request or a task begins in, before its first read. When a write failed since the last one began, what memory holds of it goes
+    /// first; rows do so by themselves.
     pub(crate) fn fresh_generation(&self) -> u64 {
-        if self.generation.get() != self.reader.generation() {
-            self.generation.set(self.reader.generation());
+        let generation = self.reader.generation();
+        if self.generation.replace(generation) != generation {
             self.positions.forget_newest();
-            self.forget_memory();
+            self.sync.memberships.reset();
         }
-        self.generation.get()
+        generation
     }
 
     /// Drops every cache. Counters stay: a number or position that was given must not be given again with another meaning.
@@ -340,11 +341,6 @@ impl Homeserver {
         self.users.forget_all();
         self.rooms.forget_all();
         self.sync.reset();
-    }
-
-    /// Whether what was read or written since `generation` may be kept in memory.
-    pub(crate) fn may_keep(&self, generation: u64) -> bool {
-        self.reader.generation() == generation
     }
 
     /// Whether long polls may wait for something to happen; `false` also answers those that wait. For a host that is about to hand over to another.

@@ -18,11 +18,11 @@ mod position;
 mod property_paths;
 mod request_log;
 mod router;
+mod rows;
 mod schema;
 pub mod tables;
 
 mod client;
-mod marks;
 mod media;
 mod notify;
 mod push;
@@ -31,6 +31,7 @@ pub mod stream;
 mod sync;
 mod transaction;
 mod turns;
+mod user_flag;
 mod users;
 
 pub use body::{Body, BodyError, PIECE, ReadError};

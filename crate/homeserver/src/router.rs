@@ -545,8 +545,9 @@ async fn authenticate(hs: &Homeserver, callers: Callers, headers: &HeaderMap, ur
         return Ok(None);
     }
     let token = token_hash(&access_token(headers, uri).ok_or_else(Error::missing_token)?);
+    let since = hs.users.read_since();
     let session = tables::ACCESS_TOKENS.get(hs.store(), &token).await?.ok_or_else(Error::unknown_token)?;
-    hs.users.found(&session.user_id, session.user);
+    hs.users.found(since, &session.user_id, session.user);
     if callers == Callers::Users && hs.is_guest(session.user).await? {
         return Err(Error::guest_access_forbidden("this is not for guests: register an account"));
     }

@@ -1,40 +1,40 @@
 //! User ids and their numbers, and what is true of few users.
 
 use crate::{
-    cache::Cache,
     damaged::Damaged,
     error::Result,
     homeserver::Homeserver,
-    marks::Mark,
+    rows::{ReadSince, Rows},
     tables::{self, UserSn},
     transaction::Tx,
+    user_flag::UserFlag,
 };
 use ephapse_store::{Reader, StoreError};
 use ruma::{OwnedUserId, UserId};
-use std::cell::{Cell, RefCell};
+use std::cell::Cell;
 
 /// Numbers lately used, both ways.
 pub struct Users {
-    by_id: RefCell<Cache<OwnedUserId, UserSn>>,
-    by_sn: RefCell<Cache<UserSn, OwnedUserId>>,
+    by_id: Rows<OwnedUserId, UserSn>,
+    by_sn: Rows<UserSn, OwnedUserId>,
     newest: Cell<UserSn>,
     /// Those whose events are erased.
-    pub(crate) erased: Mark,
+    pub(crate) erased: UserFlag,
     /// Those who are guests.
-    pub(crate) guests: Mark,
+    pub(crate) guests: UserFlag,
 }
 
 /// Bytes of ids by number, and of numbers by id.
 const CACHED_BYTES: usize = 1 << 20;
 
 impl Users {
-    pub(crate) fn new(newest: UserSn) -> Self {
+    pub(crate) fn new(newest: UserSn, reader: &Reader) -> Self {
         Self {
-            by_id: RefCell::new(Cache::new(CACHED_BYTES)),
-            by_sn: RefCell::new(Cache::new(CACHED_BYTES)),
+            by_id: Rows::new(reader, CACHED_BYTES),
+            by_sn: Rows::new(reader, CACHED_BYTES),
             newest: Cell::new(newest),
-            erased: Mark::of(tables::ERASED),
-            guests: Mark::of(tables::GUESTS),
+            erased: UserFlag::of(tables::ERASED, reader),
+            guests: UserFlag::of(tables::GUESTS, reader),
         }
     }
 
@@ -45,10 +45,10 @@ impl Users {
 
     /// Forgets everything; new numbers go on behind those given.
     pub(crate) fn forget_all(&self) {
-        self.by_id.borrow_mut().clear();
-        self.by_sn.borrow_mut().clear();
-        self.erased.forget_all();
-        self.guests.forget_all();
+        self.by_id.clear();
+        self.by_sn.clear();
+        self.erased.clear();
+        self.guests.clear();
     }
 
     /// A number for a new user, to be written with this transaction; none is given twice.
@@ -57,37 +57,42 @@ impl Users {
         self.newest.get()
     }
 
-    /// A session says who its user is: nothing has to be read for that.
-    pub(crate) fn found(&self, id: &UserId, sn: UserSn) {
-        if !self.by_sn.borrow().contains(&sn) {
-            self.remember(id, sn);
+    /// For [`Self::found`].
+    pub(crate) fn read_since(&self) -> (ReadSince, ReadSince) {
+        (self.by_id.read_since(), self.by_sn.read_since())
+    }
+
+    /// A user and their number were read, as a session says them too.
+    pub(crate) fn found(&self, (by_id, by_sn): (ReadSince, ReadSince), id: &UserId, sn: UserSn) {
+        if self.by_sn.get(&sn).is_none() || self.by_id.get(id).is_none() {
+            let weight = id.as_str().len();
+            self.by_id.found(by_id, id.to_owned(), sn, weight);
+            self.by_sn.found(by_sn, sn, id.to_owned(), weight);
         }
     }
 
-    fn remember(&self, id: &UserId, sn: UserSn) {
+    fn set(&self, id: &UserId, sn: UserSn) {
         let weight = id.as_str().len();
-        self.by_id.borrow_mut().insert(id.to_owned(), sn, weight);
-        self.by_sn.borrow_mut().insert(sn, id.to_owned(), weight);
+        self.by_id.set(id.to_owned(), sn, weight);
+        self.by_sn.set(sn, id.to_owned(), weight);
     }
 
     /// Bytes that all of it takes in memory, roughly.
     pub(crate) fn cached_bytes(&self) -> usize {
-        self.by_id.borrow().bytes() + self.by_sn.borrow().bytes() + self.erased.cached_bytes() + self.guests.cached_bytes()
+        self.by_id.bytes() + self.by_sn.bytes() + self.erased.cached_bytes() + self.guests.cached_bytes()
     }
 }
 
 impl Homeserver {
     /// The number of a user this server has heard of.
     pub async fn find_user(&self, id: &UserId) -> Result<Option<UserSn>> {
-        if let Some(sn) = self.users.by_id.borrow_mut().get(id) {
+        if let Some(sn) = self.users.by_id.get(id) {
             return Ok(Some(sn));
         }
-        let generation = self.store().generation();
+        let since = self.users.read_since();
         let found = tables::USER_SNS.get(self.store(), &id.to_owned()).await?;
-        if let Some(sn) = found
-            && self.may_keep(generation)
-        {
-            self.users.remember(id, sn);
+        if let Some(sn) = found {
+            self.users.found(since, id, sn);
         }
         Ok(found)
     }
@@ -106,13 +111,13 @@ impl Homeserver {
         }
         let numbered = self.transaction(generation, |tx| {
             // Somebody else may have given it while this read.
-            if let Some(sn) = self.users.by_id.borrow_mut().get(id) {
+            if let Some(sn) = self.users.by_id.get(id) {
                 return Ok(sn);
             }
             let (sn, id) = (self.users.next(tx), id.to_owned());
             tables::USER_SNS.put(tx, &id, &sn);
             tables::USERS.put(tx, &sn, &id);
-            tx.then(move |hs| hs.users.remember(&id, sn));
+            tx.then(move |hs| hs.users.set(&id, sn));
             Ok::<_, StoreError>(sn)
         });
         // Batches are written in order: what uses the number comes after it, and fails with it.
@@ -121,20 +126,18 @@ impl Homeserver {
 
     /// The id behind a number.
     pub async fn user_id(&self, sn: UserSn) -> Result<OwnedUserId> {
-        if let Some(id) = self.users.by_sn.borrow_mut().get(&sn) {
+        if let Some(id) = self.users.by_sn.get(&sn) {
             return Ok(id);
         }
-        let generation = self.store().generation();
+        let since = self.users.read_since();
         let id = tables::USERS.get(self.store(), &sn).await?.ok_or_else(|| Damaged::new(format!("user number {sn}"), "it leads nowhere"))?;
-        if self.may_keep(generation) {
-            self.users.remember(&id, sn);
-        }
+        self.users.found(since, &id, sn);
         Ok(id)
     }
 
     /// Whether a user is a guest of this server.
     pub(crate) async fn is_guest(&self, user: UserSn) -> Result<bool> {
-        self.is_marked(&self.users.guests, user).await
+        self.has_flag(&self.users.guests, user).await
     }
 
     /// Whether a user belongs to this server.
@@ -146,19 +149,21 @@ impl Homeserver {
 impl Homeserver {
     /// The number of a user lately seen.
     pub(crate) fn cached_user(&self, id: &UserId) -> Option<UserSn> {
-        self.users.by_id.borrow_mut().get(id)
+        self.users.by_id.get(id)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use ephapse_store::MemoryStore;
+    use std::rc::Rc;
 
     #[test]
     fn many_users_take_no_more_than_they_may() {
-        let users = Users::new(0);
+        let users = Users::new(0, &Reader::new(Rc::new(MemoryStore::new())));
         for n in 0..40_000 {
-            users.remember(&OwnedUserId::try_from(format!("@{n}:test.example")).expect("an id"), n);
+            users.set(&OwnedUserId::try_from(format!("@{n}:test.example")).expect("an id"), n);
         }
         assert!((CACHED_BYTES..=2 * CACHED_BYTES).contains(&users.cached_bytes()), "{}", users.cached_bytes());
     }

@@ -6,9 +6,10 @@ use crate::{
     error::Result,
     homeserver::Homeserver,
     room::{Event, RoomInfo},
-    sync::Remembered,
+    rows::Rows,
     tables::{Change, RoomHead, UserSn},
 };
+use ephapse_store::Reader;
 use ruma::{
     OwnedUserId, UInt, UserId,
     events::{
@@ -27,15 +28,14 @@ pub const PUSH_RULES: &str = "m.push_rules";
 const CACHED_BYTES: usize = 4 << 20;
 
 /// Rules lately used.
-pub struct RuleSets(Remembered<UserSn, Rc<Conditions>>);
-
-impl Default for RuleSets {
-    fn default() -> Self {
-        Self(Remembered::new(CACHED_BYTES))
-    }
-}
+pub struct RuleSets(Rows<UserSn, Rc<Conditions>>);
 
 impl RuleSets {
+    /// Of what `reader` reads.
+    pub fn new(reader: &Reader) -> Self {
+        Self(Rows::new(reader, CACHED_BYTES))
+    }
+
     /// Forgets the rules of users who changed them.
     pub fn changed(&self, changes: &[Change]) {
         for change in changes {
@@ -49,7 +49,7 @@ impl RuleSets {
 
     /// Forgets everything.
     pub fn reset(&self) {
-        self.0.forget_all();
+        self.0.clear();
     }
 
     /// Bytes that they take in memory, roughly.
@@ -83,13 +83,13 @@ impl Evaluation {
 impl Homeserver {
     /// A user's rules: their own, or the default ones.
     async fn push_rules(&self, user: UserSn, user_id: &UserId) -> Result<Rc<Conditions>> {
-        let epoch = match self.sync.rules.0.get(&user) {
-            Ok(rules) => return Ok(rules),
-            Err(epoch) => epoch,
-        };
+        if let Some(rules) = self.sync.rules.0.get(&user) {
+            return Ok(rules);
+        }
+        let since = self.sync.rules.0.read_since();
         let rules = Rc::new(Conditions::of(&crate::client::rules_of(self, user, user_id).await?));
-        self.sync.rules.0.keep(epoch, user, rules.clone(), rules.weight());
-        Ok(rules)
+        let weight = rules.weight();
+        Ok(self.sync.rules.0.found(since, user, rules, weight))
     }
 
     /// A user's rules in a room as it is now.

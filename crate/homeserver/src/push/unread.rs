@@ -11,12 +11,12 @@ use crate::{
     homeserver::Homeserver,
     position::Position,
     room::{Reading, RoomInfo, membership_of},
-    sync::Remembered,
+    rows::{ReadSince, Rows},
     tables::{self, MembershipKind, ReceiptKind, RoomHead, RoomSn, Session, StoredReceipt, Unread, UnreadThread, UserSn},
     transaction::Submitted,
     turns::Turns,
 };
-use ephapse_store::{Direction, StoreError};
+use ephapse_store::{Direction, Reader, StoreError};
 use ruma::{EventId, OwnedEventId, events::TimelineEventType};
 use std::{collections::BTreeMap, ops::Range, rc::Rc};
 
@@ -31,21 +31,20 @@ const CACHED_BYTES: usize = 2 << 20;
 /// Counts lately used.
 pub struct Unreads {
     /// What was counted, and how many events ago it was written.
-    counts: Remembered<(UserSn, RoomSn), (Unread, usize)>,
-    read: Remembered<(UserSn, RoomSn), Rc<Read>>,
-}
-
-impl Default for Unreads {
-    fn default() -> Self {
-        Self { counts: Remembered::new(CACHED_BYTES), read: Remembered::new(CACHED_BYTES) }
-    }
+    counts: Rows<(UserSn, RoomSn), (Unread, usize)>,
+    read: Rows<(UserSn, RoomSn), Rc<Read>>,
 }
 
 impl Unreads {
+    /// Of what `reader` reads.
+    pub fn new(reader: &Reader) -> Self {
+        Self { counts: Rows::new(reader, CACHED_BYTES), read: Rows::new(reader, CACHED_BYTES) }
+    }
+
     /// Forgets everything.
     pub fn reset(&self) {
-        self.counts.forget_all();
-        self.read.forget_all();
+        self.counts.clear();
+        self.read.clear();
     }
 
     /// Bytes that they take in memory, roughly.
@@ -53,9 +52,9 @@ impl Unreads {
         self.counts.bytes() + self.read.bytes()
     }
 
-    /// The time for [`Receipts::read_since`].
-    pub(crate) fn now(&self) -> u64 {
-        self.read.epoch()
+    /// For [`Receipts::read_since`].
+    pub(crate) fn read_since(&self) -> ReadSince {
+        self.read.read_since()
     }
 
     /// A receipt of `user` has moved to the event at a position; for the transaction that moves it.
@@ -70,8 +69,8 @@ impl Unreads {
 
 /// All receipts of a user in a room, for who has them at hand.
 pub(crate) struct Receipts {
-    /// What [`Unreads::now`] was before they were read.
-    pub read_since: u64,
+    /// What [`Unreads::read_since`] was before they were read.
+    pub read_since: ReadSince,
     /// The receipts.
     pub all: Vec<(ReceiptKind, StoredReceipt)>,
 }
@@ -246,12 +245,11 @@ impl Homeserver {
     ) -> Result<Counts> {
         let user = session.user;
         let generation = self.store().generation();
-        let cached = self.sync.unread.counts.get(&(user, room.sn));
-        let epoch = self.sync.unread.counts.epoch();
-        let (mut unread, mut unwritten) = match cached {
-            Ok(cached) => cached,
+        let since = self.sync.unread.counts.read_since();
+        let (mut unread, mut unwritten) = match self.sync.unread.counts.get(&(user, room.sn)) {
+            Some(cached) => cached,
             // What is damaged is counted again.
-            Err(_) => (tables::UNREAD.get(self.store(), &(user, room.sn)).await.leave_out()?.flatten().unwrap_or_default(), 0),
+            None => (tables::UNREAD.get(self.store(), &(user, room.sn)).await.leave_out()?.flatten().unwrap_or_default(), 0),
         };
         if unread.counted > to {
             return Ok(unread.counts());
@@ -293,17 +291,17 @@ impl Homeserver {
         }
         let counts = unread.counts();
         let weight = unread.threads.iter().map(|thread| size_of_val(thread) + thread.root.as_ref().map_or(0, |root| root.as_str().len())).sum();
-        self.sync.unread.counts.keep(epoch, (user, room.sn), (unread, unwritten), weight);
+        self.sync.unread.counts.found(since, (user, room.sn), (unread, unwritten), weight);
         Ok(counts)
     }
 
     /// How far a user's receipts in a room reach.
     async fn read_up_to(&self, room: RoomSn, user: UserSn, receipts: Option<Receipts>) -> Result<Rc<Read>> {
-        let remembered = &self.sync.unread.read;
-        let now = match remembered.get(&(user, room)) {
-            Ok(read) => return Ok(read),
-            Err(now) => now,
-        };
+        let kept = &self.sync.unread.read;
+        if let Some(read) = kept.get(&(user, room)) {
+            return Ok(read);
+        }
+        let now = kept.read_since();
         let (since, receipts) = match receipts {
             Some(receipts) => (receipts.read_since, receipts.all),
             None => {
@@ -312,8 +310,8 @@ impl Homeserver {
             }
         };
         let read = Rc::new(Read::of(&receipts));
-        remembered.keep(since, (user, room), read.clone(), read.weight());
-        Ok(read)
+        let weight = read.weight();
+        Ok(kept.found(since, (user, room), read, weight))
     }
 
     /// What counts of the newest events between two boundaries. No event is held until all are read: they may be large, and there are many.

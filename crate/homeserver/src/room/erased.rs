@@ -52,7 +52,7 @@ impl Homeserver {
         let senders: HashSet<&UserId> = events.iter().map(|event| &*event.pdu.sender).filter(|sender| self.is_local(sender)).collect();
         for sender in senders {
             if let Some(user) = self.find_user(sender).await?
-                && self.is_marked(&self.users.erased, user).await?
+                && self.has_flag(&self.users.erased, user).await?
             {
                 erased.insert(sender);
             }

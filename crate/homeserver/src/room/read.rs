@@ -11,6 +11,7 @@ use crate::{
     homeserver::Homeserver,
     host::Host,
     position::Position,
+    rows::ReadSince,
     tables::{self, RoomHead, RoomSn},
 };
 use ephapse_events::{StateKey, auth::PowerLevels};
@@ -55,7 +56,7 @@ impl Portions {
 impl Homeserver {
     /// The room of an id, if this server knows it.
     pub async fn room(&self, id: &RoomId) -> Result<Option<Rc<RoomInfo>>> {
-        if let Some(info) = self.rooms.by_id.borrow_mut().get(id) {
+        if let Some(info) = self.rooms.by_id.get(id) {
             return Ok(Some(info));
         }
         let Some(sn) = tables::ROOM_SNS.get(self.store(), &id.to_owned()).await? else { return Ok(None) };
@@ -64,22 +65,18 @@ impl Homeserver {
 
     /// The room of a number.
     pub async fn room_by_sn(&self, sn: RoomSn) -> Result<Rc<RoomInfo>> {
-        if let Some(info) = self.rooms.by_sn.borrow_mut().get(&sn) {
+        if let Some(info) = self.rooms.by_sn.get(&sn) {
             return Ok(info);
         }
-        let generation = self.store().generation();
+        let since = (self.rooms.by_id.read_since(), self.rooms.by_sn.read_since());
         let room = tables::ROOMS.get(self.store(), &sn).await?.ok_or_else(|| Damaged::new(format!("room number {sn}"), "it leads nowhere"))?;
-        self.remember_room(sn, room, generation)
+        self.found_room(sn, room, since)
     }
 
-    fn remember_room(&self, sn: RoomSn, room: tables::Room, generation: u64) -> Result<Rc<RoomInfo>> {
+    fn found_room(&self, sn: RoomSn, room: tables::Room, (by_id, by_sn): (ReadSince, ReadSince)) -> Result<Rc<RoomInfo>> {
         let version = &room.version;
         let rules = version.rules().ok_or_else(|| Damaged::new(format!("room {}", room.id), format_args!("there is no version {version}")))?;
-        let info = Rc::new(RoomInfo { sn, id: room.id, version: room.version, rules });
-        if self.may_keep(generation) {
-            self.rooms.remember(&info);
-        }
-        Ok(info)
+        Ok(self.rooms.found_info(by_id, by_sn, Rc::new(RoomInfo { sn, id: room.id, version: room.version, rules })))
     }
 
     /// The head of a room.
@@ -87,29 +84,22 @@ impl Homeserver {
     /// # Errors
     /// 403 M_FORBIDDEN, as for a room that is not known, when everybody has forgotten the room meanwhile.
     pub async fn room_head(&self, sn: RoomSn) -> Result<Rc<RoomHead>> {
-        if let Some(head) = self.rooms.heads.borrow_mut().get(&sn) {
+        if let Some(head) = self.rooms.heads.get(&sn) {
             return Ok(head);
         }
-        let generation = self.store().generation();
+        let since = self.rooms.heads.read_since();
         let head = tables::ROOM_HEADS.get(self.store(), &sn).await?.ok_or_else(|| Error::forbidden("you are not in this room"))?;
-        let head = Rc::new(head);
-        if !self.may_keep(generation) {
-            return Ok(head);
-        }
-        Ok(self.rooms.found_head(sn, head))
+        Ok(self.rooms.found_head(since, sn, Rc::new(head)))
     }
 
     /// The rooms of `numbers`, in their order; none where what is stored of one is damaged.
     pub async fn rooms_by_sn(&self, numbers: &[RoomSn]) -> Result<Vec<Option<Rc<RoomInfo>>>> {
-        let missing: Vec<RoomSn> = {
-            let cache = self.rooms.by_sn.borrow();
-            numbers.iter().copied().filter(|sn| !cache.contains(sn)).collect()
-        };
+        let missing: Vec<RoomSn> = numbers.iter().copied().filter(|sn| self.rooms.by_sn.get(sn).is_none()).collect();
         let mut read = HashMap::new();
-        let generation = self.store().generation();
+        let since = (self.rooms.by_id.read_since(), self.rooms.by_sn.read_since());
         for (sn, room) in missing.iter().zip(tables::ROOMS.get_many(self.store(), &missing).await?) {
             let Some(room) = room else { continue };
-            if let Some(info) = self.remember_room(*sn, room, generation).leave_out()? {
+            if let Some(info) = self.found_room(*sn, room, since).leave_out()? {
                 read.insert(*sn, info);
             }
         }
@@ -125,27 +115,19 @@ impl Homeserver {
 
     /// The heads of the rooms of `numbers`, in their order; none of a room that everybody has forgotten meanwhile.
     pub async fn room_heads(&self, numbers: &[RoomSn]) -> Result<Vec<Option<Rc<RoomHead>>>> {
-        let mut heads: Vec<Option<Rc<RoomHead>>> = {
-            let mut cache = self.rooms.heads.borrow_mut();
-            numbers.iter().map(|sn| cache.get(sn)).collect()
-        };
+        let mut heads: Vec<Option<Rc<RoomHead>>> = numbers.iter().map(|sn| self.rooms.heads.get(sn)).collect();
         let missing: Vec<usize> = (0..numbers.len()).filter(|index| heads[*index].is_none()).collect();
         let keys: Vec<RoomSn> = missing.iter().map(|index| numbers[*index]).collect();
-        let generation = self.store().generation();
+        let since = self.rooms.heads.read_since();
         for (index, head) in missing.into_iter().zip(tables::ROOM_HEADS.get_many(self.store(), &keys).await?) {
-            let Some(head) = head.map(Rc::new) else { continue };
-            // As for one: memory may have a newer one by now, and keeps none of another generation.
-            heads[index] = Some(if self.may_keep(generation) { self.rooms.found_head(numbers[index], head) } else { head });
+            heads[index] = head.map(|head| self.rooms.found_head(since, numbers[index], Rc::new(head)));
         }
         Ok(heads)
     }
 
     /// The events at `positions`, in their order; none where nothing stands, or what stands there is damaged.
     pub async fn events_at(&self, room: RoomSn, positions: &[Position]) -> Result<Vec<Option<Rc<Event>>>> {
-        let mut found: Vec<Option<Rc<Event>>> = {
-            let mut cache = self.rooms.events.borrow_mut();
-            positions.iter().map(|position| cache.get(&(room, *position))).collect()
-        };
+        let mut found: Vec<Option<Rc<Event>>> = positions.iter().map(|position| self.rooms.events.get(&(room, *position))).collect();
         let missing: Vec<usize> = (0..positions.len()).filter(|index| found[*index].is_none()).collect();
         if missing.is_empty() {
             return Ok(found);
@@ -155,11 +137,11 @@ impl Homeserver {
         while !rest.is_empty() {
             let (now, later) = rest.split_at(portions.count().min(rest.len()));
             let keys: Vec<_> = now.iter().map(|index| (room, positions[*index])).collect();
-            let generation = self.store().generation();
+            let since = self.rooms.events.read_since();
             let mut read = Vec::new();
             for (index, record) in now.iter().zip(tables::EVENTS.get_many(self.store(), &keys).await?) {
                 let Some(record) = record else { continue };
-                if let Some(event) = self.decode_event(&info, positions[*index], record, generation).leave_out()? {
+                if let Some(event) = self.decode_event(&info, positions[*index], record, since).leave_out()? {
                     read.push(event.clone());
                     found[*index] = Some(event);
                 }
@@ -184,39 +166,31 @@ impl Homeserver {
         }
     }
 
-    /// An event that was read from the table since `generation`; kept in memory unless memory has a newer one.
+    /// An event that was read from the table; the newest, where memory has it.
     pub(crate) fn decode_event(
         &self,
         room: &RoomInfo,
         position: Position,
         record: tables::EventRecord,
-        generation: u64,
+        since: ReadSince,
     ) -> Result<Rc<Event>, Damaged> {
-        if let Some(event) = self.rooms.events.borrow_mut().get(&(room.sn, position)) {
+        if let Some(event) = self.rooms.events.get(&(room.sn, position)) {
             return Ok(event);
         }
         let event_id = record.event_id.clone();
         let event = Event::from_record(room, position, record).map_err(|error| Damaged::new(format!("event {event_id} of {}", room.id), error))?;
-        let event = Rc::new(event);
-        if self.may_keep(generation) {
-            self.rooms.events.borrow_mut().insert((room.sn, position), event.clone(), event.weight());
-        }
-        Ok(event)
+        let weight = event.weight();
+        Ok(self.rooms.events.found(since, (room.sn, position), Rc::new(event), weight))
     }
 
     /// Where an event stands.
     pub async fn find_event(&self, id: &EventId) -> Result<Option<(RoomSn, Position)>> {
-        if let Some(place) = self.rooms.ids.borrow_mut().get(id) {
+        if let Some(place) = self.rooms.ids.get(id) {
             return Ok(Some(place));
         }
-        let generation = self.store().generation();
+        let since = self.rooms.ids.read_since();
         let place = tables::EVENT_IDS.get(self.store(), &id.to_owned()).await?;
-        if let Some(place) = place
-            && self.may_keep(generation)
-        {
-            self.rooms.keep_place(id.to_owned(), place);
-        }
-        Ok(place)
+        Ok(place.map(|place| self.rooms.ids.found(since, id.to_owned(), place, id.as_str().len())))
     }
 
     /// An event of a room by its id.
@@ -263,7 +237,7 @@ impl Homeserver {
     async fn with_nodes<T>(&self, room: RoomSn, ask: impl Fn(state_tree::Nodes<'_>) -> Result<T, Missing>) -> Result<T> {
         let mut loaded = HashMap::new();
         loop {
-            let nodes = |id: NodeId| loaded.get(&id).cloned().or_else(|| self.rooms.nodes.borrow_mut().get(&(room, id)));
+            let nodes = |id: NodeId| loaded.get(&id).cloned().or_else(|| self.rooms.nodes.get(&(room, id)));
             match ask(&nodes) {
                 Ok(answer) => return Ok(answer),
                 Err(Missing(ids)) => loaded.extend(self.load_nodes(room, &ids).await?),
@@ -274,15 +248,15 @@ impl Homeserver {
     /// Nodes from the store.
     pub(super) async fn load_nodes(&self, room: RoomSn, ids: &[NodeId]) -> Result<Vec<(NodeId, Rc<Node>)>> {
         let keys: Vec<_> = ids.iter().map(|id| (room, id.0)).collect();
+        let since = self.rooms.nodes.read_since();
         let values = tables::STATE_NODES.get_all(self.store(), &keys).await?;
         let mut nodes = Vec::with_capacity(ids.len());
         for (id, value) in ids.iter().zip(values) {
             let damaged = |why: &dyn std::fmt::Display| Damaged::new(format!("state node {id:?} of room number {room}"), why);
             let bytes = value.ok_or_else(|| damaged(&"it is missing"))?.0;
             let node = Node::decode(&bytes).map_err(|error| damaged(&error))?;
-            let node = Rc::new(node);
-            self.rooms.nodes.borrow_mut().insert((room, *id), node.clone(), node.weight());
-            nodes.push((*id, node));
+            let weight = node.weight();
+            nodes.push((*id, self.rooms.nodes.found(since, (room, *id), Rc::new(node), weight)));
         }
         Ok(nodes)
     }

@@ -5,16 +5,13 @@ use super::{
     state_tree::{Node, NodeId},
 };
 use crate::{
-    cache::Cache,
     position::Position,
+    rows::{ReadSince, Rows},
     tables::{self, RoomHead, RoomSn},
 };
 use ephapse_store::{Reader, StoreError};
 use ruma::{OwnedEventId, OwnedRoomId, RoomVersionId, room_version_rules::RoomVersionRules};
-use std::{
-    cell::{Cell, RefCell},
-    rc::Rc,
-};
+use std::{cell::Cell, rc::Rc};
 
 /// What never changes about a room, with the rules of its version.
 #[derive(Debug)]
@@ -41,25 +38,25 @@ pub struct Rooms {
     newest: Cell<RoomSn>,
     /// When the newest room was made here, in ms.
     newest_creation: Cell<u64>,
-    pub(super) by_id: RefCell<Cache<OwnedRoomId, Rc<RoomInfo>>>,
-    pub(super) by_sn: RefCell<Cache<RoomSn, Rc<RoomInfo>>>,
-    pub(super) heads: RefCell<Cache<RoomSn, Rc<RoomHead>>>,
-    pub(super) events: RefCell<Cache<(RoomSn, Position), Rc<Event>>>,
-    pub(super) ids: RefCell<Cache<OwnedEventId, (RoomSn, Position)>>,
-    pub(super) nodes: RefCell<Cache<(RoomSn, NodeId), Rc<Node>>>,
+    pub(super) by_id: Rows<OwnedRoomId, Rc<RoomInfo>>,
+    pub(super) by_sn: Rows<RoomSn, Rc<RoomInfo>>,
+    pub(super) heads: Rows<RoomSn, Rc<RoomHead>>,
+    pub(super) events: Rows<(RoomSn, Position), Rc<Event>>,
+    pub(super) ids: Rows<OwnedEventId, (RoomSn, Position)>,
+    pub(super) nodes: Rows<(RoomSn, NodeId), Rc<Node>>,
 }
 
 impl Rooms {
-    pub(crate) fn new(newest: RoomSn) -> Self {
+    pub(crate) fn new(newest: RoomSn, reader: &Reader) -> Self {
         Self {
             newest: Cell::new(newest),
             newest_creation: Cell::new(0),
-            by_id: RefCell::new(Cache::new(INFOS_BYTES)),
-            by_sn: RefCell::new(Cache::new(INFOS_BYTES)),
-            heads: RefCell::new(Cache::new(HEADS_BYTES)),
-            events: RefCell::new(Cache::new(CACHED_BYTES)),
-            ids: RefCell::new(Cache::new(INFOS_BYTES)),
-            nodes: RefCell::new(Cache::new(CACHED_BYTES)),
+            by_id: Rows::new(reader, INFOS_BYTES),
+            by_sn: Rows::new(reader, INFOS_BYTES),
+            heads: Rows::new(reader, HEADS_BYTES),
+            events: Rows::new(reader, CACHED_BYTES),
+            ids: Rows::new(reader, INFOS_BYTES),
+            nodes: Rows::new(reader, CACHED_BYTES),
         }
     }
 
@@ -69,12 +66,12 @@ impl Rooms {
 
     /// Forgets everything in memory; new rooms go on behind the numbers given.
     pub(crate) fn forget_all(&self) {
-        self.by_id.borrow_mut().clear();
-        self.by_sn.borrow_mut().clear();
-        self.heads.borrow_mut().clear();
-        self.events.borrow_mut().clear();
-        self.ids.borrow_mut().clear();
-        self.nodes.borrow_mut().clear();
+        self.by_id.clear();
+        self.by_sn.clear();
+        self.heads.clear();
+        self.events.clear();
+        self.ids.clear();
+        self.nodes.clear();
     }
 
     /// The time at which a new room is made: now, or as little later as makes it differ from every other room's.
@@ -89,61 +86,70 @@ impl Rooms {
         self.newest.get()
     }
 
-    pub(super) fn remember(&self, info: &Rc<RoomInfo>) {
-        let weight = size_of::<RoomInfo>() + info.id.as_str().len();
-        self.by_id.borrow_mut().insert(info.id.clone(), info.clone(), weight + info.id.as_str().len());
-        self.by_sn.borrow_mut().insert(info.sn, info.clone(), weight);
+    /// A room that is new.
+    pub(super) fn set_info(&self, info: &Rc<RoomInfo>) {
+        self.by_id.set(info.id.clone(), info.clone(), weight_of_info(info) + info.id.as_str().len());
+        self.by_sn.set(info.sn, info.clone(), weight_of_info(info));
     }
 
-    /// Keeps a head that a writer has just made.
-    pub(super) fn keep_head(&self, sn: RoomSn, head: Rc<RoomHead>) {
-        let weight = size_of::<RoomHead>() + head.extremities.iter().map(|of| size_of_val(of) + of.event_id.as_str().len()).sum::<usize>();
-        self.heads.borrow_mut().insert(sn, head, weight);
+    /// A room that was read by its number.
+    pub(super) fn found_info(&self, by_id: ReadSince, by_sn: ReadSince, info: Rc<RoomInfo>) -> Rc<RoomInfo> {
+        self.by_id.found(by_id, info.id.clone(), info.clone(), weight_of_info(&info) + info.id.as_str().len());
+        let weight = weight_of_info(&info);
+        self.by_sn.found(by_sn, info.sn, info, weight)
     }
 
-    /// Keeps a head that was read, unless a writer or another reader has put a newer one there meanwhile; the newest.
-    pub(super) fn found_head(&self, sn: RoomSn, head: Rc<RoomHead>) -> Rc<RoomHead> {
-        if let Some(newer) = self.heads.borrow_mut().get(&sn) {
-            return newer;
-        }
-        self.keep_head(sn, head.clone());
-        head
+    /// A head that a writer has just made.
+    pub(super) fn set_head(&self, sn: RoomSn, head: Rc<RoomHead>) {
+        let weight = weight_of_head(&head);
+        self.heads.set(sn, head, weight);
     }
 
-    /// Keeps where an event is.
-    pub(super) fn keep_place(&self, id: OwnedEventId, place: (RoomSn, Position)) {
-        let weight = id.as_str().len();
-        self.ids.borrow_mut().insert(id, place, weight);
+    /// A head that was read; the newest.
+    pub(super) fn found_head(&self, since: ReadSince, sn: RoomSn, head: Rc<RoomHead>) -> Rc<RoomHead> {
+        let weight = weight_of_head(&head);
+        self.heads.found(since, sn, head, weight)
     }
 
     /// Forgets a room that is no more. (Its events are found by number, which is not given again.)
     pub(super) fn forget(&self, room: &RoomInfo) {
-        self.by_id.borrow_mut().remove(&room.id);
-        self.heads.borrow_mut().remove(&room.sn);
-        self.ids.borrow_mut().retain(|(sn, _)| *sn != room.sn);
+        self.by_id.forget(&room.id);
+        self.heads.forget(&room.sn);
+        self.ids.retain(|(sn, _)| *sn != room.sn);
     }
 
     /// Bytes that all of it takes, roughly.
     pub(crate) fn cached_bytes(&self) -> usize {
-        let infos = self.by_id.borrow().bytes() + self.by_sn.borrow().bytes();
-        infos + self.heads.borrow().bytes() + self.ids.borrow().bytes() + self.events.borrow().bytes() + self.nodes.borrow().bytes()
+        let infos = self.by_id.bytes() + self.by_sn.bytes();
+        infos + self.heads.bytes() + self.ids.bytes() + self.events.bytes() + self.nodes.bytes()
     }
+}
+
+fn weight_of_info(info: &RoomInfo) -> usize {
+    size_of::<RoomInfo>() + info.id.as_str().len()
+}
+
+fn weight_of_head(head: &RoomHead) -> usize {
+    size_of::<RoomHead>() + head.extremities.iter().map(|of| size_of_val(of) + of.event_id.as_str().len()).sum::<usize>()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use ephapse_store::MemoryStore;
 
     #[test]
     fn many_rooms_take_no_more_than_they_may() {
-        let rooms = Rooms::new(0);
+        let rooms = Rooms::new(0, &Reader::new(Rc::new(MemoryStore::new())));
         for sn in 0..40_000 {
             let id = OwnedRoomId::try_from(format!("!{sn}:test.example")).expect("an id");
             let version = RoomVersionId::V12;
             let rules = version.rules().expect("a known version");
-            rooms.remember(&Rc::new(RoomInfo { sn, id, version, rules }));
-            rooms.keep_head(sn, Rc::default());
-            rooms.keep_place(OwnedEventId::try_from(format!("${sn}:test.example")).expect("an id"), (sn, Position(1)));
+            rooms.set_info(&Rc::new(RoomInfo { sn, id, version, rules }));
+            rooms.set_head(sn, Rc::default());
+            let event = OwnedEventId::try_from(format!("${sn}:test.example")).expect("an id");
+            let weight = event.as_str().len();
+            rooms.ids.set(event, (sn, Position(1)), weight);
         }
         let (least, most) = (HEADS_BYTES + INFOS_BYTES, HEADS_BYTES + 3 * INFOS_BYTES);
         assert!((least..=most).contains(&rooms.cached_bytes()), "{}", rooms.cached_bytes());

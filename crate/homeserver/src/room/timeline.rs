@@ -75,8 +75,8 @@ impl Homeserver {
         }
         let range = tables::EVENTS.key(&(room, boundaries.start.next()))..tables::EVENTS.key(&(room, boundaries.end.next()));
         let info = self.room_by_sn(room).await?;
-        let generation = self.store().generation();
-        let read = |(_, position), record| self.decode_event(&info, position, record, generation);
+        let since = self.rooms.events.read_since();
+        let read = |(_, position), record| self.decode_event(&info, position, record, since);
         Ok(tables::EVENTS.scan_readable(self.store(), range, direction, limit, read).await?)
     }
 

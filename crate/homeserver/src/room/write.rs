@@ -128,7 +128,7 @@ pub struct Write<'a> {
     pub(super) is_new: bool,
     /// Whether the room may say something else of guests now.
     pub(super) guest_access_changed: bool,
-    /// None where nothing may happen between the first read and the batch.
+    /// None where all is decided in one go.
     turns: Option<Turns<'a>>,
     /// The head as the decision leaves it.
     pub(super) head: RoomHead,
@@ -394,7 +394,7 @@ impl Write<'_> {
         if let Some(node) = self.nodes.borrow().get(&id).or_else(|| self.known.nodes.get(&id)) {
             return Some(node.clone());
         }
-        self.hs.rooms.nodes.borrow_mut().get(&(self.room.sn, id))
+        self.hs.rooms.nodes.get(&(self.room.sn, id))
     }
 
     /// The event at a position that must be there.
@@ -402,12 +402,12 @@ impl Write<'_> {
         if let Some(event) = self.events.get(&position).or_else(|| self.known.events.get(&position)) {
             return Ok(event.clone());
         }
-        self.hs.rooms.events.borrow_mut().get(&(self.room.sn, position)).ok_or(Need::Event(position))
+        self.hs.rooms.events.get(&(self.room.sn, position)).ok_or(Need::Event(position))
     }
 
     /// An event of this room by its id; `None` when this server does not have it.
     pub fn event_by_id(&self, id: &EventId) -> Result<Option<Rc<Event>>, Need> {
-        let cached = || self.hs.rooms.ids.borrow_mut().get(id).filter(|(sn, _)| *sn == self.room.sn).map(|(_, position)| position);
+        let cached = || self.hs.rooms.ids.get(id).filter(|(sn, _)| *sn == self.room.sn).map(|(_, position)| position);
         match self.ids.get(id).copied().or_else(cached).map(Some).or_else(|| self.known.ids.get(id).copied()) {
             Some(Some(position)) => self.event(position).map(Some),
             Some(None) => Ok(None),
@@ -417,7 +417,7 @@ impl Write<'_> {
 
     /// Whether an event of which [`Self::event_by_id`] has said that this room does not have it stands in another room.
     pub(super) fn stands_elsewhere(&self, id: &EventId) -> bool {
-        let cached = self.hs.rooms.ids.borrow_mut().get(id);
+        let cached = self.hs.rooms.ids.get(id);
         self.known.elsewhere.contains(id) || cached.is_some_and(|(sn, _)| sn != self.room.sn)
     }
 
@@ -563,18 +563,18 @@ impl Write<'_> {
             let (rooms, sn) = (&hs.rooms, room.sn);
             left.iter().for_each(|user| hs.sync.typing.left(sn, *user));
             if is_new {
-                rooms.remember(&room);
+                rooms.set_info(&room);
             }
-            rooms.keep_head(sn, Rc::new(head));
+            rooms.set_head(sn, Rc::new(head));
             for (position, event) in events {
-                rooms.keep_place(event.pdu.event_id.clone(), (sn, position));
-                let weight = event.weight();
-                rooms.events.borrow_mut().insert((sn, position), event, weight);
+                let id = event.pdu.event_id.clone();
+                let (of_id, of_event) = (id.as_str().len(), event.weight());
+                rooms.ids.set(id, (sn, position), of_id);
+                rooms.events.set((sn, position), event, of_event);
             }
-            let mut cached = rooms.nodes.borrow_mut();
             for (id, node) in nodes {
                 let weight = node.weight();
-                cached.insert((sn, id), node, weight);
+                rooms.nodes.set((sn, id), node, weight);
             }
         });
     }

@@ -1,12 +1,13 @@
 //! Whom a user ignores (Client-Server API, Ignoring Users), and whether invitations are wanted at all (Invite permission).
 
-use super::remembered::Remembered;
 use crate::{
     damaged::LeaveOut,
     error::Result,
     homeserver::Homeserver,
+    rows::Rows,
     tables::{self, Change, UserSn},
 };
+use ephapse_store::Reader;
 use ruma::{OwnedUserId, events::ignored_user_list::IgnoredUserListEventContent};
 use serde::Deserialize;
 use std::{collections::BTreeSet, rc::Rc};
@@ -20,15 +21,14 @@ const CACHED_BYTES: usize = 1 << 20;
 const PLACE: usize = 32;
 
 /// Lists lately used.
-pub struct Ignored(Remembered<UserSn, Rc<BTreeSet<OwnedUserId>>>);
-
-impl Default for Ignored {
-    fn default() -> Self {
-        Self(Remembered::new(CACHED_BYTES))
-    }
-}
+pub struct Ignored(Rows<UserSn, Rc<BTreeSet<OwnedUserId>>>);
 
 impl Ignored {
+    /// Of what `reader` reads.
+    pub fn new(reader: &Reader) -> Self {
+        Self(Rows::new(reader, CACHED_BYTES))
+    }
+
     /// Forgets the lists of users who changed them.
     pub fn changed(&self, changes: &[Change]) {
         for change in changes {
@@ -42,7 +42,7 @@ impl Ignored {
 
     /// Forgets everything.
     pub fn reset(&self) {
-        self.0.forget_all();
+        self.0.clear();
     }
 
     /// Bytes that they take in memory, roughly.
@@ -68,10 +68,10 @@ impl Homeserver {
 
     /// Whom a user ignores.
     pub(crate) async fn ignored_by(&self, user: UserSn) -> Result<Rc<BTreeSet<OwnedUserId>>> {
-        let epoch = match self.sync.ignored.0.get(&user) {
-            Ok(ignored) => return Ok(ignored),
-            Err(epoch) => epoch,
-        };
+        if let Some(ignored) = self.sync.ignored.0.get(&user) {
+            return Ok(ignored);
+        }
+        let since = self.sync.ignored.0.read_since();
         let stored = tables::ACCOUNT_DATA.get(self.store(), &(user, 0, IGNORED_USERS.to_owned())).await.leave_out()?.flatten();
         let stored = stored.and_then(|data| serde_json::from_str::<IgnoredUserListEventContent>(&data.content.0).ok());
         let mut ignored: BTreeSet<OwnedUserId> = stored.map(|content| content.ignored_users.into_keys().collect()).unwrap_or_default();
@@ -81,7 +81,6 @@ impl Homeserver {
         }
         let ignored = Rc::new(ignored);
         let weight = ignored.iter().map(|user| PLACE + user.as_str().len()).sum();
-        self.sync.ignored.0.keep(epoch, user, ignored.clone(), weight);
-        Ok(ignored)
+        Ok(self.sync.ignored.0.found(since, user, ignored, weight))
     }
 }

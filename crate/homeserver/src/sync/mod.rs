@@ -11,7 +11,6 @@ mod look;
 mod memberships;
 mod presence;
 mod presence_events;
-mod remembered;
 mod rooms;
 mod sent_members;
 mod summary;
@@ -22,7 +21,6 @@ pub(crate) use changes::Listed;
 pub use look::Ask;
 pub use presence::forget_presence;
 pub use presence_events::wants_presence;
-pub use remembered::Remembered;
 pub use typing::Typing;
 
 use crate::{
@@ -30,6 +28,7 @@ use crate::{
     push::{RuleSets, Unreads},
     tables::Change,
 };
+use ephapse_store::Reader;
 use ignored::Ignored;
 use memberships::Memberships;
 use presence::Presences;
@@ -37,7 +36,6 @@ use sent_members::SentMembers;
 use std::cell::Cell;
 
 /// What memory holds for syncs.
-#[derive(Default)]
 pub struct Syncing {
     pub(crate) typing: Typing,
     pub(crate) presence: Presences,
@@ -52,8 +50,17 @@ pub struct Syncing {
 
 impl Syncing {
     /// With nothing in memory; behind `listed_after` every change is listed.
-    pub(crate) fn new(listed_after: Position) -> Self {
-        Self { listed_after: Cell::new(listed_after), ..Self::default() }
+    pub(crate) fn new(listed_after: Position, reader: &Reader) -> Self {
+        Self {
+            typing: Typing::default(),
+            presence: Presences::default(),
+            memberships: Memberships::default(),
+            rules: RuleSets::new(reader),
+            unread: Unreads::new(reader),
+            ignored: Ignored::new(reader),
+            sent_members: SentMembers::default(),
+            listed_after: Cell::new(listed_after),
+        }
     }
 
     /// Bytes that the caches take, roughly.

@@ -135,7 +135,7 @@ impl Look<'_> {
 
         let filter = &self.ask.filter.room.ephemeral;
         let allows = |kind| filter::allows_room_event(filter, &room.id, Facts { event_type: kind, sender: None, json: b"{}" });
-        let read_since = self.hs.sync.unread.now();
+        let read_since = self.hs.sync.unread.read_since();
         let receipts = self.hs.receipts_of(room.sn, changes.zip(from)).await?;
         if allows("m.receipt") {
             joined.ephemeral.events = self.hs.receipt_events(user, &self.ignored, &receipts).await?;
