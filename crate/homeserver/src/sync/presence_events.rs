@@ -32,7 +32,7 @@ struct Wanted {
     new: BTreeSet<UserSn>,
     /// Those of the new whose rooms the client's user has come into: also when they were last active says something.
     met: BTreeSet<UserSn>,
-    /// In which of the client's rooms somebody's membership changed: of who has come in there it does too.
+    /// In which of the client's rooms somebody's membership changed: of who has come in there is told in any case.
     moved: BTreeMap<UserSn, Vec<RoomSn>>,
 }
 
@@ -58,7 +58,7 @@ impl Look<'_> {
             let is_offline = presence.state == PresenceKind::Offline;
             let changed = wanted.changed.contains(user);
             let is_silent = is_offline && presence.status_msg.is_none() && !changed;
-            if is_silent && (presence.last_active.is_none() || !self.has_met(&wanted, *user).await?) {
+            if is_silent && !self.is_told_of_offline(&wanted, *user, &presence).await? {
                 continue;
             }
             let Some(id) = hs.user_id(*user).await.leave_out()? else { continue };
@@ -119,9 +119,13 @@ impl Look<'_> {
         Ok(wanted)
     }
 
-    /// Whether the client's user and another one have come to share a room since.
-    async fn has_met(&self, wanted: &Wanted, user: UserSn) -> Result<bool> {
-        if wanted.met.contains(&user) {
+    /// Whether the client's user and somebody who is offline have come to share a room since: who
+    /// comes is told of in any case, those who were there only where there is something to say.
+    async fn is_told_of_offline(&self, wanted: &Wanted, user: UserSn, presence: &Shown) -> Result<bool> {
+        if user == self.ask.session.user {
+            return Ok(false);
+        }
+        if wanted.met.contains(&user) && presence.last_active.is_some() {
             return Ok(true);
         }
         for room in wanted.moved.get(&user).into_iter().flatten() {

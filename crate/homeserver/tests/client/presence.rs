@@ -432,6 +432,27 @@ fn without_presence_nobody_is_seen_and_no_client_notices() {
     }
 }
 
+/// A client that asks nothing about those who come into its rooms knew nothing of them until they
+/// came or went.
+#[test]
+fn who_joins_is_told_of_to_those_who_are_there() {
+    let server = TestServer::new();
+    let [alice, bob, carol] = ["alice", "bob", "carol"].map(|name| server.register(name));
+    let id = room(&server, &alice, json!({"preset": "public_chat"}));
+    // Bob is online all along, carol never was.
+    sync(&server, &bob, &[]);
+    let alices = sync(&server, &alice, &[]);
+    assert_eq!(seen(&alices), [(alice.id.as_str(), "online")]);
+    join(&server, &bob, &id);
+    let alices = sync(&server, &alice, &[("since", token(&alices))]);
+    assert_eq!(seen(&alices), [(bob.id.as_str(), "online")]);
+    join(&server, &carol, &id);
+    let alices = sync(&server, &alice, &[("since", token(&alices))]);
+    assert_eq!(seen(&alices), [(carol.id.as_str(), "offline")]);
+    assert_eq!(alices["presence"]["events"][0]["content"], json!({"presence": "offline"}));
+    assert_eq!(seen(&sync(&server, &alice, &[("since", token(&alices))])), [], "once");
+}
+
 /// Of a user whose client does not sync nothing was known, and nobody who came was told when they had last been there.
 #[test]
 fn when_the_offline_were_last_active_is_told_to_who_joins() {
@@ -456,7 +477,7 @@ fn when_the_offline_were_last_active_is_told_to_who_joins() {
     send(&server, &dave, &room(&server, &dave, json!({})), "1", "elsewhere");
     join(&server, &dave, &id);
     carols = peek(&server, &carol, Some(&carols));
-    assert_eq!(seen(&carols), [(dave.id.as_str(), "offline")]);
+    assert_eq!(seen(&carols), [(bob.id.as_str(), "offline"), (dave.id.as_str(), "offline")]);
     server.put(&dave, &format!("/_matrix/client/v3/profile/{}/displayname", dave.id), json!({"displayname": "David"})).ok();
     assert_eq!(seen(&peek(&server, &carol, Some(&carols))), []);
 
