@@ -33,6 +33,9 @@ const named = {
   serverName: 'ServerName',
 };
 
+/** The kinds of identifiers: variants of `Identifier`. */
+const identifiers = new Set([...Object.values(formats), ...Object.values(named)]);
+
 /** What an algorithm that the server need not know makes of its own data. */
 const opaque = { type: 'either', choices: [{ type: 'String' }, { type: 'object', properties: [], others: undefined }] };
 
@@ -112,7 +115,7 @@ function both(a, b) {
   return { type: 'object', title: b.title ?? a.title, properties: [...a.properties, ...b.properties], others: a.others ?? b.others };
 }
 
-const jsonType = ({ type }) => (type === 'enum' || Object.values(formats).includes(type) ? 'String' : type);
+const jsonType = ({ type }) => (type === 'enum' || identifiers.has(type) ? 'String' : type);
 
 /** One of several schemas: of two of the same type, what either may have. */
 function either(choices) {
@@ -180,7 +183,7 @@ class Shared {
       case 'either': return `Either(${list(schema.choices.map((choice) => this.written(choice)))})`;
       case 'enum': return `OneOf(${list(schema.values.map(text))})`;
       case 'object': return this.#object(schema);
-      default: return schema.type;
+      default: return identifiers.has(schema.type) ? `Id(${schema.type})` : schema.type;
     }
   }
 
@@ -189,7 +192,7 @@ class Shared {
       .filter(({ value, required }) => value.type !== 'any' || required)
       .sort((a, b) => (a.name < b.name ? -1 : 1))
       .map(({ name, required, value }) => `${required ? 'Required' : 'Optional'}(${text(name)}, ${this.written(value)})`);
-    const other = others === undefined ? 'None' : `Some(&(${others.key === 'any' ? 'Any' : others.key}, ${this.written(others.value)}))`;
+    const other = others === undefined ? 'None' : `Some(&(${this.#inline({ type: others.key })}, ${this.written(others.value)}))`;
     return `Object(${list(fields)}, ${other})`;
   }
 }
@@ -280,8 +283,9 @@ function source(endpoints) {
 
 use super::{
     Endpoint,
+    Identifier::{${[...identifiers].sort().join(', ')}},
     Property::{Optional, Required},
-    Schema::{self, Any, Array, Boolean, DeviceId, Either, EventId, Integer, Null, Number, Object, OneOf, RoomAlias, RoomId, RoomIdOrAlias, ServerName, String, UserId},
+    Schema::{self, Any, Array, Boolean, Either, Id, Integer, Null, Number, Object, OneOf, String},
 };
 
 /// Every endpoint of which the specification says more than that its body is an object, in the order of their paths.

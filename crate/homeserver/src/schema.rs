@@ -34,13 +34,7 @@ enum Schema {
     Integer,
     Number,
     String,
-    UserId,
-    RoomId,
-    RoomAlias,
-    RoomIdOrAlias,
-    EventId,
-    DeviceId,
-    ServerName,
+    Id(Identifier),
     OneOf(&'static [&'static str]),
     Array(&'static Schema),
     /// Properties that are known, and what the names and values of all others are.
@@ -76,27 +70,12 @@ impl Wrong {
 }
 
 impl Schema {
-    fn identifier(self) -> Option<Identifier> {
-        Some(match self {
-            Self::UserId => Identifier::UserId,
-            Self::RoomId => Identifier::RoomId,
-            Self::RoomAlias => Identifier::RoomAlias,
-            Self::RoomIdOrAlias => Identifier::RoomIdOrAlias,
-            Self::EventId => Identifier::EventId,
-            Self::DeviceId => Identifier::DeviceId,
-            Self::ServerName => Identifier::ServerName,
-            _ => return None,
-        })
-    }
-
     /// Whether a JSON string is what it should be.
     fn check_text(self, text: &str) -> Result<(), Wrong> {
         match self {
             Self::OneOf(choices) if !choices.contains(&text) => Err(Wrong::Choice(choices)),
-            other => match other.identifier() {
-                Some(kind) if !kind.fits(text) => Err(Wrong::Identifier(kind)),
-                _ => Ok(()),
-            },
+            Self::Id(kind) if !kind.fits(text) => Err(Wrong::Identifier(kind)),
+            _ => Ok(()),
         }
     }
 
