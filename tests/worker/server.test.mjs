@@ -134,6 +134,14 @@ test('a database that does not open is said with the next step, and tried again'
   assert.equal((await next).status, 200);
 });
 
+test('a record that cannot be read is named, and nobody is told to try again', async () => {
+  failures.push({ kind: 'unreadable', message: 'the record `identity` cannot be read: it ends early' });
+  const { error } = await (await request('GET', 'versions')).json();
+  assert.equal(error, 'the record `identity` cannot be read: it ends early, and the server cannot run without it. '
+    + 'Restore the browser\'s profile from a backup, or delete this site\'s data to begin anew: accounts and rooms are lost then.');
+  assert.equal(news.at(-1).failure.code, 'server-failed');
+});
+
 test('a database that the browser closed is opened again', async () => {
   const asking = request('GET', 'versions');
   const first = await engine(0, 1);

@@ -44,7 +44,7 @@ declare module 'ephapse:glue' {
 
   /** Why the engine does not open. */
   export interface OpenFailure {
-    kind: 'newer-format' | 'quota' | 'storage' | 'failed';
+    kind: 'newer-format' | 'quota' | 'storage' | 'unreadable' | 'failed';
     message: string;
   }
 

@@ -237,6 +237,12 @@ function openFailure(error: unknown): Error {
       return new Failed({ code: 'storage-blocked', message, nextStep: 'Free some disk space or allow this site to store more, then reload.' });
     case 'storage':
       return new Failed({ code: 'storage-blocked', message, nextStep: 'Allow this site to store data, then reload.' });
+    case 'unreadable':
+      return new Failed({
+        code: 'server-failed',
+        message: `${message}, and the server cannot run without it.`,
+        nextStep: 'Restore the browser\'s profile from a backup, or delete this site\'s data to begin anew: accounts and rooms are lost then.',
+      });
     default:
       return new Failed({ code: 'server-failed', message, nextStep: 'Reload the page. If it happens again, report it with this message.' });
   }

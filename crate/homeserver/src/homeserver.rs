@@ -68,10 +68,31 @@ pub struct Homeserver {
 pub enum OpenError {
     /// The store failed.
     #[error(transparent)]
-    Store(#[from] StoreError),
-    /// The node has no identity, or another one.
+    Store(StoreError),
+    /// A record that the server cannot run without cannot be read, and follows from nothing else.
+    #[error("{0}")]
+    Unreadable(String),
+    /// The database belongs to another server.
     #[error(transparent)]
-    Identity(#[from] IdentityError),
+    Identity(IdentityError),
+}
+
+impl From<StoreError> for OpenError {
+    fn from(error: StoreError) -> Self {
+        match error {
+            StoreError::Unreadable(record) => Self::Unreadable(record),
+            other => Self::Store(other),
+        }
+    }
+}
+
+impl From<IdentityError> for OpenError {
+    fn from(error: IdentityError) -> Self {
+        match error {
+            IdentityError::Store(error) => error.into(),
+            other => Self::Identity(other),
+        }
+    }
 }
 
 /// What the owner of a node can see of it.
@@ -122,7 +143,7 @@ impl Homeserver {
             tables::LISTED_AFTER.get(&reader, &()).err_into(),
             Users::newest_stored(&reader).err_into(),
             Rooms::newest_stored(&reader).err_into(),
-            Streams::open(&reader, STREAMS).err_into::<OpenError>(),
+            Streams::open(&reader, STREAMS, host.now()).err_into::<OpenError>(),
         )?;
         let (newest, listed_after) = (newest.unwrap_or_default(), listed_after.unwrap_or_default());
         let (users, rooms) = (Users::new(newest_user, &reader), Rooms::new(newest_room, &reader));
@@ -132,7 +153,6 @@ impl Homeserver {
             reader,
             writer: Writer::new(store),
             host,
-            config,
             identity,
             positions: Positions::starting_after(newest),
             locks: Locks::default(),
@@ -145,6 +165,7 @@ impl Homeserver {
             sync,
             uploads: Uploads::default(),
             router: Router::new(),
+            config,
             panics: Cell::new(0),
             cleared_next: Cell::new(0),
         });
@@ -316,7 +337,7 @@ impl Homeserver {
             Err(_) => {
                 self.panics.set(self.panics.get() + 1);
                 self.forget_memory();
-                self.streams.reload(&self.reader).await?;
+                self.streams.reload(&self.reader, self.host.now()).await?;
                 // Its batch may have been taken before it panicked, and nobody was told.
                 self.positions.found_newest(tables::NEWEST_POSITION.get(&self.reader, &()).await?.unwrap_or_default());
                 self.notify.wake_all();

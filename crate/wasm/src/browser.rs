@@ -70,6 +70,7 @@ impl From<OpenError> for OpenFailure {
             OpenError::Store(StoreError::NewerFormat { .. }) => "newer-format",
             OpenError::Store(StoreError::QuotaExceeded) => "quota",
             OpenError::Store(StoreError::Platform(_)) => "storage",
+            OpenError::Unreadable(_) => "unreadable",
             _ => "failed",
         };
         Self { kind, message: error.to_string() }

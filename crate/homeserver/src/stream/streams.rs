@@ -5,7 +5,9 @@
 
 use super::{Ground, ParkedStatus, Stream, StreamStatus, Subject};
 use crate::{
+    damaged::MayBeDamage,
     host::Host,
+    request_log,
     tables::{self, StreamHead, StreamTotals},
     transaction::{Submitted, Tx},
     turns::Turns,
@@ -45,28 +47,28 @@ pub(super) struct Shared {
 }
 
 impl Streams {
-    /// The streams that `store` holds.
-    pub async fn open(store: &Reader, streams: &'static [&'static Stream]) -> Result<Self, StoreError> {
-        Ok(Self { streams, shared: RefCell::new(Shared::load(store, streams).await?) })
+    /// The streams that `store` holds, at `now`, in ms.
+    pub async fn open(store: &Reader, streams: &'static [&'static Stream], now: u64) -> Result<Self, StoreError> {
+        Ok(Self { streams, shared: RefCell::new(Shared::load(store, streams, now).await?) })
     }
 
     /// Reads anew what memory holds: after a failed write, or a panic between a change and its commit.
-    pub async fn reload(&self, store: &Reader) -> Result<(), StoreError> {
+    pub async fn reload(&self, store: &Reader, now: u64) -> Result<(), StoreError> {
         let shared = self.shared.borrow().clone();
         if shared.generation == store.generation() {
-            return shared.refresh(store, self.streams).await;
+            return shared.refresh(store, self.streams, now).await;
         }
-        self.current(store).await.map(drop)
+        self.current(store, now).await.map(drop)
     }
 
     /// What belongs to the store's generation.
-    async fn current(&self, store: &Reader) -> Result<Rc<Shared>, StoreError> {
+    async fn current(&self, store: &Reader, now: u64) -> Result<Rc<Shared>, StoreError> {
         loop {
             let shared = self.shared.borrow().clone();
             if shared.generation == store.generation() {
                 return Ok(shared);
             }
-            let loaded = Shared::load(store, self.streams).await?;
+            let loaded = Shared::load(store, self.streams, now).await?;
             // Somebody else may have loaded the same meanwhile and use subjects of it: each has one head.
             if loaded.generation == store.generation() && loaded.generation != self.shared.borrow().generation {
                 self.shared.replace(loaded);
@@ -77,7 +79,7 @@ impl Streams {
     /// A subject of a stream, within its limits, to append to and consume from.
     pub async fn subject(&self, ground: &dyn Ground, stream: &'static Stream, name: &str, now: u64) -> Result<Subject, StoreError> {
         let store = ground.store();
-        let shared = self.current(store).await?;
+        let shared = self.current(store, now).await?;
         let key = format!("{}/{name}", stream.name);
         let head = shared.head(store, stream, &key).await?;
         let subject = Subject { stream, key, shared, head };
@@ -93,7 +95,7 @@ impl Streams {
             loop {
                 let page = tables::STREAM_HEADS.scan_range(ground.store(), from..end.clone(), Direction::Forward, TRIMMED).await?;
                 for (key, _) in &page {
-                    let shared = self.current(ground.store()).await?;
+                    let shared = self.current(ground.store(), host.now()).await?;
                     let head = shared.head(ground.store(), stream, key).await?;
                     let subject = Subject { stream, key: key.clone(), shared, head };
                     while trim(&subject, ground, host.now()).await? {
@@ -129,9 +131,9 @@ impl Streams {
 }
 
 impl Shared {
-    async fn load(store: &Reader, streams: &[&'static Stream]) -> Result<Rc<Self>, StoreError> {
+    async fn load(store: &Reader, streams: &[&'static Stream], now: u64) -> Result<Rc<Self>, StoreError> {
         let generation = store.generation();
-        let totals = RefCell::new(stored_totals(store, streams).await?);
+        let totals = RefCell::new(stored_totals(store, streams, now).await?);
         let parked = RefCell::new(stored_parked(store, streams).await?);
         Ok(Rc::new(Self { generation, totals, parked, heads: RefCell::default(), writes: Cell::new(0), cleared: Cell::new(0) }))
     }
@@ -148,12 +150,13 @@ impl Shared {
     }
 
     /// Makes every head in use, and the totals, what the store says they are.
-    async fn refresh(&self, store: &Reader, streams: &[&'static Stream]) -> Result<(), StoreError> {
+    async fn refresh(&self, store: &Reader, streams: &[&'static Stream], now: u64) -> Result<(), StoreError> {
+        self.before.take();
         loop {
             let writes = self.writes.get();
             let live: Vec<_> = self.heads.borrow().iter().filter_map(|(key, head)| Some((key.clone(), head.upgrade()?))).collect();
             let keys: Vec<String> = live.iter().map(|(key, _)| key.clone()).collect();
-            let totals = stored_totals(store, streams).await?;
+            let totals = stored_totals(store, streams, now).await?;
             let parked = stored_parked(store, streams).await?;
             let stored = tables::STREAM_HEADS.get_all(store, &keys).await?;
             if writes != self.writes.get() {
@@ -196,10 +199,38 @@ impl Shared {
     }
 }
 
-async fn stored_totals(store: &Reader, streams: &[&'static Stream]) -> Result<BTreeMap<&'static str, StreamTotals>, StoreError> {
-    let names: Vec<String> = streams.iter().map(|stream| stream.name.to_owned()).collect();
-    let stored = tables::STREAM_TOTALS.get_all(store, &names).await?;
-    Ok(streams.iter().zip(stored).map(|(stream, totals)| (stream.name, totals.unwrap_or_default())).collect())
+async fn stored_totals(store: &Reader, streams: &[&'static Stream], now: u64) -> Result<BTreeMap<&'static str, StreamTotals>, StoreError> {
+    let mut all = BTreeMap::new();
+    for stream in streams {
+        let totals = match tables::STREAM_TOTALS.get(store, &stream.name.to_owned()).await {
+            Err(error) if error.is_damage() => {
+                request_log::error(&format_args!("counted anew: {error}"));
+                counted_totals(store, stream, now).await?
+            }
+            stored => stored?.unwrap_or_default(),
+        };
+        all.insert(stream.name, totals);
+    }
+    Ok(all)
+}
+
+/// The totals as they follow from what is there; what is gone is not counted any more. No number
+/// is given twice, since nobody appends a thousand entries a second for as long as time is counted:
+/// all of them are below the time in ms.
+async fn counted_totals(store: &Reader, stream: &Stream, now: u64) -> Result<StreamTotals, StoreError> {
+    let mut totals = StreamTotals { floor: now, ..StreamTotals::default() };
+    let [from, end] = ["/", "0"].map(|after| tables::STREAM_HEADS.key(&format!("{}{after}", stream.name)));
+    for (_, head) in tables::STREAM_HEADS.scan_range(store, from..end, Direction::Forward, usize::MAX).await? {
+        totals.subjects += 1;
+        totals.entries += head.entries();
+        totals.bytes += head.bytes();
+        for name in stream.consumers {
+            *totals.lag.entry((*name).to_owned()).or_default() += head.lag(name);
+        }
+    }
+    let parked = tables::STREAM_PARKED.scan(store, &stream.name.to_owned(), Direction::Forward, usize::MAX).await?;
+    totals.parked = parked.len() as u64;
+    Ok(totals)
 }
 
 async fn stored_parked(store: &Reader, streams: &[&'static Stream]) -> Result<Parked, StoreError> {

@@ -70,12 +70,18 @@ impl<K: KeyPart, V: Serialize + DeserializeOwned> Table<K, V> {
     }
 
     fn decode(&self, key: &[u8], bytes: &Bytes) -> Result<V, Damaged> {
-        postcard::from_bytes(bytes).map_err(|error| Damaged::new(format!("the value of {} in {}", self.shown(key), self.name), error))
+        postcard::from_bytes(bytes).map_err(|error| Damaged::new(self.value_of(key), error))
     }
 
     fn decode_key(&self, bytes: &[u8]) -> Result<K, Damaged> {
         let mut rest = bytes.get(1..).unwrap_or_default();
         K::decode(&mut rest).ok_or_else(|| Damaged::new(format!("a key of {}", self.name), bytes.escape_ascii()))
+    }
+
+    /// A value as the log says it.
+    fn value_of(&self, key: &[u8]) -> String {
+        // There is one in a table without keys.
+        if key.len() == 1 { format!("the record `{}`", self.name) } else { format!("the value of {} in {}", self.shown(key), self.name) }
     }
 
     /// A key as the log says it.

@@ -91,6 +91,17 @@ pub enum ServeError {
     /// A file of the database is damaged.
     #[error(transparent)]
     DatabaseDamaged(StoreError),
+    /// What the server cannot run without is damaged.
+    #[error(
+        "{record}, and the server cannot run without it: stop the server, and put a backup of the directory {} in its place; nothing else brings it back",
+        .directory.display()
+    )]
+    DatabaseUnreadable {
+        /// The directory.
+        directory: PathBuf,
+        /// Which record, and why it cannot be read.
+        record: String,
+    },
     /// The database does not open.
     #[error("the database in {} does not open: {reason}", .directory.display())]
     Database {
@@ -190,6 +201,7 @@ fn database_error(directory: &Path, error: OpenError) -> ServeError {
         OpenError::Store(StoreError::NewerFormat { found, supported }) => ServeError::NewerDatabase { directory, found, supported },
         OpenError::Store(StoreError::InUse) => ServeError::DatabaseInUse(directory),
         OpenError::Store(damaged @ (StoreError::Damaged { .. } | StoreError::DamagedLog { .. })) => ServeError::DatabaseDamaged(damaged),
+        OpenError::Unreadable(record) => ServeError::DatabaseUnreadable { directory, record },
         other => ServeError::Database { directory, reason: other.to_string() },
     }
 }
