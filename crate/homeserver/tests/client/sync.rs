@@ -1,4 +1,4 @@
-//! `/sync` as a client lives with it (Client-Server API, Syncing, Filtering, Receipts, Typing Notifications, Receiving notifications).
+//! `/sync` as a client lives with it (Client-Server API, Syncing, Filtering).
 
 use crate::{
     rooms::{room, send},
@@ -12,46 +12,56 @@ pub fn query(parameters: &[(&str, &str)]) -> String {
 }
 
 #[track_caller]
-fn sync(server: &TestServer, user: &TestUser, parameters: &[(&str, &str)]) -> Value {
+pub fn sync(server: &TestServer, user: &TestUser, parameters: &[(&str, &str)]) -> Value {
     server.get(user, &query(parameters)).ok()
 }
 
 /// A sync from where the last one ended.
 #[track_caller]
-fn next(server: &TestServer, user: &TestUser, last: &Value) -> Value {
+pub fn next(server: &TestServer, user: &TestUser, last: &Value) -> Value {
     sync(server, user, &[("since", token(last))])
 }
 
-fn token(answer: &Value) -> &str {
+pub fn token(answer: &Value) -> &str {
     answer["next_batch"].as_str().expect("every sync has a next_batch")
 }
 
-fn types(events: &Value) -> Vec<&str> {
+pub fn types(events: &Value) -> Vec<&str> {
     events.as_array().map(|events| events.iter().filter_map(|event| event["type"].as_str()).collect()).unwrap_or_default()
 }
 
-fn bodies(room: &Value) -> Vec<&str> {
+pub fn bodies(room: &Value) -> Vec<&str> {
     let events = room["timeline"]["events"].as_array();
     events.map(|events| events.iter().filter_map(|event| event["content"]["body"].as_str()).collect()).unwrap_or_default()
 }
 
-fn join(server: &TestServer, user: &TestUser, room: &str) {
+pub fn join(server: &TestServer, user: &TestUser, room: &str) {
     server.post(user, &format!("/_matrix/client/v3/join/{room}"), json!({})).ok();
 }
 
-fn act(server: &TestServer, user: &TestUser, room: &str, what: &str, body: Value) -> Answer {
+pub fn act(server: &TestServer, user: &TestUser, room: &str, what: &str, body: Value) -> Answer {
     server.post(user, &format!("/_matrix/client/v3/rooms/{room}/{what}"), body)
 }
 
-fn state(server: &TestServer, user: &TestUser, room: &str, kind: &str, content: Value) {
+pub fn state(server: &TestServer, user: &TestUser, room: &str, kind: &str, content: Value) {
     server.put(user, &format!("/_matrix/client/v3/rooms/{room}/state/{kind}/"), content).ok();
 }
 
-fn public(server: &TestServer, owner: &TestUser) -> String {
+pub fn public(server: &TestServer, owner: &TestUser) -> String {
     room(server, owner, json!({"preset": "public_chat"}))
 }
 
 /// `limited` was left out where it was false, and who looked for it in a timeline did not find it.
+pub fn receipts(answer: &Value, room: &str) -> Value {
+    let events = answer["rooms"]["join"][room]["ephemeral"]["events"].as_array().cloned().unwrap_or_default();
+    Value::Array(events.into_iter().filter(|event| event["type"] == "m.receipt").map(|mut event| event["content"].take()).collect())
+}
+
+pub fn unread(answer: &Value, room: &str) -> (u64, u64) {
+    let counts = &answer["rooms"]["join"][room]["unread_notifications"];
+    (counts["notification_count"].as_u64().expect("a count"), counts["highlight_count"].as_u64().expect("a count"))
+}
+
 #[test]
 fn an_initial_sync_has_rooms_state_and_counts_and_the_next_one_nothing() {
     let server = TestServer::new();
@@ -338,234 +348,6 @@ fn tokens_mean_the_same_after_a_restart_and_wrong_ones_are_told() {
     assert!(types(&anew["rooms"]["join"][&id]["timeline"]["events"]).contains(&"m.room.create"), "one from the future begins anew");
 }
 
-#[test]
-fn members_are_loaded_lazily_and_sent_once() {
-    let server = TestServer::new();
-    let (alice, bob, carol) = (server.register("alice"), server.register("bob"), server.register("carol"));
-    let id = public(&server, &alice);
-    state(&server, &alice, &id, "m.room.name", json!({"name": "Garden"}));
-    for user in [&bob, &carol] {
-        join(&server, user, &id);
-    }
-    for n in 0..3 {
-        send(&server, &bob, &id, &n.to_string(), "x");
-    }
-    let filter = |redundant| {
-        json!({"room": {"state": {"lazy_load_members": true, "include_redundant_members": redundant}, "timeline": {"limit": 1}}}).to_string()
-    };
-    let members = |answer: &Value| -> Vec<String> {
-        let events = answer["rooms"]["join"][&id]["state"]["events"].as_array().cloned().unwrap_or_default();
-        events
-            .iter()
-            .filter(|event| event["type"] == "m.room.member")
-            .map(|event| event["state_key"].as_str().unwrap_or_default().to_owned())
-            .collect()
-    };
-    let first = sync(&server, &alice, &[("filter", &filter(false))]);
-    assert_eq!(members(&first), [alice.id.as_str(), bob.id.as_str()], "the sender's and one's own");
-    send(&server, &bob, &id, "3", "x");
-    let second = sync(&server, &alice, &[("filter", &filter(false)), ("since", token(&first))]);
-    assert_eq!(members(&second), [] as [&str; 0], "redundant");
-    let redundant = sync(&server, &alice, &[("filter", &filter(true)), ("since", token(&first))]);
-    assert_eq!(members(&redundant), [bob.id.as_str()]);
-    send(&server, &carol, &id, "4", "x");
-    let third = sync(&server, &alice, &[("filter", &filter(false)), ("since", token(&second))]);
-    assert_eq!(members(&third), [carol.id.as_str()]);
-    let lost = sync(&server, &alice, &[("filter", &filter(false)), ("since", token(&second))]);
-    assert_eq!(members(&lost), [carol.id.as_str()], "the answer may have been lost");
-}
-
-#[test]
-fn heroes_name_a_room_that_has_no_name() {
-    let server = TestServer::new();
-    let (alice, bob, carol) = (server.register("alice"), server.register("bob"), server.register("carol"));
-    let id = room(&server, &alice, json!({"preset": "public_chat", "invite": [carol.id]}));
-    join(&server, &bob, &id);
-    let first = sync(&server, &alice, &[]);
-    let summary = &first["rooms"]["join"][&id]["summary"];
-    assert_eq!(summary["m.heroes"], json!([carol.id, bob.id]), "in the order in which they came");
-    assert_eq!((summary["m.joined_member_count"].as_u64(), summary["m.invited_member_count"].as_u64()), (Some(2), Some(1)));
-    send(&server, &bob, &id, "1", "x");
-    let second = next(&server, &alice, &first);
-    assert_eq!(second["rooms"]["join"][&id]["summary"], json!({}), "nothing of it changed");
-    act(&server, &bob, &id, "leave", json!({})).ok();
-    assert_eq!(next(&server, &alice, &second)["rooms"]["join"][&id]["summary"]["m.joined_member_count"], 1);
-}
-
-/// Whoever changed their name woke the clients of all members, also of those who had asked for no member events, to tell them the same summary once more.
-#[test]
-fn a_new_name_of_a_member_is_no_news_to_who_wants_no_members() {
-    let server = TestServer::new();
-    let (alice, bob, carol) = (server.register("alice"), server.register("bob"), server.register("carol"));
-    let id = public(&server, &alice);
-    join(&server, &bob, &id);
-    let filter = json!({"room": {"timeline": {"not_types": ["m.room.member"]}, "state": {"not_types": ["m.room.member"]}}}).to_string();
-    let first = sync(&server, &alice, &[("filter", &filter)]);
-    let look = |since: &Value| sync(&server, &alice, &[("filter", &filter), ("since", token(since)), ("timeout", "1000")]);
-    let name = |name: &str| {
-        let content = json!({"membership": "join", "displayname": name});
-        server.put(&bob, &format!("/_matrix/client/v3/rooms/{id}/state/m.room.member/{}", bob.id), content).ok();
-    };
-    name("Robert");
-    let before = server.now();
-    let second = look(&first);
-    assert_eq!((&second["rooms"], server.now() - before), (&Value::Null, 1000));
-    name("Bobby");
-    join(&server, &carol, &id);
-    let third = look(&second);
-    assert_eq!(third["rooms"]["join"][&id]["summary"]["m.joined_member_count"], 3);
-}
-
-#[test]
-fn typing_is_seen_until_it_ends() {
-    let server = TestServer::new();
-    let (alice, bob) = (server.register("alice"), server.register("bob"));
-    let id = public(&server, &alice);
-    join(&server, &bob, &id);
-    let first = sync(&server, &alice, &[]);
-    let path = format!("/_matrix/client/v3/rooms/{id}/typing/{}", bob.id);
-    server.put(&alice, &path, json!({"typing": true, "timeout": 1000})).fails(403, "M_FORBIDDEN");
-    server.put(&bob, &path, json!({"typing": true, "timeout": 10_000})).ok();
-    let second = next(&server, &alice, &first);
-    let events = &second["rooms"]["join"][&id]["ephemeral"]["events"];
-    assert_eq!(*events, json!([{"type": "m.typing", "content": {"user_ids": [bob.id]}}]));
-    assert!(next(&server, &alice, &second)["rooms"].is_null());
-    let ended = sync(&server, &alice, &[("since", token(&second)), ("timeout", "25000")]);
-    assert_eq!(ended["rooms"]["join"][&id]["ephemeral"]["events"][0]["content"]["user_ids"], json!([]));
-
-    server.put(&bob, &path, json!({"typing": true, "timeout": 10_000})).ok();
-    let third = next(&server, &alice, &ended);
-    let server = server.restart();
-    let after = next(&server, &alice, &third);
-    assert_eq!(after["rooms"]["join"][&id]["ephemeral"]["events"][0]["content"]["user_ids"], json!([]), "nobody types after a restart");
-}
-
-fn receipts(answer: &Value, room: &str) -> Value {
-    let events = answer["rooms"]["join"][room]["ephemeral"]["events"].as_array().cloned().unwrap_or_default();
-    Value::Array(events.into_iter().filter(|event| event["type"] == "m.receipt").map(|mut event| event["content"].take()).collect())
-}
-
-#[test]
-fn receipts_go_to_those_they_are_for_and_never_back() {
-    let server = TestServer::new();
-    let (alice, bob) = (server.register("alice"), server.register("bob"));
-    let id = public(&server, &alice);
-    join(&server, &bob, &id);
-    let one = send(&server, &alice, &id, "1", "one");
-    let two = send(&server, &alice, &id, "2", "two");
-    let (mut of_alice, mut of_bob) = (sync(&server, &alice, &[]), sync(&server, &bob, &[]));
-    let mut look = |server: &TestServer| {
-        of_alice = next(server, &alice, &of_alice);
-        of_bob = next(server, &bob, &of_bob);
-        (receipts(&of_alice, &id), receipts(&of_bob, &id))
-    };
-    let ts = server.now();
-    act(&server, &bob, &id, &format!("receipt/m.read/{two}"), json!({})).ok();
-    let public = json!([{ &two: {"m.read": {&bob.id: {"ts": ts}}}}]);
-    assert_eq!(look(&server), (public.clone(), public));
-    act(&server, &bob, &id, &format!("receipt/m.read/{one}"), json!({})).ok();
-    assert_eq!(look(&server), (json!([]), json!([])), "never backwards");
-    act(&server, &bob, &id, &format!("receipt/m.read.private/{two}"), json!({})).ok();
-    assert_eq!(look(&server), (json!([]), json!([{ &two: {"m.read.private": {&bob.id: {"ts": ts}}}}])));
-    act(&server, &bob, &id, &format!("receipt/m.read/{two}"), json!({"thread_id": "main"})).ok();
-    let threaded = json!([{ &two: {"m.read": {&bob.id: {"ts": ts, "thread_id": "main"}}}}]);
-    assert_eq!(look(&server), (threaded.clone(), threaded));
-
-    act(&server, &bob, &id, &format!("receipt/m.read/{two}"), json!({"thread_id": one})).fails(400, "M_INVALID_PARAM");
-    act(&server, &bob, &id, &format!("receipt/m.read/{two}"), json!({"thread_id": "x"})).fails(400, "M_INVALID_PARAM");
-    act(&server, &bob, &id, &format!("receipt/m.fully_read/{two}"), json!({"thread_id": "main"})).fails(400, "M_INVALID_PARAM");
-    act(&server, &bob, &id, "receipt/m.read/$nothing", json!({})).fails(404, "M_NOT_FOUND");
-    act(&server, &server.register("carol"), &id, &format!("receipt/m.read/{two}"), json!({})).fails(403, "M_FORBIDDEN");
-
-    let fresh = sync(&server, &alice, &[]);
-    assert_eq!(receipts(&fresh, &id).as_array().map(Vec::len), Some(2), "an initial sync has them all, an event for each thread");
-}
-
-#[test]
-fn the_read_marker_is_account_data_and_moves_forward_only() {
-    let server = TestServer::new();
-    let alice = server.register("alice");
-    let id = room(&server, &alice, json!({}));
-    let one = send(&server, &alice, &id, "1", "one");
-    let two = send(&server, &alice, &id, "2", "two");
-    let first = sync(&server, &alice, &[]);
-    act(&server, &alice, &id, "read_markers", json!({"m.fully_read": two, "m.read": one, "m.read.private": two})).ok();
-    let second = next(&server, &alice, &first);
-    let marker = json!([{"type": "m.fully_read", "content": {"event_id": two}}]);
-    assert_eq!(second["rooms"]["join"][&id]["account_data"]["events"], marker);
-    assert_eq!(receipts(&second, &id)[0].as_object().map(serde_json::Map::len), Some(2));
-    act(&server, &alice, &id, &format!("receipt/m.fully_read/{one}"), json!({})).ok();
-    assert!(next(&server, &alice, &second)["rooms"].is_null());
-    assert_eq!(sync(&server, &alice, &[])["rooms"]["join"][&id]["account_data"]["events"], marker);
-}
-
-fn unread(answer: &Value, room: &str) -> (u64, u64) {
-    let counts = &answer["rooms"]["join"][room]["unread_notifications"];
-    (counts["notification_count"].as_u64().expect("a count"), counts["highlight_count"].as_u64().expect("a count"))
-}
-
-#[test]
-fn unread_events_are_counted_until_they_are_read() {
-    let server = TestServer::new();
-    let (alice, bob) = (server.register("alice"), server.register("bob"));
-    let id = public(&server, &alice);
-    send(&server, &alice, &id, "0", "before bob came");
-    join(&server, &bob, &id);
-    let mut bobs = sync(&server, &bob, &[]);
-    assert_eq!(unread(&bobs, &id), (0, 0));
-    let one = send(&server, &alice, &id, "1", "one");
-    send(&server, &alice, &id, "2", "two");
-    let path = format!("/_matrix/client/v3/rooms/{id}/send/m.room.message/3");
-    server.put(&alice, &path, json!({"msgtype": "m.text", "body": "three", "m.mentions": {"user_ids": [bob.id]}})).ok();
-    bobs = next(&server, &bob, &bobs);
-    assert_eq!(unread(&bobs, &id), (3, 1));
-    assert_eq!(unread(&sync(&server, &alice, &[]), &id), (0, 0), "one's own notify nobody");
-
-    act(&server, &bob, &id, &format!("receipt/m.read.private/{one}"), json!({})).ok();
-    bobs = next(&server, &bob, &bobs);
-    assert_eq!(unread(&bobs, &id), (2, 1));
-    let server = server.restart();
-    assert_eq!(unread(&sync(&server, &bob, &[]), &id), (2, 1), "the same after a restart");
-    let four = send(&server, &alice, &id, "4", "four");
-    act(&server, &bob, &id, &format!("receipt/m.read/{four}"), json!({})).ok();
-    bobs = next(&server, &bob, &bobs);
-    assert_eq!(unread(&bobs, &id), (0, 0));
-    send(&server, &alice, &id, "5", "five");
-    send(&server, &bob, &id, "6", "an answer");
-    assert_eq!(unread(&next(&server, &bob, &bobs), &id), (0, 0), "who answers has read");
-}
-
-#[test]
-fn threads_are_counted_apart_for_who_asks_so() {
-    let server = TestServer::new();
-    let (alice, bob) = (server.register("alice"), server.register("bob"));
-    let id = public(&server, &alice);
-    join(&server, &bob, &id);
-    let threads = r#"{"room":{"timeline":{"unread_thread_notifications":true}}}"#;
-    let root = send(&server, &alice, &id, "1", "root");
-    let in_thread = |txn: &str| {
-        let path = format!("/_matrix/client/v3/rooms/{id}/send/m.room.message/{txn}");
-        let content = json!({"msgtype": "m.text", "body": txn, "m.relates_to": {"rel_type": "m.thread", "event_id": root}});
-        server.put(&alice, &path, content).ok()["event_id"].as_str().expect("an id").to_owned()
-    };
-    let reply = in_thread("2");
-    in_thread("3");
-    let counts = || {
-        let joined = sync(&server, &bob, &[("filter", threads)])["rooms"]["join"][&id].take();
-        let of = |counts: &Value| counts["notification_count"].as_u64();
-        (of(&joined["unread_notifications"]), of(&joined["unread_thread_notifications"][&root]))
-    };
-    assert_eq!(counts(), (Some(1), Some(2)));
-    assert_eq!(unread(&sync(&server, &bob, &[]), &id).0, 3, "without asking they are one");
-    act(&server, &bob, &id, &format!("receipt/m.read/{reply}"), json!({"thread_id": root})).ok();
-    assert_eq!(counts(), (Some(1), Some(1)));
-    act(&server, &bob, &id, &format!("receipt/m.read/{root}"), json!({"thread_id": "main"})).ok();
-    assert_eq!(counts(), (Some(0), Some(1)));
-    let last = in_thread("4");
-    act(&server, &bob, &id, &format!("receipt/m.read/{last}"), json!({})).ok();
-    assert_eq!(counts(), (Some(0), None));
-}
-
 /// Who had read a hundred threads of a room had a hundred receipts read in every sync of it.
 #[test]
 fn an_incremental_sync_of_a_thousand_rooms_reads_what_changed() {
@@ -662,44 +444,6 @@ fn ignored_users_are_not_heard_but_their_state_counts() {
 }
 
 #[test]
-fn ignored_users_neither_type_nor_read_where_one_can_see_it() {
-    let server = TestServer::new();
-    let (alice, bob, carol) = (server.register("alice"), server.register("bob"), server.register("carol"));
-    let id = public(&server, &alice);
-    for user in [&bob, &carol] {
-        join(&server, user, &id);
-    }
-    let one = send(&server, &alice, &id, "1", "one");
-    let path = format!("/_matrix/client/v3/user/{}/account_data/m.ignored_user_list", alice.id);
-    server.put(&alice, &path, json!({"ignored_users": {&bob.id: {}, &alice.id: {}}})).ok();
-    let first = sync(&server, &alice, &[]);
-    let typing = |user: &TestUser| {
-        let path = format!("/_matrix/client/v3/rooms/{id}/typing/{}", user.id);
-        server.put(user, &path, json!({"typing": true, "timeout": 10_000})).ok();
-    };
-    act(&server, &bob, &id, &format!("receipt/m.read/{one}"), json!({})).ok();
-    let second = next(&server, &alice, &first);
-    assert!(second["rooms"].is_null(), "{second}");
-    for user in [&bob, &carol] {
-        typing(user);
-    }
-    act(&server, &carol, &id, &format!("receipt/m.read/{one}"), json!({})).ok();
-    act(&server, &alice, &id, &format!("receipt/m.read/{one}"), json!({})).ok();
-    let readers = |answer: &Value| {
-        let read = receipts(answer, &id)[0][&one]["m.read"].as_object().cloned().unwrap_or_default();
-        read.keys().cloned().collect::<Vec<_>>()
-    };
-    for answer in [next(&server, &alice, &second), sync(&server, &alice, &[])] {
-        assert_eq!(readers(&answer), [alice.id.as_str(), carol.id.as_str()], "one's own always");
-        let events = answer["rooms"]["join"][&id]["ephemeral"]["events"].as_array().cloned().unwrap_or_default();
-        let typing: Vec<_> = events.iter().filter(|event| event["type"] == "m.typing").map(|event| &event["content"]["user_ids"]).collect();
-        assert_eq!(typing, [&json!([carol.id])]);
-    }
-    server.put(&alice, &path, json!({"ignored_users": {}})).ok();
-    assert_eq!(readers(&sync(&server, &alice, &[])).len(), 3, "heard again");
-}
-
-#[test]
 fn a_room_that_everybody_forgot_is_no_part_of_any_sync() {
     let server = TestServer::new();
     let alice = server.register("alice");
@@ -712,105 +456,4 @@ fn a_room_that_everybody_forgot_is_no_part_of_any_sync() {
         assert!(next(server, &alice, &since)["rooms"].is_null());
         assert!(sync(server, &alice, &[("filter", filter)])["rooms"].is_null());
     }
-}
-
-/// A message that was taken back stayed a number on the room for good, since the rules look at its type, and that stays.
-#[test]
-fn what_is_redacted_is_not_unread() {
-    let server = TestServer::new();
-    let (alice, bob) = (server.register("alice"), server.register("bob"));
-    let id = public(&server, &alice);
-    join(&server, &bob, &id);
-    let threads = r#"{"room":{"timeline":{"unread_thread_notifications":true}}}"#;
-    let root = send(&server, &bob, &id, "root", "root");
-    let say = |txn: &str, mentions: bool, thread: bool| {
-        let mut content = json!({"msgtype": "m.text", "body": txn});
-        if mentions {
-            content["m.mentions"] = json!({"user_ids": [bob.id]});
-        }
-        if thread {
-            content["m.relates_to"] = json!({"rel_type": "m.thread", "event_id": root});
-        }
-        let sent = server.put(&alice, &format!("/_matrix/client/v3/rooms/{id}/send/m.room.message/{txn}"), content).ok();
-        sent["event_id"].as_str().expect("an id").to_owned()
-    };
-    let redact = |event: &str| drop(server.put(&alice, &format!("/_matrix/client/v3/rooms/{id}/redact/{event}/{event}"), json!({})).ok());
-    let counts = |server: &TestServer| {
-        let joined = sync(server, &bob, &[("filter", threads)])["rooms"]["join"][&id].take();
-        let of = |counts: &Value| (counts["notification_count"].as_u64().unwrap_or(0), counts["highlight_count"].as_u64().unwrap_or(0));
-        (of(&joined["unread_notifications"]), of(&joined["unread_thread_notifications"][&root]))
-    };
-    // Before it was ever counted.
-    redact(&say("never-counted", true, false));
-    assert_eq!(counts(&server), ((0, 0), (0, 0)));
-
-    let told = sync(&server, &bob, &[]);
-    let [plain, mention] = [("1", false), ("2", true)].map(|(txn, mentions)| say(txn, mentions, false));
-    let [in_thread, mention_in_thread] = [("3", false), ("4", true)].map(|(txn, mentions)| say(txn, mentions, true));
-    assert_eq!(counts(&server), ((2, 1), (2, 1)));
-    let told = next(&server, &bob, &told);
-    assert_eq!(unread(&told, &id), (4, 2));
-    redact(&mention);
-    assert_eq!(counts(&server), ((1, 0), (2, 1)));
-    assert_eq!(unread(&next(&server, &bob, &told), &id), (3, 1), "and the client is told");
-    redact(&mention_in_thread);
-    assert_eq!(counts(&server), ((1, 0), (1, 0)));
-    redact(&in_thread);
-    redact(&plain);
-    assert_eq!(counts(&server), ((0, 0), (0, 0)));
-    // Also what was counted before a restart, and written.
-    for number in 0..70 {
-        say(&format!("n{number}"), false, number % 2 == 0);
-    }
-    let last = say("last", true, false);
-    assert_eq!(counts(&server), ((36, 1), (35, 0)));
-    let server = server.restart();
-    server.put(&alice, &format!("/_matrix/client/v3/rooms/{id}/redact/{last}/r"), json!({})).ok();
-    assert_eq!(counts(&server), ((35, 0), (35, 0)));
-    assert_eq!(counts(&server.restart()), ((35, 0), (35, 0)));
-}
-
-/// The rules see of an encrypted event no more than its type.
-#[test]
-fn what_is_encrypted_and_redacted_is_not_unread_either() {
-    let server = TestServer::new();
-    let (alice, bob) = (server.register("alice"), server.register("bob"));
-    let id = room(&server, &alice, json!({"preset": "trusted_private_chat", "invite": [bob.id], "is_direct": true}));
-    join(&server, &bob, &id);
-    sync(&server, &bob, &[]);
-    let encrypted = json!({"algorithm": "m.megolm.v1.aes-sha2", "ciphertext": "AwgA", "session_id": "x"});
-    let sent = server.put(&alice, &format!("/_matrix/client/v3/rooms/{id}/send/m.room.encrypted/1"), encrypted).ok();
-    assert_eq!(unread(&sync(&server, &bob, &[]), &id).0, 1);
-    let event = sent["event_id"].as_str().expect("an id");
-    server.put(&alice, &format!("/_matrix/client/v3/rooms/{id}/redact/{event}/2"), json!({})).ok();
-    assert_eq!(unread(&sync(&server, &bob, &[]), &id), (0, 0));
-}
-
-/// Whose answer in a thread was redacted had thereby read the room; and whose answer in the room was had not read it any more.
-#[test]
-fn what_is_redacted_of_ones_own_makes_nothing_read_or_unread() {
-    let server = TestServer::new();
-    let (alice, bob) = (server.register("alice"), server.register("bob"));
-    let id = public(&server, &alice);
-    join(&server, &bob, &id);
-    let root = send(&server, &alice, &id, "root", "root");
-    sync(&server, &bob, &[]);
-    act(&server, &bob, &id, &format!("receipt/m.read/{root}"), json!({})).ok();
-    let count = || unread(&sync(&server, &bob, &[]), &id).0;
-    let redact = |event: &str| drop(server.put(&alice, &format!("/_matrix/client/v3/rooms/{id}/redact/{event}/{event}"), json!({})).ok());
-    send(&server, &alice, &id, "1", "one");
-    assert_eq!(count(), 1);
-    let in_thread = crate::relations::relate(&server, &bob, &id, "in-thread", "m.thread", &root);
-    assert_eq!(count(), 1);
-    redact(&in_thread);
-    assert_eq!(count(), 1);
-
-    let answer = send(&server, &bob, &id, "answer", "an answer");
-    assert_eq!(count(), 0);
-    send(&server, &alice, &id, "2", "two");
-    assert_eq!(count(), 1);
-    redact(&answer);
-    assert_eq!(count(), 1, "one was read before");
-    send(&server, &alice, &id, "3", "three");
-    assert_eq!(count(), 2);
 }
