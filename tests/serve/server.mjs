@@ -30,11 +30,12 @@ export class Server {
   /** Whether the test has ended, so that nobody need try to reach it again. */
   over = false;
 
-  /** With `host` it listens there, by another name of this machine, and logs as `log` says. */
-  static async start(t, options = [], dataDirectory, { host = '127.0.0.1', log = 'warn' } = {}) {
+  /** With `host` it listens there, by another name of this machine, and logs as `log` says; with `largestFile` it can write no more KiB to any file. */
+  static async start(t, options = [], dataDirectory, { host = '127.0.0.1', log = 'warn', largestFile } = {}) {
     const server = new Server();
     server.host = host;
     server.log = log;
+    server.largestFile = largestFile;
     server.options = options;
     server.directory = dataDirectory ?? (await directory(t));
     t.after(async () => {
@@ -59,7 +60,10 @@ export class Server {
 
   async run() {
     const args = ['serve', '--data-dir', this.directory, '--listen', `${this.host}:${this.port}`, '--registration', 'open', '--rate-limits', 'off', '--log', this.log];
-    this.process = await ServerProcess.start(binary, [...args, ...this.options], { url: this.url });
+    // The system says of such a file what it says of a full disk, if the signal that comes with it is ignored.
+    const limited = this.largestFile ? ['bash', '-c', `trap '' XFSZ; ulimit -f ${this.largestFile}; exec "$0" "$@"`, binary] : [binary];
+    const [command, ...before] = limited;
+    this.process = await ServerProcess.start(command, [...before, ...args, ...this.options], { url: this.url });
   }
 
   stop(signal) {

@@ -4,9 +4,11 @@ use crate::{
     account::confirm,
     members::{act, join},
     rooms::{room, send},
-    support::{PASSWORD, TestServer, TestUser},
+    slow::SlowStore,
+    support::{PASSWORD, TestServer, TestUser, config, turn},
 };
 use serde_json::{Value, json};
+use std::rc::Rc;
 
 /// A room with an alias, by which one sees whether it is still there.
 fn den(server: &TestServer, owner: &TestUser, mut request: Value) -> String {
@@ -128,5 +130,40 @@ fn a_room_goes_with_the_last_account_that_remembers_it() {
         assert!(server.store.stats().bytes_stored < full);
         let server = server.restart();
         server.get(&alice, &format!("/_matrix/client/v3/rooms/{id}/messages?dir=b")).fails(403, "M_FORBIDDEN");
+    }
+}
+
+/// What a sync finds of a room that goes meanwhile is part of the room or nothing; it was never seen
+/// to fail, and is not to.
+#[test]
+fn a_room_that_goes_while_somebody_syncs_costs_the_sync_nothing() {
+    for turns in (0..48).step_by(4) {
+        let server = TestServer::with(Rc::new(SlowStore::default()), config());
+        let [alice, bob] = ["alice", "bob"].map(|name| server.register(name));
+        let kept = room(&server, &alice, json!({ "name": "Kept" }));
+        let id = den(&server, &alice, json!({}));
+        join(&server, &bob, &id);
+        let since = server.get(&alice, "/_matrix/client/v3/sync").ok()["next_batch"].as_str().expect("a token").to_owned();
+        send(&server, &bob, &id, "2", "still there");
+        act(&server, &alice, &id, "leave", json!({})).ok();
+        act(&server, &alice, &id, "forget", json!({})).ok();
+        act(&server, &bob, &id, "leave", json!({})).ok();
+        let leave_too = "filter=%7B%22room%22:%7B%22include_leave%22:true%7D%7D";
+        let syncs = [(&alice, format!("since={since}&{leave_too}")), (&bob, leave_too.to_owned()), (&bob, format!("since={since}&full_state=true"))]
+            .map(|(user, query)| server.start("GET", &format!("/_matrix/client/v3/sync?{query}"), Some(&user.token), None));
+        let forgets = server.start("POST", &format!("/_matrix/client/v3/rooms/{id}/forget"), Some(&bob.token), Some(json!({})));
+        let forgets = async move {
+            for _ in 0..turns {
+                turn().await;
+            }
+            forgets.await
+        };
+        let (answers, forgotten) = server.run(async { futures_util::future::join(futures_util::future::join_all(syncs), forgets).await });
+        forgotten.ok();
+        let answers: Vec<Value> = answers.into_iter().map(|answer| answer.ok()).collect();
+        assert!(answers[0]["rooms"]["join"][&id].is_null(), "{turns}: {}", answers[0]);
+        assert!(!is_there(&server), "{turns}");
+        assert!(!server.get(&alice, "/_matrix/client/v3/sync").ok()["rooms"]["join"][&kept].is_null());
+        assert_eq!(server.hs.status().panics, 0, "{turns}");
     }
 }
