@@ -53,7 +53,7 @@ function helpers(token) {
     const request = database.transaction('chunks').objectStore('chunks').getAllKeys();
     await new Promise((resolve) => { request.onsuccess = resolve; });
     database.close();
-    return request.result.filter((key) => Array.isArray(key)).length;
+    return request.result.filter((key) => Array.isArray(key) && key[1] === 0).length;
   };
 }
 
@@ -194,7 +194,31 @@ test('what could run is not given to pages, frames, scripts or workers', async (
   await opened.close();
 });
 
-// Of a request that its page gave up Chromium tells the worker nothing (2026-11-30): of a Blob it sends the rest, and a stream pauses for ever.
+// Of a request that its page gave up Chromium sends the rest, if it was a Blob, and then nobody takes the answer. A stream pauses for ever (2026-11-30).
+test('an upload that its page gives up, or whose page is closed, leaves nothing', async (t) => {
+  const { page, site, token } = await begin(t);
+  const stored = () => page.evaluate(() => globalThis.chunks());
+  const giveUp = (where, abort) => where.evaluate(async (gives) => {
+    const file = new Blob(Array.from({ length: 24 }, () => globalThis.noise(1 << 20)));
+    const control = new AbortController();
+    const outcome = globalThis.upload(file, { signal: control.signal }).then(({ status }) => status, (error) => error.name);
+    while ((await globalThis.chunks()) < 2) await new Promise((resolve) => setTimeout(resolve, 2));
+    if (gives) control.abort();
+    return gives ? outcome : undefined;
+  }, abort);
+  assert.equal(await giveUp(page, true), 'AbortError');
+  await until(page, 'what was given up goes', async () => (await stored()) === 0);
+
+  const other = await openPage(page.context(), site);
+  await other.evaluate(helpers, token);
+  await giveUp(other, false);
+  await other.close();
+  await until(page, 'what a closed page began goes', async () => (await stored()) === 0);
+
+  const { status } = await page.evaluate(() => globalThis.upload(new Blob([globalThis.noise(2 << 20)])));
+  assert.deepEqual([status, await stored()], [200, 2], 'what is awaited stays');
+});
+
 test('an upload that breaks off, or whose worker is ended, leaves nothing', async (t) => {
   const { page, token } = await begin(t);
   /** Uploads 6 MiB of a file; the rest breaks off when three chunks are stored, or never comes. */
@@ -235,6 +259,30 @@ test('where storage is full an upload is refused with a word on who helps, and l
   assert.deepEqual([answer.status, answer.errcode], [403, 'M_RESOURCE_LIMIT_EXCEEDED'], JSON.stringify(answer));
   assert.ok(answer.admin_contact);
   assert.equal(await page.evaluate(() => globalThis.chunks()), 0);
+});
+
+test('files count as stored, and a site says how large they may be', async (t) => {
+  const { page } = await begin(t);
+  const { stored, refused, limits, taken, reset } = await page.evaluate(async () => {
+    const { start } = await import('/index.js');
+    const limit = async () => {
+      const response = await globalThis.server.fetch('/_matrix/client/v1/media/config', { headers: { authorization: `Bearer ${globalThis.token}` } });
+      return (await response.json())['m.upload.size'];
+    };
+    const bytes = async () => (await globalThis.server.status()).bytesStored;
+    const before = await bytes();
+    await globalThis.upload(new Blob([globalThis.noise(3_000_000)]));
+    const after = await bytes();
+    const first = await limit();
+    await start({ maxUpload: 70_000 });
+    const second = await limit();
+    const { status } = await globalThis.upload(new Blob([globalThis.noise(70_001)]));
+    const allowed = await globalThis.upload(new Blob([globalThis.noise(70_000)]));
+    await start();
+    return { stored: after - before, refused: status, limits: [first, second], taken: allowed.status, reset: await limit() };
+  });
+  assert.ok(stored >= 3_000_000 && stored < 3_200_000, `${stored}`);
+  assert.deepEqual({ refused, limits, taken, reset }, { refused: 413, limits: [100 * MIB, 70_000], taken: 200, reset: 100 * MIB });
 });
 
 for (const where of ['the service worker', 'ephapse serve']) {

@@ -148,6 +148,25 @@ test('a large answer that nobody reads on is dropped', async () => {
   assert.deepEqual([large.asked, large.cancelled, large.freed], [1, true, 1]);
 });
 
+// Of a request that its page gave up Chromium tells nothing but this: nobody takes the answer.
+test('the answer to a large body is taken from the engine when somebody takes it, and dropped when nobody does', async () => {
+  const sending = [source(30), source(30), source(9)].map(({ stream }) => send('POST', stream));
+  const { calls } = await engine(0, 3);
+  const answers = calls.map(() => pieces(new Uint8Array([1])));
+  await Promise.all(calls.map(async (call, n) => { await all(call); call.answer(200, answers[n]); }));
+  const [taken, dropped, small] = (await Promise.all(sending)).map(({ body }) => body.getReader());
+  const reading = dropped.read();
+  await new Promise((resolve) => setTimeout(resolve, 5));
+  await dropped.cancel();
+  await reading;
+  assert.deepEqual([...(await taken.read()).value], [1]);
+  assert.deepEqual([answers[1].asked, answers[1].cancelled, answers[1].freed], [0, true, 1]);
+  // What came at once is answered at once.
+  void small.read();
+  await new Promise((resolve) => setTimeout(resolve, 0));
+  assert.equal(answers[2].asked, 1);
+});
+
 test('an answer that is being made when the engine stops still leaves; when it dies, the reader is told', async () => {
   const reading = [send('POST', '{}'), send('POST', '{}')];
   const running = await engine(0, 2);

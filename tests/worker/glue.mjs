@@ -18,6 +18,7 @@ export function createGlue() {
     serverName: () => 'k51.test',
     status: () => ({ position: 7 }),
     setHolding: (holding) => { engine.holding = holding; },
+    setMaxUpload: async (bytes) => { engine.maxUpload = bytes; },
     hasLostDatabase: async () => engine.lost === true,
     shutdown: async () => { engine.closed = true; },
     handle: (call, method, path, headers, body, rest) =>

@@ -61,6 +61,11 @@ export interface StartOptions {
    * directory of the worker. A wider one needs the HTTP header `Service-Worker-Allowed` on the worker's script.
    */
   scope?: string;
+  /**
+   * Bytes that a file may have that somebody uploads; a larger one is refused with `M_TOO_LARGE`, and clients are told by `/media/config`. It holds for all
+   * pages of the scope, until one of them starts with another. Default: 100 MiB.
+   */
+  maxUpload?: number;
   /** Called while the server starts. */
   onProgress?: (progress: Progress) => void;
 }
@@ -107,6 +112,8 @@ export interface Status {
   storageUsed: number;
   /** Bytes that the origin may store, as the browser estimates it; 0 where it does not tell. */
   storageQuota: number;
+  /** Bytes that the server keeps: its records, and the files that were uploaded. */
+  bytesStored: number;
   /** Bytes that the server handed in to be stored since the worker started. */
   bytesWritten: number;
   /** What waits in durable queues. */

@@ -8,8 +8,13 @@ import { type Control } from './control.ts';
 const patience = 10_000;
 const attempts = 6;
 
+type Unmarked<T> = T extends unknown ? Omit<T, typeof mark> : never;
+
+/** A question without its mark. */
+export type Asked = Unmarked<Question>;
+
 /** Asks whichever worker is active, until one answers. */
-export async function ask<T>(control: Control, question: Question['ask']): Promise<T> {
+export async function ask<T>(control: Control, question: Asked): Promise<T> {
   for (let attempt = 0; attempt < attempts; attempt += 1) {
     const answer = await askTo<T>(await control.active(), question);
     if (answer?.ok) return answer.value;
@@ -19,7 +24,7 @@ export async function ask<T>(control: Control, question: Question['ask']): Promi
 }
 
 /** Asks one worker; `undefined` when no answer came in time. */
-export function askTo<T>(worker: ServiceWorker, question: Question['ask'], within = patience): Promise<Answer<T> | undefined> {
+export function askTo<T>(worker: ServiceWorker, question: Asked, within = patience): Promise<Answer<T> | undefined> {
   return new Promise((resolve) => {
     const { port1, port2 } = new MessageChannel();
     const late = setTimeout(() => { end(undefined); }, within);
@@ -29,6 +34,6 @@ export function askTo<T>(worker: ServiceWorker, question: Question['ask'], withi
       resolve(answer);
     };
     port1.onmessage = ({ data }: MessageEvent<Answer<T>>) => { end(data); };
-    worker.postMessage({ [mark]: 1, ask: question }, [port2]);
+    worker.postMessage({ [mark]: 1, ...question }, [port2]);
   });
 }

@@ -47,7 +47,7 @@ export async function takeControl(registration: ServiceWorkerRegistration): Prom
 
   async function claim(): Promise<void> {
     for (let attempt = 0; attempt < 5; attempt += 1) {
-      const answer = await askTo(await control.active(), 'claim');
+      const answer = await askTo(await control.active(), { ask: 'claim' });
       if (answer && (await becomesControlled())) return;
     }
     throw new EphapseError('worker-failed', 'The worker does not take control of this page.', 'Close this tab and open the page again.');

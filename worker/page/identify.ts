@@ -23,7 +23,7 @@ export function isKnown(worker: ServiceWorker): boolean {
 /** Whether a worker has the server in it; asks it where that is not known. */
 export async function hasServer(worker: ServiceWorker): Promise<boolean> {
   if (isKnown(worker)) return true;
-  if (!(await askTo(worker, 'hello', patience))) return false;
+  if (!(await askTo(worker, { ask: 'hello' }, patience))) return false;
   answered.add(worker);
   return true;
 }

@@ -34,6 +34,8 @@ const handoverPause = 1_500;
  * @throws {EphapseError} whose message tells the user what to do next.
  */
 export async function start(options: StartOptions = {}): Promise<Server> {
+  const { maxUpload = null } = options;
+  if (maxUpload !== null && !(Number.isSafeInteger(maxUpload) && maxUpload >= 0)) throw new RangeError('Pass a whole number of bytes as `maxUpload`, such as 20 * 1024 * 1024.');
   await checkEnvironment();
   const workerUrl = options.workerUrl === undefined ? defaultWorkerUrl() : new URL(options.workerUrl, document.baseURI);
   const scope = new URL(options.scope?.replace(/[^/]$/, '$&/') ?? './', options.scope === undefined ? workerUrl : document.baseURI).href;
@@ -74,7 +76,7 @@ export async function start(options: StartOptions = {}): Promise<Server> {
     const control = await takeControl(registration);
     const baseUrl = scope.replace(/\/$/, '');
     const inTheWay = obstacle(baseUrl);
-    const { serverName } = await ask<Booted>(control, 'boot');
+    const { serverName } = await ask<Booted>(control, { ask: 'boot', maxUpload });
     const error = await inTheWay;
     if (error) throw error;
     listeners.started = true;
@@ -116,11 +118,11 @@ class PageServer implements Server {
 
   /** Holds what the worker runs: once it does, since what both of them compile at the same time is not shared. */
   #holdModule(): void {
-    ask<Booted>(this.#control, 'boot').then(({ module }) => this.#compiled.hold(module)).catch(() => undefined);
+    ask<Booted>(this.#control, { ask: 'boot' }).then(({ module }) => this.#compiled.hold(module)).catch(() => undefined);
   }
 
   status(): Promise<Status> {
-    return ask<Status>(this.#control, 'status');
+    return ask<Status>(this.#control, { ask: 'status' });
   }
 
   async stop(): Promise<void> {
@@ -129,7 +131,7 @@ class PageServer implements Server {
     this.#listeners.clear();
     this.#compiled.release();
     const worker = this.#control.worker();
-    if (worker) await askTo(worker, 'stop');
+    if (worker) await askTo(worker, { ask: 'stop' });
   }
 
   on<E extends keyof Events>(event: E, listener: (detail: Events[E]) => void): () => void {

@@ -2,6 +2,7 @@
 // wants it, and may refuse the request before that.
 
 import { type Pieces } from 'ephapse:glue';
+import { sleep } from './host.ts';
 
 /** What is larger than this comes and goes in pieces. */
 const small = 64 * 1024;
@@ -9,9 +10,19 @@ const small = 64 * 1024;
 /** So many milliseconds a body may pause. Chromium tells nobody of a request that its page gave up: its stream stays as it is. */
 const patience = 60_000;
 
+/** A body of more bytes than this is one whose sender may have gone while it came. */
+const large = 1 << 20;
+
+/**
+ * So many milliseconds an answer to such a body waits for somebody to take it. Chromium cancels what nobody takes one to six milliseconds after it asked for
+ * it (2026-11-30), and that is all that it tells of a page that gave its request up.
+ */
+const untilCancelled = 25;
+
 /** What the engine has not been given yet of a body. It can be read once, so that a request with one is not repeated once that was begun. */
 export class Rest {
   begun = false;
+  #given = 0;
   readonly #reader: ReadableStreamDefaultReader<Uint8Array>;
   readonly #givenUp: AbortSignal;
 
@@ -32,10 +43,16 @@ export class Rest {
     try {
       const { value } = await Promise.race([this.#reader.read(), tooLate]);
       this.#givenUp.throwIfAborted();
+      this.#given += value?.length ?? 0;
       return value;
     } finally {
       clearTimeout(late);
     }
+  }
+
+  /** Whether so much was given that the sender may have gone meanwhile. */
+  get tookLong(): boolean {
+    return this.#given > large;
   }
 
   /** Lets the browser drop what nobody will read. */
@@ -87,18 +104,27 @@ export function atOnce(body: Uint8Array<ArrayBuffer>): ReadableStream<Uint8Array
   });
 }
 
-/** A stream of what the engine has of an answer; `during` is told of every call into it. It takes a piece when there is room for one, and never ahead. */
-export function streamOf(pieces: Pieces, during: <T>(work: () => Promise<T>) => Promise<T>): ReadableStream<Uint8Array<ArrayBuffer>> {
+/**
+ * A stream of what the engine has of an answer; `during` is told of every call into it. It takes a piece when there is room for one, and never ahead: what
+ * answers a large body not before it is clear that somebody takes it, since of a file whose id nobody was told the engine keeps nothing.
+ */
+export function streamOf(pieces: Pieces, during: <T>(work: () => Promise<T>) => Promise<T>, request?: Rest): ReadableStream<Uint8Array<ArrayBuffer>> {
+  let cancelled = false;
+  let wait = request?.tookLong === true;
   // Not a byte stream: Safari has learnt those only lately, and nobody here reads into a buffer of their own.
   return new ReadableStream(
     {
       pull: async (controller) => {
+        if (wait) await sleep(untilCancelled);
+        wait = false;
+        if (cancelled) return;
         const piece = await during(() => pieces.next());
         if (piece) { controller.enqueue(piece); return; }
         controller.close();
         pieces.free();
       },
       cancel: () => {
+        cancelled = true;
         pieces.cancel();
         pieces.free();
       },

@@ -56,6 +56,8 @@ declare module 'ephapse:glue' {
     setHolding(holding: boolean): void;
     /** Whether the database is gone for good: closed by the browser, or taken over by another engine. */
     hasLostDatabase(): Promise<boolean>;
+    /** How many bytes an uploaded file may have, until something else is said; the default where none are given. */
+    setMaxUpload(bytes: number | undefined): Promise<void>;
     shutdown(): Promise<void>;
   }
 

@@ -95,7 +95,7 @@ export class Instance {
     const answered = response.body;
     if (answered instanceof Uint8Array) return { ...response, body: answered };
     // What is there as a whole leaves whatever becomes of the engine.
-    return { ...response, body: streamOf(answered, (work) => (answered.whole ? work() : this.#life.during(call, work))) };
+    return { ...response, body: streamOf(answered, (work) => (answered.whole ? work() : this.#life.during(call, work)), rest) };
   }
 
   /** What the engine says of itself, and how much memory it has. */
@@ -112,6 +112,11 @@ export class Instance {
   async hasLostDatabase(): Promise<boolean> {
     // A request waits for this, which has a panic of another as little on its conscience as any.
     return this.#life.during(this.#life.nextCall(), () => this.#engine.hasLostDatabase());
+  }
+
+  /** See `Engine.setMaxUpload`. */
+  async setMaxUpload(bytes: number | undefined): Promise<void> {
+    await this.#life.during(this.#life.nextCall(), () => this.#engine.setMaxUpload(bytes));
   }
 
   /** Dies of something that the engine itself survived. */

@@ -78,7 +78,10 @@ async function answerTo(question: Question, sender: string | undefined): Promise
       return undefined;
     case 'boot': {
       await activated();
-      const { serverName } = await server.running();
+      const instance = await server.running();
+      const { serverName } = instance;
+      // Where it cannot be stored, as on a full disk, it holds until the worker ends.
+      if (question.maxUpload !== undefined) await instance.setMaxUpload(question.maxUpload ?? undefined).catch(() => undefined);
       return { serverName, version: EPHAPSE_VERSION, module: moduleUrl() } satisfies Booted;
     }
     case 'status':

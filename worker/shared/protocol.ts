@@ -31,8 +31,8 @@ export type Stage = 'download' | 'compile' | 'open';
 export type Question =
   /** Whether this worker has the server in it: any answer says so. */
   | { [mark]: 1; ask: 'hello' }
-  /** Start the server if it does not run. */
-  | { [mark]: 1; ask: 'boot' }
+  /** Start the server if it does not run. `maxUpload`: bytes that a file may have, `null` for the default; a page that does not say leaves it. */
+  | { [mark]: 1; ask: 'boot'; maxUpload?: number | null }
   /** What the server holds and does. */
   | { [mark]: 1; ask: 'status' }
   /** Control the pages in scope that nobody controls. */

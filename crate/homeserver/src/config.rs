@@ -39,7 +39,7 @@ pub struct Config {
     pub storage_full: String,
     /// Bytes that any request's body may have; most endpoints take less.
     pub largest_body: usize,
-    /// Bytes that a file may have that somebody uploads.
+    /// Bytes that a file may have that somebody uploads, unless `Homeserver::set_max_upload` says another number.
     pub max_upload: u64,
 }
 

@@ -55,6 +55,7 @@ pub struct Homeserver {
     pub(crate) seen: Seen,
     pub(crate) sync: Syncing,
     pub(crate) uploads: Uploads,
+    max_upload: Cell<u64>,
     router: Router,
     /// The generation that the caches belong to.
     generation: Cell<u64>,
@@ -137,10 +138,11 @@ impl Homeserver {
             None => write_at_opening(&*store, |tx| tables::STORED_FORMAT.put(tx, &(), &FORMAT)).await?,
         }
         // Side by side: after a cold start each of them waits for a page or two.
-        let (identity, newest, listed_after, newest_user, newest_room, streams) = try_join!(
+        let (identity, newest, listed_after, max_upload, newest_user, newest_room, streams) = try_join!(
             Identity::open(&store, &*host, config.server_name.as_deref()).err_into(),
             tables::NEWEST_POSITION.get(&reader, &()).err_into(),
             tables::LISTED_AFTER.get(&reader, &()).err_into(),
+            tables::MAX_UPLOAD.get(&reader, &()).err_into(),
             Users::newest_stored(&reader).err_into(),
             Rooms::newest_stored(&reader).err_into(),
             Streams::open(&reader, STREAMS, host.now()).err_into::<OpenError>(),
@@ -164,6 +166,7 @@ impl Homeserver {
             seen: Seen::default(),
             sync,
             uploads: Uploads::default(),
+            max_upload: Cell::new(max_upload.unwrap_or(config.max_upload)),
             router: Router::new(),
             config,
             panics: Cell::new(0),
@@ -373,6 +376,33 @@ impl Homeserver {
     pub async fn shutdown(&self) -> Result<(), StoreError> {
         self.notify.close();
         self.writer.close().await
+    }
+
+    /// How many bytes an uploaded file may have, for a host whose owner says so while the server runs:
+    /// it holds until something else is said. `None`: what the configuration says.
+    ///
+    /// # Errors
+    /// It could not be stored, and holds until the server stops.
+    pub async fn set_max_upload(&self, bytes: Option<u64>) -> Result<(), StoreError> {
+        let generation = self.fresh_generation();
+        let stored = tables::MAX_UPLOAD.get(self.store(), &()).await?;
+        self.max_upload.set(bytes.unwrap_or(self.config.max_upload));
+        if stored == bytes {
+            return Ok(());
+        }
+        let written = self.transaction(generation, |tx| {
+            match bytes {
+                Some(bytes) => tables::MAX_UPLOAD.put(tx, &(), &bytes),
+                None => tables::MAX_UPLOAD.delete(tx, &()),
+            }
+            Ok::<_, StoreError>(())
+        });
+        written?.durable().await
+    }
+
+    /// How many bytes an uploaded file may have.
+    pub(crate) fn max_upload(&self) -> u64 {
+        self.max_upload.get()
     }
 
     /// What the owner of the node can see of it.

@@ -40,6 +40,8 @@ pub const CHANGES: Table<Position, Change> = Table::new(0x03, "changes");
 pub const LISTED_AFTER: Table<(), Position> = Table::new(0x04, "listed after");
 /// Where the changes are that outlive the list: `(kind, user or room, other user)`.
 pub const OUTLIVING: Table<(u8, u32, u32), Position> = Table::new(0x05, "outliving changes");
+/// Bytes that an uploaded file may have, where the site that the server lives in has said so.
+pub const MAX_UPLOAD: Table<(), u64> = Table::new(0x06, "largest upload");
 
 /// Room ids to numbers.
 pub const ROOM_SNS: Table<OwnedRoomId, RoomSn> = Table::new(0x10, "room numbers");

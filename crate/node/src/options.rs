@@ -77,7 +77,7 @@ pub struct Serve {
     pub presence: Switch,
 
     /// Bytes that a file may have that somebody uploads
-    #[arg(long, env = "HS_MAX_UPLOAD", value_name = "BYTES", default_value_t = Config::default().max_upload)]
+    #[arg(long, visible_alias = "max-upload-size", env = "HS_MAX_UPLOAD", value_name = "BYTES", default_value_t = Config::default().max_upload)]
     pub max_upload: u64,
 
     /// What is logged to standard error: off, error, warn, info, debug, trace, or one of these per module
@@ -238,6 +238,7 @@ mod tests {
     fn a_file_may_have_as_many_bytes_as_is_said() {
         assert_eq!(serve(&[]).expect("valid").config().max_upload, 100 << 20);
         assert_eq!(serve(&["--max-upload", "5"]).expect("valid").config().max_upload, 5);
+        assert_eq!(serve(&["--max-upload-size", "6"]).expect("valid").config().max_upload, 6);
         assert!(serve(&["--max-upload", "-1"]).is_err());
     }
 

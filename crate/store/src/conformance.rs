@@ -377,6 +377,7 @@ pub async fn keeps_chunks(storage: &impl Storage) {
     let lengths = [1, 32 << 10, 59_999, 60_000, 65_536, 65_537, LARGEST_CHUNK];
     let chunks: Vec<_> = lengths.into_iter().zip(1..).map(|(length, number)| chunk(number, length)).collect();
     let absent = chunk(99, 10);
+    assert_eq!(store.chunks().bytes(), 0);
     for (id, bytes) in &chunks {
         store.chunks().put(*id, bytes.clone()).await.expect("puts");
     }
@@ -384,6 +385,9 @@ pub async fn keeps_chunks(storage: &impl Storage) {
     let map = dump(&store).await.expect("readable");
     // What is there stays, whatever is put under its name.
     store.chunks().put(chunks[0].0, chunks[1].1.clone()).await.expect("puts");
+    let all: usize = lengths.iter().sum();
+    assert_eq!(store.chunks().bytes(), all as u64);
+    assert!(store.stats().bytes_stored > all as u64, "{} of {all} and the map", store.stats().bytes_stored);
     for (id, bytes) in &chunks {
         for part in [0..bytes.len(), 0..1, bytes.len() - 1..bytes.len(), bytes.len() / 3..bytes.len() / 2 + 1, 5..5] {
             if part.end <= bytes.len() {
@@ -395,11 +399,16 @@ pub async fn keeps_chunks(storage: &impl Storage) {
     }
     assert_eq!(stored(&store, &absent).await, None);
     store.chunks().delete(vec![absent.0, chunks[2].0, chunks[6].0]).await.expect("deletes");
+    let rest = (all - lengths[2] - lengths[6]) as u64;
+    assert_eq!(store.chunks().bytes(), rest);
     store.close().await.expect("closes");
     assert_eq!(store.chunks().put(absent.0, absent.1.clone()).await, Err(StoreError::Closed));
     assert_eq!(store.chunks().read(absent.0, 0..1).await, Err(StoreError::Closed));
     drop(store);
     let store = storage.open(Faults::default()).await.expect("opens again");
+    // They are counted before this is done.
+    store.chunks().delete(vec![absent.0]).await.expect("there is nothing to delete");
+    assert_eq!(store.chunks().bytes(), rest);
     for (at, chunk) in chunks.iter().enumerate() {
         let is_there = stored(&store, chunk).await.inspect(|found| assert!(*found == chunk.1, "chunk {at} is another"));
         assert_eq!(is_there.is_some(), at != 2 && at != 6, "chunk {at}");

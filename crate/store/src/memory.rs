@@ -98,8 +98,7 @@ impl Store for MemoryStore {
 
     fn stats(&self) -> Stats {
         let inner = self.inner.borrow();
-        let chunks: u64 = inner.chunks.values().map(|chunk| chunk.len() as u64).sum();
-        let bytes = chunks + inner.map.iter().map(|(k, v)| (k.len() + v.len()) as u64).sum::<u64>();
+        let bytes = self.bytes() + inner.map.iter().map(|(k, v)| (k.len() + v.len()) as u64).sum::<u64>();
         Stats { bytes_stored: bytes, bytes_cached: bytes, ..inner.stats.clone() }
     }
 
@@ -132,5 +131,9 @@ impl Chunks for MemoryStore {
             }
         });
         Box::pin(ready(done))
+    }
+
+    fn bytes(&self) -> u64 {
+        self.inner.borrow().chunks.values().map(|chunk| chunk.len() as u64).sum()
     }
 }

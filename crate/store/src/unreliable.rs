@@ -301,7 +301,7 @@ impl Store for UnreliableStore {
 
     fn stats(&self) -> Stats {
         let inner = self.inner.borrow();
-        let bytes = inner.durable.iter().map(|(key, value)| (key.len() + value.len()) as u64).sum();
+        let bytes = self.bytes() + inner.durable.iter().map(|(key, value)| (key.len() + value.len()) as u64).sum::<u64>();
         Stats { bytes_stored: bytes, bytes_cached: bytes, ..inner.stats.clone() }
     }
 
@@ -331,6 +331,10 @@ impl Chunks for UnreliableStore {
         let inner = &mut *self.inner.borrow_mut();
         let done = inner.change_chunks(0, |chunks| chunks.retain(|id, _| !ids.contains(id)));
         inner.later(done)
+    }
+
+    fn bytes(&self) -> u64 {
+        self.inner.borrow().chunk_bytes() as u64
     }
 }
 

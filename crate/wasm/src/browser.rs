@@ -155,6 +155,14 @@ impl Engine {
         self.homeserver.set_holding(holding);
     }
 
+    /// How many bytes an uploaded file may have, until something else is said; the default where none are given.
+    #[wasm_bindgen(js_name = setMaxUpload)]
+    pub async fn set_max_upload(&self, bytes: Option<f64>) -> Result<(), JsValue> {
+        let homeserver = self.homeserver.clone();
+        let task = Box::pin(async move { homeserver.set_max_upload(bytes.map(|bytes| bytes as u64)).await });
+        Turns { call: 0, task }.await.map_err(|error| JsError::new(&error.to_string()).into())
+    }
+
     /// Answers what is held, finishes what is being written, and closes the database.
     pub async fn shutdown(&self) -> Result<(), JsValue> {
         let homeserver = self.homeserver.clone();

@@ -3,7 +3,7 @@
 use crate::{
     body::Body,
     error::{Error, Result},
-    media::{Download, Upload},
+    media::{Download, Receipt, Upload},
     router::UserCall,
     tables::{self, FileKey, Media},
 };
@@ -75,16 +75,18 @@ const SAFETY: [(HeaderName, &str); 6] = [
 
 /// `POST /_matrix/media/v3/upload`
 pub async fn upload(call: UserCall, request: create_content::v3::Request, body: Body) -> Result<Response<Body>> {
-    let limit = call.hs.config.max_upload;
+    let limit = call.hs.max_upload();
     if body.size_hint().lower() > limit {
         return Err(too_large(limit));
     }
     let mut upload = Upload::begin(&call.hs).await;
     match store(&call, &mut upload, request, body, limit).await {
         Ok(()) => {
-            let uri = format!("mxc://{}/{}", call.hs.server_name(), upload.media_id()).into();
+            let key = upload.key().clone();
+            let uri = format!("mxc://{}/{}", key.0, key.1).into();
             let response = create_content::v3::Response::new(uri).try_into_http_response::<Vec<u8>>();
-            Ok(response.map_err(|error| Error::Internal(format!("a response cannot be written: {error}")))?.map(Body::from))
+            let response = response.map_err(|error| Error::Internal(format!("a response cannot be written: {error}")))?;
+            Ok(response.map(|bytes| Body::stream(Receipt::new(call.hs.clone(), key, bytes.into()))))
         }
         Err(error) => {
             upload.abandon().await;
@@ -146,7 +148,7 @@ pub async fn old_config(call: UserCall, _: get_old_media_config::v3::Request) ->
 }
 
 fn largest(call: &UserCall) -> UInt {
-    UInt::new_saturating(call.hs.config.max_upload)
+    UInt::new_saturating(call.hs.max_upload())
 }
 
 /// `GET /_matrix/client/v1/media/download/{serverName}/{mediaId}`

@@ -24,6 +24,18 @@ impl Homeserver {
         Ok(())
     }
 
+    /// Deletes a file of which nobody was told.
+    pub(super) async fn forget_file(&self, key: &FileKey) -> Result<()> {
+        let begun = self.transaction(self.fresh_generation(), |tx| {
+            tx.frees_space();
+            tables::MEDIA.delete(tx, key);
+            tables::UPLOADS.put(tx, key, &());
+            Ok::<_, StoreError>(())
+        });
+        begun?.durable().await?;
+        self.forget_upload(key).await
+    }
+
     /// Deletes what is left of an upload that has not become a file; a crash leaves the rest for the next time.
     pub(super) async fn forget_upload(&self, key: &FileKey) -> Result<()> {
         if tables::UPLOADS.get(self.store(), key).await?.is_none() {

@@ -11,9 +11,11 @@
 
 mod abandoned;
 mod download;
+mod receipt;
 mod upload;
 
 pub use download::Download;
+pub use receipt::Receipt;
 pub use upload::Upload;
 
 use crate::tables::FileKey;

@@ -36,9 +36,9 @@ impl Upload {
         Self { hs: hs.clone(), key, begun: BytesMut::new(), size: 0, chunks: 0, _buffer: buffer }
     }
 
-    /// Its media id.
-    pub fn media_id(&self) -> &str {
-        &self.key.1
+    /// The file that it is to become.
+    pub fn key(&self) -> &FileKey {
+        &self.key
     }
 
     /// Bytes so far.

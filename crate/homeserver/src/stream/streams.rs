@@ -151,7 +151,6 @@ impl Shared {
 
     /// Makes every head in use, and the totals, what the store says they are.
     async fn refresh(&self, store: &Reader, streams: &[&'static Stream], now: u64) -> Result<(), StoreError> {
-        self.before.take();
         loop {
             let writes = self.writes.get();
             let live: Vec<_> = self.heads.borrow().iter().filter_map(|(key, head)| Some((key.clone(), head.upgrade()?))).collect();

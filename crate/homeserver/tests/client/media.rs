@@ -199,6 +199,45 @@ fn no_more_of_an_upload_is_read_than_a_chunk_before_it_is_stored() {
     drop(response);
 }
 
+/// The browser sends the rest of a file whose page has given up the upload: all of it stayed, under
+/// an id that nobody knew.
+#[test]
+fn a_file_of_whose_id_nobody_was_told_goes() {
+    let (server, store, alice) = with_store();
+    let bytes = file(11, 2 * MIB + 1);
+    let kept = path_of(upload(&server, &alice, UPLOAD, &[], body_of(in_pieces(&bytes[..MIB]))));
+    let before = left(&server, &store);
+    let untaken = |server: &TestServer| {
+        let hs = server.hs.clone();
+        let request = request("POST", UPLOAD, Some(&alice), &[], body_of(in_pieces(&bytes)));
+        server.run(async move { hs.handle(Entrance::Client, request).await })
+    };
+    let answer = untaken(&server);
+    assert_eq!(answer.status(), 200);
+    assert_eq!(left(&server, &store).1, 3);
+    drop(answer);
+    for _ in 0..3 {
+        server.get(&alice, "/_matrix/client/v3/account/whoami").ok();
+    }
+    assert_eq!(left(&server, &store), before);
+    assert!(download(&server, &alice, "GET", &kept).1 == bytes[..MIB], "what others hold of the same stays");
+
+    // A crash on the way leaves the file as it was, or the rest to the next run.
+    let (mut server, mut store, mut files) = (server, store, Vec::new());
+    for nth in 0..4 {
+        drop(untaken(&server));
+        store.crash_at_write(nth);
+        server.get(&alice, "/_matrix/client/v3/account/whoami");
+        store = store.restart();
+        server = TestServer::with(Rc::new(store.clone()), config());
+        for _ in 0..3 {
+            server.get(&alice, "/_matrix/client/v3/account/whoami").ok();
+        }
+        files.push((left(&server, &store).0 - before.0) as f64 / 7.0);
+    }
+    assert!(files[0] == 1.0 && files[3] < 4.0 && files.iter().all(|files| files.fract() == 0.0), "{files:?}");
+}
+
 #[test]
 fn equal_chunks_are_stored_once_and_stay_as_long_as_a_file_needs_them() {
     let (server, store, alice) = with_store();
@@ -249,6 +288,30 @@ fn nothing_is_left_of_an_upload_that_came_to_nothing() {
     for path in ["/_matrix/client/v1/media/config", "/_matrix/media/v3/config"] {
         assert_eq!(server.get(&alice, path).ok(), serde_json::json!({ "m.upload.size": limit }));
     }
+}
+
+/// A site says it when a page starts the server; the worker may be ended and started again at any
+/// time, without a page that says it again.
+#[test]
+fn the_bound_that_a_site_sets_holds_until_it_sets_another() {
+    let mut server = TestServer::new();
+    let alice = server.register("alice");
+    let told = |server: &TestServer| server.get(&alice, "/_matrix/client/v1/media/config").ok()["m.upload.size"].as_u64();
+    let set = |server: &TestServer, bytes| {
+        let hs = server.hs.clone();
+        server.run(async move { hs.set_max_upload(bytes).await }).expect("the store writes");
+    };
+    for (bytes, expected) in [(Some(1000), 1000), (None, 100 << 20), (Some(5), 5)] {
+        set(&server, bytes);
+        assert_eq!(told(&server), Some(expected));
+        server = server.restart();
+        assert_eq!(told(&server), Some(expected), "after a restart");
+    }
+    upload(&server, &alice, UPLOAD, &[], Body::from("123456")).fails(413, "M_TOO_LARGE");
+    path_of(upload(&server, &alice, UPLOAD, &[], Body::from("12345")));
+    let before = server.store.stats().commits;
+    set(&server, Some(5));
+    assert_eq!(server.store.stats().commits, before, "what is known is not written again");
 }
 
 #[test]

@@ -55,6 +55,8 @@ pub(super) struct Inner {
     pending_claim: async_lock::Mutex<Option<PendingClaim>>,
     /// Whether this engine can keep Blobs in IndexedDB.
     pub(super) blobs: bool,
+    /// Bytes of chunks.
+    pub(super) chunk_bytes: Cell<f64>,
     handles: RefCell<HashMap<u64, Blob>>,
     faults: Faults,
     released: OnRelease,
@@ -70,12 +72,13 @@ impl IndexedDb {
         let database = database::open(name, upgrade).await?;
         let clock: Performance = database::global("performance")?.unchecked_into();
         let opened = opening::load(&database, options.content_format, options.blobs).await.inspect_err(|_| database.close())?;
-        let OpenedDatabase { loaded, blobs, pending_claim } = opened;
+        let OpenedDatabase { loaded, blobs, chunk_bytes, pending_claim } = opened;
         let inner = Rc::new(Inner {
             database,
             epoch: loaded.epoch as f64,
             pending_claim: async_lock::Mutex::new(pending_claim),
             blobs,
+            chunk_bytes: Cell::new(chunk_bytes.unwrap_or_default()),
             handles: RefCell::default(),
             faults: options.faults.clone(),
             released: OnRelease::default(),
@@ -83,6 +86,9 @@ impl IndexedDb {
             on_release: RefCell::default(),
         });
         inner.watch_release();
+        if chunk_bytes.is_none() {
+            inner.count_chunks().await?;
+        }
         Ok((Self { inner, turns: EventLoopTurns::new()?, clock }, loaded))
     }
 

@@ -1,6 +1,9 @@
 //! Chunks in an object store of their own. Each is a Blob, or small values where an engine keeps no
 //! Blobs.
 //!
+//! How many bytes they have is a record beside them, written with each change, so that an opening
+//! need not count.
+//!
 //! Every transaction that changes them checks the epoch, as those of the log do. The object store
 //! has a copy of the epoch, so that commits need not wait while a chunk is written.
 
@@ -13,16 +16,24 @@ use crate::{
     chunks::{name, part_of, shorter},
 };
 use js_sys::{Array, Uint8Array};
-use std::{ops::Range, rc::Rc};
+use std::{collections::BTreeMap, ops::Range, rc::Rc};
 use wasm_bindgen::{JsCast, JsValue};
 use web_sys::{Blob, IdbKeyRange, IdbObjectStore};
 
+/// The key of the bytes of all chunks.
+pub(super) const BYTES: &str = "bytes";
 /// Bytes of the values that a chunk is cut into.
 const VALUE: usize = 32 << 10;
 
 /// The key of such a value. A Blob has that of the first one.
 fn value_key(id: &ChunkId, value: f64) -> JsValue {
     Array::of2(&name(id).into(), &value.into()).into()
+}
+
+/// The key of a chunk's length. The Blob itself is not asked, since a handle on it keeps its file
+/// beyond the deletion. Chunks that an earlier version put have none.
+fn length_key(id: &ChunkId) -> JsValue {
+    Array::of2(&name(id).into(), &"length".into()).into()
 }
 
 fn values(id: &ChunkId, first: f64, last: f64) -> Result<IdbKeyRange, StoreError> {
@@ -34,12 +45,68 @@ impl Inner {
         self.inject_fault(CrashPoint::BeforeChunk)?;
         self.claim().await?;
         if !self.has_chunk(&id).await? {
-            self.send_fenced(&[CHUNKS], CrashPoint::BetweenPutAndCommit, |transaction| {
-                self.put_parts(&self.store(transaction, CHUNKS)?, &id, &bytes)
-            })?
+            let length = bytes.len() as f64;
+            self.change_chunks(length, |chunks| {
+                put(chunks, &length_key(&id), &length.into())?;
+                self.put_parts(chunks, &id, &bytes)
+            })
             .await?;
         }
         self.inject_fault(CrashPoint::AfterChunk)
+    }
+
+    /// Sends `requests`, after which chunks have `more` bytes more.
+    async fn change_chunks(self: &Rc<Self>, more: f64, requests: impl FnOnce(&IdbObjectStore) -> Result<(), StoreError>) -> Result<(), StoreError> {
+        let total = self.chunk_bytes.get() + more;
+        let sent = self.send_fenced(&[CHUNKS], CrashPoint::BetweenPutAndCommit, |transaction| {
+            let chunks = self.store(transaction, CHUNKS)?;
+            requests(&chunks)?;
+            put(&chunks, &BYTES.into(), &total.into())
+        })?;
+        // At once, for a change that is sent before this one ends.
+        self.chunk_bytes.set(total);
+        sent.await.inspect_err(|_| self.chunk_bytes.set(self.chunk_bytes.get() - more))
+    }
+
+    /// Counts the bytes of chunks in a database that an earlier version made.
+    pub(super) async fn count_chunks(&self) -> Result<(), StoreError> {
+        let transaction = read_transaction(&self.database, &[CHUNKS])?;
+        let keys = request_result(&self.store(&transaction, CHUNKS)?.get_all_keys().map_err(|error| store_error(&error))?).await?;
+        // The last value of each chunk says how long it is.
+        let mut last = BTreeMap::new();
+        for key in keys.unchecked_into::<Array>().into_iter().filter_map(|key| key.dyn_into::<Array>().ok()) {
+            if key.get(1).as_f64().is_some() {
+                last.insert(key.get(0).as_string(), key);
+            }
+        }
+        let mut total = 0.0;
+        for key in last.into_values() {
+            total += self.bytes_up_to(&key).await?;
+        }
+        self.chunk_bytes.set(total);
+        Ok(())
+    }
+
+    /// The bytes of a chunk, by the key of its last value.
+    async fn bytes_up_to(&self, key: &Array) -> Result<f64, StoreError> {
+        let transaction = read_transaction(&self.database, &[CHUNKS])?;
+        let value = get(&self.store(&transaction, CHUNKS)?, key)?.await?;
+        let before = key.get(1).as_f64().unwrap_or(0.0) * VALUE as f64;
+        Ok(before + value.dyn_ref::<Blob>().map_or_else(|| f64::from(value.unchecked_ref::<Uint8Array>().length()), |blob| blob.size()))
+    }
+
+    async fn bytes_of_chunk(&self, id: &ChunkId) -> Result<f64, StoreError> {
+        let transaction = read_transaction(&self.database, &[CHUNKS])?;
+        if let Some(length) = get(&self.store(&transaction, CHUNKS)?, &length_key(id))?.await?.as_f64() {
+            return Ok(length);
+        }
+        let transaction = read_transaction(&self.database, &[CHUNKS])?;
+        let keys =
+            self.store(&transaction, CHUNKS)?.get_all_keys_with_key(values(id, 0.0, f64::INFINITY)?.as_ref()).map_err(|error| store_error(&error))?;
+        match request_result(&keys).await?.unchecked_into::<Array>().pop().dyn_into::<Array>() {
+            Ok(last) => self.bytes_up_to(&last).await,
+            Err(_) => Ok(0.0),
+        }
     }
 
     fn put_parts(&self, chunks: &IdbObjectStore, id: &ChunkId, bytes: &[u8]) -> Result<(), StoreError> {
@@ -77,10 +144,16 @@ impl Inner {
     async fn delete_chunks(self: &Rc<Self>, ids: Vec<ChunkId>) -> Result<(), StoreError> {
         self.inject_fault(CrashPoint::BeforeChunk)?;
         self.claim().await?;
-        self.send_fenced(&[CHUNKS], CrashPoint::BetweenPutAndCommit, |transaction| {
-            let chunks = self.store(transaction, CHUNKS)?;
-            ids.iter().try_for_each(|id| chunks.delete(values(id, 0.0, f64::INFINITY)?.as_ref()).map(drop).map_err(|error| store_error(&error)))
-        })?
+        let mut bytes = 0.0;
+        for id in &ids {
+            bytes += self.bytes_of_chunk(id).await?;
+        }
+        self.change_chunks(-bytes, |chunks| {
+            ids.iter().try_for_each(|id| {
+                let keys = [values(id, 0.0, f64::INFINITY)?.into(), length_key(id)];
+                keys.iter().try_for_each(|key| chunks.delete(key).map(drop).map_err(|error| store_error(&error)))
+            })
+        })
         .await?;
         self.inject_fault(CrashPoint::AfterChunk)
     }
@@ -100,5 +173,9 @@ impl Chunks for IndexedDb {
     fn delete(&self, ids: Vec<ChunkId>) -> LocalBoxFuture<'static, Result<(), StoreError>> {
         let inner = self.inner.clone();
         Box::pin(async move { inner.delete_chunks(ids).await })
+    }
+
+    fn bytes(&self) -> u64 {
+        self.inner.chunk_bytes.get() as u64
     }
 }

@@ -6,6 +6,7 @@
 //! is opened for reading then. The first write that fits puts the epoch, if nobody else has written
 //! meanwhile.
 
+use super::chunks::BYTES;
 use super::database::{
     self, BLOBS, CHUNKS, LOG, META, PAGES, SEGMENTS, get, js_number, put, read_transaction, request_result, store_error, transaction_done,
     write_transaction,
@@ -14,7 +15,7 @@ use crate::{
     Bytes, CrashPoint, FIRST_CONTENT, Faults, StoreError,
     log_structured::{Loaded, PROBE_BLOB},
 };
-use futures_util::future::{join, try_join, try_join3, try_join4};
+use futures_util::future::{join, try_join, try_join3, try_join5};
 use js_sys::{Array, Uint8Array};
 use wasm_bindgen::{JsCast, JsValue};
 use web_sys::{Blob, IdbDatabase, IdbObjectStore, IdbTransaction};
@@ -36,6 +37,8 @@ pub(super) struct OpenedDatabase {
     pub(super) loaded: Loaded,
     /// Whether this engine can keep Blobs in IndexedDB.
     pub(super) blobs: bool,
+    /// Bytes of chunks. Absent where no chunk was changed since they are counted.
+    pub(super) chunk_bytes: Option<f64>,
     /// Where it could not take the right to write: what has to be unchanged when it does.
     pub(super) pending_claim: Option<PendingClaim>,
 }
@@ -114,7 +117,8 @@ async fn load_and_claim(database: &IdbDatabase, content_format: u32, claim: bool
     let done = transaction_done(&transaction);
     let meta = object_store(&transaction, META)?;
     let [epoch, content, blobs, prefetch_list] = [EPOCH, CONTENT_FORMAT, HAS_BLOBS, PREFETCH_LIST].map(|key| get(&meta, &key.into()));
-    let (before, content, blobs, prefetch_list) = try_join4(epoch?, content?, blobs?, prefetch_list?).await?;
+    let chunk_bytes = get(&object_store(&transaction, CHUNKS)?, &BYTES.into())?;
+    let (before, content, blobs, prefetch_list, chunk_bytes) = try_join5(epoch?, content?, blobs?, prefetch_list?, chunk_bytes).await?;
     let before = before.as_f64().unwrap_or(0.0);
     let content = content.as_f64().map_or(FIRST_CONTENT, |content| content as u32);
     if content > content_format {
@@ -138,7 +142,7 @@ async fn load_and_claim(database: &IdbDatabase, content_format: u32, claim: bool
     let pending_claim = (!claim).then(|| PendingClaim { epoch: before, content_format, log: numbers(&log), sstables: numbers(&sstables) });
     let prefetch_list = prefetch_list.dyn_into::<Uint8Array>().map_or(Bytes::new(), |prefetch_list| prefetch_list.to_vec().into());
     let loaded = Loaded { epoch: before as u64 + 1, full: !claim, log, sstables, prefetch_list };
-    Ok(Some(OpenedDatabase { loaded, blobs, pending_claim }))
+    Ok(Some(OpenedDatabase { loaded, blobs, chunk_bytes: chunk_bytes.as_f64(), pending_claim }))
 }
 
 /// Takes the right to write for an opening that could only read.

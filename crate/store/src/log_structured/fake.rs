@@ -120,6 +120,10 @@ impl Chunks for FakeBackend {
             Ok(())
         })
     }
+
+    fn bytes(&self) -> u64 {
+        self.disk.borrow().chunks.values().map(|chunk| chunk.len() as u64).sum()
+    }
 }
 
 impl Backend for FakeBackend {

@@ -281,7 +281,7 @@ impl<B: Backend> Store for LogStructured<B> {
             keys_read: self.core.keys_read.get(),
             commits: state.queue.commits(),
             bytes_committed: state.queue.bytes_committed(),
-            bytes_stored: state.levels.bytes() + state.log_bytes as u64,
+            bytes_stored: state.levels.bytes() + state.log_bytes as u64 + self.core.backend.bytes(),
             bytes_cached: (memtables + self.core.cache.borrow().bytes()) as u64,
             runs: state.levels.sorted_runs(),
         }

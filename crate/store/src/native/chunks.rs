@@ -12,12 +12,16 @@ use crate::{
 use futures_channel::oneshot;
 use std::{
     cell::RefCell,
-    fs::{self, File},
+    fs::{self, DirEntry, File},
     future::ready,
     io::{self, Read, Seek, SeekFrom, Write},
     ops::Range,
     path::{Path, PathBuf},
-    sync::mpsc::Sender,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+        mpsc::Sender,
+    },
 };
 
 /// Work for the thread that writes chunks.
@@ -26,6 +30,8 @@ pub(super) type Work = Box<dyn FnOnce(&Shared) + Send>;
 /// What the engine's thread has of the chunks.
 pub(super) struct ChunkFiles {
     directory: PathBuf,
+    /// Bytes of all of them.
+    bytes: Arc<AtomicU64>,
     /// `None` once the store closes. Then the thread ends when it has done what it was given.
     work: RefCell<Option<Sender<Work>>>,
 }
@@ -38,7 +44,14 @@ impl ChunkFiles {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(io_error(error)),
             _ => {}
         }
-        Ok(Self { directory, work: RefCell::new(Some(work)) })
+        let files = Self { directory, bytes: Arc::default(), work: RefCell::new(Some(work)) };
+        // Before anything else is done, and without anybody who waits: there may be many.
+        let bytes = files.bytes.clone();
+        drop(files.run(move |_, directory| {
+            bytes.store(counted(directory).map_err(io_error)?, Ordering::Relaxed);
+            Ok(())
+        }));
+        Ok(files)
     }
 
     /// Takes nothing more.
@@ -86,9 +99,29 @@ fn unfinished(directory: &Path) -> PathBuf {
     directory.join("unfinished")
 }
 
-fn write(directory: &Path, id: &ChunkId, bytes: &[u8]) -> io::Result<()> {
+/// Bytes of all chunks.
+fn counted(directory: &Path) -> io::Result<u64> {
+    let mut bytes = 0;
+    for folder in entries(directory)? {
+        for chunk in entries(&folder?.path())? {
+            bytes += chunk?.metadata()?.len();
+        }
+    }
+    Ok(bytes)
+}
+
+fn entries(directory: &Path) -> io::Result<impl Iterator<Item = io::Result<DirEntry>>> {
+    match fs::read_dir(directory) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None.into_iter().flatten()),
+        found => Ok(Some(found?).into_iter().flatten()),
+    }
+}
+
+/// Writes a chunk. Returns whether it was not there before.
+fn write(directory: &Path, id: &ChunkId, bytes: &[u8]) -> io::Result<bool> {
     let (folder, path, unfinished) = (folder(directory, id), path(directory, id), unfinished(directory));
-    if !path.try_exists()? {
+    let is_new = !path.try_exists()?;
+    if is_new {
         if !folder.try_exists()? {
             fs::create_dir_all(&folder)?;
             sync_directory(directory)?;
@@ -100,15 +133,20 @@ fn write(directory: &Path, id: &ChunkId, bytes: &[u8]) -> io::Result<()> {
         fs::rename(&unfinished, &path)?;
     }
     // Even if the file was there: the last process may have ended before this.
-    sync_directory(&folder)
+    sync_directory(&folder)?;
+    Ok(is_new)
 }
 
-fn remove(directory: &Path, ids: &[ChunkId]) -> io::Result<()> {
+fn remove(directory: &Path, ids: &[ChunkId], total: &AtomicU64) -> io::Result<()> {
     for id in ids {
-        match fs::remove_file(path(directory, id)) {
+        let path = path(directory, id);
+        match fs::metadata(&path).and_then(|chunk| fs::remove_file(&path).map(|()| chunk.len())) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => return Err(error),
-            Ok(()) => sync_directory(&folder(directory, id))?,
+            Ok(bytes) => {
+                total.fetch_sub(bytes, Ordering::Relaxed);
+                sync_directory(&folder(directory, id))?;
+            }
         }
     }
     Ok(())
@@ -116,12 +154,17 @@ fn remove(directory: &Path, ids: &[ChunkId]) -> io::Result<()> {
 
 impl Chunks for ChunkFiles {
     fn put(&self, id: ChunkId, bytes: Bytes) -> LocalBoxFuture<'static, Result<(), StoreError>> {
+        let total = self.bytes.clone();
         self.run(move |shared, directory| {
             shared.inject_chunk_fault(CrashPoint::BeforeChunk)?;
-            if let Err(error) = write(directory, &id, &bytes) {
-                // So that a full disk has room for what is more important.
-                let _ = fs::remove_file(unfinished(directory));
-                return Err(io_error(error));
+            match write(directory, &id, &bytes) {
+                Err(error) => {
+                    // So that a full disk has room for what is more important.
+                    let _ = fs::remove_file(unfinished(directory));
+                    return Err(io_error(error));
+                }
+                Ok(true) => drop(total.fetch_add(bytes.len() as u64, Ordering::Relaxed)),
+                Ok(false) => {}
             }
             shared.inject_chunk_fault(CrashPoint::AfterChunk)
         })
@@ -132,11 +175,16 @@ impl Chunks for ChunkFiles {
     }
 
     fn delete(&self, ids: Vec<ChunkId>) -> LocalBoxFuture<'static, Result<(), StoreError>> {
+        let total = self.bytes.clone();
         self.run(move |shared, directory| {
             shared.inject_chunk_fault(CrashPoint::BeforeChunk)?;
-            remove(directory, &ids).map_err(io_error)?;
+            remove(directory, &ids, &total).map_err(io_error)?;
             shared.inject_chunk_fault(CrashPoint::AfterChunk)
         })
+    }
+
+    fn bytes(&self) -> u64 {
+        self.bytes.load(Ordering::Relaxed)
     }
 }
 

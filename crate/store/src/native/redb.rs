@@ -439,7 +439,7 @@ impl Store for RedbStore {
             keys_read: self.keys_read.get(),
             commits: state.queue.commits(),
             bytes_committed: state.queue.bytes_committed(),
-            bytes_stored: tables + self.shared.log_stored.load(Ordering::Relaxed),
+            bytes_stored: tables + self.shared.log_stored.load(Ordering::Relaxed) + self.chunks.bytes(),
             bytes_cached: state.queue.memtables().map(|memtable| memtable.bytes() as u64).sum(),
             runs: 0,
         }
