@@ -22,11 +22,11 @@ async function damage(path, at, bytes) {
 const named = /\S+\/tables\.redb is damaged \(.+\): stop the server, and put a backup of the directory in its place/;
 
 /** A directory of an earlier version, with what was made in it, of which a page is damaged. */
-async function damaged(t, placeIn, bytes, file = 'tables.redb') {
+async function damaged(t, placeIn, bytes) {
   const { made, files } = await unpack('0.1-native');
   const data = await directory(t);
   await writeFiles(data, files);
-  await damage(join(data, file), placeIn(Buffer.from(files[file], 'base64')), bytes);
+  await damage(join(data, 'tables.redb'), placeIn(Buffer.from(files['tables.redb'], 'base64')), bytes);
   return { made, data };
 }
 
@@ -39,11 +39,15 @@ test('a damaged header keeps it from starting, and is named with what to do', { 
 });
 
 test('a byte of the log that went wrong keeps it from starting, and is named with what to do', { timeout: 60_000 }, async (t) => {
-  const { data } = await damaged(t, () => 40, 1, 'log.0');
-  const serve = ['serve', '--data-dir', data, '--server-name', 'fixture.example', '--listen', `127.0.0.1:${await freePort()}`];
+  const server = await Server.start(t, ['--server-name', 'log.example']);
+  await server.register('alice');
+  await server.stop();
+  const data = server.directory;
+  await damage(join(data, 'log.0'), 40, 1);
+  const serve = ['serve', '--data-dir', data, '--server-name', 'log.example', '--listen', `127.0.0.1:${await freePort()}`];
   const { code, said } = await fails(...serve);
   assert.equal(code, 1, said);
-  assert.match(said, /\S+\/log\.0 is damaged at byte 16 \(.+\): stop the server, and put a backup .+; or, to go on without .+: truncate -s 16 '\S+\/log\.0'/);
+  assert.match(said, /\S+\/log\.0 is damaged at byte (\d+) \(.+\): stop the server, and put a backup .+; or, to go on without .+: truncate -s \1 '\S+\/log\.0'/);
 });
 
 test('a damaged page costs what is on it, and is named with what to do', { timeout: 60_000 }, async (t) => {
