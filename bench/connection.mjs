@@ -1,5 +1,6 @@
-// One keep-alive HTTP/1.1 connection, one request at a time. Deliberately bare: what node:http adds to every request (about as much as the server
-// itself needs for some of them) would be measured as the server's.
+// One keep-alive HTTP/1.1 connection, one request at a time. Deliberately bare: what node:http adds
+// to every request (about as much as the server itself needs for some of them) would be measured as
+// the server's.
 
 import net from 'node:net';
 
@@ -86,7 +87,10 @@ export class Connection {
   }
 }
 
-/** The response at the start of `bytes` with its length; before it is there as a whole, how long `bytes` has to be at least. */
+/**
+ * The response at the start of `bytes` with its length; before it is there as a whole, how long
+ * `bytes` has to be at least.
+ */
 function parse(bytes) {
   const headEnd = bytes.indexOf(END_OF_HEAD);
   if (headEnd < 0) return { length: 0 };

@@ -1,4 +1,5 @@
-// Where what is measured keeps its data: on a disk, since writing to memory takes no time and is counted nowhere.
+// Where what is measured keeps its data: on a disk, since writing to memory takes no time and is
+// counted nowhere.
 
 import { mkdir, rm, statfs } from 'node:fs/promises';
 import { path } from '../scripts/lib/run.mjs';

@@ -1,10 +1,10 @@
-// `npm run bench`: what the server takes for what people do, as a table of medians beside the floor (what must hold) and the aim. What misses its floor is
-// done once more, and the functions are named that it spends its time on (natively by `perf`, where that is installed).
-//   -- --json FILE         also writes the figures to FILE
-//   -- --only serve        the native server only; `worker`: the service worker in Chromium only
-//   -- --against synapse   does the same work on a real Synapse and prints the ratios
-//   -- --built             measures what is built already
-//   -- --short             leaves out the rooms of 100,000 events and 10,000 members, and the thousand rooms
+// `npm run bench`: what the server takes for what people do, as a table of medians beside the floor
+// (what must hold) and the aim. What misses its floor is done once more, and the functions are
+// named that it spends its time on (natively by `perf`, where that is installed). -- --json FILE
+// also writes the figures to FILE -- --only serve        the native server only; `worker`: the
+// service worker in Chromium only -- --against synapse   does the same work on a real Synapse and
+// prints the ratios -- --built             measures what is built already -- --short
+// leaves out the rooms of 100,000 events and 10,000 members, and the thousand rooms
 
 import { writeFile } from 'node:fs/promises';
 import { cpus } from 'node:os';
@@ -34,8 +34,8 @@ const unknown = [...options.only.filter((name) => !targets[name]), ...(options.a
 if (unknown.length > 0) throw new Error(`${unknown.join(', ')}: --only knows ${Object.keys(targets).join(', ')}; --against knows ${Object.keys(peers).join(', ')}`);
 
 /**
- * Does all the work, and once more the parts in which a figure missed its floor; resolves to `{ figures, rows, profiles, verified }`. `judge` makes rows of
- * figures.
+ * Does all the work, and once more the parts in which a figure missed its floor; resolves to `{
+ * figures, rows, profiles, verified }`. `judge` makes rows of figures.
  */
 async function run(target, judge = () => []) {
   const say = (part) => console.error(`${target.name}: ${part}`);

@@ -1,10 +1,14 @@
-// The part of the bench that runs in a page: the same work, through the page's own fetch and the service worker.
+// The part of the bench that runs in a page: the same work, through the page's own fetch and the
+// service worker.
 
 import { start } from 'ephapse';
 import { channelName } from '../worker/shared/protocol.ts';
 import { Client, measure } from './work.mjs';
 
-/** A worker lives that long before it is ended, as the shortest do in life; what it learns from its first reads is stored by then. */
+/**
+ * A worker lives that long before it is ended, as the shortest do in life; what it learns from its
+ * first reads is stored by then.
+ */
 const life = 3_000;
 /** The browser has put it away by then. */
 const rest = 500;
@@ -14,7 +18,10 @@ const sleep = (milliseconds) => new Promise((resolve) => setTimeout(resolve, mil
 /** Tells the site something; done when the site has done what it does with it. */
 const tell = (what, value = null) => fetch(`/tell/${what}`, { method: 'POST', body: JSON.stringify(value) });
 
-/** All the work, or one part of it. Where it is looked at, only this server's worker is there to be seen. */
+/**
+ * All the work, or one part of it. Where it is looked at, only this server's worker is there to be
+ * seen.
+ */
 async function work({ large, only, looked }) {
   return measure({ ...(await started()), large, alone: looked ? undefined : alone }, (part) => tell('part', part), only);
 }
@@ -22,7 +29,10 @@ async function work({ large, only, looked }) {
 const figures = await work(JSON.parse(decodeURIComponent(location.search.slice(1)))).catch((error) => ({ failed: String(error) }));
 await tell('figures', figures);
 
-/** What the browser alone takes (alone.js): `{ answer, write, end }`; the first two each make one request. */
+/**
+ * What the browser alone takes (alone.js): `{ answer, write, end }`; the first two each make one
+ * request.
+ */
 async function alone() {
   const registration = await navigator.serviceWorker.register('/alone/worker.js', { scope: '/alone/' });
   while (registration.active?.state !== 'activated') await sleep(10);

@@ -1,12 +1,18 @@
-// What a part of the work spends its time on, for the figures that missed their floor: the part is done once more, slower, while somebody notes which
-// function is at work.
+// What a part of the work spends its time on, for the figures that missed their floor: the part is
+// done once more, slower, while somebody notes which function is at work.
 
-/** The parts of the work from which the missed figures came, each once. Sizes, and memory, have none. */
+/**
+ * The parts of the work from which the missed figures came, each once. Sizes, and memory, have
+ * none.
+ */
 export function missedParts(lines, { from }) {
   return [...new Set(lines.filter(({ verdict, figure }) => verdict === 'missed' && from[figure]).map(({ figure }) => from[figure]))];
 }
 
-/** Does a part once more; resolves to `{ part, functions }`, the functions that took the most as `{ name, share }` of all that was noted. */
+/**
+ * Does a part once more; resolves to `{ part, functions }`, the functions that took the most as `{
+ * name, share }` of all that was noted.
+ */
 export async function profile(target, part, count = 15) {
   try {
     const noted = await target.profile(part);

@@ -1,6 +1,9 @@
 // The table: what each figure is called, its unit, its floor and its aim for each target.
 
-/** `[floor, aim]`: at most that for a time or a size, at least that for a rate; `times`: at least that many times the peer's rate. */
+/**
+ * `[floor, aim]`: at most that for a time or a size, at least that for a rate; `times`: at least
+ * that many times the peer's rate.
+ */
 const MEASURES = [
   { figure: 'aloneAnswer', title: 'the browser alone: a request answered by an empty worker', unit: 'ms' },
   { figure: 'aloneWrite', title: 'the browser alone: the same, and 2 KB stored (strict)', unit: 'ms' },
@@ -27,7 +30,10 @@ const MEASURES = [
   { figure: 'wasm', title: 'ephapse.wasm, brotli', unit: 'MB', worker: [1.2, 1] },
 ];
 
-/** One row for each figure of `target` that was measured, with its verdict: `aim`, `floor`, `missed`, or nothing where there is no bar. */
+/**
+ * One row for each figure of `target` that was measured, with its verdict: `aim`, `floor`,
+ * `missed`, or nothing where there is no bar.
+ */
 export function rows(target, ours, theirs) {
   return MEASURES.filter(({ figure }) => ours[figure] !== undefined).map(({ figure, title, unit, times, [target]: bars }) => {
     const value = ours[figure];

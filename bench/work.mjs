@@ -1,5 +1,6 @@
-// The work that is measured, the same for every target. Nothing here knows what it talks to: a connection has `send(method, path, token, body)`,
-// which resolves to `{ status, body }`. Runs in Node and, bundled, in a page.
+// The work that is measured, the same for every target. Nothing here knows what it talks to: a
+// connection has `send(method, path, token, body)`, which resolves to `{ status, body }`. Runs in
+// Node and, bundled, in a page.
 
 const PASSWORD = 'correct horse battery staple';
 
@@ -30,7 +31,10 @@ export class Client {
     return call(this.#connection, method, `/_matrix/client/v3${path}`, this.token, body);
   }
 
-  /** As `call`, without reading the JSON: what a large answer takes the server and the way, not the client. */
+  /**
+   * As `call`, without reading the JSON: what a large answer takes the server and the way, not the
+   * client.
+   */
   answer(method, path, body) {
     return answer(this.#connection, method, `/_matrix/client/v3${path}`, this.token, body);
   }
@@ -91,9 +95,10 @@ const several = (count, make) => Promise.all(Array.from({ length: count }, (_, n
 const sleep = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
 
 /**
- * Does all the work on a target that has been started, and resolves to figures by name; `from` says from which part each came. `say` is told what is going on.
- * With `only` it does that part and what it needs, and the figures say nothing.
- * The figures that compare a thing with its larger self are medians of samples taken in turn, so that what the machine does meanwhile hits both.
+ * Does all the work on a target that has been started, and resolves to figures by name; `from` says
+ * from which part each came. `say` is told what is going on. With `only` it does that part and what
+ * it needs, and the figures say nothing. The figures that compare a thing with its larger self are
+ * medians of samples taken in turn, so that what the machine does meanwhile hits both.
  */
 export async function measure(target, say, only) {
   Client.started = Date.now();
@@ -189,7 +194,10 @@ async function createRoom(alice) {
   return { createRoom: median(await timed(50, () => alice.createRoom())) };
 }
 
-/** One request that makes a thousand events, each with its own hash and signature and authorized by those before it, in one durable batch. */
+/**
+ * One request that makes a thousand events, each with its own hash and signature and authorized by
+ * those before it, in one durable batch.
+ */
 async function bulk(alice) {
   const initial_state = Array.from({ length: 1_000 }, (_, n) => ({ type: 'org.example.bench', state_key: `${n}`, content: { n } }));
   await alice.createRoom({ initial_state });

@@ -1,9 +1,13 @@
-// `npm run build`: everything into dist/, and the native server into target/release/ephapse. `--web` leaves the native server out.
+// `npm run build`: everything into dist/, and the native server into target/release/ephapse.
+// `--web` leaves the native server out.
 
 import { path, run, main } from './lib/run.mjs';
 import { setup } from './lib/tools.mjs';
 
-/** Builds what a site serves: the wasm, the worker, the page's API, the demo. With `quick` the wasm is larger and slower where it was never built before. */
+/**
+ * Builds what a site serves: the wasm, the worker, the page's API, the demo. With `quick` the wasm
+ * is larger and slower where it was never built before.
+ */
 export async function web({ quick = false } = {}) {
   const bindgen = await setup();
   const { wasBuilt, wasm, sizeLine, wasmFile } = await import('./lib/wasm.mjs');

@@ -1,5 +1,5 @@
-// `npm run check`: what a commit must pass, fast things first: formatting, lints (wasm32 before native), types, and the quick tests.
-// `--no-tests` leaves the tests to `npm test`.
+// `npm run check`: what a commit must pass, fast things first: formatting, lints (wasm32 before
+// native), types, and the quick tests. `--no-tests` leaves the tests to `npm test`.
 
 import { main, path, run } from './lib/run.mjs';
 import { npmPackages, rustToolchain } from './lib/tools.mjs';

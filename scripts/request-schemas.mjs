@@ -1,5 +1,7 @@
-// Writes what the specification says of the path, the query and the body of each request that is served, from its OpenAPI files in `tests/spec/` and the list of
-// endpoints in `crate/homeserver/tests/data/served.txt`: for the server as `crate/homeserver/src/schema/table.rs`, for its tests as
+// Writes what the specification says of the path, the query and the body of each request that is
+// served, from its OpenAPI files in `tests/spec/` and the list of endpoints in
+// `crate/homeserver/tests/data/served.txt`: for the server as
+// `crate/homeserver/src/schema/table.rs`, for its tests as
 // `crate/homeserver/tests/data/requests.json`.
 
 import { spawnSync } from 'node:child_process';
@@ -13,7 +15,10 @@ const table = path('crate', 'homeserver', 'src', 'schema', 'table.rs');
 const forTests = path('crate', 'homeserver', 'tests', 'data', 'requests.json');
 const served = path('crate', 'homeserver', 'tests', 'data', 'served.txt');
 
-/** Formats of strings that have a validator. Of the others, `uri` is for the client to use and `mx-mxc-uri` may be any string in a profile. */
+/**
+ * Formats of strings that have a validator. Of the others, `uri` is for the client to use and
+ * `mx-mxc-uri` may be any string in a profile.
+ */
 const formats = {
   'mx-user-id': 'UserId',
   'mx-room-id': 'RoomId',
@@ -278,8 +283,9 @@ function source(endpoints) {
     query: ${list(inQuery.map(({ name, schema }) => `(${text(name)}, ${shared.written(schema)})`))},
     body: ${shared.written(body)},
   },`);
-  return formatted(`//! What the specification says of requests. Written by \`node scripts/request-schemas.mjs\` from the OpenAPI files in \`tests/spec/\`: not to be changed by
-//! hand.
+  return formatted(`//! What the specification says of requests. Written by
+//! \`node scripts/request-schemas.mjs\` from the OpenAPI files in \`tests/spec/\`: not to be changed
+//! by hand.
 
 use super::{
     Endpoint,
@@ -288,7 +294,8 @@ use super::{
     Schema::{self, Any, Array, Boolean, Either, Id, Integer, Null, Number, Object, OneOf, String},
 };
 
-/// Every endpoint of which the specification says more than that its body is an object, in the order of their paths.
+/// Every endpoint of which the specification says more than that its body is an object, in the
+/// order of their paths.
 pub static ENDPOINTS: &[Endpoint] = &[
 ${lines.join('\n')}
 ];

@@ -1,4 +1,5 @@
-// `npm run size`: what dist/ephapse.wasm consists of: its sections, its code by crate, and its largest functions. Bytes before compression.
+// `npm run size`: what dist/ephapse.wasm consists of: its sections, its code by crate, and its
+// largest functions. Bytes before compression.
 
 import { readFile } from 'node:fs/promises';
 import { CommandFailed, main } from './lib/run.mjs';
@@ -34,7 +35,10 @@ function largest(list, by) {
   return list.sort((a, b) => by(b) - by(a)).slice(0, LARGEST);
 }
 
-/** The sections of a module with their sizes, and the bodies of its functions with theirs (WebAssembly Core Specification, Binary Format). */
+/**
+ * The sections of a module with their sizes, and the bodies of its functions with theirs
+ * (WebAssembly Core Specification, Binary Format).
+ */
 function read(bytes) {
   let at = 8;
   const number = () => {
@@ -68,7 +72,10 @@ function read(bytes) {
   return { sections, functions };
 }
 
-/** The crate that a function was written in; of an `impl` or a generic of the standard library it is that one. */
+/**
+ * The crate that a function was written in; of an `impl` or a generic of the standard library it is
+ * that one.
+ */
 function crateOf(name) {
   return /^(?:<|&|mut |\[|\(|dyn |impl )*([a-zA-Z_]\w*)(?=::)/.exec(name)?.[1] ?? '(no crate)';
 }

@@ -1,4 +1,5 @@
-// `npm test`: builds for wasm32 first, then runs every suite and prints what each took. Names of suites as arguments run only those.
+// `npm test`: builds for wasm32 first, then runs every suite and prints what each took. Names of
+// suites as arguments run only those.
 
 import { web } from './build.mjs';
 import { main } from './lib/run.mjs';

@@ -1,5 +1,6 @@
-// Work for a server that is interrupted while it does it, and what must hold afterwards: everything acknowledged is there, once and in order; one event a
-// transaction id; each to-device message once; no one-time key given twice. What was acknowledged is noted here, outside the server.
+// Work for a server that is interrupted while it does it, and what must hold afterwards: everything
+// acknowledged is there, once and in order; one event a transaction id; each to-device message
+// once; no one-time key given twice. What was acknowledged is noted here, outside the server.
 
 import assert from 'node:assert/strict';
 
@@ -20,8 +21,9 @@ export function dice(seed) {
 /**
  * Two accounts at work: messages, to-device messages, one-time keys uploaded and claimed, syncs.
  *
- * `connect(token)` gives one worker's way to the server: `ask(method, path, body, { again })` resolves to the answer's body and repeats a request without
- * an answer until it has one, with the same transaction id; without `again` the lost answer is `null`.
+ * `connect(token)` gives one worker's way to the server: `ask(method, path, body, { again })`
+ * resolves to the answer's body and repeats a request without an answer until it has one, with the
+ * same transaction id; without `again` the lost answer is `null`.
  */
 export class Load {
   #connect;
@@ -54,12 +56,18 @@ export class Load {
     return this.#sent.length;
   }
 
-  /** Lets the work go on until `moment` resolves, and gives what it resolves to; rejects when the work failed. */
+  /**
+   * Lets the work go on until `moment` resolves, and gives what it resolves to; rejects when the
+   * work failed.
+   */
   until(moment) {
     return Promise.race([this.failed.then((error) => { throw error; }), moment]);
   }
 
-  /** Lets the work go on for so long, and until so many events were acknowledged in all and a key was claimed meanwhile; rejects when it failed. */
+  /**
+   * Lets the work go on for so long, and until so many events were acknowledged in all and a key
+   * was claimed meanwhile; rejects when it failed.
+   */
   async goOn(milliseconds, least = 0) {
     const claimed = this.#claimed.length;
     await this.until(sleep(milliseconds));
@@ -143,7 +151,9 @@ export class Load {
     this.#compare(sent, await this.#timeline());
   }
 
-  /** A page that is not full is the last one: while the work goes on there is always more behind it. */
+  /**
+   * A page that is not full is the last one: while the work goes on there is always more behind it.
+   */
   async #timeline() {
     const line = this.#connect(this.alice.access_token);
     const timeline = [];
@@ -173,7 +183,10 @@ export class Load {
     }
   }
 
-  /** Compares what was acknowledged with what is there; `least` is how many acknowledged events make the load a real one. Tells what it saw. */
+  /**
+   * Compares what was acknowledged with what is there; `least` is how many acknowledged events make
+   * the load a real one. Tells what it saw.
+   */
   async check(least) {
     const sent = this.#sent;
     const timeline = await this.#timeline();

@@ -1,4 +1,5 @@
-// The accounts that were used in this browser, and which one this tab uses. Access tokens lie in the site's local storage, beside the homeserver itself.
+// The accounts that were used in this browser, and which one this tab uses. Access tokens lie in
+// the site's local storage, beside the homeserver itself.
 
 /** What logging in gave. */
 export interface Account {
@@ -57,7 +58,8 @@ export class AccountInUse extends Error {
 }
 
 /**
- * Makes this tab the only one that uses an account, since the keys of a device may be used by one tab at a time; until the returned function is called.
+ * Makes this tab the only one that uses an account, since the keys of a device may be used by one
+ * tab at a time; until the returned function is called.
  *
  * @throws {AccountInUse}
  */

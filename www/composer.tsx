@@ -22,7 +22,10 @@ interface Props {
   editLast: () => void;
 }
 
-/** The bar below a conversation. Give it a key of room and edited message: what is written belongs to both. */
+/**
+ * The bar below a conversation. Give it a key of room and edited message: what is written belongs
+ * to both.
+ */
 export function Composer({ client, room, editing, stopEditing, editLast }: Props): VNode {
   const input = useRef<HTMLTextAreaElement>(null);
   const user = client.getSafeUserId();

@@ -1,4 +1,5 @@
-// Dialogs over whatever is shown. Each is a tree of its own, and gives the focus back when it closes.
+// Dialogs over whatever is shown. Each is a tree of its own, and gives the focus back when it
+// closes.
 
 import { type ComponentChildren, type VNode, render } from 'preact';
 import { useId, useLayoutEffect, useRef, useState } from 'preact/hooks';
@@ -34,7 +35,10 @@ export interface FormProps {
   /** Whether something is lost by it. */
   danger?: boolean;
   children?: ComponentChildren;
-  /** Gets the fields; the dialog closes when it succeeds. What it returns is called afterwards, since a dialog gives the focus back when it closes. */
+  /**
+   * Gets the fields; the dialog closes when it succeeds. What it returns is called afterwards,
+   * since a dialog gives the focus back when it closes.
+   */
   submit: (fields: FormData) => Promise<(() => void) | undefined>;
 }
 

@@ -1,4 +1,5 @@
-// What somebody has begun to write, for each room of an account. It survives another room, a reload and the end of the tab, and goes with logging out.
+// What somebody has begun to write, for each room of an account. It survives another room, a reload
+// and the end of the tab, and goes with logging out.
 
 const prefix = (userId: string): string => `ephapse demo draft ${userId} `;
 

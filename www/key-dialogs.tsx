@@ -139,7 +139,10 @@ function useSaving(client: Session['client'], watch = true): [SavingState | unde
   return [progress, problem, () => { setAttempt(attempt + 1); }];
 }
 
-/** Asks before logging out, and lets nobody go before the keys are saved without having said what is lost. */
+/**
+ * Asks before logging out, and lets nobody go before the keys are saved without having said what is
+ * lost.
+ */
 export function logOut(session: Session, loggedOut: () => void): void {
   const end = async (close: () => void): Promise<void> => {
     await session.logOut();

@@ -1,5 +1,6 @@
-// The keys of encrypted messages: the recovery key, the backup on the server, and what would be lost with this session.
-// https://spec.matrix.org/latest/client-server-api/#server-side-key-backups and #secrets
+// The keys of encrypted messages: the recovery key, the backup on the server, and what would be
+// lost with this session. https://spec.matrix.org/latest/client-server-api/#server-side-key-backups
+// and #secrets
 
 import { ClientPrefix, type MatrixClient, Method } from 'matrix-js-sdk';
 import { type CryptoApi, type CryptoCallbacks } from 'matrix-js-sdk/lib/crypto-api';
@@ -23,8 +24,8 @@ export class HeldKey {
 }
 
 /**
- * `none`: the account has no recovery key. `locked`: it has one, which was not entered here, so nothing of this session is in the backup. `ready`: what
- * this session learns goes into the backup.
+ * `none`: the account has no recovery key. `locked`: it has one, which was not entered here, so
+ * nothing of this session is in the backup. `ready`: what this session learns goes into the backup.
  */
 export type KeyState = 'none' | 'locked' | 'ready';
 
@@ -38,7 +39,8 @@ export async function keyState(client: MatrixClient): Promise<KeyState> {
 }
 
 /**
- * Makes a recovery key, and the key backup that it opens. Where there was one before, that one stops working; the backup stays, and the new key opens it.
+ * Makes a recovery key, and the key backup that it opens. Where there was one before, that one
+ * stops working; the backup stays, and the new key opens it.
  */
 export async function makeRecoveryKey(client: MatrixClient): Promise<string> {
   const crypto = cryptoOf(client);
@@ -48,7 +50,10 @@ export async function makeRecoveryKey(client: MatrixClient): Promise<string> {
   return created.encodedPrivateKey ?? '';
 }
 
-/** Starts anew without the recovery key that was lost: another identity, an empty backup, and the key that opens it. */
+/**
+ * Starts anew without the recovery key that was lost: another identity, an empty backup, and the
+ * key that opens it.
+ */
 export async function replaceLostKey(client: MatrixClient, password: string): Promise<string> {
   const crypto = cryptoOf(client);
   const user = client.getSafeUserId();
@@ -109,9 +114,11 @@ interface BackedUp {
 const patience = 30_000;
 
 /**
- * Resolves when every key of this session is in the backup; `tell` hears how many are still missing.
+ * Resolves when every key of this session is in the backup; `tell` hears how many are still
+ * missing.
  *
- * @throws when the upload makes no progress, or the backup is not this session's any more; not when `signal` is aborted.
+ * @throws when the upload makes no progress, or the backup is not this session's any more; not when
+ * `signal` is aborted.
  */
 export async function whenSaved(client: MatrixClient, tell: (missing: number) => void, signal: AbortSignal): Promise<void> {
   let before: { etag: string; missing: number } | undefined;

@@ -1,4 +1,5 @@
-// The demo: starts the homeserver, logs somebody in, shows the chat. On the package alone, as any other site would use it.
+// The demo: starts the homeserver, logs somebody in, shows the chat. On the package alone, as any
+// other site would use it.
 
 import { EphapseError, type Server } from 'ephapse';
 import { type VNode, render } from 'preact';
@@ -28,7 +29,10 @@ try {
   );
 }
 
-/** Asks for storage that stays: else a browser short of space may delete the site's data. WebKit has no `navigator.storage` everywhere. */
+/**
+ * Asks for storage that stays: else a browser short of space may delete the site's data. WebKit has
+ * no `navigator.storage` everywhere.
+ */
 function keepStorage(): void {
   const { storage } = navigator as { storage?: StorageManager };
   storage?.persist().catch(() => undefined);

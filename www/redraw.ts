@@ -9,7 +9,10 @@ const events = [
   RoomEvent.Redaction, RoomEvent.Timeline, RoomMemberEvent.Membership, RoomMemberEvent.Typing,
 ] as const;
 
-/** Draws the component again at every event of its client, those of one moment together, and when the tab comes back; gives what does so at once. */
+/**
+ * Draws the component again at every event of its client, those of one moment together, and when
+ * the tab comes back; gives what does so at once.
+ */
 export function useRedraw(client: MatrixClient): () => void {
   const [, setCount] = useState(0);
   const draw = (): void => { setCount((count) => count + 1); };

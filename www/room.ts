@@ -13,7 +13,10 @@ export function invitations(client: MatrixClient): Room[] {
   return client.getRooms().filter((room) => room.getMyMembership() === 'invite');
 }
 
-/** Whether an event is shown as a message. An edit is not: it is shown in the message that it replaces. */
+/**
+ * Whether an event is shown as a message. An edit is not: it is shown in the message that it
+ * replaces.
+ */
 export function isMessage(event: MatrixEvent): boolean {
   if (event.isRelation('m.replace')) return false;
   return event.getType() === 'm.room.message' || event.getType() === 'm.room.encrypted' || (event.isEncrypted() && event.isRedacted());

@@ -48,7 +48,8 @@ function Entry({ client, room, current, stop, open }: Omit<Props, 'current'> & {
 function Invitation({ client, room, open }: Omit<Props, 'current'> & { room: Room }): VNode {
   const inviter = room.getMember(client.getSafeUserId())?.events.member?.getSender() ?? '';
   const join = async (): Promise<void> => {
-    // With an invitation come the keys of what was said before, where the room shows it to newcomers.
+    // With an invitation come the keys of what was said before, where the room shows it to
+    // newcomers.
     await client.joinRoom(room.roomId, { acceptSharedHistory: true });
     open(room.roomId);
   };

@@ -1,4 +1,5 @@
-// The address of the page: `#/room/!id` shows that room, anything else none. A reload stays where it is, and the browser's back and forward work.
+// The address of the page: `#/room/!id` shows that room, anything else none. A reload stays where
+// it is, and the browser's back and forward work.
 
 const prefix = '#/room/';
 
@@ -12,7 +13,9 @@ export function roomInAddress(): string | undefined {
   }
 }
 
-/** Names a room in the address, or none. With `replace` the way back skips what was there before. */
+/**
+ * Names a room in the address, or none. With `replace` the way back skips what was there before.
+ */
 export function nameInAddress(roomId: string | undefined, { replace = false } = {}): void {
   if (roomId === roomInAddress()) return;
   const address = roomId === undefined ? location.pathname + location.search : prefix + encodeURIComponent(roomId);
@@ -20,7 +23,10 @@ export function nameInAddress(roomId: string | undefined, { replace = false } = 
   else history.pushState({ fromRooms: roomInAddress() === undefined }, '', address);
 }
 
-/** From a room back to the list: the browser's own way back where that leads there, so that it is not lengthened by it. */
+/**
+ * From a room back to the list: the browser's own way back where that leads there, so that it is
+ * not lengthened by it.
+ */
 export function backToRooms(): void {
   const { state } = history as { state: { fromRooms?: boolean } | null };
   if (state?.fromRooms === true) history.back();

@@ -2,8 +2,8 @@
 // https://www.w3.org/WAI/ARIA/apg/practices/keyboard-interface/#kbd_roving_tabindex
 
 /**
- * Moves the focus between the elements of `selector` in `group`; `steps` says how far each key moves. Where the focus is in none of them, nothing happens;
- * the ends are ends.
+ * Moves the focus between the elements of `selector` in `group`; `steps` says how far each key
+ * moves. Where the focus is in none of them, nothing happens; the ends are ends.
  */
 export function moveFocus(event: KeyboardEvent, group: HTMLElement, selector: string, steps: Record<string, number>): boolean {
   const step = steps[event.key];

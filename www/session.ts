@@ -16,15 +16,20 @@ export interface Session {
   held: HeldKey;
   /** Lets another tab open the account. */
   close: () => void;
-  /** Ends the session on the server, and deletes what this browser keeps of it: the keys above all. */
+  /**
+   * Ends the session on the server, and deletes what this browser keeps of it: the keys above all.
+   */
   logOut: () => Promise<void>;
 }
 
-/** Fetches and compiles the encryption's module, and tells it that no other server is to be spared. */
+/**
+ * Fetches and compiles the encryption's module, and tells it that no other server is to be spared.
+ */
 export function prepareEncryption(): void {
   prepared ??= (async () => {
     const [{ initAsync }, { RustBackupManager }] = await Promise.all([import('@matrix-org/matrix-sdk-crypto-wasm'), import('matrix-js-sdk/lib/rust-crypto/backup')]);
-    // Many clients of one server wait for up to ten seconds, so as not to upload at the same time. Here the server is in this browser.
+    // Many clients of one server wait for up to ten seconds, so as not to upload at the same time.
+    // Here the server is in this browser.
     (RustBackupManager as { maxBackupLoopStartDelayMillis: number }).maxBackupLoopStartDelayMillis = 300;
     await initAsync();
   })();
@@ -34,7 +39,10 @@ export function prepareEncryption(): void {
 
 let prepared: Promise<void> | undefined;
 
-/** Starts the client and resolves after its first sync. `password` lets an account without a recovery key publish cross-signing keys. */
+/**
+ * Starts the client and resolves after its first sync. `password` lets an account without a
+ * recovery key publish cross-signing keys.
+ */
 export async function openSession(server: Server, account: Account, password?: string): Promise<Session> {
   const release = await ownAccount(account.userId);
   try {

@@ -101,7 +101,10 @@ async function register(client: MatrixClient, username: string, password: string
   return { userId, deviceId, accessToken };
 }
 
-/** Logs in. An account that this browser knows goes on with its device, which has the keys to its messages. */
+/**
+ * Logs in. An account that this browser knows goes on with its device, which has the keys to its
+ * messages.
+ */
 async function logIn(client: MatrixClient, server: Server, user: string, password: string): Promise<Account> {
   const full = `@${user}:${server.serverName}`;
   if ((await accountsInUse()).has(full)) throw new AccountInUse(full);

@@ -1,4 +1,5 @@
-// What the timeline shows of a room's events, as plain data: grouped by sender and day, with reactions, edits and deletions.
+// What the timeline shows of a room's events, as plain data: grouped by sender and day, with
+// reactions, edits and deletions.
 
 import { EventStatus, type MatrixClient, type MatrixEvent, type Room } from 'matrix-js-sdk';
 import { bodyOf, hue, initial, isMessage, nameOf } from './room.ts';

@@ -1,4 +1,5 @@
-// The messages of one room. Each line keeps its element, and with it focus and selection, while others come, change and go.
+// The messages of one room. Each line keeps its element, and with it focus and selection, while
+// others come, change and go.
 
 import { type MatrixClient, type MatrixEvent, type Room } from 'matrix-js-sdk';
 import { Component, type VNode } from 'preact';
@@ -25,7 +26,10 @@ interface Props {
   redraw: () => void;
 }
 
-/** The scrolled part of a conversation. It stays at its end where it is there, and where it is read otherwise. */
+/**
+ * The scrolled part of a conversation. It stays at its end where it is there, and where it is read
+ * otherwise.
+ */
 export function Timeline({ client, room, editing, actions, redraw }: Props): VNode {
   const { rows, events } = timelineRows(client, room);
   const scroller = useRef<HTMLDivElement>(null);

@@ -26,7 +26,10 @@ export function Card({ title, alert = false, children }: { title?: string; alert
   );
 }
 
-/** `[busy, run]`: `run` does what it is given unless it is at work already, and hands errors to `fail`. */
+/**
+ * `[busy, run]`: `run` does what it is given unless it is at work already, and hands errors to
+ * `fail`.
+ */
 export function useBusy(fail: (error: unknown) => void = toast): [boolean, (act: () => unknown) => void] {
   const [busy, setBusy] = useState(false);
   const run = (act: () => unknown): void => {
@@ -39,7 +42,10 @@ export function useBusy(fail: (error: unknown) => void = toast): [boolean, (act:
 
 type ButtonProps = { act: () => unknown } & Omit<JSX.IntrinsicElements['button'], 'onClick' | 'type'>;
 
-/** A button that does something, and shows that it is at work. It is never `disabled`, since that would take the focus away. */
+/**
+ * A button that does something, and shows that it is at work. It is never `disabled`, since that
+ * would take the focus away.
+ */
 export function Button({ act, children, ...attributes }: ButtonProps): VNode {
   const [busy, run] = useBusy();
   return <button type="button" aria-busy={busy} aria-disabled={busy} {...attributes} onClick={() => { run(act); }}>{children}</button>;

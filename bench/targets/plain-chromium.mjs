@@ -1,5 +1,6 @@
-// A Chromium that nobody looks into while it works. What looks into one (Playwright, developer tools) has it keep a copy of everything that a worker loads,
-// and a cold start took 15 to 20 ms longer by that. What notes every task of it took a send a millisecond.
+// A Chromium that nobody looks into while it works. What looks into one (Playwright, developer
+// tools) has it keep a copy of everything that a worker loads, and a cold start took 15 to 20 ms
+// longer by that. What notes every task of it took a send a millisecond.
 
 import { spawn } from 'node:child_process';
 import { flags } from '../../tests/browser/browser.mjs';

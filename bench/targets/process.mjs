@@ -24,7 +24,10 @@ export class ServerProcess {
   /** The end of what it wrote to standard error. */
   said = '';
 
-  /** Starts `command` and resolves when `url` answers; `started` is when it was started, by the clock of `performance.now()`, and `ready` how long that took. */
+  /**
+   * Starts `command` and resolves when `url` answers; `started` is when it was started, by the
+   * clock of `performance.now()`, and `ready` how long that took.
+   */
   static async start(command, args, { url, cwd, within = 60_000 }) {
     const server = new ServerProcess();
     server.started = performance.now();

@@ -28,7 +28,10 @@ export class Serve {
     await this.#run();
   }
 
-  /** Does one part of the work, on a server that starts for it; resolves to how often each function was at work. Rejects where `perf` is not installed. */
+  /**
+   * Does one part of the work, on a server that starts for it; resolves to how often each function
+   * was at work. Rejects where `perf` is not installed.
+   */
   async profile(part) {
     await execute('perf', ['--version']);
     const recordings = await directoryOnDisk('perf');
@@ -74,7 +77,10 @@ export class Serve {
     return this.#run();
   }
 
-  /** Ends the server; resolves to how many stored events were verified, and throws when one is not what was signed. */
+  /**
+   * Ends the server; resolves to how many stored events were verified, and throws when one is not
+   * what was signed.
+   */
   async stop() {
     await this.process.stop();
     const { stdout } = await execute(built('release', 'verify-events'), [this.directory]);

@@ -1,5 +1,5 @@
-// A real Synapse with SQLite, from PyPI into `.cache/`, for the same work beside ours. Its rate limits are raised; everything else that is not about
-// running on one machine is as it comes.
+// A real Synapse with SQLite, from PyPI into `.cache/`, for the same work beside ours. Its rate
+// limits are raised; everything else that is not about running on one machine is as it comes.
 
 import { execFile } from 'node:child_process';
 import { access, mkdir, rm, writeFile } from 'node:fs/promises';
@@ -41,7 +41,10 @@ const log = 'version: 1\nhandlers: { console: { class: logging.StreamHandler } }
 
 export class Synapse {
   name = 'Synapse';
-  /** It would take hours for what takes us minutes: the first three hundred sends stand for the rest. */
+  /**
+   * It would take hours for what takes us minutes: the first three hundred sends stand for the
+   * rest.
+   */
   quick = true;
 
   async start() {

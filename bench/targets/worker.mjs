@@ -18,7 +18,10 @@ import { PlainChromium } from './plain-chromium.mjs';
 const page = (body) => ({ body: `<!doctype html><title>bench</title>${body}`, type: 'text/html' });
 const verifier = path('.cache', 'verify');
 const ended = () => new Error('Chromium has ended while it was at work');
-/** How large the large rooms are where the work is done once more, to be looked at: those that were measured are on the disk already. */
+/**
+ * How large the large rooms are where the work is done once more, to be looked at: those that were
+ * measured are on the disk already.
+ */
 const again = { events: 20_000, members: 1_000 };
 
 export class Worker {
@@ -53,7 +56,10 @@ export class Worker {
     this.profileDirectory = await directoryOnDisk('chromium');
   }
 
-  /** What is measured is done while nobody looks into the browser. Then it is done once more for the longest run, which is found by looking. */
+  /**
+   * What is measured is done while nobody looks into the browser. Then it is done once more for the
+   * longest run, which is found by looking.
+   */
   async measure(say) {
     const figures = await this.#unseen({ large: this.large }, say);
     figures.notes = figures.coldStages ? [`a cold start: ${figures.coldStages.join(', ')}`] : [];
@@ -105,7 +111,10 @@ export class Worker {
     return `${this.site.url}/work?${encodeURIComponent(JSON.stringify(options))}`;
   }
 
-  /** What the page finds that does the work; `part` and `stop` are done when it asks for them, and what fails of all that ends the work. */
+  /**
+   * What the page finds that does the work; `part` and `stop` are done when it asks for them, and
+   * what fails of all that ends the work.
+   */
   #figures({ part, stop }) {
     return new Promise((resolve, reject) => {
       const hearing = (hear) => (told) => hear(told).catch(reject);
@@ -126,7 +135,10 @@ export class Worker {
     }
   }
 
-  /** Ends the server; resolves to how many stored events were verified, and throws when one is not what was signed. */
+  /**
+   * Ends the server; resolves to how many stored events were verified, and throws when one is not
+   * what was signed.
+   */
   async stop() {
     try {
       return await this.#looking((page) => this.#verify(page));
@@ -159,10 +171,16 @@ class Trace {
   #devtools;
   #categories;
   #threads = new Map();
-  /** By thread: the longest task, and the longest of those in which the browser collects its garbage and does nothing else. */
+  /**
+   * By thread: the longest task, and the longest of those in which the browser collects its garbage
+   * and does nothing else.
+   */
   #runs = new Map();
   #collections = new Map();
-  /** By the profile they belong to: its thread, its functions by their nodes, and how long each was at work. */
+  /**
+   * By the profile they belong to: its thread, its functions by their nodes, and how long each was
+   * at work.
+   */
   #profiles = new Map();
   #part = START;
   #turn = Promise.resolve();
@@ -206,7 +224,8 @@ class Trace {
     if (dataLossOccurred) throw new Error(`the trace of "${this.#part}" is not whole`);
   }
 
-  // `tdur` is what the thread itself worked; `dur` also counts the time in which the machine did something else.
+  // `tdur` is what the thread itself worked; `dur` also counts the time in which the machine did
+  // something else.
   #take({ name, ph, pid, tid, id, dur, tdur = dur, args }) {
     const thread = `${pid} ${tid}`;
     if (ph === 'M' && name === 'thread_name') this.#threads.set(thread, args.name);
@@ -218,7 +237,8 @@ class Trace {
     if (took > (longest.get(thread)?.took ?? 0)) longest.set(thread, { took, part: this.#part });
   }
 
-  // What a profile is of is said by the thread that begins it; its samples come from another one, and may come first.
+  // What a profile is of is said by the thread that begins it; its samples come from another one,
+  // and may come first.
   #sample(thread, id, { cpuProfile: { nodes = [], samples = [] } = {}, timeDeltas = [] }) {
     const profile = this.#profiles.get(id) ?? { nodes: new Map(), took: new Map() };
     this.#profiles.set(id, profile);
@@ -227,7 +247,10 @@ class Trace {
     samples.forEach((node, n) => profile.took.set(node, (profile.took.get(node) ?? 0) + timeDeltas[n]));
   }
 
-  /** How long each function of a service worker was at work, by its name; `named` has the names of functions of the module by their numbers. */
+  /**
+   * How long each function of a service worker was at work, by its name; `named` has the names of
+   * functions of the module by their numbers.
+   */
   functions(named) {
     const noted = new Map();
     for (const { thread, nodes, took } of this.#profiles.values()) {
@@ -245,7 +268,10 @@ class Trace {
     return /service ?worker/i.test(this.#threads.get(thread) ?? '');
   }
 
-  /** The longest tasks of a service worker's thread: `{ runs, collections }`, each `{ took, part }`, `took` in ms. */
+  /**
+   * The longest tasks of a service worker's thread: `{ runs, collections }`, each `{ took, part }`,
+   * `took` in ms.
+   */
   longest() {
     const among = (longest) => {
       const found = [...longest].filter(([thread]) => this.#isWorker(thread)).map(([, each]) => each);

@@ -1,4 +1,5 @@
-// From TypeScript to the files a site serves: the service worker, the page's API with its types, and the demo.
+// From TypeScript to the files a site serves: the service worker, the page's API with its types,
+// and the demo.
 
 import { cp, mkdir, readFile, rm, writeFile } from 'node:fs/promises';
 import { build } from 'esbuild';
@@ -7,7 +8,10 @@ import { glueFile, wasmFacts, wasmFile } from './wasm.mjs';
 
 const version = async () => JSON.parse(await readFile(path('package.json'), 'utf8')).version;
 
-/** `dist/ephapse-worker.js`: one classic script with the glue inside. It changes whenever the module changes, which is how browsers find updates. */
+/**
+ * `dist/ephapse-worker.js`: one classic script with the glue inside. It changes whenever the module
+ * changes, which is how browsers find updates.
+ */
 export async function worker({ outfile = path('dist', 'ephapse-worker.js'), label = '' } = {}) {
   const facts = await wasmFacts();
   await build({
@@ -39,7 +43,8 @@ export async function page() {
   });
   const types = path('.cache', 'types');
   await run('node', [path('node_modules', 'typescript', 'bin', 'tsc'), '-p', path('worker', 'page'), '--noEmit', 'false', '--declaration', '--emitDeclarationOnly', '--outDir', types]);
-  // One file for the reader: the two that declare something public, without what they say of each other.
+  // One file for the reader: the two that declare something public, without what they say of each
+  // other.
   const declarations = await Promise.all(['api', 'index'].map((name) => readFile(`${types}/page/${name}.d.ts`, 'utf8')));
   const declared = declarations.join('').replaceAll(/^(import|export) .* from '\.\/.*';\n/gm, '');
   if (/['"]\.\.?\//.test(declared)) throw new Error('index.d.ts must stand alone, but it speaks of another file');

@@ -18,9 +18,9 @@ export const built = (...parts) => resolve(root, process.env.CARGO_TARGET_DIR ??
 export class CommandFailed extends Error {}
 
 /**
- * Runs a program in the repository's root and shows its output. With `quiet` the output is returned instead of shown; with `tee` both, where `shows` says of
- * each line of the standard output whether it is shown.
- * A program that fails throws, unless `mayFail` is set.
+ * Runs a program in the repository's root and shows its output. With `quiet` the output is returned
+ * instead of shown; with `tee` both, where `shows` says of each line of the standard output whether
+ * it is shown. A program that fails throws, unless `mayFail` is set.
  * @returns {Promise<{code: number, output: string}>}
  */
 export function run(command, args = [], { env = {}, cwd = root, quiet = false, tee = false, shows = () => true, mayFail = false } = {}) {
@@ -43,7 +43,10 @@ export function run(command, args = [], { env = {}, cwd = root, quiet = false, t
   });
 }
 
-/** Runs a script's main function: a program that failed has told its story, anything else shows its stack. */
+/**
+ * Runs a script's main function: a program that failed has told its story, anything else shows its
+ * stack.
+ */
 export async function main(body) {
   try {
     await body();

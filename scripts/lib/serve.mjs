@@ -15,7 +15,10 @@ const types = {
   '.json': 'application/json',
 };
 
-/** By the name that HTTP has for each: the better one first. The largest file takes half a second with 5, and two with 9 to be 5 % smaller. */
+/**
+ * By the name that HTTP has for each: the better one first. The largest file takes half a second
+ * with 5, and two with 9 to be 5 % smaller.
+ */
 const packers = {
   br: (body) => promisify(brotliCompress)(body, { params: { [constants.BROTLI_PARAM_QUALITY]: 5, [constants.BROTLI_PARAM_LGWIN]: 24, [constants.BROTLI_PARAM_SIZE_HINT]: body.length } }),
   gzip: promisify(gzip),
@@ -36,8 +39,8 @@ async function content(file, request) {
 }
 
 /**
- * Serves a directory, compressed where `compress` says so. `override(pathname, request)` may answer a path itself with `{ body, type, headers }`, or with a
- * status alone.
+ * Serves a directory, compressed where `compress` says so. `override(pathname, request)` may answer
+ * a path itself with `{ body, type, headers }`, or with a status alone.
  * @returns {Promise<{url: string, requests: string[], close: () => Promise<void>}>}
  */
 export async function serve(directory, { port = 0, compress = false, override = () => undefined } = {}) {
@@ -45,7 +48,8 @@ export async function serve(directory, { port = 0, compress = false, override = 
   const server = createServer(async (request, response) => {
     const { pathname } = new URL(request.url, 'http://localhost');
     requests.push(pathname);
-    // The worker's script is looked at again at every visit, as a site should have it; so is everything else while developing.
+    // The worker's script is looked at again at every visit, as a site should have it; so is
+    // everything else while developing.
     const headers = { 'cache-control': 'no-cache', 'x-content-type-options': 'nosniff' };
     const own = await override(pathname, request);
     if (own) {

@@ -1,4 +1,5 @@
-// The test suites. Each returns how many tests passed and failed, as the suite's own program counted them.
+// The test suites. Each returns how many tests passed and failed, as the suite's own program
+// counted them.
 
 import { mkdir, readdir, rm } from 'node:fs/promises';
 import { build } from 'esbuild';
@@ -6,13 +7,18 @@ import { native } from '../build.mjs';
 import { path, run } from './run.mjs';
 import { chromium, firefox, nio, webkit } from './tools.mjs';
 
-/** Every Rust test of the workspace, natively, with what the tests say: endpoints, crashes, seeds. */
+/**
+ * Every Rust test of the workspace, natively, with what the tests say: endpoints, crashes, seeds.
+ */
 export async function rustTests() {
   const { code, output } = await run('cargo', ['test', '--workspace', '--no-fail-fast', '--', '--show-output'], { tee: true, shows: onceEach(), mayFail: true });
   return cargoCounts(code, output);
 }
 
-/** `ephapse serve` as a process, as `npm run build` makes it; `KILLS` says how often it is killed under load. */
+/**
+ * `ephapse serve` as a process, as `npm run build` makes it; `KILLS` says how often it is killed
+ * under load.
+ */
 export async function serveTests() {
   await native();
   await run('cargo', ['build', '-p', 'ephapse-verify', '--bins']);
@@ -39,7 +45,10 @@ export async function unitTests() {
   return nodeTests([...await testFiles('../.cache/tests'), ...await testFiles('spec')]);
 }
 
-/** The built package and the demo, in Chromium; the first minute in Firefox and WebKit too; and a client's conversation with `ephapse serve`. */
+/**
+ * The built package and the demo, in Chromium; the first minute in Firefox and WebKit too; and a
+ * client's conversation with `ephapse serve`.
+ */
 export async function browserTests() {
   await native();
   // Found, or installed, before anything runs.
@@ -48,7 +57,10 @@ export async function browserTests() {
   return nodeTests(await testFiles('browser'), { env: { CHROMIUM: await chromium() } });
 }
 
-/** What people do with other clients, against `ephapse serve`: matrix-js-sdk, of now and of a year ago, matrix-nio, and with `RUST_SDK` matrix-rust-sdk. */
+/**
+ * What people do with other clients, against `ephapse serve`: matrix-js-sdk, of now and of a year
+ * ago, matrix-nio, and with `RUST_SDK` matrix-rust-sdk.
+ */
 export async function clientTests() {
   await native();
   const files = await testFiles('clients');
@@ -64,12 +76,18 @@ export async function packageTests() {
   return nodeTests(await testFiles('package'), { env: { CHROMIUM: await chromium() } });
 }
 
-/** Minutes without a request, in Chromium, while others are at work: what it says is shown when it has ended. `IDLE` says how long. */
+/**
+ * Minutes without a request, in Chromium, while others are at work: what it says is shown when it
+ * has ended. `IDLE` says how long.
+ */
 export async function silenceTests() {
   return nodeTests(await testFiles('silence'), { env: { CHROMIUM: await chromium() }, quiet: true });
 }
 
-/** Kills, stops, updates and a full disk, in Chromium; `BROWSER_KILLS` and `WORKER_STOPS` say how much of it. */
+/**
+ * Kills, stops, updates and a full disk, in Chromium; `BROWSER_KILLS` and `WORKER_STOPS` say how
+ * much of it.
+ */
 export async function durabilityTests() {
   return nodeTests(await testFiles('durability'), { env: { CHROMIUM: await chromium() } });
 }
@@ -79,7 +97,10 @@ async function testFiles(directory) {
   return entries.filter((name) => name.endsWith('.test.mjs')).sort().map((name) => path('tests', directory, name));
 }
 
-/** Node's limit is one for all tests of a file together; each of them has its own, and those of the long suites add up to most of an hour. */
+/**
+ * Node's limit is one for all tests of a file together; each of them has its own, and those of the
+ * long suites add up to most of an hour.
+ */
 const limit = 3_600_000;
 
 async function nodeTests(files, { env = {}, quiet = false } = {}) {
@@ -89,7 +110,10 @@ async function nodeTests(files, { env = {}, quiet = false } = {}) {
   return honest(code, { passed: count('pass'), failed: count('fail') + count('cancelled') });
 }
 
-/** With what tests have said cargo lists the names of all that passed, which it has shown before: says of each line that it is not of that list. */
+/**
+ * With what tests have said cargo lists the names of all that passed, which it has shown before:
+ * says of each line that it is not of that list.
+ */
 function onceEach() {
   let heading = false;
   let listed = false;
@@ -110,7 +134,8 @@ function cargoCounts(code, output) {
   return honest(code, { passed, failed });
 }
 
-// A suite that ended badly without a failed test (it did not compile, it crashed) has failed as a whole; so has one that ran nothing.
+// A suite that ended badly without a failed test (it did not compile, it crashed) has failed as a
+// whole; so has one that ran nothing.
 function honest(code, { passed, failed }) {
   const broken = (code !== 0 && failed === 0) || passed + failed === 0;
   return { passed, failed: broken ? failed + 1 : failed };

@@ -1,5 +1,5 @@
-// What the project needs from outside, installed on first use: npm packages, the Rust toolchain, wasm-bindgen's program, browsers.
-// Everything that is not npm's or rustup's lands in `.cache/`.
+// What the project needs from outside, installed on first use: npm packages, the Rust toolchain,
+// wasm-bindgen's program, browsers. Everything that is not npm's or rustup's lands in `.cache/`.
 
 import { existsSync, readFileSync, readdirSync, statSync } from 'node:fs';
 import { CommandFailed, path, run } from './run.mjs';
@@ -26,8 +26,9 @@ export async function rustToolchain() {
 }
 
 /**
- * A wasm-bindgen program of exactly the version that Cargo.lock names: the glue and the library must match. The one of this machine where it has that,
- * else one that is built from scripts/wasm-bindgen.
+ * A wasm-bindgen program of exactly the version that Cargo.lock names: the glue and the library
+ * must match. The one of this machine where it has that, else one that is built from
+ * scripts/wasm-bindgen.
  */
 export async function wasmBindgen() {
   const version = /name = "wasm-bindgen"\nversion = "([^"]+)"/.exec(readFileSync(path('Cargo.lock'), 'utf8'))[1];
@@ -42,7 +43,10 @@ export async function wasmBindgen() {
   return `${target}/debug/ephapse-wasm-bindgen`;
 }
 
-/** The path of a Chromium; installs Debian's when this is Debian and we may. `CHROMIUM` overrides the search. */
+/**
+ * The path of a Chromium; installs Debian's when this is Debian and we may. `CHROMIUM` overrides
+ * the search.
+ */
 export async function chromium() {
   return process.env.CHROMIUM ?? program('Chromium', ['chromium', 'chromium-browser', 'google-chrome', 'google-chrome-stable', '/Applications/Google Chrome.app/Contents/MacOS/Google Chrome'], ['chromium'], 'CHROMIUM');
 }
@@ -52,7 +56,10 @@ export async function firefox() {
   return process.env.FIREFOX ?? program('Firefox', ['firefox-esr', 'firefox', '/Applications/Firefox.app/Contents/MacOS/firefox'], ['firefox-esr'], 'FIREFOX');
 }
 
-/** WebKitGTK's driver, its small browser, and a display for them, as `chromium` finds its program. `WEBKIT_BROWSER` is another browser of WebKitGTK. */
+/**
+ * WebKitGTK's driver, its small browser, and a display for them, as `chromium` finds its program.
+ * `WEBKIT_BROWSER` is another browser of WebKitGTK.
+ */
 export async function webkit() {
   const packages = ['webkit2gtk-driver', 'xvfb', 'xauth', 'libgl1-mesa-dri', 'gstreamer1.0-gl'];
   const driver = await program('WebKitGTK', ['WebKitWebDriver'], packages);
@@ -77,7 +84,9 @@ function subdirectories(directory) {
   return existsSync(directory) ? readdirSync(directory).filter((name) => name.endsWith('-linux-gnu')).map((name) => `${directory}/${name}`) : [];
 }
 
-/** The path of the first of some programs; installs Debian packages when this is Debian and we may. */
+/**
+ * The path of the first of some programs; installs Debian packages when this is Debian and we may.
+ */
 async function program(what, names, packages, variable) {
   const found = find(names);
   if (found) return found;

@@ -1,4 +1,5 @@
-// From Rust to `dist/ephapse.wasm` and the glue that the worker is bundled with, as wasm-pack.toml says.
+// From Rust to `dist/ephapse.wasm` and the glue that the worker is bundled with, as wasm-pack.toml
+// says.
 
 import { createHash } from 'node:crypto';
 import { existsSync } from 'node:fs';
@@ -10,7 +11,10 @@ import { wasmBindgen } from './tools.mjs';
 
 /** Where the glue lies that `wasm()` leaves behind. */
 export const glueFile = path('.cache', 'wasm', 'glue.js');
-/** The names of the module's functions, which it does not hold itself: on each line a number, a colon and a name. */
+/**
+ * The names of the module's functions, which it does not hold itself: on each line a number, a
+ * colon and a name.
+ */
 export const functionsFile = path('.cache', 'wasm', 'functions');
 /** The optimised module. */
 export const wasmFile = path('dist', 'ephapse.wasm');
@@ -21,7 +25,10 @@ export async function wasBuilt() {
   return existsSync(compiledModule(cargo, cargo.profile));
 }
 
-/** Builds the module; `bindgen` is the wasm-bindgen program. With `quick` it is larger and slower, and there in a third of the time. */
+/**
+ * Builds the module; `bindgen` is the wasm-bindgen program. With `quick` it is larger and slower,
+ * and there in a third of the time.
+ */
 export async function wasm(bindgen, { quick = false } = {}) {
   const { cargo, 'wasm-bindgen': bind, 'wasm-opt': opt } = await settings();
   const profile = quick ? cargo['quick-profile'] : cargo.profile;
@@ -57,7 +64,8 @@ export async function wasmForPages(crate, name, out) {
   await run(bindgen, [compiled, '--target', 'web', '--out-dir', out, '--out-name', name]);
 }
 
-// The no-modules glue keeps its instance in a closure that is made once. After a panic a new instance needs a new closure, so it becomes a function.
+// The no-modules glue keeps its instance in a closure that is made once. After a panic a new
+// instance needs a new closure, so it becomes a function.
 function glueModule(glue) {
   return `export function createGlue() {\n${glue}\nreturn wasm_bindgen;\n}\n`;
 }

@@ -14,8 +14,8 @@ export const flags = [
 const executable = process.env.CHROMIUM ?? '/usr/bin/chromium';
 
 /**
- * Starts Chromium with a profile of its own, which `close` deletes; `settings` are what its user has chosen, `more` are further flags, and `directory` is an
- * empty one for the profile.
+ * Starts Chromium with a profile of its own, which `close` deletes; `settings` are what its user
+ * has chosen, `more` are further flags, and `directory` is an empty one for the profile.
  */
 export async function launch({ settings, more = [], directory } = {}) {
   const profile = directory ?? (await mkdtemp(join(tmpdir(), 'ephapse-chromium-')));
@@ -89,8 +89,8 @@ export async function spawnChromium(profile, ...more) {
 }
 
 /**
- * Starts Chromium as `spawnChromium` does and connects to it; `context` is its one context, `kill` ends it. A profile may be started again after it was
- * killed.
+ * Starts Chromium as `spawnChromium` does and connects to it; `context` is its one context, `kill`
+ * ends it. A profile may be started again after it was killed.
  */
 export async function killable(profile) {
   const portFile = join(profile, 'DevToolsActivePort');

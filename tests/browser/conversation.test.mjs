@@ -1,4 +1,5 @@
-// Two people hold an encrypted conversation, with matrix-js-sdk and its Rust encryption: against the server in the service worker, and against the native one.
+// Two people hold an encrypted conversation, with matrix-js-sdk and its Rust encryption: against
+// the server in the service worker, and against the native one.
 
 import assert from 'node:assert/strict';
 import { after, before, test } from 'node:test';
@@ -83,7 +84,8 @@ for (const where of ['the service worker', 'ephapse serve']) {
     assert.ok((await second.call('restore', { key: recoveryKey })) > 0);
     await history(second);
 
-    // A reload, and on with it; Bob's reload comes back to a room of which it knows the last events only.
+    // A reload, and on with it; Bob's reload comes back to a room of which it knows the last events
+    // only.
     for (const [who, session] of [[alice, aliceSession], [bob, bobSession]]) {
       await who.open();
       if (!native) await who.call('startServer');

@@ -1,5 +1,5 @@
-// Every view and open dialog of the demo, wide and narrow, light and dark: axe finds nothing, with no rule switched off. With `SCREENSHOTS=directory` each
-// is photographed too.
+// Every view and open dialog of the demo, wide and narrow, light and dark: axe finds nothing, with
+// no rule switched off. With `SCREENSHOTS=directory` each is photographed too.
 
 import assert from 'node:assert/strict';
 import { mkdir, readFile } from 'node:fs/promises';

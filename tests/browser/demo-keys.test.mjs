@@ -1,4 +1,5 @@
-// The keys of encrypted messages in the demo: nothing that somebody could still want to read is lost without a word.
+// The keys of encrypted messages in the demo: nothing that somebody could still want to read is
+// lost without a word.
 
 import assert from 'node:assert/strict';
 import { test } from 'node:test';

@@ -1,4 +1,5 @@
-// Rooms in the demo: what is unread, begun, edited and deleted; addresses; a second tab; who can be invited.
+// Rooms in the demo: what is unread, begun, edited and deleted; addresses; a second tab; who can be
+// invited.
 
 import assert from 'node:assert/strict';
 import { test } from 'node:test';

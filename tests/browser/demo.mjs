@@ -8,7 +8,10 @@ import { launch } from './browser.mjs';
 
 const password = 'a long enough password';
 
-/** Serves the demo and starts a browser before the tests of a file; afterwards no page may have had an error. */
+/**
+ * Serves the demo and starts a browser before the tests of a file; afterwards no page may have had
+ * an error.
+ */
 export function demo() {
   const problems = [];
   const use = { problems };
@@ -25,7 +28,10 @@ export function demo() {
   const pages = [];
   afterEach(() => Promise.all(pages.splice(0).map((page) => page.close())));
 
-  /** A tab on the demo, or on one of its addresses. With `remembers` it opens the account that was used last, as every new tab of the demo does. */
+  /**
+   * A tab on the demo, or on one of its addresses. With `remembers` it opens the account that was
+   * used last, as every new tab of the demo does.
+   */
   use.tab = async ({ width = 1180, height = 760, address = '/', remembers = false, site = use.site, ready = () => undefined } = {}) => {
     const page = await use.browser.context.newPage();
     pages.push(page);

@@ -1,4 +1,5 @@
-// The demo as people use it: two tabs, two accounts, an encrypted room; one of them on a phone, the other with the keyboard alone.
+// The demo as people use it: two tabs, two accounts, an encrypted room; one of them on a phone, the
+// other with the keyboard alone.
 
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
@@ -9,7 +10,8 @@ const use = demo();
 const fits = async (page) => assert.ok(await page.evaluate(() => document.documentElement.scrollWidth <= window.innerWidth), 'nothing is cut off at the side');
 
 test('two people talk in the demo', { timeout: 180_000 }, async () => {
-  // Alice has a keyboard and nothing else: the forms take focus by themselves, and Enter sends them.
+  // Alice has a keyboard and nothing else: the forms take focus by themselves, and Enter sends
+  // them.
   const alice = await use.tab();
   await alice.getByRole('heading', { name: 'Create an account' }).waitFor();
   await alice.keyboard.type('alice');
@@ -62,7 +64,8 @@ test('what is focused and selected stays when messages come', { timeout: 120_000
   for (const text of ['one', 'two', 'three']) await say(carol, text);
   await messages(dave).getByText('three').waitFor();
 
-  // Dave reads with the keyboard, and has marked a word; every line that is there must be the same element afterwards.
+  // Dave reads with the keyboard, and has marked a word; every line that is there must be the same
+  // element afterwards.
   await message(dave, 'one').focus();
   await dave.evaluate(() => {
     const bubbles = [...document.querySelectorAll('.bubble')];

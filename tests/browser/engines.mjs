@@ -1,7 +1,8 @@
-// Browsers of other engines, each as a page that a test can open and run functions in, and with its way to end the server's worker.
+// Browsers of other engines, each as a page that a test can open and run functions in, and with its
+// way to end the server's worker.
 //
-// Every one has the same face: `page.goto(url)`, `page.evaluate(body, argument)`, `endWorker(page)` and `close()`. `limits` says what its driver cannot do,
-// and what was done instead.
+// Every one has the same face: `page.goto(url)`, `page.evaluate(body, argument)`, `endWorker(page)`
+// and `close()`. `limits` says what its driver cannot do, and what was done instead.
 
 import { spawn } from 'node:child_process';
 import { mkdtemp, rm } from 'node:fs/promises';
@@ -94,8 +95,8 @@ function runIn(body) {
 }
 
 /**
- * WebKitGTK without a driver, which keeps its data in a profile: the page asks `site` what to do. `endWorker` ends the whole browser at once and starts it
- * again on the same profile.
+ * WebKitGTK without a driver, which keeps its data in a profile: the page asks `site` what to do.
+ * `endWorker` ends the whole browser at once and starts it again on the same profile.
  */
 export async function openWebKitOnDisk(site) {
   const { display, browser } = await webkit();
@@ -127,7 +128,10 @@ export async function openWebKitOnDisk(site) {
   };
 }
 
-/** What a page without a driver is to do next. `script` is for the page; `answer` answers its requests. */
+/**
+ * What a page without a driver is to do next. `script` is for the page; `answer` answers its
+ * requests.
+ */
 export class Orders {
   #page;
   #arrival;

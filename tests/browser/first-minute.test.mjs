@@ -1,5 +1,6 @@
-// The first minute of the server in every engine, with matrix-js-sdk and its encryption: start, an account, an encrypted room, a message, a picture, a reload,
-// more data than memory holds back, and the end of the worker under all that. Then the demo opens, and makes an account.
+// The first minute of the server in every engine, with matrix-js-sdk and its encryption: start, an
+// account, an encrypted room, a message, a picture, a reload, more data than memory holds back, and
+// the end of the worker under all that. Then the demo opens, and makes an account.
 
 import assert from 'node:assert/strict';
 import { after, before, test } from 'node:test';
@@ -80,7 +81,8 @@ for (const [name, open] of Object.entries(engines)) {
     await call('reads', { roomId, eventId: third, body: 'After the worker\'s end' });
     assert.deepEqual(site.requests.filter((pathname) => pathname.startsWith('/_matrix/')), [], 'nothing of it went over the network');
 
-    // Where no driver is, pages do what they are told only on the client's site, and not where they may not ask it.
+    // Where no driver is, pages do what they are told only on the client's site, and not where they
+    // may not ask it.
     if (page.obedient) return;
     await complains(page);
     await signUp(page);

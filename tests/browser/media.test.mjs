@@ -1,4 +1,5 @@
-// Files in the service worker, in a real Chromium: a picture up and down, 100 MiB with little of them in memory, what may not run, and what is cut off.
+// Files in the service worker, in a real Chromium: a picture up and down, 100 MiB with little of
+// them in memory, what may not run, and what is cut off.
 
 import assert from 'node:assert/strict';
 import { test as anyTest } from 'node:test';
@@ -194,7 +195,8 @@ test('what could run is not given to pages, frames, scripts or workers', async (
   await opened.close();
 });
 
-// Of a request that its page gave up Chromium sends the rest, if it was a Blob, and then nobody takes the answer. A stream pauses for ever (2026-11-30).
+// Of a request that its page gave up Chromium sends the rest, if it was a Blob, and then nobody
+// takes the answer. A stream pauses for ever (2026-11-30).
 test('an upload that its page gives up, or whose page is closed, leaves nothing', async (t) => {
   const { page, site, token } = await begin(t);
   const stored = () => page.evaluate(() => globalThis.chunks());

@@ -1,4 +1,5 @@
-// A browser's database that an earlier version of the worker wrote opens with this one, and everything in it is there.
+// A browser's database that an earlier version of the worker wrote opens with this one, and
+// everything in it is there.
 
 import { test } from 'node:test';
 import { check } from '../fixtures/content.mjs';

@@ -8,8 +8,9 @@ import { serve } from '../../scripts/lib/serve.mjs';
 export const pause = (milliseconds) => new Promise((resolve) => setTimeout(resolve, milliseconds));
 
 /**
- * Serves the built package and an empty page. `worker(script)` may change the worker's script; `answer(pathname, request)` may answer what is asked for
- * besides. The site goes when the test `t` ends.
+ * Serves the built package and an empty page. `worker(script)` may change the worker's script;
+ * `answer(pathname, request)` may answer what is asked for besides. The site goes when the test `t`
+ * ends.
  */
 export async function packageSite(t, { worker = (script) => script, answer = () => undefined } = {}) {
   const script = await readFile(path('dist', 'ephapse-worker.js'), 'utf8');
@@ -38,8 +39,9 @@ export async function openPage(context, site) {
 }
 
 /**
- * One request of the Client-Server API, from the page; resolves to `{ status, body, headers }`. With `global` it goes through the page's own `fetch`, as of
- * clients that were not given the package's.
+ * One request of the Client-Server API, from the page; resolves to `{ status, body, headers }`.
+ * With `global` it goes through the page's own `fetch`, as of clients that were not given the
+ * package's.
  */
 export function ask(page, token, method, endpoint, content, { global = false } = {}) {
   return page.evaluate(async (given) => {

@@ -1,4 +1,5 @@
-// The store's conformance suite on IndexedDB, in a real Chromium: the map it must be, crashes, fences, versions, room. Seeds are printed.
+// The store's conformance suite on IndexedDB, in a real Chromium: the map it must be, crashes,
+// fences, versions, room. Seeds are printed.
 
 import assert from 'node:assert/strict';
 import { after, before, test } from 'node:test';
@@ -33,7 +34,10 @@ function watchTransactions() {
   };
 }
 
-/** A page with the tests' module in it. `call` runs a function of it and fails when the module panics. */
+/**
+ * A page with the tests' module in it. `call` runs a function of it and fails when the module
+ * panics.
+ */
 async function newPage(context) {
   const page = await context.newPage();
   await page.addInitScript(watchTransactions);
@@ -63,7 +67,10 @@ async function withPage(body, { context } = browser) {
   }
 }
 
-/** The same with a browser of its own: after databases were deleted, Chromium's count of what is used is wrong for a while. */
+/**
+ * The same with a browser of its own: after databases were deleted, Chromium's count of what is
+ * used is wrong for a while.
+ */
 async function withFreshProfile(body) {
   const fresh = await launch();
   try {
@@ -158,7 +165,8 @@ test('a database of the first format opens, and has a place for chunks', { timeo
 }));
 
 test('it keeps pages where the browser takes a Blob and aborts its transaction later', { timeout: 60_000 }, () => withPage(async (tab) => {
-  // So WebKit does where it keeps nothing on disk. Every write of an sstable failed, and with it all that followed.
+  // So WebKit does where it keeps nothing on disk. Every write of an sstable failed, and with it
+  // all that followed.
   const found = await tab.call(async () => {
     const { put } = IDBObjectStore.prototype;
     IDBObjectStore.prototype.put = function putBlob(value, key) {
@@ -292,7 +300,8 @@ test('at the quota it refuses ordinary batches, can be read, and writes again wh
   });
   assert.deepEqual(freed, ['Ok(())', 'Ok(())', filled.n - 300]);
 
-  // The browser frees a deleted file only when the last handle on it has been collected as garbage, so the room of 300 values comes back bit by bit.
+  // The browser frees a deleted file only when the last handle on it has been collected as garbage,
+  // so the room of 300 values comes back bit by bit.
   const refilled = await tab.call(async () => {
     const start = performance.now();
     let written = 0;
@@ -321,7 +330,8 @@ test('at the quota it refuses ordinary batches, can be read, and writes again wh
   assert.equal(raised, 'Ok(())');
 }));
 
-// A disk that others fill, or a browser that allows less: not even the epoch can be put, and there is no reserve that would make room for it.
+// A disk that others fill, or a browser that allows less: not even the epoch can be put, and there
+// is no reserve that would make room for it.
 test('a store opened far over its quota is read only until there is space', { timeout: 300_000 }, () => withFreshProfile(async (tab, context) => {
   const devtools = await context.newCDPSession(tab.page);
   const quota = (bytes) => devtools.send('Storage.overrideQuotaForOrigin', { origin: site.url, quotaSize: bytes });

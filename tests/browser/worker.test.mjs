@@ -125,8 +125,9 @@ test('a page that was loaded past the worker is put under its control', async ()
 });
 
 /**
- * Makes the browser look for a new version and find one, once it has nothing of that kind planned itself: right after a page was opened it has, which would
- * wait for a pause of the worker and make ours wait with it.
+ * Makes the browser look for a new version and find one, once it has nothing of that kind planned
+ * itself: right after a page was opened it has, which would wait for a pause of the worker and make
+ * ours wait with it.
  */
 const update = async (target = page) => {
   await pause(3_000);
@@ -134,7 +135,10 @@ const update = async (target = page) => {
   await target.evaluate(async () => { await (await navigator.serviceWorker.getRegistration()).update(); });
 };
 
-/** Ends when a page has heard of the new version. An attempt to switch takes some seconds, and may be in vain. */
+/**
+ * Ends when a page has heard of the new version. An attempt to switch takes some seconds, and may
+ * be in vain.
+ */
 const updated = (target = page) => target.waitForFunction(() => globalThis.news.some(({ event }) => event === 'update'), undefined, { timeout: 90_000 });
 
 test('a new version takes over while the old one is in use, and pages of both go on', async () => {
@@ -142,7 +146,8 @@ test('a new version takes over while the old one is in use, and pages of both go
   const second = await browser.context.newPage();
   await second.goto(`${site.url}/`);
   await start(second);
-  // Requests without a pause, so that the old version always has something to do; and one by one with the global fetch, as a client that thinks between.
+  // Requests without a pause, so that the old version always has something to do; and one by one
+  // with the global fetch, as a client that thinks between.
   await page.evaluate(() => {
     globalThis.failures = [];
     globalThis.asking = true;
@@ -204,7 +209,10 @@ test('a panic of the engine costs one request, and the next one finds the databa
   assert.equal((await page.evaluate(() => globalThis.server.status())).rebuilds, 1);
 });
 
-/** Makes `count` pieces of account data of about a megabyte in a page, and keeps what a sync has to give for them. */
+/**
+ * Makes `count` pieces of account data of about a megabyte in a page, and keeps what a sync has to
+ * give for them.
+ */
 const fill = (token, userId, count) =>
   page.evaluate(
     async ([authorization, user, many]) => {

@@ -1,4 +1,5 @@
-// What people do with a client, with matrix-rust-sdk, against `ephapse serve`. Its program is built by the suite, in a workspace of its own.
+// What people do with a client, with matrix-rust-sdk, against `ephapse serve`. Its program is built
+// by the suite, in a workspace of its own.
 
 import { test } from 'node:test';
 import { path, run } from '../../scripts/lib/run.mjs';

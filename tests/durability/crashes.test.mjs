@@ -1,4 +1,5 @@
-// The whole server crashes, with the browser around it, at each named point of its work; afterwards everything acknowledged must be there, once.
+// The whole server crashes, with the browser around it, at each named point of its work; afterwards
+// everything acknowledged must be there, once.
 
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
@@ -11,7 +12,10 @@ import { Browser, work } from './work.mjs';
 const COMMIT = ['BeforePut', 'BetweenPutAndCommit', 'BetweenCommitAndAnswer'];
 /** It takes megabytes to come to these. */
 const RUNS = ['Flushing', 'Compacting'];
-/** The new version is activated, the old one still has the database; the old one has let go, the new one has not yet opened. */
+/**
+ * The new version is activated, the old one still has the database; the old one has let go, the new
+ * one has not yet opened.
+ */
 const HAND_OVER = ['HandingOver', 'TakingOver'];
 
 test('everything acknowledged outlives a crash at each named point', { timeout: 420_000 }, async (t) => {
@@ -44,10 +48,12 @@ test('everything acknowledged outlives a crash at each named point', { timeout: 
   for (const point of RUNS) await crashAt(point);
   await filling.end();
 
-  // Work without any pause would keep a new version waiting, but for the package's `fetch`, which pauses for it.
+  // Work without any pause would keep a new version waiting, but for the package's `fetch`, which
+  // pauses for it.
   browser.global = false;
   for (const point of HAND_OVER) {
-    // Right after a page was opened Chromium has a look for updates of its own planned, which waits for a pause of the worker and makes ours wait with it.
+    // Right after a page was opened Chromium has a look for updates of its own planned, which waits
+    // for a pause of the worker and makes ours wait with it.
     await load.rest(4_000);
     const page = await browser.page;
     await crashAt(point, () => {

@@ -1,5 +1,6 @@
-// Stops the worker at the named points of its work (crate/store/src/faults.rs, and the hand-over), as they look from outside: by what it asks of IndexedDB.
-// So it is the shipped worker that is stopped, with a few lines in front of it.
+// Stops the worker at the named points of its work (crate/store/src/faults.rs, and the hand-over),
+// as they look from outside: by what it asks of IndexedDB. So it is the shipped worker that is
+// stopped, with a few lines in front of it.
 
 const CHANNEL = 'interruptions';
 
@@ -7,9 +8,10 @@ const CHANNEL = 'interruptions';
 export const interruptions = `(${interrupt})(${JSON.stringify(CHANNEL)});\n`;
 
 /**
- * Asks the worker to stop at a point; resolves when it has heard that to `{ reached }`, which resolves when it has come there, to the number of requests
- * that it then has under way. It does nothing any more from there on, until it is killed; with `hold` the one transaction stays where it is, and all else
- * goes on.
+ * Asks the worker to stop at a point; resolves when it has heard that to `{ reached }`, which
+ * resolves when it has come there, to the number of requests that it then has under way. It does
+ * nothing any more from there on, until it is killed; with `hold` the one transaction stays where
+ * it is, and all else goes on.
  */
 export async function stopAt(page, point, { hold = false } = {}) {
   await page.evaluate(([name, wanted]) => new Promise((heard) => {

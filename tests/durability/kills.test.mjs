@@ -1,5 +1,6 @@
-// The browser is killed, and its service worker stopped, in the middle of their work, again and again; afterwards everything acknowledged must be there.
-// BROWSER_KILLS and WORKER_STOPS say how often (`npm run test:long`: 20 and 50), SEED repeats a run's moments.
+// The browser is killed, and its service worker stopped, in the middle of their work, again and
+// again; afterwards everything acknowledged must be there. BROWSER_KILLS and WORKER_STOPS say how
+// often (`npm run test:long`: 20 and 50), SEED repeats a run's moments.
 
 import assert from 'node:assert/strict';
 import { randomInt } from 'node:crypto';
@@ -36,8 +37,9 @@ test(`everything acknowledged outlives ${STOPS} stops of the service worker (SEE
   const browser = await Browser.start(t, await packageSite(t, { worker: (script) => interruptions + script }));
   const { load } = await work(browser);
   const page = await browser.page;
-  // A request is shorter than the way of a stop, so that only chance would bring them together: some stops come while the worker is held on either side of
-  // a commit, with the request that writes under way. (Chromium itself repeats a request whose worker was stopped, once.)
+  // A request is shorter than the way of a stop, so that only chance would bring them together:
+  // some stops come while the worker is held on either side of a commit, with the request that
+  // writes under way. (Chromium itself repeats a request whose worker was stopped, once.)
   const moments = [undefined, 'BetweenPutAndCommit', 'BetweenCommitAndAnswer'];
   const underWay = [];
   for (let stop = 0; stop < STOPS; stop += 1) {

@@ -1,4 +1,5 @@
-// A panic of the engine in the middle of its work: the request during which it happened is answered 500, and nobody else sees anything of it.
+// A panic of the engine in the middle of its work: the request during which it happened is answered
+// 500, and nobody else sees anything of it.
 
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
@@ -18,7 +19,8 @@ test('a panic costs one request, whatever else is under way', { timeout: 240_000
   const drawsOfRoom = (await drawn(page)) - before;
   const bob = await register(page, 'bob');
 
-  // One write is on its way to the disk, others wait behind it, and what only reads waits with them.
+  // One write is on its way to the disk, others wait behind it, and what only reads waits with
+  // them.
   const { reached } = await stopAt(page, 'BetweenPutAndCommit', { hold: true });
   const drawnBefore = await drawn(page);
   const underWay = [ask(page, token, 'POST', '/createRoom', { name: 'on its way' })];

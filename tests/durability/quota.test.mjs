@@ -1,5 +1,6 @@
-// The browser's quota is reached in the middle of sends: what grows is refused with a word on who helps, what reads goes on, nothing acknowledged is
-// lost; and when a room is forgotten or the quota raised everything goes on.
+// The browser's quota is reached in the middle of sends: what grows is refused with a word on who
+// helps, what reads goes on, nothing acknowledged is lost; and when a room is forgotten or the
+// quota raised everything goes on.
 
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
@@ -46,8 +47,9 @@ test('storage runs full', { timeout: 600_000 }, async (t) => {
     assert.deepEqual((await messagesOf(page, token, rooms[name])).map(({ event_id: id }) => id), acknowledged[name], 'all that was acknowledged is there, and nothing else');
   };
   /**
-   * Sends so many messages, each until it is taken; resolves to the seconds that it took. Chromium may keep deleted files for as long as the worker that had
-   * them open runs, so after a while it is ended, as browsers do with one that nobody needs.
+   * Sends so many messages, each until it is taken; resolves to the seconds that it took. Chromium
+   * may keep deleted files for as long as the worker that had them open runs, so after a while it
+   * is ended, as browsers do with one that nobody needs.
    */
   const mustGoOn = async (name, count) => {
     const begun = performance.now();
@@ -72,7 +74,10 @@ test('storage runs full', { timeout: 600_000 }, async (t) => {
     }
     return ((performance.now() - begun) / 1_000).toFixed(1);
   };
-  /** Sends until it is full, and still is after a while: a first refusal may come of files that Chromium has yet to delete. */
+  /**
+   * Sends until it is full, and still is after a while: a first refusal may come of files that
+   * Chromium has yet to delete.
+   */
   const mustFillUp = async (name) => {
     for (let refusedSince; refusedSince === undefined || performance.now() - refusedSince < 8_000;) {
       const refusal = await send(name);

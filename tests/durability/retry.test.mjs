@@ -1,5 +1,6 @@
-// The package's fetch, when the worker is ended under its requests: what may be repeated is, so that a client sees nothing of it; what may not be repeated
-// fails, as any request does whose server goes away.
+// The package's fetch, when the worker is ended under its requests: what may be repeated is, so
+// that a client sees nothing of it; what may not be repeated fails, as any request does whose
+// server goes away.
 
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
@@ -44,7 +45,8 @@ test('a worker that is ended under a GET and a PUT costs no client anything, and
     for (const request of ['GET sync', 'PUT once', 'POST createRoom']) while ((await arrived(request)) < times) await pause(20);
   };
 
-  // Chromium repeats a request whose worker was stopped itself, once and whatever its method is: the page hears of the second time.
+  // Chromium repeats a request whose worker was stopped itself, once and whatever its method is:
+  // the page hears of the second time.
   const first = await stopAt(page, 'BetweenPutAndCommit', { hold: true });
   await begin('GET', `/sync?timeout=60000&since=${since}`);
   await begin('PUT', `/rooms/${encodeURIComponent(room)}/send/m.room.message/once`, { msgtype: 'm.text', body: 'once' });

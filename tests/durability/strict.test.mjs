@@ -1,5 +1,6 @@
-// What the disk is told: every writing transaction of the real worker is strict, and no answer that acknowledges something leaves before one has ended.
-// A killed browser does not show this, since the operating system still writes what the browser gave it.
+// What the disk is told: every writing transaction of the real worker is strict, and no answer that
+// acknowledges something leaves before one has ended. A killed browser does not show this, since
+// the operating system still writes what the browser gave it.
 
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
@@ -7,8 +8,9 @@ import { launch, stopWorkers } from '../browser/browser.mjs';
 import { ask, ok, openPage, packageSite, register } from '../browser/site.mjs';
 
 /**
- * Runs in the worker before its own script: notes every writing transaction, and puts into each answer how many of those have ended that write what is
- * acknowledged. (Others merge what was written before.)
+ * Runs in the worker before its own script: notes every writing transaction, and puts into each
+ * answer how many of those have ended that write what is acknowledged. (Others merge what was
+ * written before.)
  */
 const notes = `{
   const durabilities = [];
@@ -53,7 +55,10 @@ test('every writing transaction of the worker is strict, and ends before its ans
   const { room_id: room } = await ok(page, token, 'POST', '/createRoom', {});
   let acknowledged = 0;
   let ended = 0;
-  /** One request that changes something: a transaction must have ended between the last answer and this one. */
+  /**
+   * One request that changes something: a transaction must have ended between the last answer and
+   * this one.
+   */
   const change = async (method, endpoint, content) => {
     const { status, body, headers } = await ask(page, token, method, endpoint, content);
     assert.equal(status, 200, JSON.stringify(body));

@@ -1,5 +1,5 @@
-// Two tabs with two accounts talk to one server at once, and a new version of the worker takes over, while they do and in silence: nothing fails that a client
-// sees.
+// Two tabs with two accounts talk to one server at once, and a new version of the worker takes
+// over, while they do and in silence: nothing fails that a client sees.
 
 import assert from 'node:assert/strict';
 import { readFile } from 'node:fs/promises';
@@ -10,8 +10,9 @@ import { launch } from '../browser/browser.mjs';
 import { messagesOf, ok, openPage, packageSite, pause, register } from '../browser/site.mjs';
 
 /**
- * A conversation: each tab sends, and syncs all the time with requests that are held. Alice's never pauses; Bob's sends with the page's own fetch, as a
- * client that was not given the package's, and thinks between.
+ * A conversation: each tab sends, and syncs all the time with requests that are held. Alice's never
+ * pauses; Bob's sends with the page's own fetch, as a client that was not given the package's, and
+ * thinks between.
  */
 async function conversation(t, site) {
   const browser = await launch();
@@ -29,7 +30,10 @@ async function conversation(t, site) {
   return { browser, tabs, room };
 }
 
-/** In a tab: sends and syncs until `globalThis.talk.on` is false. Whatever fails is noted and ends the talk. */
+/**
+ * In a tab: sends and syncs until `globalThis.talk.on` is false. Whatever fails is noted and ends
+ * the talk.
+ */
 function talk({ global, pause, name, token, room }) {
   const noted = { on: true, sent: [], seen: [], failures: [] };
   globalThis.talk = noted;
@@ -80,7 +84,10 @@ function talk({ global, pause, name, token, room }) {
   };
 }
 
-/** Ends the conversation and looks at it from both sides: nothing failed, and each message is there once, for everybody. */
+/**
+ * Ends the conversation and looks at it from both sides: nothing failed, and each message is there
+ * once, for everybody.
+ */
 async function mustHaveGoneWell({ tabs, room }) {
   for (const { page } of tabs) await page.evaluate(() => globalThis.talk.stop());
   // The syncs that are held now end with this.
@@ -117,7 +124,10 @@ async function updatableSite(t, label) {
   };
 }
 
-/** A sync of the page, to whose account nothing happens, and which is held far beyond the update that comes; with `global` by the page's own `fetch`. */
+/**
+ * A sync of the page, to whose account nothing happens, and which is held far beyond the update
+ * that comes; with `global` by the page's own `fetch`.
+ */
 async function heldSync(page, token, since, { global = false } = {}) {
   await page.evaluate((given) => {
     const fetch = given.global ? globalThis.fetch : globalThis.server.fetch;
@@ -162,7 +172,8 @@ test('a new version takes over with syncs held and sends in flight, beside pages
   const { next_batch: since } = await ok(carol, token, 'GET', '/sync?timeout=0');
   for (const tab of talking.tabs) await messagesUntil(tab, 10);
 
-  // Right after a page was opened Chromium has a look for updates of its own planned, which ours would wait for.
+  // Right after a page was opened Chromium has a look for updates of its own planned, which ours
+  // would wait for.
   await pause(3_000);
   const [alice, bob] = talking.tabs;
   const old = await carol.evaluate(() => globalThis.server.status());

@@ -1,11 +1,14 @@
-// A browser at work that is interrupted: it is killed, or its worker is stopped, while two accounts send, sync and exchange keys.
+// A browser at work that is interrupted: it is killed, or its worker is stopped, while two accounts
+// send, sync and exchange keys.
 
 import assert from 'node:assert/strict';
 import { emptyProfile, killable, storageErrors } from '../browser/browser.mjs';
 import { ask, ok, openPage, pause, register } from '../browser/site.mjs';
 import { Load } from '../load.mjs';
 
-/** A Chromium on one profile that is killed and started again; its page is always the newest one. */
+/**
+ * A Chromium on one profile that is killed and started again; its page is always the newest one.
+ */
 export class Browser {
   #profile;
   #site;
@@ -19,7 +22,9 @@ export class Browser {
   /** Whether half of the work is done by the page's own `fetch`. */
   global = true;
 
-  /** Starts it with the site open, on a new profile unless there is one. It ends with the test `t`. */
+  /**
+   * Starts it with the site open, on a new profile unless there is one. It ends with the test `t`.
+   */
   static async start(t, site, profile) {
     const browser = new Browser();
     browser.#profile = profile ?? (await emptyProfile(t));
@@ -38,7 +43,10 @@ export class Browser {
     return openPage(this.#running.context, this.#site);
   }
 
-  /** What would tell a lost database from one that was read wrongly: what is in it, who the server is, and what Chromium has said. */
+  /**
+   * What would tell a lost database from one that was read wrongly: what is in it, who the server
+   * is, and what Chromium has said.
+   */
   async storage() {
     const page = await this.page;
     const seen = await page.evaluate(async () => {
@@ -73,8 +81,9 @@ export class Browser {
 }
 
 /**
- * A worker's way to whichever browser runs. A request without an answer is repeated until it has one. With `global` it goes by the page's own `fetch`, else
- * by the package's, which repeats most of them itself.
+ * A worker's way to whichever browser runs. A request without an answer is repeated until it has
+ * one. With `global` it goes by the page's own `fetch`, else by the package's, which repeats most
+ * of them itself.
  */
 class Line {
   #browser;
@@ -108,7 +117,10 @@ class Line {
   }
 }
 
-/** Sets two accounts to work in the browser, half of it by the page's own `fetch`; `connect(token)` gives a further way to the server. */
+/**
+ * Sets two accounts to work in the browser, half of it by the page's own `fetch`; `connect(token)`
+ * gives a further way to the server.
+ */
 export async function work(browser) {
   const page = await browser.page;
   const [alice, bob] = [await register(page, 'alice'), await register(page, 'bob')];

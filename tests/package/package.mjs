@@ -1,4 +1,5 @@
-// The package as npm hands it to others: packed, and installed into an empty Vite project. What comes from outside is kept in `.cache/package`.
+// The package as npm hands it to others: packed, and installed into an empty Vite project. What
+// comes from outside is kept in `.cache/package`.
 
 import { createHash } from 'node:crypto';
 import { mkdir, readFile, readdir, rename, rm, writeFile } from 'node:fs/promises';
@@ -10,7 +11,10 @@ export const project = path('.cache', 'package', 'project');
 const versionOf = async (name) => JSON.parse(await readFile(path('node_modules', name, 'package.json'), 'utf8')).version;
 const vite = '8.4.0';
 
-/** Packs the package; resolves to the tarball, whose name changes with what is in it, and to the names of its files. */
+/**
+ * Packs the package; resolves to the tarball, whose name changes with what is in it, and to the
+ * names of its files.
+ */
 async function pack() {
   const out = path('.cache', 'package', 'packed');
   await rm(out, { recursive: true, force: true });
@@ -24,7 +28,10 @@ async function pack() {
   return { tarball, files: files.map(({ path: name }) => name) };
 }
 
-/** Installs the tarball, Vite and matrix-js-sdk into a project with nothing else in it, and runs `npx ephapse init public` there. */
+/**
+ * Installs the tarball, Vite and matrix-js-sdk into a project with nothing else in it, and runs
+ * `npx ephapse init public` there.
+ */
 export async function emptyProject() {
   const { tarball, files } = await pack();
   await mkdir(project, { recursive: true });

@@ -1,4 +1,5 @@
-// The package in sites without a bundler: a plain page, one under a path, and one that has a service worker of its own.
+// The package in sites without a bundler: a plain page, one under a path, and one that has a
+// service worker of its own.
 
 import assert from 'node:assert/strict';
 import { execFile } from 'node:child_process';
@@ -80,7 +81,10 @@ test('a page that names its directory has its server there, and is told what to 
   assert.match(await start(await open('/app')), /out-of-scope: This page is \/app, .* Open it as \/app\/: let the site redirect/);
 });
 
-/** A site's own service worker: it keeps all that it fetches, and deletes every cache that it does not know. */
+/**
+ * A site's own service worker: it keeps all that it fetches, and deletes every cache that it does
+ * not know.
+ */
 const ownWorker = `
   addEventListener('install', () => skipWaiting());
   addEventListener('activate', (event) => event.waitUntil((async () => {
@@ -118,7 +122,8 @@ test('beside a service worker of the site that caches everything and deletes unk
   files['/sw.js'] = ownWorker;
   const page = await open();
   await registerOwn(page);
-  // As the error says. The browser has the old one, which the new one replaces while the page is open.
+  // As the error says. The browser has the old one, which the new one replaces while the page is
+  // open.
   files['/sw.js'] = `importScripts('/ephapse-worker.js');\n${ownWorker}`;
   assert.equal(await start(page, { workerUrl: '/sw.js', scope: '/' }), site.url);
   assert.match(await start(page), /foreign-worker: The server runs in the site's own service worker, \/sw\.js\. Call start\(\{ workerUrl: '\/sw\.js', scope: '\/' \}\)/);

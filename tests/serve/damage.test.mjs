@@ -1,5 +1,5 @@
-// A damaged page of the database: `ephapse serve` says which file it is and what to do, and does not panic. Every page is damaged in
-// crate/store/src/native/damage.rs.
+// A damaged page of the database: `ephapse serve` says which file it is and what to do, and does
+// not panic. Every page is damaged in crate/store/src/native/damage.rs.
 
 import assert from 'node:assert/strict';
 import { open } from 'node:fs/promises';

@@ -1,4 +1,5 @@
-// A disk that is full: who writes is told so and who helps, reading goes on, and nothing that was acknowledged is lost.
+// A disk that is full: who writes is told so and who helps, reading goes on, and nothing that was
+// acknowledged is lost.
 
 import assert from 'node:assert/strict';
 import { test } from 'node:test';

@@ -1,6 +1,7 @@
-// Kills `ephapse serve` in the middle of its work, again and again, and looks afterwards whether everything that was acknowledged is there: each event
-// once and in order, one event a transaction id, each to-device message once, no one-time key given twice.
-// KILLS says how often (10; `npm run test:long`: 50), SEED repeats a run's moments.
+// Kills `ephapse serve` in the middle of its work, again and again, and looks afterwards whether
+// everything that was acknowledged is there: each event once and in order, one event a transaction
+// id, each to-device message once, no one-time key given twice. KILLS says how often (10; `npm run
+// test:long`: 50), SEED repeats a run's moments.
 
 import assert from 'node:assert/strict';
 import { randomInt } from 'node:crypto';
@@ -11,7 +12,10 @@ import { Server, verifyEvents } from './server.mjs';
 const KILLS = Number(process.env.KILLS ?? 10);
 const SEED = Number(process.env.SEED ?? randomInt(2 ** 31));
 
-/** One worker's way to the server: a connection that is made again after each kill. A request without an answer is repeated until it has one. */
+/**
+ * One worker's way to the server: a connection that is made again after each kill. A request
+ * without an answer is repeated until it has one.
+ */
 class Line {
   #server;
   #connection = null;
@@ -22,7 +26,9 @@ class Line {
     this.#token = token;
   }
 
-  /** `again`: whether the request may be repeated as it is; without it the lost answer is `null`. */
+  /**
+   * `again`: whether the request may be repeated as it is; without it the lost answer is `null`.
+   */
   async ask(method, path, body, { again = true } = {}) {
     for (;;) {
       let response;

@@ -1,4 +1,5 @@
-// How unmodified clients find `ephapse serve` and log in, started by README's command: as Cinny does it, and as Hydrogen.
+// How unmodified clients find `ephapse serve` and log in, started by README's command: as Cinny
+// does it, and as Hydrogen.
 
 import assert from 'node:assert/strict';
 import { test as anyTest } from 'node:test';
@@ -35,7 +36,10 @@ async function logIn(base) {
   assert.ok((await ok(`${base}/_matrix/client/v3/sync?timeout=0&filter=${id}`, { token })).next_batch);
 }
 
-/** Looks up the server that a user has typed, then its versions, then how one may log in and register. */
+/**
+ * Looks up the server that a user has typed, then its versions, then how one may log in and
+ * register.
+ */
 async function asCinny(typed) {
   const { 'm.homeserver': { base_url: told } } = await ok(`${withoutSlash(typed)}/.well-known/matrix/client`);
   assert.match(told, /^https?:\/\//);

@@ -1,4 +1,5 @@
-// Files on `ephapse serve`: 100 MiB up and down with little of it in memory, and what is left of an upload that is cut off.
+// Files on `ephapse serve`: 100 MiB up and down with little of it in memory, and what is left of an
+// upload that is cut off.
 
 import assert from 'node:assert/strict';
 import { createHash, randomFillSync } from 'node:crypto';

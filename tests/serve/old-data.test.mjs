@@ -1,4 +1,5 @@
-// A data directory that an earlier version wrote opens with this one, and everything in it is there.
+// A data directory that an earlier version wrote opens with this one, and everything in it is
+// there.
 
 import { test } from 'node:test';
 import { check } from '../fixtures/content.mjs';

@@ -28,7 +28,8 @@ test('a node without a name takes the one of its key and keeps it, with its acco
   assert.equal((await server.request('GET', '/_matrix/client/r0/account/whoami?access_token=' + alice.access_token)).status, 200);
 });
 
-// The bar of 100 ms is the bench's; whatever else the machine does, a start that takes a second is a broken one.
+// The bar of 100 ms is the bench's; whatever else the machine does, a start that takes a second is
+// a broken one.
 test('it answers soon after its start, on an empty directory and on one with rooms', async (t) => {
   const ready = { empty: [], filled: [] };
   const server = await Server.start(t);
@@ -119,7 +120,8 @@ test('what a client began is finished when it does not wait for the answer', asy
   assert.ok(before.length >= 10, `most had arrived by themselves: ${before.length}`);
 });
 
-// Names that nobody has cost a comparison each, and what was sent was worked on whether its client waited or not, in any number.
+// Names that nobody has cost a comparison each, and what was sent was worked on whether its client
+// waited or not, in any number.
 test('logins that are sent and given up do not pile up, and keep nobody out', async (t) => {
   const server = await Server.start(t);
   await server.register('alice');
@@ -152,11 +154,13 @@ test('logins that are sent and given up do not pile up, and keep nobody out', as
   await flooding;
   t.diagnostic(`${loggedIn} logins meanwhile, ${grown.toFixed(0)} MB more at most`);
   assert.ok(loggedIn > 0);
-  // A password takes 7 MiB while it is compared, and the allocator keeps some; what was sent comes to 240 MB.
+  // A password takes 7 MiB while it is compared, and the allocator keeps some; what was sent comes
+  // to 240 MB.
   assert.ok(grown < 200, `${grown} MB`);
 });
 
-// argon2's memory stayed in the allocator's arenas, one for each thread: 126 MB after sixty registrations.
+// argon2's memory stayed in the allocator's arenas, one for each thread: 126 MB after sixty
+// registrations.
 test('what passwords take goes back to the system when they are hashed', async (t) => {
   const server = await Server.start(t);
   await server.register('first');
@@ -260,7 +264,10 @@ test('a data directory is made for its owner alone, and one that is open to othe
   }
 });
 
-/** A bare connection on which `text` was sent; `answered` resolves to the status of the first response. */
+/**
+ * A bare connection on which `text` was sent; `answered` resolves to the status of the first
+ * response.
+ */
 async function raw(server, text) {
   const socket = net.connect(server.port, '127.0.0.1');
   await once(socket, 'connect');

@@ -1,4 +1,5 @@
-// `ephapse serve` for tests: the binary that the suite has built (EPHAPSE names another), a directory of its own, a client on a bare connection.
+// `ephapse serve` for tests: the binary that the suite has built (EPHAPSE names another), a
+// directory of its own, a client on a bare connection.
 
 import { execFile, spawn } from 'node:child_process';
 import { mkdtemp, rm } from 'node:fs/promises';
@@ -30,7 +31,10 @@ export class Server {
   /** Whether the test has ended, so that nobody need try to reach it again. */
   over = false;
 
-  /** With `host` it listens there, by another name of this machine, and logs as `log` says; with `largestFile` it can write no more KiB to any file. */
+  /**
+   * With `host` it listens there, by another name of this machine, and logs as `log` says; with
+   * `largestFile` it can write no more KiB to any file.
+   */
   static async start(t, options = [], dataDirectory, { host = '127.0.0.1', log = 'warn', largestFile } = {}) {
     const server = new Server();
     server.host = host;
@@ -60,7 +64,8 @@ export class Server {
 
   async run() {
     const args = ['serve', '--data-dir', this.directory, '--listen', `${this.host}:${this.port}`, '--registration', 'open', '--rate-limits', 'off', '--log', this.log];
-    // The system says of such a file what it says of a full disk, if the signal that comes with it is ignored.
+    // The system says of such a file what it says of a full disk, if the signal that comes with it
+    // is ignored.
     const limited = this.largestFile ? ['bash', '-c', `trap '' XFSZ; ulimit -f ${this.largestFile}; exec "$0" "$@"`, binary] : [binary];
     const [command, ...before] = limited;
     this.process = await ServerProcess.start(command, [...before, ...args, ...this.options], { url: this.url });
@@ -74,7 +79,10 @@ export class Server {
     return Connection.open(this.url);
   }
 
-  /** One request on a connection of its own; resolves to `{ status, body }` with the body read as JSON. */
+  /**
+   * One request on a connection of its own; resolves to `{ status, body }` with the body read as
+   * JSON.
+   */
   async request(method, path, token, body) {
     const connection = await this.connect();
     try {

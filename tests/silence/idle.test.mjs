@@ -1,5 +1,6 @@
-// Whether the worker outlives a silent client, in a Chromium that nobody debugs: a debugger keeps workers from being ended. The page reports over HTTP.
-// IDLE is how many seconds the client is silent: browsers end idle workers after 30.
+// Whether the worker outlives a silent client, in a Chromium that nobody debugs: a debugger keeps
+// workers from being ended. The page reports over HTTP. IDLE is how many seconds the client is
+// silent: browsers end idle workers after 30.
 
 import assert from 'node:assert/strict';
 import { test } from 'node:test';

@@ -1,4 +1,5 @@
-// How bodies cross between the browser and the engine: small ones in one call, large ones as they are asked for, and what becomes of them when an engine dies.
+// How bodies cross between the browser and the engine: small ones in one call, large ones as they
+// are asked for, and what becomes of them when an engine dies.
 
 import assert from 'node:assert/strict';
 import { beforeEach, test } from 'node:test';
@@ -17,7 +18,10 @@ beforeEach(() => {
 
 const send = (method, body) => answer(server, new Request(new URL(path, scope), { method, body, duplex: 'half' }), path);
 
-/** A body of `count` chunks, each filled with its number; counts how many were taken, and whether the rest was refused. */
+/**
+ * A body of `count` chunks, each filled with its number; counts how many were taken, and whether
+ * the rest was refused.
+ */
 function source(count, { breaksAt } = {}) {
   const seen = { taken: 0, cancelled: false };
   const stream = new ReadableStream(
@@ -186,7 +190,8 @@ test('an answer that is being made when the engine stops still leaves; when it d
 });
 
 test('an answer that is there as a whole leaves to its end whatever becomes of the engine', async () => {
-  // The rest of it was refused when another request panicked: the client, which had its status already, saw it break off, and nobody asked again.
+  // The rest of it was refused when another request panicked: the client, which had its status
+  // already, saw it break off, and nobody asked again.
   const reading = send('POST', '{}');
   const running = await engine(0, 1);
   const large = Object.assign(pieces(new Uint8Array([1]), new Uint8Array([2]), new Uint8Array([3])), { whole: true });

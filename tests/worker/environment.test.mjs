@@ -1,4 +1,5 @@
-// What keeps the server from starting is said with its code and the user's next step, browser by browser.
+// What keeps the server from starting is said with its code and the user's next step, browser by
+// browser.
 
 import assert from 'node:assert/strict';
 import { beforeEach, test } from 'node:test';
@@ -95,7 +96,10 @@ test('a disk that is full', async () => {
   await refuses('storage-blocked', /cannot store anything/, /Free some disk space/);
 });
 
-/** What is said when the browser refuses the script with `error`, and the site answers it with `response`. */
+/**
+ * What is said when the browser refuses the script with `error`, and the site answers it with
+ * `response`.
+ */
 async function refusal(error, response, within = scope) {
   browser({ has: { serviceWorker: { getRegistration: async () => undefined, register: async () => { throw error; } } } });
   globalThis.fetch = async () => response ?? Promise.reject(new TypeError('offline'));

@@ -10,7 +10,10 @@ const gone = () => Promise.reject(new TypeError('the worker ended'));
 
 afterEach(() => { globalThis.fetch = global; });
 
-/** The fetch of a page that is controlled; `answers` says what each request gets. Bodies that were sent are in `sent`. */
+/**
+ * The fetch of a page that is controlled; `answers` says what each request gets. Bodies that were
+ * sent are in `sent`.
+ */
 function page(...answers) {
   const sent = [];
   globalThis.fetch = async (request) => {

@@ -1,4 +1,5 @@
-// An engine of JavaScript in place of the wasm one: `engines` holds every instance that was made, and each does what its test tells it.
+// An engine of JavaScript in place of the wasm one: `engines` holds every instance that was made,
+// and each does what its test tells it.
 
 export const engines = [];
 
@@ -11,7 +12,10 @@ export function createGlue() {
     closed: false,
     /** The calls that have handed in a write. */
     written: new Set(),
-    /** Ends the instance as a panic does: the hook is called, and none but those who have written are answered any more. */
+    /**
+     * Ends the instance as a panic does: the hook is called, and none but those who have written
+     * are answered any more.
+     */
     panic(call) {
       engine.host.panicked(call, 'a panic of the test');
     },

@@ -9,8 +9,9 @@ const script = (attempt) => `${scope}ephapse-worker.js${attempt ? `?ephapse-atte
 const turns = async () => { for (let n = 0; n < 10; n += 1) await Promise.resolve(); };
 
 /**
- * A browser in which one version is active and another waits; `registered` gets the URLs of scripts that are registered. Each can be installed, but for
- * those at first for which `troubles` has an error, or a worker that is being installed.
+ * A browser in which one version is active and another waits; `registered` gets the URLs of scripts
+ * that are registered. Each can be installed, but for those at first for which `troubles` has an
+ * error, or a worker that is being installed.
  */
 function browser(active, waiting, ...troubles) {
   const registration = { active: { scriptURL: active }, waiting: { scriptURL: waiting } };
@@ -89,7 +90,8 @@ test('where the site cannot be reached, or the version not be installed, it is t
 });
 
 test('a page that is opened while a version waits tries once more at once, but lets one be that is taking over', async (t) => {
-  // Whoever was told that it waits slept for ten minutes before the next attempt, and with a reload that was forgotten.
+  // Whoever was told that it waits slept for ten minutes before the next attempt, and with a reload
+  // that was forgotten.
   t.mock.timers.enable({ apis: ['setTimeout'] });
   const { registration, registered } = browser(script(1), script(9));
   const opened = registerWaiting(registration, scope);

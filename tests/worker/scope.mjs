@@ -1,4 +1,5 @@
-// A scope's server on engines of JavaScript, with as much of a service worker around it as it needs.
+// A scope's server on engines of JavaScript, with as much of a service worker around it as it
+// needs.
 
 import { Server } from '../../worker/service/server.ts';
 import { engines, failures } from './glue.mjs';

@@ -1,5 +1,6 @@
 #!/usr/bin/env node
-// `npx ephapse init DIRECTORY`: copies what a site serves of the package, the worker and its module, to the directory that the site serves at its root.
+// `npx ephapse init DIRECTORY`: copies what a site serves of the package, the worker and its
+// module, to the directory that the site serves at its root.
 
 import { copyFile, mkdir, readFile, rename, stat } from 'node:fs/promises';
 import { dirname, join, relative, resolve } from 'node:path';

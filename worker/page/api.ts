@@ -1,4 +1,5 @@
-// What the package offers besides `start()`: its options, the running server, its events and its errors.
+// What the package offers besides `start()`: its options, the running server, its events and its
+// errors.
 
 /** What keeps the server from starting or going on. */
 export type EphapseErrorCode =
@@ -18,7 +19,10 @@ export type EphapseErrorCode =
   | 'blocked-by-policy'
   /** The worker's script could not be installed. */
   | 'worker-failed'
-  /** `ephapse.wasm` could not be loaded, is something else, or is of another version than the worker. */
+  /**
+   * `ephapse.wasm` could not be loaded, is something else, or is of another version than the
+   * worker.
+   */
   | 'download-failed'
   /** The server itself could not start. */
   | 'server-failed';
@@ -40,7 +44,10 @@ export class EphapseError extends Error {
 
 /** How far the start has come. */
 export interface Progress {
-  /** `download`: the module comes over the network (first visit and updates only); `compile`: it is compiled; `open`: the database is opened. */
+  /**
+   * `download`: the module comes over the network (first visit and updates only); `compile`: it is
+   * compiled; `open`: the database is opened.
+   */
   stage: 'download' | 'compile' | 'open';
   /** Bytes loaded in stage `download`; else 0, then 1 when the stage is over. */
   loaded: number;
@@ -48,22 +55,28 @@ export interface Progress {
   total: number;
 }
 
-/** Options of `start`; none is needed where `ephapse-worker.js` and `ephapse.wasm` lie at the root of the site. */
+/**
+ * Options of `start`; none is needed where `ephapse-worker.js` and `ephapse.wasm` lie at the root
+ * of the site.
+ */
 export interface StartOptions {
   /**
-   * Where `ephapse-worker.js` is, relative to the page; `ephapse.wasm` lies beside it. Must be of the page's own origin. Where the site has a service worker
-   * of its own that begins with `importScripts('/ephapse-worker.js')`, the URL of that one. Default: `/ephapse-worker.js`, or `ephapse-worker.js` in the
-   * directory that the page's `<base href>` names.
+   * Where `ephapse-worker.js` is, relative to the page; `ephapse.wasm` lies beside it. Must be of
+   * the page's own origin. Where the site has a service worker of its own that begins with
+   * `importScripts('/ephapse-worker.js')`, the URL of that one. Default: `/ephapse-worker.js`, or
+   * `ephapse-worker.js` in the directory that the page's `<base href>` names.
    */
   workerUrl?: string | URL;
   /**
-   * The part of the site that the server serves, a path that ends in `/`; the page must lie in it. Every scope has a server of its own. Default: the
-   * directory of the worker. A wider one needs the HTTP header `Service-Worker-Allowed` on the worker's script.
+   * The part of the site that the server serves, a path that ends in `/`; the page must lie in it.
+   * Every scope has a server of its own. Default: the directory of the worker. A wider one needs
+   * the HTTP header `Service-Worker-Allowed` on the worker's script.
    */
   scope?: string;
   /**
-   * Bytes that a file may have that somebody uploads; a larger one is refused with `M_TOO_LARGE`, and clients are told by `/media/config`. It holds for all
-   * pages of the scope, until one of them starts with another. Default: 100 MiB.
+   * Bytes that a file may have that somebody uploads; a larger one is refused with `M_TOO_LARGE`,
+   * and clients are told by `/media/config`. It holds for all pages of the scope, until one of them
+   * starts with another. Default: 100 MiB.
    */
   maxUpload?: number;
   /** Called while the server starts. */
@@ -108,7 +121,10 @@ export interface Status {
   wasmBytes: number;
   /** Memory of the WebAssembly instance. */
   memoryBytes: number;
-  /** Bytes that the whole origin stores, as the browser estimates it; 0 where it does not tell (WebKitGTK). */
+  /**
+   * Bytes that the whole origin stores, as the browser estimates it; 0 where it does not tell
+   * (WebKitGTK).
+   */
   storageUsed: number;
   /** Bytes that the origin may store, as the browser estimates it; 0 where it does not tell. */
   storageQuota: number;
@@ -120,7 +136,10 @@ export interface Status {
   streams: StreamStatus[];
   /** How often the engine was rebuilt from its database since the worker started. */
   rebuilds: number;
-  /** When the worker started, in milliseconds since 1970: browsers end it when nothing needs it, and start it with the next request. */
+  /**
+   * When the worker started, in milliseconds since 1970: browsers end it when nothing needs it, and
+   * start it with the next request.
+   */
   workerStarted: number;
   /** What else the server tells of itself; may change from version to version. */
   [detail: string]: unknown;
@@ -130,7 +149,10 @@ export interface Status {
 export interface Events {
   /** A newer version of the worker took over; this page goes on working with it. */
   update: { version: string };
-  /** The server started anew from its database, after an error of its own. Nothing acknowledged is lost. */
+  /**
+   * The server started anew from its database, after an error of its own. Nothing acknowledged is
+   * lost.
+   */
   restart: { reason: string };
   /** The server cannot run; it is tried again at the next request. */
   error: EphapseError;
@@ -143,18 +165,22 @@ export interface Server {
   /** The server's name: what follows the colon in user ids. */
   readonly serverName: string;
   /**
-   * As `globalThis.fetch`, for requests to the server: when the browser ends the worker under a request that may be repeated (GET, HEAD, PUT, DELETE,
-   * OPTIONS), it is repeated, and it resolves when all of the answer is here, which else could break off; a page that the worker does not control is put
-   * under its control first; and when a new version of the worker waits, the page
-   * is silent for a moment in which the browser can switch. Hand it to clients that take one (`fetchFn` in matrix-js-sdk). With the global `fetch`, clients
-   * see such a request fail and repeat it in their own way, and one that never pauses can put off an update for as long as it goes on, five minutes at most.
+   * As `globalThis.fetch`, for requests to the server: when the browser ends the worker under a
+   * request that may be repeated (GET, HEAD, PUT, DELETE, OPTIONS), it is repeated, and it resolves
+   * when all of the answer is here, which else could break off; a page that the worker does not
+   * control is put under its control first; and when a new version of the worker waits, the page is
+   * silent for a moment in which the browser can switch. Hand it to clients that take one
+   * (`fetchFn` in matrix-js-sdk). With the global `fetch`, clients see such a request fail and
+   * repeat it in their own way, and one that never pauses can put off an update for as long as it
+   * goes on, five minutes at most.
    */
   readonly fetch: typeof globalThis.fetch;
   /** What the server holds and does now. */
   status(): Promise<Status>;
   /**
-   * This page needs the server no longer. It stops keeping the worker alive, and with the last page the server closes its database. Rejects nothing that
-   * is under way, and a later request starts the server again.
+   * This page needs the server no longer. It stops keeping the worker alive, and with the last page
+   * the server closes its database. Rejects nothing that is under way, and a later request starts
+   * the server again.
    */
   stop(): Promise<void>;
   /** Calls `listener` at every `event` until the returned function is called. */

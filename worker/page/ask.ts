@@ -1,10 +1,13 @@
-// One question to the worker, one answer. A worker may end before it answers, so questions are asked again.
+// One question to the worker, one answer. A worker may end before it answers, so questions are
+// asked again.
 
 import { type Answer, type Question, mark } from '../shared/protocol.ts';
 import { EphapseError } from './api.ts';
 import { type Control } from './control.ts';
 
-/** An answer that takes longer than this is asked for again: the worker that was asked may be gone. */
+/**
+ * An answer that takes longer than this is asked for again: the worker that was asked may be gone.
+ */
 const patience = 10_000;
 const attempts = 6;
 

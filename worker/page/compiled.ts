@@ -1,5 +1,7 @@
-// Chromium shares the code of a module among all who hold it in a process, and a page and its service worker mostly live in one. So the page holds the
-// server's module while the worker comes and goes: a worker that starts again finds it compiled, with every function that ran before. A hint only.
+// Chromium shares the code of a module among all who hold it in a process, and a page and its
+// service worker mostly live in one. So the page holds the server's module while the worker comes
+// and goes: a worker that starts again finds it compiled, with every function that ran before. A
+// hint only.
 
 /** The module that a page holds for its worker. */
 export class Compiled {

@@ -1,5 +1,6 @@
-// Whether requests of this page reach the worker. A page that was loaded past it (a hard reload, or the very first visit) has no controller: its
-// requests would go to the network, so it asks to be claimed.
+// Whether requests of this page reach the worker. A page that was loaded past it (a hard reload, or
+// the very first visit) has no controller: its requests would go to the network, so it asks to be
+// claimed.
 
 import { EphapseError } from './api.ts';
 import { askTo } from './ask.ts';
@@ -9,7 +10,10 @@ import { foreign, hasServer, isKnown } from './identify.ts';
 export interface Control {
   /** The worker that is active now. */
   worker(): ServiceWorker | null;
-  /** The worker that is active now, once there is one; rejects when the site has replaced it by another one. */
+  /**
+   * The worker that is active now, once there is one; rejects when the site has replaced it by
+   * another one.
+   */
   active(): Promise<ServiceWorker>;
   /** Ends when the page's requests reach the worker. */
   controlled(): Promise<void>;
@@ -18,8 +22,9 @@ export interface Control {
 /** Makes the page one of the worker's. */
 export async function takeControl(registration: ServiceWorkerRegistration): Promise<Control> {
   const met = new WeakSet<ServiceWorker>();
-  // Another scope's worker runs the same script. In a switch of versions the page may hear of its new controller before or after it hears of the
-  // registration's new worker, so that for a moment the one is still the version that waits, or the other already the next.
+  // Another scope's worker runs the same script. In a switch of versions the page may hear of its
+  // new controller before or after it hears of the registration's new worker, so that for a moment
+  // the one is still the version that waits, or the other already the next.
   const isOurs = (worker: ServiceWorker | null): boolean => {
     for (const version of [registration.active, registration.waiting]) if (version) met.add(version);
     return worker !== null && met.has(worker) && isKnown(worker);

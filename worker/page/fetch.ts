@@ -4,7 +4,9 @@ import { isMedia } from '../shared/matrix-url.ts';
 import { type Control } from './control.ts';
 
 const repeatable = new Set(['GET', 'HEAD', 'PUT', 'DELETE', 'OPTIONS']);
-/** Of files: what carries none, since a file can be read once where it is not to be kept in memory. */
+/**
+ * Of files: what carries none, since a file can be read once where it is not to be kept in memory.
+ */
 const repeatableOfMedia = new Set(['GET', 'HEAD', 'OPTIONS']);
 const pauses = [0, 100, 400, 1_600];
 
@@ -34,8 +36,9 @@ export class Pause {
 }
 
 /**
- * `fetch`, in a page that is controlled, repeated where the method allows it. A large answer can break off when the worker ends, so one that can be asked for
- * again is waited for to its end; any other arrives as it comes, and so do files.
+ * `fetch`, in a page that is controlled, repeated where the method allows it. A large answer can
+ * break off when the worker ends, so one that can be asked for again is waited for to its end; any
+ * other arrives as it comes, and so do files.
  */
 export function retryingFetch(control: Control, pause: Pause): typeof globalThis.fetch {
   return async (input, init) => {
@@ -59,7 +62,10 @@ export function retryingFetch(control: Control, pause: Pause): typeof globalThis
   };
 }
 
-/** Ends when all of an answer is here; rejects when it breaks off. `response` keeps it for whoever reads it. */
+/**
+ * Ends when all of an answer is here; rejects when it breaks off. `response` keeps it for whoever
+ * reads it.
+ */
 async function arrived(response: Response): Promise<void> {
   await response.clone().body?.pipeTo(new WritableStream());
 }

@@ -1,4 +1,5 @@
-// Whether a service worker has the server in it. One scope has one worker, and a site may have one of its own: with the server imported into it, or without.
+// Whether a service worker has the server in it. One scope has one worker, and a site may have one
+// of its own: with the server imported into it, or without.
 
 import { EphapseError } from './api.ts';
 import { askTo } from './ask.ts';

@@ -1,4 +1,5 @@
-// The page's side of the package: `start()` makes a homeserver run in the site's service worker and says where it answers.
+// The page's side of the package: `start()` makes a homeserver run in the site's service worker and
+// says where it answers.
 
 import { type Booted, type News, channelName, isOurs } from '../shared/protocol.ts';
 import { EphapseError, type Events, type Server, type StartOptions, type Status } from './api.ts';
@@ -14,8 +15,9 @@ import { checkEnvironment, register, registerAgain, registerWaiting } from './re
 export * from './api.ts';
 
 /**
- * A browser switches to a new version of the worker when the old one has nothing to do, and needs some 10 to 50 ms for it, which a client that asks
- * again at once never gives it; so at a hand-over each page is silent until the switch, and for this long at most.
+ * A browser switches to a new version of the worker when the old one has nothing to do, and needs
+ * some 10 to 50 ms for it, which a client that asks again at once never gives it; so at a hand-over
+ * each page is silent until the switch, and for this long at most.
  */
 const handoverPause = 1_500;
 
@@ -27,9 +29,11 @@ const handoverPause = 1_500;
  * const client = createClient({ baseUrl: server.baseUrl, fetchFn: server.fetch });
  * ```
  *
- * The server speaks the Client-Server API of Matrix, for clients with end-to-end encryption. Not there yet: other servers (everybody has an account of the same
- * browser), thumbnails, lists of threads and of a space's rooms, room upgrades, search, the public directory, reports, e-mail addresses, OAuth and single sign-on,
- * sliding sync, push to devices, URL previews, and calls. Such endpoints answer 404 with `M_UNRECOGNIZED`.
+ * The server speaks the Client-Server API of Matrix, for clients with end-to-end encryption. Not
+ * there yet: other servers (everybody has an account of the same browser), thumbnails, lists of
+ * threads and of a space's rooms, room upgrades, search, the public directory, reports, e-mail
+ * addresses, OAuth and single sign-on, sliding sync, push to devices, URL previews, and calls. Such
+ * endpoints answer 404 with `M_UNRECOGNIZED`.
  *
  * @throws {EphapseError} whose message tells the user what to do next.
  */
@@ -88,7 +92,10 @@ export async function start(options: StartOptions = {}): Promise<Server> {
   }
 }
 
-/** At the root of the site, or where the page says that its files are. A bundler moves this script, so where that lies says nothing. */
+/**
+ * At the root of the site, or where the page says that its files are. A bundler moves this script,
+ * so where that lies says nothing.
+ */
 function defaultWorkerUrl(): URL {
   const base = document.querySelector('base[href]') ? new URL(document.baseURI) : undefined;
   return new URL(workerName, base?.origin === location.origin ? base : `${location.origin}/`);
@@ -116,7 +123,10 @@ class PageServer implements Server {
     this.#holdModule();
   }
 
-  /** Holds what the worker runs: once it does, since what both of them compile at the same time is not shared. */
+  /**
+   * Holds what the worker runs: once it does, since what both of them compile at the same time is
+   * not shared.
+   */
   #holdModule(): void {
     ask<Booted>(this.#control, { ask: 'boot' }).then(({ module }) => this.#compiled.hold(module)).catch(() => undefined);
   }

@@ -1,8 +1,12 @@
-// Whether what the page asks for reaches the server. The site's content security policy may forbid it, and the site's own worker may answer first.
+// Whether what the page asks for reaches the server. The site's content security policy may forbid
+// it, and the site's own worker may answer first.
 
 import { EphapseError } from './api.ts';
 
-/** What keeps requests of this page from the server at `baseUrl`; `undefined` where nothing does, or where the server itself has to say what is wrong. */
+/**
+ * What keeps requests of this page from the server at `baseUrl`; `undefined` where nothing does, or
+ * where the server itself has to say what is wrong.
+ */
 export async function obstacle(baseUrl: string): Promise<EphapseError | undefined> {
   const url = `${baseUrl}/_matrix/client/versions`;
   const forbidden: string[] = [];

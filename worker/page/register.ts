@@ -1,4 +1,5 @@
-// Whether this browser can run the server at all, and the registration of its worker. What fails here says what the user can do.
+// Whether this browser can run the server at all, and the registration of its worker. What fails
+// here says what the user can do.
 
 import { EphapseError } from './api.ts';
 import { foreign, hasServer, scriptName, workerName } from './identify.ts';
@@ -117,7 +118,10 @@ async function serverActive(registration: ServiceWorkerRegistration): Promise<vo
   if (coming === active || coming?.state !== 'activated' || !(await hasServer(coming))) throw foreign(active, registration.scope);
 }
 
-/** The browser gives a page to the worker of the narrowest scope, and no other one can take it from there. */
+/**
+ * The browser gives a page to the worker of the narrowest scope, and no other one can take it from
+ * there.
+ */
 async function checkReach(registration: ServiceWorkerRegistration): Promise<void> {
   const nearest = await navigator.serviceWorker.getRegistration();
   if (!nearest || nearest.scope === registration.scope) return;
@@ -128,18 +132,25 @@ async function checkReach(registration: ServiceWorkerRegistration): Promise<void
   );
 }
 
-/** Marks a script that was registered once more, with a number that grows with each time; the site need not know it. */
+/**
+ * Marks a script that was registered once more, with a number that grows with each time; the site
+ * need not know it.
+ */
 const attempt = 'ephapse-attempt';
-/** So many attempts to activate a new version follow at once upon each other. A client that never pauses may use them up; then there is one now and then. */
+/**
+ * So many attempts to activate a new version follow at once upon each other. A client that never
+ * pauses may use them up; then there is one now and then.
+ */
 const quickAttempts = 8;
 const slowPace = 600_000;
 /** A new version that is about to take over has done so by then. */
 const untilTakenOver = 10_000;
 
 /**
- * Registers a script that waits in vain to become active under a URL that differs in its query, so that the browser takes it for another new version: at
- * once, or after a pause where that was done often, and again as long as it waits. One page of the site does it. With `atOnce` it is done at once however
- * often it was.
+ * Registers a script that waits in vain to become active under a URL that differs in its query, so
+ * that the browser takes it for another new version: at once, or after a pause where that was done
+ * often, and again as long as it waits. One page of the site does it. With `atOnce` it is done at
+ * once however often it was.
  */
 export async function registerAgain(script: string, scope: string, { atOnce = false } = {}): Promise<void> {
   await navigator.locks.request(`${scope} ${attempt}`, async () => {
@@ -148,7 +159,8 @@ export async function registerAgain(script: string, scope: string, { atOnce = fa
     const last = attemptOf(script);
     const next = new URL(script);
     next.searchParams.set(attempt, String(last + 1));
-    // The active version has the number of its own last attempt, from which those of the next ones go on.
+    // The active version has the number of its own last attempt, from which those of the next ones
+    // go on.
     let quick = atOnce || last - attemptOf(registration?.active?.scriptURL ?? script) < quickAttempts;
     while (waits()) {
       if (!quick) await sleep(slowPace);
@@ -158,14 +170,20 @@ export async function registerAgain(script: string, scope: string, { atOnce = fa
   });
 }
 
-/** Registers a version that waits already when a page is opened: whoever was told that it waits in vain may have been closed since. */
+/**
+ * Registers a version that waits already when a page is opened: whoever was told that it waits in
+ * vain may have been closed since.
+ */
 export async function registerWaiting({ waiting }: ServiceWorkerRegistration, scope: string): Promise<void> {
   if (!waiting) return;
   await sleep(untilTakenOver);
   await registerAgain(waiting.scriptURL, scope, { atOnce: true });
 }
 
-/** Registers a script; resolves to whether the browser could install it, and it speaks for itself from now on. */
+/**
+ * Registers a script; resolves to whether the browser could install it, and it speaks for itself
+ * from now on.
+ */
 async function installs(script: URL, scope: string): Promise<boolean> {
   try {
     const { installing } = await navigator.serviceWorker.register(script, { scope, updateViaCache: 'none' });
@@ -185,7 +203,10 @@ function attemptOf(script: string): number {
   return Number(new URL(script).searchParams.get(attempt) ?? 0);
 }
 
-/** The URL under which the worker is registered, so that one that was registered once more is not taken for another version. */
+/**
+ * The URL under which the worker is registered, so that one that was registered once more is not
+ * taken for another version.
+ */
 async function registeredAs(workerUrl: URL, scope: string): Promise<URL> {
   const registration = await navigator.serviceWorker.getRegistration(scope);
   const newest = registration?.waiting ?? registration?.active;

@@ -1,4 +1,5 @@
-// From a fetch event's Request to the engine's call, and back to a Response. The server itself writes CORS headers and judges methods and paths.
+// From a fetch event's Request to the engine's call, and back to a Response. The server itself
+// writes CORS headers and judges methods and paths.
 
 import { isMedia, serverLabel } from '../shared/matrix-url.ts';
 import { atOnce, received } from './body.ts';
@@ -6,7 +7,10 @@ import { failureOf } from './failed.ts';
 import { Died, type EngineResponse } from './instance.ts';
 import { type Server } from './server.ts';
 
-/** Media is shown or saved, never run: any other use of a response could run it, or show it as a page of this origin. */
+/**
+ * Media is shown or saved, never run: any other use of a response could run it, or show it as a
+ * page of this origin.
+ */
 const usesOfMedia: ReadonlySet<string> = new Set(['', 'audio', 'image', 'track', 'video']);
 
 /** Answers `request`, whose path on this server is `path`. Never rejects. */

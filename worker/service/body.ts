@@ -1,5 +1,6 @@
-// Bodies between the browser and the engine. A small one crosses with its request, in one call; of a large one the engine asks for the next chunk when it
-// wants it, and may refuse the request before that.
+// Bodies between the browser and the engine. A small one crosses with its request, in one call; of
+// a large one the engine asks for the next chunk when it wants it, and may refuse the request
+// before that.
 
 import { type Pieces } from 'ephapse:glue';
 import { sleep } from './host.ts';
@@ -7,19 +8,26 @@ import { sleep } from './host.ts';
 /** What is larger than this comes and goes in pieces. */
 const small = 64 * 1024;
 
-/** So many milliseconds a body may pause. Chromium tells nobody of a request that its page gave up: its stream stays as it is. */
+/**
+ * So many milliseconds a body may pause. Chromium tells nobody of a request that its page gave up:
+ * its stream stays as it is.
+ */
 const patience = 60_000;
 
 /** A body of more bytes than this is one whose sender may have gone while it came. */
 const large = 1 << 20;
 
 /**
- * So many milliseconds an answer to such a body waits for somebody to take it. Chromium cancels what nobody takes one to six milliseconds after it asked for
- * it (2026-11-30), and that is all that it tells of a page that gave its request up.
+ * So many milliseconds an answer to such a body waits for somebody to take it. Chromium cancels
+ * what nobody takes one to six milliseconds after it asked for it (2026-11-30), and that is all
+ * that it tells of a page that gave its request up.
  */
 const untilCancelled = 25;
 
-/** What the engine has not been given yet of a body. It can be read once, so that a request with one is not repeated once that was begun. */
+/**
+ * What the engine has not been given yet of a body. It can be read once, so that a request with one
+ * is not repeated once that was begun.
+ */
 export class Rest {
   begun = false;
   #given = 0;
@@ -33,7 +41,10 @@ export class Rest {
     givenUp.addEventListener('abort', () => { this.cancel(); }, { once: true });
   }
 
-  /** The next chunk; `undefined` at the end. Rejects when the page gave the request up, or pauses for too long. */
+  /**
+   * The next chunk; `undefined` at the end. Rejects when the page gave the request up, or pauses
+   * for too long.
+   */
   async next(): Promise<Uint8Array | undefined> {
     this.begun = true;
     let late: ReturnType<typeof setTimeout> | undefined;
@@ -61,10 +72,13 @@ export class Rest {
   }
 }
 
-/** The body of `request` as far as it has to be held here, and what follows where that is not all. */
+/**
+ * The body of `request` as far as it has to be held here, and what follows where that is not all.
+ */
 export async function received(request: Request): Promise<{ body: Uint8Array; rest?: Rest }> {
   if (request.method === 'GET' || request.method === 'HEAD') return { body: new Uint8Array() };
-  // Firefox gives a Request no `body` stream (bug 1387483): there the browser collects it, out of our memory where it can.
+  // Firefox gives a Request no `body` stream (bug 1387483): there the browser collects it, out of
+  // our memory where it can.
   const given = request.body as ReadableStream<Uint8Array> | null | undefined;
   const stream = given === undefined ? (await request.blob()).stream() : given;
   if (!stream) return { body: new Uint8Array() };
@@ -92,8 +106,9 @@ function joined(chunks: Uint8Array[], length: number): Uint8Array {
 }
 
 /**
- * A stream of all of `body`. Chromium makes a Blob of a body that is bytes, which its browser process keeps and the page's has to fetch from there: 0.7 to 0.8 ms a
- * request, and more for a large one. A stream goes to the page's process directly.
+ * A stream of all of `body`. Chromium makes a Blob of a body that is bytes, which its browser
+ * process keeps and the page's has to fetch from there: 0.7 to 0.8 ms a request, and more for a
+ * large one. A stream goes to the page's process directly.
  */
 export function atOnce(body: Uint8Array<ArrayBuffer>): ReadableStream<Uint8Array<ArrayBuffer>> {
   return new ReadableStream({
@@ -105,13 +120,15 @@ export function atOnce(body: Uint8Array<ArrayBuffer>): ReadableStream<Uint8Array
 }
 
 /**
- * A stream of what the engine has of an answer; `during` is told of every call into it. It takes a piece when there is room for one, and never ahead: what
- * answers a large body not before it is clear that somebody takes it, since of a file whose id nobody was told the engine keeps nothing.
+ * A stream of what the engine has of an answer; `during` is told of every call into it. It takes a
+ * piece when there is room for one, and never ahead: what answers a large body not before it is
+ * clear that somebody takes it, since of a file whose id nobody was told the engine keeps nothing.
  */
 export function streamOf(pieces: Pieces, during: <T>(work: () => Promise<T>) => Promise<T>, request?: Rest): ReadableStream<Uint8Array<ArrayBuffer>> {
   let cancelled = false;
   let wait = request?.tookLong === true;
-  // Not a byte stream: Safari has learnt those only lately, and nobody here reads into a buffer of their own.
+  // Not a byte stream: Safari has learnt those only lately, and nobody here reads into a buffer of
+  // their own.
   return new ReadableStream(
     {
       pull: async (controller) => {

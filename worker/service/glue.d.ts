@@ -1,4 +1,5 @@
-// The build puts wasm-bindgen's glue under this name, and a few facts about the build into constants.
+// The build puts wasm-bindgen's glue under this name, and a few facts about the build into
+// constants.
 
 declare const EPHAPSE_VERSION: string;
 declare const EPHAPSE_WASM_SHA256: string;
@@ -11,7 +12,10 @@ declare module 'ephapse:glue' {
     sleep(milliseconds: number): Promise<void>;
     /** Lets waiting events be handled, then goes on. */
     yieldNow(): Promise<void>;
-    /** Called from the panic hook; `call` is the number of the call whose turn it was, 0 when it was a background task. */
+    /**
+     * Called from the panic hook; `call` is the number of the call whose turn it was, 0 when it was
+     * a background task.
+     */
     panicked(call: number, message: string): void;
     /** A line for the console. */
     log(level: 'error' | 'warn' | 'info', line: string): void;
@@ -52,11 +56,20 @@ declare module 'ephapse:glue' {
     handle(call: number, method: string, pathAndQuery: string, headers: string[], body: Uint8Array, rest: Rest | undefined): Promise<RawResponse>;
     serverName(): string;
     status(): Record<string, unknown>;
-    /** Whether requests such as `/sync` may wait for something to happen; `false` also answers those that wait. */
+    /**
+     * Whether requests such as `/sync` may wait for something to happen; `false` also answers those
+     * that wait.
+     */
     setHolding(holding: boolean): void;
-    /** Whether the database is gone for good: closed by the browser, or taken over by another engine. */
+    /**
+     * Whether the database is gone for good: closed by the browser, or taken over by another
+     * engine.
+     */
     hasLostDatabase(): Promise<boolean>;
-    /** How many bytes an uploaded file may have, until something else is said; the default where none are given. */
+    /**
+     * How many bytes an uploaded file may have, until something else is said; the default where
+     * none are given.
+     */
     setMaxUpload(bytes: number | undefined): Promise<void>;
     shutdown(): Promise<void>;
   }
@@ -67,7 +80,10 @@ declare module 'ephapse:glue' {
     open(database: string, publicUrl: string, host: Host): Promise<Engine>;
     /** The number of the call whose turn it is or, after a trap, was. */
     current_call(): number;
-    /** Whether a call has handed in a write; after the end of the instance, whether it still goes on to its answer. */
+    /**
+     * Whether a call has handed in a write; after the end of the instance, whether it still goes on
+     * to its answer.
+     */
     has_written(call: number): boolean;
     /** Ends the instance as a panic does, for what no panic hook sees. */
     end_turns(): void;

@@ -8,8 +8,9 @@ export function sleep(milliseconds: number): Promise<void> {
 let turns: { port: MessagePort; waiting: (() => void)[] } | undefined;
 
 /**
- * Lets the events that wait be handled, then goes on. A `setTimeout` would wait 4 ms when nested; what follows a `scheduler.yield()` comes before the
- * requests that wait (Chromium 2026), so that they were answered only when all of a long work was done.
+ * Lets the events that wait be handled, then goes on. A `setTimeout` would wait 4 ms when nested;
+ * what follows a `scheduler.yield()` comes before the requests that wait (Chromium 2026), so that
+ * they were answered only when all of a long work was done.
  */
 export function yieldNow(): Promise<void> {
   if (!turns) {

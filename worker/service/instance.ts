@@ -1,5 +1,6 @@
-// One instance of the engine. A panic leaves its memory in an unknown state, so the instance is dead from then on. Calls that had handed in what they write
-// are still answered by it; all others learn that it died, and whether they may be done again.
+// One instance of the engine. A panic leaves its memory in an unknown state, so the instance is
+// dead from then on. Calls that had handed in what they write are still answered by it; all others
+// learn that it died, and whether they may be done again.
 
 import { createGlue, type Engine, type Glue, type OpenFailure } from 'ephapse:glue';
 import { type Rest, streamOf } from './body.ts';
@@ -28,8 +29,8 @@ export interface EngineResponse {
 }
 
 /**
- * What became of a call whose instance died: it was the `culprit`, during which it happened; it was left `undone`, and has changed nothing; or it is
- * `unknown` whether what it wrote was stored.
+ * What became of a call whose instance died: it was the `culprit`, during which it happened; it was
+ * left `undone`, and has changed nothing; or it is `unknown` whether what it wrote was stored.
  */
 export type Fate = 'culprit' | 'undone' | 'unknown';
 
@@ -63,7 +64,10 @@ export class Instance {
     this.#life = life;
   }
 
-  /** Opens the database; `onDeath` is called once, when the instance dies. What it gets ends when the instance is done with the database. */
+  /**
+   * Opens the database; `onDeath` is called once, when the instance dies. What it gets ends when
+   * the instance is done with the database.
+   */
   static async open(module: WebAssembly.Module, database: string, publicUrl: string, onDeath: OnDeath): Promise<Instance> {
     const glue = createGlue();
     const life = new Life(glue, onDeath);
@@ -162,7 +166,8 @@ class Life {
 
   /** Ends when nothing is under way, or after `patience` milliseconds. */
   async idle(patience: number): Promise<void> {
-    // A call may have ended in this turn, and a request that has just found the instance comes into it; both are seen by the next turn.
+    // A call may have ended in this turn, and a request that has just found the instance comes into
+    // it; both are seen by the next turn.
     await sleep(0);
     if (this.#waiting.size === 0) return;
     await Promise.race([new Promise<void>((resolve) => this.#whenIdle.push(resolve)), sleep(patience)]);
@@ -213,7 +218,8 @@ class Life {
 
   /** Ends when those who have written are answered, or have waited long enough. */
   async #answerTheRest(reason: string): Promise<void> {
-    // A call may have ended in the turn in which another panicked; that reaches whoever waits for it by the next turn.
+    // A call may have ended in the turn in which another panicked; that reaches whoever waits for
+    // it by the next turn.
     await sleep(0);
     for (const call of [...this.#waiting.keys()]) if (!this.#glue.has_written(call)) this.#reject(call, new Died(reason, 'undone'));
     await this.idle(lastAnswers);

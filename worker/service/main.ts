@@ -1,4 +1,5 @@
-// The service worker of a node: answers the pages' Matrix requests from the engine, and hands over to newer versions of itself.
+// The service worker of a node: answers the pages' Matrix requests from the engine, and hands over
+// to newer versions of itself.
 
 import { type Answer, type Booted, type News, type Question, channelName, isOurs, mark } from '../shared/protocol.ts';
 import { matrixPath } from '../shared/matrix-url.ts';
@@ -10,7 +11,10 @@ import { Server } from './server.ts';
 
 declare const self: ServiceWorkerGlobalScope;
 
-/** How long a new version waits for the running one to fall quiet; one that is too old for that never says so. */
+/**
+ * How long a new version waits for the running one to fall quiet; one that is too old for that
+ * never says so.
+ */
 const untilQuiet = 1_500;
 /** How long the browser may take for the switch. */
 const untilActivated = 3_000;
@@ -55,8 +59,8 @@ self.addEventListener('message', (event) => {
 channel.addEventListener('message', ({ data }) => {
   if (!isOurs(data)) return;
   const news = data as News;
-  // A broadcast never comes back to its sender, so these are another version's words. One that waits itself has nothing to hand over, and must not say for
-  // the running one that all is quiet.
+  // A broadcast never comes back to its sender, so these are another version's words. One that
+  // waits itself has nothing to hand over, and must not say for the running one that all is quiet.
   if (news.news === 'handover' && !isWaiting()) server.handOver();
   if (news.news === 'activated') void server.stop();
 });
@@ -97,7 +101,10 @@ async function answerTo(question: Question, sender: string | undefined): Promise
   }
 }
 
-/** Of this version; a browser that does not tell it leaves every version to take itself for the active one. */
+/**
+ * Of this version; a browser that does not tell it leaves every version to take itself for the
+ * active one.
+ */
 function stateOf(): ServiceWorkerState {
   return (self.serviceWorker as ServiceWorker | undefined)?.state ?? 'activated';
 }
@@ -114,9 +121,11 @@ async function activated(): Promise<void> {
 }
 
 /**
- * The browser activates this version when the running one has nothing to do and stays so until it has ended. Chromium tries that once for each new
- * version, when it is asked; a request that comes while the old worker ends starts that one again, and the new version waits in vain. So the question
- * comes in a silence, and where it was in vain the pages register the script once more, as another new version.
+ * The browser activates this version when the running one has nothing to do and stays so until it
+ * has ended. Chromium tries that once for each new version, when it is asked; a request that comes
+ * while the old worker ends starts that one again, and the new version waits in vain. So the
+ * question comes in a silence, and where it was in vain the pages register the script once more, as
+ * another new version.
  */
 async function becomeActive(): Promise<void> {
   if (!self.registration.active) return;

@@ -1,4 +1,5 @@
-// The WebAssembly module: downloaded once, checked against the hash this worker was built for, kept in Cache Storage so that a restart needs no network.
+// The WebAssembly module: downloaded once, checked against the hash this worker was built for, kept
+// in Cache Storage so that a restart needs no network.
 
 import { type Stage } from '../shared/protocol.ts';
 import { Failed } from './failed.ts';
@@ -15,7 +16,8 @@ export async function loadModule(scope: string, progress: Progress): Promise<Web
   const [stored, cached] = await Promise.all([storedModule(scope), withCompiledCode()]);
   const checked = stored ?? (await downloadModule(scope, progress));
   progress('compile', 0, 1);
-  // What the browser has was downloaded to be checked and stored. Where a site sends it under another type, it is not taken for a module.
+  // What the browser has was downloaded to be checked and stored. Where a site sends it under
+  // another type, it is not taken for a module.
   const compiled = stored && cached && (await WebAssembly.compileStreaming(cached).catch(() => undefined));
   const module = compiled ?? (await WebAssembly.compileStreaming(checked).catch((error: unknown) => { throw refused(error); }));
   progress('compile', 1, 1);
@@ -33,7 +35,10 @@ function refused(error: unknown): Failed {
     : new Failed({ code: 'server-failed', message: `This browser does not compile the server: ${String(error)}.`, nextStep: 'Use a current version of Chrome, Edge, Firefox or Safari.' });
 }
 
-/** The module from the browser's HTTP cache, if it is still there: beside what lies in that one, and in no other, Chromium keeps the code it compiled. */
+/**
+ * The module from the browser's HTTP cache, if it is still there: beside what lies in that one, and
+ * in no other, Chromium keeps the code it compiled.
+ */
 async function withCompiledCode(): Promise<Response | undefined> {
   const response = await fetch(moduleUrl(), { cache: 'only-if-cached', mode: 'same-origin' }).catch(() => undefined);
   return response?.ok ? response : undefined;

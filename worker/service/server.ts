@@ -1,4 +1,5 @@
-// Keeps one engine running: under the scope's lock, rebuilt from disk after a panic, stopped for a newer version.
+// Keeps one engine running: under the scope's lock, rebuilt from disk after a panic, stopped for a
+// newer version.
 
 import { type News, type Stage, channelName, mark } from '../shared/protocol.ts';
 import { failureOf } from './failed.ts';
@@ -7,7 +8,10 @@ import { type Call, Died, type EngineResponse, Instance } from './instance.ts';
 import { loadModule } from './module.ts';
 import { Together } from './together.ts';
 
-/** While a hand-over is under way, answers that clients ask for again at once leave together, this often: between them nothing is pending. */
+/**
+ * While a hand-over is under way, answers that clients ask for again at once leave together, this
+ * often: between them nothing is pending.
+ */
 const handoverTick = 100;
 /** Pages fall silent when a hand-over is asked for; by then they have heard of it. */
 const untilSilence = 60;
@@ -46,7 +50,10 @@ export class Server {
     this.#tell = tell;
   }
 
-  /** Loads the module before anybody asks for it: the browser has started this worker for a request that is on its way. */
+  /**
+   * Loads the module before anybody asks for it: the browser has started this worker for a request
+   * that is on its way.
+   */
   prepare(): void {
     this.#loadModule().catch(() => undefined);
   }
@@ -65,8 +72,8 @@ export class Server {
   }
 
   /**
-   * Answers a request. One that was left undone when an engine died is done again, as far as its body can be read again; one of unknown fate only where
-   * that does no harm.
+   * Answers a request. One that was left undone when an engine died is done again, as far as its
+   * body can be read again; one of unknown fate only where that does no harm.
    */
   async handle(call: Call): Promise<EngineResponse> {
     for (let attempt = 0; ; attempt += 1) {
@@ -74,7 +81,8 @@ export class Server {
         const instance = await this.running();
         const response = await instance.handle(call);
         if (response.status === 503 && (instance.dead || instance.closed || (await instance.hasLostDatabase()))) {
-          // The browser closes a database that the user or a newer version wants gone; the next instance opens what is there now.
+          // The browser closes a database that the user or a newer version wants gone; the next
+          // instance opens what is there now.
           if (!instance.closed) instance.end('the database was closed');
           if (!isRepeatable(call)) return response;
           continue;
@@ -126,8 +134,8 @@ export class Server {
   }
 
   /**
-   * Answers what is under way, closes the database and lets the next one have it. A request that comes meanwhile is answered by an instance that starts
-   * after that.
+   * Answers what is under way, closes the database and lets the next one have it. A request that
+   * comes meanwhile is answered by an instance that starts after that.
    */
   stop(): Promise<void> {
     clearTimeout(this.#handingOver);
@@ -177,7 +185,9 @@ export class Server {
     return this.#module;
   }
 
-  /** Ends when this worker holds the scope's lock; the browser takes it back when the worker ends. */
+  /**
+   * Ends when this worker holds the scope's lock; the browser takes it back when the worker ends.
+   */
   async #lock(): Promise<void> {
     if (this.#release) return;
     await new Promise<void>((locked, refused) => {
@@ -206,7 +216,10 @@ export class Server {
   };
 }
 
-/** A large body is there once: keeping it to repeat it would hold in memory what streams so as not to be. Its client is told, and does that better. */
+/**
+ * A large body is there once: keeping it to repeat it would hold in memory what streams so as not
+ * to be. Its client is told, and does that better.
+ */
 function isRepeatable({ method, rest }: Call): boolean {
   return method !== 'POST' && !rest?.begun;
 }

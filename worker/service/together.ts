@@ -1,5 +1,6 @@
-// Answers that leave together. Clients that ask again as soon as they are answered leave no instant in which nothing is pending; when all that are
-// pending are answered at once, there is one before the first can ask again.
+// Answers that leave together. Clients that ask again as soon as they are answered leave no instant
+// in which nothing is pending; when all that are pending are answered at once, there is one before
+// the first can ask again.
 
 /** Nobody waits longer than this for the others. */
 const patience = 1_000;
@@ -10,7 +11,10 @@ export class Together {
   #ready: (() => void)[] = [];
   #gathered: (() => void) | undefined;
 
-  /** Holds answers back until every request has its answer; resolves to the function that lets them leave. */
+  /**
+   * Holds answers back until every request has its answer; resolves to the function that lets them
+   * leave.
+   */
   async gather(): Promise<() => void> {
     await new Promise<void>((gathered) => {
       this.#gathered = gathered;

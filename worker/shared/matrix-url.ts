@@ -1,13 +1,20 @@
-// Which requests are for the homeserver. Decided synchronously and by the URL alone, because a fetch listener must say at once whether it answers.
+// Which requests are for the homeserver. Decided synchronously and by the URL alone, because a
+// fetch listener must say at once whether it answers.
 
 const paths = ['_matrix/', '.well-known/matrix/'];
 
-/** Whether `url` is one that the homeserver of `scope` (the service worker's scope, an absolute URL ending in `/`) answers. */
+/**
+ * Whether `url` is one that the homeserver of `scope` (the service worker's scope, an absolute URL
+ * ending in `/`) answers.
+ */
 export function isMatrix(url: string, scope: string): boolean {
   return matrixPath(url, scope) !== undefined;
 }
 
-/** The path and query that the homeserver sees for `url`, without the scope's path; `undefined` when the request is not for it. */
+/**
+ * The path and query that the homeserver sees for `url`, without the scope's path; `undefined` when
+ * the request is not for it.
+ */
 export function matrixPath(url: string, scope: string): string | undefined {
   if (!URL.canParse(url)) return undefined;
   const { protocol, origin, hostname, pathname, search } = new URL(url);
@@ -23,7 +30,10 @@ export function matrixPath(url: string, scope: string): string | undefined {
   return undefined;
 }
 
-/** Whether a path of the homeserver is one of files: their bodies are large, and pass through as they come. */
+/**
+ * Whether a path of the homeserver is one of files: their bodies are large, and pass through as
+ * they come.
+ */
 export function isMedia(path: string): boolean {
   return /^\/_matrix\/(media|client\/[^/]+\/media)\//.test(path);
 }
@@ -34,11 +44,14 @@ export function serverLabel(hostname: string): string | undefined {
   return isServerLabel(label) ? label : undefined;
 }
 
-// The bytes before the 32 of the key: CID version 1, codec libp2p-key (0x72), identity multihash of 36 bytes,
-// and in it the protobuf of a public key: type ed25519 (08 01), 32 bytes of data (12 20).
+// The bytes before the 32 of the key: CID version 1, codec libp2p-key (0x72), identity multihash of
+// 36 bytes, and in it the protobuf of a public key: type ed25519 (08 01), 32 bytes of data (12 20).
 const keyPrefix = 0x0172_0024_0801_1220n;
 
-/** Whether `label` is a CIDv1 of an ed25519 libp2p key in multibase base36, in its one canonical spelling: 62 characters, lower case. */
+/**
+ * Whether `label` is a CIDv1 of an ed25519 libp2p key in multibase base36, in its one canonical
+ * spelling: 62 characters, lower case.
+ */
 export function isServerLabel(label: string): boolean {
   if (!/^k[1-9a-z][0-9a-z]{60}$/.test(label)) return false;
   let value = 0n;

@@ -1,5 +1,5 @@
-// What pages and the service worker say to each other. Pages of an older or newer version may be on the other end: fields are only ever added,
-// and what is not understood is left alone.
+// What pages and the service worker say to each other. Pages of an older or newer version may be on
+// the other end: fields are only ever added, and what is not understood is left alone.
 
 /** Marks our messages among others. */
 export const mark = 'ephapse';
@@ -31,7 +31,10 @@ export type Stage = 'download' | 'compile' | 'open';
 export type Question =
   /** Whether this worker has the server in it: any answer says so. */
   | { [mark]: 1; ask: 'hello' }
-  /** Start the server if it does not run. `maxUpload`: bytes that a file may have, `null` for the default; a page that does not say leaves it. */
+  /**
+   * Start the server if it does not run. `maxUpload`: bytes that a file may have, `null` for the
+   * default; a page that does not say leaves it.
+   */
   | { [mark]: 1; ask: 'boot'; maxUpload?: number | null }
   /** What the server holds and does. */
   | { [mark]: 1; ask: 'status' }
@@ -54,19 +57,25 @@ export interface Booted {
 /** Told to everybody on the scope's broadcast channel. */
 export type News =
   | { [mark]: 1; news: 'progress'; stage: Stage; loaded: number; total: number }
-  /** A new version waits: whoever runs holds no requests any more, so that the browser can switch. */
+  /**
+   * A new version waits: whoever runs holds no requests any more, so that the browser can switch.
+   */
   | { [mark]: 1; news: 'handover'; version: string }
   /** Nothing is pending at the running version, for a moment: now the browser can be asked. */
   | { [mark]: 1; news: 'quiet' }
   /** The browser was asked in vain: a page registers the script once more. */
   | { [mark]: 1; news: 'parked'; script: string }
-  /** A new version is active: whoever still runs finishes its writes and lets go of the database. */
+  /**
+   * A new version is active: whoever still runs finishes its writes and lets go of the database.
+   */
   | { [mark]: 1; news: 'activated'; version: string }
   /** The server starts anew from its database. */
   | { [mark]: 1; news: 'restarted'; reason: string }
   | { [mark]: 1; news: 'failed'; failure: Failure };
 
-/** The name of the broadcast channel, and of the lock that the running server holds, for one scope. */
+/**
+ * The name of the broadcast channel, and of the lock that the running server holds, for one scope.
+ */
 export const channelName = (scope: string): string => `${mark} ${scope}`;
 
 /** Whether a message is one of ours. */

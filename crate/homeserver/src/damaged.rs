@@ -1,7 +1,9 @@
-//! What is stored and cannot be read: a disk or a browser may damage a value, and an older version may have taken in what this one cannot read.
+//! What is stored and cannot be read: a disk or a browser may damage a value, and an older version
+//! may have taken in what this one cannot read.
 //!
-//! Where many things are answered together, a damaged one is left out and logged, and the others are answered ([`LeaveOut`]). Where one thing is asked
-//! for, or a decision stands on it, the request fails instead (500 M_UNKNOWN).
+//! Where many things are answered together, a damaged one is left out and logged, and the others
+//! are answered ([`LeaveOut`]). Where one thing is asked for, or a decision stands on it, the
+//! request fails instead (500 M_UNKNOWN).
 
 use crate::{
     error::{Error, Result},

@@ -1,4 +1,5 @@
-//! What the log says of a request that failed by a mistake of the server: method, path template, and the user, room and event that it is about.
+//! What the log says of a request that failed by a mistake of the server: method, path template,
+//! and the user, room and event that it is about.
 
 use http::Method;
 use std::{
@@ -20,7 +21,8 @@ pub(crate) fn error(error: &dyn Display) {
     }
 }
 
-/// A request, as far as it is known yet. Nothing of the path but ids is kept: it may hold what is nobody's business.
+/// A request, as far as it is known yet. Nothing of the path but ids is kept: it may hold what is
+/// nobody's business.
 #[derive(Debug)]
 pub(crate) struct RequestLog {
     method: Method,

@@ -1,5 +1,6 @@
-//! What the specification says of requests, as far as it can be checked before anybody looks at them: which places hold objects, arrays or strings, which
-//! strings are identifiers, and which are one of a few. The table is generated from the specification's OpenAPI files.
+//! What the specification says of requests, as far as it can be checked before anybody looks at
+//! them: which places hold objects, arrays or strings, which strings are identifiers, and which are
+//! one of a few. The table is generated from the specification's OpenAPI files.
 //!
 //! Types that serde derives take an array for an object, which is why this is asked first.
 
@@ -90,15 +91,17 @@ impl Schema {
     }
 }
 
-/// Refuses what the specification says cannot be: of the path's parameters, which are given as `arguments`, of the query's, and of the body, which always is an
-/// object. 400 M_INVALID_PARAM, M_BAD_JSON or M_NOT_JSON; 404 M_NOT_FOUND where something of a kind is read that there is not.
+/// Refuses what the specification says cannot be: of the path's parameters, which are given as
+/// `arguments`, of the query's, and of the body, which always is an object. 400 M_INVALID_PARAM,
+/// M_BAD_JSON or M_NOT_JSON; 404 M_NOT_FOUND where something of a kind is read that there is not.
 pub fn check(method: &Method, uri: &Uri, arguments: &[String], body: &[u8]) -> Result<()> {
     let path = behind_version(uri.path());
     let endpoint = path.and_then(|path| ENDPOINTS.iter().find(|endpoint| endpoint.method == method.as_str() && is_at(endpoint.path, path)));
     if let Some(endpoint) = endpoint {
         for (schema, argument) in endpoint.arguments.iter().zip(arguments) {
             schema.check_parameter(argument).map_err(|wrong| match wrong {
-                // Whoever asks for one thing of a kind that other servers have is told that there is none. A list of an unknown kind is a mistake.
+                // Whoever asks for one thing of a kind that other servers have is told that there
+                // is none. A list of an unknown kind is a mistake.
                 Wrong::Choice(_) if method == Method::GET && arguments.len() > 1 => {
                     Error::not_found(format!("there is no such thing here: it is {}", wrong.expected()))
                 }
@@ -131,7 +134,8 @@ fn check_query(parameters: &[(&str, Schema)], query: &str) -> Result<()> {
     Ok(())
 }
 
-/// What follows the version of the API in a path. What was a proposal has the proposal's name before it.
+/// What follows the version of the API in a path. What was a proposal has the proposal's name
+/// before it.
 fn behind_version(path: &str) -> Option<&str> {
     let (version, path) = path.strip_prefix("/_matrix/client/")?.split_once('/')?;
     let proposal = if version == "unstable" { path.split_once('/').filter(|(proposal, _)| proposal.contains('.')) } else { None };

@@ -1,5 +1,6 @@
-//! No answer precedes its sync: while the disk has not yet synced what a request wrote, neither that request is answered nor one that could have seen it.
-//! On the native store, with its sync held up.
+//! No answer precedes its sync: while the disk has not yet synced what a request wrote, neither
+//! that request is answered nor one that could have seen it. On the native store, with its sync
+//! held up.
 
 use ephapse_homeserver::{Body, Config, Entrance, Homeserver, Host, Registration};
 use ephapse_store::{CrashPoint, Faults, LocalBoxFuture, RedbOptions, RedbStore};

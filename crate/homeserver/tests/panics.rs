@@ -1,6 +1,7 @@
-//! A panic costs one request: a thousand of them, at random places where the server reads or writes, before or after, while requests are under way side by
-//! side. Afterwards everything that was acknowledged is there once and in order, and the server goes on.
-//! `SEED` repeats a run, `PANICS` says how many (a thousand).
+//! A panic costs one request: a thousand of them, at random places where the server reads or
+//! writes, before or after, while requests are under way side by side. Afterwards everything that
+//! was acknowledged is there once and in order, and the server goes on. `SEED` repeats a run,
+//! `PANICS` says how many (a thousand).
 
 // What the other tests use of it is not all needed here.
 #[allow(dead_code)]
@@ -140,7 +141,8 @@ impl Sender {
     }
 }
 
-/// Repeats a request until it is answered: a panic answers 500, and says nothing about whether the request happened.
+/// Repeats a request until it is answered: a panic answers 500, and says nothing about whether the
+/// request happened.
 fn insist(server: &TestServer, method: &str, path: &str, user: &TestUser, body: &Value) -> Value {
     for _ in 0..20 {
         let answer = server.request(method, path, Some(&user.token), Some(body.clone()));
@@ -166,7 +168,8 @@ fn be_quiet_about_faults() {
     }));
 }
 
-/// A request may panic when its write is stored already. The next sync shows what it wrote, also when nothing else happens, and so does one that waits.
+/// A request may panic when its write is stored already. The next sync shows what it wrote, also
+/// when nothing else happens, and so does one that waits.
 #[test]
 fn what_was_stored_before_a_panic_is_seen_at_once() {
     be_quiet_about_faults();

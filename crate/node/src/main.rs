@@ -1,4 +1,5 @@
-//! The native binary `ephapse`. `ephapse serve` is the homeserver on TCP ports; everything Matrix is in `ephapse_homeserver`.
+//! The native binary `ephapse`. `ephapse serve` is the homeserver on TCP ports; everything Matrix
+//! is in `ephapse_homeserver`.
 
 mod options;
 mod serve;

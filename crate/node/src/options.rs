@@ -24,7 +24,8 @@ pub enum Command {
 /// The options of `ephapse serve`.
 #[derive(Args)]
 pub struct Serve {
-    /// The Matrix server name, such as example.org; without it, the k51... name that follows from the node's own key
+    /// The Matrix server name, such as example.org; without it, the k51... name that follows from
+    /// the node's own key
     #[arg(long, env = "HS_SERVER_NAME", value_parser = server_name)]
     pub server_name: Option<OwnedServerName>,
 
@@ -32,7 +33,8 @@ pub struct Serve {
     #[arg(long, env = "HS_DATA_DIR", default_value = "ephapse-data", value_name = "DIRECTORY")]
     pub data_dir: PathBuf,
 
-    /// ip:port or name:port for plain HTTP; of a name, every address of it [default: 127.0.0.1:8008, unless --listen-tls is given]
+    /// ip:port or name:port for plain HTTP; of a name, every address of it [default:
+    /// 127.0.0.1:8008, unless --listen-tls is given]
     #[arg(long, env = "HS_HTTP_BIND", value_name = "HOST:PORT")]
     pub listen: Option<Address>,
 
@@ -48,7 +50,8 @@ pub struct Serve {
     #[arg(long, env = "HS_TLS_KEY", value_name = "FILE", requires = "listen_tls")]
     pub tls_key: Option<PathBuf>,
 
-    /// The URL by which clients reach this server from outside; told to them in /.well-known/matrix/client [default: the one that they asked by]
+    /// The URL by which clients reach this server from outside; told to them in
+    /// /.well-known/matrix/client [default: the one that they asked by]
     #[arg(long, env = "HS_PUBLIC_BASEURL", value_name = "URL", value_parser = public_url)]
     pub public_url: Option<String>,
 
@@ -60,7 +63,8 @@ pub struct Serve {
     #[arg(long, env = "HS_REGISTRATION_TOKEN", value_name = "TOKEN", hide_env_values = true, required_if_eq("registration", "token"))]
     pub registration_token: Option<String>,
 
-    /// A secret with which an operator's tools make accounts at /_synapse/admin/v1/register; without it there is no such endpoint
+    /// A secret with which an operator's tools make accounts at /_synapse/admin/v1/register;
+    /// without it there is no such endpoint
     #[arg(long, env = "HS_REGISTRATION_SHARED_SECRET", value_name = "SECRET", hide_env_values = true)]
     pub registration_shared_secret: Option<String>,
 
@@ -80,7 +84,8 @@ pub struct Serve {
     #[arg(long, visible_alias = "max-upload-size", env = "HS_MAX_UPLOAD", value_name = "BYTES", default_value_t = Config::default().max_upload)]
     pub max_upload: u64,
 
-    /// What is logged to standard error: off, error, warn, info, debug, trace, or one of these per module
+    /// What is logged to standard error: off, error, warn, info, debug, trace, or one of these per
+    /// module
     #[arg(long, env = "HS_LOG", value_name = "FILTER", default_value = "info")]
     pub log: String,
 }
@@ -150,7 +155,8 @@ impl Serve {
         self.listen.clone().or_else(default)
     }
 
-    /// The filter of `--log`. The library of the auth rules tells of every event it allows: more than the server itself, so it is to be asked for.
+    /// The filter of `--log`. The library of the auth rules tells of every event it allows: more
+    /// than the server itself, so it is to be asked for.
     pub fn log_filter(&self) -> String {
         format!("ruma_state_res=warn,{}", self.log)
     }

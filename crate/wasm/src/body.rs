@@ -1,5 +1,5 @@
-//! Bodies between JavaScript and the core. What is small crosses as bytes in the one call that a request is; what is large crosses chunk by chunk, as it
-//! is asked for.
+//! Bodies between JavaScript and the core. What is small crosses as bytes in the one call that a
+//! request is; what is large crosses chunk by chunk, as it is asked for.
 
 use crate::calls::Turns;
 use bytes::Bytes;
@@ -62,7 +62,8 @@ impl http_body::Body for Incoming {
 pub struct Pieces(Outgoing);
 
 enum Outgoing {
-    /// Bytes that are there need no turns, so the end of the instance does not keep them from leaving.
+    /// Bytes that are there need no turns, so the end of the instance does not keep them from
+    /// leaving.
     Whole {
         bytes: Bytes,
         sent: Cell<usize>,

@@ -1,6 +1,8 @@
-//! What the service worker calls: `open` a database, `Engine::handle` a request; and the host that the browser is.
+//! What the service worker calls: `open` a database, `Engine::handle` a request; and the host that
+//! the browser is.
 //!
-//! A panic ends the whole instance, since it may leave anything half done (`calls`): the worker is told at once, and makes a new instance from disk.
+//! A panic ends the whole instance, since it may leave anything half done (`calls`): the worker is
+//! told at once, and makes a new instance from disk.
 
 use crate::{
     body::{self, Pieces, Rest},
@@ -43,7 +45,8 @@ pub fn current_call() -> u32 {
     calls::current()
 }
 
-/// Whether a call has handed in a write; after the end of the instance, whether it still goes on to its answer.
+/// Whether a call has handed in a write; after the end of the instance, whether it still goes on to
+/// its answer.
 #[wasm_bindgen]
 pub fn has_written(call: u32) -> bool {
     calls::has_written(call)
@@ -114,8 +117,9 @@ async fn open_engine(database: String, public_url: String, worker: Worker) -> Re
 
 #[wasm_bindgen]
 impl Engine {
-    /// Answers one request with `{ status, headers, body }`; `body` is a `Uint8Array`, or `Pieces` of a large one. `call` is a number that
-    /// [`current_call`] and the panic hook speak of; `rest` is what has not come yet of the request's body.
+    /// Answers one request with `{ status, headers, body }`; `body` is a `Uint8Array`, or `Pieces`
+    /// of a large one. `call` is a number that [`current_call`] and the panic hook speak of; `rest`
+    /// is what has not come yet of the request's body.
     pub async fn handle(&self, call: u32, method: String, path_and_query: String, headers: Headers, body: Vec<u8>, rest: Option<Rest>) -> JsValue {
         let homeserver = self.homeserver.clone();
         let task = Box::pin(async move {
@@ -142,7 +146,8 @@ impl Engine {
         to_js(&self.homeserver.status())
     }
 
-    /// Whether the database is gone for good: closed by the browser, or taken over by another engine.
+    /// Whether the database is gone for good: closed by the browser, or taken over by another
+    /// engine.
     #[wasm_bindgen(js_name = hasLostDatabase)]
     pub async fn has_lost_database(&self) -> bool {
         let task = self.store.barrier();
@@ -155,7 +160,8 @@ impl Engine {
         self.homeserver.set_holding(holding);
     }
 
-    /// How many bytes an uploaded file may have, until something else is said; the default where none are given.
+    /// How many bytes an uploaded file may have, until something else is said; the default where
+    /// none are given.
     #[wasm_bindgen(js_name = setMaxUpload)]
     pub async fn set_max_upload(&self, bytes: Option<f64>) -> Result<(), JsValue> {
         let homeserver = self.homeserver.clone();

@@ -1,8 +1,11 @@
-//! The calls that are under way: whose turn it is, which of them have written, and how they end with the instance.
+//! The calls that are under way: whose turn it is, which of them have written, and how they end
+//! with the instance.
 //!
-//! A panic may leave anything in memory half done, so from then on nothing is decided by it: tasks get no more turns, and no write is taken. The exception are
-//! calls that had handed in what they write when another call panicked. The store makes it durable all the same, and only this instance has the answer that
-//! tells the client so; those calls go on to their end. All others have changed nothing and can be done again by another instance.
+//! A panic may leave anything in memory half done, so from then on nothing is decided by it: tasks
+//! get no more turns, and no write is taken. The exception are calls that had handed in what they
+//! write when another call panicked. The store makes it durable all the same, and only this
+//! instance has the answer that tells the client so; those calls go on to their end. All others
+//! have changed nothing and can be done again by another instance.
 
 use bytes::Bytes;
 use ephapse_store::{Batch, Chunks, Direction, LocalBoxFuture, Stats, Store, StoreError};

@@ -20,7 +20,8 @@ pub fn request(method: &str, path_and_query: &str, headers: Headers, body: Body)
     })
 }
 
-/// The headers of a response, with the length of its body where that is known. JavaScript takes Latin-1 in values, and so does HTTP.
+/// The headers of a response, with the length of its body where that is known. JavaScript takes
+/// Latin-1 in values, and so does HTTP.
 pub fn header_pairs(headers: &HeaderMap, body: &Body) -> Vec<(String, String)> {
     let length = body.size_hint().exact().filter(|&length| length > 0).map(|length| (header::CONTENT_LENGTH.to_string(), length.to_string()));
     let pair =

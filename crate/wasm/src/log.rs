@@ -7,8 +7,9 @@ use tracing::{
     span,
 };
 
-/// Hands each event of level `WARN` and above to a function, as one line. What lies below is not even compiled (Cargo.toml): a library tells of every event
-/// that the auth rules allow, and a console takes longer for a line than the server for the event.
+/// Hands each event of level `WARN` and above to a function, as one line. What lies below is not
+/// even compiled (Cargo.toml): a library tells of every event that the auth rules allow, and a
+/// console takes longer for a line than the server for the event.
 pub struct Console<F>(pub F);
 
 impl<F: Fn(Level, &str) + 'static> Subscriber for Console<F> {

@@ -1,4 +1,5 @@
-//! `ephapse-wasm-bindgen MODULE --target no-modules|web --out-dir DIR --out-name NAME [--remove-producers-section] [--omit-default-module-path]`
+//! `ephapse-wasm-bindgen MODULE --target no-modules|web --out-dir DIR --out-name NAME
+//! [--remove-producers-section] [--omit-default-module-path]`
 
 use pico_args::Arguments;
 use std::{error::Error, path::PathBuf};

@@ -1,4 +1,5 @@
-// An unmodified Matrix client in a page, as a test drives it: matrix-js-sdk with its Rust encryption. The server may be the page's own or any other.
+// An unmodified Matrix client in a page, as a test drives it: matrix-js-sdk with its Rust
+// encryption. The server may be the page's own or any other.
 
 import { ClientEvent, EventTimelineSet, MemoryStore, MsgType, SyncState, createClient } from 'matrix-js-sdk';
 import { decodeRecoveryKey } from 'matrix-js-sdk/lib/crypto-api/recovery-key';
@@ -6,7 +7,10 @@ import { decodeRecoveryKey } from 'matrix-js-sdk/lib/crypto-api/recovery-key';
 let client;
 let recoveryKey;
 
-/** Ends when `look` gives something true; fails after `patience` milliseconds with what it waited for. */
+/**
+ * Ends when `look` gives something true; fails after `patience` milliseconds with what it waited
+ * for.
+ */
 async function until(what, look, patience = 20_000) {
   const end = Date.now() + patience;
   for (;;) {
@@ -141,7 +145,10 @@ const tests = {
     return created.encodedPrivateKey;
   },
 
-  /** Waits until the server keeps so many keys in the backup; the client uploads them after a pause of up to ten seconds. */
+  /**
+   * Waits until the server keeps so many keys in the backup; the client uploads them after a pause
+   * of up to ten seconds.
+   */
   async backedUp({ keys }) {
     await until(`${keys} keys in the backup`, async () => (await client.http.authedRequest('GET', '/room_keys/version')).count >= keys, 30_000);
   },
@@ -262,7 +269,10 @@ const tests = {
     await until(`${userId} to read`, () => client.getRoom(roomId).hasUserReadEvent(userId, eventId));
   },
 
-  /** Back to the room's start; gives every message with text, oldest first, and the type of the very first event. */
+  /**
+   * Back to the room's start; gives every message with text, oldest first, and the type of the very
+   * first event.
+   */
   async history({ roomId }) {
     const timeline = client.getRoom(roomId).getLiveTimeline();
     while (await client.paginateEventTimeline(timeline, { backwards: true, limit: 20 }));

@@ -12,8 +12,10 @@ const policy = "default-src 'none'; script-src 'self' 'unsafe-inline' 'unsafe-ev
 const obedient = `${html}<script>${Orders.script}</script>`;
 
 /**
- * Bundles the client with the SDK of that name in `node_modules` and serves it; `/index.js`, the worker and the module are the built package's. `orders` has
- * the pages under `/obedient` do things; `/lost/` has the worker and not the module, and `/strict/` a policy that forbids requests.
+ * Bundles the client with the SDK of that name in `node_modules` and serves it; `/index.js`, the
+ * worker and the module are the built package's. `orders` has the pages under `/obedient` do
+ * things; `/lost/` has the worker and not the module, and `/strict/` a policy that forbids
+ * requests.
  */
 export async function clientSite({ sdk = 'matrix-js-sdk' } = {}) {
   const directory = path('.cache', 'client', sdk);
@@ -41,7 +43,10 @@ export async function clientSite({ sdk = 'matrix-js-sdk' } = {}) {
   return { ...site, orders };
 }
 
-/** A tab of the site; `call` runs one of the client's functions in it. `failures` gets the errors that nobody there caught. */
+/**
+ * A tab of the site; `call` runs one of the client's functions in it. `failures` gets the errors
+ * that nobody there caught.
+ */
 export async function clientTab(context, site, { failures }) {
   const page = await context.newPage();
   page.on('pageerror', (error) => failures.push(String(error)));

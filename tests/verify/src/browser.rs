@@ -3,7 +3,8 @@
 use ephapse_store::IndexedDbStore;
 use wasm_bindgen::prelude::*;
 
-/// Verifies every event of the database of that name; resolves to how many there are, and rejects with what is wrong.
+/// Verifies every event of the database of that name; resolves to how many there are, and rejects
+/// with what is wrong.
 #[wasm_bindgen]
 pub async fn verify(database: String) -> Result<u32, JsValue> {
     let store = IndexedDbStore::open(&database).await.map_err(|error| error.to_string())?;

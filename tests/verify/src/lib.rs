@@ -1,5 +1,6 @@
-//! Verifies every event of a database that no server has open: content hash, signature and id by ruma's own functions, the events it stands on, and that
-//! each is found by its id. A bench or a test whose stored events do not verify is void.
+//! Verifies every event of a database that no server has open: content hash, signature and id by
+//! ruma's own functions, the events it stands on, and that each is found by its id. A bench or a
+//! test whose stored events do not verify is void.
 
 #[cfg(target_arch = "wasm32")]
 mod browser;

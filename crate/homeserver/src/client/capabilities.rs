@@ -7,7 +7,8 @@ use ruma::api::client::discovery::get_capabilities::v3::Request;
 use serde_json::json;
 use std::collections::BTreeMap;
 
-/// `GET /_matrix/client/v3/capabilities`: also what is so by default is said; ruma's response would leave it out.
+/// `GET /_matrix/client/v3/capabilities`: also what is so by default is said; ruma's response would
+/// leave it out.
 pub async fn capabilities(call: UserCall, _: Own<Request>) -> Result<Json> {
     let versions: BTreeMap<String, &str> = ROOM_VERSIONS.iter().map(|version| (version.to_string(), "stable")).collect();
     let enabled = json!({ "enabled": true });

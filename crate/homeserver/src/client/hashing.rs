@@ -1,4 +1,5 @@
-//! What passwords that are hashed at the same time take together: places, and argon2's memory, which goes back to the system when nothing is hashed.
+//! What passwords that are hashed at the same time take together: places, and argon2's memory,
+//! which goes back to the system when nothing is hashed.
 
 use argon2::{Algorithm, Argon2, Block, Params, Version};
 use async_lock::{Semaphore, SemaphoreGuardArc};
@@ -7,11 +8,13 @@ use std::{
     sync::{Arc, Mutex, PoisonError, Weak},
 };
 
-/// Passwords that may be hashed or compared at a time. Each takes a thread some 15 ms, and its request waits as long as all before it take.
+/// Passwords that may be hashed or compared at a time. Each takes a thread some 15 ms, and its
+/// request waits as long as all before it take.
 const MOST: usize = 64;
 
-/// Bytes that are asked for at a time. Allocators keep what is given back to them, in an arena for each thread, unless it is very large: glibc returns every
-/// allocation of more than 32 MiB to the system at once. Pages that were never touched take no memory. Memory of wasm cannot be returned.
+/// Bytes that are asked for at a time. Allocators keep what is given back to them, in an arena for
+/// each thread, unless it is very large: glibc returns every allocation of more than 32 MiB to the
+/// system at once. Pages that were never touched take no memory. Memory of wasm cannot be returned.
 const ASKED_FOR: Option<usize> = if cfg!(target_arch = "wasm32") { None } else { Some(33 << 20) };
 
 /// Who may hash, and in what.
@@ -20,7 +23,8 @@ pub struct Hashing {
     memory: RefCell<Weak<Memory>>,
 }
 
-/// Blocks that no round uses right now: as many as there were rounds at once. They go with the last password under way.
+/// Blocks that no round uses right now: as many as there were rounds at once. They go with the last
+/// password under way.
 #[derive(Default)]
 struct Memory(Mutex<Vec<Vec<Block>>>);
 

@@ -1,4 +1,5 @@
-//! Files: `/upload`, `/download` and what may be uploaded (Client-Server API, Content repository). The bytes pass through as they come, in both directions.
+//! Files: `/upload`, `/download` and what may be uploaded (Client-Server API, Content repository).
+//! The bytes pass through as they come, in both directions.
 
 use crate::{
     body::Body,

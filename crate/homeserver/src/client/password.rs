@@ -1,10 +1,13 @@
-//! Passwords: kept as argon2id, compared in constant time, tried a limited number of times, and few at a time.
+//! Passwords: kept as argon2id, compared in constant time, tried a limited number of times, and few
+//! at a time.
 //!
-//! One hash takes the one thread of a browser's worker for tens of milliseconds, and cannot be interrupted. So it is made in rounds, each over what the one
-//! before gave, and others have their turn in between. What is stored is the number of rounds and the last of them in PHC form:
+//! One hash takes the one thread of a browser's worker for tens of milliseconds, and cannot be
+//! interrupted. So it is made in rounds, each over what the one before gave, and others have their
+//! turn in between. What is stored is the number of rounds and the last of them in PHC form:
 //! `3$argon2id$v=19$m=7168,t=2,p=1$SALT$HASH`; without a number there is one.
 //!
-//! Passwords are hashed in Unicode's Normalization Form KC: keyboards write the same character in several ways.
+//! Passwords are hashed in Unicode's Normalization Form KC: keyboards write the same character in
+//! several ways.
 
 use super::hashing::Place;
 use crate::{
@@ -60,7 +63,8 @@ pub async fn hash(hs: &Homeserver, password: &str) -> Result<String> {
 pub struct Checked {
     /// The user.
     pub user: UserSn,
-    /// The hash it was compared with: what is done under the account's lock asks whether it is still the account's.
+    /// The hash it was compared with: what is done under the account's lock asks whether it is
+    /// still the account's.
     hash: String,
 }
 
@@ -71,7 +75,8 @@ impl Checked {
     }
 }
 
-/// The account of `user`, if it has this password; 429 when too many wrong ones were tried, or too many are under way.
+/// The account of `user`, if it has this password; 429 when too many wrong ones were tried, or too
+/// many are under way.
 pub async fn check(hs: &Homeserver, user: &UserId, password: &str) -> Result<Option<Checked>> {
     let place = hs.rate_limits.hash_one()?;
     let sn = if hs.is_local(user) { hs.find_user(user).await? } else { None };
@@ -79,7 +84,8 @@ pub async fn check(hs: &Homeserver, user: &UserId, password: &str) -> Result<Opt
         Some(sn) => tables::ACCOUNTS.get(hs.store(), &sn).await?,
         None => None,
     };
-    // Apart from those that somebody has, so that nobody who has an account is kept out by what others make up.
+    // Apart from those that somebody has, so that nobody who has an account is kept out by what
+    // others make up.
     if account.is_none() {
         hs.rate_limits.unknown_names.take("", hs.host.now())?;
     }
@@ -100,7 +106,8 @@ pub async fn unchanged(hs: &Homeserver, user: UserSn, hash: &str) -> Result<Opti
     Ok(checked.still_holds(account.as_ref()).then_some(checked))
 }
 
-/// Whether a hash that is no account's is of this password; 429 when too many wrong ones were tried for what it is kept `for_what`, or too many are under way.
+/// Whether a hash that is no account's is of this password; 429 when too many wrong ones were tried
+/// for what it is kept `for_what`, or too many are under way.
 pub async fn is_hash_of(hs: &Homeserver, hash: &str, password: &str, for_what: &str) -> Result<bool> {
     let place = hs.rate_limits.hash_one()?;
     hs.rate_limits.passwords.take(for_what, hs.host.now())?;
@@ -126,7 +133,8 @@ async fn is_of(hs: &Homeserver, place: Place, password: &str, stored: &str) -> b
     normalized != tried && stored.output(hs, &place, tried.as_bytes().to_vec()).await == stored.last.hash
 }
 
-/// The user id that an `m.id.user` identifier means on this server, given as a whole or as its localpart.
+/// The user id that an `m.id.user` identifier means on this server, given as a whole or as its
+/// localpart.
 pub fn identified(hs: &Homeserver, identifier: &UserIdentifier) -> Option<ruma::OwnedUserId> {
     match identifier {
         UserIdentifier::Matrix(id) => named(hs, &id.user),
@@ -164,7 +172,8 @@ impl Stored {
         known.then_some(Self { rounds, last })
     }
 
-    /// What the rounds make of `secret`, each in a turn of its own. All of them count as one password under way, until the last has ended.
+    /// What the rounds make of `secret`, each in a turn of its own. All of them count as one
+    /// password under way, until the last has ended.
     async fn output(&self, hs: &Homeserver, place: &Arc<Place>, secret: Vec<u8>) -> Option<Output> {
         let salt = self.last.salt?;
         let params = Params::try_from(&self.last).ok()?;

@@ -1,4 +1,5 @@
-//! Each user's push rules (Client-Server API, Push Rules: API), kept as account data of type `m.push_rules`.
+//! Each user's push rules (Client-Server API, Push Rules: API), kept as account data of type
+//! `m.push_rules`.
 
 use super::{
     account_data, transaction,
@@ -47,7 +48,8 @@ pub async fn get_global(call: UserCall, _: Own<get_pushrules_global_scope::Reque
     Ok(Answer::of(&own_rules(&call).await?))
 }
 
-/// `GET /_matrix/client/v3/pushrules/global/{kind}/`, which the specification lost on the way from r0.
+/// `GET /_matrix/client/v3/pushrules/global/{kind}/`, which the specification lost on the way from
+/// r0.
 pub async fn get_kind(call: UserCall, request: RulesOfKind) -> Result<Answer> {
     let rules = own_rules(&call).await?;
     let rules = rules.of_kind(&request.kind).ok_or_else(Error::unrecognized_part)?;
@@ -81,7 +83,8 @@ pub async fn set(call: UserCall, request: SetPushRule) -> Result<set_pushrule::R
         if places.contains(&Some(&*id)) {
             return Err(refused_insertion(InsertPushRuleError::UnknownRuleId));
         }
-        // A known rule that is placed anew is taken out first: its place must not count among the others', and ruma would panic where it does.
+        // A known rule that is placed anew is taken out first: its place must not count among the
+        // others', and ruma would panic where it does.
         let known = rules.get(&kind, &id).map(|rule| rule.enabled());
         if known.is_some() && places.iter().any(Option::is_some) {
             rules.remove(kind.clone(), &id).map_err(refused_removal)?;
@@ -126,7 +129,8 @@ struct Content {
     global: Rules,
 }
 
-/// The rules of a user: the stored ones, with the default rules as this version of the server knows them.
+/// The rules of a user: the stored ones, with the default rules as this version of the server knows
+/// them.
 pub async fn rules_of(hs: &Homeserver, user: UserSn, user_id: &UserId) -> Result<Rules> {
     let stored = tables::ACCOUNT_DATA.get(hs.store(), &(user, 0, TYPE.to_owned())).await.leave_out()?.flatten();
     Ok(stored.map_or_else(|| Rules::server_default(user_id), |stored| read(&stored.content, user_id)))
@@ -140,7 +144,8 @@ fn read(stored: &Json, user_id: &UserId) -> Rules {
     rules
 }
 
-/// Stored rules as this version of the server would store them; those that it cannot read as they are.
+/// Stored rules as this version of the server would store them; those that it cannot read as they
+/// are.
 pub fn up_to_date(stored: &Json, user_id: &UserId) -> Json {
     stored_as(read(stored, user_id))
 }
@@ -198,7 +203,8 @@ fn check(rule: &NewRule) -> Result<()> {
 /// An action that is not known would do nothing, and its user would not learn why.
 fn check_actions(actions: &[Action]) -> Result<()> {
     let is_known = |action: &Action| match serde_json::to_value(action) {
-        // The last two did nothing for long and are no actions any more, but clients still send them.
+        // The last two did nothing for long and are no actions any more, but clients still send
+        // them.
         Ok(Value::String(name)) => matches!(name.as_str(), "notify" | "dont_notify" | "coalesce"),
         Ok(Value::Object(fields)) => fields.contains_key("set_tweak"),
         _ => false,

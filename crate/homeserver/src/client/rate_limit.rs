@@ -1,6 +1,7 @@
 //! Who asks too often: buckets that fill again with time (Client-Server API, Rate limiting).
 //!
-//! Kept in memory only: a restart forgives. Wrong passwords are always limited; everything else only where the settings say so.
+//! Kept in memory only: a restart forgives. Wrong passwords are always limited; everything else
+//! only where the settings say so.
 
 use super::hashing::{Hashing, Place};
 use crate::{
@@ -19,7 +20,8 @@ const HASHED_AGAIN: Duration = Duration::from_secs(1);
 pub struct RateLimits {
     /// Passwords tried, by user id: the right one is given back.
     pub passwords: Buckets,
-    /// Passwords tried with names that nobody has, of all such names together: anybody can make up as many as they like.
+    /// Passwords tried with names that nobody has, of all such names together: anybody can make up
+    /// as many as they like.
     pub unknown_names: Buckets,
     /// Passwords that are hashed or compared.
     hashing: Hashing,
@@ -48,7 +50,8 @@ impl RateLimits {
         buckets.into_iter().map(|buckets| buckets.full_at.borrow().bytes()).sum()
     }
 
-    /// Lets one more password be hashed or compared, until what is returned is dropped; 429 when there are too many.
+    /// Lets one more password be hashed or compared, until what is returned is dropped; 429 when
+    /// there are too many.
     pub fn hash_one(&self) -> Result<Place> {
         self.hashing.place().ok_or_else(|| Error::limit_exceeded(HASHED_AGAIN))
     }

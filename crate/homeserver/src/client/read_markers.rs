@@ -1,4 +1,5 @@
-//! `POST /rooms/{roomId}/read_markers` (Client-Server API, Fully read markers): marker and receipts at once.
+//! `POST /rooms/{roomId}/read_markers` (Client-Server API, Fully read markers): marker and receipts
+//! at once.
 
 use crate::{
     client::receipts::{Marks, joined_room, mark},

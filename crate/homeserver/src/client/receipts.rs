@@ -1,4 +1,5 @@
-//! `POST /rooms/{roomId}/receipt/{receiptType}/{eventId}` (Client-Server API, Receipts), and what it shares with the read markers.
+//! `POST /rooms/{roomId}/receipt/{receiptType}/{eventId}` (Client-Server API, Receipts), and what
+//! it shares with the read markers.
 //!
 //! A receipt or marker says "up to here", so it never moves backwards.
 
@@ -68,7 +69,8 @@ struct FullyRead {
     event_id: OwnedEventId,
 }
 
-/// Moves what of `marks` lies ahead of what is marked already, in a room that the user is joined to.
+/// Moves what of `marks` lies ahead of what is marked already, in a room that the user is joined
+/// to.
 pub async fn mark(call: &UserCall, (info, membership): (Rc<RoomInfo>, Membership), marks: Marks) -> Result<()> {
     let hs = &*call.hs;
     let user = call.session.user;
@@ -108,15 +110,17 @@ pub async fn mark(call: &UserCall, (info, membership): (Rc<RoomInfo>, Membership
     moved.map(Submitted::visible)
 }
 
-/// An event that the user may see; an id that nothing has and one of what is hidden are answered alike.
+/// An event that the user may see; an id that nothing has and one of what is hidden are answered
+/// alike.
 async fn seen_event(hs: &Homeserver, viewer: &mut Viewer, room: RoomSn, event_id: &OwnedEventId) -> Result<Rc<Event>> {
     let unknown = || Error::not_found(format!("the room has no event {event_id}, or you may not see it"));
     let event = hs.event_by_id(room, event_id).await?.ok_or_else(unknown)?;
     if viewer.sees(hs, &event).await? { Ok(event) } else { Err(unknown()) }
 }
 
-/// "The event_id is not related to the thread_id" otherwise: a receipt in a thread is for an event of that thread, or for its root, which belongs to the main
-/// timeline too. A redacted event no longer tells which it was in.
+/// "The event_id is not related to the thread_id" otherwise: a receipt in a thread is for an event
+/// of that thread, or for its root, which belongs to the main timeline too. A redacted event no
+/// longer tells which it was in.
 async fn check_thread(hs: &Homeserver, room: RoomSn, kind: &ReceiptKind, event_id: &OwnedEventId, event: &Event) -> Result<()> {
     let Some(thread) = kind.thread.as_deref() else { return Ok(()) };
     let of_event = hs.thread_of(room, event).await?;
@@ -127,7 +131,8 @@ async fn check_thread(hs: &Homeserver, room: RoomSn, kind: &ReceiptKind, event_i
     if may_be_in && is_a_root(hs, room, thread).await? { Ok(()) } else { Err(Error::invalid_param("the event is not in this thread")) }
 }
 
-/// Whether something relates to the event of an id. Where nothing does there is no thread, and threads that are made up are not kept apart.
+/// Whether something relates to the event of an id. Where nothing does there is no thread, and
+/// threads that are made up are not kept apart.
 async fn is_a_root(hs: &Homeserver, room: RoomSn, id: &str) -> Result<bool> {
     let Ok(id) = OwnedEventId::try_from(id) else { return Ok(false) };
     Ok(!tables::RELATIONS.scan(hs.store(), &(room, id), Direction::Forward, 1).await?.is_empty())

@@ -25,7 +25,8 @@ const DEFAULT_PAGE: usize = 20;
 const LARGEST_PAGE: usize = 100;
 /// How many children are read before others have their turn.
 const READ_AT_ONCE: usize = 128;
-/// How many children are read for one page at most, seen or not: whoever sees few of many gets a short page and the token to go on.
+/// How many children are read for one page at most, seen or not: whoever sees few of many gets a
+/// short page and the token to go on.
 const READ_AT_MOST: usize = 2000;
 
 /// What the three endpoints ask in common.
@@ -46,8 +47,9 @@ impl Asked {
         self.rel_type.as_ref().is_none_or(|wanted| wanted == rel_type) && self.event_type.as_ref().is_none_or(|wanted| wanted == event_type)
     }
 
-    /// Whether an event between two others is looked through: one that is redacted relates to nothing any more; and "events that would match the filter,
-    /// but whose only relation to the original given event is through a non-matching intermediate event, will not be included".
+    /// Whether an event between two others is looked through: one that is redacted relates to
+    /// nothing any more; and "events that would match the filter, but whose only relation to the
+    /// original given event is through a non-matching intermediate event, will not be included".
     fn looks_through(&self, event: &Event) -> bool {
         let relates = || RelatesTo::in_json(event.pdu.content.get());
         event.redacted_by.is_none() && relates().is_some_and(|relates| self.wants(&relates.rel_type, &event.pdu.event_type.to_string()))
@@ -213,7 +215,8 @@ fn behind(position: Position, dir: Dir) -> Position {
     if dir == Dir::Backward { Position(position.0 - 1) } else { position }
 }
 
-/// The children that are left: a redacted event relates to nothing any more, and what related through one that is not looked through neither.
+/// The children that are left: a redacted event relates to nothing any more, and what related
+/// through one that is not looked through neither.
 async fn related_still(hs: &Homeserver, room: RoomSn, asked: &Asked, children: Vec<(Position, IndirectRelation)>) -> Result<Vec<Rc<Event>>> {
     let mut between: Vec<Position> = children.iter().flat_map(|(_, child)| child.through.iter().copied()).collect();
     between.sort_unstable();

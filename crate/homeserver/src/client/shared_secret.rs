@@ -1,7 +1,9 @@
-//! Making accounts with a secret shared with the operator's tools, `/_synapse/admin/v1/register`: not of the specification, but what the ecosystem's
-//! tools and test suites use, as Synapse documents it (Shared-Secret Registration).
+//! Making accounts with a secret shared with the operator's tools, `/_synapse/admin/v1/register`:
+//! not of the specification, but what the ecosystem's tools and test suites use, as Synapse
+//! documents it (Shared-Secret Registration).
 //!
-//! Without the secret in the settings there is no such endpoint. `admin` is accepted and signed; no account has special powers here.
+//! Without the secret in the settings there is no such endpoint. `admin` is accepted and signed; no
+//! account has special powers here.
 
 use super::{
     password,

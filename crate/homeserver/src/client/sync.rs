@@ -1,4 +1,5 @@
-//! `GET /sync` (Client-Server API, Syncing): looks, and where there is nothing to see waits until there is.
+//! `GET /sync` (Client-Server API, Syncing): looks, and where there is nothing to see waits until
+//! there is.
 
 use super::{
     keys,

@@ -1,4 +1,5 @@
-//! What this server is: versions, well-known (Client-Server API, 2 API Standards and 3 Server discovery).
+//! What this server is: versions, well-known (Client-Server API, 2 API Standards and 3 Server
+//! discovery).
 
 use crate::{error::Result, router::Call};
 use http::Uri;
@@ -7,7 +8,8 @@ use ruma::api::client::discovery::{
     get_supported_versions,
 };
 
-/// Parts of later versions, and proposals, that clients may rely on here although the version as a whole is not claimed.
+/// Parts of later versions, and proposals, that clients may rely on here although the version as a
+/// whole is not claimed.
 const FEATURES: [&str; 6] = [
     // v1.4: receipts that are their user's alone.
     "org.matrix.msc2285.stable",
@@ -22,13 +24,15 @@ const FEATURES: [&str; 6] = [
     "org.matrix.msc3916.stable",
 ];
 
-/// Parameters of queries by the names they had in those proposals: clients that see the feature and not the version use them.
+/// Parameters of queries by the names they had in those proposals: clients that see the feature and
+/// not the version use them.
 const PROPOSED_NAMES: [(&str, &str); 1] = [("org.matrix.msc3981.recurse", "recurse")];
 
 /// Parameters of queries that name a place: an empty one names none, and is as good as absent.
 const PLACES: [&str; 7] = ["from", "to", "at", "since", "next_batch", "before", "after"];
 
-/// `uri`, with the names that the parameters of its query have in the specification, and without those that say nothing.
+/// `uri`, with the names that the parameters of its query have in the specification, and without
+/// those that say nothing.
 pub fn with_stable_names(uri: &Uri) -> Uri {
     let Some(query) = uri.query() else { return uri.clone() };
     let stable = |parameter: &str| {
@@ -47,14 +51,16 @@ pub fn with_stable_names(uri: &Uri) -> Uri {
     format!("{}?{stable}", uri.path()).parse().unwrap_or_else(|_| uri.clone())
 }
 
-/// `GET /_matrix/client/versions`: v1.1 is the oldest version that today's clients accept; later ones are claimed when all of their endpoints are here.
+/// `GET /_matrix/client/versions`: v1.1 is the oldest version that today's clients accept; later
+/// ones are claimed when all of their endpoints are here.
 pub async fn versions(_: Call, _: get_supported_versions::Request) -> Result<get_supported_versions::Response> {
     let mut response = get_supported_versions::Response::new(vec!["r0.6.1".to_owned(), "v1.1".to_owned()]);
     response.unstable_features = FEATURES.map(|feature| (feature.to_owned(), true)).into();
     Ok(response)
 }
 
-/// `GET /.well-known/matrix/client`: the base URL that the operator gave, or the one that this request came by, which reached the server.
+/// `GET /.well-known/matrix/client`: the base URL that the operator gave, or the one that this
+/// request came by, which reached the server.
 pub async fn well_known(call: Call, _: discover_homeserver::Request) -> Result<discover_homeserver::Response> {
     let base_url = match (&call.hs.config.public_url, &call.raw.origin) {
         (Some(url), _) => url.clone(),

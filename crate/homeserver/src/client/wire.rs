@@ -52,8 +52,9 @@ impl<R: IncomingRequest> IncomingRequest for Own<R> {
     }
 }
 
-/// A request of ruma's that may hold a password for user-interactive authentication; before r0.4 the user stood beside it, as some clients still write it.
-/// An empty `auth` is none: "It should be left empty, or omitted".
+/// A request of ruma's that may hold a password for user-interactive authentication; before r0.4
+/// the user stood beside it, as some clients still write it. An empty `auth` is none: "It should be
+/// left empty, or omitted".
 pub struct Confirmed<R>(pub R);
 
 impl<R: Metadata> Metadata for Confirmed<R> {
@@ -120,8 +121,8 @@ impl OutgoingResponse for Json {
     }
 }
 
-/// The answer to a sync. Of the rooms in it everything is said that Synapse says, also where it is empty: the specification lets servers leave it out, and
-/// clients have come to rely on it.
+/// The answer to a sync. Of the rooms in it everything is said that Synapse says, also where it is
+/// empty: the specification lets servers leave it out, and clients have come to rely on it.
 #[derive(Serialize)]
 pub struct Synced {
     next_batch: String,
@@ -273,7 +274,8 @@ impl IncomingRequest for Login {
     }
 }
 
-/// `PUT /_matrix/client/v3/profile/{userId}/{keyName}`: what is missing or wrong in the body has errors of its own here, so it comes as it was sent.
+/// `PUT /_matrix/client/v3/profile/{userId}/{keyName}`: what is missing or wrong in the body has
+/// errors of its own here, so it comes as it was sent.
 pub struct SetProfileField {
     /// Whose profile.
     pub user_id: OwnedUserId,
@@ -304,8 +306,8 @@ impl IncomingRequest for SetProfileField {
     }
 }
 
-/// `PUT /_matrix/client/v3/pushrules/global/{kind}/{ruleId}`: ruma wants `conditions`, which "a rule with no conditions" has not, and ids of rooms and users
-/// for rules of theirs.
+/// `PUT /_matrix/client/v3/pushrules/global/{kind}/{ruleId}`: ruma wants `conditions`, which "a
+/// rule with no conditions" has not, and ids of rooms and users for rules of theirs.
 pub struct SetPushRule {
     /// The rule.
     pub rule: NewRule,
@@ -376,7 +378,8 @@ impl IncomingRequest for RulesOfKind {
     }
 }
 
-/// A request of ruma's without the transaction id at the end of its path, as clients of before r0 sent it with POST.
+/// A request of ruma's without the transaction id at the end of its path, as clients of before r0
+/// sent it with POST.
 pub struct WithoutTransaction<R>(pub R);
 
 metadata! {
@@ -415,7 +418,8 @@ where
     }
 }
 
-/// `GET /_matrix/client/v3/rooms/{roomId}/messages`: ruma wants a direction; without one other servers read forwards.
+/// `GET /_matrix/client/v3/rooms/{roomId}/messages`: ruma wants a direction; without one other
+/// servers read forwards.
 pub struct ReadMessages(pub get_message_events::v3::Request);
 
 impl Metadata for ReadMessages {
@@ -441,7 +445,8 @@ impl IncomingRequest for ReadMessages {
     }
 }
 
-/// `PUT /_matrix/client/v3/rooms/{roomId}/typing/{userId}`: ruma wants a `timeout` of whoever types, which the specification does not require.
+/// `PUT /_matrix/client/v3/rooms/{roomId}/typing/{userId}`: ruma wants a `timeout` of whoever
+/// types, which the specification does not require.
 pub struct SetTyping(pub create_typing_event::v3::Request);
 
 /// How long a user types who does not say, in ms.

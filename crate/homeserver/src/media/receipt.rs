@@ -1,5 +1,5 @@
-//! The answer to an upload. It names the file's id, which nobody else knows: if it is dropped before
-//! anybody took it, the file goes.
+//! The answer to an upload. It names the file's id, which nobody else knows: if it is dropped
+//! before anybody took it, the file goes.
 //!
 //! Chromium sends the rest of a file whose page gave the upload up, and tells the worker nothing of
 //! it. But it cancels the stream of an answer that nobody takes (2026-11-30).

@@ -1,7 +1,9 @@
-//! A user's push rules as they are asked of events (Client-Server API, Push Rules and Conditions): each rule's conditions, read once.
+//! A user's push rules as they are asked of events (Client-Server API, Push Rules and Conditions):
+//! each rule's conditions, read once.
 //!
-//! ruma's own evaluation writes out the path of every property of an event and makes a regular expression of every pattern: a message could be made
-//! that takes thousands of times its size, and a rule that panics.
+//! ruma's own evaluation writes out the path of every property of an event and makes a regular
+//! expression of every pattern: a message could be made that takes thousands of times its size, and
+//! a rule that panics.
 
 use super::{
     glob::{self, Glob},
@@ -70,7 +72,8 @@ impl Conditions {
     pub fn of(rules: &Rules) -> Self {
         let mut conditions = Self::default();
         for rule in rules.iter().filter(|rule| rule.enabled()) {
-            // "Unrecognised conditions MUST NOT match any events, effectively making the push rule disabled."
+            // "Unrecognised conditions MUST NOT match any events, effectively making the push rule
+            // disabled."
             if let Some(read) = conditions.read(rule) {
                 let notify = rule.actions().iter().any(Action::should_notify);
                 let effect = Effect { notify, highlight: notify && rule.actions().iter().any(Action::is_highlight) };
@@ -147,7 +150,8 @@ impl Judge {
         Self { room_id: glob::folded(context.room.as_str()), display_name, context, compared: Cell::new(0) }
     }
 
-    /// What the first rule that applies to an event of somebody else's does. An event that is no JSON does nothing.
+    /// What the first rule that applies to an event of somebody else's does. An event that is no
+    /// JSON does nothing.
     pub async fn judge(&self, conditions: &Conditions, event: &Pdu, host: &dyn Host) -> Effect {
         let Ok(found) = conditions.paths.find(&event.json) else { return Effect::default() };
         let facts = Facts { event, folded: found.iter().map(|_| OnceCell::new()).collect(), found };

@@ -1,7 +1,8 @@
-//! Patterns of push conditions (Appendices, Glob-style matching), against a whole value or against words of it.
+//! Patterns of push conditions (Appendices, Glob-style matching), against a whole value or against
+//! words of it.
 //!
-//! Anybody's patterns meet anybody's texts, so matching takes no longer than to look for each part of a pattern at each place of a text, and patterns
-//! are short.
+//! Anybody's patterns meet anybody's texts, so matching takes no longer than to look for each part
+//! of a pattern at each place of a text, and patterns are short.
 
 /// Bytes of a pattern: as many as the longest identifiers have, which patterns are for too.
 pub const LONGEST: usize = 255;
@@ -22,7 +23,8 @@ struct Part {
 }
 
 impl Glob {
-    /// A pattern in which `*` stands for any characters and `?` for one. `None`: it is too long to match anything.
+    /// A pattern in which `*` stands for any characters and `?` for one. `None`: it is too long to
+    /// match anything.
     pub fn new(pattern: &str) -> Option<Self> {
         if pattern.len() > LONGEST {
             return None;
@@ -128,12 +130,14 @@ impl Part {
     }
 }
 
-/// A text as it is compared: "the exact meaning of 'case insensitive' is defined by the implementation of the homeserver".
+/// A text as it is compared: "the exact meaning of 'case insensitive' is defined by the
+/// implementation of the homeserver".
 pub fn folded(text: &str) -> String {
     text.chars().flat_map(char::to_lowercase).collect()
 }
 
-/// "A word boundary is defined as the start or end of the value, or any character not in the sets `[A-Z]`, `[a-z]`, `[0-9]` or `_`."
+/// "A word boundary is defined as the start or end of the value, or any character not in the sets
+/// `[A-Z]`, `[a-z]`, `[0-9]` or `_`."
 fn is_boundary(text: &str, at: usize) -> bool {
     let is_word = |byte: Option<&u8>| byte.is_some_and(|byte| byte.is_ascii_alphanumeric() || *byte == b'_');
     let bytes = text.as_bytes();
@@ -201,7 +205,8 @@ mod tests {
         assert!(!Glob::literal("Al*ce?").expect("it is short").occurs_in("hey alice!"));
     }
 
-    /// A pattern of many stars took a billion steps on a text of one message, and one of many question marks a panic.
+    /// A pattern of many stars took a billion steps on a text of one message, and one of many
+    /// question marks a panic.
     #[test]
     fn no_pattern_takes_long() {
         let text = "a".repeat(60_000);

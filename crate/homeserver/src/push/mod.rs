@@ -1,4 +1,5 @@
-//! Push notifications (Client-Server API, Push Notifications): which events notify whom, and how many of them are unread.
+//! Push notifications (Client-Server API, Push Notifications): which events notify whom, and how
+//! many of them are unread.
 
 mod conditions;
 mod glob;

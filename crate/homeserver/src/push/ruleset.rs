@@ -1,7 +1,8 @@
 //! A user's push rules as they are kept and answered.
 //!
-//! ruma's [`Ruleset`] does most of it. But rules of rooms and senders may have any id (Client-Server API, Push Rules: `ruleId` is a string), and ruma's only
-//! ids of rooms and users; and of a kind without rules ruma writes nothing, where clients look for a list.
+//! ruma's [`Ruleset`] does most of it. But rules of rooms and senders may have any id
+//! (Client-Server API, Push Rules: `ruleId` is a string), and ruma's only ids of rooms and users;
+//! and of a kind without rules ruma writes nothing, where clients look for a list.
 
 use ruma::{
     api::client::push::PushRule,
@@ -88,7 +89,8 @@ impl Rules {
         self.of_kind(kind)?.into_iter().find(|rule| rule.id() == id)
     }
 
-    /// As ruma's: without `after` and `before` a new rule comes in front, and a known one stays where it is.
+    /// As ruma's: without `after` and `before` a new rule comes in front, and a known one stays
+    /// where it is.
     pub fn insert(&mut self, rule: NewRule, after: Option<&str>, before: Option<&str>) -> Result<(), InsertPushRuleError> {
         let (kind, rule_id, actions) = match rule {
             NewRule::Simple { kind, rule_id, actions } => (kind, rule_id, actions),

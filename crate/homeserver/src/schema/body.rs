@@ -8,7 +8,8 @@ use std::{cell::RefCell, fmt};
 /// Characters of a name that a message repeats.
 const SHOWN: usize = 64;
 
-/// Refuses a body, called `name` in messages, that is not what it should be: 400 M_NOT_JSON for what is no JSON, M_BAD_JSON for a value of another type or outside an enumeration,
+/// Refuses a body, called `name` in messages, that is not what it should be: 400 M_NOT_JSON for
+/// what is no JSON, M_BAD_JSON for a value of another type or outside an enumeration,
 /// M_INVALID_PARAM for a wrong identifier.
 pub fn check(schema: Schema, name: &str, body: &[u8]) -> Result<()> {
     let found = RefCell::new(None);

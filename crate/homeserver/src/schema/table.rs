@@ -1,5 +1,6 @@
-//! What the specification says of requests. Written by `node scripts/request-schemas.mjs` from the OpenAPI files in `tests/spec/`: not to be changed by
-//! hand.
+//! What the specification says of requests. Written by
+//! `node scripts/request-schemas.mjs` from the OpenAPI files in `tests/spec/`: not to be changed
+//! by hand.
 
 use super::{
     Endpoint,
@@ -8,7 +9,8 @@ use super::{
     Schema::{self, Any, Array, Boolean, Either, Id, Integer, Null, Number, Object, OneOf, String},
 };
 
-/// Every endpoint of which the specification says more than that its body is an object, in the order of their paths.
+/// Every endpoint of which the specification says more than that its body is an object, in the
+/// order of their paths.
 pub static ENDPOINTS: &[Endpoint] = &[
     Endpoint {
         method: "POST",

@@ -1,5 +1,5 @@
-//! What changed for a user between two positions, read from the one list of changes; where that would be long or is not listed any more, from the
-//! user's rooms instead.
+//! What changed for a user between two positions, read from the one list of changes; where that
+//! would be long or is not listed any more, from the user's rooms instead.
 
 use super::{forget::outliving, memberships::UserRooms};
 use crate::{
@@ -83,7 +83,8 @@ pub struct Changes {
 pub(crate) struct Listed {
     /// In order.
     pub changes: Vec<(Position, Change)>,
-    /// Whether these are all; otherwise only those that nothing else tells of, and they may go on behind the end that was asked for.
+    /// Whether these are all; otherwise only those that nothing else tells of, and they may go on
+    /// behind the end that was asked for.
     pub complete: bool,
 }
 
@@ -144,7 +145,8 @@ impl Homeserver {
     pub(super) async fn changes_for(&self, user: UserSn, rooms: &UserRooms, range: Range<Position>, listed: &Listed) -> Result<Changes> {
         let mut changes = if listed.complete { Changes::default() } else { self.walk(user, rooms, range.start).await? };
         listed.changes.iter().for_each(|(_, change)| changes.take(user, change));
-        // Whoever has left only behind the end was in the room at it: no later sync tells what came before.
+        // Whoever has left only behind the end was in the room at it: no later sync tells what came
+        // before.
         let may_have_been_in = |room: Membership| room.kind == MembershipKind::Join || room.position > range.end;
         changes.rooms.retain(|room, changes| changes.own || rooms.get(*room).is_some_and(may_have_been_in));
         Ok(changes)

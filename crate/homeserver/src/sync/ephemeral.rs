@@ -1,4 +1,5 @@
-//! What passes in a room: who types, and who has read how far (`ephemeral` of a sync), and what a user keeps about it (`account_data`).
+//! What passes in a room: who types, and who has read how far (`ephemeral` of a sync), and what a
+//! user keeps about it (`account_data`).
 
 use super::changes::{RoomChanges, Which};
 use crate::{
@@ -83,7 +84,8 @@ impl Homeserver {
         }
     }
 
-    /// Receipts as `m.receipt` events for `user`, one for each thread; none of users who are ignored.
+    /// Receipts as `m.receipt` events for `user`, one for each thread; none of users who are
+    /// ignored.
     pub(super) async fn receipt_events(
         &self,
         user: UserSn,
@@ -120,7 +122,8 @@ impl Homeserver {
         bare_event("m.typing", Content { user_ids })
     }
 
-    /// A user's account data of a room (0: outside of rooms); `changes`: only of what changed since then, else all.
+    /// A user's account data of a room (0: outside of rooms); `changes`: only of what changed since
+    /// then, else all.
     pub(super) async fn account_data_of(
         &self,
         user: UserSn,

@@ -1,4 +1,5 @@
-//! Filters (Client-Server API, Filtering): finding the one that a request means, and what it lets through.
+//! Filters (Client-Server API, Filtering): finding the one that a request means, and what it lets
+//! through.
 
 use crate::{
     damaged::{Damaged, LeaveOut},
@@ -25,7 +26,8 @@ const LARGEST_LIMIT: usize = 500;
 /// What the names begin with that ruma's type leaves out.
 const RELATED: &str = "related_by_";
 
-/// How many types, users, rooms and fields a filter may name in all: every event is held against each of them.
+/// How many types, users, rooms and fields a filter may name in all: every event is held against
+/// each of them.
 const MOST_NAMES: usize = 1000;
 
 /// A filter definition, with what ruma's type leaves out.
@@ -179,7 +181,8 @@ pub fn check(filter: &Definition) -> Result<()> {
     check_names(fields + rooms + outside + inside + related)
 }
 
-/// The filter of a request that contains one for events of one room, `json`, with what ruma's type leaves out of it.
+/// The filter of a request that contains one for events of one room, `json`, with what ruma's type
+/// leaves out of it.
 ///
 /// # Errors
 /// 400 M_INVALID_PARAM: it names too much; M_BAD_JSON or M_NOT_JSON: it is no filter.
@@ -211,7 +214,8 @@ fn names_in_rooms(filter: &RoomEventFilter) -> usize {
     types + senders + filter.rooms.as_ref().map_or(0, Vec::len) + filter.not_rooms.len()
 }
 
-/// The part of an object that some paths lead to, which are in order; `None` for what is no object. What they lead to stays as it is written.
+/// The part of an object that some paths lead to, which are in order; `None` for what is no object.
+/// What they lead to stays as it is written.
 fn part(object: &RawValue, paths: &[&[String]]) -> Option<Box<RawValue>> {
     let object: BTreeMap<String, Box<RawValue>> = serde_json::from_str(object.get()).ok()?;
     let mut out: BTreeMap<&str, Box<RawValue>> = BTreeMap::new();

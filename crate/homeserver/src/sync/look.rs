@@ -1,4 +1,5 @@
-//! One look at everything a client has not seen: which rooms belong in which section of the answer, and what stands beside the rooms.
+//! One look at everything a client has not seen: which rooms belong in which section of the answer,
+//! and what stands beside the rooms.
 
 use super::{
     changes::{Changes, Listed, RoomChanges},
@@ -81,7 +82,8 @@ enum Section {
 }
 
 impl Homeserver {
-    /// What a client sees of its rooms and account data; `seen`: that has seen everything up to a position, and what has changed since.
+    /// What a client sees of its rooms and account data; `seen`: that has seen everything up to a
+    /// position, and what has changed since.
     pub(crate) async fn look(&self, ask: &Ask, seen: Option<(Position, &Listed)>, to: Position) -> Result<Response> {
         let from = seen.map(|(from, _)| from);
         let user = ask.session.user;
@@ -137,12 +139,14 @@ impl Look<'_> {
             async move {
                 let section = self.room(&info, &now, changes).await;
                 self.breathe().await;
-                // Everybody may have forgotten the room meanwhile: then there is nothing left to tell of it.
+                // Everybody may have forgotten the room meanwhile: then there is nothing left to
+                // tell of it.
                 let is_gone = section.is_err() && tables::ROOM_HEADS.get(self.hs.store(), &room).await.leave_out()? == Some(None);
                 if is_gone {
                     return Ok((info, None));
                 }
-                // One room that is damaged in a way that all of it depends on must not keep the others from their user for ever.
+                // One room that is damaged in a way that all of it depends on must not keep the
+                // others from their user for ever.
                 let section = section.map_err(|error| error.in_room(&info.id)).leave_out()?;
                 Ok::<_, crate::Error>((info, section.flatten()))
             }

@@ -1,6 +1,8 @@
-//! Each syncing user's rooms, in memory: which changes concern whom is asked at every change and every sync.
+//! Each syncing user's rooms, in memory: which changes concern whom is asked at every change and
+//! every sync.
 //!
-//! Bounded by the number of rooms held in all. What changes is marked, and read again when it is next needed.
+//! Bounded by the number of rooms held in all. What changes is marked, and read again when it is
+//! next needed.
 
 use crate::{
     error::Result,
@@ -161,7 +163,8 @@ impl Memberships {
         rooms
     }
 
-    /// Whether a user shares a room with the one whose rooms these are, as far as memory can tell: `true` where it cannot.
+    /// Whether a user shares a room with the one whose rooms these are, as far as memory can tell:
+    /// `true` where it cannot.
     pub fn may_share(&self, rooms: &UserRooms, user: UserSn) -> bool {
         self.known.borrow().get(&user).and_then(Weak::upgrade).is_none_or(|other| rooms.may_share(&other))
     }
@@ -172,7 +175,8 @@ impl Memberships {
         (rooms.complete.get() && rooms.stale.borrow().is_empty()).then_some(rooms)
     }
 
-    /// Keeps `rooms` as those last asked for, and drops the ones that were not for longest when they are too many.
+    /// Keeps `rooms` as those last asked for, and drops the ones that were not for longest when
+    /// they are too many.
     fn hold(&self, rooms: &Rc<UserRooms>) {
         let mut held = self.held.borrow_mut();
         let (place, counted) = rooms.held.get();
@@ -192,13 +196,15 @@ impl Memberships {
 }
 
 impl Homeserver {
-    /// That a user has other devices or keys than before. The user's rooms are brought to memory, since they say who has to wake up for it.
+    /// That a user has other devices or keys than before. The user's rooms are brought to memory,
+    /// since they say who has to wake up for it.
     pub(crate) async fn device_list_change(&self, user: UserSn) -> Result<Change> {
         self.user_rooms(user).await?;
         Ok(Change::DeviceList { user })
     }
 
-    /// Whether a user is joined to one of some rooms, which are in order. What is read grows with these, however many rooms the user has.
+    /// Whether a user is joined to one of some rooms, which are in order. What is read grows with
+    /// these, however many rooms the user has.
     pub(crate) async fn is_joined_to_one_of(&self, user: UserSn, rooms: &[RoomSn]) -> Result<bool> {
         if let Some(theirs) = self.sync.memberships.at_hand(user) {
             return Ok(theirs.is_joined_to_one_of(rooms));

@@ -1,6 +1,7 @@
 //! What a client has not seen yet, and the waiting for it (Client-Server API, Syncing).
 //!
-//! [`Syncing`] is what memory holds for it; all of it can be dropped at any time without changing an answer, except who types and who is there.
+//! [`Syncing`] is what memory holds for it; all of it can be dropped at any time without changing
+//! an answer, except who types and who is there.
 
 mod changes;
 mod ephemeral;

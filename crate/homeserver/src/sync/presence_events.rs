@@ -1,4 +1,5 @@
-//! The `presence` section of a sync (Client-Server API, Presence): users who share a room with the client's user, and that user.
+//! The `presence` section of a sync (Client-Server API, Presence): users who share a room with the
+//! client's user, and that user.
 
 use super::{changes::Changes, filter, look::Look, memberships::UserRooms, presence::Shown};
 use crate::{
@@ -21,7 +22,8 @@ use std::collections::{BTreeMap, BTreeSet};
 const PRESENCE: &str = "m.presence";
 /// The most events of one answer: of those who were active last.
 const MOST: usize = 1000;
-/// How many of the users who are offline are looked at for one who shares a room and has something to say.
+/// How many of the users who are offline are looked at for one who shares a room and has something
+/// to say.
 const MOST_OFFLINE: usize = 256;
 
 /// Whom a look shows: those whose presence changed, or whom it is the first to show.
@@ -30,9 +32,11 @@ struct Wanted {
     changed: BTreeSet<UserSn>,
     /// As far as there is something to say of them.
     new: BTreeSet<UserSn>,
-    /// Those of the new whose rooms the client's user has come into: also when they were last active says something.
+    /// Those of the new whose rooms the client's user has come into: also when they were last
+    /// active says something.
     met: BTreeSet<UserSn>,
-    /// In which of the client's rooms somebody's membership changed: of who has come in there is told in any case.
+    /// In which of the client's rooms somebody's membership changed: of who has come in there is
+    /// told in any case.
     moved: BTreeMap<UserSn, Vec<RoomSn>>,
 }
 
@@ -43,7 +47,8 @@ pub fn wants_presence(filter: &FilterDefinition) -> bool {
 }
 
 impl Look<'_> {
-    /// Adds what changed; everything that is not offline and silent when nothing has been looked at.
+    /// Adds what changed; everything that is not offline and silent when nothing has been looked
+    /// at.
     pub(super) async fn presence(&self, rooms: &UserRooms, changes: Option<&Changes>, response: &mut Response) -> Result<()> {
         let hs = self.hs;
         let filter = &self.ask.filter.presence;
@@ -70,7 +75,8 @@ impl Look<'_> {
             } else if let Some(changes) = changes.filter(|_| is_offline && changed)
                 && self.has_left(rooms, *user, changes).await?
             {
-                // Who went offline and then left is not to seem present for ever; there is no more to say of them.
+                // Who went offline and then left is not to seem present for ever; there is no more
+                // to say of them.
                 presence.status_msg = None;
                 shown.push((id, presence));
             }

@@ -1,8 +1,12 @@
-//! A room in the answer to a sync: its timeline, the state that goes with it, and what else belongs to the section it is in.
+//! A room in the answer to a sync: its timeline, the state that goes with it, and what else belongs
+//! to the section it is in.
 //!
-//! `state` is what brings a client that knows the state as of its last sync to the state at the start of the timeline; the timeline does the rest. What
-//! changed within the timeline's span but is not in it (filtered out, not visible, or decided by a fork) goes into `state` too, so that the client
-//! arrives at the room's state; and a timeline whose last word on something is not the room's begins behind that. `state_after` is the difference to the end of the timeline, whatever the timeline contains.
+//! `state` is what brings a client that knows the state as of its last sync to the state at the
+//! start of the timeline; the timeline does the rest. What changed within the timeline's span but
+//! is not in it (filtered out, not visible, or decided by a fork) goes into `state` too, so that
+//! the client arrives at the room's state; and a timeline whose last word on something is not the
+//! room's begins behind that. `state_after` is the difference to the end of the timeline, whatever
+//! the timeline contains.
 
 use super::{
     changes::RoomChanges,
@@ -39,7 +43,8 @@ use std::{
     rc::Rc,
 };
 
-/// What a client that is not in a room is told of it, beside its invite or knock (Client-Server API, Stripped state).
+/// What a client that is not in a room is told of it, beside its invite or knock (Client-Server
+/// API, Stripped state).
 const STRIPPED: [StateEventType; 7] = [
     StateEventType::RoomCreate,
     StateEventType::RoomJoinRules,
@@ -56,7 +61,8 @@ pub(super) struct Stay {
     pub(super) known: Option<Position>,
     /// Whether the user was in it at all.
     pub(super) was_in: bool,
-    /// Whether the user may have been in it before, and left: the client's timeline of that stay does not go on here.
+    /// Whether the user may have been in it before, and left: the client's timeline of that stay
+    /// does not go on here.
     pub(super) again: bool,
 }
 
@@ -119,7 +125,8 @@ impl Look<'_> {
         let mut stretch =
             if changes.is_none_or(|changes| changes.events) { self.stretch(room, &head, &span).await? } else { Stretch::empty(self.to) };
         if self.from.is_some() && from.is_none() {
-            // The client's timeline of its earlier stay does not go on here; and of a room that is new to it, what the filter keeps back is a gap too.
+            // The client's timeline of its earlier stay does not go on here; and of a room that is
+            // new to it, what the filter keeps back is a gap too.
             let is_gap = now.last_left.is_some() || self.holds_back_earlier(room, &mut stretch).await?;
             stretch.limited |= is_gap;
         }
@@ -173,7 +180,8 @@ impl Look<'_> {
         Ok(Some(joined))
     }
 
-    /// A room the user has left, at `leave`; only the leaving itself when the user was not in it since the client's last sync.
+    /// A room the user has left, at `leave`; only the leaving itself when the user was not in it
+    /// since the client's last sync.
     pub(super) async fn left(
         &self,
         room: &Rc<RoomInfo>,
@@ -215,7 +223,8 @@ impl Look<'_> {
         Ok(left)
     }
 
-    /// A room the user is invited to, unless by somebody the user ignores, or invitations are not wanted at all.
+    /// A room the user is invited to, unless by somebody the user ignores, or invitations are not
+    /// wanted at all.
     pub(super) async fn invited(&self, room: &Rc<RoomInfo>, invite: Position) -> Result<Option<InvitedRoom>> {
         let invite = self.hs.event_at(room.sn, invite).await?;
         if self.ignored.contains(&invite.pdu.sender) || self.hs.blocks_invites(self.ask.session.user).await? {
@@ -272,7 +281,8 @@ impl Look<'_> {
         Ok(stretch)
     }
 
-    /// Whether the user may see something of before a timeline that claims to be whole; then it is found as earlier history.
+    /// Whether the user may see something of before a timeline that claims to be whole; then it is
+    /// found as earlier history.
     async fn holds_back_earlier(&self, room: &RoomInfo, stretch: &mut Stretch) -> Result<bool> {
         let (false, Some(viewer)) = (stretch.limited, &mut stretch.viewer) else { return Ok(false) };
         let wanted = Wanted { by_itself: &|_| true, related: &Related::default() };
@@ -284,8 +294,9 @@ impl Look<'_> {
         Viewer::of(room, self.ask.session.user_id.clone(), Some(now.clone()), self.ignored.clone())
     }
 
-    /// Cuts off the beginning of a timeline that would leave the client with a state that is not the room's: where an event that decided it is not the
-    /// user's to see, or a fork was decided against the last to arrive. What is cut off is found as earlier history.
+    /// Cuts off the beginning of a timeline that would leave the client with a state that is not
+    /// the room's: where an event that decided it is not the user's to see, or a fork was decided
+    /// against the last to arrive. What is cut off is found as earlier history.
     async fn cut(&self, room: &RoomInfo, head: &RoomHead, span: &Span<'_>, stretch: &mut Stretch) -> Result<()> {
         let told: BTreeMap<StateKey, Position> = stretch.events.iter().filter_map(|event| Some((event.pdu.key()?, event.position))).collect();
         if told.is_empty() {
@@ -375,7 +386,8 @@ impl Look<'_> {
             }
             let keys: Vec<StateKey> =
                 wanted.into_iter().map(|user| (StateEventType::RoomMember, user)).filter(|key| !state.contains_key(key)).collect();
-            // Of whom the timeline says something, what was before it; of others, what is so at its end.
+            // Of whom the timeline says something, what was before it; of others, what is so at its
+            // end.
             let (before, after): (Vec<_>, Vec<_>) = keys.into_iter().partition(|key| !self.ask.state_after && told.contains(key));
             let mut found = hs.state_get(sn, start, &before).await?;
             found.extend(hs.state_get(sn, end, &after).await?);
@@ -411,7 +423,8 @@ impl Look<'_> {
         if self.ask.state_after { State::After(StateEvents::with_events(events)) } else { State::Before(StateEvents::with_events(events)) }
     }
 
-    /// Events in the format and with the fields that the filter asks for; those of a timeline with what `viewer` saw of them.
+    /// Events in the format and with the fields that the filter asks for; those of a timeline with
+    /// what `viewer` saw of them.
     async fn write<T>(&self, room: &RoomInfo, events: &[Rc<Event>], viewer: Option<&Viewer>) -> Result<Vec<Raw<T>>> {
         let written: Vec<Raw<T>> = if self.ask.filter.event_format == EventFormat::Federation {
             let mut written = Vec::with_capacity(events.len());

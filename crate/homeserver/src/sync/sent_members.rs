@@ -1,8 +1,8 @@
-//! Which member events a device has been given while it lazy-loads members (Client-Server API, Lazy-loading room members): sent again, they would be
-//! redundant.
+//! Which member events a device has been given while it lazy-loads members (Client-Server API,
+//! Lazy-loading room members): sent again, they would be redundant.
 //!
-//! A device has what an answer contained once it asks on from that answer: an answer that was lost is not counted. Bounded; what is forgotten is sent
-//! again, which is allowed.
+//! A device has what an answer contained once it asks on from that answer: an answer that was lost
+//! is not counted. Bounded; what is forgotten is sent again, which is allowed.
 
 use crate::{
     cache::Cache,
@@ -63,7 +63,8 @@ impl Default for SentMembers {
 }
 
 impl SentMembers {
-    /// A device that goes on from the answer that ended at `since`, and is given one that ends at `to`; without `since` it has nothing.
+    /// A device that goes on from the answer that ended at `since`, and is given one that ends at
+    /// `to`; without `since` it has nothing.
     pub fn recipient(&self, user: UserSn, device: &DeviceId, since: Option<Position>, to: Position) -> Recipient {
         let key = (user, Rc::from(device.as_str()));
         let mut devices = self.devices.borrow_mut();

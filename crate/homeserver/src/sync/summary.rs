@@ -1,4 +1,5 @@
-//! What a client needs to name a room (Client-Server API, `summary` of a sync): how many members, and who some of them are.
+//! What a client needs to name a room (Client-Server API, `summary` of a sync): how many members,
+//! and who some of them are.
 
 use crate::{
     damaged::LeaveOut,
@@ -14,7 +15,8 @@ use serde::Deserialize;
 
 /// How many heroes there are at most.
 const HEROES: usize = 5;
-/// How many members are looked at to find those who came first. In larger rooms they are those whom this server has known longest.
+/// How many members are looked at to find those who came first. In larger rooms they are those whom
+/// this server has known longest.
 const LOOKED_AT: usize = 64;
 
 impl Homeserver {

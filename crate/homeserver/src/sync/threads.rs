@@ -1,4 +1,5 @@
-//! Which thread an event is in (Client-Server API, Threaded read receipts): its own `m.thread` relation, or that of what it relates to.
+//! Which thread an event is in (Client-Server API, Threaded read receipts): its own `m.thread`
+//! relation, or that of what it relates to.
 
 use crate::{
     error::Result,
@@ -12,7 +13,8 @@ use ruma::OwnedEventId;
 const HOPS: usize = 3;
 
 impl Homeserver {
-    /// The root of the thread that an event is in; `None`: the main timeline, to which the roots themselves belong.
+    /// The root of the thread that an event is in; `None`: the main timeline, to which the roots
+    /// themselves belong.
     pub(crate) async fn thread_of(&self, room: RoomSn, event: &Event) -> Result<Option<OwnedEventId>> {
         let mut relates = RelatesTo::in_json(event.pdu.content.get());
         for _ in 0..HOPS {

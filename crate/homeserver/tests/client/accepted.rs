@@ -60,7 +60,8 @@ fn what_a_join_says_is_in_the_member_event() {
     server.post(&carol, &format!("{V3}/rooms/{id}/join"), json!({ "foo": { "deep": [1] } })).ok();
     assert_eq!(member(&server, &carol, &id), json!({ "membership": "join", "foo": { "deep": [1] }, "displayname": "carol" }));
 
-    // Said again it is the same event, and whoever joins again without a word changes nothing; something else is said.
+    // Said again it is the same event, and whoever joins again without a word changes nothing;
+    // something else is said.
     let event = |user: &TestUser| server.get(user, &format!("{V3}/rooms/{id}/state/m.room.member/{}?format=event", user.id)).ok()["event_id"].clone();
     let before = event(&bob);
     server.post(&bob, &format!("{V3}/join/{id}"), body).ok();
@@ -103,7 +104,8 @@ fn an_avatar_is_any_string() {
     server.put(&alice, &path, json!({ "avatar_url": 7 })).fails(400, "M_BAD_JSON");
 }
 
-/// A client that did not hear the answer signs its keys again, and was told that there are others of the same names.
+/// A client that did not hear the answer signs its keys again, and was told that there are others
+/// of the same names.
 #[test]
 fn a_one_time_key_is_the_same_under_another_signature() {
     let server = TestServer::new();

@@ -1,4 +1,5 @@
-//! Account data, filters and capabilities (Client-Server API, Client Config, Filtering, Capabilities negotiation).
+//! Account data, filters and capabilities (Client-Server API, Client Config, Filtering,
+//! Capabilities negotiation).
 
 use crate::{
     rooms::room,

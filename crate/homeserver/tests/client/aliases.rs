@@ -82,7 +82,8 @@ fn the_main_alias_leads_to_the_room_it_stands_in() {
     assert_eq!(main_alias(&server, &alice, &other), json!({"alias": "#other:test.example"}));
 }
 
-/// Who deleted an alias that others had put into the room's event could not change that event any more; and a room could begin with any alias there is.
+/// Who deleted an alias that others had put into the room's event could not change that event any
+/// more; and a room could begin with any alias there is.
 #[test]
 fn only_aliases_that_are_new_in_an_event_are_looked_up() {
     let server = TestServer::new();

@@ -1,4 +1,5 @@
-//! Bodies as they come in and go out: refused before they are read where that is possible, never read further than they may be, and never half a body's effect.
+//! Bodies as they come in and go out: refused before they are read where that is possible, never
+//! read further than they may be, and never half a body's effect.
 
 use crate::{
     rooms::room,
@@ -92,8 +93,9 @@ fn what_is_refused_without_its_body_is_refused_before_it_is_read() {
     assert_eq!(server.hs.status().panics, 0);
 }
 
-/// Whoever was logged in could send 8 MiB of small numbers or objects to any endpoint, which took long to read and a hundred times as much memory, before
-/// the event made of them was found too large.
+/// Whoever was logged in could send 8 MiB of small numbers or objects to any endpoint, which took
+/// long to read and a hundred times as much memory, before the event made of them was found too
+/// large.
 #[test]
 fn only_endpoints_that_need_it_take_large_bodies() {
     let server = TestServer::new();

@@ -52,7 +52,8 @@ fn events_before_and_after_and_the_tokens_to_go_on() {
     look(&server, &alice, &id, "context/$none").fails(404, "M_NOT_FOUND");
 }
 
-/// A lazy `/context` held no state but members, and the timeline that a client built from it belonged to a room of no name and no creator.
+/// A lazy `/context` held no state but members, and the timeline that a client built from it
+/// belonged to a room of no name and no creator.
 #[test]
 fn lazy_loading_leaves_out_members_and_nothing_else() {
     let server = TestServer::new();
@@ -69,7 +70,8 @@ fn lazy_loading_leaves_out_members_and_nothing_else() {
     assert_eq!(left_out, ["@alice", "@carol"]);
 }
 
-/// "The filter is only applied to events_before, events_after, and state. It is not applied to the event itself."
+/// "The filter is only applied to events_before, events_after, and state. It is not applied to the
+/// event itself."
 #[test]
 fn a_filter_is_for_what_stands_around() {
     let server = TestServer::new();

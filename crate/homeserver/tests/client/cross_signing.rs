@@ -182,7 +182,8 @@ fn a_signature_that_is_wrong_or_of_something_else_is_refused_and_the_others_are_
     assert!(alice.self_signing.has_signed(&found["device_keys"][&alice.user.id][&alice.user.device], &alice.user.id, &name));
 }
 
-/// Whoever signed one key of each of very many users kept everybody waiting until all were verified.
+/// Whoever signed one key of each of very many users kept everybody waiting until all were
+/// verified.
 #[test]
 fn signatures_of_very_many_users_are_verified_in_turns_with_others() {
     let server = TestServer::new();

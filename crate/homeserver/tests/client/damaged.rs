@@ -1,4 +1,5 @@
-//! What is stored may be damaged, by a disk or a browser: one thing that cannot be read is left out of answers about many, and logged.
+//! What is stored may be damaged, by a disk or a browser: one thing that cannot be read is left out
+//! of answers about many, and logged.
 
 use crate::{
     members::{act, join, look, set_state},
@@ -147,7 +148,8 @@ fn all_of_room(server: &TestServer, user: &TestUser, room: &str, but: &str) -> V
     told
 }
 
-/// The tables of which a damaged value is more than one event, member or account datum: what the server or the session stands on.
+/// The tables of which a damaged value is more than one event, member or account datum: what the
+/// server or the session stands on.
 const SERVER: [u8; 5] = [0x00, 0x01, 0x02, 0x04, 0x42];
 
 /// The ways in which a value is damaged.
@@ -156,7 +158,8 @@ fn damages(value: &[u8]) -> Vec<Vec<u8>> {
     vec![vec![0xff; 64], broken]
 }
 
-/// A single value that could not be read kept its user, and in the worst case everybody, from syncing for ever.
+/// A single value that could not be read kept its user, and in the worst case everybody, from
+/// syncing for ever.
 #[test]
 fn whatever_one_value_is_damaged_everybody_syncs_and_sees_the_rest() {
     let mut server = TestServer::new();
@@ -172,7 +175,8 @@ fn whatever_one_value_is_damaged_everybody_syncs_and_sees_the_rest() {
             for path in told_of_all(&world) {
                 let told = server.get(&world.alice, &path);
                 let rooms = told.body["rooms"]["join"].as_object().cloned().unwrap_or_default();
-                // The user's own place in one of the rooms may be what is damaged: the other is there.
+                // The user's own place in one of the rooms may be what is damaged: the other is
+                // there.
                 let is_told = !path.contains("/sync") || rooms.values().any(|room| room.to_string().contains("an-answer"));
                 if told.status != 200 || !is_told {
                     failed.push(format!("{} damaged to {}: {path}: {} {}", key.escape_ascii(), damaged.escape_ascii(), told.status, told.body));

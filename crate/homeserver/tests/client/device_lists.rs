@@ -1,4 +1,5 @@
-//! Whose devices a client has to look at again (Client-Server API, Tracking the device list for a user), in syncs and in `/keys/changes`.
+//! Whose devices a client has to look at again (Client-Server API, Tracking the device list for a
+//! user), in syncs and in `/keys/changes`.
 
 use crate::{
     rooms::room,
@@ -155,7 +156,8 @@ fn who_is_banned_or_kicked_has_left() {
     assert_eq!(alice.lists(&server), changed(&[&bob]));
 }
 
-/// "Or who now share an encrypted room with the client since the previous sync response": the room may have been there before.
+/// "Or who now share an encrypted room with the client since the previous sync response": the room
+/// may have been there before.
 #[test]
 fn who_is_in_a_room_when_it_is_encrypted_is_news_to_all_of_it() {
     let server = TestServer::new();
@@ -268,7 +270,8 @@ fn a_signature_of_another_users_key_is_news_to_the_signer_alone() {
     assert_eq!(bob.lists(&server), nobody());
 }
 
-/// Everybody was sent to look for new keys of a user who had changed the one key that nobody else sees.
+/// Everybody was sent to look for new keys of a user who had changed the one key that nobody else
+/// sees.
 #[test]
 fn a_new_user_signing_key_is_news_to_its_user_alone() {
     let server = TestServer::new();

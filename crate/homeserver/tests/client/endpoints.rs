@@ -1,10 +1,12 @@
-//! The router beside the specification's list of endpoints: what is implemented, what is missing, and nothing that the specification does not know. And beside
-//! its own list, so that no endpoint goes unnoticed.
+//! The router beside the specification's list of endpoints: what is implemented, what is missing,
+//! and nothing that the specification does not know. And beside its own list, so that no endpoint
+//! goes unnoticed.
 
 use crate::support::TestServer;
 use std::collections::{BTreeMap, BTreeSet};
 
-/// Every endpoint that a homeserver serves by Matrix 1.19: API, method, path, area, and whether it is deprecated.
+/// Every endpoint that a homeserver serves by Matrix 1.19: API, method, path, area, and whether it
+/// is deprecated.
 const TABLE: &str = include_str!("../data/endpoints.tsv");
 
 /// Every endpoint that the router serves, one on each line, in the order of their paths.
@@ -53,7 +55,8 @@ fn the_router_serves_the_specification_and_little_else() {
 
     let is_known = |(method, path): &(String, String)| {
         let exists = |path: &str| specified.contains(&(method.clone(), path.to_owned()));
-        // The oldest clients say r0; ruma also knows the names endpoints had while they were proposals; and the state key may be left out.
+        // The oldest clients say r0; ruma also knows the names endpoints had while they were
+        // proposals; and the state key may be left out.
         exists(path)
             || exists(&path.replace("/r0/", "/v3/"))
             || exists(&path.replace("/r0/", "/v1/"))

@@ -1,4 +1,5 @@
-//! What a user sent who wanted it erased with their account (Client-Server API, `erase` of `POST /account/deactivate`).
+//! What a user sent who wanted it erased with their account (Client-Server API, `erase` of `POST
+//! /account/deactivate`).
 
 use crate::{
     account::confirm,
@@ -74,7 +75,8 @@ fn who_was_not_there_sees_none_of_it_and_who_was_still_does() {
     set_state(&server, &dave, &id, "m.room.topic", json!({})).fails(403, "M_FORBIDDEN");
 }
 
-/// What the room's state says now is how the room works: whoever comes later has to know that it is encrypted.
+/// What the room's state says now is how the room works: whoever comes later has to know that it is
+/// encrypted.
 #[test]
 fn the_room_stays_as_it_is() {
     let server = TestServer::new();

@@ -1,4 +1,5 @@
-//! Errors that every client relies on (Client-Server API, 2.1 Standard error response, and Web browser clients).
+//! Errors that every client relies on (Client-Server API, 2.1 Standard error response, and Web
+//! browser clients).
 
 use crate::{rooms::room, support::TestServer};
 use ephapse_homeserver::Body;

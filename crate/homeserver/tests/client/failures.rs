@@ -1,4 +1,5 @@
-//! Storage that fails, fills up and crashes under a server: what was acknowledged is there once and in order, nothing else is claimed.
+//! Storage that fails, fills up and crashes under a server: what was acknowledged is there once and
+//! in order, nothing else is claimed.
 
 use crate::{
     rooms::room,
@@ -122,7 +123,8 @@ fn at_the_quota_nothing_that_needs_room_is_acknowledged() {
     assert_eq!(profile["displayname"], "Alice");
 }
 
-/// A refused write was once answered by whichever requests were under way at that moment: also by one whose own write was stored.
+/// A refused write was once answered by whichever requests were under way at that moment: also by
+/// one whose own write was stored.
 #[test]
 fn each_of_two_requests_at_once_is_told_of_its_own_write() {
     let store = UnreliableStore::new();
@@ -148,7 +150,8 @@ fn each_of_two_requests_at_once_is_told_of_its_own_write() {
     assert_eq!(bodies(&server, &alice, &kept), ["1"]);
 }
 
-/// Whoever's event was stored was told that storage is full when another's was refused while they waited for the disk.
+/// Whoever's event was stored was told that storage is full when another's was refused while they
+/// waited for the disk.
 #[test]
 fn of_sends_at_once_at_the_quota_exactly_those_are_acknowledged_that_are_stored() {
     let store = UnreliableStore::new();
@@ -231,7 +234,8 @@ fn to_device_messages_that_were_refused_leave_the_queue_as_it_was() {
     assert_eq!(numbers, [1, 3]);
 }
 
-/// More than a sync shows wait for a device, and storage is full: the rest must not count as delivered.
+/// More than a sync shows wait for a device, and storage is full: the rest must not count as
+/// delivered.
 #[test]
 fn at_the_quota_no_to_device_message_is_taken_for_delivered() {
     let store = UnreliableStore::new();
@@ -252,8 +256,9 @@ fn at_the_quota_no_to_device_message_is_taken_for_delivered() {
     assert_eq!(numbers, (0..150).collect::<Vec<_>>());
 }
 
-/// That messages had arrived was written into the room kept for what makes room. Where there was none left, the store tried for five seconds and took reads
-/// back, so that the device's sync was answered 403, again and again.
+/// That messages had arrived was written into the room kept for what makes room. Where there was
+/// none left, the store tried for five seconds and took reads back, so that the device's sync was
+/// answered 403, again and again.
 #[test]
 fn a_sync_is_answered_where_not_even_its_acknowledgements_can_be_written() {
     let store = UnreliableStore::new();
@@ -280,7 +285,8 @@ fn a_sync_is_answered_where_not_even_its_acknowledgements_can_be_written() {
     assert_eq!(server.hs.status().streams[0].length, 0);
 }
 
-/// What is cleared away behind the first answer was written into that room too, and took back what was read meanwhile.
+/// What is cleared away behind the first answer was written into that room too, and took back what
+/// was read meanwhile.
 #[test]
 fn nothing_is_cleared_away_where_there_is_no_room() {
     let store = UnreliableStore::new();
@@ -296,7 +302,8 @@ fn nothing_is_cleared_away_where_there_is_no_room() {
     assert_eq!(bodies(&server, &alice, &id), ["1"]);
 }
 
-/// The position of a write that failed is given again after a restart; a client that held a token of it would not see what stands there then.
+/// The position of a write that failed is given again after a restart; a client that held a token
+/// of it would not see what stands there then.
 #[test]
 fn no_token_is_given_for_a_write_that_failed() {
     let store = UnreliableStore::new();
@@ -349,7 +356,8 @@ fn a_forgotten_room_goes_whole_whenever_the_server_ends() {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 48, ..ProptestConfig::default() })]
 
-    /// A crash at any write: afterwards each acknowledged message is there once and in order, at most one more, and a repeated request makes no second one.
+    /// A crash at any write: afterwards each acknowledged message is there once and in order, at
+    /// most one more, and a repeated request makes no second one.
     #[test]
     fn after_a_crash_at_any_write_what_was_acknowledged_is_there_once(crash in 0..40u32, at_once in 1..5usize) {
         let store = UnreliableStore::new();

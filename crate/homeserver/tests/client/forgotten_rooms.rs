@@ -111,7 +111,8 @@ fn account_data_of_a_room_goes_with_it_also_of_who_was_never_in_it() {
     assert_eq!(server.get(&carol, &path(&carol, &kept, "account_data/org.example.notes")).ok(), json!({ "notes": "mine" }));
 }
 
-/// Also when that is the last thing anybody does about the room, and whether or not they had left it before.
+/// Also when that is the last thing anybody does about the room, and whether or not they had left
+/// it before.
 #[test]
 fn a_room_goes_with_the_last_account_that_remembers_it() {
     for has_left in [true, false] {
@@ -133,8 +134,8 @@ fn a_room_goes_with_the_last_account_that_remembers_it() {
     }
 }
 
-/// What a sync finds of a room that goes meanwhile is part of the room or nothing; it was never seen
-/// to fail, and is not to.
+/// What a sync finds of a room that goes meanwhile is part of the room or nothing; it was never
+/// seen to fail, and is not to.
 #[test]
 fn a_room_that_goes_while_somebody_syncs_costs_the_sync_nothing() {
     for turns in (0..48).step_by(4) {

@@ -102,7 +102,8 @@ fn guests_join_where_they_may_and_take_part() {
     assert_eq!(membership(&server, &alice, &open, &guest), "leave");
 }
 
-/// Every endpoint that is served, as a guest: what is not in the specification's list is refused before anything else is said.
+/// Every endpoint that is served, as a guest: what is not in the specification's list is refused
+/// before anything else is said.
 #[test]
 fn guests_reach_what_the_specification_lists() {
     const LISTED: &str = "

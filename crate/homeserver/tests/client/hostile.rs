@@ -1,5 +1,6 @@
-//! Every endpoint, asked for what makes no sense: each answer is an error of the specification or a 200, and nothing panics. In the browser a panic
-//! costs the whole engine, also one in a library that reads requests for us.
+//! Every endpoint, asked for what makes no sense: each answer is an error of the specification or a
+//! 200, and nothing panics. In the browser a panic costs the whole engine, also one in a library
+//! that reads requests for us.
 
 use crate::{
     messages::assert_plain,
@@ -102,7 +103,8 @@ fn bodies() -> Vec<String> {
     ]
 }
 
-/// Every parameter filled with each of [`ARGUMENTS`], and with what its name says, so that the request gets as far as it can.
+/// Every parameter filled with each of [`ARGUMENTS`], and with what its name says, so that the
+/// request gets as far as it can.
 fn paths(pattern: &str, room: &str, event: &str) -> Vec<String> {
     if !pattern.contains('{') {
         return vec![pattern.to_owned()];

@@ -1,4 +1,5 @@
-//! Nothing of those whom a user ignores is shown anywhere (Client-Server API, Ignoring Users), but for state events.
+//! Nothing of those whom a user ignores is shown anywhere (Client-Server API, Ignoring Users), but
+//! for state events.
 
 use crate::{
     members::{act, join, look, set_state},
@@ -60,7 +61,8 @@ impl Scene {
     }
 }
 
-/// `/messages`, `/context` and relations showed what they wrote, and a single event did: only a sync knew who is ignored.
+/// `/messages`, `/context` and relations showed what they wrote, and a single event did: only a
+/// sync knew who is ignored.
 #[test]
 fn no_endpoint_shows_what_they_say() {
     let Scene { server, alice, bob, id, root, heard: [hush, last], .. } = Scene::new();

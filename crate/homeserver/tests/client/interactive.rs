@@ -1,4 +1,5 @@
-//! User-interactive authentication outlives the end of the worker, whatever it is asked for (Client-Server API, User-Interactive Authentication API).
+//! User-interactive authentication outlives the end of the worker, whatever it is asked for
+//! (Client-Server API, User-Interactive Authentication API).
 
 use crate::{
     signing::{Key, cross_signing_key},
@@ -40,7 +41,8 @@ fn what_was_begun_before_a_restart_is_confirmed_behind_it() {
     server.get(&alice, "/_matrix/client/v3/account/whoami").fails(401, "M_UNKNOWN_TOKEN");
 }
 
-/// A fast hash of the request lay on disk, new password and all, and stayed there until somebody began another session.
+/// A fast hash of the request lay on disk, new password and all, and stayed there until somebody
+/// began another session.
 #[test]
 fn a_stored_session_says_nothing_of_passwords_and_goes_when_it_has_ended() {
     let server = TestServer::new();
@@ -66,7 +68,8 @@ fn a_stored_session_says_nothing_of_passwords_and_goes_when_it_has_ended() {
     assert_eq!(stored().len(), 0);
 }
 
-/// Whoever confirmed a request with the right password of another account was asked again and again.
+/// Whoever confirmed a request with the right password of another account was asked again and
+/// again.
 #[test]
 fn another_users_password_confirms_nothing() {
     let server = TestServer::new();

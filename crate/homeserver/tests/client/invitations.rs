@@ -1,4 +1,5 @@
-//! Whom one can invite: who would get it. The specification asks for none of this (docs/conformance.md).
+//! Whom one can invite: who would get it. The specification asks for none of this
+//! (docs/conformance.md).
 
 use crate::{
     account::confirm,
@@ -30,7 +31,8 @@ fn members(server: &TestServer, user: &TestUser, room: &str) -> Vec<String> {
     chunk.as_array().expect("a chunk").iter().filter_map(|event| event["state_key"].as_str().map(str::to_owned)).collect()
 }
 
-/// A mistyped name was invited as if it were somebody: in an encrypted room clients then asked for its keys without end.
+/// A mistyped name was invited as if it were somebody: in an encrypted room clients then asked for
+/// its keys without end.
 #[test]
 fn who_is_not_there_is_not_invited_and_the_error_says_who() {
     let server = TestServer::new();

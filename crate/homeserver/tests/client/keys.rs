@@ -73,7 +73,8 @@ fn who_asks_for_very_many_keys_lets_others_go_on_and_gets_each_once() {
     assert!(yielded >= 1_000 / 64, "{yielded} yields");
 }
 
-/// A request that named very many servers, or very many users of whom it wanted nothing, was answered in one go.
+/// A request that named very many servers, or very many users of whom it wanted nothing, was
+/// answered in one go.
 #[test]
 fn who_asks_for_keys_of_very_many_users_lets_others_go_on() {
     let server = TestServer::new();
@@ -89,8 +90,9 @@ fn who_asks_for_keys_of_very_many_users_lets_others_go_on() {
     }
 }
 
-/// Keys that the device had not signed, or whose signature was wrong, were refused. The specification knows no such answer: what is signed is verified by
-/// other clients, who trust no device that has not signed its keys.
+/// Keys that the device had not signed, or whose signature was wrong, were refused. The
+/// specification knows no such answer: what is signed is verified by other clients, who trust no
+/// device that has not signed its keys.
 #[test]
 fn identity_keys_are_those_of_the_device_and_their_signatures_for_others_to_verify() {
     let server = TestServer::new();
@@ -159,7 +161,8 @@ fn one_time_keys_are_given_in_the_order_of_upload_then_the_fallback_key_again_an
     assert_eq!(nothing["one_time_keys"], json!({}));
 }
 
-/// matrix-sdk-crypto asked 666 times in ten seconds for the keys of somebody whose name was mistyped in an invitation, since no answer spoke of them.
+/// matrix-sdk-crypto asked 666 times in ten seconds for the keys of somebody whose name was
+/// mistyped in an invitation, since no answer spoke of them.
 #[test]
 fn every_user_whose_keys_are_asked_for_is_in_the_answer() {
     let server = TestServer::new();
@@ -178,7 +181,8 @@ fn every_user_whose_keys_are_asked_for_is_in_the_answer() {
     let failed: Vec<&String> = found["failures"].as_object().expect("servers").keys().collect();
     assert_eq!(failed, ["elsewhere.example", "elsewhere.example:8448"]);
 
-    // Of a claim who has no key is left out, as the specification has it; servers that cannot be asked are named all the same.
+    // Of a claim who has no key is left out, as the specification has it; servers that cannot be
+    // asked are named all the same.
     let asked: serde_json::Map<String, Value> =
         locals.iter().chain(&remotes).map(|user| ((*user).to_owned(), json!({ "D": "signed_curve25519" }))).collect();
     let claimed = server.post(&alice, CLAIM, json!({ "one_time_keys": asked })).ok();
@@ -195,7 +199,8 @@ fn a_key_is_replaced_by_no_other_one_and_a_repeated_upload_brings_no_claimed_key
     assert_eq!(server.post(&bob, UPLOAD, keys.clone()).ok()["one_time_key_counts"]["signed_curve25519"], 2);
     let other = json!({ "one_time_keys": { "signed_curve25519:0001": one_time_key(&bob, &key, "another", false) } });
     server.post(&bob, UPLOAD, other).fails(400, "M_INVALID_PARAM");
-    // The answer to the upload was lost; before the client repeats it, somebody claims one of the keys.
+    // The answer to the upload was lost; before the client repeats it, somebody claims one of the
+    // keys.
     let (first, _) = claimed(server.post(&alice, CLAIM, claim_of(&bob)), &bob).expect("a key");
     assert_eq!(server.post(&bob, UPLOAD, keys).ok()["one_time_key_counts"]["signed_curve25519"], 1);
     let (second, _) = claimed(server.post(&alice, CLAIM, claim_of(&bob)), &bob).expect("a key");
@@ -246,7 +251,8 @@ fn one_key_under_two_names_is_given_once() {
     assert_eq!(counts(server.post(&bob, UPLOAD, json!({}))), Value::Null, "none is left");
 }
 
-/// Claimed keys counted too, so that a device of which many were claimed could upload nothing any more.
+/// Claimed keys counted too, so that a device of which many were claimed could upload nothing any
+/// more.
 #[test]
 fn a_device_has_ten_thousand_unclaimed_keys_at_most_and_any_number_of_claimed_ones() {
     let server = TestServer::new();
@@ -268,8 +274,8 @@ fn a_device_has_ten_thousand_unclaimed_keys_at_most_and_any_number_of_claimed_on
     server.post(&bob, UPLOAD, json!({ "device_keys": device_keys(&bob, &Key::new(1)) })).ok();
 }
 
-/// One request with a fallback key for each of a hundred thousand algorithms held everybody up for minutes, and each of their names was kept for ever and
-/// told in every sync.
+/// One request with a fallback key for each of a hundred thousand algorithms held everybody up for
+/// minutes, and each of their names was kept for ever and told in every sync.
 #[test]
 fn a_device_has_keys_of_a_few_algorithms() {
     let server = TestServer::new();

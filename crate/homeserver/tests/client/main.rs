@@ -1,4 +1,5 @@
-//! The homeserver as clients see it: HTTP in, JSON out, over a store in memory, with time and dice of the test's own.
+//! The homeserver as clients see it: HTTP in, JSON out, over a store in memory, with time and dice
+//! of the test's own.
 
 mod accepted;
 mod account;

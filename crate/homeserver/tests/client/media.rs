@@ -1,4 +1,5 @@
-//! Files: up and down as they were, piece by piece; refused where they must be; and nothing is left of an upload that came to nothing.
+//! Files: up and down as they were, piece by piece; refused where they must be; and nothing is left
+//! of an upload that came to nothing.
 
 use crate::support::{Answer, TestServer, TestUser, config};
 use bytes::Bytes;
@@ -327,8 +328,9 @@ fn a_full_disk_is_said_and_keeps_nothing_of_the_upload() {
     path_of(upload(&server, &alice, UPLOAD, &[], body_of(in_pieces(&file(7, MIB)))));
 }
 
-/// The process ends at every write of an upload in turn: of what was not acknowledged nothing is left when the server has opened again and cleared up, and the
-/// same file uploaded meanwhile is whole.
+/// The process ends at every write of an upload in turn: of what was not acknowledged nothing is
+/// left when the server has opened again and cleared up, and the same file uploaded meanwhile is
+/// whole.
 #[test]
 fn a_crash_leaves_a_file_or_nothing() {
     let bytes = file(8, 2 * MIB + 5);
@@ -354,7 +356,8 @@ fn a_crash_leaves_a_file_or_nothing() {
             server.get(&alice, "/_matrix/client/v3/account/whoami").ok();
         }
         assert!(download(&server, &alice, "GET", &again).1 == bytes, "crash {nth}");
-        // Of each file that there is an entry, its three chunks, and their uses. The last write is that of the file, and after it only the answer is lost.
+        // Of each file that there is an entry, its three chunks, and their uses. The last write is
+        // that of the file, and after it only the answer is lost.
         let files = if nth <= 6 { 1 } else { 2 };
         assert_eq!(left(&server, &store), (7 * files, 3), "crash {nth}");
     }

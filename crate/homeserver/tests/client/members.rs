@@ -1,4 +1,5 @@
-//! Who is in a room, and who may ask: `/members`, `/joined_members`, the state, and rooms that were left or forgotten.
+//! Who is in a room, and who may ask: `/members`, `/joined_members`, the state, and rooms that were
+//! left or forgotten.
 
 use crate::{
     rooms::{room, send},
@@ -94,7 +95,8 @@ fn members_at_a_token_are_those_of_then() {
     assert_eq!(at(&bob, &with_bob), are([("alice", "join"), ("bob", "join")]));
 }
 
-/// Whoever joined a room whose history is for those who are in it saw the members of any earlier time by giving its token.
+/// Whoever joined a room whose history is for those who are in it saw the members of any earlier
+/// time by giving its token.
 #[test]
 fn members_of_a_time_are_for_those_who_may_see_its_history() {
     let server = TestServer::new();
@@ -241,7 +243,8 @@ fn a_forgotten_room_is_read_no_more() {
     look(&server, &bob, &id, &format!("event/{seen}")).ok();
 }
 
-/// Whoever had left a room and was invited again, or knocked, could not read what they had read the day before.
+/// Whoever had left a room and was invited again, or knocked, could not read what they had read the
+/// day before.
 #[test]
 fn who_is_invited_again_reads_what_was_before_they_left() {
     let server = TestServer::new();
@@ -328,7 +331,8 @@ fn edit(of: &str) -> Value {
     json!({"body": "* edited", "m.new_content": {"body": "edited"}, "m.relates_to": {"rel_type": "m.replace", "event_id": of}})
 }
 
-/// "The room membership of the user making the request, at the time of the event", for clients to know which events they could not have the keys of.
+/// "The room membership of the user making the request, at the time of the event", for clients to
+/// know which events they could not have the keys of.
 #[test]
 fn events_say_what_the_reader_was_at_them() {
     let server = TestServer::new();

@@ -1,4 +1,5 @@
-//! What is listed as changed is dropped after a while. A client that comes back later must be answered as if it were all there still.
+//! What is listed as changed is dropped after a while. A client that comes back later must be
+//! answered as if it were all there still.
 
 use crate::{
     rooms::room,
@@ -186,7 +187,8 @@ fn an_old_since_is_answered_alike_before_and_after_its_changes_are_dropped() {
     });
 }
 
-/// The list is dropped bit by bit while things go on, and each bit outlives the others as if it had been dropped at once.
+/// The list is dropped bit by bit while things go on, and each bit outlives the others as if it had
+/// been dropped at once.
 #[test]
 fn dropping_the_list_in_bits_leaves_what_dropping_it_at_once_leaves() {
     holds(8, &prop::collection::vec(op(), 10..60), |ops| {

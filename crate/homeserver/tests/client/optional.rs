@@ -1,5 +1,6 @@
-//! What the specification lets a server leave out, and other servers send all the same: clients have come to rely on it. matrix-js-sdk reads
-//! `events_after.length`, matrix-nio wants `state` of rooms that were left.
+//! What the specification lets a server leave out, and other servers send all the same: clients
+//! have come to rely on it. matrix-js-sdk reads `events_after.length`, matrix-nio wants `state` of
+//! rooms that were left.
 
 use crate::{
     rooms::{room, send},
@@ -155,7 +156,8 @@ fn a_room_in_a_sync_has_every_section() {
     has(&room_of(&sync(&server, &bob, &format!("&use_state_after=true&filter={all}")), "leave"), "the same", &["/state_after/events"]);
 }
 
-/// A client that filtered saw one page without `end` and took it for the whole history; one that had all of it was never told so.
+/// A client that filtered saw one page without `end` and took it for the whole history; one that
+/// had all of it was never told so.
 #[test]
 fn a_page_has_an_end_whenever_it_read_something_and_only_then() {
     let server = TestServer::new();

@@ -453,7 +453,8 @@ fn who_joins_is_told_of_to_those_who_are_there() {
     assert_eq!(seen(&sync(&server, &alice, &[("since", token(&alices))])), [], "once");
 }
 
-/// Of a user whose client does not sync nothing was known, and nobody who came was told when they had last been there.
+/// Of a user whose client does not sync nothing was known, and nobody who came was told when they
+/// had last been there.
 #[test]
 fn when_the_offline_were_last_active_is_told_to_who_joins() {
     let server = TestServer::new();

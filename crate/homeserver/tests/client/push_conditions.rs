@@ -1,4 +1,5 @@
-//! Which events notify and highlight (Client-Server API, Push Rules and Conditions), as a client sees it in its counts.
+//! Which events notify and highlight (Client-Server API, Push Rules and Conditions), as a client
+//! sees it in its counts.
 
 use crate::{
     rooms::{room, send},
@@ -95,7 +96,8 @@ fn rules_of_rooms_senders_and_content_apply_in_their_order_while_they_are_enable
     assert!(says("cake"));
 }
 
-/// A pattern of 200,000 question marks was taken, and from the next message on every sync of its owner ended in a panic.
+/// A pattern of 200,000 question marks was taken, and from the next message on every sync of its
+/// owner ended in a panic.
 #[test]
 fn patterns_are_short() {
     let server = TestServer::new();

@@ -1,4 +1,5 @@
-//! What is accepted can be read: by everything that reads an event later, and wherever else it is answered inside of other JSON.
+//! What is accepted can be read: by everything that reads an event later, and wherever else it is
+//! answered inside of other JSON.
 
 use crate::{
     account::confirm,
@@ -34,7 +35,8 @@ fn readable(answer: Answer, what: &str) -> Value {
     answer.body
 }
 
-/// 127 objects in each other were accepted, could not be redacted, and kept every newcomer from syncing once their sender's account was erased.
+/// 127 objects in each other were accepted, could not be redacted, and kept every newcomer from
+/// syncing once their sender's account was erased.
 #[test]
 fn an_event_has_a_hundred_levels_at_most() {
     let server = TestServer::new();
@@ -169,8 +171,8 @@ fn whatever_is_accepted_is_read_by_every_later_reader() {
     });
 }
 
-/// In v1 to v5 they were refused in own events, though received ones may have them; and those of received ones stayed as their server wrote them, of
-/// which Synapse has another hash.
+/// In v1 to v5 they were refused in own events, though received ones may have them; and those of
+/// received ones stayed as their server wrote them, of which Synapse has another hash.
 #[test]
 fn up_to_v5_own_events_have_numbers_of_every_kind_as_python_writes_them() {
     let server = TestServer::new();
@@ -225,7 +227,8 @@ fn up_to_v5_own_events_have_numbers_of_every_kind_as_python_writes_them() {
     }
 }
 
-/// What is no event may have any number, and is answered as it was given; but nothing that would spoil the answer that it is a part of.
+/// What is no event may have any number, and is answered as it was given; but nothing that would
+/// spoil the answer that it is a part of.
 #[test]
 fn what_is_kept_beside_events_is_readable_where_it_is_answered() {
     let server = TestServer::new();

@@ -13,7 +13,8 @@ fn receipt(server: &TestServer, user: &TestUser, room: &str, event: &str, thread
     act(server, user, room, &format!("receipt/m.read/{event}"), body)
 }
 
-/// An answer that told a hidden event from one that is not there would say that somebody wrote something.
+/// An answer that told a hidden event from one that is not there would say that somebody wrote
+/// something.
 #[test]
 fn a_hidden_event_cannot_be_told_from_none() {
     let server = TestServer::new();

@@ -1,4 +1,5 @@
-//! Redactions (Client-Server API, Redactions), by both endpoints and in every shape that room versions give them.
+//! Redactions (Client-Server API, Redactions), by both endpoints and in every shape that room
+//! versions give them.
 
 use crate::{
     rooms::{room, send},

@@ -1,4 +1,5 @@
-//! Making accounts (Client-Server API, Account registration), and user-interactive authentication as everybody meets it there.
+//! Making accounts (Client-Server API, Account registration), and user-interactive authentication
+//! as everybody meets it there.
 
 use crate::support::{PASSWORD, TestServer, config};
 use argon2::{Algorithm, Argon2, Params, Version};
@@ -92,7 +93,8 @@ fn a_token_is_asked_for_where_the_settings_say_so() {
     validity("open%20sesame").fails(429, "M_LIMIT_EXCEEDED");
 }
 
-/// Whoever did not hear the answer of the last stage and repeated it was told that somebody has the name, or was given a second account without one.
+/// Whoever did not hear the answer of the last stage and repeated it was told that somebody has the
+/// name, or was given a second account without one.
 #[test]
 fn a_registration_that_is_repeated_is_answered_as_before() {
     let mut server = TestServer::new();
@@ -122,7 +124,8 @@ fn a_registration_that_is_repeated_is_answered_as_before() {
     }
 }
 
-/// matrix-js-sdk asks with nothing for a session and says everything with it; others say everything first and then send the stage alone.
+/// matrix-js-sdk asks with nothing for a session and says everything with it; others say everything
+/// first and then send the stage alone.
 #[test]
 fn what_is_wanted_is_said_in_the_first_step_or_in_the_second() {
     let mut server = TestServer::new();
@@ -175,7 +178,8 @@ fn a_step_that_wants_something_else_is_refused() {
     let refused: Vec<u16> = (0..12).map(|n| step(json!({ "password": format!("guess {n}") }), &session).status).collect();
     assert_eq!((refused[0], refused[11]), (403, 429), "{refused:?}");
 
-    // Neither another operation's session registers, nor the other way round; and it is nobody else's.
+    // Neither another operation's session registers, nor the other way round; and it is nobody
+    // else's.
     let delete = |body: Value| server.post(&alice, "/_matrix/client/v3/delete_devices", body);
     let of_devices = delete(json!({ "devices": ["X"] })).body["session"].clone();
     step(json!({ "username": "carol", "password": PASSWORD }), &of_devices).fails(403, "M_FORBIDDEN");
@@ -242,7 +246,8 @@ fn everybody_is_called_by_their_name_at_first() {
     assert_eq!(profile(&alice.id), json!({}));
 }
 
-/// macOS writes an accented letter as two characters, other systems as one: the right password was wrong on the other machine.
+/// macOS writes an accented letter as two characters, other systems as one: the right password was
+/// wrong on the other machine.
 #[test]
 fn a_password_is_the_same_however_its_characters_are_written() {
     let server = TestServer::new();

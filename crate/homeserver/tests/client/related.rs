@@ -1,4 +1,5 @@
-//! Events that are asked for by what relates to them (MSC3440): the list of threads of clients that find no other.
+//! Events that are asked for by what relates to them (MSC3440): the list of threads of clients that
+//! find no other.
 
 use crate::{
     members::{act, join, set_state},
@@ -126,7 +127,8 @@ fn events_with_many_children_keep_nobody_waiting() {
     assert!(server.host.yielded.get() - yields < 5);
 }
 
-/// Filters that are uploaded were bounded, those in a query were not: every event is held against each of their names.
+/// Filters that are uploaded were bounded, those in a query were not: every event is held against
+/// each of their names.
 #[test]
 fn no_filter_names_too_much() {
     let server = TestServer::new();

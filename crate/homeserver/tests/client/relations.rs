@@ -1,4 +1,5 @@
-//! Events that relate to events (Client-Server API, Relationships API, Event annotations and reactions, Threading).
+//! Events that relate to events (Client-Server API, Relationships API, Event annotations and
+//! reactions, Threading).
 
 use crate::{
     rooms::{room, send},
@@ -119,15 +120,17 @@ fn what_relates_through_others_is_found_to_the_third_level() {
         assert_eq!(ids(&server.get(&alice, &format!("{path}/m.thread?{name}=true")).ok()), [second.clone(), message.clone()]);
         assert_eq!(ids(&server.get(&alice, &format!("{path}?{name}=false")).ok()), [second.clone(), message.clone()]);
     }
-    // Also after a restart. What is redacted relates to nothing any more, and nothing relates through it.
+    // Also after a restart. What is redacted relates to nothing any more, and nothing relates
+    // through it.
     let server = server.restart();
     assert_eq!(ids(&server.get(&alice, &format!("{path}?recurse=true")).ok()), every);
     server.put(&alice, &format!("/_matrix/client/v3/rooms/{id}/redact/{message}/r1"), json!({})).ok();
     assert_eq!(ids(&server.get(&alice, &format!("{path}?recurse=true")).ok()), [second]);
 }
 
-/// A reaction to an event of a thread was listed among the reactions to the thread's root: "events that would match the filter, but whose only relation
-/// to the original given event is through a non-matching intermediate event, will not be included".
+/// A reaction to an event of a thread was listed among the reactions to the thread's root: "events
+/// that would match the filter, but whose only relation to the original given event is through a
+/// non-matching intermediate event, will not be included".
 #[test]
 fn what_relates_only_through_what_is_not_asked_for_is_not_found() {
     let server = TestServer::new();

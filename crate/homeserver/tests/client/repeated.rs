@@ -1,5 +1,5 @@
-//! What a client asks once more because it did not hear the answer, as the page's `fetch` does when the worker ends: it gets the same answer, and nothing
-//! happens twice.
+//! What a client asks once more because it did not hear the answer, as the page's `fetch` does when
+//! the worker ends: it gets the same answer, and nothing happens twice.
 
 use crate::{
     members::set_state,
@@ -52,7 +52,8 @@ fn a_push_rule_is_deleted_once() {
     server.delete(&alice, "/_matrix/client/v3/pushrules/global/content/pie").fails(404, "M_NOT_FOUND");
 }
 
-/// Whoever had left or was banned and repeated what they set last was answered as if they had set it.
+/// Whoever had left or was banned and repeated what they set last was answered as if they had set
+/// it.
 #[test]
 fn who_is_not_in_the_room_any_more_repeats_nothing() {
     let server = TestServer::new();

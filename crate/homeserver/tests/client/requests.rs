@@ -1,5 +1,5 @@
-//! Requests beside the specification: every place of every body, query and path of which its OpenAPI files say what it holds is tried with what it must not
-//! hold.
+//! Requests beside the specification: every place of every body, query and path of which its
+//! OpenAPI files say what it holds is tried with what it must not hold.
 
 use crate::{
     hostile::{places, sound},
@@ -9,7 +9,8 @@ use crate::{
 };
 use serde_json::{Map, Value, json};
 
-/// What is said of the requests to each endpoint: written beside the server's own table, from the same files.
+/// What is said of the requests to each endpoint: written beside the server's own table, from the
+/// same files.
 const REQUESTS: &str = include_str!("../data/requests.json");
 
 /// A request to an endpoint, filled with what the specification wants.
@@ -205,7 +206,8 @@ fn of_type(name: &str) -> Value {
     }
 }
 
-/// Whoever sent `["@v:hs","x"]` to kick had kicked `@v:hs`; `[]` and numbers were kept as messages to devices.
+/// Whoever sent `["@v:hs","x"]` to kick had kicked `@v:hs`; `[]` and numbers were kept as messages
+/// to devices.
 #[test]
 fn no_place_of_a_body_takes_a_value_of_another_type() {
     let table = Table::new();
@@ -259,7 +261,8 @@ fn no_endpoint_takes_a_body_that_is_no_object() {
     assert!(asked > 200, "{asked}");
 }
 
-/// What only ruma's types and handlers know of a body: an array with an object's values, which is what serde's derived types take for the object.
+/// What only ruma's types and handlers know of a body: an array with an object's values, which is
+/// what serde's derived types take for the object.
 #[test]
 fn no_object_is_taken_from_an_array_of_its_values() {
     let table = Table::new();

@@ -47,7 +47,8 @@ fn hall(version: &str, rule: &str, allow: Value) -> Value {
     json!({ "room_version": version, "initial_state": [rules] })
 }
 
-/// Who set their own membership named a member on whose word they came, and this server signed that, whoever they were: anybody joined any restricted room.
+/// Who set their own membership named a member on whose word they came, and this server signed
+/// that, whoever they were: anybody joined any restricted room.
 #[test]
 fn nobody_says_on_whose_word_they_come() {
     for (version, rule) in [("8", "restricted"), ("10", "knock_restricted"), ("12", "restricted")] {

@@ -228,7 +228,8 @@ fn what_is_too_much_for_a_new_room_is_refused_as_too_large() {
     assert_eq!(server.store.stats().bytes_stored, before, "none of them was looked up");
 }
 
-/// Numbers of users were asked for one by one, and everything signed again each time, when they did not all fit into memory.
+/// Numbers of users were asked for one by one, and everything signed again each time, when they did
+/// not all fit into memory.
 #[test]
 fn a_new_room_of_many_long_names_is_made_once() {
     let server = TestServer::new();

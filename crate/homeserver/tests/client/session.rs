@@ -72,7 +72,8 @@ fn wrong_passwords_are_limited_for_each_user_and_right_ones_are_not() {
     server.login("alice", None);
 }
 
-/// Anybody can make up names, and each costs a comparison: all of them together have a bound, which those who have an account do not meet.
+/// Anybody can make up names, and each costs a comparison: all of them together have a bound, which
+/// those who have an account do not meet.
 #[test]
 fn names_that_nobody_has_are_limited_together_and_keep_nobody_else_out() {
     let server = TestServer::new();

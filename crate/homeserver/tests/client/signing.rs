@@ -38,7 +38,8 @@ fn signed_text(object: &Value) -> String {
     let fields = object.as_object_mut().expect("an object");
     fields.remove("signatures");
     fields.remove("unsigned");
-    // The maps of serde_json sort their keys, and these tests have no text that canonical JSON writes otherwise.
+    // The maps of serde_json sort their keys, and these tests have no text that canonical JSON
+    // writes otherwise.
     object.to_string()
 }
 

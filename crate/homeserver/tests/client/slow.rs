@@ -1,4 +1,5 @@
-//! A store whose reads take a turn, as real ones do: what runs at once interleaves at every one of them.
+//! A store whose reads take a turn, as real ones do: what runs at once interleaves at every one of
+//! them.
 
 use crate::support::turn;
 use ephapse_store::{Batch, Bytes, Chunks, Direction, LocalBoxFuture, MemoryStore, Stats, Store, StoreError};

@@ -1,4 +1,5 @@
-//! A server for one test: a fake clock that jumps to the next timer whenever nothing else can run, seeded dice, and requests in one line.
+//! A server for one test: a fake clock that jumps to the next timer whenever nothing else can run,
+//! seeded dice, and requests in one line.
 
 use ephapse_homeserver::{Body, Config, Entrance, Homeserver, Host, Registration, Store};
 use ephapse_store::{LocalBoxFuture, MemoryStore};
@@ -188,7 +189,8 @@ impl TestServer {
         self.host.now()
     }
 
-    /// Runs a future and everything the server spawned, letting time jump whenever nothing else can run.
+    /// Runs a future and everything the server spawned, letting time jump whenever nothing else can
+    /// run.
     #[track_caller]
     pub fn run<T: 'static>(&self, future: impl Future<Output = T> + 'static) -> T {
         let mut pool = self.pool.borrow_mut();

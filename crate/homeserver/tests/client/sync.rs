@@ -247,7 +247,8 @@ fn who_comes_back_gets_the_room_in_full() {
     assert!(types(&room["state"]["events"]).contains(&"m.room.create") && types(&room["state"]["events"]).contains(&"m.room.topic"));
 }
 
-/// The events of an earlier stay came a second time, in a timeline that claimed to go on where the client's had ended.
+/// The events of an earlier stay came a second time, in a timeline that claimed to go on where the
+/// client's had ended.
 #[test]
 fn who_came_back_and_left_again_meanwhile_gets_a_timeline_that_begins_anew() {
     let server = TestServer::new();
@@ -265,7 +266,8 @@ fn who_came_back_and_left_again_meanwhile_gets_a_timeline_that_begins_anew() {
     assert_eq!(second["rooms"]["leave"][&id]["timeline"]["limited"], true);
 }
 
-/// A room that was new to a client claimed to be whole although the filter had kept back how it began, and there was no token to ask for it.
+/// A room that was new to a client claimed to be whole although the filter had kept back how it
+/// began, and there was no token to ask for it.
 #[test]
 fn the_timeline_of_a_room_just_joined_is_limited_when_there_is_something_before_it() {
     let server = TestServer::new();

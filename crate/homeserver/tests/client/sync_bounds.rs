@@ -32,7 +32,8 @@ fn bodies(room: &Value) -> Vec<&str> {
     events.map(|events| events.iter().filter_map(|event| event["content"]["body"].as_str()).collect()).unwrap_or_default()
 }
 
-/// A room of many events takes its positions some thousands behind the others, and for a while every sync looked at each of its user's rooms.
+/// A room of many events takes its positions some thousands behind the others, and for a while
+/// every sync looked at each of its user's rooms.
 #[test]
 fn after_a_room_of_many_events_was_made_a_sync_reads_what_changed() {
     let server = TestServer::new();
@@ -59,7 +60,8 @@ fn after_a_room_of_many_events_was_made_a_sync_reads_what_changed() {
     assert!(read <= 107 + 20, "{read} keys read");
 }
 
-/// Who was thrown out of a room while a sync was on its way was never told what had happened there before.
+/// Who was thrown out of a room while a sync was on its way was never told what had happened there
+/// before.
 #[test]
 fn a_leave_that_falls_into_a_sync_hides_nothing_that_came_before() {
     for delay in 0..60 {
@@ -176,7 +178,8 @@ fn a_filter_names_so_much_and_no_more() {
     server.post(&alice, &format!("/_matrix/client/v3/user/{}/filter", alice.id), filter).fails(400, "M_INVALID_PARAM");
 }
 
-/// Each event id was taken for a thread, and with a redacted event any text at all: everybody's syncs carried the receipts.
+/// Each event id was taken for a thread, and with a redacted event any text at all: everybody's
+/// syncs carried the receipts.
 #[test]
 fn receipts_are_kept_apart_by_threads_that_there_are() {
     let server = TestServer::new();

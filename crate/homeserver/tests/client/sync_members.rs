@@ -61,7 +61,8 @@ fn heroes_name_a_room_that_has_no_name() {
     assert_eq!(next(&server, &alice, &second)["rooms"]["join"][&id]["summary"]["m.joined_member_count"], 1);
 }
 
-/// Whoever changed their name woke the clients of all members, also of those who had asked for no member events, to tell them the same summary once more.
+/// Whoever changed their name woke the clients of all members, also of those who had asked for no
+/// member events, to tell them the same summary once more.
 #[test]
 fn a_new_name_of_a_member_is_no_news_to_who_wants_no_members() {
     let server = TestServer::new();

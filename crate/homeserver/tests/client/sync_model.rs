@@ -1,5 +1,6 @@
-//! `/sync` and `/messages` against a model: whatever happens in rooms, and whenever clients ask with whatever limits, each client that fills its gaps
-//! holds every event it may see exactly once and in order, and the room's state as the server has it.
+//! `/sync` and `/messages` against a model: whatever happens in rooms, and whenever clients ask
+//! with whatever limits, each client that fills its gaps holds every event it may see exactly once
+//! and in order, and the room's state as the server has it.
 
 use crate::{
     rooms::room,
@@ -197,7 +198,8 @@ impl Client<'_> {
             let Some(until) = &room.until else { continue };
             let listed = self.server.get(self.user, &format!("/_matrix/client/v3/rooms/{room_id}/messages?dir=f&limit=1000")).ok();
             let listed: Vec<String> = list(&listed["chunk"]).iter().map(id).collect();
-            // Who was banned after leaving may not see it, and what everybody may read goes on behind it.
+            // Who was banned after leaving may not see it, and what everybody may read goes on
+            // behind it.
             if let Some(end) = listed.iter().position(|event| event == until) {
                 assert_eq!(room.seen, listed[..=end], "{} has seen something else of {room_id}, which was left", self.user.id);
             }
@@ -261,7 +263,8 @@ fn play(server: &TestServer, users: &[TestUser; 3], number: usize, ops: &[Op]) {
     }
 }
 
-/// Events came twice to who had left a room, come back and left again; only long timelines showed it.
+/// Events came twice to who had left a room, come back and left again; only long timelines showed
+/// it.
 #[test]
 fn clients_see_every_event_once_and_hold_the_rooms_state() {
     let server = TestServer::new();

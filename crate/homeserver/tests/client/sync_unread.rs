@@ -69,7 +69,8 @@ fn threads_are_counted_apart_for_who_asks_so() {
     assert_eq!(counts(), (Some(0), None));
 }
 
-/// A message that was taken back stayed a number on the room for good, since the rules look at its type, and that stays.
+/// A message that was taken back stayed a number on the room for good, since the rules look at its
+/// type, and that stays.
 #[test]
 fn what_is_redacted_is_not_unread() {
     let server = TestServer::new();
@@ -141,7 +142,8 @@ fn what_is_encrypted_and_redacted_is_not_unread_either() {
     assert_eq!(unread(&sync(&server, &bob, &[]), &id), (0, 0));
 }
 
-/// Whose answer in a thread was redacted had thereby read the room; and whose answer in the room was had not read it any more.
+/// Whose answer in a thread was redacted had thereby read the room; and whose answer in the room
+/// was had not read it any more.
 #[test]
 fn what_is_redacted_of_ones_own_makes_nothing_read_or_unread() {
     let server = TestServer::new();

@@ -203,7 +203,8 @@ impl Store for FailsMeanwhile {
     }
 }
 
-/// A sync whose deletion of what had arrived was refused, since a write had failed meanwhile, read the same page for ever, and nobody else was served.
+/// A sync whose deletion of what had arrived was refused, since a write had failed meanwhile, read
+/// the same page for ever, and nobody else was served.
 #[test]
 fn what_arrived_is_passed_also_when_it_cannot_be_deleted() {
     let store = Rc::new(FailsMeanwhile { store: UnreliableStore::new(), armed: Cell::new(false), scans: Cell::new(0) });
@@ -222,7 +223,8 @@ fn what_arrived_is_passed_also_when_it_cannot_be_deleted() {
     assert_eq!(numbers(&sync(&server, &bob, Some(&after_second)).0), (200..250).collect::<Vec<_>>());
 }
 
-/// Begins two requests, one of them so many turns behind the other, and ends when both are answered.
+/// Begins two requests, one of them so many turns behind the other, and ends when both are
+/// answered.
 fn at_once(server: &TestServer, behind: i32, first: (&str, &TestUser, Value), second: (&str, &TestUser, Value)) {
     let later = |turns: i32, (path, user, body): (&str, &TestUser, Value)| {
         let method = if path.contains("sendToDevice") { "PUT" } else { "POST" };
@@ -238,8 +240,9 @@ fn at_once(server: &TestServer, behind: i32, first: (&str, &TestUser, Value), se
     server.run(async move { futures_util::join!(first, second) });
 }
 
-/// Between the clearing of a queue and the handing in of its batch who shares rooms with the user was read: what others appended meanwhile was written first,
-/// and the totals in the batch knew nothing of it.
+/// Between the clearing of a queue and the handing in of its batch who shares rooms with the user
+/// was read: what others appended meanwhile was written first, and the totals in the batch knew
+/// nothing of it.
 #[test]
 fn what_is_sent_while_a_device_is_deleted_is_counted() {
     for behind in -12..12 {
@@ -257,7 +260,8 @@ fn what_is_sent_while_a_device_is_deleted_is_counted() {
     }
 }
 
-/// A message that was on its way while its device was deleted filled a queue that nobody would ever empty, and came to whoever was next given the device's id.
+/// A message that was on its way while its device was deleted filled a queue that nobody would ever
+/// empty, and came to whoever was next given the device's id.
 #[test]
 fn what_is_sent_while_its_device_is_deleted_goes_with_it() {
     for behind in -12..12 {
@@ -296,7 +300,8 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
-/// A server that starts again whenever its process has ended, and clients that ask until they are answered.
+/// A server that starts again whenever its process has ended, and clients that ask until they are
+/// answered.
 struct Stubborn {
     store: UnreliableStore,
     server: TestServer,

@@ -1,4 +1,5 @@
-//! Transaction identifiers, and what `unsigned` says of an event (Client-Server API, Transaction identifiers and Room event format).
+//! Transaction identifiers, and what `unsigned` says of an event (Client-Server API, Transaction
+//! identifiers and Room event format).
 
 use crate::{
     rooms::{room, send},
@@ -57,7 +58,8 @@ fn a_transaction_id_belongs_to_a_device_a_room_and_an_endpoint() {
     sent.push(put(redact.clone(), json!({})));
     let count = sent.len();
     assert_eq!(sent.iter().collect::<std::collections::BTreeSet<_>>().len(), count, "each made an event of its own");
-    // Again: the first answer, whatever the body says, also of the redaction of what is redacted by now.
+    // Again: the first answer, whatever the body says, also of the redaction of what is redacted by
+    // now.
     assert_eq!(send(&server, &alice, &one, "same", "other words"), sent[0]);
     assert_eq!(put(redact, json!({ "reason": "again" })), sent[4]);
     // To-device messages have ids of their own.

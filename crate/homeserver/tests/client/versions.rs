@@ -1,4 +1,5 @@
-//! What this server says it is, and the names under which clients of other versions ask (Client-Server API, API Standards, Server Discovery).
+//! What this server says it is, and the names under which clients of other versions ask
+//! (Client-Server API, API Standards, Server Discovery).
 
 use crate::{
     rooms::room,
@@ -74,7 +75,8 @@ fn paths_of_r0_are_those_of_v3() {
     server.get(&bob, &path("account/whoami")).fails(401, "M_UNKNOWN_TOKEN");
 }
 
-/// Clients compare the filter they get back with the one they would send, and sent it anew at every start.
+/// Clients compare the filter they get back with the one they would send, and sent it anew at every
+/// start.
 #[test]
 fn a_filter_comes_back_as_it_was_sent() {
     let server = TestServer::new();

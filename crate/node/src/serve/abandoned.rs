@@ -48,8 +48,8 @@ impl Host for Busy {
     }
 }
 
-/// Requests were detached from their connections and from whatever bounds these: a client that sent and went away, again and again, could have any number
-/// of them under way.
+/// Requests were detached from their connections and from whatever bounds these: a client that sent
+/// and went away, again and again, could have any number of them under way.
 #[test]
 fn a_request_keeps_its_place_until_it_has_ended_though_its_client_is_gone() {
     in_fast_time(async {

@@ -1,4 +1,5 @@
-//! The body of a request as it arrives over a connection: within bounds of time while the homeserver reads it, and taken off the wire when it does not.
+//! The body of a request as it arrives over a connection: within bounds of time while the
+//! homeserver reads it, and taken off the wire when it does not.
 
 use super::bounds::Share;
 use bytes::Bytes;
@@ -25,11 +26,13 @@ const PAUSE: Duration = Duration::from_secs(60);
 /// How long it may pause when the process is about to end.
 const PAUSE_WHEN_LEAVING: Duration = Duration::from_millis(200);
 
-/// Bytes a second that a body must have on average once it is older than [`PAUSE`], so that one that drips does not hold its place for long.
+/// Bytes a second that a body must have on average once it is older than [`PAUSE`], so that one
+/// that drips does not hold its place for long.
 const SLOWEST: u64 = 16 << 10;
 
-/// How long the rest of a body that nobody reads is thrown away before the connection is closed. Closed at once, the system would reset it, and a client
-/// that is still sending would never see why it was refused.
+/// How long the rest of a body that nobody reads is thrown away before the connection is closed.
+/// Closed at once, the system would reset it, and a client that is still sending would never see
+/// why it was refused.
 const LINGER: Duration = Duration::from_secs(1);
 
 /// A body on its way.
@@ -67,19 +70,22 @@ impl Incomplete {
         Self { share, unanswered: Cell::new(false) }
     }
 
-    /// Whether it is to have no answer, because the server could not wait for all of it: its client may send it again.
+    /// Whether it is to have no answer, because the server could not wait for all of it: its client
+    /// may send it again.
     pub fn is_unanswered(&self) -> bool {
         self.unanswered.get()
     }
 }
 
 impl Arriving {
-    /// The body of a request that arrived just now; `leaving` becomes true when the process is about to end.
+    /// The body of a request that arrived just now; `leaving` becomes true when the process is
+    /// about to end.
     pub fn new(incoming: Incoming, leaving: watch::Receiver<bool>, request: Rc<Incomplete>) -> Self {
         Self { incoming: Some(incoming), began: Instant::now(), received: 0, pause: None, leaving, request }
     }
 
-    /// Nothing more is read. The connection is closed with it: what comes later is no part of anything.
+    /// Nothing more is read. The connection is closed with it: what comes later is no part of
+    /// anything.
     fn give_up(&mut self, why: GivenUp) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         self.incoming = None;
         self.request.unanswered.set(why != GivenUp::TooSlow);

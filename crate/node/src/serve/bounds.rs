@@ -1,4 +1,5 @@
-//! What everything that is connected may take together: connections, by the system's limit and by where they come from, and bytes of bodies.
+//! What everything that is connected may take together: connections, by the system's limit and by
+//! where they come from, and bytes of bodies.
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use std::{
@@ -13,16 +14,19 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 /// Connections at a time. Past this, new ones wait in the listener's backlog.
 const MOST_CONNECTIONS: usize = 4_096;
 
-/// File descriptors that are not connections: the database, the listeners, the runtime, the standard streams.
+/// File descriptors that are not connections: the database, the listeners, the runtime, the
+/// standard streams.
 const OTHER_DESCRIPTORS: u64 = 64;
 
 /// One address may have one of so many parts of the connections.
 const PART_OF_ONE: usize = 8;
 
-/// Bytes of a body that count for nothing, so that ordinary requests go on whatever large ones there are.
+/// Bytes of a body that count for nothing, so that ordinary requests go on whatever large ones
+/// there are.
 const SMALL: usize = 64 << 10;
 
-/// Bytes that are held of a body that is passed on as it comes: what is being stored, and what has arrived behind it.
+/// Bytes that are held of a body that is passed on as it comes: what is being stored, and what has
+/// arrived behind it.
 const STREAMED: usize = 2 << 20;
 
 /// Bytes of all large bodies at a time.
@@ -39,7 +43,8 @@ pub struct Places {
     taken: Counts,
 }
 
-/// A connection's place, free again when it is dropped: the connection has ended, and so has what its last request began.
+/// A connection's place, free again when it is dropped: the connection has ended, and so has what
+/// its last request began.
 pub struct Place {
     _permit: OwnedSemaphorePermit,
     is_near: bool,
@@ -62,7 +67,8 @@ impl Places {
         self.free.clone().acquire_owned().await.expect("the semaphore is never closed")
     }
 
-    /// A place for a connection from `address`; none when it has its part already. Proxies and the machines of one's own network may have them all.
+    /// A place for a connection from `address`; none when it has its part already. Proxies and the
+    /// machines of one's own network may have them all.
     pub fn take(&self, permit: OwnedSemaphorePermit, address: IpAddr) -> Option<Place> {
         let network = network(address);
         if is_near(network) {
@@ -98,7 +104,8 @@ impl Drop for Place {
     }
 }
 
-/// Raises the limit of open files as far as this process may, if more are wanted, and tells what it is.
+/// Raises the limit of open files as far as this process may, if more are wanted, and tells what it
+/// is.
 fn raised_limit() -> u64 {
     let limit = getrlimit(Resource::Nofile);
     let current = limit.current.unwrap_or(u64::MAX);

@@ -21,17 +21,20 @@ use tokio::{
 use tokio_io_timeout::TimeoutStream;
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
 
-/// How long a connection may take to send the headers of its next request. Longer than the 90 s for which common HTTP clients keep idle connections,
-/// so that the client closes first and no request is sent into a closing connection.
+/// How long a connection may take to send the headers of its next request. Longer than the 90 s for
+/// which common HTTP clients keep idle connections, so that the client closes first and no request
+/// is sent into a closing connection.
 const HEADERS_WITHIN: Duration = Duration::from_secs(100);
 
 /// How long a TLS handshake may take.
 const HANDSHAKE_WITHIN: Duration = Duration::from_secs(15);
 
-/// How long a client may take to read on where the system's buffers are full of what it has not read.
+/// How long a client may take to read on where the system's buffers are full of what it has not
+/// read.
 const READ_WITHIN: Duration = Duration::from_secs(60);
 
-/// About as many bytes a request's headers may have; longer ones are answered 431. As much is read or written at once.
+/// About as many bytes a request's headers may have; longer ones are answered 431. As much is read
+/// or written at once.
 const BUFFER: usize = 64 << 10;
 
 /// Headers of a request. More are answered 431.
@@ -57,7 +60,8 @@ impl Serving {
 pub struct Connections {
     serving: Serving,
     places: Places,
-    /// Becomes true when the server leaves. Every connection and every running handler holds a receiver, so that its end can be awaited.
+    /// Becomes true when the server leaves. Every connection and every running handler holds a
+    /// receiver, so that its end can be awaited.
     leaving: watch::Sender<bool>,
 }
 
@@ -140,14 +144,16 @@ pub(super) async fn handshake<S: AsyncRead + AsyncWrite + Unpin>(
     None
 }
 
-/// A connection that ends when its client does not read what is written. What a client sends is waited for elsewhere: while a sync is held it sends nothing.
+/// A connection that ends when its client does not read what is written. What a client sends is
+/// waited for elsewhere: while a sync is held it sends nothing.
 pub(super) fn patient<S: AsyncRead + AsyncWrite>(stream: S) -> Pin<Box<TimeoutStream<S>>> {
     let mut stream = TimeoutStream::new(stream);
     stream.set_write_timeout(Some(READ_WITHIN));
     Box::pin(stream)
 }
 
-/// Serves HTTP until either side ends it. `place` is taken until then, and until what was begun has ended.
+/// Serves HTTP until either side ends it. `place` is taken until then, and until what was begun has
+/// ended.
 pub(super) async fn http<S: AsyncRead + AsyncWrite + Unpin + 'static>(
     stream: S,
     scheme: Scheme,
@@ -190,11 +196,13 @@ async fn answer(serving: Serving, request: Request<Incoming>, place: Rc<Place>, 
     let incomplete = Rc::new(Incomplete::new(if streams { room.share_of_stream() } else { room.share() }));
     let request = request.map(|body| Body::stream(Arriving::new(body, running.clone(), incomplete.clone())));
     if matches!(*request.method(), Method::GET | Method::HEAD | Method::OPTIONS) {
-        // When the client goes away hyper drops this future, and with it a sync that is held for nobody.
+        // When the client goes away hyper drops this future, and with it a sync that is held for
+        // nobody.
         return Ok(logged.answered(homeserver.handle(Entrance::Client, request).await));
     }
-    // What was begun is finished, whether the client waits for it or not. Until then it counts as a connection, so that clients that send and go away do
-    // not have more under way than those that wait.
+    // What was begun is finished, whether the client waits for it or not. Until then it counts as a
+    // connection, so that clients that send and go away do not have more under way than those that
+    // wait.
     let handler = spawn_local(async move {
         let response = logged.answered(homeserver.handle(Entrance::Client, request).await);
         drop((running, place));

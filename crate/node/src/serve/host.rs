@@ -5,7 +5,8 @@ use ephapse_store::LocalBoxFuture;
 use icu_normalizer::ComposingNormalizerBorrowed;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-/// The system's clock and randomness, Unicode's tables, tokio's timers and tasks, and its threads for what computes.
+/// The system's clock and randomness, Unicode's tables, tokio's timers and tasks, and its threads
+/// for what computes.
 pub struct NativeHost;
 
 impl Host for NativeHost {

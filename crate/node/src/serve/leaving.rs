@@ -23,7 +23,8 @@ use tokio_rustls::{
     rustls::{ServerConfig, crypto::ring, server::ResolvesServerCertUsingSni},
 };
 
-/// A body that stopped in the middle is not waited for, and its client is not told that it was wrong: it may send it again.
+/// A body that stopped in the middle is not waited for, and its client is not told that it was
+/// wrong: it may send it again.
 #[test]
 fn a_half_sent_body_is_given_up_without_an_answer() {
     in_fast_time(async {

@@ -1,11 +1,12 @@
-//! What `--log debug` says of a request: a line with its method, its endpoint's path, the status, and how long it took. Of whom and of what it was about,
-//! and with which token, it says nothing.
+//! What `--log debug` says of a request: a line with its method, its endpoint's path, the status,
+//! and how long it took. Of whom and of what it was about, and with which token, it says nothing.
 
 use ephapse_homeserver::Homeserver;
 use http::{Method, Request, Response, StatusCode};
 use tokio::time::Instant;
 
-/// A request whose line is still to be written: when it is answered, or given up because its client went away.
+/// A request whose line is still to be written: when it is answered, or given up because its client
+/// went away.
 pub struct Logged(Option<Asked>);
 
 struct Asked {

@@ -1,4 +1,5 @@
-//! `ephapse serve`: opens the ports and the database, answers until SIGINT or SIGTERM, and leaves with everything durable.
+//! `ephapse serve`: opens the ports and the database, answers until SIGINT or SIGTERM, and leaves
+//! with everything durable.
 //!
 //! No endpoint lives here: every request goes to `Homeserver::handle`.
 
@@ -38,7 +39,8 @@ use tokio::{
     time::{Instant, timeout_at},
 };
 
-/// How long requests may take to end after the signal; with the store's part, the process leaves within two seconds.
+/// How long requests may take to end after the signal; with the store's part, the process leaves
+/// within two seconds.
 const GRACE: Duration = Duration::from_millis(1_200);
 
 /// How long the store may take to make everything durable after that.
@@ -147,7 +149,8 @@ async fn run(options: options::Serve) -> Result<(), ServeError> {
     leave(&homeserver, &*store, connections).await
 }
 
-/// Answers what is held and what is under way, and ends when everything that was acknowledged is on disk.
+/// Answers what is held and what is under way, and ends when everything that was acknowledged is on
+/// disk.
 async fn leave(homeserver: &Homeserver, store: &dyn Store, connections: Connections) -> Result<(), ServeError> {
     homeserver.set_holding(false);
     connections.close(GRACE).await;
@@ -156,7 +159,8 @@ async fn leave(homeserver: &Homeserver, store: &dyn Store, connections: Connecti
     let Ok(_) = timeout_at(latest, store.barrier()).await else { return Err(ServeError::Close("it took too long".to_owned())) };
     match timeout_at(latest, homeserver.shutdown()).await {
         Ok(Err(error)) => Err(ServeError::Close(error.to_string())),
-        // What is late by now is not on its way to the log, but from there into the tables: the next start goes on with it.
+        // What is late by now is not on its way to the log, but from there into the tables: the
+        // next start goes on with it.
         Ok(Ok(())) | Err(_) => Ok(()),
     }
 }
@@ -180,8 +184,8 @@ async fn open(options: &options::Serve) -> Result<(Rc<Homeserver>, Rc<dyn Store>
     }
 }
 
-/// Makes the directory for this user alone where it is not there, and says so when one that is there is open to others: it has the signing key and the
-/// hashes of passwords.
+/// Makes the directory for this user alone where it is not there, and says so when one that is
+/// there is open to others: it has the signing key and the hashes of passwords.
 fn make_private(directory: &Path) -> io::Result<()> {
     if let Some(parent) = directory.parent() {
         fs::create_dir_all(parent)?;

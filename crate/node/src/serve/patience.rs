@@ -1,4 +1,5 @@
-//! What becomes of clients that dawdle, or send without end: each is let go within its bound, and the server goes on. Time is tokio's and jumps.
+//! What becomes of clients that dawdle, or send without end: each is let go within its bound, and
+//! the server goes on. Time is tokio's and jumps.
 
 use super::{
     bounds::{Place, Places},

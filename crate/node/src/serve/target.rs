@@ -1,12 +1,15 @@
-//! Where a request was sent to, as its client has it: from the connection, the Host header and what a proxy says.
+//! Where a request was sent to, as its client has it: from the connection, the Host header and what
+//! a proxy says.
 
 use http::{HeaderMap, HeaderValue, Request, Uri, header, uri::Authority, uri::Scheme};
 
 /// What a proxy that ended TLS calls the scheme that its client used.
 const FORWARDED_PROTO: &str = "x-forwarded-proto";
 
-/// `request` with its target as the scheme and authority of its URI. A proxy is believed what the scheme was, when it is `near`: on this machine or network;
-/// it passes on the Host header, and any other header that names a host may be its client's invention. Without a Host that can be one, neither is there.
+/// `request` with its target as the scheme and authority of its URI. A proxy is believed what the
+/// scheme was, when it is `near`: on this machine or network; it passes on the Host header, and any
+/// other header that names a host may be its client's invention. Without a Host that can be one,
+/// neither is there.
 pub fn with_target<B>(mut request: Request<B>, scheme: &Scheme, near: bool) -> Request<B> {
     let scheme = forwarded(request.headers()).filter(|_| near).unwrap_or_else(|| scheme.clone());
     let authority = authority(&request);

@@ -1,4 +1,5 @@
-//! What people do with a client, with matrix-sdk, against the server at the URL that is given: any step that fails ends the program with its words.
+//! What people do with a client, with matrix-sdk, against the server at the URL that is given: any
+//! step that fails ends the program with its words.
 
 use matrix_sdk::{
     Client, Room, RoomState,

@@ -1,8 +1,10 @@
-//! Whose devices a user has to look at again (Client-Server API, Tracking the device list for a user): `device_lists` of syncs, and
-//! `GET /_matrix/client/v3/keys/changes`.
+//! Whose devices a user has to look at again (Client-Server API, Tracking the device list for a
+//! user): `device_lists` of syncs, and `GET /_matrix/client/v3/keys/changes`.
 //!
-//! Changed are those who share a room and whose keys changed, those who share a room since, and those in a room that is encrypted since. Left are those with whom no room is shared any more, or
-//! no encrypted one. More than the specification asks for is told: it speaks of encrypted rooms only, but allows what keeps the rules simple.
+//! Changed are those who share a room and whose keys changed, those who share a room since, and
+//! those in a room that is encrypted since. Left are those with whom no room is shared any more, or
+//! no encrypted one. More than the specification asks for is told: it speaks of encrypted rooms
+//! only, but allows what keeps the rules simple.
 
 use crate::{
     damaged::LeaveOut,
@@ -23,8 +25,8 @@ use ruma::{
 };
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-/// Whoever joins a room without encryption is told of its members only when it is no larger: their devices matter if it is ever encrypted, and
-/// clients ask for all of them then.
+/// Whoever joins a room without encryption is told of its members only when it is no larger: their
+/// devices matter if it is ever encrypted, and clients ask for all of them then.
 const SMALL: usize = 200;
 
 /// Members of a room that are read at once.
@@ -41,7 +43,8 @@ pub async fn changes(call: UserCall, request: get_key_changes::Request) -> Resul
     Ok(get_key_changes::Response::new(changed, left))
 }
 
-/// What a user has to know of others' devices behind `since`, of which `listed` is what the list says.
+/// What a user has to know of others' devices behind `since`, of which `listed` is what the list
+/// says.
 pub async fn device_lists(hs: &Homeserver, user: UserSn, since: Position, listed: &Listed) -> Result<DeviceLists> {
     let mut found = Found::default();
     found.add(user, &listed.changes);
@@ -108,7 +111,8 @@ impl Found {
         let is_in = |room: &&RoomSn| mine.get(**room).is_some_and(|membership| membership.kind == MembershipKind::Join);
         let rooms: Vec<RoomSn> = self.active.iter().filter(is_in).copied().collect();
         for (room, head) in rooms.iter().zip(hs.room_heads(&rooms).await?) {
-            // Most of what happens in rooms does not change their state; and the room may have been forgotten by everybody meanwhile.
+            // Most of what happens in rooms does not change their state; and the room may have been
+            // forgotten by everybody meanwhile.
             let Some(head) = head.filter(|head| head.newest_state > since) else { continue };
             // Where that cannot be read, rather one list too many than one too few.
             if became_encrypted(hs, *room, &head, since).await.leave_out()?.unwrap_or(true) {
@@ -118,7 +122,8 @@ impl Found {
         Ok(())
     }
 
-    /// Adds the members who changed since a position, by the states of the user's rooms then and now.
+    /// Adds the members who changed since a position, by the states of the user's rooms then and
+    /// now.
     async fn add_members(&mut self, hs: &Homeserver, user: UserSn, since: Position) -> Result<()> {
         let rooms = hs.user_rooms(user).await?.all().into_iter();
         let was_there = rooms.filter(|(_, membership)| membership.kind == MembershipKind::Join || membership.position > since);
@@ -226,12 +231,14 @@ struct Judge<'a> {
 }
 
 impl Judge<'_> {
-    /// The rooms that both are in. They are looked up one user after another: memory is for the rooms of those who sync.
+    /// The rooms that both are in. They are looked up one user after another: memory is for the
+    /// rooms of those who sync.
     async fn shared_with(&mut self, other: UserSn) -> Result<Vec<RoomSn>> {
         self.turns.step().await;
         let store = self.hs.store();
         let is_in = |membership: &Membership| membership.kind == MembershipKind::Join;
-        // Who is in fewer rooms than the asking user is named by those, and who is in more, by the asking user's.
+        // Who is in fewer rooms than the asking user is named by those, and who is in more, by the
+        // asking user's.
         let enough = self.mine.len() + 1;
         let theirs = tables::MEMBERSHIPS.scan(store, &other, Direction::Forward, enough).await?;
         if theirs.len() < enough {
@@ -244,7 +251,8 @@ impl Judge<'_> {
         Ok(both.map(|((_, room), _)| room).collect())
     }
 
-    /// Whether those who parted in `rooms` share no room any more, or no encrypted one, although one of `rooms` is encrypted.
+    /// Whether those who parted in `rooms` share no room any more, or no encrypted one, although
+    /// one of `rooms` is encrypted.
     async fn has_left(&mut self, other: UserSn, rooms: &BTreeSet<RoomSn>) -> Result<bool> {
         let shared = self.shared_with(other).await?;
         for room in &shared {

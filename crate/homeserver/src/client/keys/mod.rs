@@ -1,7 +1,8 @@
-//! Keys of devices (Client-Server API, End-to-End Encryption): upload, query, claim, and who has to be told.
+//! Keys of devices (Client-Server API, End-to-End Encryption): upload, query, claim, and who has to
+//! be told.
 //!
-//! A user's keys are written under the lock of the user's account, which deleting a device holds too. For syncs: [`counts`] and
-//! [`device_lists`]; for the deletion of devices: [`departing`].
+//! A user's keys are written under the lock of the user's account, which deleting a device holds
+//! too. For syncs: [`counts`] and [`device_lists`]; for the deletion of devices: [`departing`].
 
 mod claim;
 mod claimed;
@@ -25,18 +26,21 @@ use ephapse_store::Direction;
 use ruma::{DeviceId, OneTimeKeyAlgorithm, OwnedDeviceId, UInt};
 use std::collections::BTreeMap;
 
-/// Devices, and signatures of one signer, that are read of a user; also the users that one request asks for, and the keys that it claims.
+/// Devices, and signatures of one signer, that are read of a user; also the users that one request
+/// asks for, and the keys that it claims.
 const MOST: usize = 10_000;
 
 /// What a sync says of its device's keys.
 pub struct Counts {
-    /// `device_one_time_keys_count`: every algorithm that has one, and `signed_curve25519` always, also when it is zero.
+    /// `device_one_time_keys_count`: every algorithm that has one, and `signed_curve25519` always,
+    /// also when it is zero.
     pub one_time: BTreeMap<OneTimeKeyAlgorithm, UInt>,
     /// `device_unused_fallback_key_types`
     pub unused_fallback: Vec<OneTimeKeyAlgorithm>,
 }
 
-/// How many one-time keys a session's device has, and which fallback keys are unused. Reads one key.
+/// How many one-time keys a session's device has, and which fallback keys are unused. Reads one
+/// key.
 pub async fn counts(hs: &Homeserver, session: &Session) -> Result<Counts> {
     let stored = tables::KEY_COUNTS.get(hs.store(), &(session.user, session.device.clone())).await?.unwrap_or_default();
     let unused_fallback = stored.unused_fallback.iter().map(|algorithm| algorithm.as_str().into()).collect();

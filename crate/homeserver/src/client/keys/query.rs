@@ -1,7 +1,9 @@
-//! `POST /_matrix/client/v3/keys/query`: devices and cross-signing keys with the signatures that the asking user may see.
+//! `POST /_matrix/client/v3/keys/query`: devices and cross-signing keys with the signatures that
+//! the asking user may see.
 //!
-//! Every user asked for is accounted for: local ones in `device_keys`, the servers of others in `failures`. The specification leaves unknown users out, but
-//! matrix-sdk-crypto takes a user who is missing for one it has no answer for yet, and asks again at once.
+//! Every user asked for is accounted for: local ones in `device_keys`, the servers of others in
+//! `failures`. The specification leaves unknown users out, but matrix-sdk-crypto takes a user who
+//! is missing for one it has no answer for yet, and asks again at once.
 
 use super::{MOST, signed};
 use crate::{
@@ -48,7 +50,8 @@ pub async fn query(call: UserCall, Own(request): Own<get_keys::Request>) -> Resu
     Ok(Answer::of(&response))
 }
 
-/// Keys of several users; ruma's response would leave out what is empty, and some clients look for it.
+/// Keys of several users; ruma's response would leave out what is empty, and some clients look for
+/// it.
 #[derive(Default, Serialize)]
 struct Keys {
     device_keys: BTreeMap<OwnedUserId, BTreeMap<OwnedDeviceId, Raw<DeviceKeys>>>,
@@ -70,7 +73,8 @@ pub struct UserKeys {
     pub user_signing: Option<Raw<CrossSigningKey>>,
 }
 
-/// The keys of a local user as `viewer` may see them (none: another server); of all devices when `asked` is empty.
+/// The keys of a local user as `viewer` may see them (none: another server); of all devices when
+/// `asked` is empty.
 pub async fn keys_of(hs: &Homeserver, sn: UserSn, user: &UserId, viewer: Option<UserSn>, asked: &[OwnedDeviceId]) -> Result<UserKeys> {
     let signatures = visible_signatures(hs, sn, viewer).await?;
     let mut devices = BTreeMap::new();
@@ -131,7 +135,8 @@ fn stored_object(json: &tables::Json, what: impl FnOnce() -> String) -> Result<C
     serde_json::from_str(&json.0).map_err(|error| Damaged::new(what(), error))
 }
 
-/// The signatures of a user's keys that somebody may see, by the key they sign: the user's own, and those that the viewer made.
+/// The signatures of a user's keys that somebody may see, by the key they sign: the user's own, and
+/// those that the viewer made.
 struct Signatures(BTreeMap<String, Vec<(OwnedUserId, String, String)>>);
 
 impl Signatures {
