@@ -5,9 +5,9 @@ use hashlink::LruCache;
 use std::{collections::HashMap, rc::Rc};
 
 /// An sstable and the number of a block, or [`INDEX`].
-pub(super) type Place = (u64, u32);
+pub(super) type CacheKey = (u64, u32);
 
-/// The place of an sstable's index.
+/// The number for an sstable's index.
 pub(super) const INDEX: u32 = u32::MAX;
 
 #[derive(Clone, Debug)]
@@ -26,11 +26,11 @@ impl Cached {
 }
 
 /// What one read has fetched, kept until the read ends whatever the cache drops.
-pub(super) type Pins = HashMap<Place, Cached>;
+pub(super) type Pins = HashMap<CacheKey, Cached>;
 
 #[derive(Debug)]
 pub(super) struct Cache {
-    entries: LruCache<Place, Cached>,
+    entries: LruCache<CacheKey, Cached>,
     bytes: usize,
     limit: usize,
 }
@@ -40,17 +40,17 @@ impl Cache {
         Self { entries: LruCache::new_unbounded(), bytes: 0, limit }
     }
 
-    pub(super) fn get(&mut self, place: Place) -> Option<Cached> {
-        self.entries.get(&place).cloned()
+    pub(super) fn get(&mut self, key: CacheKey) -> Option<Cached> {
+        self.entries.get(&key).cloned()
     }
 
-    pub(super) fn insert(&mut self, place: Place, cached: Cached) {
+    pub(super) fn insert(&mut self, key: CacheKey, cached: Cached) {
         if cached.bytes() > self.limit / 4 {
             // One large value must not push everything else out.
             return;
         }
         self.bytes += cached.bytes();
-        if let Some(old) = self.entries.insert(place, cached) {
+        if let Some(old) = self.entries.insert(key, cached) {
             self.bytes -= old.bytes();
         }
         while self.bytes > self.limit

@@ -29,7 +29,7 @@ impl<B: Backend> Core<B> {
             return Err(Damaged("a Blob shorter than its record says").into());
         }
         let index = Index::read(bytes.slice(sstable.index_at as usize..))?;
-        let blocks = index.cut(0..index.blocks(), &bytes)?;
+        let blocks = index.split(0..index.blocks(), &bytes)?;
         Ok(LoadedSstable { range_tombstones, blocks: Some((index, blocks)) })
     }
 }
@@ -37,7 +37,7 @@ impl<B: Backend> Core<B> {
 impl LoadedSstable {
     /// Bytes of the blocks that may hold entries of `part`.
     pub(super) fn bytes(&self, part: &Range<Vec<u8>>) -> usize {
-        self.blocks.as_ref().map_or(0, |(index, _)| index.place(index.blocks_of(part)).len())
+        self.blocks.as_ref().map_or(0, |(index, _)| index.byte_range(index.blocks_of(part)).len())
     }
 
     /// The entries of `part`, in order.

@@ -27,7 +27,7 @@ const MAX_READAHEAD: usize = 32;
 /// Why an attempt did not end.
 #[derive(Debug)]
 pub(super) enum Miss {
-    /// Blocks have to be fetched. They are recorded in `needs`.
+    /// Blocks have to be fetched. They are recorded in `missing`.
     Fetch,
     Damaged(Damaged),
 }
@@ -38,7 +38,7 @@ impl From<Damaged> for Miss {
     }
 }
 
-enum Need {
+enum Missing {
     Index(Rc<Sstable>),
     Blocks(Rc<Sstable>, Rc<Index>, Range<usize>),
 }
@@ -48,7 +48,7 @@ pub(super) struct View<'a, B> {
     core: &'a Core<B>,
     state: &'a State,
     pins: &'a Pins,
-    needs: RefCell<BTreeMap<(u64, u32), Need>>,
+    missing: RefCell<BTreeMap<(u64, u32), Missing>>,
     readahead: usize,
 }
 
@@ -69,36 +69,36 @@ impl<B: Backend> Core<B> {
     async fn read<T>(&self, attempt: impl Fn(&View<'_, B>) -> Result<T, Miss>) -> Result<T, StoreError> {
         let (mut pins, mut readahead) = (Pins::new(), 1);
         loop {
-            let needs = {
+            let missing = {
                 let state = self.state.borrow();
                 state.check_readable()?;
-                let view = View { core: self, state: &state, pins: &pins, needs: RefCell::default(), readahead };
+                let view = View { core: self, state: &state, pins: &pins, missing: RefCell::default(), readahead };
                 match attempt(&view) {
                     Ok(found) => return Ok(found),
                     Err(Miss::Damaged(damaged)) => return Err(damaged.into()),
-                    Err(Miss::Fetch) => view.needs.into_inner(),
+                    Err(Miss::Fetch) => view.missing.into_inner(),
                 }
             };
-            for (place, cached) in try_join_all(needs.into_values().map(|need| self.fetch(need))).await?.into_iter().flatten() {
-                self.cache.borrow_mut().insert(place, cached.clone());
-                pins.insert(place, cached);
+            for (key, cached) in try_join_all(missing.into_values().map(|missing| self.fetch(missing))).await?.into_iter().flatten() {
+                self.cache.borrow_mut().insert(key, cached.clone());
+                pins.insert(key, cached);
             }
             readahead = (readahead * 2).min(MAX_READAHEAD);
         }
     }
 
-    async fn fetch(&self, need: Need) -> Result<Vec<((u64, u32), Cached)>, StoreError> {
-        match need {
-            Need::Index(sstable) => {
+    async fn fetch(&self, missing: Missing) -> Result<Vec<((u64, u32), Cached)>, StoreError> {
+        match missing {
+            Missing::Index(sstable) => {
                 let index = self.fetch_index(&sstable).await?;
                 Ok(vec![((sstable.id, INDEX), Cached::Index(index))])
             }
-            Need::Blocks(sstable, index, blocks) => {
-                let bytes = self.read_part(sstable.id, index.place(blocks.clone())).await?;
+            Missing::Blocks(sstable, index, blocks) => {
+                let bytes = self.read_part(sstable.id, index.byte_range(blocks.clone())).await?;
                 // Several blocks share one buffer. The cache must not keep it for the sake of one
                 // block.
                 let alone = blocks.len() == 1;
-                let cut = index.cut(blocks.clone(), &bytes)?;
+                let cut = index.split(blocks.clone(), &bytes)?;
                 let block = |block: Block| Cached::Block(if alone { block } else { block.copied() });
                 Ok(blocks.zip(cut).map(|(at, cut)| ((sstable.id, at as u32), block(cut))).collect())
             }
@@ -118,16 +118,16 @@ impl<B: Backend> Core<B> {
 }
 
 impl<'a, B: Backend> View<'a, B> {
-    fn cached(&self, place: (u64, u32)) -> Option<Cached> {
-        self.pins.get(&place).cloned().or_else(|| self.core.cache.borrow_mut().get(place))
+    fn cached(&self, key: (u64, u32)) -> Option<Cached> {
+        self.pins.get(&key).cloned().or_else(|| self.core.cache.borrow_mut().get(key))
     }
 
     fn index(&self, sstable: &Rc<Sstable>) -> Result<Rc<Index>, Miss> {
-        let place = (sstable.id, INDEX);
-        if let Some(Cached::Index(index)) = self.cached(place) {
+        let key = (sstable.id, INDEX);
+        if let Some(Cached::Index(index)) = self.cached(key) {
             return Ok(index);
         }
-        self.needs.borrow_mut().insert(place, Need::Index(sstable.clone()));
+        self.missing.borrow_mut().insert(key, Missing::Index(sstable.clone()));
         Err(Miss::Fetch)
     }
 
@@ -136,7 +136,7 @@ impl<'a, B: Backend> View<'a, B> {
         if let Some(Cached::Block(block)) = self.cached((sstable.id, block as u32)) {
             return Ok(block);
         }
-        self.needs.borrow_mut().insert((sstable.id, block as u32), Need::Blocks(sstable.clone(), index.clone(), readahead));
+        self.missing.borrow_mut().insert((sstable.id, block as u32), Missing::Blocks(sstable.clone(), index.clone(), readahead));
         Err(Miss::Fetch)
     }
 

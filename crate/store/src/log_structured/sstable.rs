@@ -128,12 +128,12 @@ impl Index {
     }
 
     /// Where blocks lie in the Blob.
-    pub(super) fn place(&self, blocks: Range<usize>) -> Range<u32> {
+    pub(super) fn byte_range(&self, blocks: Range<usize>) -> Range<u32> {
         self.offsets[blocks.start]..self.offsets[blocks.end]
     }
 
     /// Cuts the bytes of several blocks apart.
-    pub(super) fn cut(&self, blocks: Range<usize>, bytes: &Bytes) -> Result<Vec<Block>, Damaged> {
+    pub(super) fn split(&self, blocks: Range<usize>, bytes: &Bytes) -> Result<Vec<Block>, Damaged> {
         let base = self.offsets[blocks.start] as usize;
         blocks
             .map(|block| {
@@ -302,7 +302,7 @@ mod tests {
             let blob = Bytes::from(built.parts.concat());
             prop_assert_eq!(blob.len(), sstable.length as usize);
             let index = Index::read(blob.slice(sstable.index_at as usize..)).expect("an index");
-            let blocks = index.cut(0..index.blocks(), &blob).expect("blocks");
+            let blocks = index.split(0..index.blocks(), &blob).expect("blocks");
             let forward: Vec<Entry> = blocks.iter().flat_map(|block| block.entries(all(), Direction::Forward)).collect::<Result<_, _>>().expect("entries");
             prop_assert_eq!(&forward, &entries);
             let mut backward: Vec<Entry> = blocks.iter().rev().flat_map(|block| block.entries(all(), Direction::Backward)).collect::<Result<_, _>>().expect("entries");
@@ -335,7 +335,7 @@ mod tests {
             }
             if let Ok(index) = Index::read(bytes.clone()) {
                 let _ = index.block_for(&key, filter::hash(&key));
-                let _ = index.cut(0..index.blocks(), &bytes);
+                let _ = index.split(0..index.blocks(), &bytes);
             }
         }
     }

@@ -33,7 +33,7 @@ impl Directory {
             TryLockError::WouldBlock => StoreError::InUse,
             TryLockError::Error(error) => io_error(error),
         })?;
-        let Stored { format, content, epoch } = read_format(path)?.unwrap_or(Stored { format: FORMAT, content: content_format, epoch: 0 });
+        let FormatFile { format, content, epoch } = read_format(path)?.unwrap_or(FormatFile { format: FORMAT, content: content_format, epoch: 0 });
         for (found, supported) in [(format, FORMAT), (content, content_format)] {
             if found > supported {
                 return Err(StoreError::NewerFormat { found, supported });
@@ -45,7 +45,7 @@ impl Directory {
         if (format < FORMAT || epoch == 0) && faults.crash_at(CrashPoint::Migrating) {
             return Err(StoreError::Closed);
         }
-        write_format(path, &Stored { format: FORMAT, content: content_format, epoch: epoch + 1 }).map_err(io_error)?;
+        write_format(path, &FormatFile { format: FORMAT, content: content_format, epoch: epoch + 1 }).map_err(io_error)?;
         Ok(Self { path: path.to_owned(), epoch: epoch + 1, _lock: lock })
     }
 }
@@ -57,13 +57,13 @@ fn log_without_salt(_: &Path) -> io::Result<()> {
 }
 
 /// What the `format` file says.
-struct Stored {
+struct FormatFile {
     format: u32,
     content: u32,
     epoch: u64,
 }
 
-fn read_format(path: &Path) -> Result<Option<Stored>, StoreError> {
+fn read_format(path: &Path) -> Result<Option<FormatFile>, StoreError> {
     let text = match fs::read_to_string(path.join("format")) {
         Ok(text) => text,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
@@ -73,17 +73,17 @@ fn read_format(path: &Path) -> Result<Option<Stored>, StoreError> {
     let small = |name| field(name).and_then(|format| u32::try_from(format).ok());
     let content = small("content ").unwrap_or(FIRST_CONTENT);
     match (small("format "), field("epoch ")) {
-        (Some(format), Some(epoch)) if format > 0 => Ok(Some(Stored { format, content, epoch })),
+        (Some(format), Some(epoch)) if format > 0 => Ok(Some(FormatFile { format, content, epoch })),
         // A newer version may have added or dropped lines; it still has to say which format it is.
-        (Some(format), None) if format > FORMAT => Ok(Some(Stored { format, content, epoch: 0 })),
+        (Some(format), None) if format > FORMAT => Ok(Some(FormatFile { format, content, epoch: 0 })),
         _ => Err(StoreError::Platform(format!("{} does not hold an ephapse store: its `format` file is unreadable", path.display()))),
     }
 }
 
-fn write_format(path: &Path, stored: &Stored) -> io::Result<()> {
+fn write_format(path: &Path, stored: &FormatFile) -> io::Result<()> {
     let new = path.join("format.new");
     let mut file = File::create(&new)?;
-    let Stored { format, content, epoch } = stored;
+    let FormatFile { format, content, epoch } = stored;
     write!(file, "ephapse store\nformat {format}\ncontent {content}\nepoch {epoch}\n")?;
     file.sync_all()?;
     fs::rename(&new, path.join("format"))?;

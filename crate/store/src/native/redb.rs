@@ -60,7 +60,7 @@ pub struct RedbStore {
     shared: Arc<Shared>,
     chunks: ChunkFiles,
     threads: Vec<JoinHandle<()>>,
-    ended: Cell<Option<oneshot::Receiver<()>>>,
+    threads_ended: Cell<Option<oneshot::Receiver<()>>>,
     keys_read: Cell<u64>,
 }
 
@@ -145,7 +145,13 @@ impl RedbStore {
         let chunk_thread = spawn("store-chunks", &running, move |shared| given.into_iter().for_each(|work| work(shared)))?;
         let log_thread = spawn("store-log", &running, move |shared| shared.run_log(log))?;
         let table_thread = spawn("store-tables", &running, Shared::run_tables).inspect_err(|_| shared.begin_close())?;
-        Ok(Self { shared, chunks, threads: vec![chunk_thread, log_thread, table_thread], ended: Cell::new(Some(ended)), keys_read: Cell::new(0) })
+        Ok(Self {
+            shared,
+            chunks,
+            threads: vec![chunk_thread, log_thread, table_thread],
+            threads_ended: Cell::new(Some(ended)),
+            keys_read: Cell::new(0),
+        })
     }
 
     /// How often this directory was opened, this time included.
@@ -264,7 +270,7 @@ impl Shared {
         let result = match faults.at(CrashPoint::BeforePut) {
             Some(Fault::Crash) => return None,
             Some(Fault::Fail(error)) => Err(error),
-            None => self.table_room(log).and_then(|()| log.write(record)),
+            None => self.check_log_limit(log).and_then(|()| log.write(record)),
         };
         let result = match faults.at(CrashPoint::BetweenPutAndCommit) {
             Some(Fault::Crash) => return None,
@@ -284,7 +290,7 @@ impl Shared {
     }
 
     /// An error when redb cannot take the log over and the log is too long to grow further.
-    fn table_room(&self, log: &Log) -> Result<(), StoreError> {
+    fn check_log_limit(&self, log: &Log) -> Result<(), StoreError> {
         match &self.state().table_error {
             Some(error) if log.len() > self.stall_bytes() => Err(error.clone()),
             _ => Ok(()),
@@ -448,7 +454,7 @@ impl Store for RedbStore {
     fn close(&self) -> LocalBoxFuture<'_, Result<(), StoreError>> {
         self.chunks.close();
         self.shared.begin_close();
-        let ended = self.ended.take();
+        let ended = self.threads_ended.take();
         Box::pin(async move {
             if let Some(ended) = ended {
                 // Nothing is ever sent: it ends with an error when the threads have ended.
@@ -478,7 +484,7 @@ impl Drop for RedbStore {
         self.shared.begin_close();
         // Whoever called `close` has waited for as long as they wanted to. A slow disk must not
         // keep a process from ending.
-        if self.ended.take().is_none() {
+        if self.threads_ended.take().is_none() {
             return;
         }
         for thread in self.threads.drain(..) {
