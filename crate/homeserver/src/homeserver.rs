@@ -4,6 +4,7 @@ use crate::{
     body::{Body, ReadError},
     client::{RateLimits, Seen, TO_DEVICE},
     config::Config,
+    damaged::LeaveOut,
     error::{Error, Result},
     host::Host,
     identity::{Identity, IdentityError},
@@ -142,7 +143,7 @@ impl Homeserver {
             Identity::open(&store, &*host, config.server_name.as_deref()).err_into(),
             tables::NEWEST_POSITION.get(&reader, &()).err_into(),
             tables::LISTED_AFTER.get(&reader, &()).err_into(),
-            tables::MAX_UPLOAD.get(&reader, &()).err_into(),
+            async { Ok(tables::MAX_UPLOAD.get(&reader, &()).await.leave_out()?.flatten()) },
             Users::newest_stored(&reader).err_into(),
             Rooms::newest_stored(&reader).err_into(),
             Streams::open(&reader, STREAMS, host.now()).err_into::<OpenError>(),
@@ -385,7 +386,7 @@ impl Homeserver {
     /// It could not be stored, and holds until the server stops.
     pub async fn set_max_upload(&self, bytes: Option<u64>) -> Result<(), StoreError> {
         let generation = self.fresh_generation();
-        let stored = tables::MAX_UPLOAD.get(self.store(), &()).await?;
+        let stored = tables::MAX_UPLOAD.get(self.store(), &()).await.leave_out()?.flatten();
         self.max_upload.set(bytes.unwrap_or(self.config.max_upload));
         if stored == bytes {
             return Ok(());

@@ -3,8 +3,8 @@
 
 use crate::support::{Answer, TestServer, TestUser, config};
 use bytes::Bytes;
-use ephapse_homeserver::{Body, BodyError, Config, Entrance, Store};
-use ephapse_store::{Direction, StoreError, unreliable::UnreliableStore};
+use ephapse_homeserver::{Body, BodyError, Config, Entrance, Store, tables};
+use ephapse_store::{Batch, Direction, StoreError, unreliable::UnreliableStore};
 use http_body::{Frame, SizeHint};
 use serde_json::Value;
 use std::{
@@ -313,6 +313,16 @@ fn the_bound_that_a_site_sets_holds_until_it_sets_another() {
     let before = server.store.stats().commits;
     set(&server, Some(5));
     assert_eq!(server.store.stats().commits, before, "what is known is not written again");
+
+    // Where what is stored is damaged there is the default, until it is set again.
+    let mut damage = Batch::new();
+    damage.put(tables::MAX_UPLOAD.key(&()), vec![0xff; 20]);
+    let store = server.store.clone();
+    server.run(async move { store.commit(damage).await }).expect("the store writes");
+    server = server.restart();
+    assert_eq!(told(&server), Some(100 << 20));
+    set(&server, Some(7));
+    assert_eq!(told(&server.restart()), Some(7));
 }
 
 #[test]
