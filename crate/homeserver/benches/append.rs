@@ -3,7 +3,7 @@
 
 use ephapse_homeserver::{
     Body, Config, Entrance, Homeserver, Host, Registration,
-    room::{Draft, RoomInfo},
+    room::{Draft, RoomInfo, Stop},
 };
 use ephapse_store::{LocalBoxFuture, MemoryStore, RedbStore, Store};
 use futures_executor::block_on;
@@ -81,7 +81,7 @@ impl Bench {
                 for _ in 0..each {
                     write.send(draft.clone())?;
                 }
-                Ok(())
+                Ok::<_, Stop>(())
             });
             written.await.expect("the events are allowed");
         }

@@ -1,7 +1,6 @@
 //! What is true of few users. Where it is true of nobody memory says so, and nothing is read.
 
 use crate::{
-    error::Result,
     homeserver::Homeserver,
     rows::Rows,
     tables::{Table, UserSn},
@@ -52,7 +51,7 @@ impl UserFlag {
 
 impl Homeserver {
     /// Whether it is true of a user.
-    pub(crate) async fn has_flag(&self, flag: &UserFlag, user: UserSn) -> Result<bool> {
+    pub(crate) async fn has_flag(&self, flag: &UserFlag, user: UserSn) -> Result<bool, StoreError> {
         let any = match flag.any.get(&()) {
             Some(any) => any,
             None => {

@@ -2,7 +2,6 @@
 
 use crate::{
     damaged::Damaged,
-    error::Result,
     homeserver::Homeserver,
     rows::{ReadSince, Rows},
     tables::{self, UserSn},
@@ -85,7 +84,7 @@ impl Users {
 
 impl Homeserver {
     /// The number of a user this server has heard of.
-    pub async fn find_user(&self, id: &UserId) -> Result<Option<UserSn>> {
+    pub async fn find_user(&self, id: &UserId) -> Result<Option<UserSn>, StoreError> {
         if let Some(sn) = self.users.by_id.get(id) {
             return Ok(Some(sn));
         }
@@ -98,13 +97,13 @@ impl Homeserver {
     }
 
     /// The number of a user who has an account here, or had one: a deactivated one stays.
-    pub async fn find_account(&self, id: &UserId) -> Result<Option<UserSn>> {
+    pub async fn find_account(&self, id: &UserId) -> Result<Option<UserSn>, StoreError> {
         let Some(sn) = self.find_user(id).await?.filter(|_| self.is_local(id)) else { return Ok(None) };
         Ok(tables::ACCOUNTS.get(self.store(), &sn).await?.map(|_| sn))
     }
 
     /// The number of a user, given now if the user was not known. The number is written before whatever its receiver writes with it.
-    pub async fn intern_user(&self, id: &UserId) -> Result<UserSn> {
+    pub async fn intern_user(&self, id: &UserId) -> Result<UserSn, StoreError> {
         let generation = self.store().generation();
         if let Some(sn) = self.find_user(id).await? {
             return Ok(sn);
@@ -125,7 +124,7 @@ impl Homeserver {
     }
 
     /// The id behind a number.
-    pub async fn user_id(&self, sn: UserSn) -> Result<OwnedUserId> {
+    pub async fn user_id(&self, sn: UserSn) -> Result<OwnedUserId, StoreError> {
         if let Some(id) = self.users.by_sn.get(&sn) {
             return Ok(id);
         }
@@ -136,7 +135,7 @@ impl Homeserver {
     }
 
     /// Whether a user is a guest of this server.
-    pub(crate) async fn is_guest(&self, user: UserSn) -> Result<bool> {
+    pub(crate) async fn is_guest(&self, user: UserSn) -> Result<bool, StoreError> {
         self.has_flag(&self.users.guests, user).await
     }
 

@@ -8,7 +8,7 @@ use crate::{
     damaged::LeaveOut,
     error::{Error, Result},
     locks::LockKey,
-    room::{Draft, Stop},
+    room::{self, Draft, Stop},
     router::UserCall,
     sync::forget_presence,
     tables::{self, Membership, MembershipKind, RoomSn},
@@ -136,7 +136,7 @@ async fn leave_all(call: &UserCall) -> Result<()> {
         match left.await {
             Ok(()) => {}
             // A room that lets nobody leave keeps no account alive.
-            Err(Error::Matrix(error)) => tracing::debug!("a deactivated user could not leave a room: {error}"),
+            Err(room::Error::Refused(error)) => tracing::debug!("a deactivated user could not leave a room: {error}"),
             Err(error) => drop(Err::<(), _>(error).leave_out()?),
         }
         hs.host.yield_now().await;

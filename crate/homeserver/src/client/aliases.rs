@@ -5,7 +5,7 @@ use crate::{
     error::{Error, Result},
     homeserver::Homeserver,
     locks::LockKey,
-    room::{Draft, Stop, Write},
+    room::{self, Draft, Stop, Write},
     router::{Call, UserCall},
     tables::{self, Alias, RoomSn, UserSn},
     transaction::Tx,
@@ -102,7 +102,7 @@ pub async fn delete(call: UserCall, request: delete_alias::v3::Request) -> Resul
         let Some(content) = without(write, &request.room_alias)? else { return Ok(()) };
         match write.send(Draft::state(call.session.user_id.clone(), StateEventType::RoomCanonicalAlias, "", content)) {
             // "Delete the alias and return a successful response even if the user does not have permission to update the m.room.canonical_alias event."
-            Ok(_) | Err(Stop::Refused(Error::Matrix(_))) => Ok(()),
+            Ok(_) | Err(Stop::Refused(room::Error::Refused(_))) => Ok(()),
             Err(stop) => Err(stop),
         }
     };
@@ -149,7 +149,7 @@ pub fn leads_elsewhere(alias: &str) -> Error {
 
 /// Refuses what the room's event does not name already: "Servers do not validate aliases which are being removed or are already present in the
 /// state event".
-pub fn are_there_already(write: &Write<'_>, unfit: &mut BTreeMap<String, Error>) -> Result<(), Stop> {
+pub fn are_there_already(write: &Write<'_>, unfit: &mut BTreeMap<String, Error>) -> Result<(), Stop<Error>> {
     if unfit.is_empty() {
         return Ok(());
     }
@@ -160,7 +160,7 @@ pub fn are_there_already(write: &Write<'_>, unfit: &mut BTreeMap<String, Error>)
     };
     let new = unfit.keys().find(|alias| !current.contains(*alias)).cloned();
     match new.and_then(|alias| unfit.remove(&alias)) {
-        Some(error) => Err(error.into()),
+        Some(error) => Err(Stop::Refused(error)),
         None => Ok(()),
     }
 }

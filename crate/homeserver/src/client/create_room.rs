@@ -140,10 +140,15 @@ pub async fn create_room(call: UserCall, request: Request) -> Result<Response> {
         let sn = hs.intern_user(&user).await?;
         users.insert(user, sn);
     }
-    let fill = async |write: &mut Write<'_>| -> Result<(), Stop> {
+    let fill = async |write: &mut Write<'_>| -> Result<(), Stop<Error>> {
         write.send(Draft::state(creator.clone(), StateEventType::RoomMember, creator.as_str(), join.clone()))?;
         for event in &wanted {
-            let draft = Draft::state(creator.clone(), event.event_type.clone(), event.state_key.clone(), content(&event.content, &write.room.rules)?);
+            let draft = Draft::state(
+                creator.clone(),
+                event.event_type.clone(),
+                event.state_key.clone(),
+                content(&event.content, &write.room.rules).map_err(Stop::Refused)?,
+            );
             write.send(draft).map_err(|stop| invalid_room_state(stop, &event.event_type))?;
             write.turn().await;
         }
@@ -167,14 +172,14 @@ pub async fn create_room(call: UserCall, request: Request) -> Result<Response> {
 }
 
 /// "The server will ensure that events supplied by the client apply": 400 M_INVALID_ROOM_STATE when they do not.
-fn invalid_room_state(stop: Stop, event_type: &StateEventType) -> Stop {
-    match stop {
+fn invalid_room_state(stop: Stop, event_type: &StateEventType) -> Stop<Error> {
+    match stop.into() {
         Stop::Refused(Error::Matrix(error))
             if error.status_code == StatusCode::FORBIDDEN
                 || error.status_code == StatusCode::BAD_REQUEST && *event_type == StateEventType::RoomPowerLevels =>
         {
             let message = format!("the room's {event_type} event is not allowed: {}", Error::Matrix(error));
-            Error::new(StatusCode::BAD_REQUEST, ErrorKind::InvalidRoomState, message).into()
+            Stop::Refused(Error::new(StatusCode::BAD_REQUEST, ErrorKind::InvalidRoomState, message))
         }
         other => other,
     }

@@ -298,5 +298,8 @@ async fn send(call: &UserCall, room: &Rc<RoomInfo>, draft: Draft) -> Result<()> 
         write.send(draft.clone())
     };
     call.hs.write_room(room, call.raw.generation, send).await?;
-    if forgets { call.hs.purge_if_forgotten(room).await } else { Ok(()) }
+    if forgets {
+        call.hs.purge_if_forgotten(room).await?;
+    }
+    Ok(())
 }

@@ -41,7 +41,7 @@ fn limit(asked: UInt) -> usize {
 
 /// What the filter of a request says of the events that relate to those it lets through.
 async fn related(call: &UserCall, filter: &RoomEventFilter) -> Result<Related> {
-    call.hs.related(&filter::inline(filter, call.raw.parameter("filter").as_deref())?).await
+    Ok(call.hs.related(&filter::inline(filter, call.raw.parameter("filter").as_deref())?).await?)
 }
 
 /// Whether a filter lets an event through by what it is.

@@ -22,6 +22,7 @@ mod push_rules;
 mod rate_limit;
 mod read_markers;
 mod receipts;
+mod refused;
 mod register;
 mod relations;
 mod send;

@@ -6,7 +6,7 @@ use crate::{
     error::{Error, Result},
     homeserver::Homeserver,
     locks::LockKey,
-    room::{Draft, Stop},
+    room::{self, Draft, Stop},
     router::{Call, UserCall},
     tables::{self, Json, MembershipKind, UserSn},
 };
@@ -130,7 +130,7 @@ async fn show_in_rooms(call: &UserCall) -> Result<()> {
         let written = hs.write_room(&room, call.raw.generation, |write| {
             let Some(membership) = write.member(session.user)?.filter(|membership| membership.kind == MembershipKind::Join) else { return Ok(()) };
             let event = write.event(membership.position)?;
-            let before = event.pdu.content_object(&room.rules).map_err(|error| Error::from(event.damaged(&room.id, error)))?;
+            let before = event.pdu.content_object(&room.rules).map_err(|error| room::Error::from(event.damaged(&room.id, error)))?;
             let mut content = before.clone();
             content.retain(|field, _| !SHOWN.contains(&field.as_str()));
             content.extend(shown.clone());
@@ -144,7 +144,7 @@ async fn show_in_rooms(call: &UserCall) -> Result<()> {
         match written.await {
             Ok(()) => {}
             // A room whose rules refuse it shows the old name; the others go on.
-            Err(Error::Matrix(error)) => tracing::debug!("a room does not take a new profile: {error}"),
+            Err(room::Error::Refused(error)) => tracing::debug!("a room does not take a new profile: {error}"),
             Err(error) => drop(Err::<(), _>(error).leave_out()?),
         }
         hs.host.yield_now().await;

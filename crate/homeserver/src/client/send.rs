@@ -8,7 +8,7 @@ use super::{
 };
 use crate::{
     error::{Error, Result},
-    room::{Draft, RoomInfo, Viewer},
+    room::{Draft, RoomInfo, Stop, Viewer},
     router::UserCall,
 };
 use ruma::{
@@ -91,7 +91,7 @@ async fn send(call: &UserCall, room: &Rc<RoomInfo>, mut draft: Draft, transactio
         if let Some(once) = once {
             once.done(call, write.tx, Some(event.pdu.event_id.clone()));
         }
-        Ok(event)
+        Ok::<_, Stop>(event)
     });
     Ok(event.await?.pdu.event_id.clone())
 }

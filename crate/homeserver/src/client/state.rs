@@ -138,8 +138,8 @@ pub async fn put(call: UserCall, request: send_state_event::v3::Request) -> Resu
     let set = |write: &mut Write<'_>| {
         aliases::are_there_already(write, &mut unfit)?;
         match set_already(write, &draft)? {
-            Some(event) => Ok(event),
-            None => write.send(draft.clone()),
+            Some(event) => Ok::<_, Stop<Error>>(event),
+            None => Ok(write.send(draft.clone())?),
         }
     };
     let event = hs.write_room(&room, call.raw.generation, set).await?;

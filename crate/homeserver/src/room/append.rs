@@ -2,12 +2,12 @@
 //! Client-Server API, "Room event format").
 
 use super::{
+    error::{Error, Refused},
     event::Event,
     state_tree::{self, Difference, Node, NodeId},
     write::{Need, Stop, Write},
 };
 use crate::{
-    error::Error,
     position::Position,
     tables::{self, Change, Extremity, Membership, MembershipKind, UserSn},
 };
@@ -343,7 +343,7 @@ impl Write<'_> {
         let found = self.state_get(state, &keys)?;
         let event = |position: Option<Position>| position.map(|position| self.event(position).map(|event| event.pdu.clone())).transpose();
         let Some(create) = event(found[0])? else { return Ok((0, 0)) };
-        let malformed = |reason: String| Stop::Refused(Error::forbidden(reason));
+        let malformed = |reason: String| Stop::from(Refused::NotAllowed(reason));
         let levels = PowerLevels::new(create, event(found[1])?, &self.room.rules.authorization).map_err(malformed)?;
         Ok((levels.user(user).map_err(malformed)?, levels.redact().map_err(malformed)?))
     }

@@ -2,12 +2,13 @@
 
 use super::{
     append::Verdict,
+    error::{Error, Refused},
     event::Event,
     state_tree::NodeId,
     write::{Stop, Write},
 };
-use crate::{error::Error, tables::Extremity};
-use ephapse_events::{JsonObject, MAX_PREV_EVENTS, NewPdu, Pdu, PduError, auth, max_depth};
+use crate::tables::Extremity;
+use ephapse_events::{JsonObject, MAX_PREV_EVENTS, NewPdu, Pdu, auth, max_depth};
 use ruma::{
     CanonicalJsonValue, MilliSecondsSinceUnixEpoch, OwnedDeviceId, OwnedEventId, OwnedUserId, UInt,
     events::{StateEventType, TimelineEventType},
@@ -69,8 +70,9 @@ impl Write<'_> {
     /// Builds, hashes, signs and authorizes an event at the end of the room, and appends it.
     ///
     /// # Errors
-    /// 403 M_FORBIDDEN with the rule's reason when the auth rules refuse it; 403 M_GUEST_ACCESS_FORBIDDEN; 413 M_TOO_LARGE; 400 M_BAD_JSON for power
-    /// levels of the wrong shape; what [`Self::relation_refused`] and [`Self::invite_refused`] say.
+    /// [`Refused::NotAllowed`] with the rule's reason, [`Refused::Guest`], [`Refused::TooLarge`],
+    /// [`Refused::Malformed`] also for power levels of the wrong shape, and what
+    /// [`Self::relation_refused`] and [`Self::invite_refused`] say.
     pub fn send(&mut self, mut draft: Draft) -> Result<Rc<Event>, Stop> {
         let before = self.state_at_end()?;
         // Asked before anything is signed, so that what has to be read for it is; said only to those who may send the event at all.
@@ -85,19 +87,19 @@ impl Write<'_> {
             self.check_levels(&pdu, before)?;
         }
         if let Err(reason) = self.check_by_auth_events(&pdu)? {
-            return Err(Error::forbidden(reason).into());
+            return Err(Refused::NotAllowed(reason).into());
         }
         if let Err(reason) = self.check_in_state(&pdu, before)? {
-            return Err(Error::forbidden(reason).into());
+            return Err(Refused::NotAllowed(reason).into());
         }
         // As for a received event: where the room has many ends, the state of a few parents is not all of its state.
         if before != self.state()
             && let Err(reason) = self.check_in_state(&pdu, self.state())?
         {
-            return Err(Error::forbidden(reason).into());
+            return Err(Refused::NotAllowed(reason).into());
         }
-        if let Some(error) = refused {
-            return Err(error.into());
+        if let Some(refused) = refused {
+            return Err(refused.into());
         }
         self.append(pdu, before, Verdict { transaction, ..Verdict::default() })
     }
@@ -107,7 +109,7 @@ impl Write<'_> {
         let create = self.state_get(before, &[(StateEventType::RoomCreate, String::new())])?.first().copied().flatten();
         let create = create.map(|position| self.event(position)).transpose()?;
         let create = create.ok_or_else(|| Error::Internal(format!("{} has no create event", self.room.id)))?;
-        Ok(auth::check_power_levels(create.pdu.clone(), levels, &self.room.rules.authorization).map_err(Error::bad_json)?)
+        Ok(auth::check_power_levels(create.pdu.clone(), levels, &self.room.rules.authorization).map_err(Refused::Malformed)?)
     }
 
     /// What a new event is built on: the newest extremities.
@@ -128,11 +130,11 @@ impl Write<'_> {
         let mut depth = 0;
         for parent in self.parents() {
             depth = depth.max(parent.depth);
-            prev_events.push(self.event(parent.position)?.pdu.reference(rules).map_err(refused)?);
+            prev_events.push(self.event(parent.position)?.pdu.reference(rules).map_err(Refused::from)?);
         }
         let mut auth_events = Vec::new();
         for position in self.auth_positions(&draft, before)? {
-            auth_events.push(self.event(position)?.pdu.reference(rules).map_err(refused)?);
+            auth_events.push(self.event(position)?.pdu.reference(rules).map_err(Refused::from)?);
         }
         let without_id = is_create && rules.authorization.room_create_event_id_as_room_id;
         let new = NewPdu {
@@ -148,26 +150,20 @@ impl Write<'_> {
             redacts: draft.redacts,
             event_localpart: format!("{}-{:08x}", self.next_position(), self.hs.identity.instance),
         };
-        Ok(new.sign(self.hs.server_name(), self.hs.identity.key_pair(), rules).map_err(refused)?)
+        Ok(new.sign(self.hs.server_name(), self.hs.identity.key_pair(), rules).map_err(Refused::from)?)
     }
 
     /// Where the state events stand that authorize an event ("Auth events selection").
     fn auth_positions(&self, draft: &Draft, before: NodeId) -> Result<Vec<crate::position::Position>, Stop> {
         // Only a membership's content says which events it needs.
         let content = match draft.event_type {
-            TimelineEventType::RoomMember => serde_json::value::to_raw_value(&*draft.content).map_err(|error| Error::bad_json(error.to_string()))?,
+            TimelineEventType::RoomMember => {
+                serde_json::value::to_raw_value(&*draft.content).map_err(|error| Refused::Malformed(error.to_string()))?
+            }
             _ => RawValue::from_string("{}".to_owned()).expect("an empty object is JSON"),
         };
         let keys = auth::auth_events_of(&draft.event_type, &draft.sender, draft.state_key.as_deref(), &content, &self.room.rules.authorization)
-            .map_err(Error::bad_json)?;
+            .map_err(Refused::Malformed)?;
         Ok(self.state_get(before, &keys)?.into_iter().flatten().collect())
-    }
-}
-
-/// What a client is told of an event that cannot be built.
-pub(super) fn refused(error: PduError) -> Error {
-    match error {
-        PduError::TooLarge(what) => Error::too_large(format!("{what} is too large")),
-        error => Error::bad_json(error.to_string()),
     }
 }

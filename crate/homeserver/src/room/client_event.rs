@@ -1,9 +1,8 @@
 //! Events as clients see them (Client-Server API, "Room event format"): without what only servers need, with `unsigned`.
 
-use super::{event::Event, read::Portions, rooms::RoomInfo, visibility::Viewer};
+use super::{error::Result, event::Event, read::Portions, rooms::RoomInfo, visibility::Viewer};
 use crate::{
     damaged::{Damaged, LeaveOut},
-    error::Result,
     homeserver::Homeserver,
     position::Position,
     tables::{MembershipKind, Session},

@@ -2,14 +2,13 @@
 
 use super::{
     append::Verdict,
-    build::refused,
+    error::{Error, Refused, Result},
     invitee::Invitee,
     rooms::RoomInfo,
     state_tree::NodeId,
     write::{Stop, Write},
 };
 use crate::{
-    error::{Error, Result},
     homeserver::Homeserver,
     tables::{self, Room, UserSn},
 };
@@ -37,18 +36,15 @@ impl Homeserver {
     /// Makes a room: `fill` adds the events that follow the create event. All of it is one batch.
     ///
     /// # Errors
-    /// 400 M_UNSUPPORTED_ROOM_VERSION; 413 M_TOO_LARGE; whatever `fill` refuses with.
-    pub async fn create_room(
+    /// [`Refused::UnknownVersion`], [`Refused::TooLarge`], and whatever `fill` refuses with.
+    pub async fn create_room<E: From<Error>>(
         &self,
         new: NewRoom,
         generation: u64,
-        mut fill: impl AsyncFnMut(&mut Write<'_>) -> Result<(), Stop>,
-    ) -> Result<Rc<RoomInfo>> {
+        mut fill: impl AsyncFnMut(&mut Write<'_>) -> Result<(), Stop<E>>,
+    ) -> Result<Rc<RoomInfo>, E> {
         let NewRoom { creator, version, content, users, invitees, events } = new;
-        let unsupported = || {
-            let kind = ruma::api::error::ErrorKind::UnsupportedRoomVersion;
-            Error::new(http::StatusCode::BAD_REQUEST, kind, format!("room version {version} is not known here"))
-        };
+        let unsupported = || Error::from(Refused::UnknownVersion(version.clone()));
         let rules = Some(&version).filter(|version| ROOM_VERSIONS.contains(version)).and_then(RoomVersionId::rules).ok_or_else(unsupported)?;
         let room_id = match rules.authorization.room_create_event_id_as_room_id {
             true => None,
@@ -69,7 +65,7 @@ impl Homeserver {
                 redacts: None,
                 event_localpart: event_localpart.clone(),
             };
-            create.sign(self.server_name(), self.identity.key_pair(), &rules).map_err(refused)
+            create.sign(self.server_name(), self.identity.key_pair(), &rules).map_err(|error| Error::from(Refused::from(error)))
         };
         // Since v12: the time is all that tells apart two rooms which somebody makes alike, so it is never given twice.
         let mut create = sign(self.rooms.next_creation(self.host.now()))?;
@@ -78,7 +74,7 @@ impl Homeserver {
         }
         let info = Rc::new(RoomInfo { sn: self.rooms.next_sn(), id: create.room_id.clone(), version, rules });
         self.write_new_room(&info, generation, events, users, invitees, async |write: &mut Write<'_>| {
-            write.begin(create.clone())?;
+            write.begin(create.clone()).map_err(|stop| stop.map(E::from))?;
             fill(write).await
         })
         .await?;
@@ -98,7 +94,7 @@ impl Write<'_> {
         tables::ROOM_SNS.put(self.tx, &room.id, &self.room.sn);
         tables::ROOMS.put(self.tx, &self.room.sn, &room);
         if let Err(reason) = self.check_by_auth_events(&create)? {
-            return Err(Error::bad_json(reason).into());
+            return Err(Refused::Malformed(reason).into());
         }
         self.append(create, NodeId::EMPTY, Verdict::default())?;
         Ok(())

@@ -4,10 +4,9 @@
 //! What is the room's state now stays as it is, also for those who come later: it is how the room works, and a client that is told of no encryption would
 //! not encrypt.
 
-use super::{event::Event, state_tree::NodeId, visibility::Viewer};
+use super::{error::Result, event::Event, state_tree::NodeId, visibility::Viewer};
 use crate::{
     damaged::LeaveOut,
-    error::Result,
     homeserver::Homeserver,
     position::Position,
     tables::{RoomSn, Session},

@@ -2,12 +2,12 @@
 
 use super::{
     build::Draft,
+    error::{Error, Refused, Result},
     rooms::RoomInfo,
     state_tree::NodeId,
     write::{Stop, Write},
 };
 use crate::{
-    error::{Error, Result},
     homeserver::Homeserver,
     locks::LockKey,
     tables::{self, MembershipKind, UserSn},
@@ -28,8 +28,8 @@ const LEAVE_AT_ONCE: usize = 16;
 
 impl Write<'_> {
     /// "Servers MUST only allow guest users to join rooms if the m.room.guest_access state event is present on the room, and has the guest_access value
-    /// can_join." 403 M_GUEST_ACCESS_FORBIDDEN otherwise, whichever way they try to.
-    pub(super) fn guest_refused(&self, draft: &Draft, before: NodeId) -> Result<Option<Error>, Stop> {
+    /// can_join." Refused otherwise, whichever way they try to.
+    pub(super) fn guest_refused(&self, draft: &Draft, before: NodeId) -> Result<Option<Refused>, Stop> {
         let joins = draft.event_type == TimelineEventType::RoomMember && draft.content.get("membership").and_then(|it| it.as_str()) == Some("join");
         if !joins || self.is_new || !self.hs.users.guests.may_be() {
             return Ok(None);
@@ -38,7 +38,7 @@ impl Write<'_> {
         if !self.is_guest(user)? || self.member(user)?.is_some_and(|own| own.kind == MembershipKind::Join) || self.guests_may_join(before)? {
             return Ok(None);
         }
-        Ok(Some(Error::guest_access_forbidden("this room does not let guests in")))
+        Ok(Some(Refused::Guest))
     }
 
     fn guests_may_join(&self, state: NodeId) -> Result<bool, Stop> {
@@ -124,7 +124,7 @@ impl Homeserver {
                 let content: ruma::CanonicalJsonObject = [("membership".to_owned(), CanonicalJsonValue::String("leave".to_owned()))].into();
                 match write.send(Draft::state(id.clone(), StateEventType::RoomMember, id.as_str(), content)) {
                     Ok(_) => {}
-                    Err(Stop::Refused(error @ Error::Matrix(_))) => tracing::debug!("a guest could not leave a room: {error}"),
+                    Err(Stop::Refused(Error::Refused(error))) => tracing::debug!("a guest could not leave a room: {error}"),
                     Err(stop) => return Err(stop),
                 }
             }

@@ -3,14 +3,11 @@
 
 use super::{
     build::Draft,
+    error::{Refused, Result},
     write::{Stop, Write},
 };
-use crate::{
-    error::{Error, Result},
-    homeserver::Homeserver,
-};
-use http::StatusCode;
-use ruma::{CanonicalJsonValue, UserId, api::error::ErrorKind, events::TimelineEventType};
+use crate::homeserver::Homeserver;
+use ruma::{CanonicalJsonValue, UserId, events::TimelineEventType};
 
 /// What becomes of an invitation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,15 +23,12 @@ pub enum Invitee {
 }
 
 impl Invitee {
-    fn refusal(self, user: &UserId) -> Option<Error> {
+    fn refusal(self, user: &UserId) -> Option<Refused> {
         match self {
             Self::Reached => None,
-            Self::WantsNone => Some(Error::new(StatusCode::FORBIDDEN, ErrorKind::InviteBlocked, format!("{user} wants no invitations"))),
-            Self::HasNoAccount => Some(Error::not_found(format!("{user} has no account on this server"))),
-            Self::OutOfReach => {
-                let message = format!("{user} has an account on another server, and this server does not reach other servers yet");
-                Some(Error::forbidden(message))
-            }
+            Self::WantsNone => Some(Refused::InvitesBlocked(user.to_owned())),
+            Self::HasNoAccount => Some(Refused::NoAccount(user.to_owned())),
+            Self::OutOfReach => Some(Refused::OutOfReach(user.to_owned())),
         }
     }
 }
@@ -51,9 +45,9 @@ impl Homeserver {
 }
 
 impl Write<'_> {
-    /// 404 M_NOT_FOUND for who has no account; 403 M_FORBIDDEN for who is of another server; 403 M_INVITE_BLOCKED for who wants no invitations ("Invite
-    /// permission").
-    pub(super) fn invite_refused(&self, draft: &Draft) -> Result<Option<Error>, Stop> {
+    /// Why an invitation is refused ("Invite permission", for one): [`Refused::NoAccount`],
+    /// [`Refused::OutOfReach`], [`Refused::InvitesBlocked`].
+    pub(super) fn invite_refused(&self, draft: &Draft) -> Result<Option<Refused>, Stop> {
         let is_invite = draft.event_type == TimelineEventType::RoomMember
             && draft.content.get("membership").and_then(CanonicalJsonValue::as_str) == Some("invite");
         let Some(user) = draft.state_key.as_deref().filter(|_| is_invite).and_then(|user| UserId::parse(user).ok()) else { return Ok(None) };

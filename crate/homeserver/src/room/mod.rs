@@ -8,6 +8,7 @@ mod build;
 mod client_event;
 mod create;
 mod erased;
+mod error;
 mod event;
 mod guests;
 mod invitee;
@@ -33,6 +34,7 @@ pub use self::{
     build::Draft,
     client_event::Format,
     create::NewRoom,
+    error::{Error, Refused},
     event::Event,
     invitee::Invitee,
     related::{Related, RelatedBy, Wanted},

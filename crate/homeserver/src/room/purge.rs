@@ -2,9 +2,8 @@
 //!
 //! It is known to nobody from one batch on; what it held goes in many, and a crash between them is made up for when the server next clears up.
 
-use super::rooms::RoomInfo;
+use super::{error::Result, rooms::RoomInfo};
 use crate::{
-    error::Result,
     homeserver::Homeserver,
     locks::LockKey,
     tables::{self, MembershipKind, RoomSn, UserSn},

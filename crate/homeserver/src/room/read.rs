@@ -1,13 +1,13 @@
 //! Reads of rooms: from memory where it has them, else from the store, as many at once as are known to be needed.
 
 use super::{
+    error::{Error, Refused, Result},
     event::Event,
     rooms::RoomInfo,
     state_tree::{self, Missing, Node, NodeId, Part},
 };
 use crate::{
     damaged::{Damaged, LeaveOut},
-    error::{Error, Result},
     homeserver::Homeserver,
     host::Host,
     position::Position,
@@ -82,13 +82,13 @@ impl Homeserver {
     /// The head of a room.
     ///
     /// # Errors
-    /// 403 M_FORBIDDEN, as for a room that is not known, when everybody has forgotten the room meanwhile.
+    /// [`Refused::NotInRoom`], as for a room that is not known, when everybody has forgotten the room meanwhile.
     pub async fn room_head(&self, sn: RoomSn) -> Result<Rc<RoomHead>> {
         if let Some(head) = self.rooms.heads.get(&sn) {
             return Ok(head);
         }
         let since = self.rooms.heads.read_since();
-        let head = tables::ROOM_HEADS.get(self.store(), &sn).await?.ok_or_else(|| Error::forbidden("you are not in this room"))?;
+        let head = tables::ROOM_HEADS.get(self.store(), &sn).await?.ok_or(Refused::NotInRoom)?;
         Ok(self.rooms.found_head(since, sn, Rc::new(head)))
     }
 
@@ -230,7 +230,7 @@ impl Homeserver {
         let create = create.ok_or_else(|| Error::Internal(format!("{} has no create event", room.id)))?;
         let levels = self.state_event(room.sn, state, (StateEventType::RoomPowerLevels, String::new())).await?;
         let levels = levels.map(|event| event.pdu.clone());
-        PowerLevels::new(create.pdu.clone(), levels, &room.rules.authorization).map_err(Error::forbidden)
+        PowerLevels::new(create.pdu.clone(), levels, &room.rules.authorization).map_err(|reason| Refused::NotAllowed(reason).into())
     }
 
     /// Asks a question of the tree, again with more nodes as long as some are missing; each time it gets further down.

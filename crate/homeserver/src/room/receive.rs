@@ -2,12 +2,13 @@
 
 use super::{
     append::Verdict,
+    error::Refused,
     event::Event,
     state_tree::NodeId,
     write::{Stop, Write},
 };
-use crate::error::Error;
 use ephapse_events::Pdu;
+use ruma::EventId;
 use std::rc::Rc;
 
 impl Write<'_> {
@@ -15,23 +16,26 @@ impl Write<'_> {
     /// One that is here already stays as it is.
     ///
     /// # Errors
-    /// 400 M_INVALID_PARAM when it is an event of another room.
-    /// 404 M_NOT_FOUND when a parent or auth event is not here: they must be fetched first. 400 M_INVALID_PARAM when the event's id is that of another
-    /// room's event: up to v2 its server gave it the id, and may have given it twice.
+    /// [`Refused::OfRoom`]. [`Refused::MissingEvents`] names all that must be fetched first.
+    /// [`Refused::OfAnotherRoom`]: up to v2 its server gave it the id, and may have given it twice.
     pub fn receive(&mut self, pdu: Pdu) -> Result<Rc<Event>, Stop> {
         if pdu.room_id != self.room.id {
-            return Err(Error::invalid_param(format!("{} is an event of {}", pdu.event_id, pdu.room_id)).into());
+            return Err(Refused::OfRoom(pdu.event_id, pdu.room_id).into());
         }
         if let Some(known) = self.event_by_id(&pdu.event_id)? {
             return Ok(known);
         }
         if self.stands_elsewhere(&pdu.event_id) {
-            return Err(Error::invalid_param(format!("{} is an event of another room", pdu.event_id)).into());
+            return Err(Refused::OfAnotherRoom(pdu.event_id).into());
         }
+        let mut missing = Vec::new();
         for id in pdu.auth_events.iter().chain(&pdu.prev_events) {
-            if self.event_by_id(id)?.is_none() {
-                return Err(Error::not_found(format!("{id}, on which {} stands, is not here", pdu.event_id)).into());
+            if self.event_by_id(id)?.is_none() && !missing.contains(id) {
+                missing.push(id.clone());
             }
+        }
+        if !missing.is_empty() {
+            return Err(Refused::MissingEvents { event: pdu.event_id, missing }.into());
         }
         let before = self.state_after_all(&pdu)?;
         let mut verdict = Verdict::default();
@@ -58,7 +62,7 @@ impl Write<'_> {
     fn state_after_all(&mut self, pdu: &Pdu) -> Result<NodeId, Stop> {
         let mut states = Vec::with_capacity(pdu.prev_events.len());
         for id in &pdu.prev_events {
-            let parent = self.event_by_id(id)?.ok_or_else(|| Error::not_found(format!("{id} is not here")))?;
+            let parent = self.event_by_id(id)?.ok_or_else(|| missing(pdu, id))?;
             states.push(parent.state_after);
         }
         self.resolve(&states)
@@ -68,7 +72,7 @@ impl Write<'_> {
     fn check_in_auth_events(&mut self, pdu: &Pdu) -> Result<Result<(), String>, Stop> {
         let mut entries = Vec::new();
         for id in &pdu.auth_events {
-            let event = self.event_by_id(id)?.ok_or_else(|| Error::not_found(format!("{id} is not here")))?;
+            let event = self.event_by_id(id)?.ok_or_else(|| missing(pdu, id))?;
             entries.extend(event.pdu.key().map(|key| (key, Some(event.position))));
         }
         // Since v12 the create event is no auth event, but implied by the room's id.
@@ -82,4 +86,8 @@ impl Write<'_> {
         let nodes: std::collections::HashMap<_, _> = update.new_nodes.into_iter().collect();
         self.check_in_nodes(pdu, update.root, &nodes)
     }
+}
+
+fn missing(pdu: &Pdu, id: &EventId) -> Refused {
+    Refused::MissingEvents { event: pdu.event_id.clone(), missing: vec![id.to_owned()] }
 }

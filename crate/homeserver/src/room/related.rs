@@ -1,9 +1,8 @@
 //! Events that are asked for by what relates to them (MSC3440, "Fetch all threads in a room"; the specification has left it out since there is a list of
 //! threads, clients of servers without that list use it).
 
-use super::{event::Event, relations::REDACTION, visibility::Viewer};
+use super::{error::Result, event::Event, relations::REDACTION, visibility::Viewer};
 use crate::{
-    error::Result,
     homeserver::Homeserver,
     position::Position,
     tables::{self, Relation, UserSn},

@@ -3,16 +3,15 @@
 
 use super::{
     build::Draft,
+    error::Refused,
     event::Event,
     write::{Stop, Write},
 };
 use crate::{
-    error::Error,
     position::Position,
     tables::{self, IndirectRelation, Relation, UserSn},
 };
-use http::StatusCode;
-use ruma::{CanonicalJsonObject, OwnedEventId, api::error::ErrorKind, events::TimelineEventType};
+use ruma::{CanonicalJsonObject, OwnedEventId, events::TimelineEventType};
 use serde::Deserialize;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
@@ -65,21 +64,21 @@ impl RelatesTo {
 }
 
 impl Write<'_> {
-    /// Why a client may not relate an event as it wants to: 400 M_DUPLICATE_ANNOTATION; 400 M_UNKNOWN for a thread on an event that relates to another one.
-    pub(super) fn relation_refused(&self, draft: &Draft) -> Result<Option<Error>, Stop> {
+    /// Why a client may not relate an event as it wants to: [`Refused::DuplicateAnnotation`],
+    /// [`Refused::ThreadOnRelation`].
+    pub(super) fn relation_refused(&self, draft: &Draft) -> Result<Option<Refused>, Stop> {
         let Some(relates) = RelatesTo::in_object(&draft.content) else { return Ok(None) };
-        let refuse = |kind, message: &str| Ok(Some(Error::new(StatusCode::BAD_REQUEST, kind, message)));
         if relates.rel_type == THREAD
             && let Some(root) = self.event_by_id(&relates.event_id)?
             && RelatesTo::in_json(root.pdu.content.get()).is_some()
         {
-            return refuse(ErrorKind::Unknown, "a thread cannot start on an event that relates to another one");
+            return Ok(Some(Refused::ThreadOnRelation));
         }
         if let Some(fingerprint) = relates.annotation(self.user_sn(&draft.sender)?, &draft.event_type)
             && let Some(before) = self.annotation(&relates.event_id, fingerprint)?
             && self.event(before)?.redacted_by.is_none()
         {
-            return refuse(ErrorKind::DuplicateAnnotation, "you have annotated this event with this already");
+            return Ok(Some(Refused::DuplicateAnnotation));
         }
         Ok(None)
     }

@@ -1,10 +1,11 @@
 //! The state that several states become: `resolve` decides, this brings it what it asks for, and makes a tree of the answer.
 
 use super::{
+    error::Error,
     state_tree::{self, Node, NodeId},
     write::{Need, Stop, Write},
 };
-use crate::{error::Error, position::Position};
+use crate::position::Position;
 use ephapse_events::resolve::{self, Changes, Resolution, Unresolved};
 use ruma::{OwnedEventId, state_res::StateMap};
 use std::{cell::RefCell, collections::HashMap, rc::Rc};

@@ -2,9 +2,8 @@
 //!
 //! A boundary `p` lies between the positions `p` and `p + 1`: reading back from it starts with the event at `p`, reading on with the first after it.
 
-use super::{event::Event, read::Portions, related::Wanted, rooms::RoomInfo, visibility::Viewer};
+use super::{error::Result, event::Event, read::Portions, related::Wanted, rooms::RoomInfo, visibility::Viewer};
 use crate::{
-    error::Result,
     homeserver::Homeserver,
     position::Position,
     tables::{self, RoomSn},

@@ -1,9 +1,8 @@
 //! What a user sees of a timeline, judged at the event by one function, everywhere: by the history's visibility (Client-Server API, "Room History
 //! Visibility"), and nothing of those whom the user ignores ("Ignoring Users"), but for state events, which make the room what it is.
 
-use super::{event::Event, rooms::RoomInfo, state_tree::NodeId};
+use super::{error::Result, event::Event, rooms::RoomInfo, state_tree::NodeId};
 use crate::{
-    error::Result,
     homeserver::Homeserver,
     position::Position,
     tables::{self, Membership, MembershipKind, UserSn},

@@ -5,6 +5,7 @@
 //! staged becomes one batch. The room's lock is held from the first read to the moment the batch is submitted, so nothing it decided on can change under it.
 
 use super::{
+    error::{Error, Refused, Result},
     event::Event,
     invitee::Invitee,
     resolution::Resolutions,
@@ -13,7 +14,6 @@ use super::{
 };
 use crate::{
     damaged::Damaged,
-    error::{Error, Result},
     homeserver::Homeserver,
     locks::LockKey,
     position::Position,
@@ -66,34 +66,53 @@ pub enum Need {
 
 /// Why a decision was not made.
 #[derive(Debug)]
-pub enum Stop {
+pub enum Stop<E = Error> {
     /// More has to be read first.
     Missing(Vec<Need>),
     /// It is long, and goes on where it stopped when others have had their turn.
     Unfinished,
     /// It was, and the answer is no.
-    Refused(Error),
+    Refused(E),
 }
 
-impl From<Error> for Stop {
-    fn from(error: Error) -> Self {
-        Self::Refused(error)
+impl<E> Stop<E> {
+    /// The same with what `say` makes of a refusal.
+    pub fn map<F>(self, say: impl FnOnce(E) -> F) -> Stop<F> {
+        match self {
+            Self::Missing(needs) => Stop::Missing(needs),
+            Self::Unfinished => Stop::Unfinished,
+            Self::Refused(error) => Stop::Refused(say(error)),
+        }
     }
 }
 
-impl From<StoreError> for Stop {
-    fn from(error: StoreError) -> Self {
+// A decision is refused with the room's errors, or with those of who asked, who says them in other words.
+
+impl<E: From<Error>> From<Error> for Stop<E> {
+    fn from(error: Error) -> Self {
         Self::Refused(error.into())
     }
 }
 
-impl From<Missing> for Stop {
+impl<E: From<Error>> From<StoreError> for Stop<E> {
+    fn from(error: StoreError) -> Self {
+        Error::from(error).into()
+    }
+}
+
+impl<E: From<Error>> From<Refused> for Stop<E> {
+    fn from(refused: Refused) -> Self {
+        Error::from(refused).into()
+    }
+}
+
+impl<E> From<Missing> for Stop<E> {
     fn from(Missing(ids): Missing) -> Self {
         Self::Missing(ids.into_iter().map(Need::Node).collect())
     }
 }
 
-impl From<Need> for Stop {
+impl<E> From<Need> for Stop<E> {
     fn from(need: Need) -> Self {
         Self::Missing(vec![need])
     }
@@ -149,7 +168,12 @@ impl Homeserver {
     ///
     /// # Errors
     /// Whatever `decide` refuses with, or why the write was refused at once.
-    pub async fn write_room<T>(&self, room: &Rc<RoomInfo>, generation: u64, decide: impl FnMut(&mut Write<'_>) -> Result<T, Stop>) -> Result<T> {
+    pub async fn write_room<T, E: From<Error>>(
+        &self,
+        room: &Rc<RoomInfo>,
+        generation: u64,
+        decide: impl FnMut(&mut Write<'_>) -> Result<T, Stop<E>>,
+    ) -> Result<T, E> {
         let guard = self.lock(LockKey::Room(room.sn)).await;
         let head = self.room_head(room.sn).await?;
         let (answer, guest_access_changed) = self.decide(room, RoomHead::clone(&head), generation, decide).await?;
@@ -163,15 +187,15 @@ impl Homeserver {
     /// Decides and writes the first events of a room that nobody else knows of yet, about `events` of them, which concern `users` and invite `invitees`.
     /// Many are decided on in turns: others go on between them ([`Write::turn`]), and the room takes its positions some way behind theirs, so that in the
     /// end it is still newer than all they did.
-    pub(super) async fn write_new_room<T>(
+    pub(super) async fn write_new_room<T, E: From<Error>>(
         &self,
         room: &Rc<RoomInfo>,
         generation: u64,
         events: usize,
         users: HashMap<OwnedUserId, UserSn>,
         invitees: HashMap<OwnedUserId, Invitee>,
-        mut decide: impl AsyncFnMut(&mut Write<'_>) -> Result<T, Stop>,
-    ) -> Result<T> {
+        mut decide: impl AsyncFnMut(&mut Write<'_>) -> Result<T, Stop<E>>,
+    ) -> Result<T, E> {
         let is_long = events > turns::STEPS;
         // Two at once would have to know of each other's positions.
         let guard = if is_long { Some(self.lock(LockKey::LongCreation).await) } else { None };
@@ -206,16 +230,16 @@ impl Homeserver {
                 Err(Stop::Unfinished) => self.host.yield_now().await,
             }
         }
-        Err(too_many_rounds(room))
+        Err(too_many_rounds(room).into())
     }
 
-    async fn decide<T>(
+    async fn decide<T, E: From<Error>>(
         &self,
         room: &Rc<RoomInfo>,
         head: RoomHead,
         generation: u64,
-        mut decide: impl FnMut(&mut Write<'_>) -> Result<T, Stop>,
-    ) -> Result<(T, bool)> {
+        mut decide: impl FnMut(&mut Write<'_>) -> Result<T, Stop<E>>,
+    ) -> Result<(T, bool), E> {
         let mut known = Known::default();
         let mut turns = Turns::new(&*self.host);
         let mut rounds = 0;
@@ -243,7 +267,7 @@ impl Homeserver {
                 Err(Stop::Unfinished) => self.host.yield_now().await,
             }
         }
-        Err(too_many_rounds(room))
+        Err(too_many_rounds(room).into())
     }
 
     async fn read_needs(&self, room: &RoomInfo, known: &mut Known, needs: Vec<Need>) -> Result<()> {

@@ -2,12 +2,11 @@
 
 use crate::{
     damaged::LeaveOut,
-    error::Result,
     homeserver::Homeserver,
     rows::Rows,
     tables::{self, Change, UserSn},
 };
-use ephapse_store::Reader;
+use ephapse_store::{Reader, StoreError};
 use ruma::{OwnedUserId, events::ignored_user_list::IgnoredUserListEventContent};
 use serde::Deserialize;
 use std::{collections::BTreeSet, rc::Rc};
@@ -56,7 +55,7 @@ const INVITE_PERMISSION: &str = "m.invite_permission_config";
 
 impl Homeserver {
     /// Whether a user wants no invitations (Invite permission).
-    pub(crate) async fn blocks_invites(&self, user: UserSn) -> Result<bool> {
+    pub(crate) async fn blocks_invites(&self, user: UserSn) -> Result<bool, StoreError> {
         #[derive(Deserialize)]
         struct Content {
             default_action: Option<String>,
@@ -67,7 +66,7 @@ impl Homeserver {
     }
 
     /// Whom a user ignores.
-    pub(crate) async fn ignored_by(&self, user: UserSn) -> Result<Rc<BTreeSet<OwnedUserId>>> {
+    pub(crate) async fn ignored_by(&self, user: UserSn) -> Result<Rc<BTreeSet<OwnedUserId>>, StoreError> {
         if let Some(ignored) = self.sync.ignored.0.get(&user) {
             return Ok(ignored);
         }

@@ -2,7 +2,7 @@
 
 use super::{
     super::{
-        Draft, Event, NodeId, RoomInfo, Stop, Write,
+        Draft, Error, Event, NodeId, RoomInfo, Stop, Write,
         state_tree::{Node, Part},
     },
     support::{TestServer, TestUser},
@@ -132,7 +132,7 @@ impl Forked {
         self.try_receive(pdu).expect("received")
     }
 
-    pub(super) fn try_receive(&self, pdu: Pdu) -> crate::error::Result<Rc<Event>> {
+    pub(super) fn try_receive(&self, pdu: Pdu) -> Result<Rc<Event>, Error> {
         received(&self.server, &self.room, pdu)
     }
 
@@ -231,7 +231,7 @@ pub(super) fn begun(server: &TestServer, version: &RoomVersionId, create: &Pdu) 
     room
 }
 
-pub(super) fn received(server: &TestServer, room: &Rc<RoomInfo>, pdu: Pdu) -> crate::error::Result<Rc<Event>> {
+pub(super) fn received(server: &TestServer, room: &Rc<RoomInfo>, pdu: Pdu) -> Result<Rc<Event>, Error> {
     let (hs, room) = (server.hs.clone(), room.clone());
     server.run(async move { hs.write_room(&room, 0, |write: &mut Write<'_>| write.receive(pdu.clone())).await })
 }

@@ -1,7 +1,7 @@
 //! Forks and late events: what clients and later events see of them.
 
 use super::{
-    super::Draft,
+    super::{Draft, Error, Refused},
     forked::{Forked, events_of, object, public_room, stray_nodes, topic_after, versions},
 };
 use ephapse_events::{Pdu, max_depth};
@@ -181,12 +181,31 @@ fn an_id_is_given_in_one_room_only() {
                 forked.server = forked.server.restart();
             }
             let refused = forked.try_receive(again).expect_err("the id is another event's");
-            assert!(matches!(refused, crate::error::Error::Matrix(_)), "{refused}");
+            assert!(matches!(refused, Error::Refused(Refused::OfAnotherRoom(_))), "{refused}");
             assert_eq!(forked.say("still").pdu.prev_events.len(), 1);
             forked.room = first_room;
             assert_eq!(forked.event(first.pdu.event_id.as_str()).pdu.json, first.pdu.json);
             forked.say("also");
             assert_eq!(forked.seen(), ["also", "here"], "version {version}");
         }
+    }
+}
+
+/// Whoever receives an event has to fetch what it stands on: each answer named one event, and a room with many ends took as many rounds.
+#[test]
+fn all_that_an_event_stands_on_and_is_not_here_is_named_at_once() {
+    for version in versions() {
+        let forked = Forked::new(&version);
+        let end = forked.end();
+        let unseen = [forked.message("one", &end), forked.message("two", &end)];
+        let parents = unseen.iter().map(|event| event.event_id.clone()).collect();
+        let event = Pdu { prev_events: parents, ..forked.message("three", &end) };
+        let refused = forked.try_receive(event.clone()).expect_err("its parents are not here");
+        let Error::Refused(Refused::MissingEvents { event: refused, missing }) = refused else { panic!("version {version}: {refused}") };
+        assert_eq!((refused, &missing), (event.event_id.clone(), &event.prev_events));
+        for parent in unseen {
+            forked.receive(parent);
+        }
+        assert!(forked.receive(event).is_accepted());
     }
 }

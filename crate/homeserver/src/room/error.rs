@@ -1,0 +1,99 @@
+//! Why a room does not do what it is asked for. It knows no HTTP: who asked is told at the edges, a
+//! client by `client/refused.rs`.
+
+use crate::damaged::{Damaged, MayBeDamage};
+use ephapse_events::PduError;
+use ephapse_store::StoreError;
+use ruma::{OwnedEventId, OwnedRoomId, OwnedUserId, RoomVersionId};
+
+/// What a room answers.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// Why a room does not do what it is asked for.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// It must not.
+    #[error(transparent)]
+    Refused(#[from] Refused),
+    /// The store could not do its part.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// Something stored cannot be read; the text is for the log.
+    #[error(transparent)]
+    Damaged(#[from] Damaged),
+    /// An invariant of ours is broken; the text is for the log.
+    #[error("{0}")]
+    Internal(String),
+}
+
+/// What is refused, and why. The texts are for whoever asked.
+#[derive(Debug, thiserror::Error)]
+pub enum Refused {
+    /// By the authorization rules, or by power levels that cannot be read.
+    #[error("{0}")]
+    NotAllowed(String),
+    /// What concerns a room that everybody here has forgotten.
+    #[error("you are not in this room")]
+    NotInRoom,
+    /// A guest's join.
+    #[error("this room does not let guests in")]
+    Guest,
+    /// An invitation of a user who wants none.
+    #[error("{0} wants no invitations")]
+    InvitesBlocked(OwnedUserId),
+    /// An invitation of a user who would be of this server, and is not.
+    #[error("{0} has no account on this server")]
+    NoAccount(OwnedUserId),
+    /// An invitation of a user of another server.
+    #[error("{0} has an account on another server, and this server does not reach other servers yet")]
+    OutOfReach(OwnedUserId),
+    /// An annotation that its sender has made before.
+    #[error("you have annotated this event with this already")]
+    DuplicateAnnotation,
+    /// A thread on an event that relates to another one.
+    #[error("a thread cannot start on an event that relates to another one")]
+    ThreadOnRelation,
+    /// What has not the form of an event.
+    #[error("{0}")]
+    Malformed(String),
+    /// An event, or a field of it.
+    #[error("{0} is too large")]
+    TooLarge(&'static str),
+    /// A new room.
+    #[error("room version {0} is not known here")]
+    UnknownVersion(RoomVersionId),
+    /// An event of another room than it was sent to.
+    #[error("{0} is an event of {1}")]
+    OfRoom(OwnedEventId, OwnedRoomId),
+    /// An event whose id is that of another room's event.
+    #[error("{0} is an event of another room")]
+    OfAnotherRoom(OwnedEventId),
+    /// An event that stands on events which are not here: they must be fetched first.
+    #[error("{event} stands on events that are not here: {}", .missing.iter().map(|id| id.as_str()).collect::<Vec<_>>().join(", "))]
+    MissingEvents {
+        /// The event.
+        event: OwnedEventId,
+        /// Those of its parents and auth events that are not here.
+        missing: Vec<OwnedEventId>,
+    },
+}
+
+/// Why an event cannot be built.
+impl From<PduError> for Refused {
+    fn from(error: PduError) -> Self {
+        match error {
+            PduError::TooLarge(what) => Self::TooLarge(what),
+            error => Self::Malformed(error.to_string()),
+        }
+    }
+}
+
+impl MayBeDamage for Error {
+    fn is_damage(&self) -> bool {
+        match self {
+            Self::Damaged(_) => true,
+            Self::Store(error) => error.is_damage(),
+            Self::Refused(_) | Self::Internal(_) => false,
+        }
+    }
+}
