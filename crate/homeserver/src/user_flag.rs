@@ -5,7 +5,7 @@ use crate::{
     rows::Rows,
     tables::{Table, UserSn},
 };
-use ephapse_store::{Direction, Reader};
+use ephapse_store::{Direction, Reader, StoreError};
 
 /// Bytes of what is known of users.
 const CACHED_BYTES: usize = 256 << 10;

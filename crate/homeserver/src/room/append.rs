@@ -5,7 +5,8 @@ use super::{
     error::{Error, Refused},
     event::Event,
     state_tree::{self, Difference, Node, NodeId},
-    write::{Need, Stop, Write},
+    stop::{Need, Stop},
+    write::Write,
 };
 use crate::{
     position::Position,

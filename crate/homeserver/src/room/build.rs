@@ -5,7 +5,8 @@ use super::{
     error::{Error, Refused},
     event::Event,
     state_tree::NodeId,
-    write::{Stop, Write},
+    stop::Stop,
+    write::Write,
 };
 use crate::tables::Extremity;
 use ephapse_events::{JsonObject, MAX_PREV_EVENTS, NewPdu, Pdu, auth, max_depth};

@@ -6,7 +6,8 @@ use super::{
     invitee::Invitee,
     rooms::RoomInfo,
     state_tree::NodeId,
-    write::{Stop, Write},
+    stop::Stop,
+    write::Write,
 };
 use crate::{
     homeserver::Homeserver,

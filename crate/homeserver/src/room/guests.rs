@@ -5,7 +5,8 @@ use super::{
     error::{Error, Refused, Result},
     rooms::RoomInfo,
     state_tree::NodeId,
-    write::{Stop, Write},
+    stop::Stop,
+    write::Write,
 };
 use crate::{
     homeserver::Homeserver,

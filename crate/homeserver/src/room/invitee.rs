@@ -4,7 +4,8 @@
 use super::{
     build::Draft,
     error::{Refused, Result},
-    write::{Stop, Write},
+    stop::Stop,
+    write::Write,
 };
 use crate::homeserver::Homeserver;
 use ruma::{CanonicalJsonValue, UserId, events::TimelineEventType};

@@ -20,6 +20,7 @@ mod relations;
 mod resolution;
 mod rooms;
 pub mod state_tree;
+mod stop;
 #[cfg(test)]
 mod tests;
 mod timeline;
@@ -40,7 +41,8 @@ pub use self::{
     related::{Related, RelatedBy, Wanted},
     rooms::{RoomInfo, Rooms},
     state_tree::{Node, NodeId},
+    stop::{Need, Stop},
     timeline::{Page, Reading},
     visibility::{Viewer, is_visible},
-    write::{Need, Stop, Write},
+    write::Write,
 };

@@ -1,12 +1,6 @@
 //! Events of other servers: the checks on receipt of a PDU, in the order of the specification (server-server-api, "Checks performed on receipt of a PDU").
 
-use super::{
-    append::Verdict,
-    error::Refused,
-    event::Event,
-    state_tree::NodeId,
-    write::{Stop, Write},
-};
+use super::{append::Verdict, error::Refused, event::Event, state_tree::NodeId, stop::Stop, write::Write};
 use ephapse_events::Pdu;
 use ruma::EventId;
 use std::rc::Rc;

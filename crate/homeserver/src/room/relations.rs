@@ -1,12 +1,7 @@
 //! What relates to what: events are listed under those that they relate to, directly or through others (Client-Server API, "Forming relationships between
 //! events"), and what a client may not relate is refused ("Avoiding duplicate annotations", "Validation of m.thread relationships").
 
-use super::{
-    build::Draft,
-    error::Refused,
-    event::Event,
-    write::{Stop, Write},
-};
+use super::{build::Draft, error::Refused, event::Event, stop::Stop, write::Write};
 use crate::{
     position::Position,
     tables::{self, IndirectRelation, Relation, UserSn},

@@ -3,7 +3,8 @@
 use super::{
     error::Error,
     state_tree::{self, Node, NodeId},
-    write::{Need, Stop, Write},
+    stop::{Need, Stop},
+    write::Write,
 };
 use crate::position::Position;
 use ephapse_events::resolve::{self, Changes, Resolution, Unresolved};
