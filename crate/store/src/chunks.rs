@@ -31,8 +31,8 @@ pub trait Chunks {
     /// Deletes chunks, durably when the future ends. Those that are not there are no error.
     fn delete(&self, ids: Vec<ChunkId>) -> LocalBoxFuture<'static, Result<(), StoreError>>;
 
-    /// Bytes of all chunks: those of [`crate::Stats::bytes_stored`] that are not the map's. Natively
-    /// they are counted behind the opening, before the first write of a chunk.
+    /// Bytes of all chunks: those of [`crate::Stats::bytes_stored`] that are not the map's.
+    /// Natively they are counted behind the opening, before the first write of a chunk.
     fn bytes(&self) -> u64;
 }
 

@@ -6,7 +6,7 @@
 //! step and the seed.
 
 use crate::{Batch, Bytes, ChunkId, CrashPoint, Direction, Fault, Faults, LARGEST_CHUNK, LocalBoxFuture, Op, Store, StoreError};
-use futures_util::FutureExt;
+use futures_util::{FutureExt, future::join};
 use std::{
     cell::Cell,
     collections::{BTreeMap, BTreeSet},
@@ -401,6 +401,15 @@ pub async fn keeps_chunks(storage: &impl Storage) {
     store.chunks().delete(vec![absent.0, chunks[2].0, chunks[6].0]).await.expect("deletes");
     let rest = (all - lengths[2] - lengths[6]) as u64;
     assert_eq!(store.chunks().bytes(), rest);
+    // Two uploads of one file are counted once, and so are two deletions.
+    for _ in 0..2 {
+        let put = || store.chunks().put(absent.0, absent.1.clone());
+        assert_eq!(join(put(), put()).await, (Ok(()), Ok(())));
+        assert_eq!(store.chunks().bytes(), rest + 10, "put twice at once");
+        let delete = || store.chunks().delete(vec![absent.0]);
+        assert_eq!(join(delete(), delete()).await, (Ok(()), Ok(())));
+        assert_eq!(store.chunks().bytes(), rest, "deleted twice at once");
+    }
     store.close().await.expect("closes");
     assert_eq!(store.chunks().put(absent.0, absent.1.clone()).await, Err(StoreError::Closed));
     assert_eq!(store.chunks().read(absent.0, 0..1).await, Err(StoreError::Closed));

@@ -57,6 +57,8 @@ pub(super) struct Inner {
     pub(super) blobs: bool,
     /// Bytes of chunks.
     pub(super) chunk_bytes: Cell<f64>,
+    /// Held by one change of chunks at a time.
+    pub(super) changing_chunks: async_lock::Mutex<()>,
     handles: RefCell<HashMap<u64, Blob>>,
     faults: Faults,
     released: OnRelease,
@@ -79,6 +81,7 @@ impl IndexedDb {
             pending_claim: async_lock::Mutex::new(pending_claim),
             blobs,
             chunk_bytes: Cell::new(chunk_bytes.unwrap_or_default()),
+            changing_chunks: async_lock::Mutex::new(()),
             handles: RefCell::default(),
             faults: options.faults.clone(),
             released: OnRelease::default(),

@@ -15,9 +15,11 @@ use crate::{
     Bytes, ChunkId, Chunks, CrashPoint, LocalBoxFuture, StoreError,
     chunks::{name, part_of, shorter},
 };
+use futures_channel::oneshot;
 use js_sys::{Array, Uint8Array};
 use std::{collections::BTreeMap, ops::Range, rc::Rc};
 use wasm_bindgen::{JsCast, JsValue};
+use wasm_bindgen_futures::spawn_local;
 use web_sys::{Blob, IdbKeyRange, IdbObjectStore};
 
 /// The key of the bytes of all chunks.
@@ -63,9 +65,28 @@ impl Inner {
             requests(&chunks)?;
             put(&chunks, &BYTES.into(), &total.into())
         })?;
-        // At once, for a change that is sent before this one ends.
+        sent.await?;
         self.chunk_bytes.set(total);
-        sent.await.inspect_err(|_| self.chunk_bytes.set(self.chunk_bytes.get() - more))
+        Ok(())
+    }
+
+    /// Runs a change of chunks when those before it have ended: what it writes of their bytes
+    /// stands on what it has read. It has a task of its own, since nobody need poll its caller
+    /// while others wait.
+    fn change_in_turn(
+        self: &Rc<Self>,
+        change: impl AsyncFnOnce(&Rc<Self>) -> Result<(), StoreError> + 'static,
+    ) -> LocalBoxFuture<'static, Result<(), StoreError>> {
+        let (completion, completed) = oneshot::channel();
+        let inner = self.clone();
+        spawn_local(async move {
+            let result = {
+                let _in_turn = inner.changing_chunks.lock().await;
+                change(&inner).await
+            };
+            let _ = completion.send(result);
+        });
+        Box::pin(async { completed.await.unwrap_or(Err(StoreError::Closed)) })
     }
 
     /// Counts the bytes of chunks in a database that an earlier version made.
@@ -161,8 +182,7 @@ impl Inner {
 
 impl Chunks for IndexedDb {
     fn put(&self, id: ChunkId, bytes: Bytes) -> LocalBoxFuture<'static, Result<(), StoreError>> {
-        let inner = self.inner.clone();
-        Box::pin(async move { inner.put_chunk(id, bytes).await })
+        self.inner.change_in_turn(async move |inner| inner.put_chunk(id, bytes).await)
     }
 
     fn read(&self, id: ChunkId, part: Range<u32>) -> LocalBoxFuture<'static, Result<Option<Bytes>, StoreError>> {
@@ -171,8 +191,7 @@ impl Chunks for IndexedDb {
     }
 
     fn delete(&self, ids: Vec<ChunkId>) -> LocalBoxFuture<'static, Result<(), StoreError>> {
-        let inner = self.inner.clone();
-        Box::pin(async move { inner.delete_chunks(ids).await })
+        self.inner.change_in_turn(async move |inner| inner.delete_chunks(ids).await)
     }
 
     fn bytes(&self) -> u64 {

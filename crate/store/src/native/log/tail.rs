@@ -66,7 +66,8 @@ impl Tail<'_> {
     fn later_record(&self) -> Option<u64> {
         let numbers = self.later_numbers();
         let mut budget = BUDGET;
-        // Numbers first, since each byte may begin a record: 12 MiB take 19 ms so, and 41 by headers.
+        // Numbers first, since each byte may begin a record: 12 MiB take 19 ms so, and 41 by
+        // headers.
         let places = (self.end..written(self.content)).zip(self.content.get(self.end + NUMBER..).unwrap_or_default().windows(8));
         for (at, number) in places {
             if !number.first_chunk().is_some_and(|number| numbers.contains(&u64::from_le_bytes(*number))) {
