@@ -1,4 +1,5 @@
 //! The one way to write: [`Homeserver::transaction`] runs a synchronous closure over a [`Tx`], and what the closure staged becomes one batch.
+//! [`Homeserver::write`] is the same for closures that do not refuse.
 //!
 //! Only a [`Tx`] puts into tables, gives positions and numbers, and appends to streams. It exists inside of the closure alone, where nothing can be awaited:
 //! so nothing comes between the last look at memory, the positions that are taken, and the batch that uses them. What memory is to know of a write is handed to
@@ -12,11 +13,8 @@
 //! # use ephapse_homeserver::{Error, Homeserver, Tx, tables};
 //! # async fn erase(hs: &Homeserver, generation: u64) -> Result<(), Error> {
 //! let user = hs.find_user(ruma::user_id!("@alice:example.org")).await?.unwrap_or_default();
-//! let written = hs.transaction(generation, |tx: &mut Tx| {
-//!     tables::ERASED.put(tx, &user, &());
-//!     Ok::<_, Error>(())
-//! })?;
-//! written.durable().await?;
+//! let written = hs.write(generation, |tx: &mut Tx| tables::ERASED.put(tx, &user, &()));
+//! written?.durable().await?;
 //! # Ok(())
 //! # }
 //! ```
@@ -42,11 +40,8 @@
 //! # use ephapse_homeserver::{Error, Homeserver, Tx, tables};
 //! # async fn erase(hs: &Homeserver, generation: u64) -> Result<(), Error> {
 //! let mut kept: Option<&mut Tx> = None;
-//! let written = hs.transaction(generation, |tx: &mut Tx| {
-//!     kept = Some(tx);
-//!     Ok::<_, Error>(())
-//! })?;
-//! written.durable().await?;
+//! let written = hs.write(generation, |tx: &mut Tx| kept = Some(tx));
+//! written?.durable().await?;
 //! # Ok(())
 //! # }
 //! ```
@@ -296,6 +291,11 @@ impl Homeserver {
         Ok(Submitted { value, written: self.commit(tx)? })
     }
 
+    /// As [`Self::transaction`], of what is not refused.
+    pub fn write<T>(&self, generation: u64, fill: impl FnOnce(&mut Tx) -> T) -> Result<Submitted<T>, StoreError> {
+        self.transaction(generation, |tx| Ok(fill(tx)))
+    }
+
     /// As [`Self::transaction`], for the creation of a very large room, which nobody knows of before it is written: others go on while `fill` waits. It takes its
     /// positions `ahead` of the last one given. `None` where others were given as many meanwhile: then nothing is written, and it begins anew further ahead.
     pub(crate) async fn transaction_in_turns<T, E: From<StoreError>>(
@@ -354,10 +354,7 @@ impl Ground for Homeserver {
     }
 
     fn write(&self, generation: u64, fill: &mut dyn FnMut(&mut Tx)) -> Result<Submitted<()>, StoreError> {
-        self.transaction(generation, |tx| {
-            fill(tx);
-            Ok(())
-        })
+        self.write(generation, fill)
     }
 }
 
@@ -373,3 +370,6 @@ pub(crate) fn transaction_in(store: Rc<dyn Store>, refused: Option<StoreError>, 
     tx.undo.clear();
     Ok(Submitted { value: (), written })
 }
+
+#[cfg(test)]
+mod tests;

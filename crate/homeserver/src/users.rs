@@ -108,16 +108,16 @@ impl Homeserver {
         if let Some(sn) = self.find_user(id).await? {
             return Ok(sn);
         }
-        let numbered = self.transaction(generation, |tx| {
+        let numbered = self.write(generation, |tx| {
             // Somebody else may have given it while this read.
             if let Some(sn) = self.users.by_id.get(id) {
-                return Ok(sn);
+                return sn;
             }
             let (sn, id) = (self.users.next(tx), id.to_owned());
             tables::USER_SNS.put(tx, &id, &sn);
             tables::USERS.put(tx, &sn, &id);
             tx.then(move |hs| hs.users.set(&id, sn));
-            Ok::<_, StoreError>(sn)
+            sn
         });
         // Batches are written in order: what uses the number comes after it, and fails with it.
         Ok(numbered?.visible())

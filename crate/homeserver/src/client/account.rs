@@ -13,7 +13,7 @@ use crate::{
     sync::forget_presence,
     tables::{self, Membership, MembershipKind, RoomSn},
 };
-use ephapse_store::{Direction, StoreError};
+use ephapse_store::Direction;
 use ruma::{
     CanonicalJsonValue,
     api::client::account::{ThirdPartyIdRemovalStatus, change_password::v3 as change_password, deactivate::v3 as deactivate, whoami::v3 as whoami},
@@ -42,12 +42,11 @@ pub async fn change_password(call: UserCall, Confirmed(request): Confirmed<chang
         true => Some(devices::departing(hs, session, |device| *device != session.device).await?),
         false => None,
     };
-    let changed = hs.transaction(call.raw.generation, |tx| {
+    let changed = hs.write(call.raw.generation, |tx| {
         tables::ACCOUNTS.put(tx, &session.user, &account);
         if let Some(others) = others {
             others.forget(tx);
         }
-        Ok::<_, StoreError>(())
     });
     changed?.visible();
     Ok(change_password::Response::new())
@@ -88,7 +87,7 @@ async fn end_account(call: &UserCall, erase: bool) -> Result<Vec<RoomSn>> {
     let memberships = tables::MEMBERSHIPS.scan(hs.store(), &session.user, Direction::Forward, usize::MAX).await?;
     let rooms: Vec<RoomSn> = memberships.into_iter().map(|((_, room), _)| room).collect();
     let devices = devices::departing(hs, session, |_| true).await?;
-    let ended = hs.transaction(call.raw.generation, |tx| {
+    let ended = hs.write(call.raw.generation, |tx| {
         let user = session.user;
         tables::ACCOUNTS.put(tx, &user, &account);
         tables::PROFILES.delete_all(tx, &user);
@@ -111,7 +110,6 @@ async fn end_account(call: &UserCall, erase: bool) -> Result<Vec<RoomSn>> {
             }
             tx.then(move |hs| hs.users.erased.set(user, true));
         }
-        Ok::<_, StoreError>(())
     });
     ended?.visible();
     Ok(rooms)

@@ -9,7 +9,7 @@ use crate::{
     locks::LockKey,
     router::UserCall,
     tables::{self, AccountData, Change, Json, RoomSn, UserSn},
-    transaction::{Submitted, Tx},
+    transaction::Tx,
 };
 use async_lock::MutexGuardArc;
 use http::StatusCode;
@@ -176,9 +176,6 @@ fn write(call: &UserCall, room: RoomSn, kind: String, content: &RawValue) -> Res
 }
 
 fn put_own(call: &UserCall, room: RoomSn, kind: String, content: Json) -> Result<()> {
-    let written = call.hs.transaction(call.raw.generation, |tx| {
-        put(tx, call.session.user, room, kind, content);
-        Ok::<_, Error>(())
-    });
-    written.map(Submitted::visible)
+    call.hs.write(call.raw.generation, |tx| put(tx, call.session.user, room, kind, content))?.visible();
+    Ok(())
 }

@@ -63,10 +63,7 @@ pub async fn create(call: UserCall, request: create_alias::v3::Request) -> Resul
         Some(known) if known.room == room.sn && known.creator == call.session.user => return Ok(create_alias::v3::Response::new()),
         Some(_) => return Err(Error::new(StatusCode::CONFLICT, ErrorKind::Unknown, format!("{} is an alias already", request.room_alias))),
     }
-    let made = hs.transaction(call.raw.generation, |tx| {
-        put(tx, &request.room_alias, room.sn, call.session.user);
-        Ok::<_, Error>(())
-    });
+    let made = hs.write(call.raw.generation, |tx| put(tx, &request.room_alias, room.sn, call.session.user));
     made?.visible();
     Ok(create_alias::v3::Response::new())
 }

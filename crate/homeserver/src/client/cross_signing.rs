@@ -19,7 +19,7 @@ use crate::{
     transaction::Tx,
     turns::Turns,
 };
-use ephapse_store::{Direction, StoreError};
+use ephapse_store::Direction;
 use ruma::{
     CanonicalJsonObject, CanonicalJsonValue, OwnedUserId, UserId,
     api::client::keys::{
@@ -78,10 +78,9 @@ pub async fn upload_keys(call: UserCall, Confirmed(request): Confirmed<upload_si
         let is_seen = new.iter().any(|(used_for, key)| *used_for != CrossSigningUse::UserSigning && stored.get(used_for) != Some(key));
         let own = Change::KeySignature { by: session.user, of: session.user };
         let change = if is_seen { hs.device_list_change(session.user).await? } else { own };
-        let replaced = hs.transaction(call.raw.generation, |tx| {
+        let replaced = hs.write(call.raw.generation, |tx| {
             replacement.put(tx, session.user, &new);
             tx.change(change);
-            Ok::<_, StoreError>(())
         });
         replaced?.visible();
         return Ok(upload_signing_keys::Response::new());
@@ -249,14 +248,13 @@ pub async fn upload_signatures(call: UserCall, Own(request): Own<upload_signatur
             changes.push(if of == session.user { hs.device_list_change(of).await? } else { Change::KeySignature { by: session.user, of } });
         }
     }
-    let written = hs.transaction(call.raw.generation, |tx| {
+    let written = hs.write(call.raw.generation, |tx| {
         for (place, signature) in &accepted {
             tables::KEY_SIGNATURES.put(tx, place, signature);
         }
         for change in changes {
             tx.change(change);
         }
-        Ok::<_, StoreError>(())
     });
     written?.visible();
     // ruma's response would leave them out where there are none, and some clients look for them.

@@ -9,10 +9,10 @@ use crate::{
     router::UserCall,
     schema::Identifier,
     tables::{self, Change, Device, Session, UserSn},
-    transaction::{Submitted, Tx},
+    transaction::Tx,
     turns::Turns,
 };
-use ephapse_store::{Direction, StoreError};
+use ephapse_store::Direction;
 use ruma::{
     DeviceId, MilliSecondsSinceUnixEpoch, OwnedDeviceId, UInt,
     api::client::device::{
@@ -84,10 +84,9 @@ pub async fn update(call: UserCall, request: update_device::Request) -> Result<u
     if request.display_name.is_some() && request.display_name != device.display_name {
         device.display_name = request.display_name;
         let change = hs.device_list_change(call.session.user).await?;
-        let renamed = hs.transaction(call.raw.generation, |tx| {
+        let renamed = hs.write(call.raw.generation, |tx| {
             tables::DEVICES.put(tx, &key, &device);
             tx.change(change);
-            Ok::<_, StoreError>(())
         });
         renamed?.visible();
     }
@@ -117,11 +116,8 @@ pub async fn remove(call: &UserCall, which: impl Fn(&OwnedDeviceId) -> bool) -> 
     let hs = &call.hs;
     let _lock = hs.lock(LockKey::Account(call.session.user_id.to_string())).await;
     let departing = departing(hs, &call.session, which).await?;
-    let removed = hs.transaction(call.raw.generation, |tx| {
-        departing.forget(tx);
-        Ok::<_, Error>(())
-    });
-    removed.map(Submitted::visible)
+    hs.write(call.raw.generation, |tx| departing.forget(tx))?.visible();
+    Ok(())
 }
 
 /// Devices that are about to be deleted, with everything that is theirs.
@@ -187,10 +183,7 @@ async fn write_seen(hs: &Homeserver, user_id: String, key: (UserSn, OwnedDeviceI
     let Some(mut device) = tables::DEVICES.get(hs.store(), &key).await? else { return Ok(()) };
     if device.last_seen.saturating_add(SEEN_EVERY.as_millis() as u64) <= now {
         device.last_seen = now;
-        let written = hs.transaction(generation, |tx| {
-            tables::DEVICES.put(tx, &key, &device);
-            Ok::<_, StoreError>(())
-        });
+        let written = hs.write(generation, |tx| tables::DEVICES.put(tx, &key, &device));
         written?.durable().await?;
     }
     Ok(())

@@ -8,7 +8,6 @@ use crate::{
     sync::filter,
     tables,
 };
-use ephapse_store::StoreError;
 use ruma::{
     UserId,
     api::client::filter::{create_filter::v3 as create_filter, get_filter::v3 as get_filter},
@@ -31,10 +30,7 @@ pub async fn create(call: UserCall, request: create_filter::Request) -> Result<c
     let id: String = Sha256::digest(content.as_bytes()).iter().take(12).map(|byte| format!("{byte:02x}")).collect();
     let key = (call.session.user, id.clone());
     if tables::FILTERS.get(call.hs.store(), &key).await?.is_none() {
-        let kept = call.hs.transaction(call.raw.generation, |tx| {
-            tables::FILTERS.put(tx, &key, &tables::Json(content.to_owned()));
-            Ok::<_, StoreError>(())
-        });
+        let kept = call.hs.write(call.raw.generation, |tx| tables::FILTERS.put(tx, &key, &tables::Json(content.to_owned())));
         kept?.visible();
     }
     Ok(create_filter::Response::new(id))

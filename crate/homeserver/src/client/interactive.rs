@@ -11,7 +11,7 @@ use crate::{
     tables::{self, InteractiveSession, Session},
     transaction::Tx,
 };
-use ephapse_store::{Direction, StoreError};
+use ephapse_store::Direction;
 use ruma::api::{
     client::uiaa::{AuthData, AuthFlow, AuthType, UiaaInfo},
     error::{ErrorKind, StandardErrorBody},
@@ -71,10 +71,7 @@ pub async fn require_of(
     };
     let complete = auth.is_some() && is_complete(&session, &flows);
     if named.is_some() {
-        let kept = hs.transaction(raw.generation, |tx| {
-            tables::INTERACTIVE_SESSIONS.put(tx, &id, &session);
-            Ok::<_, StoreError>(())
-        });
+        let kept = hs.write(raw.generation, |tx| tables::INTERACTIVE_SESSIONS.put(tx, &id, &session));
         kept?.visible();
     } else if !complete {
         begin(hs, raw, &id, &session).await?;
@@ -175,10 +172,9 @@ fn new_id(hs: &Homeserver, now: u64) -> String {
 
 async fn begin(hs: &Homeserver, raw: &RawRequest, id: &str, session: &InteractiveSession) -> Result<()> {
     let ended = ended(hs, SWEPT, session.created).await?;
-    let begun = hs.transaction(raw.generation, |tx| {
+    let begun = hs.write(raw.generation, |tx| {
         forget(tx, &ended);
         tables::INTERACTIVE_SESSIONS.put(tx, &id.to_owned(), session);
-        Ok::<_, StoreError>(())
     });
     begun?.visible();
     Ok(())
@@ -202,10 +198,7 @@ impl Homeserver {
             if ended.is_empty() {
                 return Ok(());
             }
-            let forgotten = self.transaction(generation, |tx| {
-                forget(tx, &ended);
-                Ok::<_, StoreError>(())
-            });
+            let forgotten = self.write(generation, |tx| forget(tx, &ended));
             forgotten?.durable().await?;
             self.host.yield_now().await;
         }

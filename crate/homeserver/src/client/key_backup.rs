@@ -7,10 +7,10 @@ use crate::{
     locks::LockKey,
     router::UserCall,
     tables::{self, BackedUpKey, Json, KeyBackup, KeyPart, UserSn},
-    transaction::{Submitted, Tx},
+    transaction::Tx,
     turns::Turns,
 };
-use ephapse_store::{Direction, StoreError};
+use ephapse_store::Direction;
 use http::StatusCode;
 use ruma::{
     OwnedRoomId, UInt,
@@ -221,11 +221,8 @@ fn is_better(new: &BackedUpKey, old: &BackedUpKey) -> bool {
 }
 
 fn written(call: &UserCall, fill: impl FnOnce(&mut Tx)) -> Result<()> {
-    let written = call.hs.transaction(call.raw.generation, |tx| {
-        fill(tx);
-        Ok::<_, StoreError>(())
-    });
-    Ok(written.map(Submitted::visible)?)
+    call.hs.write(call.raw.generation, fill)?.visible();
+    Ok(())
 }
 
 #[derive(Clone)]

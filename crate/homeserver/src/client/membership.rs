@@ -259,12 +259,11 @@ pub async fn forget(call: UserCall, request: forget_room::v3::Request) -> Result
             return Err(Error::new(StatusCode::BAD_REQUEST, ErrorKind::Unknown, "leave the room before you forget it"));
         }
         if !own.forgotten {
-            let forgotten = hs.transaction(call.raw.generation, |tx| {
+            let forgotten = hs.write(call.raw.generation, |tx| {
                 tx.frees_space();
                 tables::MEMBERSHIPS.put(tx, &(user, room.sn), &Membership { forgotten: true, ..own });
                 tables::ROOMS_TO_DELETE.put(tx, &room.sn, &false);
                 tx.change(Change::Forgotten { user, room: room.sn });
-                Ok::<_, Error>(())
             });
             forgotten?.durable().await?;
         }

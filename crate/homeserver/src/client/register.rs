@@ -15,7 +15,6 @@ use crate::{
     tables::{self, Account, PendingRegistration, UserSn},
     transaction::Tx,
 };
-use ephapse_store::StoreError;
 use http::StatusCode;
 use ruma::{
     OwnedDeviceId, OwnedUserId, ServerName, UserId,
@@ -151,10 +150,7 @@ async fn keep(call: &Call, session: &String, mut wanted: PendingRegistration, gi
         wanted.password = Some(password::hash(hs, given).await?);
     }
     if wanted != PendingRegistration::default() {
-        let kept = hs.transaction(call.raw.generation, |tx| {
-            tables::PENDING_REGISTRATIONS.put(tx, session, &wanted);
-            Ok::<_, StoreError>(())
-        });
+        let kept = hs.write(call.raw.generation, |tx| tables::PENDING_REGISTRATIONS.put(tx, session, &wanted));
         kept?.visible();
     }
     Ok(())
@@ -271,7 +267,7 @@ pub async fn create(hs: &Homeserver, generation: u64, account: NewAccount) -> Re
     };
     // Who was a guest may share rooms already.
     let devices = if was_guest { Some(hs.device_list_change(user).await?) } else { None };
-    let made = hs.transaction(generation, |tx| {
+    let made = hs.write(generation, |tx| {
         // Who was a guest has a name already, or none.
         if !was_guest {
             let name = serde_json::to_string(display_name.as_deref().unwrap_or(user_id.localpart())).expect("a string can be written as JSON");
@@ -294,7 +290,6 @@ pub async fn create(hs: &Homeserver, generation: u64, account: NewAccount) -> Re
         if let Some(change) = devices {
             tx.change(change);
         }
-        Ok::<_, StoreError>(())
     });
     made?.visible();
     let (access_token, device_id) = login.map(|login| (login.token, login.session.device)).unzip();

@@ -14,7 +14,7 @@ use crate::{
     tables::{self, Device, Session, UserSn},
     transaction::Tx,
 };
-use ephapse_store::{Direction, StoreError};
+use ephapse_store::Direction;
 use ruma::{
     DeviceId, OwnedDeviceId, OwnedUserId,
     api::client::session::{
@@ -77,12 +77,11 @@ pub async fn log_in(
     }
     let new = NewSession::of(hs, user, user_id, device_id, display_name).await?;
     let change = if new.replaced.is_some() { None } else { Some(hs.device_list_change(user).await?) };
-    let begun = hs.transaction(call.raw.generation, |tx| {
+    let begun = hs.write(call.raw.generation, |tx| {
         new.begin(tx);
         if let Some(change) = change {
             tx.change(change);
         }
-        Ok::<_, StoreError>(())
     });
     begun?.visible();
     let device = new.session.device;

@@ -15,7 +15,7 @@ use crate::{
     transaction::{Submitted, Tx},
     turns::Turns,
 };
-use ephapse_store::{Direction, StoreError};
+use ephapse_store::Direction;
 use ruma::{
     DeviceId, OwnedDeviceId, OwnedUserId, UserId,
     api::client::to_device::send_event_to_device::v3 as send_event_to_device,
@@ -86,13 +86,13 @@ pub async fn send(call: UserCall, request: send_event_to_device::Request) -> Res
     let sender = &call.session.user_id;
     let event_type = request.event_type.to_string();
     loop {
-        let sent = hs.transaction(call.raw.generation, |tx| {
+        let sent = hs.write(call.raw.generation, |tx| {
             let is_current = queues.cleared == hs.streams.cleared();
             if is_current {
                 queues.queues.iter().for_each(|queue| queue.append(hs, tx, sender, &event_type));
                 once.done(&call, tx, None);
             }
-            Ok::<_, StoreError>(is_current)
+            is_current
         });
         if sent?.visible() {
             return Ok(send_event_to_device::Response::new());
@@ -238,10 +238,7 @@ impl Waiting {
 }
 
 fn forget_arrived(hs: &Homeserver, subject: &Subject, last: &StreamEntry, generation: u64) {
-    let acknowledged = hs.transaction(generation, |tx| {
-        subject.ack(tx, DEVICE, last.end);
-        Ok::<_, StoreError>(())
-    });
+    let acknowledged = hs.write(generation, |tx| subject.ack(tx, DEVICE, last.end));
     if let Err(error) = acknowledged.map(Submitted::visible) {
         tracing::debug!("to-device messages stay after their delivery: {error}");
     }

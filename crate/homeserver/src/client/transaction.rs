@@ -13,7 +13,6 @@ use crate::{
     transaction::Tx,
 };
 use async_lock::MutexGuardArc;
-use ephapse_store::StoreError;
 use ruma::OwnedEventId;
 
 /// How long an answer is kept, in ms.
@@ -83,13 +82,12 @@ impl Homeserver {
             if old.is_empty() {
                 return Ok(());
             }
-            let forgotten = self.transaction(generation, |tx| {
+            let forgotten = self.write(generation, |tx| {
                 for (key, ()) in old {
                     tables::TRANSACTIONS_BY_TIME.delete(tx, &key);
                     let (_, user, device, request) = key;
                     tables::TRANSACTIONS.delete(tx, &(user, device, request));
                 }
-                Ok::<_, StoreError>(())
             });
             forgotten?.durable().await?;
             self.host.yield_now().await;

@@ -7,7 +7,7 @@ use crate::{
     tables::{self, FileKey},
 };
 use async_lock::MutexGuardArc;
-use ephapse_store::{ChunkId, Direction, StoreError};
+use ephapse_store::{ChunkId, Direction};
 use std::collections::BTreeSet;
 
 /// Chunks that go at a time.
@@ -49,7 +49,7 @@ impl Homeserver {
             // First, since it makes the room that the batch needs.
             self.delete_unused(key, &ids).await?;
             let is_last = chunks.len() < AT_ONCE;
-            let forgotten = self.transaction(generation, |tx| {
+            let forgotten = self.write(generation, |tx| {
                 tx.frees_space();
                 for id in &ids {
                     tables::CHUNK_USES.delete(tx, &(*id, key.0.clone(), key.1.clone(), key.2.clone()));
@@ -60,7 +60,6 @@ impl Homeserver {
                 if is_last {
                     tables::UPLOADS.delete(tx, key);
                 }
-                Ok::<_, StoreError>(())
             });
             forgotten?.durable().await?;
             if is_last {

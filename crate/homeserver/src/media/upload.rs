@@ -75,13 +75,12 @@ impl Upload {
         let (server, media_id, variant) = self.key.clone();
         for attempt in 1.. {
             // It stands on nothing that was read.
-            let noted = self.hs.transaction(self.hs.store().generation(), |tx| {
+            let noted = self.hs.write(self.hs.store().generation(), |tx| {
                 if number == 0 {
                     tables::UPLOADS.put(tx, &self.key, &());
                 }
                 tables::MEDIA_CHUNKS.put(tx, &(server.clone(), media_id.clone(), variant.clone(), number), &id);
                 tables::CHUNK_USES.put(tx, &(id, server.clone(), media_id.clone(), variant.clone()), &());
-                Ok::<_, StoreError>(())
             });
             match noted?.durable().await {
                 // A write that failed before this one took it along.
@@ -97,10 +96,9 @@ impl Upload {
         if !self.begun.is_empty() {
             self.store_begun().await?;
         }
-        let known = self.hs.transaction(generation, |tx| {
+        let known = self.hs.write(generation, |tx| {
             tables::MEDIA.put(tx, &self.key, &media);
             tables::UPLOADS.delete(tx, &self.key);
-            Ok::<_, StoreError>(())
         });
         Ok(known?.durable().await?)
     }

@@ -16,7 +16,7 @@ use crate::{
     transaction::Submitted,
     turns::Turns,
 };
-use ephapse_store::{Direction, Reader, StoreError};
+use ephapse_store::{Direction, Reader};
 use ruma::{EventId, OwnedEventId, events::TimelineEventType};
 use std::{collections::BTreeMap, ops::Range, rc::Rc};
 
@@ -280,10 +280,7 @@ impl Homeserver {
             unread.counted = to;
         }
         if unwritten >= WRITTEN_AFTER {
-            let written = self.transaction(generation, |tx| {
-                tables::UNREAD.put(tx, &(user, room.sn), &unread);
-                Ok::<_, StoreError>(())
-            });
+            let written = self.write(generation, |tx| tables::UNREAD.put(tx, &(user, room.sn), &unread));
             // Nobody is told of it: if it is refused or lost, it is counted again.
             if written.map(Submitted::visible).is_ok() {
                 unwritten = 0;

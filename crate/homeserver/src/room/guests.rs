@@ -14,7 +14,7 @@ use crate::{
     tables::{self, MembershipKind, UserSn},
     turns::Turns,
 };
-use ephapse_store::{Direction, LocalBoxFuture, StoreError};
+use ephapse_store::{Direction, LocalBoxFuture};
 use ruma::{
     CanonicalJsonValue, OwnedUserId,
     events::{StateEventType, TimelineEventType, room::guest_access::GuestAccess},
@@ -102,10 +102,7 @@ impl Homeserver {
         let _lock = self.lock(LockKey::Room(room.sn)).await;
         // Unless it was changed once more since.
         if tables::GUESTS_TO_LEAVE.get(self.store(), &room.sn).await? == Some(asked) {
-            let done = self.transaction(generation, |tx| {
-                tables::GUESTS_TO_LEAVE.delete(tx, &room.sn);
-                Ok::<_, StoreError>(())
-            });
+            let done = self.write(generation, |tx| tables::GUESTS_TO_LEAVE.delete(tx, &room.sn));
             done?.visible();
         }
         Ok(())

@@ -22,7 +22,7 @@ mod rooms;
 pub mod state_tree;
 mod stop;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod timeline;
 mod visibility;
 mod write;

@@ -9,7 +9,7 @@ use crate::{
     tables::{self, MembershipKind, RoomSn, UserSn},
     transaction::{Submitted, Tx},
 };
-use ephapse_store::{Direction, StoreError};
+use ephapse_store::Direction;
 use std::rc::Rc;
 
 /// How many members or events are looked at, or go in one batch, before others have their turn.
@@ -22,16 +22,13 @@ impl Homeserver {
         let lock = self.lock(LockKey::Room(room.sn)).await;
         let generation = self.fresh_generation();
         if !self.is_forgotten(room.sn).await? {
-            let stays = self.transaction(generation, |tx| {
-                tables::ROOMS_TO_DELETE.delete(tx, &room.sn);
-                Ok::<_, StoreError>(())
-            });
+            let stays = self.write(generation, |tx| tables::ROOMS_TO_DELETE.delete(tx, &room.sn));
             // It is asked again later if this is lost.
             stays.map(Submitted::visible).ok();
             return Ok(());
         }
         let aliases = tables::ROOM_ALIASES.scan(self.store(), &room.sn, Direction::Forward, usize::MAX).await?;
-        let unknown = self.transaction(generation, |tx| {
+        let unknown = self.write(generation, |tx| {
             tx.frees_space();
             for ((_, alias), ()) in &aliases {
                 tables::ALIASES.delete(tx, alias);
@@ -43,7 +40,6 @@ impl Homeserver {
             tables::ROOMS_TO_DELETE.put(tx, &room.sn, &true);
             let forgotten = room.clone();
             tx.then(move |hs| hs.rooms.forget(&forgotten));
-            Ok::<_, StoreError>(())
         });
         unknown?.durable().await?;
         drop(lock);
@@ -133,10 +129,9 @@ impl Homeserver {
 
     /// One of many batches of deletions: then others have their turn.
     async fn purged(&self, generation: u64, delete: impl FnOnce(&mut Tx)) -> Result<()> {
-        let deleted = self.transaction(generation, |tx| {
+        let deleted = self.write(generation, |tx| {
             tx.frees_space();
             delete(tx);
-            Ok::<_, StoreError>(())
         });
         deleted?.durable().await?;
         self.host.yield_now().await;

@@ -2,7 +2,7 @@
 
 #[path = "../../tests/client/support.rs"]
 #[allow(dead_code, clippy::unwrap_used, missing_docs)]
-mod support;
+pub(crate) mod support;
 
 mod auth_rules;
 mod bans;

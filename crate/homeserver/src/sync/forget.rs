@@ -11,7 +11,7 @@ use crate::{
     position::Position,
     tables::{self, Change},
 };
-use ephapse_store::{Direction, StoreError};
+use ephapse_store::Direction;
 use std::collections::BTreeMap;
 
 /// How many changes are kept; syncs do not read more than half of that. Positions have gaps, which do not count.
@@ -75,7 +75,7 @@ impl Homeserver {
             }
             let keys: Vec<Outliving> = outlive.keys().copied().collect();
             let older = tables::OUTLIVING.get_many(self.store(), &keys).await?;
-            let forgotten = self.transaction(generation, |tx| {
+            let forgotten = self.write(generation, |tx| {
                 tx.delete_range(range);
                 for ((key, (position, change)), older) in outlive.into_iter().zip(older) {
                     if let Some(older) = older {
@@ -86,7 +86,6 @@ impl Homeserver {
                 }
                 tables::LISTED_AFTER.put(tx, &(), &end);
                 tx.then(move |hs| hs.sync.listed_after.set(end));
-                Ok::<_, StoreError>(())
             });
             forgotten?.durable().await?;
             self.host.yield_now().await;

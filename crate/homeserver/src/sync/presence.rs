@@ -343,10 +343,7 @@ impl Homeserver {
                 self.tell_presence(&[(session.user, rooms)], false).ok();
             }
             Touched::Offline if self.sync.presence.touch_offline(session.user, now) => {
-                let written = self.transaction(self.store().generation(), |tx| {
-                    tables::LAST_ACTIVE.put(tx, &session.user, &now);
-                    Ok::<_, StoreError>(())
-                });
+                let written = self.write(self.store().generation(), |tx| tables::LAST_ACTIVE.put(tx, &session.user, &now));
                 // Where storage is full memory knows it for a while.
                 written.map(Submitted::visible).ok();
             }
@@ -417,13 +414,12 @@ impl Homeserver {
     /// Where storage is full, they are not told.
     fn tell_presence(&self, users: &[(UserSn, Rc<UserRooms>)], status: bool) -> Result<(), StoreError> {
         let now = self.host.now();
-        let told = self.transaction(self.store().generation(), |tx| {
+        let told = self.write(self.store().generation(), |tx| {
             for (user, _) in users {
                 if let Some(shown) = self.sync.presence.news(*user, now, status) {
                     put_presence(tx, *user, &shown, status);
                 }
             }
-            Ok(())
         });
         told.map(Submitted::visible)
     }

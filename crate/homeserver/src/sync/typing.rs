@@ -85,14 +85,13 @@ impl Homeserver {
     /// `user` types in a room for `duration`, or no more.
     pub(crate) fn set_typing(self: &Rc<Self>, room: RoomSn, user: UserSn, duration: Option<Duration>) -> Result<(), StoreError> {
         let until = duration.map(|duration| self.host.now() + duration.min(LONGEST).as_millis() as u64);
-        let told = self.transaction(self.store().generation(), |tx| {
+        let told = self.write(self.store().generation(), |tx| {
             let before = self.sync.typing.until(room, user);
             if self.sync.typing.set(room, user, until) {
                 let hs = self.clone();
                 tx.undo(move || _ = hs.sync.typing.set(room, user, before));
                 tx.change(self.sync.typing.change(room));
             }
-            Ok::<_, StoreError>(())
         });
         told?.visible();
         if until.is_some() && !self.sync.typing.sweeping.replace(true) {
@@ -102,11 +101,10 @@ impl Homeserver {
     }
 
     fn typing_changed(&self, rooms: impl IntoIterator<Item = RoomSn>) -> Result<(), StoreError> {
-        let told = self.transaction(self.store().generation(), |tx| {
+        let told = self.write(self.store().generation(), |tx| {
             for room in rooms {
                 tx.change(self.sync.typing.change(room));
             }
-            Ok(())
         });
         told.map(Submitted::visible)
     }

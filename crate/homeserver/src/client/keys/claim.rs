@@ -18,7 +18,7 @@ use crate::{
     transaction::Tx,
     turns::Turns,
 };
-use ephapse_store::{Direction, StoreError};
+use ephapse_store::Direction;
 use ruma::{
     OneTimeKeyAlgorithm, OwnedDeviceId, OwnedOneTimeKeyId, OwnedUserId, UserId,
     api::client::keys::claim_keys::v3::{self as claim_keys, OneTimeKeys},
@@ -73,10 +73,7 @@ pub async fn claim_of(hs: &Homeserver, user: &UserId, devices: &BTreeMap<OwnedDe
         }
         given.push(key);
     }
-    let written = hs.transaction(generation, |tx| {
-        given.into_iter().for_each(|key| key.take(tx));
-        Ok::<_, StoreError>(())
-    });
+    let written = hs.write(generation, |tx| given.into_iter().for_each(|key| key.take(tx)));
     written?.visible();
     Ok(claimed)
 }

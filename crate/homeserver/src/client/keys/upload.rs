@@ -15,7 +15,7 @@ use crate::{
     transaction::Tx,
     turns::Turns,
 };
-use ephapse_store::{Direction, StoreError};
+use ephapse_store::Direction;
 use ruma::{
     CanonicalJsonObject, CanonicalJsonValue, OwnedDeviceId, OwnedOneTimeKeyId,
     api::client::keys::upload_keys::v3 as upload_keys,
@@ -53,7 +53,7 @@ pub async fn upload(call: UserCall, request: upload_keys::Request) -> Result<upl
     let one_time = new_one_time_keys(hs, &key, &request.one_time_keys, &mut counts).await?;
     let fallback = new_fallback_keys(hs, &key, &request.fallback_keys, &mut counts).await?;
     let change = if identity.is_some() { Some(hs.device_list_change(session.user).await?) } else { None };
-    let written = hs.transaction(call.raw.generation, |tx| {
+    let written = hs.write(call.raw.generation, |tx| {
         if let Some(identity) = &identity {
             identity.put(tx, &key);
         }
@@ -69,7 +69,6 @@ pub async fn upload(call: UserCall, request: upload_keys::Request) -> Result<upl
         if let Some(change) = change {
             tx.change(change);
         }
-        Ok::<_, StoreError>(())
     });
     written?.visible();
     Ok(upload_keys::Response::new(shown(&counts)))
