@@ -1,4 +1,5 @@
-//! What memory keeps of rows: bounded in bytes, never older than what is stored, and never of another generation of the store.
+//! What memory keeps of rows: bounded in bytes, never older than what is stored, and never of
+//! another generation of the store.
 
 use crate::cache::Cache;
 use ephapse_store::Reader;
@@ -8,7 +9,8 @@ use std::{
     hash::{BuildHasher, BuildHasherDefault, DefaultHasher, Hash},
 };
 
-/// How many changes are told apart while something is read; where there are more, what was read is not kept.
+/// How many changes are told apart while something is read; where there are more, what was read is
+/// not kept.
 const TOLD_APART: u64 = 32;
 
 /// Rows lately used, or what was made of them.
@@ -58,7 +60,7 @@ impl State {
         self.generation.replace(generation) != generation
     }
 
-    /// Whether what was read of a key may be older than what is stored.
+    /// As [`Rows::may_be_old`], by the key's hash.
     fn may_be_old(&self, since: ReadSince, key: u64) -> bool {
         let changes = self.changes.get();
         since.generation != self.reader.generation()
@@ -99,7 +101,16 @@ impl<K: Hash + Eq, V: Clone> Rows<K, V> {
         ReadSince { generation: self.state.reader.generation(), changes: self.state.changes.get() }
     }
 
-    /// Keeps a value that was read and holds `weight` bytes beside itself, unless it changed meanwhile; the newest there is.
+    /// Whether what was read of a key may be older than what is stored.
+    pub(crate) fn may_be_old<Q: Hash + Eq + ?Sized>(&self, since: ReadSince, key: &Q) -> bool
+    where
+        K: Borrow<Q>,
+    {
+        self.state.may_be_old(since, hash(key))
+    }
+
+    /// Keeps a value that was read and holds `weight` bytes beside itself, unless it changed
+    /// meanwhile; the newest there is.
     pub(crate) fn found(&self, since: ReadSince, key: K, value: V, weight: usize) -> V {
         let mut values = self.current();
         if self.state.may_be_old(since, hash(&key)) {
@@ -115,7 +126,8 @@ impl<K: Hash + Eq, V: Clone> Rows<K, V> {
         self.current().insert(key, value, weight);
     }
 
-    /// Changes a value that memory has, to one that holds as many bytes beside itself as `change` says; for the transaction that writes it.
+    /// Changes a value that memory has, to one that holds as many bytes beside itself as `change`
+    /// says; for the transaction that writes it.
     pub(crate) fn change(&self, key: K, change: impl FnOnce(&mut V) -> usize) {
         self.state.change(hash(&key));
         let mut values = self.current();

@@ -1,11 +1,15 @@
-//! The one way to write: [`Homeserver::transaction`] runs a synchronous closure over a [`Tx`], and what the closure staged becomes one batch.
-//! [`Homeserver::write`] is the same for closures that do not refuse.
+//! The one way to write: [`Homeserver::transaction`] runs a synchronous closure over a [`Tx`], and
+//! what the closure staged becomes one batch. [`Homeserver::write`] is the same for closures that
+//! do not refuse.
 //!
-//! Only a [`Tx`] puts into tables, gives positions and numbers, and appends to streams. It exists inside of the closure alone, where nothing can be awaited:
-//! so nothing comes between the last look at memory, the positions that are taken, and the batch that uses them. What memory is to know of a write is handed to
-//! the same [`Tx`]: it is done when the batch was taken, and never when it was refused.
+//! Only a [`Tx`] puts into tables, gives positions and numbers, and appends to streams. It exists
+//! inside of the closure alone, where nothing can be awaited: so nothing comes between the last
+//! look at memory, the positions that are taken, and the batch that uses them. What memory is to
+//! know of a write is handed to the same [`Tx`]: it is done when the batch was taken, and never
+//! when it was refused.
 //!
-//! There are two exceptions, both here: [`write_at_opening`], and [`Homeserver::transaction_in_turns`] for the creation of a very large room.
+//! There are two exceptions, both here: [`write_at_opening`], and
+//! [`Homeserver::transaction_in_turns`] for the creation of a very large room.
 //!
 //! A handler reads first, and then writes what it has gathered:
 //!
@@ -69,8 +73,8 @@ type Undo = Box<dyn FnOnce()>;
 
 /// What one write stages: everything in it is taken together, or none of it.
 ///
-/// It cannot be made, kept or cloned outside of [`Homeserver::transaction`]. When it is dropped before its batch was taken, what it has changed in memory
-/// is undone.
+/// It cannot be made, kept or cloned outside of [`Homeserver::transaction`]. When it is dropped
+/// before its batch was taken, what it has changed in memory is undone.
 pub struct Tx {
     batch: Batch,
     /// The last position given before.
@@ -98,12 +102,14 @@ impl Tx {
         self.batch.delete(key);
     }
 
-    /// Removes the keys of a range, made with [`crate::tables::Table::range`] and [`crate::tables::Table::key`].
+    /// Removes the keys of a range, made with [`crate::tables::Table::range`] and
+    /// [`crate::tables::Table::key`].
     pub(crate) fn delete_range(&mut self, range: Range<Vec<u8>>) {
         self.batch.delete_range(range);
     }
 
-    /// Says that this makes room: where storage is full it is written all the same ([`Batch::set_frees_space`]).
+    /// Says that this makes room: where storage is full it is written all the same
+    /// ([`Batch::set_frees_space`]).
     pub(crate) fn frees_space(&mut self) {
         self.batch.set_frees_space();
     }
@@ -130,12 +136,14 @@ impl Tx {
         self.then.push(Box::new(know));
     }
 
-    /// Takes back what was changed in memory already, should nothing come of this transaction. What was changed last is taken back first.
+    /// Takes back what was changed in memory already, should nothing come of this transaction. What
+    /// was changed last is taken back first.
     pub(crate) fn undo(&mut self, undo: impl FnOnce() + 'static) {
         self.undo.push(Box::new(undo));
     }
 
-    /// As [`Self::undo`], for what this transaction changes many times: `undo` is made the first time, for the thing at an address.
+    /// As [`Self::undo`], for what this transaction changes many times: `undo` is made the first
+    /// time, for the thing at an address.
     pub(crate) fn undo_once<U: FnOnce() + 'static>(&mut self, address: usize, undo: impl FnOnce() -> U) {
         if !self.undone_once.contains(&address) {
             self.undone_once.push(address);
@@ -168,7 +176,8 @@ pub struct Submitted<T> {
 }
 
 impl<T> Submitted<T> {
-    /// What the closure answered. Whoever only answers a request need not wait: no answer leaves before all that was written until then is durable.
+    /// What the closure answered. Whoever only answers a request need not wait: no answer leaves
+    /// before all that was written until then is durable.
     pub fn visible(self) -> T {
         self.value
     }
@@ -279,12 +288,14 @@ pub(crate) async fn write_at_opening(store: &dyn Store, fill: impl FnOnce(&mut T
 }
 
 impl Homeserver {
-    /// Writes what `fill` stages, which stands on what was read since the store's generation was `generation`: take it before the first read. Reads see all of
-    /// it when this returns. Where `fill` refuses, nothing is written, and no position is given.
+    /// Writes what `fill` stages, which stands on what was read since the store's generation was
+    /// `generation`: take it before the first read. Reads see all of it when this returns. Where
+    /// `fill` refuses, nothing is written, and no position is given.
     ///
     /// # Errors
-    /// What `fill` refuses with. [`StoreError::RolledBack`] where what was read is not true any more: read again. Whatever else the store refuses the batch
-    /// with, as where it is full: nothing of it became visible, and whoever wanted it must not answer as if it had been done.
+    /// What `fill` refuses with. [`StoreError::RolledBack`] where what was read is not true any
+    /// more: read again. Whatever else the store refuses the batch with, as where it is full:
+    /// nothing of it became visible, and whoever wanted it must not answer as if it had been done.
     pub fn transaction<T, E: From<StoreError>>(&self, generation: u64, fill: impl FnOnce(&mut Tx) -> Result<T, E>) -> Result<Submitted<T>, E> {
         let mut tx = self.begin(generation, self.positions.given())?;
         let value = fill(&mut tx)?;
@@ -296,8 +307,10 @@ impl Homeserver {
         self.transaction(generation, |tx| Ok(fill(tx)))
     }
 
-    /// As [`Self::transaction`], for the creation of a very large room, which nobody knows of before it is written: others go on while `fill` waits. It takes its
-    /// positions `ahead` of the last one given. `None` where others were given as many meanwhile: then nothing is written, and it begins anew further ahead.
+    /// As [`Self::transaction`], for the creation of a very large room, which nobody knows of
+    /// before it is written: others go on while `fill` waits. It takes its positions `ahead` of the
+    /// last one given. `None` where others were given as many meanwhile: then nothing is written,
+    /// and it begins anew further ahead.
     pub(crate) async fn transaction_in_turns<T, E: From<StoreError>>(
         &self,
         generation: u64,

@@ -104,23 +104,27 @@ impl Homeserver {
 
     /// The number of a user, given now if the user was not known. The number is written before whatever its receiver writes with it.
     pub async fn intern_user(&self, id: &UserId) -> Result<UserSn, StoreError> {
-        let generation = self.store().generation();
-        if let Some(sn) = self.find_user(id).await? {
-            return Ok(sn);
-        }
-        let numbered = self.write(generation, |tx| {
-            // Somebody else may have given it while this read.
-            if let Some(sn) = self.users.by_id.get(id) {
-                return sn;
+        loop {
+            let (generation, since) = (self.store().generation(), self.users.by_id.read_since());
+            if let Some(sn) = self.find_user(id).await? {
+                return Ok(sn);
             }
-            let (sn, id) = (self.users.next(tx), id.to_owned());
-            tables::USER_SNS.put(tx, &id, &sn);
-            tables::USERS.put(tx, &sn, &id);
-            tx.then(move |hs| hs.users.set(&id, sn));
-            sn
-        });
-        // Batches are written in order: what uses the number comes after it, and fails with it.
-        Ok(numbered?.visible())
+            let numbered = self.write(generation, |tx| {
+                // Somebody else may have given one while this read.
+                if self.users.by_id.may_be_old(since, id) {
+                    return None;
+                }
+                let (sn, id) = (self.users.next(tx), id.to_owned());
+                tables::USER_SNS.put(tx, &id, &sn);
+                tables::USERS.put(tx, &sn, &id);
+                tx.then(move |hs| hs.users.set(&id, sn));
+                Some(sn)
+            });
+            // Batches are written in order: what uses the number comes after it, and fails with it.
+            if let Some(sn) = numbered?.visible() {
+                return Ok(sn);
+            }
+        }
     }
 
     /// The id behind a number.
