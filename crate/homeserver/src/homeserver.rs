@@ -391,12 +391,9 @@ impl Homeserver {
         if stored == bytes {
             return Ok(());
         }
-        let written = self.transaction(generation, |tx| {
-            match bytes {
-                Some(bytes) => tables::MAX_UPLOAD.put(tx, &(), &bytes),
-                None => tables::MAX_UPLOAD.delete(tx, &()),
-            }
-            Ok::<_, StoreError>(())
+        let written = self.write(generation, |tx| match bytes {
+            Some(bytes) => tables::MAX_UPLOAD.put(tx, &(), &bytes),
+            None => tables::MAX_UPLOAD.delete(tx, &()),
         });
         written?.durable().await
     }

@@ -26,11 +26,10 @@ impl Homeserver {
 
     /// Deletes a file of which nobody was told.
     pub(super) async fn forget_file(&self, key: &FileKey) -> Result<()> {
-        let begun = self.transaction(self.fresh_generation(), |tx| {
+        let begun = self.write(self.fresh_generation(), |tx| {
             tx.frees_space();
             tables::MEDIA.delete(tx, key);
             tables::UPLOADS.put(tx, key, &());
-            Ok::<_, StoreError>(())
         });
         begun?.durable().await?;
         self.forget_upload(key).await
