@@ -1,4 +1,5 @@
-//! `POST /_matrix/client/v3/createRoom` (Client-Server API, "Creation"): every event of a new room in one batch.
+//! `POST /_matrix/client/v3/createRoom` (Client-Server API, "Creation"): every event of a new room
+//! in one batch.
 
 use super::{aliases, canonical, content, invite_content, member_content, object, part_of_event};
 use crate::{
@@ -171,7 +172,8 @@ pub async fn create_room(call: UserCall, request: Request) -> Result<Response> {
     Ok(Response::new(room.id.clone()))
 }
 
-/// "The server will ensure that events supplied by the client apply": 400 M_INVALID_ROOM_STATE when they do not.
+/// "The server will ensure that events supplied by the client apply": 400 M_INVALID_ROOM_STATE when
+/// they do not.
 fn invalid_room_state(stop: Stop, event_type: &StateEventType) -> Stop<Error> {
     match stop.into() {
         Stop::Refused(Error::Matrix(error))

@@ -1,4 +1,5 @@
-//! Reading a room's history: messages, context, single events (Client-Server API, "Getting events for a room").
+//! Reading a room's history: messages, context, single events (Client-Server API, "Getting events
+//! for a room").
 
 use super::{
     state::{readable, readable_state},
@@ -87,7 +88,8 @@ pub async fn messages(call: UserCall, ReadMessages(request): ReadMessages) -> Re
     }
     Ok(Json::of(&Messages {
         start: hs.token(start),
-        // Also where the filter lets nothing through, or this was the last: a client that finds none takes its page for the whole history.
+        // Also where the filter lets nothing through, or this was the last: a client that finds
+        // none takes its page for the whole history.
         end: (page.read || page.more).then(|| hs.token(page.end)),
         chunk: hs.timeline_events(&room, &page.events, &call.session, Format::Whole, &viewer).await?,
         state: hs.client_events(&room, &members, &call.session, Format::Whole).await?,
@@ -126,7 +128,8 @@ async fn senders(hs: &Homeserver, room: &RoomInfo, state: NodeId, events: &[Rc<E
     Ok(hs.state_get(room.sn, state, &keys).await?.into_iter().flatten().collect())
 }
 
-/// The state that goes with `shown`; of the members only those who sent them, where they are loaded lazily.
+/// The state that goes with `shown`; of the members only those who sent them, where they are loaded
+/// lazily.
 async fn state_for(hs: &Homeserver, room: &RoomInfo, state: NodeId, shown: &[Rc<Event>], lazy: bool) -> Result<Vec<Rc<Event>>> {
     let part = if lazy { Part::WithoutMembers } else { Part::All };
     let mut positions: Vec<Position> = hs.state_entries(room.sn, state, part).await?.into_iter().map(|(_, at)| at).collect();
@@ -151,7 +154,8 @@ fn unseen() -> Error {
 /// An event that the user may see.
 ///
 /// # Errors
-/// 403 M_FORBIDDEN where nothing of the room is theirs to read; else 404 M_NOT_FOUND, whether the event is hidden from them or not there.
+/// 403 M_FORBIDDEN where nothing of the room is theirs to read; else 404 M_NOT_FOUND, whether the
+/// event is hidden from them or not there.
 pub async fn visible_event(hs: &Homeserver, session: &Session, room: &RoomId, id: &EventId) -> Result<(Rc<RoomInfo>, Viewer, Rc<Event>)> {
     let room = hs.room_for(room).await?;
     match seen_event(hs, session, &room, id).await? {
@@ -163,7 +167,8 @@ pub async fn visible_event(hs: &Homeserver, session: &Session, room: &RoomId, id
 /// `GET /rooms/{roomId}/event/{eventId}`
 pub async fn event(call: UserCall, request: get_room_event::v3::Request) -> Result<get_room_event::v3::Response> {
     let hs = &call.hs;
-    // "The event was not found or you do not have permission to read this event": here a stranger to the room is told no more.
+    // "The event was not found or you do not have permission to read this event": here a stranger
+    // to the room is told no more.
     let room = hs.room(&request.room_id).await?.ok_or_else(unseen)?;
     let (viewer, event) = seen_event(hs, &call.session, &room, &request.event_id).await?.ok_or_else(unseen)?;
     let written = hs.timeline_events(&room, std::slice::from_ref(&event), &call.session, Format::Whole, &viewer).await?.pop();

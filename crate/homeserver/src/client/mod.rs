@@ -1,4 +1,5 @@
-//! The Client-Server API: one file for each group of endpoints, named as the specification's chapters.
+//! The Client-Server API: one file for each group of endpoints, named as the specification's
+//! chapters.
 
 mod account;
 mod account_data;
@@ -52,8 +53,8 @@ use crate::{
 use ephapse_events::{JsonObject, MAX_PDU_BYTES};
 use ruma::{CanonicalJsonObject, CanonicalJsonValue, UserId, room_version_rules::RoomVersionRules};
 
-/// Everything of this API that is implemented, and for whom. What is for guests is what the specification lists, and joining by an alias: clients know no
-/// other way to join.
+/// Everything of this API that is implemented, and for whom. What is for guests is what the
+/// specification lists, and joining by an alias: clients know no other way to join.
 pub fn routes(table: &mut Table) {
     table.public(versions::versions).public(versions::well_known);
     table.public(session::login_types).public(session::login).user(session::logout).user(session::logout_all);
@@ -95,11 +96,12 @@ pub fn routes(table: &mut Table) {
     table.user(relations::all).user(relations::by_type).user(relations::by_types);
 }
 
-/// Bytes of an object as a client writes it: of 64 KiB, with every character that is not ASCII escaped.
+/// Bytes of an object as a client writes it: of 64 KiB, with every character that is not ASCII
+/// escaped.
 const LARGEST_OBJECT: usize = 256 << 10;
 
-/// A JSON object of a client as canonical JSON: 400 M_BAD_JSON for what has no canonical form, such as fractions; 413 M_TOO_LARGE for one that would take
-/// long and much memory to read.
+/// A JSON object of a client as canonical JSON: 400 M_BAD_JSON for what has no canonical form, such
+/// as fractions; 413 M_TOO_LARGE for one that would take long and much memory to read.
 fn object(json: &str) -> Result<CanonicalJsonObject> {
     if json.len() > LARGEST_OBJECT {
         return Err(Error::too_large(format!("an object has {LARGEST_OBJECT} bytes at most")));
@@ -107,7 +109,8 @@ fn object(json: &str) -> Result<CanonicalJsonObject> {
     serde_json::from_str(json).map_err(|error| Error::bad_json(format!("not an object of canonical JSON: {error}")))
 }
 
-/// As [`object`], for what becomes part of an event: with the numbers that the room's version allows. `None`: a version that is not known here.
+/// As [`object`], for what becomes part of an event: with the numbers that the room's version
+/// allows. `None`: a version that is not known here.
 fn part_of_event(json: &str, rules: Option<&RoomVersionRules>) -> Result<JsonObject> {
     if json.len() > LARGEST_OBJECT {
         return Err(Error::too_large(format!("an object has {LARGEST_OBJECT} bytes at most")));
@@ -119,7 +122,8 @@ fn part_of_event(json: &str, rules: Option<&RoomVersionRules>) -> Result<JsonObj
     })
 }
 
-/// As [`part_of_event`], for the content: 413 M_TOO_LARGE for what no event can hold, before anything is made of it.
+/// As [`part_of_event`], for the content: 413 M_TOO_LARGE for what no event can hold, before
+/// anything is made of it.
 fn content(json: &str, rules: &RoomVersionRules) -> Result<JsonObject> {
     let content = part_of_event(json, Some(rules))?;
     if content.to_json().expect("canonical JSON can be written").len() > MAX_PDU_BYTES {

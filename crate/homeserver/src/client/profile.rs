@@ -1,4 +1,5 @@
-//! Profiles of this server's users (Client-Server API, Profiles): fields of any name, two of which are shown in every room the user is in.
+//! Profiles of this server's users (Client-Server API, Profiles): fields of any name, two of which
+//! are shown in every room the user is in.
 
 use super::wire::{Json as Answer, Own, SetProfileField};
 use crate::{
@@ -81,7 +82,8 @@ pub async fn delete_field(call: UserCall, request: delete_profile_field::Request
     Ok(delete_profile_field::Response::new())
 }
 
-/// What a member event says of a user of this server: the display name and the avatar, as far as they are set.
+/// What a member event says of a user of this server: the display name and the avatar, as far as
+/// they are set.
 pub async fn shown_in_rooms(hs: &Homeserver, user: UserSn) -> Result<CanonicalJsonObject> {
     let keys = SHOWN.map(|field| (user, field.to_owned()));
     let stored = tables::PROFILES.get_many(hs.store(), &keys).await?;
@@ -117,7 +119,8 @@ async fn write(call: &UserCall, field: String, value: Option<Box<RawValue>>) -> 
     if is_shown { show_in_rooms(call).await } else { Ok(()) }
 }
 
-/// Brings the user's member events up to the profile as it is now. Also rooms are done that an earlier, interrupted change has left out.
+/// Brings the user's member events up to the profile as it is now. Also rooms are done that an
+/// earlier, interrupted change has left out.
 async fn show_in_rooms(call: &UserCall) -> Result<()> {
     let (hs, session) = (&call.hs, &call.session);
     let shown = shown_in_rooms(hs, session.user).await?;

@@ -28,7 +28,8 @@ pub async fn message(call: UserCall, request: send_message_event::v3::Request) -
     send_message(&call, request, Some((&once, transaction))).await
 }
 
-/// `POST /rooms/{roomId}/send/{eventType}`: as clients of before r0 sent it. Sent again, it is another event.
+/// `POST /rooms/{roomId}/send/{eventType}`: as clients of before r0 sent it. Sent again, it is
+/// another event.
 pub async fn message_without_transaction(
     call: UserCall,
     WithoutTransaction(request): WithoutTransaction<send_message_event::v3::Request>,
@@ -100,17 +101,19 @@ fn event_of(answered: crate::tables::Transaction) -> Result<OwnedEventId> {
     answered.event_id.ok_or_else(|| Error::Internal("a send was answered without an event".to_owned()))
 }
 
-/// What a redaction redacts: before v11 this stands beside the content, and signing the event puts it where the room's version wants it.
+/// What a redaction redacts: before v11 this stands beside the content, and signing the event puts
+/// it where the room's version wants it.
 fn take_redacts(content: &mut CanonicalJsonObject) -> Result<OwnedEventId> {
     let redacts = content.remove("redacts").ok_or_else(|| Error::bad_json("a redaction says in `redacts` what it redacts"))?;
     redacts.as_str().and_then(|id| OwnedEventId::try_from(id).ok()).ok_or_else(|| Error::bad_json("`redacts` is no event id"))
 }
 
-/// Members may redact their own events; others', and what this server does not have, only with the level for it. (The auth rules leave this to whoever applies
-/// the redaction.)
+/// Members may redact their own events; others', and what this server does not have, only with the
+/// level for it. (The auth rules leave this to whoever applies the redaction.)
 ///
 /// # Errors
-/// 403 M_FORBIDDEN; 400 M_INVALID_PARAM for another room's event; 404 M_NOT_FOUND for one that the user cannot know of.
+/// 403 M_FORBIDDEN; 400 M_INVALID_PARAM for another room's event; 404 M_NOT_FOUND for one that the
+/// user cannot know of.
 async fn may_redact(call: &UserCall, room: &Rc<RoomInfo>, target: &EventId) -> Result<()> {
     let (hs, user) = (&call.hs, &call.session.user_id);
     joined_room(call, &room.id).await?;

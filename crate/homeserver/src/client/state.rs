@@ -1,4 +1,5 @@
-//! The state of a room (Client-Server API, "Getting events for a room"): as it is now for members, as it was when they left for those who left.
+//! The state of a room (Client-Server API, "Getting events for a room"): as it is now for members,
+//! as it was when they left for those who left.
 
 use super::{
     aliases, content, membership,
@@ -29,7 +30,8 @@ use std::{collections::BTreeMap, rc::Rc};
 const MEMBERS_LISTED: usize = 100_000;
 
 impl Homeserver {
-    /// A room that a client names: 403 M_FORBIDDEN when there is none, as when the user is not in it.
+    /// A room that a client names: 403 M_FORBIDDEN when there is none, as when the user is not in
+    /// it.
     pub async fn room_for(&self, id: &RoomId) -> Result<Rc<RoomInfo>> {
         self.room(id).await?.ok_or_else(|| Error::forbidden("you are not in this room"))
     }
@@ -54,18 +56,21 @@ impl Homeserver {
     }
 }
 
-/// A room and the root of the state that a user may read: the current one for members and where everybody may read, that of the departure for others.
+/// A room and the root of the state that a user may read: the current one for members and where
+/// everybody may read, that of the departure for others.
 pub async fn readable_state(hs: &Homeserver, session: &Session, room_id: &RoomId) -> Result<(Rc<RoomInfo>, NodeId)> {
     let (room, until) = readable(hs, session, room_id).await?;
     let root = match until {
-        // The departure may have come without an event of its own, by a fork that was decided against the user.
+        // The departure may have come without an event of its own, by a fork that was decided
+        // against the user.
         Some(left) => hs.event_at(room.sn, left).await?.room_state,
         None => NodeId(hs.room_head(room.sn).await?.state),
     };
     Ok((room, root))
 }
 
-/// A room that a user may read, and until when: where they left it, unless they are in it or everybody may read it. Who has forgotten it was never in it.
+/// A room that a user may read, and until when: where they left it, unless they are in it or
+/// everybody may read it. Who has forgotten it was never in it.
 pub async fn readable(hs: &Homeserver, session: &Session, room_id: &RoomId) -> Result<(Rc<RoomInfo>, Option<Position>)> {
     let room = hs.room_for(room_id).await?;
     let membership = tables::MEMBERSHIPS.get(hs.store(), &(session.user, room.sn)).await?.filter(|membership| !membership.forgotten);
@@ -101,7 +106,8 @@ pub async fn all(call: UserCall, request: get_state_events::v3::Request) -> Resu
     Ok(get_state_events::v3::Response::new(events))
 }
 
-/// `GET /rooms/{roomId}/state/{eventType}/{stateKey}`: the content, or the event with `?format=event`.
+/// `GET /rooms/{roomId}/state/{eventType}/{stateKey}`: the content, or the event with
+/// `?format=event`.
 pub async fn one(call: UserCall, request: get_state_event_for_key::v3::Request) -> Result<get_state_event_for_key::v3::Response> {
     let hs = &call.hs;
     let (room, root) = readable_state(hs, &call.session, &request.room_id).await?;
@@ -120,8 +126,8 @@ pub async fn one(call: UserCall, request: get_state_event_for_key::v3::Request) 
     Ok(get_state_event_for_key::v3::Response::new(answer))
 }
 
-/// `PUT /rooms/{roomId}/state/{eventType}/{stateKey}`: what its sender has set already is not set again, so that a client may repeat what it did not hear
-/// the answer of.
+/// `PUT /rooms/{roomId}/state/{eventType}/{stateKey}`: what its sender has set already is not set
+/// again, so that a client may repeat what it did not hear the answer of.
 pub async fn put(call: UserCall, request: send_state_event::v3::Request) -> Result<send_state_event::v3::Response> {
     let hs = &call.hs;
     let room = hs.room_for(&request.room_id).await?;
@@ -146,8 +152,9 @@ pub async fn put(call: UserCall, request: send_state_event::v3::Request) -> Resu
     Ok(send_state_event::v3::Response::new(event.pdu.event_id.clone()))
 }
 
-/// The current state event, where the sender of `draft` has said the same in it. Who is not in the room any more has nothing to set: what the rules say of
-/// that is for [`Write::send`], but for one's own membership, which may be the departure.
+/// The current state event, where the sender of `draft` has said the same in it. Who is not in the
+/// room any more has nothing to set: what the rules say of that is for [`Write::send`], but for
+/// one's own membership, which may be the departure.
 pub(super) fn set_already(write: &Write<'_>, draft: &Draft) -> Result<Option<Rc<Event>>, Stop> {
     let place = (draft.event_type.to_string().into(), draft.state_key.clone().unwrap_or_default());
     let Some(position) = write.state_get(write.state(), &[place])?.first().copied().flatten() else { return Ok(None) };
@@ -163,8 +170,8 @@ pub(super) fn set_already(write: &Write<'_>, draft: &Draft) -> Result<Option<Rc<
     Ok(member.is_some_and(|member| member.kind == MembershipKind::Join).then_some(event))
 }
 
-/// `GET /rooms/{roomId}/members`, now or `at` a token; who has left sees those of the departure at the latest, and nobody those of a time whose history is
-/// not theirs to see.
+/// `GET /rooms/{roomId}/members`, now or `at` a token; who has left sees those of the departure at
+/// the latest, and nobody those of a time whose history is not theirs to see.
 pub async fn members(call: UserCall, request: get_member_events::v3::Request) -> Result<get_member_events::v3::Response> {
     let hs = &call.hs;
     let (room, until) = readable(hs, &call.session, &request.room_id).await?;
@@ -195,7 +202,8 @@ pub async fn members(call: UserCall, request: get_member_events::v3::Request) ->
     Ok(get_member_events::v3::Response::new(chunk))
 }
 
-/// `GET /rooms/{roomId}/joined_members`: what is not set is null, which ruma's answer would leave out and some clients look for.
+/// `GET /rooms/{roomId}/joined_members`: what is not set is null, which ruma's answer would leave
+/// out and some clients look for.
 pub async fn joined_members(call: UserCall, Own(request): Own<joined_members::v3::Request>) -> Result<Json> {
     let hs = &call.hs;
     let room = hs.room_for(&request.room_id).await?;

@@ -1,4 +1,5 @@
-//! Whom a user ignores (Client-Server API, Ignoring Users), and whether invitations are wanted at all (Invite permission).
+//! Whom a user ignores (Client-Server API, Ignoring Users), and whether invitations are wanted at
+//! all (Invite permission).
 
 use crate::{
     damaged::LeaveOut,
@@ -74,7 +75,8 @@ impl Homeserver {
         let stored = tables::ACCOUNT_DATA.get(self.store(), &(user, 0, IGNORED_USERS.to_owned())).await.leave_out()?.flatten();
         let stored = stored.and_then(|data| serde_json::from_str::<IgnoredUserListEventContent>(&data.content.0).ok());
         let mut ignored: BTreeSet<OwnedUserId> = stored.map(|content| content.ignored_users.into_keys().collect()).unwrap_or_default();
-        // Nobody is deaf to themselves: their own messages and receipts come back to all their devices.
+        // Nobody is deaf to themselves: their own messages and receipts come back to all their
+        // devices.
         if !ignored.is_empty() {
             ignored.remove(&self.user_id(user).await?);
         }
