@@ -92,9 +92,9 @@ export interface StreamStatus {
   length: number;
   bytes: number;
   /** What was ever given up, because it could not be processed. */
-  parked: number;
+  deadLetters: number;
   /** The newest of that, oldest first: at most 100. */
-  parkedEntries: {
+  newestDeadLetters: {
     subject: string;
     consumer: string;
     /** Its number in its queue. */
@@ -103,7 +103,7 @@ export interface StreamStatus {
     lastError: string;
     /** When it was appended and given up, in milliseconds since 1970. */
     appended: number;
-    parked: number;
+    givenUp: number;
   }[];
   /** What reached a limit before it was passed on. */
   dropped: number;

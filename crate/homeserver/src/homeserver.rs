@@ -14,7 +14,7 @@ use crate::{
     position::{Position, Positions, Token},
     request_log::RequestLog,
     room::Rooms,
-    router::{Entrance, LARGEST_OF_STRANGERS, Once, Router},
+    router::{Entrance, MAX_ANONYMOUS_BODY, Once, Router},
     stream::{Stream, StreamStatus, Streams},
     sync::Syncing,
     tables::{self, FORMAT},
@@ -139,18 +139,18 @@ impl Homeserver {
             None => write_at_opening(&*store, |tx| tables::STORED_FORMAT.put(tx, &(), &FORMAT)).await?,
         }
         // Side by side: after a cold start each of them waits for a page or two.
-        let (identity, newest, listed_after, max_upload, newest_user, newest_room, streams) = try_join!(
+        let (identity, newest, changes_floor, max_upload, newest_user, newest_room, streams) = try_join!(
             Identity::open(&store, &*host, config.server_name.as_deref()).err_into(),
             tables::NEWEST_POSITION.get(&reader, &()).err_into(),
-            tables::LISTED_AFTER.get(&reader, &()).err_into(),
+            tables::CHANGES_FLOOR.get(&reader, &()).err_into(),
             async { Ok(tables::MAX_UPLOAD.get(&reader, &()).await.leave_out()?.flatten()) },
             Users::newest_stored(&reader).err_into(),
             Rooms::newest_stored(&reader).err_into(),
             Streams::open(&reader, STREAMS, host.now()).err_into::<OpenError>(),
         )?;
-        let (newest, listed_after) = (newest.unwrap_or_default(), listed_after.unwrap_or_default());
+        let (newest, changes_floor) = (newest.unwrap_or_default(), changes_floor.unwrap_or_default());
         let (users, rooms) = (Users::new(newest_user, &reader), Rooms::new(newest_room, &reader));
-        let sync = Syncing::new(listed_after, &reader);
+        let sync = Syncing::new(changes_floor, &reader);
         let hs = Rc::new(Self {
             generation: Cell::new(reader.generation()),
             reader,
@@ -241,7 +241,7 @@ impl Homeserver {
             // "Content in a GET or HEAD request has no generally defined semantics" (RFC 9110, 9.3), and no endpoint gives it any.
             _ if reads_only(&parts.method) => Bytes::new(),
             // No endpoint's bound is less.
-            Body::Whole(bytes) if bytes.len() <= LARGEST_OF_STRANGERS.min(self.config.largest_body) => bytes,
+            Body::Whole(bytes) if bytes.len() <= MAX_ANONYMOUS_BODY.min(self.config.largest_body) => bytes,
             body => {
                 let generation = self.fresh_generation();
                 let limit = match self.router.admit(self, &parts, log).await {

@@ -1,6 +1,6 @@
 //! Wakes the long polls that wait for something to happen.
 
-use crate::tables::{Change, UserSn};
+use crate::tables::{Change, UserNid};
 use event_listener::{Event, EventListener};
 use ruma::DeviceId;
 use std::{
@@ -53,7 +53,7 @@ impl Notify {
     }
 
     /// Wakes those who wait for what concerns a device: its session may have ended.
-    pub fn wake_device(&self, user: UserSn, device: &DeviceId) {
+    pub fn wake_device(&self, user: UserNid, device: &DeviceId) {
         self.changed(&[Change::ToDevice { user, device: device.to_owned() }]);
     }
 

@@ -30,10 +30,10 @@ use sha2::{Digest, Sha256};
 use std::{borrow::Cow, collections::HashMap, future::Future, rc::Rc};
 
 /// Bytes that a body may have where anybody may send it: what logs in or registers is small.
-pub const LARGEST_OF_STRANGERS: usize = 64 << 10;
+pub const MAX_ANONYMOUS_BODY: usize = 64 << 10;
 
 /// Bytes that the body of a logged-in user may have, but for endpoints that say otherwise: an event of 64 KiB with all that is not ASCII escaped.
-const LARGEST_OF_USERS: usize = 256 << 10;
+const MAX_USER_BODY: usize = 256 << 10;
 
 /// Values and names that a larger body may have where each of them is made into something: more would take longer than others can wait.
 const MOST_PARTS: usize = 1 << 16;
@@ -86,17 +86,17 @@ pub struct RawRequest {
 
 type Answer = LocalBoxFuture<'static, Result<Response<Vec<u8>>>>;
 
-type Handler = Rc<dyn Fn(Asked) -> Result<Answer>>;
+type Handler = Rc<dyn Fn(Incoming) -> Result<Answer>>;
 
 /// The answer of a [`OnceHandler`].
 type OnceAnswer = LocalBoxFuture<'static, Result<Response<Body>>>;
 
 /// A handler that takes the request's body as it comes, which can be read once; so the handler runs once.
-type OnceHandler = Rc<dyn Fn(Asked, Body) -> Result<OnceAnswer>>;
+type OnceHandler = Rc<dyn Fn(Incoming, Body) -> Result<OnceAnswer>>;
 
 /// A request on its way into its handler. What is done with it for every endpoint alike is done here and not in [`Table`]'s generic functions, which a
 /// browser downloads and compiles once for each endpoint.
-struct Asked {
+struct Incoming {
     hs: Rc<Homeserver>,
     /// Who asks and with which token, where the endpoint is for logged-in users.
     user: Option<(Session, [u8; 32])>,
@@ -106,7 +106,7 @@ struct Asked {
     generation: u64,
 }
 
-impl Asked {
+impl Incoming {
     #[inline(never)]
     fn call(self) -> Call {
         Call { hs: self.hs, raw: raw(self.request, self.generation) }
@@ -205,7 +205,7 @@ impl Bound {
 
     /// Refuses what would take long to parse.
     fn check_parts(self, body: &[u8]) -> Result<()> {
-        if matches!(self, Self::Parts) && body.len() > LARGEST_OF_USERS && parts(body) > MOST_PARTS {
+        if matches!(self, Self::Parts) && body.len() > MAX_USER_BODY && parts(body) > MOST_PARTS {
             return Err(Error::too_large(format!("a body has {MOST_PARTS} values and names at most")));
         }
         Ok(())
@@ -281,7 +281,7 @@ impl Router {
             client::seen(&hs, session);
         }
         endpoint.bound.check_parts(request.body())?;
-        (endpoint.handler)(Asked { hs, user, request, arguments, generation })?.await
+        (endpoint.handler)(Incoming { hs, user, request, arguments, generation })?.await
     }
 
     /// Refuses what can be refused before the body is read: no such endpoint, no valid access token, a guest's token. The token is looked at again when the
@@ -324,8 +324,8 @@ impl Once {
             log.by(&session.user_id);
         }
         let (parts, body) = request.into_parts();
-        let asked = Asked { hs, user, request: Request::from_parts(parts, Bytes::new()), arguments: self.arguments, generation };
-        (self.endpoint.handler)(asked, body)?.await
+        let incoming = Incoming { hs, user, request: Request::from_parts(parts, Bytes::new()), arguments: self.arguments, generation };
+        (self.endpoint.handler)(incoming, body)?.await
     }
 }
 
@@ -357,11 +357,11 @@ impl Table {
         F: Fn(Call, R) -> A + 'static,
         A: Future<Output = Result<R::OutgoingResponse>> + 'static,
     {
-        let handler = move |asked: Asked| {
-            let parsed = parse::<R>(&asked)?;
-            Ok(answer::<R>(handler(asked.call(), parsed)))
+        let handler = move |incoming: Incoming| {
+            let parsed = parse::<R>(&incoming)?;
+            Ok(answer::<R>(handler(incoming.call(), parsed)))
         };
-        let endpoint = Endpoint { path: "", handler: Rc::new(handler), callers: Callers::All, bound: Bound::Bytes(LARGEST_OF_STRANGERS) };
+        let endpoint = Endpoint { path: "", handler: Rc::new(handler), callers: Callers::All, bound: Bound::Bytes(MAX_ANONYMOUS_BODY) };
         self.add(R::METHOD, &mut R::PATH_BUILDER.all_paths(), endpoint)
     }
 
@@ -372,7 +372,7 @@ impl Table {
         F: Fn(UserCall, R) -> A + 'static,
         A: Future<Output = Result<R::OutgoingResponse>> + 'static,
     {
-        self.logged_in(handler, Callers::Users, Bound::Bytes(LARGEST_OF_USERS))
+        self.logged_in(handler, Callers::Users, Bound::Bytes(MAX_USER_BODY))
     }
 
     /// As [`Self::user`], for bodies as large as any may be that are mostly kept as they came.
@@ -402,7 +402,7 @@ impl Table {
         F: Fn(UserCall, R) -> A + 'static,
         A: Future<Output = Result<R::OutgoingResponse>> + 'static,
     {
-        self.logged_in(handler, Callers::UsersAndGuests, Bound::Bytes(LARGEST_OF_USERS))
+        self.logged_in(handler, Callers::UsersAndGuests, Bound::Bytes(MAX_USER_BODY))
     }
 
     /// As [`Self::many`], for guests too.
@@ -441,9 +441,9 @@ impl Table {
         F: Fn(UserCall, R, Body) -> A + 'static,
         A: Future<Output = Result<Response<Body>>> + 'static,
     {
-        let handler = move |asked: Asked, body: Body| -> Result<OnceAnswer> {
-            let parsed = parse::<R>(&asked)?;
-            Ok(Box::pin(handler(asked.user_call()?, parsed, body)))
+        let handler = move |incoming: Incoming, body: Body| -> Result<OnceAnswer> {
+            let parsed = parse::<R>(&incoming)?;
+            Ok(Box::pin(handler(incoming.user_call()?, parsed, body)))
         };
         let handler: OnceHandler = Rc::new(handler);
         for path in R::PATH_BUILDER.all_paths() {
@@ -459,9 +459,9 @@ impl Table {
         F: Fn(UserCall, R) -> A + 'static,
         A: Future<Output = Result<R::OutgoingResponse>> + 'static,
     {
-        let handler = move |asked: Asked| match parse::<R>(&asked) {
-            Ok(parsed) => Ok(answer::<R>(handler(asked.user_call()?, parsed))),
-            Err(error) => Ok(asked.refused(error)),
+        let handler = move |incoming: Incoming| match parse::<R>(&incoming) {
+            Ok(parsed) => Ok(answer::<R>(handler(incoming.user_call()?, parsed))),
+            Err(error) => Ok(incoming.refused(error)),
         };
         self.add(R::METHOD, &mut R::PATH_BUILDER.all_paths(), Endpoint { path: "", handler: Rc::new(handler), callers, bound })
     }
@@ -554,9 +554,9 @@ async fn authenticate(hs: &Homeserver, callers: Callers, headers: &HeaderMap, ur
     Ok(Some((session, token)))
 }
 
-fn parse<R: IncomingRequest>(asked: &Asked) -> Result<R> {
-    let (request, arguments) = asked.parseable()?;
-    R::try_from_http_request(request, &arguments).map_err(|error| parse_error(error, asked.body()))
+fn parse<R: IncomingRequest>(incoming: &Incoming) -> Result<R> {
+    let (request, arguments) = incoming.parseable()?;
+    R::try_from_http_request(request, &arguments).map_err(|error| parse_error(error, incoming.body()))
 }
 
 #[inline(never)]

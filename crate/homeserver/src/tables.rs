@@ -1,6 +1,6 @@
 //! Every table: its prefix, key and value. The one place that says what is on disk.
 //!
-//! Rooms and users are interned to small integers (`RoomSn`, `UserSn`), so that keys are short and neighbours in time are neighbours on disk.
+//! Rooms and users are interned to small integers (`RoomNid`, `UserNid`), so that keys are short and neighbours in time are neighbours on disk.
 //! A prefix is never used again for another meaning; [`FORMAT`] grows when the meaning of what is stored changes.
 
 mod key;
@@ -19,9 +19,9 @@ use crate::position::Position;
 use ruma::{OwnedDeviceId, OwnedEventId, OwnedRoomAliasId, OwnedRoomId, OwnedServerName, OwnedUserId};
 
 /// A room's number on this server.
-pub type RoomSn = u32;
+pub type RoomNid = u32;
 /// A user's number on this server.
-pub type UserSn = u32;
+pub type UserNid = u32;
 /// A file: `(server name, media id, variant)`; the variant of what was uploaded is empty.
 pub type FileKey = (OwnedServerName, String, String);
 
@@ -34,83 +34,83 @@ pub const STORED_FORMAT: Table<(), u32> = Table::new(0x00, "format");
 pub const IDENTITY: Table<(), StoredIdentity> = Table::new(0x01, "identity");
 /// The newest position given; in every batch that gives one.
 pub const NEWEST_POSITION: Table<(), Position> = Table::new(0x02, "newest position");
-/// What changed at a position: incremental sync reads from here. Up to [`LISTED_AFTER`] only what outlives the list.
+/// What changed at a position: incremental sync reads from here. Up to [`CHANGES_FLOOR`] only what outlives the list.
 pub const CHANGES: Table<Position, Change> = Table::new(0x03, "changes");
 /// Behind which position every change is listed.
-pub const LISTED_AFTER: Table<(), Position> = Table::new(0x04, "listed after");
+pub const CHANGES_FLOOR: Table<(), Position> = Table::new(0x04, "changes floor");
 /// Where the changes are that outlive the list: `(kind, user or room, other user)`.
-pub const OUTLIVING: Table<(u8, u32, u32), Position> = Table::new(0x05, "outliving changes");
+pub const RETAINED_CHANGES: Table<(u8, u32, u32), Position> = Table::new(0x05, "retained changes");
 /// Bytes that an uploaded file may have, where the site that the server lives in has said so.
 pub const MAX_UPLOAD: Table<(), u64> = Table::new(0x06, "largest upload");
 
 /// Room ids to numbers.
-pub const ROOM_SNS: Table<OwnedRoomId, RoomSn> = Table::new(0x10, "room numbers");
+pub const ROOM_NIDS: Table<OwnedRoomId, RoomNid> = Table::new(0x10, "room numbers");
 /// Rooms by number.
-pub const ROOMS: Table<RoomSn, Room> = Table::new(0x11, "rooms");
+pub const ROOMS: Table<RoomNid, Room> = Table::new(0x11, "rooms");
 /// User ids to numbers.
-pub const USER_SNS: Table<OwnedUserId, UserSn> = Table::new(0x12, "user numbers");
+pub const USER_NIDS: Table<OwnedUserId, UserNid> = Table::new(0x12, "user numbers");
 /// Users by number.
-pub const USERS: Table<UserSn, OwnedUserId> = Table::new(0x13, "users");
+pub const USERS: Table<UserNid, OwnedUserId> = Table::new(0x13, "users");
 
 /// Extremities, state, newest positions and counts of a room: what a send reads and writes.
-pub const ROOM_HEADS: Table<RoomSn, RoomHead> = Table::new(0x20, "room heads");
+pub const ROOM_HEADS: Table<RoomNid, RoomHead> = Table::new(0x20, "room heads");
 /// Events in the order of their arrival.
-pub const EVENTS: Table<(RoomSn, Position), EventRecord> = Table::new(0x21, "events");
+pub const EVENTS: Table<(RoomNid, Position), EventRecord> = Table::new(0x21, "events");
 /// Where an event is.
-pub const EVENT_IDS: Table<OwnedEventId, (RoomSn, Position)> = Table::new(0x22, "event ids");
+pub const EVENT_IDS: Table<OwnedEventId, (RoomNid, Position)> = Table::new(0x22, "event ids");
 /// The nodes of the rooms' state trees, by the hash of their content.
-pub const STATE_NODES: Table<(RoomSn, [u8; 16]), RawBytes> = Table::new(0x23, "state nodes");
+pub const STATE_NODES: Table<(RoomNid, [u8; 16]), RawBytes> = Table::new(0x23, "state nodes");
 /// Children of an event, by the parent's id: `(room, parent, child)`.
-pub const RELATIONS: Table<(RoomSn, OwnedEventId, Position), Relation> = Table::new(0x24, "relations");
+pub const RELATIONS: Table<(RoomNid, OwnedEventId, Position), Relation> = Table::new(0x24, "relations");
 /// Events that relate to an event through others, by the id of the event at the other end: `(room, event, descendant)`.
-pub const INDIRECT_RELATIONS: Table<(RoomSn, OwnedEventId, Position), IndirectRelation> = Table::new(0x2d, "indirect relations");
+pub const INDIRECT_RELATIONS: Table<(RoomNid, OwnedEventId, Position), IndirectRelation> = Table::new(0x2d, "indirect relations");
 /// The newest annotation of each kind: `(room, parent, fingerprint of sender, type and key)`.
-pub const ANNOTATIONS: Table<(RoomSn, OwnedEventId, [u8; 16]), Position> = Table::new(0x2e, "annotations");
+pub const ANNOTATIONS: Table<(RoomNid, OwnedEventId, [u8; 16]), Position> = Table::new(0x2e, "annotations");
 /// Redactions of events that are not here: `(room, event, sender)`, the newest of each sender.
-pub const WAITING_REDACTIONS: Table<(RoomSn, OwnedEventId, UserSn), Position> = Table::new(0x2f, "waiting redactions");
+pub const WAITING_REDACTIONS: Table<(RoomNid, OwnedEventId, UserNid), Position> = Table::new(0x2f, "waiting redactions");
 /// State events by the events that allowed them: `(room, auth event, state event)`.
-pub const CITING: Table<(RoomSn, Position, Position), ()> = Table::new(0x2b, "citing");
+pub const AUTH_EDGES: Table<(RoomNid, Position, Position), ()> = Table::new(0x2b, "auth edges");
 /// A user's rooms.
-pub const MEMBERSHIPS: Table<(UserSn, RoomSn), Membership> = Table::new(0x25, "memberships");
+pub const MEMBERSHIPS: Table<(UserNid, RoomNid), Membership> = Table::new(0x25, "memberships");
 /// A room's members in its current state, by membership (`MembershipKind as u8`).
-pub const MEMBERS: Table<(RoomSn, u8, UserSn), Position> = Table::new(0x26, "members");
+pub const MEMBERS: Table<(RoomNid, u8, UserNid), Position> = Table::new(0x26, "members");
 /// Aliases of this server.
 pub const ALIASES: Table<OwnedRoomAliasId, Alias> = Table::new(0x27, "aliases");
 /// A room's aliases on this server.
-pub const ROOM_ALIASES: Table<(RoomSn, OwnedRoomAliasId), ()> = Table::new(0x28, "room aliases");
+pub const ROOM_ALIASES: Table<(RoomNid, OwnedRoomAliasId), ()> = Table::new(0x28, "room aliases");
 /// How far each user has read, for each kind and thread.
-pub const RECEIPTS: Table<(RoomSn, UserSn, ReceiptKind), StoredReceipt> = Table::new(0x29, "receipts");
+pub const RECEIPTS: Table<(RoomNid, UserNid, ReceiptKind), StoredReceipt> = Table::new(0x29, "receipts");
 /// Rooms that their members show in the directory.
-pub const PUBLISHED_ROOMS: Table<RoomSn, ()> = Table::new(0x2a, "published rooms");
+pub const PUBLISHED_ROOMS: Table<RoomNid, ()> = Table::new(0x2a, "published rooms");
 
 /// Rooms that may be deleted (`false`), or are being deleted and known to nobody any more (`true`).
-pub const ROOMS_TO_DELETE: Table<RoomSn, bool> = Table::new(0x2c, "rooms to delete");
+pub const ROOMS_TO_DELETE: Table<RoomNid, bool> = Table::new(0x2c, "rooms to delete");
 
 /// Rooms that may have stopped to let guests in, and where that was: those who are in them leave.
-pub const GUESTS_TO_LEAVE: Table<RoomSn, Position> = Table::new(0x30, "rooms that guests may have to leave");
+pub const GUESTS_TO_LEAVE: Table<RoomNid, Position> = Table::new(0x30, "rooms that guests may have to leave");
 
 /// Accounts of this server.
-pub const ACCOUNTS: Table<UserSn, Account> = Table::new(0x40, "accounts");
+pub const ACCOUNTS: Table<UserNid, Account> = Table::new(0x40, "accounts");
 /// Accounts that are guests'.
-pub const GUESTS: Table<UserSn, ()> = Table::new(0x4e, "guests");
+pub const GUESTS: Table<UserNid, ()> = Table::new(0x4e, "guests");
 /// Users whose events are erased.
-pub const ERASED: Table<UserSn, ()> = Table::new(0x4d, "erased users");
+pub const ERASED: Table<UserNid, ()> = Table::new(0x4d, "erased users");
 /// Devices, with their display data.
-pub const DEVICES: Table<(UserSn, OwnedDeviceId), Device> = Table::new(0x41, "devices");
+pub const DEVICES: Table<(UserNid, OwnedDeviceId), Device> = Table::new(0x41, "devices");
 /// Sessions by the SHA-256 of their access token.
 pub const ACCESS_TOKENS: Table<[u8; 32], Session> = Table::new(0x42, "access tokens");
 /// Profile fields of local users.
-pub const PROFILES: Table<(UserSn, String), Json> = Table::new(0x43, "profiles");
+pub const PROFILES: Table<(UserNid, String), Json> = Table::new(0x43, "profiles");
 /// Account data: `(user, room or 0, type)`.
-pub const ACCOUNT_DATA: Table<(UserSn, RoomSn, String), AccountData> = Table::new(0x44, "account data");
+pub const ACCOUNT_DATA: Table<(UserNid, RoomNid, String), AccountData> = Table::new(0x44, "account data");
 /// Who has account data of a room, whether or not they were ever in it.
-pub const ROOM_ACCOUNT_DATA: Table<(RoomSn, UserSn), ()> = Table::new(0x4c, "users with account data of a room");
+pub const ROOM_ACCOUNT_DATA: Table<(RoomNid, UserNid), ()> = Table::new(0x4c, "users with account data of a room");
 /// Uploaded filters.
-pub const FILTERS: Table<(UserSn, String), Json> = Table::new(0x45, "filters");
+pub const FILTERS: Table<(UserNid, String), Json> = Table::new(0x45, "filters");
 /// Requests that were answered, by user, device, method and path with its transaction id.
-pub const TRANSACTIONS: Table<(UserSn, OwnedDeviceId, String), Transaction> = Table::new(0x46, "transactions");
+pub const TRANSACTIONS: Table<(UserNid, OwnedDeviceId, String), Transaction> = Table::new(0x46, "transactions");
 /// When requests were answered, so that old ones can be dropped: `(time in ms, user, device, request)`.
-pub const TRANSACTIONS_BY_TIME: Table<(u64, UserSn, OwnedDeviceId, String), ()> = Table::new(0x47, "transactions by time");
+pub const TRANSACTIONS_BY_TIME: Table<(u64, UserNid, OwnedDeviceId, String), ()> = Table::new(0x47, "transactions by time");
 /// User-interactive sessions under way, by their id.
 pub const INTERACTIVE_SESSIONS: Table<String, InteractiveSession> = Table::new(0x48, "user-interactive sessions");
 /// What was registered through a user-interactive session, for as long as there is one.
@@ -119,44 +119,44 @@ pub const REGISTERED: Table<String, Registered> = Table::new(0x4f, "registered b
 pub const PENDING_REGISTRATIONS: Table<String, PendingRegistration> = Table::new(0x5f, "pending registrations");
 
 /// Who is not offline, as far as others were told.
-pub const PRESENT: Table<UserSn, StoredPresence> = Table::new(0x49, "present users");
+pub const PRESENT: Table<UserNid, StoredPresence> = Table::new(0x49, "present users");
 /// When users were last active, in ms, as of the last change of their presence.
-pub const LAST_ACTIVE: Table<UserSn, u64> = Table::new(0x4a, "last active times");
+pub const LAST_ACTIVE: Table<UserNid, u64> = Table::new(0x4a, "last active times");
 /// What users say beside their presence.
-pub const STATUS_MESSAGES: Table<UserSn, String> = Table::new(0x4b, "status messages");
+pub const STATUS_MESSAGES: Table<UserNid, String> = Table::new(0x4b, "status messages");
 
 /// Where the subjects of durable streams begin and end, and how far their consumers are.
 pub const STREAM_HEADS: Table<String, StreamHead> = Table::new(0x60, "stream heads");
 /// The entries of durable streams, by subject and number.
 pub const STREAM_ENTRIES: Table<(String, u64), StreamEntry> = Table::new(0x61, "stream entries");
 /// Entries that could not be processed: `(stream, subject, consumer, number)`.
-pub const STREAM_PARKED: Table<(String, String, String, u64), ParkedEntry> = Table::new(0x62, "parked stream entries");
+pub const DEAD_LETTERS: Table<(String, String, String, u64), DeadLetter> = Table::new(0x62, "dead letters");
 /// What all subjects of a stream hold together.
 pub const STREAM_TOTALS: Table<String, StreamTotals> = Table::new(0x63, "stream totals");
 // 0x64 said which to-device messages a sync had no room for.
 /// Identity keys of devices, as uploaded.
-pub const DEVICE_KEYS: Table<(UserSn, OwnedDeviceId), Json> = Table::new(0x65, "device keys");
+pub const DEVICE_KEYS: Table<(UserNid, OwnedDeviceId), Json> = Table::new(0x65, "device keys");
 /// One-time keys that nobody has claimed, in the order of their upload: `(user, device, algorithm, number)`.
-pub const ONE_TIME_KEYS: Table<(UserSn, OwnedDeviceId, String, u64), OneTimeKey> = Table::new(0x66, "one-time keys");
+pub const ONE_TIME_KEYS: Table<(UserNid, OwnedDeviceId, String, u64), OneTimeKey> = Table::new(0x66, "one-time keys");
 /// Which one-time keys nobody has claimed, by `algorithm:id`.
-pub const ONE_TIME_KEY_IDS: Table<(UserSn, OwnedDeviceId, String), KnownOneTimeKey> = Table::new(0x67, "one-time key ids");
+pub const ONE_TIME_KEY_IDS: Table<(UserNid, OwnedDeviceId, String), KnownOneTimeKey> = Table::new(0x67, "one-time key ids");
 /// Marks of the one-time keys of a device that were claimed, by their first byte.
-pub const CLAIMED_KEYS: Table<(UserSn, OwnedDeviceId, u8), RawBytes> = Table::new(0x6e, "claimed keys");
+pub const CLAIMED_KEYS: Table<(UserNid, OwnedDeviceId, u8), RawBytes> = Table::new(0x6e, "claimed keys");
 /// Fallback keys, by algorithm.
-pub const FALLBACK_KEYS: Table<(UserSn, OwnedDeviceId, String), FallbackKey> = Table::new(0x68, "fallback keys");
+pub const FALLBACK_KEYS: Table<(UserNid, OwnedDeviceId, String), FallbackKey> = Table::new(0x68, "fallback keys");
 /// How many one-time keys a device has, and which fallback keys are unused.
-pub const KEY_COUNTS: Table<(UserSn, OwnedDeviceId), KeyCounts> = Table::new(0x69, "key counts");
+pub const KEY_COUNTS: Table<(UserNid, OwnedDeviceId), KeyCounts> = Table::new(0x69, "key counts");
 /// Cross-signing keys, by use (`CrossSigningUse as u8`).
-pub const CROSS_SIGNING_KEYS: Table<(UserSn, u8), Json> = Table::new(0x6a, "cross-signing keys");
+pub const CROSS_SIGNING_KEYS: Table<(UserNid, u8), Json> = Table::new(0x6a, "cross-signing keys");
 /// Signatures uploaded later than what they sign: `(whose key, signer, key, signing key)`.
-pub const KEY_SIGNATURES: Table<(UserSn, UserSn, String, String), String> = Table::new(0x6b, "key signatures");
+pub const KEY_SIGNATURES: Table<(UserNid, UserNid, String, String), String> = Table::new(0x6b, "key signatures");
 /// Versions of key backups; deleted ones too, so that no version comes twice.
-pub const KEY_BACKUPS: Table<(UserSn, u64), KeyBackup> = Table::new(0x6c, "key backups");
+pub const KEY_BACKUPS: Table<(UserNid, u64), KeyBackup> = Table::new(0x6c, "key backups");
 /// Keys in backups: `(user, version, room, session)`.
-pub const BACKED_UP_KEYS: Table<(UserSn, u64, OwnedRoomId, String), BackedUpKey> = Table::new(0x6d, "backed-up keys");
+pub const BACKED_UP_KEYS: Table<(UserNid, u64, OwnedRoomId, String), BackedUpKey> = Table::new(0x6d, "backed-up keys");
 
 /// What a user has not read in a room, as far as it was counted.
-pub const UNREAD: Table<(UserSn, RoomSn), Unread> = Table::new(0x70, "unread counts");
+pub const UNREAD: Table<(UserNid, RoomNid), Unread> = Table::new(0x70, "unread counts");
 
 /// Files.
 pub const MEDIA: Table<FileKey, Media> = Table::new(0x80, "media");

@@ -61,7 +61,7 @@
 use crate::{
     homeserver::Homeserver,
     position::Position,
-    stream::Ground,
+    stream::StreamStore,
     tables::{self, Change},
 };
 use ephapse_store::{Batch, LocalBoxFuture, Reader, Store, StoreError};
@@ -335,7 +335,8 @@ impl Homeserver {
 
     /// Hands in what a transaction has staged, has memory follow, and wakes who waits for it.
     fn commit(&self, mut tx: Tx) -> Result<Option<Written>, StoreError> {
-        debug_assert!(self.positions.given() <= tx.base, "a transaction was begun within another");
+        // Else a position would be given twice.
+        assert!(self.positions.given() <= tx.base, "a transaction was begun within another");
         let changes = take(&mut tx.changes);
         let newest = Position(tx.base.0 + changes.len() as i64);
         if !changes.is_empty() {
@@ -361,7 +362,7 @@ impl Homeserver {
     }
 }
 
-impl Ground for Homeserver {
+impl StreamStore for Homeserver {
     fn store(&self) -> &Reader {
         self.store()
     }

@@ -3,7 +3,7 @@
 use crate::{
     homeserver::Homeserver,
     rows::Rows,
-    tables::{Table, UserSn},
+    tables::{Table, UserNid},
 };
 use ephapse_store::{Direction, Reader, StoreError};
 
@@ -12,15 +12,15 @@ const CACHED_BYTES: usize = 256 << 10;
 
 /// One such thing: a table of those of whom it is true, as far as memory knows it.
 pub struct UserFlag {
-    table: Table<UserSn, ()>,
+    table: Table<UserNid, ()>,
     /// Whether it is true of anybody.
     any: Rows<(), bool>,
-    users: Rows<UserSn, bool>,
+    users: Rows<UserNid, bool>,
 }
 
 impl UserFlag {
     /// Of the users in `table`.
-    pub(crate) fn of(table: Table<UserSn, ()>, reader: &Reader) -> Self {
+    pub(crate) fn of(table: Table<UserNid, ()>, reader: &Reader) -> Self {
         Self { table, any: Rows::new(reader, CACHED_BYTES), users: Rows::new(reader, CACHED_BYTES) }
     }
 
@@ -30,7 +30,7 @@ impl UserFlag {
     }
 
     /// It is true of a user from now on, or not any more; for the transaction that writes it.
-    pub(crate) fn set(&self, user: UserSn, is: bool) {
+    pub(crate) fn set(&self, user: UserNid, is: bool) {
         if is {
             self.any.set((), true, 0);
         }
@@ -51,7 +51,7 @@ impl UserFlag {
 
 impl Homeserver {
     /// Whether it is true of a user.
-    pub(crate) async fn has_flag(&self, flag: &UserFlag, user: UserSn) -> Result<bool, StoreError> {
+    pub(crate) async fn has_flag(&self, flag: &UserFlag, user: UserNid) -> Result<bool, StoreError> {
         let any = match flag.any.get(&()) {
             Some(any) => any,
             None => {

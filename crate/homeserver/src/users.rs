@@ -4,7 +4,7 @@ use crate::{
     damaged::Damaged,
     homeserver::Homeserver,
     rows::{ReadSince, Rows},
-    tables::{self, UserSn},
+    tables::{self, UserNid},
     transaction::Tx,
     user_flag::UserFlag,
 };
@@ -14,9 +14,9 @@ use std::cell::Cell;
 
 /// Numbers lately used, both ways.
 pub struct Users {
-    by_id: Rows<OwnedUserId, UserSn>,
-    by_sn: Rows<UserSn, OwnedUserId>,
-    newest: Cell<UserSn>,
+    by_id: Rows<OwnedUserId, UserNid>,
+    by_nid: Rows<UserNid, OwnedUserId>,
+    newest: Cell<UserNid>,
     /// Those whose events are erased.
     pub(crate) erased: UserFlag,
     /// Those who are guests.
@@ -27,10 +27,10 @@ pub struct Users {
 const CACHED_BYTES: usize = 1 << 20;
 
 impl Users {
-    pub(crate) fn new(newest: UserSn, reader: &Reader) -> Self {
+    pub(crate) fn new(newest: UserNid, reader: &Reader) -> Self {
         Self {
             by_id: Rows::new(reader, CACHED_BYTES),
-            by_sn: Rows::new(reader, CACHED_BYTES),
+            by_nid: Rows::new(reader, CACHED_BYTES),
             newest: Cell::new(newest),
             erased: UserFlag::of(tables::ERASED, reader),
             guests: UserFlag::of(tables::GUESTS, reader),
@@ -38,108 +38,108 @@ impl Users {
     }
 
     /// The newest number that is stored.
-    pub(crate) async fn newest_stored(store: &Reader) -> Result<UserSn, StoreError> {
+    pub(crate) async fn newest_stored(store: &Reader) -> Result<UserNid, StoreError> {
         Ok(tables::USERS.last_key(store, &()).await?.unwrap_or(0))
     }
 
     /// Forgets everything; new numbers go on behind those given.
     pub(crate) fn forget_all(&self) {
         self.by_id.clear();
-        self.by_sn.clear();
+        self.by_nid.clear();
         self.erased.clear();
         self.guests.clear();
     }
 
     /// A number for a new user, to be written with this transaction; none is given twice.
-    fn next(&self, _: &mut Tx) -> UserSn {
+    fn next(&self, _: &mut Tx) -> UserNid {
         self.newest.set(self.newest.get() + 1);
         self.newest.get()
     }
 
     /// For [`Self::found`].
     pub(crate) fn read_since(&self) -> (ReadSince, ReadSince) {
-        (self.by_id.read_since(), self.by_sn.read_since())
+        (self.by_id.read_since(), self.by_nid.read_since())
     }
 
     /// A user and their number were read, as a session says them too.
-    pub(crate) fn found(&self, (by_id, by_sn): (ReadSince, ReadSince), id: &UserId, sn: UserSn) {
-        if self.by_sn.get(&sn).is_none() || self.by_id.get(id).is_none() {
+    pub(crate) fn found(&self, (by_id, by_nid): (ReadSince, ReadSince), id: &UserId, nid: UserNid) {
+        if self.by_nid.get(&nid).is_none() || self.by_id.get(id).is_none() {
             let weight = id.as_str().len();
-            self.by_id.found(by_id, id.to_owned(), sn, weight);
-            self.by_sn.found(by_sn, sn, id.to_owned(), weight);
+            self.by_id.found(by_id, id.to_owned(), nid, weight);
+            self.by_nid.found(by_nid, nid, id.to_owned(), weight);
         }
     }
 
-    fn set(&self, id: &UserId, sn: UserSn) {
+    fn set(&self, id: &UserId, nid: UserNid) {
         let weight = id.as_str().len();
-        self.by_id.set(id.to_owned(), sn, weight);
-        self.by_sn.set(sn, id.to_owned(), weight);
+        self.by_id.set(id.to_owned(), nid, weight);
+        self.by_nid.set(nid, id.to_owned(), weight);
     }
 
     /// Bytes that all of it takes in memory, roughly.
     pub(crate) fn cached_bytes(&self) -> usize {
-        self.by_id.bytes() + self.by_sn.bytes() + self.erased.cached_bytes() + self.guests.cached_bytes()
+        self.by_id.bytes() + self.by_nid.bytes() + self.erased.cached_bytes() + self.guests.cached_bytes()
     }
 }
 
 impl Homeserver {
     /// The number of a user this server has heard of.
-    pub async fn find_user(&self, id: &UserId) -> Result<Option<UserSn>, StoreError> {
-        if let Some(sn) = self.users.by_id.get(id) {
-            return Ok(Some(sn));
+    pub async fn find_user(&self, id: &UserId) -> Result<Option<UserNid>, StoreError> {
+        if let Some(nid) = self.users.by_id.get(id) {
+            return Ok(Some(nid));
         }
         let since = self.users.read_since();
-        let found = tables::USER_SNS.get(self.store(), &id.to_owned()).await?;
-        if let Some(sn) = found {
-            self.users.found(since, id, sn);
+        let found = tables::USER_NIDS.get(self.store(), &id.to_owned()).await?;
+        if let Some(nid) = found {
+            self.users.found(since, id, nid);
         }
         Ok(found)
     }
 
     /// The number of a user who has an account here, or had one: a deactivated one stays.
-    pub async fn find_account(&self, id: &UserId) -> Result<Option<UserSn>, StoreError> {
-        let Some(sn) = self.find_user(id).await?.filter(|_| self.is_local(id)) else { return Ok(None) };
-        Ok(tables::ACCOUNTS.get(self.store(), &sn).await?.map(|_| sn))
+    pub async fn find_account(&self, id: &UserId) -> Result<Option<UserNid>, StoreError> {
+        let Some(nid) = self.find_user(id).await?.filter(|_| self.is_local(id)) else { return Ok(None) };
+        Ok(tables::ACCOUNTS.get(self.store(), &nid).await?.map(|_| nid))
     }
 
     /// The number of a user, given now if the user was not known. The number is written before whatever its receiver writes with it.
-    pub async fn intern_user(&self, id: &UserId) -> Result<UserSn, StoreError> {
+    pub async fn intern_user(&self, id: &UserId) -> Result<UserNid, StoreError> {
         loop {
             let (generation, since) = (self.store().generation(), self.users.by_id.read_since());
-            if let Some(sn) = self.find_user(id).await? {
-                return Ok(sn);
+            if let Some(nid) = self.find_user(id).await? {
+                return Ok(nid);
             }
             let numbered = self.write(generation, |tx| {
                 // Somebody else may have given one while this read.
                 if self.users.by_id.may_be_old(since, id) {
                     return None;
                 }
-                let (sn, id) = (self.users.next(tx), id.to_owned());
-                tables::USER_SNS.put(tx, &id, &sn);
-                tables::USERS.put(tx, &sn, &id);
-                tx.then(move |hs| hs.users.set(&id, sn));
-                Some(sn)
+                let (nid, id) = (self.users.next(tx), id.to_owned());
+                tables::USER_NIDS.put(tx, &id, &nid);
+                tables::USERS.put(tx, &nid, &id);
+                tx.then(move |hs| hs.users.set(&id, nid));
+                Some(nid)
             });
             // Batches are written in order: what uses the number comes after it, and fails with it.
-            if let Some(sn) = numbered?.visible() {
-                return Ok(sn);
+            if let Some(nid) = numbered?.visible() {
+                return Ok(nid);
             }
         }
     }
 
     /// The id behind a number.
-    pub async fn user_id(&self, sn: UserSn) -> Result<OwnedUserId, StoreError> {
-        if let Some(id) = self.users.by_sn.get(&sn) {
+    pub async fn user_id(&self, nid: UserNid) -> Result<OwnedUserId, StoreError> {
+        if let Some(id) = self.users.by_nid.get(&nid) {
             return Ok(id);
         }
         let since = self.users.read_since();
-        let id = tables::USERS.get(self.store(), &sn).await?.ok_or_else(|| Damaged::new(format!("user number {sn}"), "it leads nowhere"))?;
-        self.users.found(since, &id, sn);
+        let id = tables::USERS.get(self.store(), &nid).await?.ok_or_else(|| Damaged::new(format!("user number {nid}"), "it leads nowhere"))?;
+        self.users.found(since, &id, nid);
         Ok(id)
     }
 
     /// Whether a user is a guest of this server.
-    pub(crate) async fn is_guest(&self, user: UserSn) -> Result<bool, StoreError> {
+    pub(crate) async fn is_guest(&self, user: UserNid) -> Result<bool, StoreError> {
         self.has_flag(&self.users.guests, user).await
     }
 
@@ -151,7 +151,7 @@ impl Homeserver {
 
 impl Homeserver {
     /// The number of a user lately seen.
-    pub(crate) fn cached_user(&self, id: &UserId) -> Option<UserSn> {
+    pub(crate) fn cached_user(&self, id: &UserId) -> Option<UserNid> {
         self.users.by_id.get(id)
     }
 }

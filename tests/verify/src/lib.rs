@@ -5,8 +5,8 @@
 #[cfg(target_arch = "wasm32")]
 mod browser;
 
-use ephapse_homeserver::tables::{self, EventRecord, Room, RoomSn};
-use ephapse_store::{Direction, Store};
+use ephapse_homeserver::tables::{self, EventRecord, Room, RoomNid};
+use ephapse_store::{Direction, Reader};
 use ruma::{
     CanonicalJsonObject, CanonicalJsonValue,
     room_version_rules::{EventIdFormatVersion, RoomVersionRules},
@@ -22,7 +22,7 @@ pub type Result<T> = std::result::Result<T, Box<dyn Error>>;
 const PAGE: usize = 2_000;
 
 /// Verifies every event in `store`; resolves to how many there are.
-pub async fn verify(store: &dyn Store) -> Result<usize> {
+pub async fn verify(store: &Reader) -> Result<usize> {
     let keys = own_key(store).await?;
     let mut verified = 0;
     for (number, room) in tables::ROOMS.scan(store, &(), Direction::Forward, usize::MAX).await? {
@@ -31,14 +31,14 @@ pub async fn verify(store: &dyn Store) -> Result<usize> {
     Ok(verified)
 }
 
-async fn own_key(store: &dyn Store) -> Result<PublicKeyMap> {
+async fn own_key(store: &Reader) -> Result<PublicKeyMap> {
     let identity = tables::IDENTITY.get(store, &()).await?.ok_or("there is no server in this database")?;
     let public = ed25519_dalek::SigningKey::from_bytes(&identity.seed).verifying_key();
     let key = (format!("ed25519:{}", ephapse_homeserver::identity::KEY_VERSION), Base64::new(public.to_bytes().to_vec()));
     Ok([(identity.server_name.to_string(), [key].into())].into())
 }
 
-async fn verify_room(store: &dyn Store, keys: &PublicKeyMap, number: RoomSn, room: &Room) -> Result<usize> {
+async fn verify_room(store: &Reader, keys: &PublicKeyMap, number: RoomNid, room: &Room) -> Result<usize> {
     let rules = room.version.rules().ok_or("its version is not known")?;
     let mut range = tables::EVENTS.range(&number);
     let mut verified = 0;

@@ -11,7 +11,7 @@ use crate::{
     room::{self, Draft, Stop},
     router::UserCall,
     sync::forget_presence,
-    tables::{self, Membership, MembershipKind, RoomSn},
+    tables::{self, Membership, MembershipKind, RoomNid},
 };
 use ephapse_store::Direction;
 use ruma::{
@@ -69,23 +69,23 @@ pub async fn deactivate(call: UserCall, Confirmed(request): Confirmed<deactivate
 }
 
 /// Deletes those of the rooms that nobody else remembers.
-async fn purge_each(call: &UserCall, rooms: Vec<RoomSn>) -> Result<()> {
+async fn purge_each(call: &UserCall, rooms: Vec<RoomNid>) -> Result<()> {
     for room in rooms {
-        let Some(room) = call.hs.room_by_sn(room).await.leave_out()? else { continue };
+        let Some(room) = call.hs.room_by_nid(room).await.leave_out()? else { continue };
         call.hs.purge_if_forgotten(&room).await?;
     }
     Ok(())
 }
 
 /// Takes the account away, and all that is its own; with `erase` also what its user sent, from those who come later. Answers which rooms it had a part in.
-async fn end_account(call: &UserCall, erase: bool) -> Result<Vec<RoomSn>> {
+async fn end_account(call: &UserCall, erase: bool) -> Result<Vec<RoomNid>> {
     let (hs, session) = (&call.hs, &call.session);
     let _lock = hs.lock(LockKey::Account(session.user_id.to_string())).await;
     let mut account = tables::ACCOUNTS.get(hs.store(), &session.user).await?.ok_or_else(Error::unknown_token)?;
     account.password = None;
     account.deactivated = true;
     let memberships = tables::MEMBERSHIPS.scan(hs.store(), &session.user, Direction::Forward, usize::MAX).await?;
-    let rooms: Vec<RoomSn> = memberships.into_iter().map(|((_, room), _)| room).collect();
+    let rooms: Vec<RoomNid> = memberships.into_iter().map(|((_, room), _)| room).collect();
     let devices = devices::departing(hs, session, |_| true).await?;
     let ended = hs.write(call.raw.generation, |tx| {
         let user = session.user;
@@ -123,7 +123,7 @@ async fn leave_all(call: &UserCall) -> Result<()> {
         if !is_in(&membership) {
             continue;
         }
-        let Some(room) = hs.room_by_sn(room).await.leave_out()? else { continue };
+        let Some(room) = hs.room_by_nid(room).await.leave_out()? else { continue };
         let left = hs.write_room(&room, call.raw.generation, |write| {
             if write.member(session.user)?.as_ref().is_some_and(is_in) {
                 let content: ruma::CanonicalJsonObject = [("membership".to_owned(), CanonicalJsonValue::String("leave".to_owned()))].into();

@@ -8,7 +8,7 @@ use crate::{
     homeserver::Homeserver,
     locks::LockKey,
     router::UserCall,
-    tables::{self, AccountData, Change, Json, RoomSn, UserSn},
+    tables::{self, AccountData, Change, Json, RoomNid, UserNid},
     transaction::Tx,
 };
 use async_lock::MutexGuardArc;
@@ -31,7 +31,7 @@ use ruma::{
 use serde_json::value::RawValue;
 
 /// The account data that is of no room.
-const GLOBAL: RoomSn = 0;
+const GLOBAL: RoomNid = 0;
 
 /// Bytes of one piece of account data.
 const LARGEST: usize = 1 << 20;
@@ -103,7 +103,7 @@ pub async fn delete_tag(call: UserCall, request: delete_tag::Request) -> Result<
 }
 
 /// Stages a piece of account data.
-pub fn put(tx: &mut Tx, user: UserSn, room: RoomSn, kind: String, content: Json) {
+pub fn put(tx: &mut Tx, user: UserNid, room: RoomNid, kind: String, content: Json) {
     let position = tx.change(Change::AccountData { user, room, kind: kind.clone() });
     tables::ACCOUNT_DATA.put(tx, &(user, room, kind), &AccountData { content, position });
     if room != GLOBAL {
@@ -127,7 +127,7 @@ async fn change_tags(call: &UserCall, room_id: &RoomId, change: impl FnOnce(&mut
 }
 
 /// A client may have written tags of its own making as account data: what are none is dropped.
-async fn tags_of(call: &UserCall, room: RoomSn) -> Result<Tags> {
+async fn tags_of(call: &UserCall, room: RoomNid) -> Result<Tags> {
     let stored = tables::ACCOUNT_DATA.get(call.hs.store(), &(call.session.user, room, TAGS.to_owned())).await?;
     let content = stored.and_then(|stored| serde_json::from_str::<TagEventContent>(&stored.content.0).ok());
     Ok(content.map(|content| content.tags).unwrap_or_default())
@@ -137,18 +137,18 @@ fn own(call: &UserCall, user: &UserId) -> Result<()> {
     if user == call.session.user_id { Ok(()) } else { Err(Error::forbidden("account data is its owner's alone")) }
 }
 
-async fn room(hs: &Homeserver, id: &RoomId) -> Result<RoomSn> {
-    Ok(hs.room(id).await?.ok_or_else(|| Error::not_found("this server does not know the room"))?.sn)
+async fn room(hs: &Homeserver, id: &RoomId) -> Result<RoomNid> {
+    Ok(hs.room(id).await?.ok_or_else(|| Error::not_found("this server does not know the room"))?.nid)
 }
 
 /// A room, and the lock that keeps it: what is written before that is free goes with the room when everybody has forgotten it.
-async fn kept_room(hs: &Homeserver, id: &RoomId) -> Result<(RoomSn, MutexGuardArc<()>)> {
+async fn kept_room(hs: &Homeserver, id: &RoomId) -> Result<(RoomNid, MutexGuardArc<()>)> {
     let lock = hs.lock(LockKey::Room(room(hs, id).await?)).await;
     // It may have gone while the lock was waited for.
     Ok((room(hs, id).await?, lock))
 }
 
-async fn read(call: &UserCall, room: RoomSn, kind: String) -> Result<Box<RawValue>> {
+async fn read(call: &UserCall, room: RoomNid, kind: String) -> Result<Box<RawValue>> {
     let is_push_rules = room == GLOBAL && kind == push_rules::TYPE;
     let stored = tables::ACCOUNT_DATA.get(call.hs.store(), &(call.session.user, room, kind)).await?;
     let mut content = stored.ok_or_else(|| Error::not_found("there is no account data of this type"))?.content;
@@ -158,7 +158,7 @@ async fn read(call: &UserCall, room: RoomSn, kind: String) -> Result<Box<RawValu
     Ok(RawValue::from_string(content.0).map_err(|error| Damaged::new(format!("account data of {}", call.session.user_id), error))?)
 }
 
-fn write(call: &UserCall, room: RoomSn, kind: String, content: &RawValue) -> Result<()> {
+fn write(call: &UserCall, room: RoomNid, kind: String, content: &RawValue) -> Result<()> {
     // "Servers MUST reject setting account data for event types that the server manages."
     if kind == FULLY_READ || kind == push_rules::TYPE {
         return Err(Error::new(StatusCode::METHOD_NOT_ALLOWED, ErrorKind::BadJson, format!("{kind} is not set here")));
@@ -175,7 +175,7 @@ fn write(call: &UserCall, room: RoomSn, kind: String, content: &RawValue) -> Res
     put_own(call, room, kind, Json(content.get().to_owned()))
 }
 
-fn put_own(call: &UserCall, room: RoomSn, kind: String, content: Json) -> Result<()> {
+fn put_own(call: &UserCall, room: RoomNid, kind: String, content: Json) -> Result<()> {
     call.hs.write(call.raw.generation, |tx| put(tx, call.session.user, room, kind, content))?.visible();
     Ok(())
 }

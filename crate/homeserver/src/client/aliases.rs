@@ -7,7 +7,7 @@ use crate::{
     locks::LockKey,
     room::{self, Draft, Stop, Write},
     router::{Call, UserCall},
-    tables::{self, Alias, RoomSn, UserSn},
+    tables::{self, Alias, RoomNid, UserNid},
     transaction::Tx,
     turns::Turns,
 };
@@ -41,7 +41,7 @@ pub fn local_alias(hs: &Homeserver, localpart: &str) -> Result<OwnedRoomAliasId>
 }
 
 /// Makes `alias` lead to a room.
-pub fn put(tx: &mut Tx, alias: &RoomAliasId, room: RoomSn, creator: UserSn) {
+pub fn put(tx: &mut Tx, alias: &RoomAliasId, room: RoomNid, creator: UserNid) {
     tables::ALIASES.put(tx, &alias.to_owned(), &Alias { room, creator });
     tables::ROOM_ALIASES.put(tx, &(room, alias.to_owned()), &());
 }
@@ -60,10 +60,10 @@ pub async fn create(call: UserCall, request: create_alias::v3::Request) -> Resul
     match tables::ALIASES.get(hs.store(), &request.room_alias).await? {
         None => {}
         // Whoever has not heard the answer asks again.
-        Some(known) if known.room == room.sn && known.creator == call.session.user => return Ok(create_alias::v3::Response::new()),
+        Some(known) if known.room == room.nid && known.creator == call.session.user => return Ok(create_alias::v3::Response::new()),
         Some(_) => return Err(Error::new(StatusCode::CONFLICT, ErrorKind::Unknown, format!("{} is an alias already", request.room_alias))),
     }
-    let made = hs.write(call.raw.generation, |tx| put(tx, &request.room_alias, room.sn, call.session.user));
+    let made = hs.write(call.raw.generation, |tx| put(tx, &request.room_alias, room.nid, call.session.user));
     made?.visible();
     Ok(create_alias::v3::Response::new())
 }
@@ -73,7 +73,7 @@ pub async fn get(call: Call, request: get_alias::v3::Request) -> Result<get_alia
     let hs = &call.hs;
     let alias = tables::ALIASES.get(hs.store(), &request.room_alias).await?;
     let alias = alias.ok_or_else(|| Error::not_found(format!("{} leads nowhere", request.room_alias)))?;
-    let room = hs.room_by_sn(alias.room).await?;
+    let room = hs.room_by_nid(alias.room).await?;
     Ok(get_alias::v3::Response::new(room.id.clone(), vec![hs.server_name().to_owned()]))
 }
 
@@ -88,13 +88,13 @@ pub async fn delete(call: UserCall, request: delete_alias::v3::Request) -> Resul
             false => Err(Error::not_found(format!("{} leads nowhere", request.room_alias))),
         };
     };
-    let room = hs.room_by_sn(alias.room).await?;
+    let room = hs.room_by_nid(alias.room).await?;
     if alias.creator != call.session.user && !hs.may_send_state(&room, &call.session.user_id, StateEventType::RoomCanonicalAlias).await? {
         return Err(Error::forbidden(format!("{} was made by somebody else", request.room_alias)));
     }
     let delete = |write: &mut Write<'_>| {
         tables::ALIASES.delete(write.tx, &request.room_alias);
-        tables::ROOM_ALIASES.delete(write.tx, &(room.sn, request.room_alias.clone()));
+        tables::ROOM_ALIASES.delete(write.tx, &(room.nid, request.room_alias.clone()));
         transaction::remember(&call, write.tx, None);
         let Some(content) = without(write, &request.room_alias)? else { return Ok(()) };
         match write.send(Draft::state(call.session.user_id.clone(), StateEventType::RoomCanonicalAlias, "", content)) {
@@ -120,7 +120,7 @@ pub fn named(content: &str) -> Result<BTreeSet<String>> {
 }
 
 /// Those of `aliases` that a room's event cannot name anew, each with the reason.
-pub async fn unfit(hs: &Homeserver, room: RoomSn, aliases: BTreeSet<String>) -> Result<BTreeMap<String, Error>> {
+pub async fn unfit(hs: &Homeserver, room: RoomNid, aliases: BTreeSet<String>) -> Result<BTreeMap<String, Error>> {
     let mut turns = Turns::new(&*hs.host);
     let mut unfit = BTreeMap::new();
     for alias in aliases {
@@ -184,6 +184,6 @@ pub async fn of_room(call: UserCall, request: aliases::v3::Request) -> Result<al
     if until.is_some() {
         return Err(Error::forbidden("you are not in this room any more"));
     }
-    let found = tables::ROOM_ALIASES.scan(hs.store(), &room.sn, Direction::Forward, LISTED).await?;
+    let found = tables::ROOM_ALIASES.scan(hs.store(), &room.nid, Direction::Forward, LISTED).await?;
     Ok(aliases::v3::Response::new(found.into_iter().map(|((_, alias), ())| alias).collect()))
 }

@@ -118,7 +118,7 @@ pub async fn create_room(call: UserCall, request: Request) -> Result<Response> {
     let mut invitees = HashMap::new();
     let mut invites = Vec::new();
     for user in &request.invite {
-        users.extend(hs.find_account(user).await?.map(|sn| (user.clone(), sn)));
+        users.extend(hs.find_account(user).await?.map(|nid| (user.clone(), nid)));
         invitees.insert(user.clone(), hs.invitee(user).await?);
         let mut content = invite_content(hs, user, None).await?;
         if request.is_direct {
@@ -138,8 +138,8 @@ pub async fn create_room(call: UserCall, request: Request) -> Result<Response> {
                 continue;
             }
         }
-        let sn = hs.intern_user(&user).await?;
-        users.insert(user, sn);
+        let nid = hs.intern_user(&user).await?;
+        users.insert(user, nid);
     }
     let fill = async |write: &mut Write<'_>| -> Result<(), Stop<Error>> {
         write.send(Draft::state(creator.clone(), StateEventType::RoomMember, creator.as_str(), join.clone()))?;
@@ -157,12 +157,12 @@ pub async fn create_room(call: UserCall, request: Request) -> Result<Response> {
             write.send(Draft::state(creator.clone(), StateEventType::RoomMember, user.as_str(), content.clone()))?;
             write.turn().await;
         }
-        let sn = write.room.sn;
+        let nid = write.room.nid;
         if let Some(alias) = &alias {
-            aliases::put(write.tx, alias, sn, call.session.user);
+            aliases::put(write.tx, alias, nid, call.session.user);
         }
         if request.visibility == Visibility::Public {
-            tables::PUBLISHED_ROOMS.put(write.tx, &sn, &());
+            tables::PUBLISHED_ROOMS.put(write.tx, &nid, &());
         }
         Ok(())
     };

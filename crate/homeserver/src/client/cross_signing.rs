@@ -15,7 +15,7 @@ use crate::{
     homeserver::Homeserver,
     locks::LockKey,
     router::UserCall,
-    tables::{self, Change, CrossSigningUse, Json, Session, UserSn},
+    tables::{self, Change, CrossSigningUse, Json, Session, UserNid},
     transaction::Tx,
     turns::Turns,
 };
@@ -109,7 +109,7 @@ fn checked(session: &Session, key: &Raw<CrossSigningKey>, usage: &KeyUsage) -> R
     Ok(key)
 }
 
-async fn stored_keys(hs: &Homeserver, user: UserSn) -> Result<Keys> {
+async fn stored_keys(hs: &Homeserver, user: UserNid) -> Result<Keys> {
     let mut keys = Keys::new();
     for used_for in [CrossSigningUse::Master, CrossSigningUse::SelfSigning, CrossSigningUse::UserSigning] {
         if let Some(key) = tables::CROSS_SIGNING_KEYS.get(hs.store(), &(user, used_for as u8)).await? {
@@ -156,7 +156,7 @@ async fn verify_by_devices(hs: &Homeserver, session: &Session, master: &Canonica
 }
 
 /// The ed25519 key that a device of `user` signs with as `key_id`.
-async fn device_key(hs: &Homeserver, user: UserSn, key_id: &str) -> Result<Option<[u8; 32]>> {
+async fn device_key(hs: &Homeserver, user: UserNid, key_id: &str) -> Result<Option<[u8; 32]>> {
     let Some(device) = key_id.strip_prefix("ed25519:") else { return Ok(None) };
     let keys = tables::DEVICE_KEYS.get(hs.store(), &(user, device.into())).await?;
     Ok(keys.map(|keys| object(&keys.0)).transpose()?.and_then(|keys| key_of(&keys, key_id)))
@@ -173,11 +173,11 @@ struct Replacement {
     /// Keys that the new master key has not signed.
     orphaned: Vec<CrossSigningUse>,
     /// What old keys signed.
-    signatures: Vec<(UserSn, UserSn, String, String)>,
+    signatures: Vec<(UserNid, UserNid, String, String)>,
 }
 
 impl Replacement {
-    async fn of(hs: &Homeserver, user: UserSn, stored: &Keys, new: &Keys) -> Result<Self> {
+    async fn of(hs: &Homeserver, user: UserNid, stored: &Keys, new: &Keys) -> Result<Self> {
         let has_new_master = new.contains_key(&CrossSigningUse::Master) && changed(stored, new, CrossSigningUse::Master);
         let (mut gone, mut orphaned) = (Vec::new(), Vec::new());
         for (used_for, old) in stored {
@@ -198,7 +198,7 @@ impl Replacement {
         Ok(Self { orphaned, signatures: signatures.collect() })
     }
 
-    fn put(&self, tx: &mut Tx, user: UserSn, new: &Keys) {
+    fn put(&self, tx: &mut Tx, user: UserNid, new: &Keys) {
         for used_for in &self.orphaned {
             tables::CROSS_SIGNING_KEYS.delete(tx, &(user, *used_for as u8));
         }
@@ -270,7 +270,7 @@ fn failure(error: &Error) -> Failure {
     serde_json::from_value(json).expect("these are a failure's fields")
 }
 
-type Accepted = (UserSn, Vec<(String, String)>);
+type Accepted = (UserNid, Vec<(String, String)>);
 
 /// The new signatures of one key, each verified: of an own device by the self-signing key, of the own master key by own devices, of another user's
 /// master key by the user-signing key.

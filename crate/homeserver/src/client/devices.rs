@@ -8,7 +8,7 @@ use crate::{
     locks::LockKey,
     router::UserCall,
     schema::Identifier,
-    tables::{self, Change, Device, Session, UserSn},
+    tables::{self, Change, Device, Session, UserNid},
     transaction::Tx,
     turns::Turns,
 };
@@ -35,7 +35,7 @@ const SEEN_EVERY: Duration = Duration::from_secs(60 * 60);
 const SEEN_BYTES: usize = 1 << 20;
 
 /// When devices were last written to have been seen.
-pub struct Seen(RefCell<Cache<(UserSn, OwnedDeviceId), u64>>);
+pub struct Seen(RefCell<Cache<(UserNid, OwnedDeviceId), u64>>);
 
 impl Default for Seen {
     fn default() -> Self {
@@ -122,7 +122,7 @@ pub async fn remove(call: &UserCall, which: impl Fn(&OwnedDeviceId) -> bool) -> 
 
 /// Devices that are about to be deleted, with everything that is theirs.
 pub struct Departing {
-    user: UserSn,
+    user: UserNid,
     devices: Vec<(OwnedDeviceId, Device, to_device::Departing, keys::Departing)>,
     /// What others have to be told.
     change: Change,
@@ -177,7 +177,7 @@ pub fn seen(hs: &Rc<Homeserver>, session: &Session) {
     }));
 }
 
-async fn write_seen(hs: &Homeserver, user_id: String, key: (UserSn, OwnedDeviceId), now: u64) -> Result<()> {
+async fn write_seen(hs: &Homeserver, user_id: String, key: (UserNid, OwnedDeviceId), now: u64) -> Result<()> {
     let generation = hs.fresh_generation();
     let _lock = hs.lock(LockKey::Account(user_id)).await;
     let Some(mut device) = tables::DEVICES.get(hs.store(), &key).await? else { return Ok(()) };
@@ -189,7 +189,7 @@ async fn write_seen(hs: &Homeserver, user_id: String, key: (UserSn, OwnedDeviceI
     Ok(())
 }
 
-async fn of_user(hs: &Homeserver, user: UserSn) -> Result<Vec<(OwnedDeviceId, Device)>> {
+async fn of_user(hs: &Homeserver, user: UserNid) -> Result<Vec<(OwnedDeviceId, Device)>> {
     let found = tables::DEVICES.scan(hs.store(), &user, Direction::Forward, usize::MAX).await?;
     Ok(found.into_iter().map(|((_, id), device)| (id, device)).collect())
 }

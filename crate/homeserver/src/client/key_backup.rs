@@ -6,7 +6,7 @@ use crate::{
     homeserver::Homeserver,
     locks::LockKey,
     router::UserCall,
-    tables::{self, BackedUpKey, Json, KeyBackup, KeyPart, UserSn},
+    tables::{self, BackedUpKey, Json, KeyBackup, KeyPart, UserNid},
     transaction::Tx,
     turns::Turns,
 };
@@ -271,7 +271,7 @@ struct Pages<'a> {
     rest: Option<Range<Vec<u8>>>,
 }
 
-type Place = (UserSn, u64, OwnedRoomId, String);
+type Place = (UserNid, u64, OwnedRoomId, String);
 
 impl<'a> Pages<'a> {
     fn of(hs: &'a Homeserver, part: &impl KeyPart) -> Self {
@@ -294,7 +294,7 @@ impl<'a> Pages<'a> {
 }
 
 /// The newest version that was not deleted.
-async fn current(hs: &Homeserver, user: UserSn) -> Result<Option<(u64, KeyBackup)>> {
+async fn current(hs: &Homeserver, user: UserNid) -> Result<Option<(u64, KeyBackup)>> {
     let range = tables::KEY_BACKUPS.range(&user);
     let mut end = range.end;
     loop {
@@ -312,14 +312,14 @@ async fn current(hs: &Homeserver, user: UserSn) -> Result<Option<(u64, KeyBackup
 }
 
 /// A version, deleted or not.
-async fn find(hs: &Homeserver, user: UserSn, version: &str) -> Result<Option<(u64, KeyBackup)>> {
+async fn find(hs: &Homeserver, user: UserNid, version: &str) -> Result<Option<(u64, KeyBackup)>> {
     // One spelling for each version.
     let Some(number) = version.parse::<u64>().ok().filter(|number| number.to_string() == version) else { return Ok(None) };
     let found = tables::KEY_BACKUPS.get(hs.store(), &(user, number)).await?;
     Ok(found.map(|backup| (number, backup)))
 }
 
-async fn existing(hs: &Homeserver, user: UserSn, version: &str) -> Result<(u64, KeyBackup)> {
+async fn existing(hs: &Homeserver, user: UserNid, version: &str) -> Result<(u64, KeyBackup)> {
     find(hs, user, version).await?.filter(|(_, backup)| !backup.deleted).ok_or_else(unknown_version)
 }
 

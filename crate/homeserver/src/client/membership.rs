@@ -72,7 +72,7 @@ async fn find(hs: &Homeserver, id: &RoomOrAliasId) -> Result<Rc<RoomInfo>> {
     let room = match <&ruma::RoomId>::try_from(id) {
         Ok(id) => hs.room(id).await?,
         Err(alias) => match tables::ALIASES.get(hs.store(), &alias.to_owned()).await? {
-            Some(alias) => Some(hs.room_by_sn(alias.room).await?),
+            Some(alias) => Some(hs.room_by_nid(alias.room).await?),
             None => None,
         },
     };
@@ -83,15 +83,15 @@ async fn join_room(call: &UserCall, room: &Rc<RoomInfo>, reason: Option<String>)
     let hs = &call.hs;
     let user = &call.session.user_id;
     let further = further(call, room)?;
-    let own = tables::MEMBERSHIPS.get(hs.store(), &(call.session.user, room.sn)).await?;
+    let own = tables::MEMBERSHIPS.get(hs.store(), &(call.session.user, room.nid)).await?;
     if further.is_empty() && own.as_ref().is_some_and(|own| own.kind == MembershipKind::Join) {
         return Ok(());
     }
     let mut content = member_content(hs, call.session.user, "join", reason).await?;
     content.extend(further.iter().map(|(key, value)| (key.clone(), value.clone())));
     let content = further.part(content);
-    let let_in_by = let_in_by(hs, &call.session, room).await?;
-    let draft = Draft { let_in_by, ..Draft::state(user.clone(), StateEventType::RoomMember, user.as_str(), content) };
+    let authorised_via = authorised_via(hs, &call.session, room).await?;
+    let draft = Draft { authorised_via, ..Draft::state(user.clone(), StateEventType::RoomMember, user.as_str(), content) };
     let join = |write: &mut Write<'_>| match set_already(write, &draft)? {
         Some(event) => Ok(event),
         None => write.send(draft.clone()),
@@ -115,8 +115,8 @@ fn further(call: &UserCall, room: &RoomInfo) -> Result<JsonObject> {
 }
 
 /// On whose word a user joins a room: nobody's where none is needed.
-pub(super) async fn let_in_by(hs: &Homeserver, session: &Session, room: &Rc<RoomInfo>) -> Result<Option<OwnedUserId>> {
-    let own = tables::MEMBERSHIPS.get(hs.store(), &(session.user, room.sn)).await?;
+pub(super) async fn authorised_via(hs: &Homeserver, session: &Session, room: &Rc<RoomInfo>) -> Result<Option<OwnedUserId>> {
+    let own = tables::MEMBERSHIPS.get(hs.store(), &(session.user, room.nid)).await?;
     match own.map(|own| own.kind) {
         Some(MembershipKind::Join | MembershipKind::Invite) => Ok(None),
         _ => authorizer(hs, room, &session.user_id).await,
@@ -137,9 +137,9 @@ async fn authorizer(hs: &Homeserver, room: &Rc<RoomInfo>, user: &UserId) -> Resu
         kind: String,
         room_id: OwnedRoomId,
     }
-    let head = hs.room_head(room.sn).await?;
+    let head = hs.room_head(room.nid).await?;
     let Some(position) = head.join_rules else { return Ok(None) };
-    let event = hs.event_at(room.sn, position).await?;
+    let event = hs.event_at(room.nid, position).await?;
     let Ok(rules) = serde_json::from_str::<JoinRules>(event.pdu.content.get()) else { return Ok(None) };
     if !matches!(rules.join_rule.as_str(), "restricted" | "knock_restricted") {
         return Ok(None);
@@ -150,7 +150,7 @@ async fn authorizer(hs: &Homeserver, room: &Rc<RoomInfo>, user: &UserId) -> Resu
     let allow = rules.allow.as_array().into_iter().flatten().filter_map(|entry| Allow::deserialize(entry).ok());
     for allow in allow.filter(|allow| allow.kind == "m.room_membership") {
         let Some(other) = hs.room(&allow.room_id).await? else { continue };
-        let membership = tables::MEMBERSHIPS.get(hs.store(), &(user, other.sn)).await?;
+        let membership = tables::MEMBERSHIPS.get(hs.store(), &(user, other.nid)).await?;
         allowed |= membership.is_some_and(|membership| membership.kind == MembershipKind::Join);
     }
     if !allowed {
@@ -174,7 +174,7 @@ async fn member_who_may_invite(hs: &Homeserver, room: &RoomInfo, levels: &PowerL
         }
         turns.step().await;
     }
-    let range = tables::MEMBERS.range(&(room.sn, MembershipKind::Join as u8));
+    let range = tables::MEMBERS.range(&(room.nid, MembershipKind::Join as u8));
     let mut from = range.start;
     for _ in 0..AUTHORIZERS / READ_AT_ONCE {
         let members = tables::MEMBERS.scan_range(hs.store(), from..range.end.clone(), Direction::Forward, READ_AT_ONCE).await?;
@@ -209,7 +209,7 @@ pub async fn invite(call: UserCall, request: invite_user::v3::Request) -> Result
 pub async fn leave(call: UserCall, request: leave_room::v3::Request) -> Result<leave_room::v3::Response> {
     let hs = &call.hs;
     let room = hs.room_for(&request.room_id).await?;
-    let own = tables::MEMBERSHIPS.get(hs.store(), &(call.session.user, room.sn)).await?;
+    let own = tables::MEMBERSHIPS.get(hs.store(), &(call.session.user, room.nid)).await?;
     match own.map(|own| own.kind) {
         Some(MembershipKind::Leave) => return Ok(leave_room::v3::Response::new()),
         None => return Err(Error::forbidden("you are not in this room")),
@@ -253,17 +253,17 @@ pub async fn forget(call: UserCall, request: forget_room::v3::Request) -> Result
     let room = hs.room_for(&request.room_id).await?;
     let user = call.session.user;
     {
-        let _lock = hs.lock(LockKey::Room(room.sn)).await;
-        let own = tables::MEMBERSHIPS.get(hs.store(), &(user, room.sn)).await?.ok_or_else(|| Error::forbidden("you were never in this room"))?;
+        let _lock = hs.lock(LockKey::Room(room.nid)).await;
+        let own = tables::MEMBERSHIPS.get(hs.store(), &(user, room.nid)).await?.ok_or_else(|| Error::forbidden("you were never in this room"))?;
         if !matches!(own.kind, MembershipKind::Leave | MembershipKind::Ban) {
             return Err(Error::new(StatusCode::BAD_REQUEST, ErrorKind::Unknown, "leave the room before you forget it"));
         }
         if !own.forgotten {
             let forgotten = hs.write(call.raw.generation, |tx| {
                 tx.frees_space();
-                tables::MEMBERSHIPS.put(tx, &(user, room.sn), &Membership { forgotten: true, ..own });
-                tables::ROOMS_TO_DELETE.put(tx, &room.sn, &false);
-                tx.change(Change::Forgotten { user, room: room.sn });
+                tables::MEMBERSHIPS.put(tx, &(user, room.nid), &Membership { forgotten: true, ..own });
+                tables::ROOMS_TO_DELETE.put(tx, &room.nid, &false);
+                tx.change(Change::Forgotten { user, room: room.nid });
             });
             forgotten?.durable().await?;
         }
@@ -274,7 +274,7 @@ pub async fn forget(call: UserCall, request: forget_room::v3::Request) -> Result
 
 async fn membership_of(hs: &Homeserver, room: &RoomInfo, user: &UserId) -> Result<Option<MembershipKind>> {
     let Some(user) = hs.find_user(user).await? else { return Ok(None) };
-    Ok(tables::MEMBERSHIPS.get(hs.store(), &(user, room.sn)).await?.map(|membership| membership.kind))
+    Ok(tables::MEMBERSHIPS.get(hs.store(), &(user, room.nid)).await?.map(|membership| membership.kind))
 }
 
 /// Sends a member event for `target`; the auth rules say whether the caller may.
@@ -292,7 +292,7 @@ async fn send(call: &UserCall, room: &Rc<RoomInfo>, draft: Draft) -> Result<()> 
             write.tx.frees_space();
         }
         if forgets {
-            tables::ROOMS_TO_DELETE.put(write.tx, &room.sn, &false);
+            tables::ROOMS_TO_DELETE.put(write.tx, &room.nid, &false);
         }
         write.send(draft.clone())
     };

@@ -84,7 +84,7 @@ pub async fn messages(call: UserCall, ReadMessages(request): ReadMessages) -> Re
     let mut members: Vec<Rc<Event>> = Vec::new();
     if lazy(&request.filter) {
         let senders = senders(hs, &room, root, &page.events).await?;
-        members = hs.events_at(room.sn, &senders).await?.into_iter().flatten().collect();
+        members = hs.events_at(room.nid, &senders).await?.into_iter().flatten().collect();
     }
     Ok(Json::of(&Messages {
         start: hs.token(start),
@@ -125,24 +125,24 @@ fn lazy(filter: &RoomEventFilter) -> bool {
 async fn senders(hs: &Homeserver, room: &RoomInfo, state: NodeId, events: &[Rc<Event>]) -> Result<Vec<Position>> {
     let senders: BTreeSet<&str> = events.iter().map(|event| event.pdu.sender.as_str()).collect();
     let keys: Vec<StateKey> = senders.into_iter().map(|sender| (StateEventType::RoomMember, sender.to_owned())).collect();
-    Ok(hs.state_get(room.sn, state, &keys).await?.into_iter().flatten().collect())
+    Ok(hs.state_get(room.nid, state, &keys).await?.into_iter().flatten().collect())
 }
 
 /// The state that goes with `shown`; of the members only those who sent them, where they are loaded
 /// lazily.
 async fn state_for(hs: &Homeserver, room: &RoomInfo, state: NodeId, shown: &[Rc<Event>], lazy: bool) -> Result<Vec<Rc<Event>>> {
     let part = if lazy { Part::WithoutMembers } else { Part::All };
-    let mut positions: Vec<Position> = hs.state_entries(room.sn, state, part).await?.into_iter().map(|(_, at)| at).collect();
+    let mut positions: Vec<Position> = hs.state_entries(room.nid, state, part).await?.into_iter().map(|(_, at)| at).collect();
     if lazy {
         positions.extend(senders(hs, room, state, shown).await?);
     }
     positions.sort_unstable();
-    Ok(hs.events_at(room.sn, &positions).await?.into_iter().flatten().collect())
+    Ok(hs.events_at(room.nid, &positions).await?.into_iter().flatten().collect())
 }
 
 /// An event of a room, if the user may see it.
 async fn seen_event(hs: &Homeserver, session: &Session, room: &Rc<RoomInfo>, id: &EventId) -> Result<Option<(Viewer, Rc<Event>)>> {
-    let Some(event) = hs.event_by_id(room.sn, id).await? else { return Ok(None) };
+    let Some(event) = hs.event_by_id(room.nid, id).await? else { return Ok(None) };
     let mut viewer = Viewer::new(hs, room, session.user).await?;
     Ok(if viewer.sees(hs, &event).await? { Some((viewer, event)) } else { None })
 }

@@ -48,7 +48,7 @@ use crate::{
     error::{Error, Result},
     homeserver::Homeserver,
     router::Table,
-    tables::UserSn,
+    tables::UserNid,
 };
 use ephapse_events::{JsonObject, MAX_PDU_BYTES};
 use ruma::{CanonicalJsonObject, CanonicalJsonValue, UserId, room_version_rules::RoomVersionRules};
@@ -138,7 +138,7 @@ fn canonical(object: &CanonicalJsonObject) -> String {
 }
 
 /// The content of a member event, with the profile of its user, who has an account here.
-async fn member_content(hs: &Homeserver, user: UserSn, membership: &str, reason: Option<String>) -> Result<CanonicalJsonObject> {
+async fn member_content(hs: &Homeserver, user: UserNid, membership: &str, reason: Option<String>) -> Result<CanonicalJsonObject> {
     let mut content = bare_member_content(membership, reason);
     content.extend(profile::shown_in_rooms(hs, user).await?);
     Ok(content)

@@ -13,7 +13,7 @@ use super::hashing::Place;
 use crate::{
     error::{Error, Result},
     homeserver::Homeserver,
-    tables::{self, Account, UserSn},
+    tables::{self, Account, UserNid},
 };
 use argon2::{
     Algorithm, Params, Version,
@@ -62,7 +62,7 @@ pub async fn hash(hs: &Homeserver, password: &str) -> Result<String> {
 /// Whose password was right.
 pub struct Checked {
     /// The user.
-    pub user: UserSn,
+    pub user: UserNid,
     /// The hash it was compared with: what is done under the account's lock asks whether it is
     /// still the account's.
     hash: String,
@@ -79,9 +79,9 @@ impl Checked {
 /// many are under way.
 pub async fn check(hs: &Homeserver, user: &UserId, password: &str) -> Result<Option<Checked>> {
     let place = hs.rate_limits.hash_one()?;
-    let sn = if hs.is_local(user) { hs.find_user(user).await? } else { None };
-    let account = match sn {
-        Some(sn) => tables::ACCOUNTS.get(hs.store(), &sn).await?,
+    let nid = if hs.is_local(user) { hs.find_user(user).await? } else { None };
+    let account = match nid {
+        Some(nid) => tables::ACCOUNTS.get(hs.store(), &nid).await?,
         None => None,
     };
     // Apart from those that somebody has, so that nobody who has an account is kept out by what
@@ -92,7 +92,7 @@ pub async fn check(hs: &Homeserver, user: &UserId, password: &str) -> Result<Opt
     hs.rate_limits.passwords.take(user.as_str(), hs.host.now())?;
     let stored = account.filter(|account| !account.deactivated).and_then(|account| account.password);
     let verified = is_of(hs, place, password, stored.as_deref().unwrap_or(NOBODY)).await;
-    let checked = sn.zip(stored).filter(|_| verified).map(|(user, hash)| Checked { user, hash });
+    let checked = nid.zip(stored).filter(|_| verified).map(|(user, hash)| Checked { user, hash });
     if checked.is_some() {
         hs.rate_limits.passwords.give_back(user.as_str());
     }
@@ -100,7 +100,7 @@ pub async fn check(hs: &Homeserver, user: &UserId, password: &str) -> Result<Opt
 }
 
 /// The account of `user`, if its password still has this hash.
-pub async fn unchanged(hs: &Homeserver, user: UserSn, hash: &str) -> Result<Option<Checked>> {
+pub async fn unchanged(hs: &Homeserver, user: UserNid, hash: &str) -> Result<Option<Checked>> {
     let account = tables::ACCOUNTS.get(hs.store(), &user).await?;
     let checked = Checked { user, hash: hash.to_owned() };
     Ok(checked.still_holds(account.as_ref()).then_some(checked))

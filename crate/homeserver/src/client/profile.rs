@@ -9,7 +9,7 @@ use crate::{
     locks::LockKey,
     room::{self, Draft, Stop},
     router::{Call, UserCall},
-    tables::{self, Json, MembershipKind, UserSn},
+    tables::{self, Json, MembershipKind, UserNid},
 };
 use ephapse_store::Direction;
 use http::StatusCode;
@@ -84,7 +84,7 @@ pub async fn delete_field(call: UserCall, request: delete_profile_field::Request
 
 /// What a member event says of a user of this server: the display name and the avatar, as far as
 /// they are set.
-pub async fn shown_in_rooms(hs: &Homeserver, user: UserSn) -> Result<CanonicalJsonObject> {
+pub async fn shown_in_rooms(hs: &Homeserver, user: UserNid) -> Result<CanonicalJsonObject> {
     let keys = SHOWN.map(|field| (user, field.to_owned()));
     let stored = tables::PROFILES.get_many(hs.store(), &keys).await?;
     let mut shown = CanonicalJsonObject::new();
@@ -129,7 +129,7 @@ async fn show_in_rooms(call: &UserCall) -> Result<()> {
         if membership.kind != MembershipKind::Join {
             continue;
         }
-        let Some(room) = hs.room_by_sn(room).await.leave_out()? else { continue };
+        let Some(room) = hs.room_by_nid(room).await.leave_out()? else { continue };
         let written = hs.write_room(&room, call.raw.generation, |write| {
             let Some(membership) = write.member(session.user)?.filter(|membership| membership.kind == MembershipKind::Join) else { return Ok(()) };
             let event = write.event(membership.position)?;
@@ -156,14 +156,14 @@ async fn show_in_rooms(call: &UserCall) -> Result<()> {
 }
 
 /// The number of a user who has an account here.
-async fn known(hs: &Homeserver, user: &UserId) -> Result<UserSn> {
+async fn known(hs: &Homeserver, user: &UserId) -> Result<UserNid> {
     let unknown = || Error::not_found("this server has no such user");
-    let sn = if hs.is_local(user) { hs.find_user(user).await? } else { None };
-    let sn = sn.ok_or_else(unknown)?;
-    tables::ACCOUNTS.get(hs.store(), &sn).await?.filter(|account| !account.deactivated).map(|_| sn).ok_or_else(unknown)
+    let nid = if hs.is_local(user) { hs.find_user(user).await? } else { None };
+    let nid = nid.ok_or_else(unknown)?;
+    tables::ACCOUNTS.get(hs.store(), &nid).await?.filter(|account| !account.deactivated).map(|_| nid).ok_or_else(unknown)
 }
 
-async fn fields_of(hs: &Homeserver, user: UserSn) -> Result<BTreeMap<String, Box<RawValue>>> {
+async fn fields_of(hs: &Homeserver, user: UserNid) -> Result<BTreeMap<String, Box<RawValue>>> {
     let stored = tables::PROFILES.scan(hs.store(), &user, Direction::Forward, MOST_FIELDS).await?;
     let fields = stored.into_iter().map(|((_, field), value)| {
         let value = raw(user, &field, value)?;
@@ -172,7 +172,7 @@ async fn fields_of(hs: &Homeserver, user: UserSn) -> Result<BTreeMap<String, Box
     Ok(readable(fields).collect())
 }
 
-fn raw(user: UserSn, field: &str, stored: Json) -> Result<Box<RawValue>, Damaged> {
+fn raw(user: UserNid, field: &str, stored: Json) -> Result<Box<RawValue>, Damaged> {
     RawValue::from_string(stored.0).map_err(|error| Damaged::new(format!("{field} in the profile of user number {user}"), error))
 }
 

@@ -12,7 +12,7 @@ use crate::{
     locks::LockKey,
     push::{LONGEST_PATTERN, NewRule, Rule, Rules},
     router::UserCall,
-    tables::{self, Json, UserSn},
+    tables::{self, Json, UserNid},
     transaction::{Submitted, Tx},
 };
 use http::StatusCode;
@@ -131,7 +131,7 @@ struct Content {
 
 /// The rules of a user: the stored ones, with the default rules as this version of the server knows
 /// them.
-pub async fn rules_of(hs: &Homeserver, user: UserSn, user_id: &UserId) -> Result<Rules> {
+pub async fn rules_of(hs: &Homeserver, user: UserNid, user_id: &UserId) -> Result<Rules> {
     let stored = tables::ACCOUNT_DATA.get(hs.store(), &(user, 0, TYPE.to_owned())).await.leave_out()?.flatten();
     Ok(stored.map_or_else(|| Rules::server_default(user_id), |stored| read(&stored.content, user_id)))
 }

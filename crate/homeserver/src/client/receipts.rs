@@ -10,7 +10,7 @@ use crate::{
     position::Position,
     room::{Event, RoomInfo, Viewer},
     router::UserCall,
-    tables::{self, AccountData, Change, Json, Membership, MembershipKind, ReceiptKind, RoomSn, StoredReceipt},
+    tables::{self, AccountData, Change, Json, Membership, MembershipKind, ReceiptKind, RoomNid, StoredReceipt},
     transaction::Submitted,
 };
 use ephapse_store::Direction;
@@ -50,7 +50,7 @@ pub async fn create_receipt(call: UserCall, request: Request) -> Result<Response
 pub async fn joined_room(call: &UserCall, room_id: &RoomId) -> Result<(Rc<RoomInfo>, Membership)> {
     let forbidden = || Error::forbidden("you are not in this room");
     let room = call.hs.room(room_id).await?.ok_or_else(forbidden)?;
-    let membership = tables::MEMBERSHIPS.get(call.hs.store(), &(call.session.user, room.sn)).await?;
+    let membership = tables::MEMBERSHIPS.get(call.hs.store(), &(call.session.user, room.nid)).await?;
     let joined = membership.filter(|membership| membership.kind == MembershipKind::Join).ok_or_else(forbidden)?;
     Ok((room, joined))
 }
@@ -74,7 +74,7 @@ struct FullyRead {
 pub async fn mark(call: &UserCall, (info, membership): (Rc<RoomInfo>, Membership), marks: Marks) -> Result<()> {
     let hs = &*call.hs;
     let user = call.session.user;
-    let room = info.sn;
+    let room = info.nid;
     // What somebody has written whom the user ignores can be passed like everything else.
     let mut viewer = Viewer::of(&info, call.session.user_id.clone(), Some(membership), Rc::default());
     call.hs.active(&call.session).await?;
@@ -112,7 +112,7 @@ pub async fn mark(call: &UserCall, (info, membership): (Rc<RoomInfo>, Membership
 
 /// An event that the user may see; an id that nothing has and one of what is hidden are answered
 /// alike.
-async fn seen_event(hs: &Homeserver, viewer: &mut Viewer, room: RoomSn, event_id: &OwnedEventId) -> Result<Rc<Event>> {
+async fn seen_event(hs: &Homeserver, viewer: &mut Viewer, room: RoomNid, event_id: &OwnedEventId) -> Result<Rc<Event>> {
     let unknown = || Error::not_found(format!("the room has no event {event_id}, or you may not see it"));
     let event = hs.event_by_id(room, event_id).await?.ok_or_else(unknown)?;
     if viewer.sees(hs, &event).await? { Ok(event) } else { Err(unknown()) }
@@ -121,7 +121,7 @@ async fn seen_event(hs: &Homeserver, viewer: &mut Viewer, room: RoomSn, event_id
 /// "The event_id is not related to the thread_id" otherwise: a receipt in a thread is for an event
 /// of that thread, or for its root, which belongs to the main timeline too. A redacted event no
 /// longer tells which it was in.
-async fn check_thread(hs: &Homeserver, room: RoomSn, kind: &ReceiptKind, event_id: &OwnedEventId, event: &Event) -> Result<()> {
+async fn check_thread(hs: &Homeserver, room: RoomNid, kind: &ReceiptKind, event_id: &OwnedEventId, event: &Event) -> Result<()> {
     let Some(thread) = kind.thread.as_deref() else { return Ok(()) };
     let of_event = hs.thread_of(room, event).await?;
     if of_event.as_ref().map_or("main", |root| root.as_str()) == thread {
@@ -133,13 +133,13 @@ async fn check_thread(hs: &Homeserver, room: RoomSn, kind: &ReceiptKind, event_i
 
 /// Whether something relates to the event of an id. Where nothing does there is no thread, and
 /// threads that are made up are not kept apart.
-async fn is_a_root(hs: &Homeserver, room: RoomSn, id: &str) -> Result<bool> {
+async fn is_a_root(hs: &Homeserver, room: RoomNid, id: &str) -> Result<bool> {
     let Ok(id) = OwnedEventId::try_from(id) else { return Ok(false) };
     Ok(!tables::RELATIONS.scan(hs.store(), &(room, id), Direction::Forward, 1).await?.is_empty())
 }
 
 /// Where the read marker is.
-async fn marker(hs: &Homeserver, room: RoomSn, user: u32) -> Result<Option<Position>> {
+async fn marker(hs: &Homeserver, room: RoomNid, user: u32) -> Result<Option<Position>> {
     let Some(data) = tables::ACCOUNT_DATA.get(hs.store(), &(user, room, FULLY_READ.to_owned())).await? else { return Ok(None) };
     let Ok(marker) = serde_json::from_str::<FullyRead>(&data.content.0) else { return Ok(None) };
     Ok(hs.find_event(&marker.event_id).await?.map(|(_, at)| at))

@@ -12,7 +12,7 @@ use crate::{
     locks::LockKey,
     push::Rules,
     router::{Call, token_hash},
-    tables::{self, Account, PendingRegistration, UserSn},
+    tables::{self, Account, PendingRegistration, UserNid},
     transaction::Tx,
 };
 use http::StatusCode;
@@ -296,7 +296,7 @@ pub async fn create(hs: &Homeserver, generation: u64, account: NewAccount) -> Re
     Ok(Json::of(&Registered { user_id: &user_id, home_server: hs.server_name(), access_token, device_id }))
 }
 
-fn put_guest(tx: &mut Tx, user: UserSn, is_guest: bool) {
+fn put_guest(tx: &mut Tx, user: UserNid, is_guest: bool) {
     match is_guest {
         true => tables::GUESTS.put(tx, &user, &()),
         false => tables::GUESTS.delete(tx, &user),

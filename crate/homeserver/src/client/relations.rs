@@ -7,7 +7,7 @@ use crate::{
     position::Position,
     room::{DEPTH, Event, Format, REDACTION, RelatesTo},
     router::UserCall,
-    tables::{self, IndirectRelation, RoomSn},
+    tables::{self, IndirectRelation, RoomNid},
 };
 use ephapse_store::Direction;
 use ruma::{
@@ -30,7 +30,7 @@ const READ_AT_ONCE: usize = 128;
 const READ_AT_MOST: usize = 2000;
 
 /// What the three endpoints ask in common.
-struct Asked {
+struct Criteria {
     room_id: OwnedRoomId,
     event_id: OwnedEventId,
     rel_type: Option<String>,
@@ -42,7 +42,7 @@ struct Asked {
     recurse: bool,
 }
 
-impl Asked {
+impl Criteria {
     fn wants(&self, rel_type: &str, event_type: &str) -> bool {
         self.rel_type.as_ref().is_none_or(|wanted| wanted == rel_type) && self.event_type.as_ref().is_none_or(|wanted| wanted == event_type)
     }
@@ -68,7 +68,7 @@ macro_rules! endpoint {
         $(#[$doc])*
         pub async fn $name(call: UserCall, request: $module::v1::Request) -> Result<$module::v1::Response> {
             let (rel_type, event_type) = ($rel_type(&request), $event_type(&request));
-            let asked = Asked {
+            let criteria = Criteria {
                 room_id: request.room_id,
                 event_id: request.event_id,
                 rel_type,
@@ -79,7 +79,7 @@ macro_rules! endpoint {
                 limit: request.limit,
                 recurse: request.recurse,
             };
-            let found = find(&call, asked).await?;
+            let found = find(&call, criteria).await?;
             let mut response = $module::v1::Response::new(found.chunk);
             response.next_batch = found.next_batch;
             response.prev_batch = found.prev_batch;
@@ -111,21 +111,21 @@ endpoint!(
     |request: &get_relating_events_with_rel_type_and_event_type::v1::Request| Some(request.event_type.to_string())
 );
 
-async fn find(call: &UserCall, asked: Asked) -> Result<Found> {
+async fn find(call: &UserCall, criteria: Criteria) -> Result<Found> {
     let hs = &call.hs;
-    let (room, mut viewer, parent) = visible_event(hs, &call.session, &asked.room_id, &asked.event_id).await?;
-    let limit = asked.limit.map_or(DEFAULT_PAGE, |limit| usize::try_from(u64::from(limit)).unwrap_or(LARGEST_PAGE).clamp(1, LARGEST_PAGE));
-    let from = asked.from.as_deref().map(|token| hs.position_of(token)).transpose()?.flatten();
-    let to = asked.to.as_deref().map(|token| hs.position_of(token)).transpose()?.flatten();
+    let (room, mut viewer, parent) = visible_event(hs, &call.session, &criteria.room_id, &criteria.event_id).await?;
+    let limit = criteria.limit.map_or(DEFAULT_PAGE, |limit| usize::try_from(u64::from(limit)).unwrap_or(LARGEST_PAGE).clamp(1, LARGEST_PAGE));
+    let from = criteria.from.as_deref().map(|token| hs.position_of(token)).transpose()?.flatten();
+    let to = criteria.to.as_deref().map(|token| hs.position_of(token)).transpose()?.flatten();
     let mut unread = Unread {
-        room: room.sn,
+        room: room.nid,
         parent: parent.pdu.event_id.clone(),
-        dir: asked.dir,
-        rest: match asked.dir {
+        dir: criteria.dir,
+        rest: match criteria.dir {
             Dir::Backward => to.unwrap_or(Position::MIN)..from.unwrap_or(Position::MAX),
             Dir::Forward => from.unwrap_or(Position::MIN)..to.unwrap_or(Position::MAX),
         },
-        recurse: asked.recurse,
+        recurse: criteria.recurse,
         is_over: false,
     };
     let mut found: Vec<Rc<Event>> = Vec::new();
@@ -136,28 +136,29 @@ async fn find(call: &UserCall, asked: Asked) -> Result<Found> {
         }
         let mut children = unread.read(hs).await?;
         read += children.len();
-        children
-            .retain(|(_, IndirectRelation { relation, .. })| relation.rel_type != REDACTION && asked.wants(&relation.rel_type, &relation.event_type));
-        let children = related_still(hs, room.sn, &asked, children).await?;
+        children.retain(|(_, IndirectRelation { relation, .. })| {
+            relation.rel_type != REDACTION && criteria.wants(&relation.rel_type, &relation.event_type)
+        });
+        let children = related_still(hs, room.nid, &criteria, children).await?;
         found.extend(viewer.visible(hs, children).await?);
     }
     let next = if found.len() > limit {
         found.truncate(limit);
-        found.last().map(|last| behind(last.position, asked.dir))
+        found.last().map(|last| behind(last.position, criteria.dir))
     } else {
         (!unread.is_over).then(|| unread.boundary())
     };
     Ok(Found {
         chunk: hs.timeline_events(&room, &found, &call.session, Format::Whole, &viewer).await?,
         next_batch: next.map(|position| hs.token(position)),
-        prev_batch: asked.from.clone(),
-        recursion_depth: asked.recurse.then(|| UInt::try_from(DEPTH).expect("a small number")),
+        prev_batch: criteria.from.clone(),
+        recursion_depth: criteria.recurse.then(|| UInt::try_from(DEPTH).expect("a small number")),
     })
 }
 
 /// What relates to an event and has not been read yet.
 struct Unread {
-    room: RoomSn,
+    room: RoomNid,
     parent: OwnedEventId,
     dir: Dir,
     /// The boundaries that it lies between.
@@ -217,12 +218,13 @@ fn behind(position: Position, dir: Dir) -> Position {
 
 /// The children that are left: a redacted event relates to nothing any more, and what related
 /// through one that is not looked through neither.
-async fn related_still(hs: &Homeserver, room: RoomSn, asked: &Asked, children: Vec<(Position, IndirectRelation)>) -> Result<Vec<Rc<Event>>> {
+async fn related_still(hs: &Homeserver, room: RoomNid, criteria: &Criteria, children: Vec<(Position, IndirectRelation)>) -> Result<Vec<Rc<Event>>> {
     let mut between: Vec<Position> = children.iter().flat_map(|(_, child)| child.through.iter().copied()).collect();
     between.sort_unstable();
     between.dedup();
     let events = hs.events_at(room, &between).await?;
-    let looked_through: BTreeSet<Position> = events.iter().flatten().filter(|event| asked.looks_through(event)).map(|event| event.position).collect();
+    let looked_through: BTreeSet<Position> =
+        events.iter().flatten().filter(|event| criteria.looks_through(event)).map(|event| event.position).collect();
     let children = children.into_iter().filter(|(_, child)| child.through.iter().all(|between| looked_through.contains(between)));
     let positions: Vec<Position> = children.map(|(position, _)| position).collect();
     let mut left = hs.events_at(room, &positions).await?;

@@ -119,8 +119,8 @@ async fn may_redact(call: &UserCall, room: &Rc<RoomInfo>, target: &EventId) -> R
     joined_room(call, &room.id).await?;
     let may_redact_others = hs.may_redact_others(room, user).await?;
     let target = match hs.find_event(target).await? {
-        Some((found, _)) if found != room.sn => return Err(Error::invalid_param(format!("{target} is in another room"))),
-        Some((_, position)) => Some(hs.event_at(room.sn, position).await?).filter(|event| event.is_accepted()),
+        Some((found, _)) if found != room.nid => return Err(Error::invalid_param(format!("{target} is in another room"))),
+        Some((_, position)) => Some(hs.event_at(room.nid, position).await?).filter(|event| event.is_accepted()),
         None => None,
     };
     match target {

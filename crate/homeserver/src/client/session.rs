@@ -11,7 +11,7 @@ use crate::{
     homeserver::Homeserver,
     locks::LockKey,
     router::{Call, UserCall, token_hash},
-    tables::{self, Device, Session, UserSn},
+    tables::{self, Device, Session, UserNid},
     transaction::Tx,
 };
 use ephapse_store::Direction;
@@ -95,7 +95,7 @@ fn refused() -> Error {
 }
 
 /// "The given device ID must not be the same as a cross-signing key ID": the two share a namespace in signatures.
-async fn is_no_cross_signing_key(hs: &Homeserver, user: UserSn, device: &DeviceId) -> Result<()> {
+async fn is_no_cross_signing_key(hs: &Homeserver, user: UserNid, device: &DeviceId) -> Result<()> {
     #[derive(Deserialize)]
     struct Key {
         keys: BTreeMap<String, String>,
@@ -126,7 +126,7 @@ impl NewSession {
     /// For a device of a user; the account's lock must be held.
     pub async fn of(
         hs: &Homeserver,
-        user: UserSn,
+        user: UserNid,
         user_id: &OwnedUserId,
         device_id: Option<OwnedDeviceId>,
         display_name: Option<String>,

@@ -38,8 +38,8 @@ impl Homeserver {
 
     /// Whether a joined user's power level allows a state event of a type now.
     pub async fn may_send_state(&self, room: &Rc<RoomInfo>, user: &UserId, event_type: StateEventType) -> Result<bool> {
-        let head = self.room_head(room.sn).await?;
-        let member = self.state_event(room.sn, NodeId(head.state), (StateEventType::RoomMember, user.to_string())).await?;
+        let head = self.room_head(room.nid).await?;
+        let member = self.state_event(room.nid, NodeId(head.state), (StateEventType::RoomMember, user.to_string())).await?;
         if member.is_none_or(|event| crate::room::membership_of(&event) != MembershipKind::Join) {
             return Ok(false);
         }
@@ -50,7 +50,7 @@ impl Homeserver {
 
     /// Whether a user's power level allows to redact others' events now.
     pub async fn may_redact_others(&self, room: &Rc<RoomInfo>, user: &UserId) -> Result<bool> {
-        let head = self.room_head(room.sn).await?;
+        let head = self.room_head(room.nid).await?;
         let levels = self.levels(room, NodeId(head.state)).await?;
         Ok(levels.user(user).map_err(Error::forbidden)? >= levels.redact().map_err(Error::forbidden)?)
     }
@@ -63,8 +63,8 @@ pub async fn readable_state(hs: &Homeserver, session: &Session, room_id: &RoomId
     let root = match until {
         // The departure may have come without an event of its own, by a fork that was decided
         // against the user.
-        Some(left) => hs.event_at(room.sn, left).await?.room_state,
-        None => NodeId(hs.room_head(room.sn).await?.state),
+        Some(left) => hs.event_at(room.nid, left).await?.room_state,
+        None => NodeId(hs.room_head(room.nid).await?.state),
     };
     Ok((room, root))
 }
@@ -73,7 +73,7 @@ pub async fn readable_state(hs: &Homeserver, session: &Session, room_id: &RoomId
 /// everybody may read it. Who has forgotten it was never in it.
 pub async fn readable(hs: &Homeserver, session: &Session, room_id: &RoomId) -> Result<(Rc<RoomInfo>, Option<Position>)> {
     let room = hs.room_for(room_id).await?;
-    let membership = tables::MEMBERSHIPS.get(hs.store(), &(session.user, room.sn)).await?.filter(|membership| !membership.forgotten);
+    let membership = tables::MEMBERSHIPS.get(hs.store(), &(session.user, room.nid)).await?.filter(|membership| !membership.forgotten);
     match membership {
         Some(membership) if membership.kind == MembershipKind::Join => Ok((room, None)),
         _ if is_world_readable(hs, &room).await? => Ok((room, None)),
@@ -88,9 +88,9 @@ async fn is_world_readable(hs: &Homeserver, room: &RoomInfo) -> Result<bool> {
     struct Content {
         history_visibility: HistoryVisibility,
     }
-    let head = hs.room_head(room.sn).await?;
+    let head = hs.room_head(room.nid).await?;
     let Some(position) = head.history_visibility else { return Ok(false) };
-    let event = hs.event_at(room.sn, position).await?;
+    let event = hs.event_at(room.nid, position).await?;
     let content: Option<Content> = serde_json::from_str(event.pdu.content.get()).ok();
     Ok(content.is_some_and(|content| content.history_visibility == HistoryVisibility::WorldReadable))
 }
@@ -99,9 +99,9 @@ async fn is_world_readable(hs: &Homeserver, room: &RoomInfo) -> Result<bool> {
 pub async fn all(call: UserCall, request: get_state_events::v3::Request) -> Result<get_state_events::v3::Response> {
     let hs = &call.hs;
     let (room, root) = readable_state(hs, &call.session, &request.room_id).await?;
-    let mut positions: Vec<_> = hs.state_entries(room.sn, root, Part::All).await?.into_iter().map(|(_, position)| position).collect();
+    let mut positions: Vec<_> = hs.state_entries(room.nid, root, Part::All).await?.into_iter().map(|(_, position)| position).collect();
     positions.sort_unstable();
-    let events: Vec<_> = hs.events_at(room.sn, &positions).await?.into_iter().flatten().collect();
+    let events: Vec<_> = hs.events_at(room.nid, &positions).await?.into_iter().flatten().collect();
     let events = hs.client_events(&room, &events, &call.session, crate::room::Format::Whole).await?;
     Ok(get_state_events::v3::Response::new(events))
 }
@@ -111,7 +111,7 @@ pub async fn all(call: UserCall, request: get_state_events::v3::Request) -> Resu
 pub async fn one(call: UserCall, request: get_state_event_for_key::v3::Request) -> Result<get_state_event_for_key::v3::Response> {
     let hs = &call.hs;
     let (room, root) = readable_state(hs, &call.session, &request.room_id).await?;
-    let event = hs.state_event(room.sn, root, (request.event_type, request.state_key)).await?;
+    let event = hs.state_event(room.nid, root, (request.event_type, request.state_key)).await?;
     let event = event.ok_or_else(|| Error::not_found("the room has no such state"))?;
     let answer = match request.format {
         get_state_event_for_key::v3::StateEventFormat::Event => {
@@ -134,11 +134,11 @@ pub async fn put(call: UserCall, request: send_state_event::v3::Request) -> Resu
     let content = content(request.body.json().get(), &room.rules)?;
     let mut unfit = BTreeMap::new();
     if request.event_type == StateEventType::RoomCanonicalAlias {
-        unfit = aliases::unfit(hs, room.sn, aliases::named(request.body.json().get())?).await?;
+        unfit = aliases::unfit(hs, room.nid, aliases::named(request.body.json().get())?).await?;
     }
     let mut draft = Draft::state(call.session.user_id.clone(), request.event_type, request.state_key, content);
     if draft.is_join() {
-        draft.let_in_by = membership::let_in_by(hs, &call.session, &room).await?;
+        draft.authorised_via = membership::authorised_via(hs, &call.session, &room).await?;
     }
     hs.active(&call.session).await?;
     let set = |write: &mut Write<'_>| {
@@ -166,7 +166,7 @@ pub(super) fn set_already(write: &Write<'_>, draft: &Draft) -> Result<Option<Rc<
     if !same || is_own() {
         return Ok(same.then_some(event));
     }
-    let member = write.member(write.user_sn(&draft.sender)?)?;
+    let member = write.member(write.user_nid(&draft.sender)?)?;
     Ok(member.is_some_and(|member| member.kind == MembershipKind::Join).then_some(event))
 }
 
@@ -176,9 +176,9 @@ pub async fn members(call: UserCall, request: get_member_events::v3::Request) ->
     let hs = &call.hs;
     let (room, until) = readable(hs, &call.session, &request.room_id).await?;
     let at = request.at.as_deref().map(|token| hs.position_of(token)).transpose()?.flatten();
-    let head = hs.room_head(room.sn).await?;
+    let head = hs.room_head(room.nid).await?;
     let root = match at.into_iter().chain(until).min() {
-        Some(position) => hs.room_state_at(room.sn, &head, position).await?,
+        Some(position) => hs.room_state_at(room.nid, &head, position).await?,
         None => NodeId(head.state),
     };
     if let Some(position) = at.filter(|at| until.is_none_or(|until| *at < until)) {
@@ -187,10 +187,10 @@ pub async fn members(call: UserCall, request: get_member_events::v3::Request) ->
             return Err(Error::forbidden("you may not see who was in this room then"));
         }
     }
-    let entries = hs.state_entries(room.sn, root, Part::Members).await?;
+    let entries = hs.state_entries(room.nid, root, Part::Members).await?;
     let mut positions: Vec<_> = entries.into_iter().map(|(_, position)| position).collect();
     positions.sort_unstable();
-    let mut events: Vec<_> = hs.events_at(room.sn, &positions).await?.into_iter().flatten().collect();
+    let mut events: Vec<_> = hs.events_at(room.nid, &positions).await?.into_iter().flatten().collect();
     events.retain(|event| {
         let kind = crate::room::membership_of(event).as_str();
         let is = request.membership.as_ref().map(|wanted| wanted.as_str() == kind);
@@ -207,7 +207,7 @@ pub async fn members(call: UserCall, request: get_member_events::v3::Request) ->
 pub async fn joined_members(call: UserCall, Own(request): Own<joined_members::v3::Request>) -> Result<Json> {
     let hs = &call.hs;
     let room = hs.room_for(&request.room_id).await?;
-    let own = tables::MEMBERSHIPS.get(hs.store(), &(call.session.user, room.sn)).await?;
+    let own = tables::MEMBERSHIPS.get(hs.store(), &(call.session.user, room.nid)).await?;
     if own.is_none_or(|own| own.kind != MembershipKind::Join) {
         return Err(Error::forbidden("you are not in this room"));
     }
@@ -217,10 +217,10 @@ pub async fn joined_members(call: UserCall, Own(request): Own<joined_members::v3
         displayname: Option<String>,
         avatar_url: Option<ruma::OwnedMxcUri>,
     }
-    let entries = tables::MEMBERS.scan(hs.store(), &(room.sn, MembershipKind::Join as u8), Direction::Forward, MEMBERS_LISTED).await?;
+    let entries = tables::MEMBERS.scan(hs.store(), &(room.nid, MembershipKind::Join as u8), Direction::Forward, MEMBERS_LISTED).await?;
     let positions: Vec<_> = entries.into_iter().map(|(_, position)| position).collect();
     let mut joined = BTreeMap::new();
-    for event in hs.events_at(room.sn, &positions).await?.into_iter().flatten() {
+    for event in hs.events_at(room.nid, &positions).await?.into_iter().flatten() {
         let Some(user) = event.pdu.state_key.as_deref().and_then(|user| OwnedUserId::try_from(user).ok()) else { continue };
         let profile: Profile = serde_json::from_str(event.pdu.content.get()).unwrap_or_default();
         joined.insert(user, profile);
@@ -234,7 +234,7 @@ pub async fn joined_rooms(call: UserCall, _: joined_rooms::v3::Request) -> Resul
     let mut ids = Vec::new();
     for ((_, room), membership) in tables::MEMBERSHIPS.scan(hs.store(), &call.session.user, Direction::Forward, MEMBERS_LISTED).await? {
         if membership.kind == MembershipKind::Join {
-            ids.extend(hs.room_by_sn(room).await.leave_out()?.map(|room| room.id.clone()));
+            ids.extend(hs.room_by_nid(room).await.leave_out()?.map(|room| room.id.clone()));
         }
     }
     Ok(joined_rooms::v3::Response::new(ids))

@@ -13,7 +13,7 @@ use crate::{
     homeserver::Homeserver,
     position::{Position, Token},
     router::UserCall,
-    sync::{self, Ask},
+    sync::{self, SyncRequest},
     tables::{self, Change, Session},
 };
 use futures_util::future::{self, Either};
@@ -27,7 +27,7 @@ pub async fn sync_events(call: UserCall, Own(request): Own<Request>) -> Result<J
     let since = token.map(|token| token.position.max(Position(0)));
     let filter = hs.filter(call.session.user, call.raw.parameter("filter")).await?;
     let wants_presence = hs.config.presence && sync::wants_presence(&filter);
-    let ask = Ask { session: call.session, filter, since, full_state: request.full_state, state_after: request.use_state_after };
+    let ask = SyncRequest { session: call.session, filter, since, full_state: request.full_state, state_after: request.use_state_after };
     let deadline = hs.host.now() + request.timeout.unwrap_or_default().min(hs.config.longest_sync).as_millis() as u64;
     // Whoever syncs is there, until the answer leaves.
     let _attendance = call.hs.attend(&ask.session, kind_of(&request.set_presence)?).await?;
@@ -46,7 +46,7 @@ pub async fn sync_events(call: UserCall, Own(request): Own<Request>) -> Result<J
             }
         });
         let to = hs.positions.newest();
-        let mut response = look(hs, &ask, token, from, to).await?;
+        let mut response = sync_response(hs, &ask, token, from, to).await?;
         let now = hs.host.now();
         if since.is_none() || ask.full_state || !is_empty(&response) || now >= deadline || hs.notify.is_closed() {
             let counts = keys::counts(hs, &ask.session).await?;
@@ -65,16 +65,16 @@ pub async fn sync_events(call: UserCall, Own(request): Own<Request>) -> Result<J
 }
 
 /// What there is to see for a client that has seen everything up to `from`.
-async fn look(hs: &Homeserver, ask: &Ask, since: Option<Token>, from: Option<Position>, to: Position) -> Result<Response> {
+async fn sync_response(hs: &Homeserver, ask: &SyncRequest, since: Option<Token>, from: Option<Position>, to: Position) -> Result<Response> {
     let mut response = match from {
         Some(from) if from == to && !ask.full_state => Response::new(hs.token(to)),
         Some(from) => {
             let listed = hs.changes_between(from..to).await?;
-            let mut response = hs.look(ask, Some((from, &listed)), to).await?;
+            let mut response = hs.sync_response(ask, Some((from, &listed)), to).await?;
             response.device_lists = keys::device_lists(hs, ask.session.user, from, &listed).await?;
             response
         }
-        None => hs.look(ask, None, to).await?,
+        None => hs.sync_response(ask, None, to).await?,
     };
     let to_device = to_device::pending(hs, &ask.session, since, to).await.leave_out()?.unwrap_or_default();
     response.to_device.events = to_device.events;

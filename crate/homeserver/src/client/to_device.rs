@@ -11,7 +11,7 @@ use crate::{
     position::{Position, Token},
     router::UserCall,
     stream::{Limits, Redelivery, Retention, Stream, Subject, WhenFull},
-    tables::{self, Change, Session, StreamEntry, UserSn},
+    tables::{self, Change, Session, StreamEntry, UserNid},
     transaction::{Submitted, Tx},
     turns::Turns,
 };
@@ -103,7 +103,7 @@ pub async fn send(call: UserCall, request: send_event_to_device::Request) -> Res
 
 /// A message and the queue it goes to.
 struct Queue<'a> {
-    user: UserSn,
+    user: UserNid,
     device: OwnedDeviceId,
     subject: Subject,
     content: &'a RawValue,
@@ -127,17 +127,17 @@ impl<'a> Queues<'a> {
         user: &OwnedUserId,
         messages: &'a BTreeMap<DeviceIdOrAllDevices, Raw<AnyToDeviceEventContent>>,
     ) -> Result<()> {
-        let Some(sn) = hs.find_user(user).await? else { return Ok(()) };
+        let Some(nid) = hs.find_user(user).await? else { return Ok(()) };
         let mut turns = Turns::new(&*hs.host);
-        for ((_, device), _) in tables::DEVICES.scan(hs.store(), &sn, Direction::Forward, MOST_DEVICES).await? {
+        for ((_, device), _) in tables::DEVICES.scan(hs.store(), &nid, Direction::Forward, MOST_DEVICES).await? {
             let content = messages.get(&DeviceIdOrAllDevices::DeviceId(device.clone())).or_else(|| messages.get(&DeviceIdOrAllDevices::AllDevices));
             let Some(content) = content.map(Raw::json) else { continue };
             self.bytes += content.get().len();
             if self.bytes > LARGEST_REQUEST || self.queues.len() == MOST_MESSAGES {
                 return Err(Error::too_large("these are too many messages for one request"));
             }
-            let subject = subject(hs, sn, &device).await?;
-            self.queues.push(Queue { user: sn, device, subject, content });
+            let subject = subject(hs, nid, &device).await?;
+            self.queues.push(Queue { user: nid, device, subject, content });
             turns.step().await;
         }
         Ok(())
@@ -248,7 +248,7 @@ fn forget_arrived(hs: &Homeserver, subject: &Subject, last: &StreamEntry, genera
 pub struct Departing(Subject);
 
 /// What waits for a device, to be removed with it.
-pub async fn departing(hs: &Homeserver, user: UserSn, device: &DeviceId) -> Result<Departing> {
+pub async fn departing(hs: &Homeserver, user: UserNid, device: &DeviceId) -> Result<Departing> {
     Ok(Departing(subject(hs, user, device).await?))
 }
 
@@ -259,6 +259,6 @@ impl Departing {
     }
 }
 
-async fn subject(hs: &Homeserver, user: UserSn, device: &DeviceId) -> Result<Subject> {
+async fn subject(hs: &Homeserver, user: UserNid, device: &DeviceId) -> Result<Subject> {
     Ok(hs.streams.subject(hs, &TO_DEVICE, &format!("{user}/{device}"), hs.host.now()).await?)
 }

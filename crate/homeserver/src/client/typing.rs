@@ -15,7 +15,7 @@ pub async fn create_typing_event(call: UserCall, SetTyping(request): SetTyping) 
     }
     // Nobody leaves between the look and the notice, which would outlive it.
     let room = call.hs.room_for(&request.room_id).await?;
-    let _guard = call.hs.lock(LockKey::Room(room.sn)).await;
+    let _guard = call.hs.lock(LockKey::Room(room.nid)).await;
     joined_room(&call, &request.room_id).await?;
     let duration = match request.state {
         Typing::Yes(info) => Some(info.timeout),
@@ -24,6 +24,6 @@ pub async fn create_typing_event(call: UserCall, SetTyping(request): SetTyping) 
     if duration.is_some() {
         call.hs.active(&call.session).await?;
     }
-    call.hs.set_typing(room.sn, call.session.user, duration)?;
+    call.hs.set_typing(room.nid, call.session.user, duration)?;
     Ok(Response::new())
 }

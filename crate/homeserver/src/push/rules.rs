@@ -7,7 +7,7 @@ use crate::{
     homeserver::Homeserver,
     room::{Event, RoomInfo},
     rows::Rows,
-    tables::{Change, RoomHead, UserSn},
+    tables::{Change, RoomHead, UserNid},
 };
 use ephapse_store::Reader;
 use ruma::{
@@ -28,7 +28,7 @@ pub const PUSH_RULES: &str = "m.push_rules";
 const CACHED_BYTES: usize = 4 << 20;
 
 /// Rules lately used.
-pub struct RuleSets(Rows<UserSn, Rc<Conditions>>);
+pub struct RuleSets(Rows<UserNid, Rc<Conditions>>);
 
 impl RuleSets {
     /// Of what `reader` reads.
@@ -82,7 +82,7 @@ impl Evaluation {
 
 impl Homeserver {
     /// A user's rules: their own, or the default ones.
-    async fn push_rules(&self, user: UserSn, user_id: &UserId) -> Result<Rc<Conditions>> {
+    async fn push_rules(&self, user: UserNid, user_id: &UserId) -> Result<Rc<Conditions>> {
         if let Some(rules) = self.sync.rules.0.get(&user) {
             return Ok(rules);
         }
@@ -93,10 +93,10 @@ impl Homeserver {
     }
 
     /// A user's rules in a room as it is now.
-    pub(crate) async fn push_evaluation(&self, room: &RoomInfo, head: &RoomHead, user: UserSn, user_id: &OwnedUserId) -> Result<Evaluation> {
+    pub(crate) async fn push_evaluation(&self, room: &RoomInfo, head: &RoomHead, user: UserNid, user_id: &OwnedUserId) -> Result<Evaluation> {
         let rules = self.push_rules(user, user_id).await?;
         let key = (StateEventType::RoomMember, user_id.to_string());
-        let member = self.state_event(room.sn, crate::room::NodeId(head.state), key).await.leave_out()?.flatten();
+        let member = self.state_event(room.nid, crate::room::NodeId(head.state), key).await.leave_out()?.flatten();
         let context = Context {
             room: room.id.clone(),
             members: UInt::from(head.joined),
@@ -110,7 +110,7 @@ impl Homeserver {
         let rules = &room.rules.authorization;
         let Some(create) = head.create else { return Ok(None) };
         let positions: Vec<_> = [Some(create), head.power_levels].into_iter().flatten().collect();
-        let events = self.events_at(room.sn, &positions).await?;
+        let events = self.events_at(room.nid, &positions).await?;
         let mut events = events.into_iter();
         let Some(create) = events.next().flatten() else { return Ok(None) };
         let Ok(creators) = RoomCreateEvent::new(create.pdu.clone()).creators(rules) else { return Ok(None) };

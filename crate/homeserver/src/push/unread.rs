@@ -12,7 +12,7 @@ use crate::{
     position::Position,
     room::{Reading, RoomInfo, membership_of},
     rows::{ReadSince, Rows},
-    tables::{self, MembershipKind, ReceiptKind, RoomHead, RoomSn, Session, StoredReceipt, Unread, UnreadThread, UserSn},
+    tables::{self, MembershipKind, ReceiptKind, RoomHead, RoomNid, Session, StoredReceipt, Unread, UnreadThread, UserNid},
     transaction::Submitted,
     turns::Turns,
 };
@@ -31,8 +31,8 @@ const CACHED_BYTES: usize = 2 << 20;
 /// Counts lately used.
 pub struct Unreads {
     /// What was counted, and how many events ago it was written.
-    counts: Rows<(UserSn, RoomSn), (Unread, usize)>,
-    read: Rows<(UserSn, RoomSn), Rc<Read>>,
+    counts: Rows<(UserNid, RoomNid), (Unread, usize)>,
+    read: Rows<(UserNid, RoomNid), Rc<Read>>,
 }
 
 impl Unreads {
@@ -58,7 +58,7 @@ impl Unreads {
     }
 
     /// A receipt of `user` has moved to the event at a position; for the transaction that moves it.
-    pub(crate) fn receipt_moved(&self, room: RoomSn, user: UserSn, kind: &ReceiptKind, event: Position) {
+    pub(crate) fn receipt_moved(&self, room: RoomNid, user: UserNid, kind: &ReceiptKind, event: Position) {
         self.read.change((user, room), |read| {
             let read = Rc::make_mut(read);
             read.add(kind, event);
@@ -246,20 +246,20 @@ impl Homeserver {
         let user = session.user;
         let generation = self.store().generation();
         let since = self.sync.unread.counts.read_since();
-        let (mut unread, mut unwritten) = match self.sync.unread.counts.get(&(user, room.sn)) {
+        let (mut unread, mut unwritten) = match self.sync.unread.counts.get(&(user, room.nid)) {
             Some(cached) => cached,
             // What is damaged is counted again.
-            None => (tables::UNREAD.get(self.store(), &(user, room.sn)).await.leave_out()?.flatten().unwrap_or_default(), 0),
+            None => (tables::UNREAD.get(self.store(), &(user, room.nid)).await.leave_out()?.flatten().unwrap_or_default(), 0),
         };
         if unread.counted > to {
             return Ok(unread.counts());
         }
-        if unread.counted == Position::default() || self.left_since(room.sn, user, unread.counted).await? {
-            unread = Unread { counted: self.joined_at(room.sn, user).await?, threads: Vec::new() };
+        if unread.counted == Position::default() || self.left_since(room.nid, user, unread.counted).await? {
+            unread = Unread { counted: self.joined_at(room.nid, user).await?, threads: Vec::new() };
         }
-        let read = &*self.read_up_to(room.sn, user, receipts).await?;
+        let read = &*self.read_up_to(room.nid, user, receipts).await?;
         if let Some(from) = unread.apply(read) {
-            unread = Unread { counted: from.max(self.joined_at(room.sn, user).await?), threads: Vec::new() };
+            unread = Unread { counted: from.max(self.joined_at(room.nid, user).await?), threads: Vec::new() };
         }
         if unread.counted < to.min(head.newest) {
             let counting = Counting { room, session, evaluation: self.push_evaluation(room, head, user, &session.user_id).await? };
@@ -268,7 +268,7 @@ impl Homeserver {
                 && let Some(lowest) = unread.threads.iter().map(|thread| thread.read).min()
             {
                 // What was counted may have been redacted since, and then notifies no more.
-                let anew = Unread { counted: lowest.max(self.joined_at(room.sn, user).await?), threads: Vec::new() };
+                let anew = Unread { counted: lowest.max(self.joined_at(room.nid, user).await?), threads: Vec::new() };
                 let before = std::mem::replace(&mut unread, anew);
                 newest = self.newest(&counting, unread.counted..to).await?;
                 let later = newest.events.iter().position(|event| event.position <= before.counted).unwrap_or(newest.events.len());
@@ -280,7 +280,7 @@ impl Homeserver {
             unread.counted = to;
         }
         if unwritten >= WRITTEN_AFTER {
-            let written = self.write(generation, |tx| tables::UNREAD.put(tx, &(user, room.sn), &unread));
+            let written = self.write(generation, |tx| tables::UNREAD.put(tx, &(user, room.nid), &unread));
             // Nobody is told of it: if it is refused or lost, it is counted again.
             if written.map(Submitted::visible).is_ok() {
                 unwritten = 0;
@@ -288,12 +288,12 @@ impl Homeserver {
         }
         let counts = unread.counts();
         let weight = unread.threads.iter().map(|thread| size_of_val(thread) + thread.root.as_ref().map_or(0, |root| root.as_str().len())).sum();
-        self.sync.unread.counts.found(since, (user, room.sn), (unread, unwritten), weight);
+        self.sync.unread.counts.found(since, (user, room.nid), (unread, unwritten), weight);
         Ok(counts)
     }
 
     /// How far a user's receipts in a room reach.
-    async fn read_up_to(&self, room: RoomSn, user: UserSn, receipts: Option<Receipts>) -> Result<Rc<Read>> {
+    async fn read_up_to(&self, room: RoomNid, user: UserNid, receipts: Option<Receipts>) -> Result<Rc<Read>> {
         let kept = &self.sync.unread.read;
         if let Some(read) = kept.get(&(user, room)) {
             return Ok(read);
@@ -319,7 +319,7 @@ impl Homeserver {
         let mut newest = Newest::default();
         let mut turns = Turns::new(&*self.host);
         while reading.goes_on && newest.read < COUNTED_AT_MOST {
-            let events = reading.next(self, room.sn, COUNTED_AT_MOST - newest.read).await?;
+            let events = reading.next(self, room.nid, COUNTED_AT_MOST - newest.read).await?;
             newest.read += events.len();
             for event in events {
                 newest.redacts |= event.pdu.event_type == TimelineEventType::RoomRedaction;
@@ -334,7 +334,7 @@ impl Homeserver {
                 }
                 let effect = if own { Effect::default() } else { evaluation.of(self, &event).await };
                 if own || effect.notify {
-                    let root = self.thread_of(room.sn, &event).await?;
+                    let root = self.thread_of(room.nid, &event).await?;
                     newest.events.push(Counted { position: event.position, root, own, effect });
                 }
                 turns.short_step().await;
@@ -344,13 +344,13 @@ impl Homeserver {
     }
 
     /// Whether the user was out of the room at some time after `position`.
-    async fn left_since(&self, room: RoomSn, user: UserSn, position: Position) -> Result<bool> {
+    async fn left_since(&self, room: RoomNid, user: UserNid, position: Position) -> Result<bool> {
         let rooms = self.user_rooms(user).await?;
         Ok(rooms.get(room).is_some_and(|membership| membership.last_left.is_some_and(|left| left > position)))
     }
 
     /// Since when the user has been in the room without a break.
-    async fn joined_at(&self, room: RoomSn, user: UserSn) -> Result<Position> {
+    async fn joined_at(&self, room: RoomNid, user: UserNid) -> Result<Position> {
         let Some(membership) = self.user_rooms(user).await?.get(room) else { return Ok(Position::default()) };
         let mut position = membership.position;
         loop {

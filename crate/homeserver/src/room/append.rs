@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     position::Position,
-    tables::{self, Change, Extremity, Membership, MembershipKind, UserSn},
+    tables::{self, Change, Extremity, Membership, MembershipKind, UserNid},
 };
 use ephapse_events::{
     Pdu, StateKey,
@@ -47,7 +47,7 @@ pub struct Verdict {
 
 /// A user whose membership changes.
 struct Moved {
-    user: UserSn,
+    user: UserNid,
     old: Option<Membership>,
     /// The member event that holds from now on.
     event: Option<Rc<Event>>,
@@ -68,7 +68,7 @@ impl Write<'_> {
         }
         let auth_depth = self.auth_depth_of(&pdu)?;
         let event = Event {
-            room: self.room.sn,
+            room: self.room.nid,
             position,
             pdu: Arc::new(Pdu { auth_depth, ..pdu }),
             rejected: verdict.rejected,
@@ -83,12 +83,12 @@ impl Write<'_> {
         };
         let event = Rc::new(Event { waiting: self.is_waiting(&event)?, ..event });
         let member = match &key {
-            Some((StateEventType::RoomMember, user)) => UserId::parse(user).ok().map(|user| self.user_sn(&user)).transpose()?,
+            Some((StateEventType::RoomMember, user)) => UserId::parse(user).ok().map(|user| self.user_nid(&user)).transpose()?,
             _ => None,
         };
         self.put_event(event.clone());
         if event.is_shown() {
-            self.change(Change::Event { room: self.room.sn, member });
+            self.change(Change::Event { room: self.room.nid, member });
             self.head.newest = position;
         } else {
             // It takes a place in the order, but there is nothing to see.
@@ -185,7 +185,7 @@ impl Write<'_> {
         let reset = differences.iter().any(|difference| own.as_ref() != Some(&difference.key));
         self.follow(&differences)?;
         if reset {
-            self.change(Change::StateReset { room: self.room.sn });
+            self.change(Change::StateReset { room: self.room.nid });
         }
         Ok(())
     }
@@ -219,7 +219,7 @@ impl Write<'_> {
     /// Whose membership a place in the state is, and what it becomes; of a name that is no user's, none.
     fn moved(&self, state_key: &str, after: Option<Position>) -> Result<Option<Moved>, Vec<Need>> {
         let Ok(user) = OwnedUserId::try_from(state_key) else { return Ok(None) };
-        let member = self.user_sn(&user).and_then(|user| Ok((user, self.member(user)?)));
+        let member = self.user_nid(&user).and_then(|user| Ok((user, self.member(user)?)));
         match (member, after.map(|position| self.event(position)).transpose()) {
             (Ok((user, old)), Ok(event)) => Ok(Some(Moved { user, old, event })),
             (member, event) => Err(member.err().into_iter().chain(event.err()).collect()),
@@ -277,8 +277,8 @@ impl Write<'_> {
             }
             return Ok(());
         }
-        let sender = self.user_sn(&redaction.pdu.sender)?;
-        tables::WAITING_REDACTIONS.put(self.tx, &(self.room.sn, id.clone(), sender), &redaction.position);
+        let sender = self.user_nid(&redaction.pdu.sender)?;
+        tables::WAITING_REDACTIONS.put(self.tx, &(self.room.nid, id.clone(), sender), &redaction.position);
         Ok(())
     }
 
@@ -292,7 +292,7 @@ impl Write<'_> {
                 let redaction = if event.is_accepted() { self.show(redaction) } else { redaction };
                 self.redact(&target, &redaction)?;
             }
-            tables::WAITING_REDACTIONS.delete(self.tx, &(self.room.sn, id.clone(), sender));
+            tables::WAITING_REDACTIONS.delete(self.tx, &(self.room.nid, id.clone(), sender));
         }
         Ok(())
     }
@@ -303,13 +303,13 @@ impl Write<'_> {
             return redaction;
         }
         let position = self.next_position();
-        tables::EVENTS.delete(self.tx, &(self.room.sn, redaction.position));
+        tables::EVENTS.delete(self.tx, &(self.room.nid, redaction.position));
         for extremity in self.head.extremities.iter_mut().filter(|extremity| extremity.position == redaction.position) {
             extremity.position = position;
         }
         let shown = Rc::new(Event { position, waiting: false, room_state: self.state(), ..Event::clone(&redaction) });
         self.put_event(shown.clone());
-        self.change(Change::Event { room: self.room.sn, member: None });
+        self.change(Change::Event { room: self.room.nid, member: None });
         self.head.newest = position;
         shown
     }

@@ -17,7 +17,7 @@ use ruma::{
 use serde_json::value::RawValue;
 use std::rc::Rc;
 
-/// Says in a member event on whose word its user has joined a restricted room. That user's server signs it; here it is said by [`Draft::let_in_by`] alone.
+/// Says in a member event on whose word its user has joined a restricted room. That user's server signs it; here it is said by [`Draft::authorised_via`] alone.
 const LET_IN_BY: &str = "join_authorised_via_users_server";
 
 /// What a local user wants to say in a room.
@@ -34,7 +34,7 @@ pub struct Draft {
     /// What an `m.room.redaction` redacts.
     pub redacts: Option<OwnedEventId>,
     /// The user of this server on whose word the sender may join a restricted room. Of member events the content never says so by itself.
-    pub let_in_by: Option<OwnedUserId>,
+    pub authorised_via: Option<OwnedUserId>,
     /// The device and transaction id it came with.
     pub transaction: Option<(OwnedDeviceId, String)>,
 }
@@ -43,7 +43,7 @@ impl Draft {
     /// A message-like event.
     pub fn message(sender: OwnedUserId, event_type: TimelineEventType, content: impl Into<JsonObject>) -> Self {
         let content = content.into();
-        Self { sender, event_type, state_key: None, content, redacts: None, let_in_by: None, transaction: None }
+        Self { sender, event_type, state_key: None, content, redacts: None, authorised_via: None, transaction: None }
     }
 
     /// A state event.
@@ -80,7 +80,7 @@ impl Write<'_> {
         let refused = self.relation_refused(&draft)?.or(self.invite_refused(&draft)?).or(self.guest_refused(&draft, before)?);
         let transaction = draft.transaction.take();
         draft.content = Draft::without_vouching(&draft.event_type, draft.content);
-        if let Some(user) = draft.let_in_by.take() {
+        if let Some(user) = draft.authorised_via.take() {
             draft.content.insert(LET_IN_BY.to_owned(), CanonicalJsonValue::String(user.to_string()));
         }
         let pdu = self.build(draft, before)?;

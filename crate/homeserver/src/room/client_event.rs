@@ -112,7 +112,7 @@ impl Homeserver {
         let mut positions: Vec<Position> = events.iter().flat_map(|event| event.replaces.into_iter().chain(event.redacted_by)).collect();
         positions.sort_unstable();
         positions.dedup();
-        let others: Vec<Rc<Event>> = self.events_at(room.sn, &positions).await?.into_iter().flatten().collect();
+        let others: Vec<Rc<Event>> = self.events_at(room.nid, &positions).await?.into_iter().flatten().collect();
         let others = self.served(&others, session).await?;
         let others: HashMap<Position, Rc<Event>> = others.iter().map(|event| (event.position, event.clone())).collect();
         let replaced: Vec<Rc<Event>> = events.iter().filter_map(|event| others.get(&event.replaces?).cloned()).collect();
@@ -131,7 +131,7 @@ impl Homeserver {
         if events.is_empty() {
             return Ok(HashSet::new());
         }
-        let mut viewer = Viewer::new(self, &self.room_by_sn(room.sn).await?, session.user).await?;
+        let mut viewer = Viewer::new(self, &self.room_by_nid(room.nid).await?, session.user).await?;
         Ok(viewer.visible(self, events).await?.iter().map(|event| event.position).collect())
     }
 

@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     homeserver::Homeserver,
-    tables::{self, Room, UserSn},
+    tables::{self, Room, UserNid},
 };
 use ephapse_events::{JsonObject, NewPdu, Pdu, ROOM_VERSIONS};
 use ruma::{MilliSecondsSinceUnixEpoch, OwnedRoomId, OwnedUserId, RoomVersionId, UInt, events::TimelineEventType};
@@ -26,7 +26,7 @@ pub struct NewRoom {
     /// The content of its create event.
     pub content: JsonObject,
     /// Those whose memberships it begins with.
-    pub users: HashMap<OwnedUserId, UserSn>,
+    pub users: HashMap<OwnedUserId, UserNid>,
     /// Those whom it invites.
     pub invitees: HashMap<OwnedUserId, Invitee>,
     /// How many events it begins with, about.
@@ -73,7 +73,7 @@ impl Homeserver {
         while self.room(&create.room_id).await?.is_some() {
             create = sign(self.rooms.next_creation(self.host.now()))?;
         }
-        let info = Rc::new(RoomInfo { sn: self.rooms.next_sn(), id: create.room_id.clone(), version, rules });
+        let info = Rc::new(RoomInfo { nid: self.rooms.next_nid(), id: create.room_id.clone(), version, rules });
         self.write_new_room(&info, generation, events, users, invitees, async |write: &mut Write<'_>| {
             write.begin(create.clone()).map_err(|stop| stop.map(E::from))?;
             fill(write).await
@@ -92,8 +92,8 @@ impl Write<'_> {
     /// Puts the create event first.
     pub(super) fn begin(&mut self, create: Pdu) -> Result<(), Stop> {
         let room = Room { id: self.room.id.clone(), version: self.room.version.clone() };
-        tables::ROOM_SNS.put(self.tx, &room.id, &self.room.sn);
-        tables::ROOMS.put(self.tx, &self.room.sn, &room);
+        tables::ROOM_NIDS.put(self.tx, &room.id, &self.room.nid);
+        tables::ROOMS.put(self.tx, &self.room.nid, &room);
         if let Err(reason) = self.check_by_auth_events(&create)? {
             return Err(Refused::Malformed(reason).into());
         }

@@ -9,7 +9,7 @@ use crate::{
     damaged::LeaveOut,
     homeserver::Homeserver,
     position::Position,
-    tables::{RoomSn, Session},
+    tables::{RoomNid, Session},
     turns::Turns,
 };
 use ephapse_events::StateKey;
@@ -29,9 +29,9 @@ impl Homeserver {
         if erased.is_empty() {
             return Ok(Cow::Borrowed(events));
         }
-        let room = self.room_by_sn(first.room).await?;
+        let room = self.room_by_nid(first.room).await?;
         let theirs: Vec<Rc<Event>> = events.iter().filter(|event| erased.contains(&*event.pdu.sender)).cloned().collect();
-        let state = self.still_state(room.sn, &theirs).await?;
+        let state = self.still_state(room.nid, &theirs).await?;
         let mut viewer = Viewer::new(self, &room, session.user).await?;
         let mut turns = Turns::new(&*self.host);
         let mut copies: HashMap<Position, Option<Rc<Event>>> = HashMap::new();
@@ -60,7 +60,7 @@ impl Homeserver {
     }
 
     /// Where those of `events` stand that are of the room's state now.
-    async fn still_state(&self, room: RoomSn, events: &[Rc<Event>]) -> Result<HashSet<Position>> {
+    async fn still_state(&self, room: RoomNid, events: &[Rc<Event>]) -> Result<HashSet<Position>> {
         let keys: HashSet<StateKey> = events.iter().filter_map(|event| event.pdu.key()).collect();
         let keys: Vec<StateKey> = keys.into_iter().collect();
         let root = NodeId(self.room_head(room).await?.state);

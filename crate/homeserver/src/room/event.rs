@@ -4,7 +4,7 @@ use super::{rooms::RoomInfo, state_tree::NodeId};
 use crate::{
     damaged::Damaged,
     position::Position,
-    tables::{EventRecord, RawBytes, RoomSn, Withheld},
+    tables::{EventRecord, RawBytes, RoomNid, Withheld},
 };
 use ephapse_events::{Pdu, PduError};
 use ruma::{OwnedDeviceId, RoomId};
@@ -14,7 +14,7 @@ use std::{fmt::Display, sync::Arc};
 #[derive(Clone, Debug)]
 pub struct Event {
     /// The room's number.
-    pub room: RoomSn,
+    pub room: RoomNid,
     /// Where it stands.
     pub position: Position,
     /// The event itself; redacted, if it was.
@@ -46,7 +46,7 @@ impl Event {
         let state_after = record.state_after.map_or(state_before, NodeId);
         let pdu = Pdu::from_stored(record.event_id, record.pdu.0.into(), record.rejected.is_some(), &room.rules)?;
         Ok(Self {
-            room: room.sn,
+            room: room.nid,
             position,
             pdu: Arc::new(Pdu { auth_depth: record.generation, ..pdu }),
             rejected: record.rejected,

@@ -11,7 +11,7 @@ use super::{
 use crate::{
     homeserver::Homeserver,
     locks::LockKey,
-    tables::{self, MembershipKind, UserSn},
+    tables::{self, MembershipKind, UserNid},
     turns::Turns,
 };
 use ephapse_store::{Direction, LocalBoxFuture};
@@ -35,7 +35,7 @@ impl Write<'_> {
         if !joins || self.is_new || !self.hs.users.guests.may_be() {
             return Ok(None);
         }
-        let user = self.user_sn(&draft.sender)?;
+        let user = self.user_nid(&draft.sender)?;
         if !self.is_guest(user)? || self.member(user)?.is_some_and(|own| own.kind == MembershipKind::Join) || self.guests_may_join(before)? {
             return Ok(None);
         }
@@ -57,7 +57,7 @@ impl Write<'_> {
     pub(super) fn guest_access_changed(&mut self) {
         if !self.is_new {
             let position = self.next_position();
-            tables::GUESTS_TO_LEAVE.put(self.tx, &self.room.sn, &position);
+            tables::GUESTS_TO_LEAVE.put(self.tx, &self.room.nid, &position);
             self.guest_access_changed = true;
         }
     }
@@ -77,8 +77,8 @@ impl Homeserver {
 
     async fn guests_leave(&self, room: &Rc<RoomInfo>) -> Result<()> {
         let generation = self.fresh_generation();
-        let Some(asked) = tables::GUESTS_TO_LEAVE.get(self.store(), &room.sn).await? else { return Ok(()) };
-        let range = tables::MEMBERS.range(&(room.sn, MembershipKind::Join as u8));
+        let Some(asked) = tables::GUESTS_TO_LEAVE.get(self.store(), &room.nid).await? else { return Ok(()) };
+        let range = tables::MEMBERS.range(&(room.nid, MembershipKind::Join as u8));
         let mut from = range.start;
         let mut turns = Turns::new(&*self.host);
         loop {
@@ -99,17 +99,17 @@ impl Homeserver {
             // The first key behind it.
             from.push(0);
         }
-        let _lock = self.lock(LockKey::Room(room.sn)).await;
+        let _lock = self.lock(LockKey::Room(room.nid)).await;
         // Unless it was changed once more since.
-        if tables::GUESTS_TO_LEAVE.get(self.store(), &room.sn).await? == Some(asked) {
-            let done = self.write(generation, |tx| tables::GUESTS_TO_LEAVE.delete(tx, &room.sn));
+        if tables::GUESTS_TO_LEAVE.get(self.store(), &room.nid).await? == Some(asked) {
+            let done = self.write(generation, |tx| tables::GUESTS_TO_LEAVE.delete(tx, &room.nid));
             done?.visible();
         }
         Ok(())
     }
 
     /// Those of `guests` who are in the room leave it, unless guests may be there after all.
-    async fn leave_together(&self, room: &Rc<RoomInfo>, generation: u64, guests: &[(UserSn, OwnedUserId)]) -> Result<()> {
+    async fn leave_together(&self, room: &Rc<RoomInfo>, generation: u64, guests: &[(UserNid, OwnedUserId)]) -> Result<()> {
         let leave = |write: &mut Write<'_>| {
             if write.guests_may_join(write.state())? {
                 return Ok(());
@@ -134,7 +134,7 @@ impl Homeserver {
     /// Goes on where the end of the last run interrupted it.
     pub(crate) async fn resume_guests_leaving(&self) -> Result<()> {
         for (room, _) in tables::GUESTS_TO_LEAVE.scan(self.store(), &(), Direction::Forward, usize::MAX).await? {
-            self.send_guests_away(&self.room_by_sn(room).await?).await;
+            self.send_guests_away(&self.room_by_nid(room).await?).await;
         }
         Ok(())
     }

@@ -40,8 +40,8 @@ impl Homeserver {
         if !self.is_local(user) {
             return Ok(Invitee::OutOfReach);
         }
-        let Some(sn) = self.find_account(user).await? else { return Ok(Invitee::HasNoAccount) };
-        Ok(if self.blocks_invites(sn).await? { Invitee::WantsNone } else { Invitee::Reached })
+        let Some(nid) = self.find_account(user).await? else { return Ok(Invitee::HasNoAccount) };
+        Ok(if self.blocks_invites(nid).await? { Invitee::WantsNone } else { Invitee::Reached })
     }
 }
 

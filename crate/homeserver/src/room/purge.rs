@@ -6,7 +6,7 @@ use super::{error::Result, rooms::RoomInfo};
 use crate::{
     homeserver::Homeserver,
     locks::LockKey,
-    tables::{self, MembershipKind, RoomSn, UserSn},
+    tables::{self, MembershipKind, RoomNid, UserNid},
     transaction::{Submitted, Tx},
 };
 use ephapse_store::Direction;
@@ -19,35 +19,35 @@ impl Homeserver {
     /// Deletes a room when no local user is in it or remembers it. Whoever forgets it, ends their account or leaves as a guest puts it into
     /// [`tables::ROOMS_TO_DELETE`] in the same batch.
     pub async fn purge_if_forgotten(&self, room: &Rc<RoomInfo>) -> Result<()> {
-        let lock = self.lock(LockKey::Room(room.sn)).await;
+        let lock = self.lock(LockKey::Room(room.nid)).await;
         let generation = self.fresh_generation();
-        if !self.is_forgotten(room.sn).await? {
-            let stays = self.write(generation, |tx| tables::ROOMS_TO_DELETE.delete(tx, &room.sn));
+        if !self.is_forgotten(room.nid).await? {
+            let stays = self.write(generation, |tx| tables::ROOMS_TO_DELETE.delete(tx, &room.nid));
             // It is asked again later if this is lost.
             stays.map(Submitted::visible).ok();
             return Ok(());
         }
-        let aliases = tables::ROOM_ALIASES.scan(self.store(), &room.sn, Direction::Forward, usize::MAX).await?;
+        let aliases = tables::ROOM_ALIASES.scan(self.store(), &room.nid, Direction::Forward, usize::MAX).await?;
         let unknown = self.write(generation, |tx| {
             tx.frees_space();
             for ((_, alias), ()) in &aliases {
                 tables::ALIASES.delete(tx, alias);
             }
-            tables::ROOM_ALIASES.delete_all(tx, &room.sn);
-            tables::PUBLISHED_ROOMS.delete(tx, &room.sn);
-            tables::ROOM_HEADS.delete(tx, &room.sn);
-            tables::ROOM_SNS.delete(tx, &room.id);
-            tables::ROOMS_TO_DELETE.put(tx, &room.sn, &true);
+            tables::ROOM_ALIASES.delete_all(tx, &room.nid);
+            tables::PUBLISHED_ROOMS.delete(tx, &room.nid);
+            tables::ROOM_HEADS.delete(tx, &room.nid);
+            tables::ROOM_NIDS.delete(tx, &room.id);
+            tables::ROOMS_TO_DELETE.put(tx, &room.nid, &true);
             let forgotten = room.clone();
             tx.then(move |hs| hs.rooms.forget(&forgotten));
         });
         unknown?.durable().await?;
         drop(lock);
-        self.purge(room.sn).await
+        self.purge(room.nid).await
     }
 
     /// Whether no local user is in a room or remembers it.
-    async fn is_forgotten(&self, room: RoomSn) -> Result<bool> {
+    async fn is_forgotten(&self, room: RoomNid) -> Result<bool> {
         let range = tables::MEMBERS.range(&room);
         let mut from = range.start;
         loop {
@@ -70,7 +70,7 @@ impl Homeserver {
 
     /// Whether there is a user of this server to forget a room: where there is no account, or none any more, nobody ever could. Forgetting is not for guests:
     /// they have forgotten what they have left.
-    async fn can_forget(&self, user: UserSn, membership: Option<MembershipKind>) -> Result<bool> {
+    async fn can_forget(&self, user: UserNid, membership: Option<MembershipKind>) -> Result<bool> {
         if matches!(membership, Some(MembershipKind::Leave | MembershipKind::Ban)) && self.is_guest(user).await? {
             return Ok(false);
         }
@@ -79,7 +79,7 @@ impl Homeserver {
     }
 
     /// Deletes what a room held that nobody knows any more. Nothing of it changes any more, so each batch stands on its own reads alone.
-    async fn purge(&self, room: RoomSn) -> Result<()> {
+    async fn purge(&self, room: RoomNid) -> Result<()> {
         loop {
             let generation = self.fresh_generation();
             let members = tables::MEMBERS.scan(self.store(), &room, Direction::Forward, AT_ONCE).await?;
@@ -143,7 +143,7 @@ impl Homeserver {
         for (room, is_unknown) in tables::ROOMS_TO_DELETE.scan(self.store(), &(), Direction::Forward, usize::MAX).await? {
             match is_unknown {
                 true => self.purge(room).await?,
-                false => self.purge_if_forgotten(&self.room_by_sn(room).await?).await?,
+                false => self.purge_if_forgotten(&self.room_by_nid(room).await?).await?,
             }
         }
         Ok(())
@@ -151,7 +151,7 @@ impl Homeserver {
 }
 
 /// The end of a room. Its rows are gone one by one already; what a range covers, the store drops without merging it, which takes room.
-fn delete_ranges(tx: &mut Tx, room: RoomSn) {
+fn delete_ranges(tx: &mut Tx, room: RoomNid) {
     tables::EVENTS.delete_all(tx, &room);
     tables::MEMBERS.delete_all(tx, &room);
     tables::STATE_NODES.delete_all(tx, &room);
@@ -159,7 +159,7 @@ fn delete_ranges(tx: &mut Tx, room: RoomSn) {
     tables::INDIRECT_RELATIONS.delete_all(tx, &room);
     tables::ANNOTATIONS.delete_all(tx, &room);
     tables::WAITING_REDACTIONS.delete_all(tx, &room);
-    tables::CITING.delete_all(tx, &room);
+    tables::AUTH_EDGES.delete_all(tx, &room);
     tables::RECEIPTS.delete_all(tx, &room);
     tables::GUESTS_TO_LEAVE.delete(tx, &room);
     tables::ROOMS_TO_DELETE.delete(tx, &room);

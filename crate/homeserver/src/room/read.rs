@@ -12,7 +12,7 @@ use crate::{
     host::Host,
     position::Position,
     rows::ReadSince,
-    tables::{self, RoomHead, RoomSn},
+    tables::{self, RoomHead, RoomNid},
 };
 use ephapse_events::{StateKey, auth::PowerLevels};
 use ruma::{EventId, RoomId, events::StateEventType};
@@ -59,65 +59,65 @@ impl Homeserver {
         if let Some(info) = self.rooms.by_id.get(id) {
             return Ok(Some(info));
         }
-        let Some(sn) = tables::ROOM_SNS.get(self.store(), &id.to_owned()).await? else { return Ok(None) };
-        self.room_by_sn(sn).await.map(Some)
+        let Some(nid) = tables::ROOM_NIDS.get(self.store(), &id.to_owned()).await? else { return Ok(None) };
+        self.room_by_nid(nid).await.map(Some)
     }
 
     /// The room of a number.
-    pub async fn room_by_sn(&self, sn: RoomSn) -> Result<Rc<RoomInfo>> {
-        if let Some(info) = self.rooms.by_sn.get(&sn) {
+    pub async fn room_by_nid(&self, nid: RoomNid) -> Result<Rc<RoomInfo>> {
+        if let Some(info) = self.rooms.by_nid.get(&nid) {
             return Ok(info);
         }
-        let since = (self.rooms.by_id.read_since(), self.rooms.by_sn.read_since());
-        let room = tables::ROOMS.get(self.store(), &sn).await?.ok_or_else(|| Damaged::new(format!("room number {sn}"), "it leads nowhere"))?;
-        self.found_room(sn, room, since)
+        let since = (self.rooms.by_id.read_since(), self.rooms.by_nid.read_since());
+        let room = tables::ROOMS.get(self.store(), &nid).await?.ok_or_else(|| Damaged::new(format!("room number {nid}"), "it leads nowhere"))?;
+        self.found_room(nid, room, since)
     }
 
-    fn found_room(&self, sn: RoomSn, room: tables::Room, (by_id, by_sn): (ReadSince, ReadSince)) -> Result<Rc<RoomInfo>> {
+    fn found_room(&self, nid: RoomNid, room: tables::Room, (by_id, by_nid): (ReadSince, ReadSince)) -> Result<Rc<RoomInfo>> {
         let version = &room.version;
         let rules = version.rules().ok_or_else(|| Damaged::new(format!("room {}", room.id), format_args!("there is no version {version}")))?;
-        Ok(self.rooms.found_info(by_id, by_sn, Rc::new(RoomInfo { sn, id: room.id, version: room.version, rules })))
+        Ok(self.rooms.found_info(by_id, by_nid, Rc::new(RoomInfo { nid, id: room.id, version: room.version, rules })))
     }
 
     /// The head of a room.
     ///
     /// # Errors
     /// [`Refused::NotInRoom`], as for a room that is not known, when everybody has forgotten the room meanwhile.
-    pub async fn room_head(&self, sn: RoomSn) -> Result<Rc<RoomHead>> {
-        if let Some(head) = self.rooms.heads.get(&sn) {
+    pub async fn room_head(&self, nid: RoomNid) -> Result<Rc<RoomHead>> {
+        if let Some(head) = self.rooms.heads.get(&nid) {
             return Ok(head);
         }
         let since = self.rooms.heads.read_since();
-        let head = tables::ROOM_HEADS.get(self.store(), &sn).await?.ok_or(Refused::NotInRoom)?;
-        Ok(self.rooms.found_head(since, sn, Rc::new(head)))
+        let head = tables::ROOM_HEADS.get(self.store(), &nid).await?.ok_or(Refused::NotInRoom)?;
+        Ok(self.rooms.found_head(since, nid, Rc::new(head)))
     }
 
     /// The rooms of `numbers`, in their order; none where what is stored of one is damaged.
-    pub async fn rooms_by_sn(&self, numbers: &[RoomSn]) -> Result<Vec<Option<Rc<RoomInfo>>>> {
-        let missing: Vec<RoomSn> = numbers.iter().copied().filter(|sn| self.rooms.by_sn.get(sn).is_none()).collect();
+    pub async fn rooms_by_nid(&self, numbers: &[RoomNid]) -> Result<Vec<Option<Rc<RoomInfo>>>> {
+        let missing: Vec<RoomNid> = numbers.iter().copied().filter(|nid| self.rooms.by_nid.get(nid).is_none()).collect();
         let mut read = HashMap::new();
-        let since = (self.rooms.by_id.read_since(), self.rooms.by_sn.read_since());
-        for (sn, room) in missing.iter().zip(tables::ROOMS.get_many(self.store(), &missing).await?) {
+        let since = (self.rooms.by_id.read_since(), self.rooms.by_nid.read_since());
+        for (nid, room) in missing.iter().zip(tables::ROOMS.get_many(self.store(), &missing).await?) {
             let Some(room) = room else { continue };
-            if let Some(info) = self.found_room(*sn, room, since).leave_out()? {
-                read.insert(*sn, info);
+            if let Some(info) = self.found_room(*nid, room, since).leave_out()? {
+                read.insert(*nid, info);
             }
         }
         let mut rooms = Vec::with_capacity(numbers.len());
-        for sn in numbers {
-            rooms.push(match read.get(sn) {
+        for nid in numbers {
+            rooms.push(match read.get(nid) {
                 Some(info) => Some(info.clone()),
-                None => self.room_by_sn(*sn).await.leave_out()?,
+                None => self.room_by_nid(*nid).await.leave_out()?,
             });
         }
         Ok(rooms)
     }
 
     /// The heads of the rooms of `numbers`, in their order; none of a room that everybody has forgotten meanwhile.
-    pub async fn room_heads(&self, numbers: &[RoomSn]) -> Result<Vec<Option<Rc<RoomHead>>>> {
-        let mut heads: Vec<Option<Rc<RoomHead>>> = numbers.iter().map(|sn| self.rooms.heads.get(sn)).collect();
+    pub async fn room_heads(&self, numbers: &[RoomNid]) -> Result<Vec<Option<Rc<RoomHead>>>> {
+        let mut heads: Vec<Option<Rc<RoomHead>>> = numbers.iter().map(|nid| self.rooms.heads.get(nid)).collect();
         let missing: Vec<usize> = (0..numbers.len()).filter(|index| heads[*index].is_none()).collect();
-        let keys: Vec<RoomSn> = missing.iter().map(|index| numbers[*index]).collect();
+        let keys: Vec<RoomNid> = missing.iter().map(|index| numbers[*index]).collect();
         let since = self.rooms.heads.read_since();
         for (index, head) in missing.into_iter().zip(tables::ROOM_HEADS.get_many(self.store(), &keys).await?) {
             heads[index] = head.map(|head| self.rooms.found_head(since, numbers[index], Rc::new(head)));
@@ -126,13 +126,13 @@ impl Homeserver {
     }
 
     /// The events at `positions`, in their order; none where nothing stands, or what stands there is damaged.
-    pub async fn events_at(&self, room: RoomSn, positions: &[Position]) -> Result<Vec<Option<Rc<Event>>>> {
+    pub async fn events_at(&self, room: RoomNid, positions: &[Position]) -> Result<Vec<Option<Rc<Event>>>> {
         let mut found: Vec<Option<Rc<Event>>> = positions.iter().map(|position| self.rooms.events.get(&(room, *position))).collect();
         let missing: Vec<usize> = (0..positions.len()).filter(|index| found[*index].is_none()).collect();
         if missing.is_empty() {
             return Ok(found);
         }
-        let info = self.room_by_sn(room).await?;
+        let info = self.room_by_nid(room).await?;
         let (mut rest, mut portions) = (&missing[..], Portions::new());
         while !rest.is_empty() {
             let (now, later) = rest.split_at(portions.count().min(rest.len()));
@@ -155,12 +155,12 @@ impl Homeserver {
     }
 
     /// The event at a position that must be there.
-    pub async fn event_at(&self, room: RoomSn, position: Position) -> Result<Rc<Event>> {
+    pub async fn event_at(&self, room: RoomNid, position: Position) -> Result<Rc<Event>> {
         let found = self.events_at(room, &[position]).await?;
         match found.into_iter().next().flatten() {
             Some(event) => Ok(event),
             None => {
-                let id = self.room_by_sn(room).await?.id.clone();
+                let id = self.room_by_nid(room).await?.id.clone();
                 Err(Damaged::new(format!("the event at {position} of {id}"), "it is damaged or not there").into())
             }
         }
@@ -174,17 +174,17 @@ impl Homeserver {
         record: tables::EventRecord,
         since: ReadSince,
     ) -> Result<Rc<Event>, Damaged> {
-        if let Some(event) = self.rooms.events.get(&(room.sn, position)) {
+        if let Some(event) = self.rooms.events.get(&(room.nid, position)) {
             return Ok(event);
         }
         let event_id = record.event_id.clone();
         let event = Event::from_record(room, position, record).map_err(|error| Damaged::new(format!("event {event_id} of {}", room.id), error))?;
         let weight = event.weight();
-        Ok(self.rooms.events.found(since, (room.sn, position), Rc::new(event), weight))
+        Ok(self.rooms.events.found(since, (room.nid, position), Rc::new(event), weight))
     }
 
     /// Where an event stands.
-    pub async fn find_event(&self, id: &EventId) -> Result<Option<(RoomSn, Position)>> {
+    pub async fn find_event(&self, id: &EventId) -> Result<Option<(RoomNid, Position)>> {
         if let Some(place) = self.rooms.ids.get(id) {
             return Ok(Some(place));
         }
@@ -194,7 +194,7 @@ impl Homeserver {
     }
 
     /// An event of a room by its id.
-    pub async fn event_by_id(&self, room: RoomSn, id: &EventId) -> Result<Option<Rc<Event>>> {
+    pub async fn event_by_id(&self, room: RoomNid, id: &EventId) -> Result<Option<Rc<Event>>> {
         match self.find_event(id).await? {
             Some((found, position)) if found == room => self.event_at(room, position).await.map(Some),
             _ => Ok(None),
@@ -202,12 +202,12 @@ impl Homeserver {
     }
 
     /// What holds each of `keys` in a state.
-    pub async fn state_get(&self, room: RoomSn, root: NodeId, keys: &[StateKey]) -> Result<Vec<Option<Position>>> {
+    pub async fn state_get(&self, room: RoomNid, root: NodeId, keys: &[StateKey]) -> Result<Vec<Option<Position>>> {
         self.with_nodes(room, |nodes| state_tree::get(root, keys, nodes)).await
     }
 
     /// The event that holds `key` in a state.
-    pub async fn state_event(&self, room: RoomSn, root: NodeId, key: StateKey) -> Result<Option<Rc<Event>>> {
+    pub async fn state_event(&self, room: RoomNid, root: NodeId, key: StateKey) -> Result<Option<Rc<Event>>> {
         match self.state_get(room, root, &[key]).await?.first().copied().flatten() {
             Some(position) => self.event_at(room, position).await.map(Some),
             None => Ok(None),
@@ -215,26 +215,26 @@ impl Homeserver {
     }
 
     /// Every entry of a part of a state, in no particular order.
-    pub async fn state_entries(&self, room: RoomSn, root: NodeId, part: Part) -> Result<Vec<(StateKey, Position)>> {
+    pub async fn state_entries(&self, room: RoomNid, root: NodeId, part: Part) -> Result<Vec<(StateKey, Position)>> {
         self.with_nodes(room, |nodes| state_tree::entries(root, part, nodes)).await
     }
 
     /// Where two states differ.
-    pub async fn state_diff(&self, room: RoomSn, before: NodeId, after: NodeId) -> Result<Vec<state_tree::Difference>> {
+    pub async fn state_diff(&self, room: RoomNid, before: NodeId, after: NodeId) -> Result<Vec<state_tree::Difference>> {
         self.with_nodes(room, |nodes| state_tree::diff(before, after, nodes)).await
     }
 
     /// The levels in a state of a room.
     pub async fn levels<'a>(&self, room: &'a RoomInfo, state: NodeId) -> Result<PowerLevels<'a>> {
-        let create = self.state_event(room.sn, state, (StateEventType::RoomCreate, String::new())).await?;
+        let create = self.state_event(room.nid, state, (StateEventType::RoomCreate, String::new())).await?;
         let create = create.ok_or_else(|| Error::Internal(format!("{} has no create event", room.id)))?;
-        let levels = self.state_event(room.sn, state, (StateEventType::RoomPowerLevels, String::new())).await?;
+        let levels = self.state_event(room.nid, state, (StateEventType::RoomPowerLevels, String::new())).await?;
         let levels = levels.map(|event| event.pdu.clone());
         PowerLevels::new(create.pdu.clone(), levels, &room.rules.authorization).map_err(|reason| Refused::NotAllowed(reason).into())
     }
 
     /// Asks a question of the tree, again with more nodes as long as some are missing; each time it gets further down.
-    async fn with_nodes<T>(&self, room: RoomSn, ask: impl Fn(state_tree::Nodes<'_>) -> Result<T, Missing>) -> Result<T> {
+    async fn with_nodes<T>(&self, room: RoomNid, ask: impl Fn(state_tree::Nodes<'_>) -> Result<T, Missing>) -> Result<T> {
         let mut loaded = HashMap::new();
         loop {
             let nodes = |id: NodeId| loaded.get(&id).cloned().or_else(|| self.rooms.nodes.get(&(room, id)));
@@ -246,7 +246,7 @@ impl Homeserver {
     }
 
     /// Nodes from the store.
-    pub(super) async fn load_nodes(&self, room: RoomSn, ids: &[NodeId]) -> Result<Vec<(NodeId, Rc<Node>)>> {
+    pub(super) async fn load_nodes(&self, room: RoomNid, ids: &[NodeId]) -> Result<Vec<(NodeId, Rc<Node>)>> {
         let keys: Vec<_> = ids.iter().map(|id| (room, id.0)).collect();
         let since = self.rooms.nodes.read_since();
         let values = tables::STATE_NODES.get_all(self.store(), &keys).await?;

@@ -5,7 +5,7 @@ use super::{error::Result, event::Event, relations::REDACTION, visibility::Viewe
 use crate::{
     homeserver::Homeserver,
     position::Position,
-    tables::{self, Relation, UserSn},
+    tables::{self, Relation, UserNid},
     turns::Turns,
 };
 use ephapse_store::Direction;
@@ -39,7 +39,7 @@ impl RelatedBy {
 /// The same with the numbers of its users.
 #[derive(Debug, Default)]
 pub struct Related {
-    senders: Option<BTreeSet<UserSn>>,
+    senders: Option<BTreeSet<UserNid>>,
     rel_types: Option<BTreeSet<String>>,
 }
 

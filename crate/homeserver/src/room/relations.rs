@@ -4,7 +4,7 @@
 use super::{build::Draft, error::Refused, event::Event, stop::Stop, write::Write};
 use crate::{
     position::Position,
-    tables::{self, IndirectRelation, Relation, UserSn},
+    tables::{self, IndirectRelation, Relation, UserNid},
 };
 use ruma::{CanonicalJsonObject, OwnedEventId, events::TimelineEventType};
 use serde::Deserialize;
@@ -49,7 +49,7 @@ impl RelatesTo {
     }
 
     /// Tells annotations of one event apart: by sender, type and key.
-    fn annotation(&self, sender: UserSn, event_type: &TimelineEventType) -> Option<[u8; 16]> {
+    fn annotation(&self, sender: UserNid, event_type: &TimelineEventType) -> Option<[u8; 16]> {
         let key = self.key.as_ref()?.as_str().filter(|_| self.rel_type == ANNOTATION)?;
         let event_type = event_type.to_string();
         let hash = Sha256::new().chain_update(sender.to_be_bytes()).chain_update((event_type.len() as u64).to_be_bytes());
@@ -69,7 +69,7 @@ impl Write<'_> {
         {
             return Ok(Some(Refused::ThreadOnRelation));
         }
-        if let Some(fingerprint) = relates.annotation(self.user_sn(&draft.sender)?, &draft.event_type)
+        if let Some(fingerprint) = relates.annotation(self.user_nid(&draft.sender)?, &draft.event_type)
             && let Some(before) = self.annotation(&relates.event_id, fingerprint)?
             && self.event(before)?.redacted_by.is_none()
         {
@@ -82,11 +82,11 @@ impl Write<'_> {
     pub(super) fn relate(&mut self, event: &Event) -> Result<(), Stop> {
         let (pdu, position) = (&event.pdu, event.position);
         let Some(relates) = RelatesTo::in_json(pdu.content.get()).filter(|_| pdu.redacts.is_none()) else { return Ok(()) };
-        let sender = self.user_sn(&pdu.sender)?;
+        let sender = self.user_nid(&pdu.sender)?;
         let relation = Relation { rel_type: relates.rel_type.clone(), event_type: pdu.event_type.to_string(), sender };
-        tables::RELATIONS.put(self.tx, &(self.room.sn, relates.event_id.clone(), position), &relation);
+        tables::RELATIONS.put(self.tx, &(self.room.nid, relates.event_id.clone(), position), &relation);
         if let Some(fingerprint) = relates.annotation(sender, &pdu.event_type).filter(|_| event.is_shown()) {
-            tables::ANNOTATIONS.put(self.tx, &(self.room.sn, relates.event_id.clone(), fingerprint), &position);
+            tables::ANNOTATIONS.put(self.tx, &(self.room.nid, relates.event_id.clone(), fingerprint), &position);
         }
         match self.event_by_id(&relates.event_id)? {
             Some(parent) => self.list_above(parent, &[(position, IndirectRelation { relation, through: Vec::new() })]),
@@ -108,7 +108,7 @@ impl Write<'_> {
             through.push(event.position);
             for (position, descendant) in descendants.iter().filter(|(_, descendant)| descendant.through.len() + through.len() < DEPTH) {
                 let indirect = IndirectRelation { relation: descendant.relation.clone(), through: [&descendant.through[..], &through].concat() };
-                tables::INDIRECT_RELATIONS.put(self.tx, &(self.room.sn, relates.event_id.clone(), *position), &indirect);
+                tables::INDIRECT_RELATIONS.put(self.tx, &(self.room.nid, relates.event_id.clone(), *position), &indirect);
             }
             if through.len() + 1 >= DEPTH {
                 break;

@@ -7,7 +7,7 @@ use super::{
 use crate::{
     position::Position,
     rows::{ReadSince, Rows},
-    tables::{self, RoomHead, RoomSn},
+    tables::{self, RoomHead, RoomNid},
 };
 use ephapse_store::{Reader, StoreError};
 use ruma::{OwnedEventId, OwnedRoomId, RoomVersionId, room_version_rules::RoomVersionRules};
@@ -17,7 +17,7 @@ use std::{cell::Cell, rc::Rc};
 #[derive(Debug)]
 pub struct RoomInfo {
     /// Its number on this server.
-    pub sn: RoomSn,
+    pub nid: RoomNid,
     /// Its id.
     pub id: OwnedRoomId,
     /// Its version.
@@ -35,24 +35,24 @@ const INFOS_BYTES: usize = 1 << 20;
 
 /// What memory holds of rooms.
 pub struct Rooms {
-    newest: Cell<RoomSn>,
+    newest: Cell<RoomNid>,
     /// When the newest room was made here, in ms.
     newest_creation: Cell<u64>,
     pub(super) by_id: Rows<OwnedRoomId, Rc<RoomInfo>>,
-    pub(super) by_sn: Rows<RoomSn, Rc<RoomInfo>>,
-    pub(super) heads: Rows<RoomSn, Rc<RoomHead>>,
-    pub(super) events: Rows<(RoomSn, Position), Rc<Event>>,
-    pub(super) ids: Rows<OwnedEventId, (RoomSn, Position)>,
-    pub(super) nodes: Rows<(RoomSn, NodeId), Rc<Node>>,
+    pub(super) by_nid: Rows<RoomNid, Rc<RoomInfo>>,
+    pub(super) heads: Rows<RoomNid, Rc<RoomHead>>,
+    pub(super) events: Rows<(RoomNid, Position), Rc<Event>>,
+    pub(super) ids: Rows<OwnedEventId, (RoomNid, Position)>,
+    pub(super) nodes: Rows<(RoomNid, NodeId), Rc<Node>>,
 }
 
 impl Rooms {
-    pub(crate) fn new(newest: RoomSn, reader: &Reader) -> Self {
+    pub(crate) fn new(newest: RoomNid, reader: &Reader) -> Self {
         Self {
             newest: Cell::new(newest),
             newest_creation: Cell::new(0),
             by_id: Rows::new(reader, INFOS_BYTES),
-            by_sn: Rows::new(reader, INFOS_BYTES),
+            by_nid: Rows::new(reader, INFOS_BYTES),
             heads: Rows::new(reader, HEADS_BYTES),
             events: Rows::new(reader, CACHED_BYTES),
             ids: Rows::new(reader, INFOS_BYTES),
@@ -60,14 +60,14 @@ impl Rooms {
         }
     }
 
-    pub(crate) async fn newest_stored(store: &Reader) -> Result<RoomSn, StoreError> {
+    pub(crate) async fn newest_stored(store: &Reader) -> Result<RoomNid, StoreError> {
         Ok(tables::ROOMS.last_key(store, &()).await?.unwrap_or(0))
     }
 
     /// Forgets everything in memory; new rooms go on behind the numbers given.
     pub(crate) fn forget_all(&self) {
         self.by_id.clear();
-        self.by_sn.clear();
+        self.by_nid.clear();
         self.heads.clear();
         self.events.clear();
         self.ids.clear();
@@ -81,7 +81,7 @@ impl Rooms {
     }
 
     /// A number for a new room.
-    pub(super) fn next_sn(&self) -> RoomSn {
+    pub(super) fn next_nid(&self) -> RoomNid {
         self.newest.set(self.newest.get() + 1);
         self.newest.get()
     }
@@ -89,38 +89,38 @@ impl Rooms {
     /// A room that is new.
     pub(super) fn set_info(&self, info: &Rc<RoomInfo>) {
         self.by_id.set(info.id.clone(), info.clone(), weight_of_info(info) + info.id.as_str().len());
-        self.by_sn.set(info.sn, info.clone(), weight_of_info(info));
+        self.by_nid.set(info.nid, info.clone(), weight_of_info(info));
     }
 
     /// A room that was read by its number.
-    pub(super) fn found_info(&self, by_id: ReadSince, by_sn: ReadSince, info: Rc<RoomInfo>) -> Rc<RoomInfo> {
+    pub(super) fn found_info(&self, by_id: ReadSince, by_nid: ReadSince, info: Rc<RoomInfo>) -> Rc<RoomInfo> {
         self.by_id.found(by_id, info.id.clone(), info.clone(), weight_of_info(&info) + info.id.as_str().len());
         let weight = weight_of_info(&info);
-        self.by_sn.found(by_sn, info.sn, info, weight)
+        self.by_nid.found(by_nid, info.nid, info, weight)
     }
 
     /// A head that a writer has just made.
-    pub(super) fn set_head(&self, sn: RoomSn, head: Rc<RoomHead>) {
+    pub(super) fn set_head(&self, nid: RoomNid, head: Rc<RoomHead>) {
         let weight = weight_of_head(&head);
-        self.heads.set(sn, head, weight);
+        self.heads.set(nid, head, weight);
     }
 
     /// A head that was read; the newest.
-    pub(super) fn found_head(&self, since: ReadSince, sn: RoomSn, head: Rc<RoomHead>) -> Rc<RoomHead> {
+    pub(super) fn found_head(&self, since: ReadSince, nid: RoomNid, head: Rc<RoomHead>) -> Rc<RoomHead> {
         let weight = weight_of_head(&head);
-        self.heads.found(since, sn, head, weight)
+        self.heads.found(since, nid, head, weight)
     }
 
     /// Forgets a room that is no more. (Its events are found by number, which is not given again.)
     pub(super) fn forget(&self, room: &RoomInfo) {
         self.by_id.forget(&room.id);
-        self.heads.forget(&room.sn);
-        self.ids.retain(|(sn, _)| *sn != room.sn);
+        self.heads.forget(&room.nid);
+        self.ids.retain(|(nid, _)| *nid != room.nid);
     }
 
     /// Bytes that all of it takes, roughly.
     pub(crate) fn cached_bytes(&self) -> usize {
-        let infos = self.by_id.bytes() + self.by_sn.bytes();
+        let infos = self.by_id.bytes() + self.by_nid.bytes();
         infos + self.heads.bytes() + self.ids.bytes() + self.events.bytes() + self.nodes.bytes()
     }
 }
@@ -141,15 +141,15 @@ mod tests {
     #[test]
     fn many_rooms_take_no_more_than_they_may() {
         let rooms = Rooms::new(0, &Reader::new(Rc::new(MemoryStore::new())));
-        for sn in 0..40_000 {
-            let id = OwnedRoomId::try_from(format!("!{sn}:test.example")).expect("an id");
+        for nid in 0..40_000 {
+            let id = OwnedRoomId::try_from(format!("!{nid}:test.example")).expect("an id");
             let version = RoomVersionId::V12;
             let rules = version.rules().expect("a known version");
-            rooms.set_info(&Rc::new(RoomInfo { sn, id, version, rules }));
-            rooms.set_head(sn, Rc::default());
-            let event = OwnedEventId::try_from(format!("${sn}:test.example")).expect("an id");
+            rooms.set_info(&Rc::new(RoomInfo { nid, id, version, rules }));
+            rooms.set_head(nid, Rc::default());
+            let event = OwnedEventId::try_from(format!("${nid}:test.example")).expect("an id");
             let weight = event.as_str().len();
-            rooms.ids.set(event, (sn, Position(1)), weight);
+            rooms.ids.set(event, (nid, Position(1)), weight);
         }
         let (least, most) = (HEADS_BYTES + INFOS_BYTES, HEADS_BYTES + 3 * INFOS_BYTES);
         assert!((least..=most).contains(&rooms.cached_bytes()), "{}", rooms.cached_bytes());

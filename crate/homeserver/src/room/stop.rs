@@ -4,7 +4,7 @@ use super::{
     error::{Error, Refused},
     state_tree::{Missing, NodeId},
 };
-use crate::{position::Position, tables::UserSn};
+use crate::{position::Position, tables::UserNid};
 use ephapse_store::StoreError;
 use ruma::{OwnedEventId, OwnedUserId};
 
@@ -20,7 +20,7 @@ pub enum Need {
     /// The number of a user.
     User(OwnedUserId),
     /// A user's membership in this room.
-    Member(UserSn),
+    Member(UserNid),
     /// Events that refer to this one, also through others, and came before it.
     Relations(OwnedEventId),
     /// Redactions of this event that came before it.
@@ -30,7 +30,7 @@ pub enum Need {
     /// What would become of an invitation of a user.
     Invitee(OwnedUserId),
     /// Whether a user is a guest of this server.
-    Guest(UserSn),
+    Guest(UserNid),
     /// The newest accepted state events, this many, that have the event at a position among their auth events.
     Citing(Position, usize),
 }

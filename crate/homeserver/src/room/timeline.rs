@@ -6,7 +6,7 @@ use super::{error::Result, event::Event, read::Portions, related::Wanted, rooms:
 use crate::{
     homeserver::Homeserver,
     position::Position,
-    tables::{self, RoomSn},
+    tables::{self, RoomNid},
 };
 use ephapse_store::Direction;
 use std::{ops::Range, rc::Rc};
@@ -49,7 +49,7 @@ impl Reading {
     }
 
     /// The next events, seen or not, at most `limit`; others have their turn between them.
-    pub async fn next(&mut self, hs: &Homeserver, room: RoomSn, limit: usize) -> Result<Vec<Rc<Event>>> {
+    pub async fn next(&mut self, hs: &Homeserver, room: RoomNid, limit: usize) -> Result<Vec<Rc<Event>>> {
         let limit = limit.min(self.portions.count());
         let events = hs.events_between(room, self.rest.clone(), self.direction, limit).await?;
         self.goes_on = events.len() == limit;
@@ -68,12 +68,12 @@ impl Reading {
 
 impl Homeserver {
     /// Events between two boundaries, seen or not, but for damaged ones: at most `limit`, in the direction of reading.
-    pub async fn events_between(&self, room: RoomSn, boundaries: Range<Position>, direction: Direction, limit: usize) -> Result<Vec<Rc<Event>>> {
+    pub async fn events_between(&self, room: RoomNid, boundaries: Range<Position>, direction: Direction, limit: usize) -> Result<Vec<Rc<Event>>> {
         if boundaries.start >= boundaries.end {
             return Ok(Vec::new());
         }
         let range = tables::EVENTS.key(&(room, boundaries.start.next()))..tables::EVENTS.key(&(room, boundaries.end.next()));
-        let info = self.room_by_sn(room).await?;
+        let info = self.room_by_nid(room).await?;
         let since = self.rooms.events.read_since();
         let read = |(_, position), record| self.decode_event(&info, position, record, since);
         Ok(tables::EVENTS.scan_readable(self.store(), range, direction, limit, read).await?)
@@ -93,7 +93,7 @@ impl Homeserver {
         let mut page = Page { events: Vec::new(), end: reading.end(), more: true, read: false };
         let (mut read, mut children) = (0, 0);
         while page.more && page.events.len() < limit && read < READ_AT_MOST && children < CHILDREN_AT_MOST {
-            let events = reading.next(self, room.sn, (limit - page.events.len()).max(16)).await?;
+            let events = reading.next(self, room.nid, (limit - page.events.len()).max(16)).await?;
             read += events.len();
             page.read |= !events.is_empty();
             page.more = reading.goes_on;

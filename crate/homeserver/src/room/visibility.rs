@@ -5,7 +5,7 @@ use super::{error::Result, event::Event, rooms::RoomInfo, state_tree::NodeId};
 use crate::{
     homeserver::Homeserver,
     position::Position,
-    tables::{self, Membership, MembershipKind, UserSn},
+    tables::{self, Membership, MembershipKind, UserNid},
     turns::Turns,
 };
 use ephapse_events::StateKey;
@@ -50,8 +50,8 @@ pub struct Viewer {
 
 impl Viewer {
     /// The eyes of a user of this server.
-    pub async fn new(hs: &Homeserver, room: &Rc<RoomInfo>, user: UserSn) -> Result<Self> {
-        let membership = tables::MEMBERSHIPS.get(hs.store(), &(user, room.sn)).await?;
+    pub async fn new(hs: &Homeserver, room: &Rc<RoomInfo>, user: UserNid) -> Result<Self> {
+        let membership = tables::MEMBERSHIPS.get(hs.store(), &(user, room.nid)).await?;
         Ok(Self::of(room, hs.user_id(user).await?, membership, hs.ignored_by(user).await?))
     }
 
@@ -138,9 +138,9 @@ impl Viewer {
         for state in states {
             let mut keys: Vec<StateKey> = vec![(StateEventType::RoomHistoryVisibility, String::new())];
             keys.extend(self.user.as_ref().map(|user| (StateEventType::RoomMember, user.to_string())));
-            let found = hs.state_get(self.room.sn, state, &keys).await?;
+            let found = hs.state_get(self.room.nid, state, &keys).await?;
             let positions: Vec<Position> = found.iter().flatten().copied().collect();
-            let events = hs.events_at(self.room.sn, &positions).await?;
+            let events = hs.events_at(self.room.nid, &positions).await?;
             let at = |position: Option<Position>| events.iter().flatten().find(|event| Some(event.position) == position);
             let visibility = match found.first().copied().flatten() {
                 None => HistoryVisibility::Shared,

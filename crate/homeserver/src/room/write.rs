@@ -18,7 +18,7 @@ use crate::{
     homeserver::Homeserver,
     locks::LockKey,
     position::Position,
-    tables::{self, Change, IndirectRelation, Membership, MembershipKind, RoomHead, UserSn},
+    tables::{self, Change, IndirectRelation, Membership, MembershipKind, RoomHead, UserNid},
     transaction::{Submitted, Tx},
     turns::{self, Turns},
 };
@@ -46,13 +46,13 @@ struct Known {
     ids: HashMap<OwnedEventId, Option<Position>>,
     /// Of the ids that are none of this room's events, those that are another's.
     elsewhere: HashSet<OwnedEventId>,
-    users: HashMap<OwnedUserId, UserSn>,
-    members: HashMap<UserSn, Option<Membership>>,
+    users: HashMap<OwnedUserId, UserNid>,
+    members: HashMap<UserNid, Option<Membership>>,
     relations: HashMap<OwnedEventId, Vec<(Position, IndirectRelation)>>,
-    waiting_redactions: HashMap<OwnedEventId, Vec<(UserSn, Position)>>,
+    waiting_redactions: HashMap<OwnedEventId, Vec<(UserNid, Position)>>,
     annotations: HashMap<(OwnedEventId, [u8; 16]), Option<Position>>,
     invitees: HashMap<OwnedUserId, Invitee>,
-    guests: HashMap<UserSn, bool>,
+    guests: HashMap<UserNid, bool>,
     citing: HashMap<Position, (Vec<Position>, bool)>,
     resolutions: Resolutions,
 }
@@ -77,9 +77,9 @@ pub struct Write<'a> {
     events: BTreeMap<Position, Rc<Event>>,
     ids: HashMap<OwnedEventId, Position>,
     nodes: RefCell<HashMap<NodeId, Rc<Node>>>,
-    members: HashMap<UserSn, Membership>,
+    members: HashMap<UserNid, Membership>,
     /// Those who were in the room and are not any more.
-    pub(super) left: Vec<UserSn>,
+    pub(super) left: Vec<UserNid>,
     citing: HashMap<Position, Vec<Position>>,
 }
 
@@ -94,8 +94,8 @@ impl Homeserver {
         generation: u64,
         decide: impl FnMut(&mut Write<'_>) -> Result<T, Stop<E>>,
     ) -> Result<T, E> {
-        let guard = self.lock(LockKey::Room(room.sn)).await;
-        let head = self.room_head(room.sn).await?;
+        let guard = self.lock(LockKey::Room(room.nid)).await;
+        let head = self.room_head(room.nid).await?;
         let (answer, guest_access_changed) = self.decide(room, RoomHead::clone(&head), generation, decide).await?;
         drop(guard);
         if guest_access_changed {
@@ -112,7 +112,7 @@ impl Homeserver {
         room: &Rc<RoomInfo>,
         generation: u64,
         events: usize,
-        users: HashMap<OwnedUserId, UserSn>,
+        users: HashMap<OwnedUserId, UserNid>,
         invitees: HashMap<OwnedUserId, Invitee>,
         mut decide: impl AsyncFnMut(&mut Write<'_>) -> Result<T, Stop<E>>,
     ) -> Result<T, E> {
@@ -202,18 +202,18 @@ impl Homeserver {
                 Need::Event(position) => positions.push(position),
                 Need::EventId(id) => ids.push(id),
                 Need::User(id) => {
-                    let sn = self.intern_user(&id).await?;
-                    known.users.insert(id, sn);
+                    let nid = self.intern_user(&id).await?;
+                    known.users.insert(id, nid);
                     turns.step().await;
                 }
-                Need::Member(user) => members.push((user, room.sn)),
+                Need::Member(user) => members.push((user, room.nid)),
                 Need::Citing(cited, count) => {
-                    let found = tables::CITING.scan(self.store(), &(room.sn, cited), Direction::Backward, count).await?;
+                    let found = tables::AUTH_EDGES.scan(self.store(), &(room.nid, cited), Direction::Backward, count).await?;
                     let all = found.len() < count;
                     known.citing.insert(cited, (found.into_iter().map(|((_, _, position), ())| position).collect(), all));
                 }
                 Need::Relations(id) => {
-                    let place = (room.sn, id.clone());
+                    let place = (room.nid, id.clone());
                     let direct = tables::RELATIONS.scan(self.store(), &place, Direction::Forward, READ_AHEAD).await?;
                     let indirect = tables::INDIRECT_RELATIONS.scan(self.store(), &place, Direction::Forward, READ_AHEAD).await?;
                     let direct =
@@ -222,13 +222,13 @@ impl Homeserver {
                     known.relations.insert(id, direct.chain(indirect).collect());
                 }
                 Need::WaitingRedactions(id) => {
-                    let found = tables::WAITING_REDACTIONS.scan(self.store(), &(room.sn, id.clone()), Direction::Forward, READ_AHEAD).await?;
+                    let found = tables::WAITING_REDACTIONS.scan(self.store(), &(room.nid, id.clone()), Direction::Forward, READ_AHEAD).await?;
                     let found: Vec<_> = found.into_iter().map(|((_, _, sender), position)| (sender, position)).collect();
                     positions.extend(found.iter().map(|(_, position)| *position));
                     known.waiting_redactions.insert(id, found);
                 }
                 Need::Annotation(id, fingerprint) => {
-                    let found = tables::ANNOTATIONS.get(self.store(), &(room.sn, id.clone(), fingerprint)).await?;
+                    let found = tables::ANNOTATIONS.get(self.store(), &(room.nid, id.clone(), fingerprint)).await?;
                     known.annotations.insert((id, fingerprint), found);
                 }
                 Need::Invitee(user) => {
@@ -246,10 +246,10 @@ impl Homeserver {
             turns.step().await;
         }
         if !nodes.is_empty() {
-            known.nodes.extend(self.load_nodes(room.sn, &nodes).await?);
+            known.nodes.extend(self.load_nodes(room.nid, &nodes).await?);
         }
         if !positions.is_empty() {
-            let events = self.events_at(room.sn, &positions).await?;
+            let events = self.events_at(room.nid, &positions).await?;
             for (position, event) in positions.into_iter().zip(events) {
                 let event = event.ok_or_else(|| Damaged::new(format!("the event at {position} of {}", room.id), "it is damaged or not there"))?;
                 known.events.insert(position, event);
@@ -268,7 +268,7 @@ impl Homeserver {
             let mut positions = Vec::new();
             for id in std::mem::take(&mut ids) {
                 let found = self.find_event(&id).await?;
-                let place = found.filter(|(sn, _)| *sn == room.sn).map(|(_, position)| position);
+                let place = found.filter(|(nid, _)| *nid == room.nid).map(|(_, position)| position);
                 if found.is_some() && place.is_none() {
                     known.elsewhere.insert(id.clone());
                 }
@@ -276,7 +276,7 @@ impl Homeserver {
                 positions.extend(place.filter(|position| !known.events.contains_key(position)));
             }
             read += positions.len();
-            let events = self.events_at(room.sn, &positions).await?;
+            let events = self.events_at(room.nid, &positions).await?;
             for event in events.into_iter().flatten() {
                 if read < READ_AHEAD {
                     ids.extend(event.pdu.auth_events.iter().filter(|id| !known.ids.contains_key(*id)).cloned());
@@ -338,7 +338,7 @@ impl Write<'_> {
         if let Some(node) = self.nodes.borrow().get(&id).or_else(|| self.known.nodes.get(&id)) {
             return Some(node.clone());
         }
-        self.hs.rooms.nodes.get(&(self.room.sn, id))
+        self.hs.rooms.nodes.get(&(self.room.nid, id))
     }
 
     /// The event at a position that must be there.
@@ -346,12 +346,12 @@ impl Write<'_> {
         if let Some(event) = self.events.get(&position).or_else(|| self.known.events.get(&position)) {
             return Ok(event.clone());
         }
-        self.hs.rooms.events.get(&(self.room.sn, position)).ok_or(Need::Event(position))
+        self.hs.rooms.events.get(&(self.room.nid, position)).ok_or(Need::Event(position))
     }
 
     /// An event of this room by its id; `None` when this server does not have it.
     pub fn event_by_id(&self, id: &EventId) -> Result<Option<Rc<Event>>, Need> {
-        let cached = || self.hs.rooms.ids.get(id).filter(|(sn, _)| *sn == self.room.sn).map(|(_, position)| position);
+        let cached = || self.hs.rooms.ids.get(id).filter(|(nid, _)| *nid == self.room.nid).map(|(_, position)| position);
         match self.ids.get(id).copied().or_else(cached).map(Some).or_else(|| self.known.ids.get(id).copied()) {
             Some(Some(position)) => self.event(position).map(Some),
             Some(None) => Ok(None),
@@ -362,16 +362,16 @@ impl Write<'_> {
     /// Whether an event of which [`Self::event_by_id`] has said that this room does not have it stands in another room.
     pub(super) fn stands_elsewhere(&self, id: &EventId) -> bool {
         let cached = self.hs.rooms.ids.get(id);
-        self.known.elsewhere.contains(id) || cached.is_some_and(|(sn, _)| sn != self.room.sn)
+        self.known.elsewhere.contains(id) || cached.is_some_and(|(nid, _)| nid != self.room.nid)
     }
 
     /// The number of a user.
-    pub fn user_sn(&self, id: &UserId) -> Result<UserSn, Need> {
+    pub fn user_nid(&self, id: &UserId) -> Result<UserNid, Need> {
         self.known.users.get(id).copied().or_else(|| self.hs.cached_user(id)).ok_or_else(|| Need::User(id.to_owned()))
     }
 
     /// A user's membership as it is now, staged changes included.
-    pub fn member(&self, user: UserSn) -> Result<Option<Membership>, Need> {
+    pub fn member(&self, user: UserNid) -> Result<Option<Membership>, Need> {
         match self.members.get(&user) {
             Some(member) => Ok(Some(member.clone())),
             None if self.is_new => Ok(None),
@@ -380,12 +380,12 @@ impl Write<'_> {
     }
 
     /// Changes a user's part in the room and the index by membership.
-    pub(super) fn set_member(&mut self, user: UserSn, before: Option<MembershipKind>, member: Membership) {
+    pub(super) fn set_member(&mut self, user: UserNid, before: Option<MembershipKind>, member: Membership) {
         if let Some(kind) = before {
-            tables::MEMBERS.delete(self.tx, &(self.room.sn, kind as u8, user));
+            tables::MEMBERS.delete(self.tx, &(self.room.nid, kind as u8, user));
         }
-        tables::MEMBERS.put(self.tx, &(self.room.sn, member.kind as u8, user), &member.position);
-        tables::MEMBERSHIPS.put(self.tx, &(user, self.room.sn), &member);
+        tables::MEMBERS.put(self.tx, &(self.room.nid, member.kind as u8, user), &member.position);
+        tables::MEMBERSHIPS.put(self.tx, &(user, self.room.nid), &member);
         self.members.insert(user, member);
     }
 
@@ -395,7 +395,7 @@ impl Write<'_> {
     }
 
     /// Redactions of an event that has only now arrived: who sent them, and where they stand.
-    pub(super) fn waiting_redactions(&self, id: &EventId) -> Result<&[(UserSn, Position)], Need> {
+    pub(super) fn waiting_redactions(&self, id: &EventId) -> Result<&[(UserNid, Position)], Need> {
         self.known.waiting_redactions.get(id).map(Vec::as_slice).ok_or_else(|| Need::WaitingRedactions(id.to_owned()))
     }
 
@@ -411,7 +411,7 @@ impl Write<'_> {
     }
 
     /// Whether a user is a guest of this server.
-    pub(super) fn is_guest(&self, user: UserSn) -> Result<bool, Need> {
+    pub(super) fn is_guest(&self, user: UserNid) -> Result<bool, Need> {
         self.known.guests.get(&user).copied().ok_or(Need::Guest(user))
     }
 
@@ -430,7 +430,7 @@ impl Write<'_> {
     pub(super) fn cite(&mut self, citing: Position, auth_events: &[OwnedEventId]) -> Result<(), Stop> {
         for id in auth_events {
             let Some(cited) = self.event_by_id(id)? else { continue };
-            tables::CITING.put(self.tx, &(self.room.sn, cited.position, citing), &());
+            tables::AUTH_EDGES.put(self.tx, &(self.room.nid, cited.position, citing), &());
             self.citing.entry(cited.position).or_default().push(citing);
         }
         Ok(())
@@ -457,7 +457,7 @@ impl Write<'_> {
 
     pub(super) fn add_nodes(&mut self, nodes: Vec<(NodeId, Rc<Node>)>) {
         for (id, node) in &nodes {
-            tables::STATE_NODES.put(self.tx, &(self.room.sn, id.0), &tables::RawBytes(node.encode()));
+            tables::STATE_NODES.put(self.tx, &(self.room.nid, id.0), &tables::RawBytes(node.encode()));
         }
         self.nodes.get_mut().extend(nodes);
     }
@@ -470,11 +470,11 @@ impl Write<'_> {
 
     /// Who has left types no more, and those who stay are told.
     fn end_typing(&mut self) {
-        let mut typing = self.hs.sync.typing.in_room(self.room.sn);
+        let mut typing = self.hs.sync.typing.in_room(self.room.nid);
         self.left.retain(|user| typing.contains(user));
         if !self.left.is_empty() {
             typing.retain(|user| !self.left.contains(user));
-            self.change(Change::Typing { room: self.room.sn, anybody: !typing.is_empty() });
+            self.change(Change::Typing { room: self.room.nid, anybody: !typing.is_empty() });
         }
     }
 
@@ -484,7 +484,7 @@ impl Write<'_> {
     }
 
     fn encode(&mut self, event: &Event) {
-        let place = (self.room.sn, event.position);
+        let place = (self.room.nid, event.position);
         tables::EVENTS.put(self.tx, &place, &event.to_record());
         if event.position > self.tx.base() {
             tables::EVENT_IDS.put(self.tx, &event.pdu.event_id, &place);
@@ -495,7 +495,7 @@ impl Write<'_> {
     fn finish(self, before: &RoomHead) {
         let room = self.room;
         if self.head != *before {
-            tables::ROOM_HEADS.put(self.tx, &room.sn, &self.head);
+            tables::ROOM_HEADS.put(self.tx, &room.nid, &self.head);
         }
         let mut nodes = self.nodes.into_inner();
         if self.turns.is_some() {
@@ -504,21 +504,21 @@ impl Write<'_> {
         }
         let (is_new, left, head, events) = (self.is_new, self.left, self.head, self.events);
         self.tx.then(move |hs| {
-            let (rooms, sn) = (&hs.rooms, room.sn);
-            left.iter().for_each(|user| hs.sync.typing.left(sn, *user));
+            let (rooms, nid) = (&hs.rooms, room.nid);
+            left.iter().for_each(|user| hs.sync.typing.left(nid, *user));
             if is_new {
                 rooms.set_info(&room);
             }
-            rooms.set_head(sn, Rc::new(head));
+            rooms.set_head(nid, Rc::new(head));
             for (position, event) in events {
                 let id = event.pdu.event_id.clone();
                 let (of_id, of_event) = (id.as_str().len(), event.weight());
-                rooms.ids.set(id, (sn, position), of_id);
-                rooms.events.set((sn, position), event, of_event);
+                rooms.ids.set(id, (nid, position), of_id);
+                rooms.events.set((nid, position), event, of_event);
             }
             for (id, node) in nodes {
                 let weight = node.weight();
-                rooms.nodes.set((sn, id), node, weight);
+                rooms.nodes.set((nid, id), node, weight);
             }
         });
     }

@@ -1,13 +1,13 @@
 //! What appending, acknowledging and limits do to a subject's head: plain functions, so that they can be checked against a model.
 
 use super::{Limits, Retention, Stream, WhenFull};
-use crate::tables::{Mark, StreamCursor, StreamEntry, StreamHead};
+use crate::tables::{Offset, StreamCursor, StreamEntry, StreamHead};
 
 impl StreamHead {
     /// The head of a subject that has nothing yet and whose first entry will have the number `first`.
     pub(super) fn starting_at(first: u64) -> Self {
-        let mark = Mark { entries: first, bytes: 0 };
-        Self { first: mark, next: mark, cursors: Default::default() }
+        let offset = Offset { entries: first, bytes: 0 };
+        Self { first: offset, next: offset, cursors: Default::default() }
     }
 
     /// Consumers that `stream` has lately got begin at the end; those it has no more are forgotten.
@@ -45,8 +45,8 @@ impl StreamHead {
     }
 
     /// Takes the place of a new entry of `bytes`; the answer is the entry's end.
-    pub(super) fn append(&mut self, stream: &Stream, bytes: u64) -> Mark {
-        self.next = Mark { entries: self.next.entries + 1, bytes: self.next.bytes + bytes };
+    pub(super) fn append(&mut self, stream: &Stream, bytes: u64) -> Offset {
+        self.next = Offset { entries: self.next.entries + 1, bytes: self.next.bytes + bytes };
         // Nobody is interested.
         if stream.retention != Retention::Limits && self.cursors.is_empty() {
             self.first = self.next;
@@ -55,7 +55,7 @@ impl StreamHead {
     }
 
     /// `consumer` has done everything before `to`.
-    pub(super) fn ack(&mut self, stream: &Stream, consumer: &str, to: Mark) {
+    pub(super) fn ack(&mut self, stream: &Stream, consumer: &str, to: Offset) {
         let Some(cursor) = self.cursors.get_mut(consumer) else { return };
         if to.entries <= cursor.at.entries || to.entries > self.next.entries {
             return;
@@ -81,7 +81,7 @@ impl StreamHead {
     }
 
     /// Drops what lies before `to`; the answer is how many entries a consumer had not acknowledged.
-    pub(super) fn drop_before(&mut self, to: Mark) -> u64 {
+    pub(super) fn drop_before(&mut self, to: Offset) -> u64 {
         if to.entries <= self.first.entries {
             return 0;
         }

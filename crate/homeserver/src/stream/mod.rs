@@ -2,7 +2,7 @@
 //!
 //! A [`Stream`] is declared in code; its subjects (one queue each: a device, a destination) are made when first appended to and pruned when empty.
 //! An entry is appended in the transaction of the write that causes it. Consumers take entries in order, acknowledge what they have processed, and get
-//! the rest again after a crash, later each time; an entry that is delivered too often without an acknowledgement is parked:
+//! the rest again after a crash, later each time; an entry that is delivered too often without an acknowledgement becomes a dead letter:
 //! it stays to be seen, and those behind it follow. Nothing of Matrix is in here.
 
 mod head;
@@ -12,7 +12,7 @@ mod subject;
 #[cfg(test)]
 mod tests;
 
-pub use status::{ConsumerStatus, ParkedStatus, StreamStatus};
+pub use status::{ConsumerStatus, DeadLetterStatus, StreamStatus};
 pub use streams::Streams;
 pub use subject::{Delivered, Full, Subject, Taken};
 
@@ -21,7 +21,7 @@ use ephapse_store::{Reader, StoreError};
 use std::time::Duration;
 
 /// What streams stand on.
-pub trait Ground {
+pub trait StreamStore {
     /// Where entries are read from.
     fn store(&self) -> &Reader;
 
@@ -83,7 +83,7 @@ pub enum WhenFull {
 /// How often and when an entry is delivered again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Redelivery {
-    /// An entry delivered this often without an acknowledgement is parked; `None`: never.
+    /// An entry delivered this often without an acknowledgement becomes a dead letter; `None`: never.
     pub attempts: Option<u32>,
     /// The time between the first delivery and the second; it doubles each time.
     pub first_delay: Duration,

@@ -1,7 +1,7 @@
 //! What the owner of a node sees of its streams.
 
 use super::Stream;
-use crate::tables::{ParkedEntry, StreamTotals};
+use crate::tables::{DeadLetter, StreamTotals};
 use serde::Serialize;
 
 /// What all subjects of a stream hold together.
@@ -17,9 +17,9 @@ pub struct StreamStatus {
     /// Their bytes.
     pub bytes: u64,
     /// Entries that were ever delivered too often without being acknowledged.
-    pub parked: u64,
+    pub dead_letters: u64,
     /// The newest of them, oldest first.
-    pub parked_entries: Vec<ParkedStatus>,
+    pub newest_dead_letters: Vec<DeadLetterStatus>,
     /// Entries that reached a limit before they were acknowledged.
     pub dropped: u64,
     /// Who consumes it.
@@ -39,7 +39,7 @@ pub struct ConsumerStatus {
 /// An entry that its consumer could not process; others go on without it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub struct ParkedStatus {
+pub struct DeadLetterStatus {
     /// The queue it was in.
     pub subject: String,
     /// Who could not process it.
@@ -52,12 +52,12 @@ pub struct ParkedStatus {
     pub last_error: String,
     /// When it was appended, in ms.
     pub appended: u64,
-    /// When it was parked, in ms.
-    pub parked: u64,
+    /// When it was given up, in ms.
+    pub given_up: u64,
 }
 
-impl ParkedStatus {
-    pub(super) fn of(subject: &str, consumer: &str, position: u64, entry: &ParkedEntry) -> Self {
+impl DeadLetterStatus {
+    pub(super) fn of(subject: &str, consumer: &str, position: u64, entry: &DeadLetter) -> Self {
         Self {
             subject: subject.to_owned(),
             consumer: consumer.to_owned(),
@@ -65,21 +65,21 @@ impl ParkedStatus {
             attempts: entry.deliveries,
             last_error: entry.error.clone(),
             appended: entry.entry.appended,
-            parked: entry.parked,
+            given_up: entry.given_up,
         }
     }
 }
 
 impl StreamStatus {
-    pub(super) fn of(stream: &Stream, totals: &StreamTotals, parked: &[ParkedStatus]) -> Self {
+    pub(super) fn of(stream: &Stream, totals: &StreamTotals, dead_letters: &[DeadLetterStatus]) -> Self {
         let lag = |name: &str| totals.lag.get(name).copied().unwrap_or(0);
         Self {
             name: stream.name,
             subjects: totals.subjects,
             length: totals.entries,
             bytes: totals.bytes,
-            parked: totals.parked,
-            parked_entries: parked.to_vec(),
+            dead_letters: totals.dead_letters,
+            newest_dead_letters: dead_letters.to_vec(),
             dropped: totals.dropped,
             consumers: stream.consumers.iter().map(|name| ConsumerStatus { name, lag: lag(name) }).collect(),
         }

@@ -3,7 +3,7 @@
 //! A head in memory is the newest one: whoever appends or acknowledges changes it there and in the transaction in one step; when that is refused, the change
 //! is taken back. Heads are dropped when nobody uses them, and all at once when a write fails.
 
-use super::{Ground, ParkedStatus, Stream, StreamStatus, Subject};
+use super::{DeadLetterStatus, Stream, StreamStatus, StreamStore, Subject};
 use crate::{
     damaged::MayBeDamage,
     host::Host,
@@ -19,11 +19,11 @@ use std::{
     rc::{Rc, Weak},
 };
 
-/// Parked entries of a stream that are kept: the newest.
-pub(super) const PARKED: usize = 100;
+/// DeadLetter entries of a stream that are kept: the newest.
+pub(super) const DEAD_LETTER: usize = 100;
 
-/// What is parked of each stream, oldest first.
-pub(super) type Parked = BTreeMap<&'static str, Rc<Vec<ParkedStatus>>>;
+/// The dead letters of each stream, oldest first.
+pub(super) type DeadLetter = BTreeMap<&'static str, Rc<Vec<DeadLetterStatus>>>;
 
 /// Entries that one trimming step looks at.
 const TRIMMED: usize = 64;
@@ -38,7 +38,7 @@ pub struct Streams {
 pub(super) struct Shared {
     pub(super) generation: u64,
     pub(super) totals: RefCell<BTreeMap<&'static str, StreamTotals>>,
-    pub(super) parked: RefCell<Parked>,
+    pub(super) dead_letters: RefCell<DeadLetter>,
     heads: RefCell<HashMap<String, Weak<RefCell<StreamHead>>>>,
     /// How many heads were written, so that one that was read meanwhile is known to be stale.
     pub(super) writes: Cell<u64>,
@@ -77,7 +77,7 @@ impl Streams {
     }
 
     /// A subject of a stream, within its limits, to append to and consume from.
-    pub async fn subject(&self, ground: &dyn Ground, stream: &'static Stream, name: &str, now: u64) -> Result<Subject, StoreError> {
+    pub async fn subject(&self, ground: &dyn StreamStore, stream: &'static Stream, name: &str, now: u64) -> Result<Subject, StoreError> {
         let store = ground.store();
         let shared = self.current(store, now).await?;
         let key = format!("{}/{name}", stream.name);
@@ -88,7 +88,7 @@ impl Streams {
     }
 
     /// Drops what is too old, also of subjects that nobody uses any more.
-    pub async fn forget_old(&self, ground: &dyn Ground, host: &dyn Host) -> Result<(), StoreError> {
+    pub async fn forget_old(&self, ground: &dyn StreamStore, host: &dyn Host) -> Result<(), StoreError> {
         let mut turns = Turns::new(host);
         for stream in self.streams.iter().filter(|stream| stream.limits.age.is_some()) {
             let [mut from, end] = ["/", "0"].map(|after| tables::STREAM_HEADS.key(&format!("{}{after}", stream.name)));
@@ -120,11 +120,11 @@ impl Streams {
     /// What every stream holds.
     pub fn status(&self) -> Vec<StreamStatus> {
         let shared = self.shared.borrow();
-        let (totals, parked) = (shared.totals.borrow(), shared.parked.borrow());
+        let (totals, dead_letters) = (shared.totals.borrow(), shared.dead_letters.borrow());
         let none = StreamTotals::default();
         let of = |stream: &&Stream| {
-            let parked = parked.get(stream.name).map(|parked| parked.as_slice()).unwrap_or_default();
-            StreamStatus::of(stream, totals.get(stream.name).unwrap_or(&none), parked)
+            let dead_letters = dead_letters.get(stream.name).map(|dead_letters| dead_letters.as_slice()).unwrap_or_default();
+            StreamStatus::of(stream, totals.get(stream.name).unwrap_or(&none), dead_letters)
         };
         self.streams.iter().map(of).collect()
     }
@@ -134,17 +134,17 @@ impl Shared {
     async fn load(store: &Reader, streams: &[&'static Stream], now: u64) -> Result<Rc<Self>, StoreError> {
         let generation = store.generation();
         let totals = RefCell::new(stored_totals(store, streams, now).await?);
-        let parked = RefCell::new(stored_parked(store, streams).await?);
-        Ok(Rc::new(Self { generation, totals, parked, heads: RefCell::default(), writes: Cell::new(0), cleared: Cell::new(0) }))
+        let dead_letters = RefCell::new(stored_dead_letters(store, streams).await?);
+        Ok(Rc::new(Self { generation, totals, dead_letters, heads: RefCell::default(), writes: Cell::new(0), cleared: Cell::new(0) }))
     }
 
-    /// The totals, or what is parked, are about to change.
+    /// The totals, or the dead letters, are about to change.
     pub(super) fn change_totals(self: &Rc<Self>, tx: &mut Tx) {
         tx.undo_once(Rc::as_ptr(self) as usize, || {
-            let (shared, totals, parked) = (self.clone(), self.totals.borrow().clone(), self.parked.borrow().clone());
+            let (shared, totals, dead_letters) = (self.clone(), self.totals.borrow().clone(), self.dead_letters.borrow().clone());
             move || {
                 shared.totals.replace(totals);
-                shared.parked.replace(parked);
+                shared.dead_letters.replace(dead_letters);
             }
         });
     }
@@ -156,7 +156,7 @@ impl Shared {
             let live: Vec<_> = self.heads.borrow().iter().filter_map(|(key, head)| Some((key.clone(), head.upgrade()?))).collect();
             let keys: Vec<String> = live.iter().map(|(key, _)| key.clone()).collect();
             let totals = stored_totals(store, streams, now).await?;
-            let parked = stored_parked(store, streams).await?;
+            let dead_letters = stored_dead_letters(store, streams).await?;
             let stored = tables::STREAM_HEADS.get_all(store, &keys).await?;
             if writes != self.writes.get() {
                 continue;
@@ -167,7 +167,7 @@ impl Shared {
                 *head.borrow_mut() = stored.unwrap_or_else(|| StreamHead::starting_at(floor));
             }
             self.totals.replace(totals);
-            self.parked.replace(parked);
+            self.dead_letters.replace(dead_letters);
             return Ok(());
         }
     }
@@ -227,20 +227,20 @@ async fn counted_totals(store: &Reader, stream: &Stream, now: u64) -> Result<Str
             *totals.lag.entry((*name).to_owned()).or_default() += head.lag(name);
         }
     }
-    let parked = tables::STREAM_PARKED.scan(store, &stream.name.to_owned(), Direction::Forward, usize::MAX).await?;
-    totals.parked = parked.len() as u64;
+    let dead_letters = tables::DEAD_LETTERS.scan(store, &stream.name.to_owned(), Direction::Forward, usize::MAX).await?;
+    totals.dead_letters = dead_letters.len() as u64;
     Ok(totals)
 }
 
-async fn stored_parked(store: &Reader, streams: &[&'static Stream]) -> Result<Parked, StoreError> {
-    let mut all = Parked::new();
+async fn stored_dead_letters(store: &Reader, streams: &[&'static Stream]) -> Result<DeadLetter, StoreError> {
+    let mut all = DeadLetter::new();
     for stream in streams.iter().filter(|stream| stream.redelivery.attempts.is_some()) {
-        let found = tables::STREAM_PARKED.scan(store, &stream.name.to_owned(), Direction::Forward, usize::MAX).await?;
+        let found = tables::DEAD_LETTERS.scan(store, &stream.name.to_owned(), Direction::Forward, usize::MAX).await?;
         let found = found.into_iter();
-        let mut parked: Vec<ParkedStatus> =
-            found.map(|((_, key, consumer, number), entry)| ParkedStatus::of(subject_of(stream, &key), &consumer, number, &entry)).collect();
-        parked.sort_by_key(|entry| entry.parked);
-        all.insert(stream.name, Rc::new(parked));
+        let mut dead_letters: Vec<DeadLetterStatus> =
+            found.map(|((_, key, consumer, number), entry)| DeadLetterStatus::of(subject_of(stream, &key), &consumer, number, &entry)).collect();
+        dead_letters.sort_by_key(|entry| entry.given_up);
+        all.insert(stream.name, Rc::new(dead_letters));
     }
     Ok(all)
 }
@@ -251,7 +251,7 @@ pub(super) fn subject_of<'a>(stream: &Stream, key: &'a str) -> &'a str {
 }
 
 /// Drops some of the oldest entries when there are too many or they are too old; says whether there may be more to drop.
-async fn trim(subject: &Subject, ground: &dyn Ground, now: u64) -> Result<bool, StoreError> {
+async fn trim(subject: &Subject, ground: &dyn StreamStore, now: u64) -> Result<bool, StoreError> {
     let (first, exceeds) = {
         let head = subject.head.borrow();
         let exceeds = head.exceeds(subject.stream);

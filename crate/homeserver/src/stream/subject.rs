@@ -1,12 +1,12 @@
 //! One subject of a stream: append, take, acknowledge, park.
 
 use super::{
-    Ground, ParkedStatus, Stream, WhenFull,
-    streams::{PARKED, Shared, subject_of},
+    DeadLetterStatus, Stream, StreamStore, WhenFull,
+    streams::{DEAD_LETTER, Shared, subject_of},
 };
 use crate::{
     host::Host,
-    tables::{self, Mark, ParkedEntry, RawBytes, StreamEntry, StreamHead},
+    tables::{self, DeadLetter, Offset, RawBytes, StreamEntry, StreamHead},
     transaction::Tx,
 };
 use ephapse_store::{Direction, Reader, StoreError};
@@ -89,7 +89,7 @@ impl Subject {
     }
 
     /// `consumer` has processed everything up to the entry that ends at `to`.
-    pub fn ack(&self, tx: &mut Tx, consumer: &str, to: Mark) {
+    pub fn ack(&self, tx: &mut Tx, consumer: &str, to: Offset) {
         self.change(tx, |head, _| {
             head.reconcile(self.stream);
             head.ack(self.stream, consumer, to);
@@ -97,7 +97,7 @@ impl Subject {
         });
     }
 
-    /// Removes everything: the subject's owner is gone. Parked entries stay to be seen.
+    /// Removes everything: the subject's owner is gone. DeadLetter entries stay to be seen.
     pub fn clear(&self, tx: &mut Tx) {
         self.shared.cleared.set(self.shared.cleared.get() + 1);
         self.change(tx, |head, _| {
@@ -110,8 +110,8 @@ impl Subject {
     }
 
     /// What `consumer` is to process next, counted as delivered (durably, before this returns): once the whole of it, and after that, when it was not
-    /// acknowledged, one entry at a time and later each time, until the entry is parked.
-    pub async fn take(&self, ground: &dyn Ground, consumer: &str, now: u64, limit: usize) -> Result<Taken, StoreError> {
+    /// acknowledged, one entry at a time and later each time, until the entry is given up.
+    pub async fn take(&self, ground: &dyn StreamStore, consumer: &str, now: u64, limit: usize) -> Result<Taken, StoreError> {
         loop {
             let (cursor, lag) = {
                 let head = self.head.borrow();
@@ -137,8 +137,8 @@ impl Subject {
             let Some(first) = entries.first() else { return Ok(Taken::Nothing) };
             if is_poison {
                 let error = cursor.error.unwrap_or_else(|| "its consumer never came back".to_owned());
-                let parked = ParkedEntry { entry: first.clone(), deliveries: cursor.deliveries, error, parked: now };
-                ground.write(self.shared.generation, &mut |tx| self.park(tx, consumer, &parked))?.durable().await?;
+                let dead_letter = DeadLetter { entry: first.clone(), deliveries: cursor.deliveries, error, given_up: now };
+                ground.write(self.shared.generation, &mut |tx| self.give_up(tx, consumer, &dead_letter))?.durable().await?;
                 continue;
             }
             let deliver = |head: &mut StreamHead, _: &mut Tx| {
@@ -165,7 +165,14 @@ impl Subject {
     }
 
     /// Takes, lets `process` do its work, and acknowledges or says what went wrong; a panic is one of the things that go wrong.
-    pub async fn deliver<F, A>(&self, ground: &dyn Ground, host: &dyn Host, consumer: &str, limit: usize, process: F) -> Result<Delivered, StoreError>
+    pub async fn deliver<F, A>(
+        &self,
+        ground: &dyn StreamStore,
+        host: &dyn Host,
+        consumer: &str,
+        limit: usize,
+        process: F,
+    ) -> Result<Delivered, StoreError>
     where
         F: FnOnce(Vec<StreamEntry>) -> A,
         A: Future<Output = Result<(), String>>,
@@ -189,20 +196,20 @@ impl Subject {
         })
     }
 
-    fn park(&self, tx: &mut Tx, consumer: &str, parked: &ParkedEntry) {
-        let (number, end) = (parked.entry.end.entries - 1, parked.entry.end);
+    fn give_up(&self, tx: &mut Tx, consumer: &str, dead_letter: &DeadLetter) {
+        let (number, end) = (dead_letter.entry.end.entries - 1, dead_letter.entry.end);
         let key = |key: String, consumer: &str, number| (self.stream.name.to_owned(), key, consumer.to_owned(), number);
-        tables::STREAM_PARKED.put(tx, &key(self.key.clone(), consumer, number), parked);
+        tables::DEAD_LETTERS.put(tx, &key(self.key.clone(), consumer, number), dead_letter);
         self.shared.change_totals(tx);
-        let mut all = self.shared.parked.borrow_mut();
+        let mut all = self.shared.dead_letters.borrow_mut();
         let kept = Rc::make_mut(all.entry(self.stream.name).or_default());
-        kept.push(ParkedStatus::of(subject_of(self.stream, &self.key), consumer, number, parked));
-        for old in kept.drain(..kept.len().saturating_sub(PARKED)) {
-            tables::STREAM_PARKED.delete(tx, &key(format!("{}/{}", self.stream.name, old.subject), &old.consumer, old.position));
+        kept.push(DeadLetterStatus::of(subject_of(self.stream, &self.key), consumer, number, dead_letter));
+        for old in kept.drain(..kept.len().saturating_sub(DEAD_LETTER)) {
+            tables::DEAD_LETTERS.delete(tx, &key(format!("{}/{}", self.stream.name, old.subject), &old.consumer, old.position));
         }
         drop(all);
         if let Some(totals) = self.shared.totals.borrow_mut().get_mut(self.stream.name) {
-            totals.parked += 1;
+            totals.dead_letters += 1;
         }
         self.ack(tx, consumer, end);
     }

@@ -1,6 +1,6 @@
 //! Streams against a model: whatever happens, each consumer gets every entry in order, none twice once acknowledged, and the figures are right.
 
-use super::{Ground, Limits, Redelivery, Retention, Stream, Streams, Subject, Taken, WhenFull};
+use super::{Limits, Redelivery, Retention, Stream, StreamStore, Streams, Subject, Taken, WhenFull};
 use crate::{
     tables::{self, RawBytes, StreamEntry},
     transaction::{Submitted, Tx, transaction_in},
@@ -99,7 +99,7 @@ impl Node {
     }
 }
 
-impl Ground for Node {
+impl StreamStore for Node {
     fn store(&self) -> &Reader {
         &self.reader
     }
@@ -117,7 +117,7 @@ fn bodies(taken: Taken) -> Vec<Vec<u8>> {
 }
 
 #[test]
-fn an_entry_is_delivered_again_later_each_time_then_parked_and_the_next_one_follows() {
+fn an_entry_is_delivered_again_later_each_time_then_given_up_and_the_next_one_follows() {
     let mut node = Node::new();
     node.append(&WORK, "a", b"poison");
     node.append(&WORK, "a", b"good");
@@ -136,9 +136,9 @@ fn an_entry_is_delivered_again_later_each_time_then_parked_and_the_next_one_foll
     }
     assert_eq!(waits, [100, 200, 400, 800], "the fifth delivery is the last: nothing is waited for behind it");
     let status = &node.streams.status()[0];
-    assert_eq!((status.parked, status.length, status.consumers[0].lag), (1, 1, 1));
-    let parked = &status.parked_entries[0];
-    assert_eq!((&*parked.subject, &*parked.consumer, parked.position, parked.attempts), ("a", "worker", 0, 5));
+    assert_eq!((status.dead_letters, status.length, status.consumers[0].lag), (1, 1, 1));
+    let dead_letters = &status.newest_dead_letters[0];
+    assert_eq!((&*dead_letters.subject, &*dead_letters.consumer, dead_letters.position, dead_letters.attempts), ("a", "worker", 0, 5));
     let status = node.streams.status();
     node.restart();
     assert_eq!(node.streams.status(), status, "also after a restart");
@@ -188,13 +188,13 @@ fn a_consumer_that_fails_or_panics_is_asked_again_and_its_reason_is_kept() {
     }
     let result = block_on(subject.deliver(&node, &host, "worker", 10, async |_| Ok(()))).expect("the store works");
     assert_eq!(result, super::Delivered::Nothing);
-    assert_eq!(node.streams.status()[0].parked_entries[0].last_error, "no");
+    assert_eq!(node.streams.status()[0].newest_dead_letters[0].last_error, "no");
 }
 
 #[test]
-fn of_what_is_parked_the_newest_is_kept() {
+fn of_dead_letters_the_newest_are_kept() {
     let mut node = Node::new();
-    for n in 0..super::streams::PARKED + 20 {
+    for n in 0..super::streams::DEAD_LETTER + 20 {
         let subject = format!("s{n}");
         node.append(&WORK, &subject, b"poison");
         for _ in 0..6 {
@@ -203,11 +203,11 @@ fn of_what_is_parked_the_newest_is_kept() {
         }
     }
     let status = &node.streams.status()[0];
-    assert_eq!((status.parked, status.length), (120, 0));
-    let kept: Vec<_> = status.parked_entries.iter().map(|entry| entry.subject.clone()).collect();
+    assert_eq!((status.dead_letters, status.length), (120, 0));
+    let kept: Vec<_> = status.newest_dead_letters.iter().map(|entry| entry.subject.clone()).collect();
     assert_eq!(kept, (20..120).map(|n| format!("s{n}")).collect::<Vec<_>>());
     let stored =
-        block_on(crate::tables::STREAM_PARKED.scan(&node.reader, &(), ephapse_store::Direction::Forward, usize::MAX)).expect("the store reads");
+        block_on(crate::tables::DEAD_LETTERS.scan(&node.reader, &(), ephapse_store::Direction::Forward, usize::MAX)).expect("the store reads");
     assert_eq!(stored.len(), kept.len());
     let before = node.streams.status();
     node.restart();
@@ -390,7 +390,7 @@ struct Queue {
     /// Bodies not yet acknowledged by each consumer.
     waiting: [Vec<Vec<u8>>; 2],
     deliveries: [u32; 2],
-    parked: u64,
+    dead_letters: u64,
 }
 
 proptest! {
@@ -419,7 +419,7 @@ proptest! {
                     if poison {
                         queue.waiting[side].remove(0);
                         queue.deliveries[side] = 0;
-                        queue.parked += 1;
+                        queue.dead_letters += 1;
                     }
                     match result {
                         Taken::Nothing => prop_assert!(queue.waiting[side].is_empty()),
@@ -470,7 +470,7 @@ proptest! {
             let lag = |side: usize| model.values().map(|queue| queue.waiting[side].len() as u64).sum::<u64>();
             prop_assert_eq!([status.consumers[0].lag, status.consumers[1].lag], [lag(0), lag(1)]);
             prop_assert_eq!(status.length, model.values().map(|queue| queue.waiting.iter().map(Vec::len).max().unwrap_or(0) as u64).sum::<u64>());
-            prop_assert_eq!(status.parked, model.values().map(|queue| queue.parked).sum::<u64>());
+            prop_assert_eq!(status.dead_letters, model.values().map(|queue| queue.dead_letters).sum::<u64>());
         }
     }
 }

@@ -7,7 +7,7 @@ use crate::{
     homeserver::Homeserver,
     position::Position,
     room::NodeId,
-    tables::{self, Change, Membership, MembershipKind, ReceiptKind, RoomSn, UserSn},
+    tables::{self, Change, Membership, MembershipKind, ReceiptKind, RoomNid, UserNid},
 };
 use ephapse_store::Direction;
 use ruma::{OwnedUserId, events::StateEventType};
@@ -59,7 +59,7 @@ pub struct RoomChanges {
     /// The user's own membership changed.
     pub own: bool,
     /// Receipts moved.
-    pub receipts: Which<(UserSn, ReceiptKind)>,
+    pub receipts: Which<(UserNid, ReceiptKind)>,
     /// Somebody began or stopped typing.
     pub typing: bool,
     /// Account data of the user in the room.
@@ -70,13 +70,13 @@ pub struct RoomChanges {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Changes {
     /// In rooms that the user is in or has left meanwhile.
-    pub rooms: BTreeMap<RoomSn, RoomChanges>,
+    pub rooms: BTreeMap<RoomNid, RoomChanges>,
     /// Account data outside of rooms.
     pub account_data: Which<String>,
     /// Whose presence, known to this user or not.
-    pub presence: BTreeSet<UserSn>,
+    pub presence: BTreeSet<UserNid>,
     /// Whose membership changed, and where.
-    pub moved: BTreeSet<(RoomSn, UserSn)>,
+    pub moved: BTreeSet<(RoomNid, UserNid)>,
 }
 
 /// What the list says of everybody's changes.
@@ -89,7 +89,7 @@ pub(crate) struct Listed {
 }
 
 impl Changes {
-    fn take(&mut self, user: UserSn, change: &Change) {
+    fn take(&mut self, user: UserNid, change: &Change) {
         match change {
             Change::Event { room, member } => {
                 self.moved.extend(member.filter(|member| *member != user).map(|member| (*room, member)));
@@ -117,7 +117,7 @@ impl Changes {
 impl Homeserver {
     /// What changed for anybody after `range.start`, up to and including `range.end`.
     pub(crate) async fn changes_between(&self, range: Range<Position>) -> Result<Listed> {
-        let is_listed = || range.start >= self.sync.listed_after.get();
+        let is_listed = || range.start >= self.sync.changes_floor.get();
         if is_listed() {
             let keys = tables::CHANGES.key(&range.start.next())..tables::CHANGES.key(&range.end.next());
             let changes = tables::CHANGES.scan_range(self.store(), keys, Direction::Forward, WALK_FROM + 1).await?;
@@ -142,7 +142,7 @@ impl Homeserver {
     }
 
     /// What of that is a user's business at the end of `range`.
-    pub(super) async fn changes_for(&self, user: UserSn, rooms: &UserRooms, range: Range<Position>, listed: &Listed) -> Result<Changes> {
+    pub(super) async fn changes_for(&self, user: UserNid, rooms: &UserRooms, range: Range<Position>, listed: &Listed) -> Result<Changes> {
         let mut changes = if listed.complete { Changes::default() } else { self.walk(user, rooms, range.start).await? };
         listed.changes.iter().for_each(|(_, change)| changes.take(user, change));
         // Whoever has left only behind the end was in the room at it: no later sync tells what came
@@ -152,11 +152,11 @@ impl Homeserver {
         Ok(changes)
     }
 
-    async fn walk(&self, user: UserSn, rooms: &UserRooms, since: Position) -> Result<Changes> {
+    async fn walk(&self, user: UserNid, rooms: &UserRooms, since: Position) -> Result<Changes> {
         let mut changes = Changes { account_data: Which::Unknown, ..Changes::default() };
         let own = (StateEventType::RoomMember, self.user_id(user).await?.to_string());
         let all = rooms.all();
-        let joined: Vec<RoomSn> = all.iter().filter(|(_, membership)| membership.kind == MembershipKind::Join).map(|(room, _)| *room).collect();
+        let joined: Vec<RoomNid> = all.iter().filter(|(_, membership)| membership.kind == MembershipKind::Join).map(|(room, _)| *room).collect();
         for (room, membership) in all {
             if membership.position > since {
                 let changes = changes.rooms.entry(room).or_default();
@@ -164,7 +164,7 @@ impl Homeserver {
                 changes.account_data = Which::Unknown;
             }
         }
-        let mut moved: Vec<(RoomSn, String)> = Vec::new();
+        let mut moved: Vec<(RoomNid, String)> = Vec::new();
         for (head, room) in self.room_heads(&joined).await?.into_iter().zip(joined) {
             // Everybody may have left and forgotten the room meanwhile.
             let Some(head) = head else { continue };

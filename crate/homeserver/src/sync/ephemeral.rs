@@ -7,7 +7,7 @@ use crate::{
     error::{Error, Result},
     homeserver::Homeserver,
     position::Position,
-    tables::{self, AccountData, ReceiptKind, RoomSn, StoredReceipt, UserSn},
+    tables::{self, AccountData, ReceiptKind, RoomNid, StoredReceipt, UserNid},
 };
 use ephapse_store::Direction;
 use ruma::{OwnedEventId, OwnedUserId, UserId, events::AnySyncEphemeralRoomEvent, serde::Raw};
@@ -53,9 +53,9 @@ impl Homeserver {
     /// The receipts of a room; `changes`: only what changed since then, else all.
     pub(super) async fn receipts_of(
         &self,
-        room: RoomSn,
+        room: RoomNid,
         changes: Option<(&RoomChanges, Position)>,
-    ) -> Result<Vec<((UserSn, ReceiptKind), StoredReceipt)>> {
+    ) -> Result<Vec<((UserNid, ReceiptKind), StoredReceipt)>> {
         match changes {
             Some((RoomChanges { receipts: Which::These(these), .. }, _)) => {
                 let keys: Vec<_> = these.iter().map(|(user, kind)| (room, *user, kind.clone())).collect();
@@ -88,9 +88,9 @@ impl Homeserver {
     /// ignored.
     pub(super) async fn receipt_events(
         &self,
-        user: UserSn,
+        user: UserNid,
         ignored: &BTreeSet<OwnedUserId>,
-        receipts: &[((UserSn, ReceiptKind), StoredReceipt)],
+        receipts: &[((UserNid, ReceiptKind), StoredReceipt)],
     ) -> Result<Vec<Raw<AnySyncEphemeralRoomEvent>>> {
         let mut threads: BTreeMap<Option<&str>, ReceiptContent<'_>> = BTreeMap::new();
         for (number, ((whose, kind), receipt)) in receipts.iter().enumerate() {
@@ -112,7 +112,7 @@ impl Homeserver {
     }
 
     /// The room's `m.typing` event, without users who are ignored.
-    pub(super) async fn typing_event(&self, room: RoomSn, ignored: &BTreeSet<OwnedUserId>) -> Result<Raw<AnySyncEphemeralRoomEvent>> {
+    pub(super) async fn typing_event(&self, room: RoomNid, ignored: &BTreeSet<OwnedUserId>) -> Result<Raw<AnySyncEphemeralRoomEvent>> {
         #[derive(Serialize)]
         struct Content {
             user_ids: Vec<OwnedUserId>,
@@ -126,8 +126,8 @@ impl Homeserver {
     /// then, else all.
     pub(super) async fn account_data_of(
         &self,
-        user: UserSn,
-        room: RoomSn,
+        user: UserNid,
+        room: RoomNid,
         changes: Option<(&Which<String>, Position)>,
     ) -> Result<Vec<(String, AccountData)>> {
         match changes {

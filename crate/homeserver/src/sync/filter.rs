@@ -8,7 +8,7 @@ use crate::{
     property_paths,
     room::RelatedBy,
     schema,
-    tables::{self, UserSn},
+    tables::{self, UserNid},
 };
 use ruma::{
     RoomId,
@@ -256,7 +256,7 @@ fn parse_rumas(json: &str) -> Result<FilterDefinition, serde_json::Error> {
 
 impl Homeserver {
     /// The filter that a request names or contains.
-    pub(crate) async fn filter(&self, user: UserSn, asked: Option<String>) -> Result<Definition> {
+    pub(crate) async fn filter(&self, user: UserNid, asked: Option<String>) -> Result<Definition> {
         let Some(asked) = asked else { return Ok(Definition::default()) };
         let filter = if asked.starts_with('{') {
             schema::check_filter(&asked)?;

@@ -44,16 +44,16 @@ pub(super) fn outliving(change: &Change) -> Option<Outliving> {
 impl Homeserver {
     /// Whether so much of the list is outdated that it should not wait.
     pub(crate) fn has_many_old_changes(&self) -> bool {
-        self.positions.newest().0 - self.sync.listed_after.get().0 > KEPT as i64 + TOO_MANY
+        self.positions.newest().0 - self.sync.changes_floor.get().0 > KEPT as i64 + TOO_MANY
     }
 
     /// Drops what no sync reads from the list any more.
     pub(crate) async fn forget_old_changes(&self) -> Result<()> {
-        let listed = tables::CHANGES.key(&self.sync.listed_after.get().next())..tables::CHANGES.range(&()).end;
+        let listed = tables::CHANGES.key(&self.sync.changes_floor.get().next())..tables::CHANGES.range(&()).end;
         let kept = tables::CHANGES.scan_range(self.store(), listed, Direction::Backward, KEPT + 1).await?;
         let Some((to, _)) = kept.get(KEPT) else { return Ok(()) };
         // A batch for a few changes takes more room than it makes.
-        if to.0 - self.sync.listed_after.get().0 < AT_ONCE { Ok(()) } else { self.forget_changes(*to).await }
+        if to.0 - self.sync.changes_floor.get().0 < AT_ONCE { Ok(()) } else { self.forget_changes(*to).await }
     }
 
     /// Drops the list up to and including `to`, but for what outlives it.
@@ -61,7 +61,7 @@ impl Homeserver {
         let _lock = self.lock(LockKey::Changes).await;
         loop {
             let generation = self.fresh_generation();
-            let after = tables::LISTED_AFTER.get(self.store(), &()).await?.unwrap_or_default();
+            let after = tables::CHANGES_FLOOR.get(self.store(), &()).await?.unwrap_or_default();
             if after >= to {
                 return Ok(());
             }
@@ -74,7 +74,7 @@ impl Homeserver {
                 }
             }
             let keys: Vec<Outliving> = outlive.keys().copied().collect();
-            let older = tables::OUTLIVING.get_many(self.store(), &keys).await?;
+            let older = tables::RETAINED_CHANGES.get_many(self.store(), &keys).await?;
             let forgotten = self.write(generation, |tx| {
                 tx.delete_range(range);
                 for ((key, (position, change)), older) in outlive.into_iter().zip(older) {
@@ -82,10 +82,10 @@ impl Homeserver {
                         tables::CHANGES.delete(tx, &older);
                     }
                     tables::CHANGES.put(tx, &position, &change);
-                    tables::OUTLIVING.put(tx, &key, &position);
+                    tables::RETAINED_CHANGES.put(tx, &key, &position);
                 }
-                tables::LISTED_AFTER.put(tx, &(), &end);
-                tx.then(move |hs| hs.sync.listed_after.set(end));
+                tables::CHANGES_FLOOR.put(tx, &(), &end);
+                tx.then(move |hs| hs.sync.changes_floor.set(end));
             });
             forgotten?.durable().await?;
             self.host.yield_now().await;

@@ -5,7 +5,7 @@ use crate::{
     damaged::LeaveOut,
     homeserver::Homeserver,
     rows::Rows,
-    tables::{self, Change, UserSn},
+    tables::{self, Change, UserNid},
 };
 use ephapse_store::{Reader, StoreError};
 use ruma::{OwnedUserId, events::ignored_user_list::IgnoredUserListEventContent};
@@ -21,7 +21,7 @@ const CACHED_BYTES: usize = 1 << 20;
 const PLACE: usize = 32;
 
 /// Lists lately used.
-pub struct Ignored(Rows<UserSn, Rc<BTreeSet<OwnedUserId>>>);
+pub struct Ignored(Rows<UserNid, Rc<BTreeSet<OwnedUserId>>>);
 
 impl Ignored {
     /// Of what `reader` reads.
@@ -56,7 +56,7 @@ const INVITE_PERMISSION: &str = "m.invite_permission_config";
 
 impl Homeserver {
     /// Whether a user wants no invitations (Invite permission).
-    pub(crate) async fn blocks_invites(&self, user: UserSn) -> Result<bool, StoreError> {
+    pub(crate) async fn blocks_invites(&self, user: UserNid) -> Result<bool, StoreError> {
         #[derive(Deserialize)]
         struct Content {
             default_action: Option<String>,
@@ -67,7 +67,7 @@ impl Homeserver {
     }
 
     /// Whom a user ignores.
-    pub(crate) async fn ignored_by(&self, user: UserSn) -> Result<Rc<BTreeSet<OwnedUserId>>, StoreError> {
+    pub(crate) async fn ignored_by(&self, user: UserNid) -> Result<Rc<BTreeSet<OwnedUserId>>, StoreError> {
         if let Some(ignored) = self.sync.ignored.0.get(&user) {
             return Ok(ignored);
         }

@@ -7,7 +7,7 @@
 use crate::{
     error::Result,
     homeserver::Homeserver,
-    tables::{self, Change, Membership, MembershipKind, RoomSn, UserSn},
+    tables::{self, Change, Membership, MembershipKind, RoomNid, UserNid},
 };
 use ephapse_store::Direction;
 use std::{
@@ -27,9 +27,9 @@ const FEW: usize = 64;
 /// One user's rooms.
 #[derive(Default)]
 pub struct UserRooms {
-    rooms: RefCell<HashMap<RoomSn, Membership>>,
+    rooms: RefCell<HashMap<RoomNid, Membership>>,
     /// What changed since it was read.
-    stale: RefCell<BTreeMap<RoomSn, u64>>,
+    stale: RefCell<BTreeMap<RoomNid, u64>>,
     complete: Cell<bool>,
     /// Its place among those that are kept, and what it counts there.
     held: Cell<(u64, usize)>,
@@ -37,32 +37,33 @@ pub struct UserRooms {
 
 impl UserRooms {
     /// The user's membership in a room, if there is one.
-    pub fn get(&self, room: RoomSn) -> Option<Membership> {
+    pub fn get(&self, room: RoomNid) -> Option<Membership> {
         self.rooms.borrow().get(&room).cloned()
     }
 
     /// Every room the user has or had a membership in.
-    pub fn all(&self) -> Vec<(RoomSn, Membership)> {
+    pub fn all(&self) -> Vec<(RoomNid, Membership)> {
         let mut all: Vec<_> = self.rooms.borrow().iter().map(|(room, membership)| (*room, membership.clone())).collect();
         all.sort_unstable_by_key(|(room, _)| *room);
         all
     }
 
     /// Whether the user is joined to a room, as far as it was read.
-    pub fn is_joined(&self, room: RoomSn) -> bool {
+    pub fn is_joined(&self, room: RoomNid) -> bool {
         self.rooms.borrow().get(&room).is_some_and(|membership| membership.kind == MembershipKind::Join)
     }
 
     /// The rooms the user is joined to, in order.
-    pub fn joined(&self) -> Vec<RoomSn> {
+    pub fn joined(&self) -> Vec<RoomNid> {
         let rooms = self.rooms.borrow();
-        let mut joined: Vec<RoomSn> = rooms.iter().filter(|(_, membership)| membership.kind == MembershipKind::Join).map(|(room, _)| *room).collect();
+        let mut joined: Vec<RoomNid> =
+            rooms.iter().filter(|(_, membership)| membership.kind == MembershipKind::Join).map(|(room, _)| *room).collect();
         joined.sort_unstable();
         joined
     }
 
     /// Whether the user is joined to one of some rooms, which are in order.
-    fn is_joined_to_one_of(&self, rooms: &[RoomSn]) -> bool {
+    fn is_joined_to_one_of(&self, rooms: &[RoomNid]) -> bool {
         if rooms.len() <= self.rooms.borrow().len() {
             return rooms.iter().any(|room| self.is_joined(*room));
         }
@@ -83,7 +84,7 @@ impl UserRooms {
     }
 
     /// Whether the user is joined to a room, or may have become so just now.
-    pub fn may_be_joined(&self, room: RoomSn) -> bool {
+    pub fn may_be_joined(&self, room: RoomNid) -> bool {
         !self.complete.get()
             || self.stale.borrow().contains_key(&room)
             || self.get(room).is_some_and(|membership| membership.kind == MembershipKind::Join)
@@ -97,7 +98,7 @@ pub struct Memberships {
     held: RefCell<BTreeMap<u64, Rc<UserRooms>>>,
     /// The counts of all that are held.
     total: Cell<usize>,
-    known: RefCell<HashMap<UserSn, Weak<UserRooms>>>,
+    known: RefCell<HashMap<UserNid, Weak<UserRooms>>>,
     /// How many of `known` were in use when the others were last dropped.
     in_use: Cell<usize>,
     /// Counts marks and places.
@@ -107,7 +108,7 @@ pub struct Memberships {
 impl Memberships {
     /// Bytes that those take that are held, roughly.
     pub fn cached_bytes(&self) -> usize {
-        let each = size_of::<(RoomSn, Membership)>();
+        let each = size_of::<(RoomNid, Membership)>();
         self.held.borrow().values().map(|rooms| size_of::<UserRooms>() + each * rooms.rooms.borrow().capacity()).sum()
     }
 
@@ -131,7 +132,7 @@ impl Memberships {
         }
     }
 
-    fn mark(&self, rooms: &UserRooms, room: RoomSn) {
+    fn mark(&self, rooms: &UserRooms, room: RoomNid) {
         rooms.stale.borrow_mut().insert(room, self.next_mark());
     }
 
@@ -149,7 +150,7 @@ impl Memberships {
         }
     }
 
-    fn of(&self, user: UserSn) -> Rc<UserRooms> {
+    fn of(&self, user: UserNid) -> Rc<UserRooms> {
         let mut known = self.known.borrow_mut();
         if let Some(rooms) = known.get(&user).and_then(Weak::upgrade) {
             return rooms;
@@ -165,12 +166,12 @@ impl Memberships {
 
     /// Whether a user shares a room with the one whose rooms these are, as far as memory can tell:
     /// `true` where it cannot.
-    pub fn may_share(&self, rooms: &UserRooms, user: UserSn) -> bool {
+    pub fn may_share(&self, rooms: &UserRooms, user: UserNid) -> bool {
         self.known.borrow().get(&user).and_then(Weak::upgrade).is_none_or(|other| rooms.may_share(&other))
     }
 
     /// A user's rooms, if they are in memory and nothing of them has changed.
-    fn at_hand(&self, user: UserSn) -> Option<Rc<UserRooms>> {
+    fn at_hand(&self, user: UserNid) -> Option<Rc<UserRooms>> {
         let rooms = self.known.borrow().get(&user).and_then(Weak::upgrade)?;
         (rooms.complete.get() && rooms.stale.borrow().is_empty()).then_some(rooms)
     }
@@ -198,14 +199,14 @@ impl Memberships {
 impl Homeserver {
     /// That a user has other devices or keys than before. The user's rooms are brought to memory,
     /// since they say who has to wake up for it.
-    pub(crate) async fn device_list_change(&self, user: UserSn) -> Result<Change> {
+    pub(crate) async fn device_list_change(&self, user: UserNid) -> Result<Change> {
         self.user_rooms(user).await?;
         Ok(Change::DeviceList { user })
     }
 
     /// Whether a user is joined to one of some rooms, which are in order. What is read grows with
     /// these, however many rooms the user has.
-    pub(crate) async fn is_joined_to_one_of(&self, user: UserSn, rooms: &[RoomSn]) -> Result<bool> {
+    pub(crate) async fn is_joined_to_one_of(&self, user: UserNid, rooms: &[RoomNid]) -> Result<bool> {
         if let Some(theirs) = self.sync.memberships.at_hand(user) {
             return Ok(theirs.is_joined_to_one_of(rooms));
         }
@@ -228,7 +229,7 @@ impl Homeserver {
     }
 
     /// A user's rooms, as they are now.
-    pub(crate) async fn user_rooms(&self, user: UserSn) -> Result<Rc<UserRooms>> {
+    pub(crate) async fn user_rooms(&self, user: UserNid) -> Result<Rc<UserRooms>> {
         let rooms = self.sync.memberships.of(user);
         while !rooms.complete.get() {
             let generation = self.store().generation();
@@ -240,7 +241,7 @@ impl Homeserver {
             }
         }
         loop {
-            let stale: Vec<(RoomSn, u64)> = rooms.stale.borrow().iter().map(|(room, mark)| (*room, *mark)).collect();
+            let stale: Vec<(RoomNid, u64)> = rooms.stale.borrow().iter().map(|(room, mark)| (*room, *mark)).collect();
             if stale.is_empty() {
                 self.sync.memberships.hold(&rooms);
                 return Ok(rooms);

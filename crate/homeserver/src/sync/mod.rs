@@ -3,12 +3,12 @@
 //! [`Syncing`] is what memory holds for it; all of it can be dropped at any time without changing
 //! an answer, except who types and who is there.
 
+mod builder;
 mod changes;
 mod ephemeral;
 pub mod filter;
 mod forget;
 mod ignored;
-mod look;
 mod memberships;
 mod presence;
 mod presence_events;
@@ -18,8 +18,8 @@ mod summary;
 pub mod threads;
 mod typing;
 
+pub use builder::SyncRequest;
 pub(crate) use changes::Listed;
-pub use look::Ask;
 pub use presence::forget_presence;
 pub use presence_events::wants_presence;
 pub use typing::Typing;
@@ -46,12 +46,12 @@ pub struct Syncing {
     pub(crate) ignored: Ignored,
     pub(crate) sent_members: SentMembers,
     /// Behind which position every change is listed.
-    pub(crate) listed_after: Cell<Position>,
+    pub(crate) changes_floor: Cell<Position>,
 }
 
 impl Syncing {
-    /// With nothing in memory; behind `listed_after` every change is listed.
-    pub(crate) fn new(listed_after: Position, reader: &Reader) -> Self {
+    /// With nothing in memory; behind `changes_floor` every change is listed.
+    pub(crate) fn new(changes_floor: Position, reader: &Reader) -> Self {
         Self {
             typing: Typing::default(),
             presence: Presences::default(),
@@ -60,7 +60,7 @@ impl Syncing {
             unread: Unreads::new(reader),
             ignored: Ignored::new(reader),
             sent_members: SentMembers::default(),
-            listed_after: Cell::new(listed_after),
+            changes_floor: Cell::new(changes_floor),
         }
     }
 

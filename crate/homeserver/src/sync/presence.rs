@@ -10,7 +10,7 @@ use crate::{
     cache::Cache,
     error::{Error, Result},
     homeserver::Homeserver,
-    tables::{self, Change, PresenceKind, Session, StoredPresence, UserSn},
+    tables::{self, Change, PresenceKind, Session, StoredPresence, UserNid},
     transaction::{Submitted, Tx},
 };
 use ephapse_store::{Direction, StoreError};
@@ -40,9 +40,9 @@ const CACHED_BYTES: usize = 256 << 10;
 
 /// Everybody who is there.
 pub struct Presences {
-    users: RefCell<HashMap<UserSn, Present>>,
+    users: RefCell<HashMap<UserNid, Present>>,
     /// When those who are offline were last active, and what of that is written, in ms.
-    offline: RefCell<Cache<UserSn, (u64, u64)>>,
+    offline: RefCell<Cache<UserNid, (u64, u64)>>,
     watched: Cell<bool>,
 }
 
@@ -114,13 +114,13 @@ impl Shown {
 }
 
 /// A sync under way; when it is dropped, the device is seen for the last time.
-pub struct Attendance {
+pub struct PresenceGuard {
     hs: Rc<Homeserver>,
-    user: UserSn,
+    user: UserNid,
     device: OwnedDeviceId,
 }
 
-impl Drop for Attendance {
+impl Drop for PresenceGuard {
     fn drop(&mut self) {
         let now = self.hs.host.now();
         if let Some(present) = self.hs.sync.presence.users.borrow_mut().get_mut(&self.user)
@@ -198,12 +198,12 @@ fn before_restart() -> &'static DeviceId {
 
 impl Presences {
     /// Those who are there, or were until lately.
-    pub fn users(&self) -> Vec<UserSn> {
+    pub fn users(&self) -> Vec<UserNid> {
         self.users.borrow().keys().copied().collect()
     }
 
     /// Whether a user is in memory; `None`: not yet, but there is room.
-    fn holds(&self, user: UserSn) -> Option<bool> {
+    fn holds(&self, user: UserNid) -> Option<bool> {
         let users = self.users.borrow();
         let is_known = users.contains_key(&user);
         (is_known || users.len() >= MOST_PRESENT).then_some(is_known)
@@ -226,7 +226,7 @@ impl Presences {
     }
 
     /// A user who is offline does something; whether that is to be written.
-    fn touch_offline(&self, user: UserSn, now: u64) -> bool {
+    fn touch_offline(&self, user: UserNid, now: u64) -> bool {
         let mut offline = self.offline.borrow_mut();
         let written = offline.get(&user).map(|(_, written)| written).filter(|written| written + WRITTEN_AFTER > now);
         offline.insert(user, (now, written.unwrap_or(now)), 0);
@@ -234,7 +234,7 @@ impl Presences {
     }
 
     /// When a user was last active while offline, as far as memory knows.
-    fn active_offline(&self, user: UserSn) -> Option<u64> {
+    fn active_offline(&self, user: UserNid) -> Option<u64> {
         self.offline.borrow_mut().get(&user).map(|(last, _)| last)
     }
 
@@ -244,7 +244,7 @@ impl Presences {
     }
 
     /// What others have to be told of a user now, and that they are.
-    fn news(&self, user: UserSn, now: u64, status: bool) -> Option<Shown> {
+    fn news(&self, user: UserNid, now: u64, status: bool) -> Option<Shown> {
         let mut users = self.users.borrow_mut();
         let present = users.get_mut(&user)?;
         let shown = present.shown(now);
@@ -257,13 +257,13 @@ impl Presences {
     }
 
     /// Whose state changed with time, or who can be forgotten.
-    fn due(&self, now: u64) -> Vec<UserSn> {
+    fn due(&self, now: u64) -> Vec<UserNid> {
         let users = self.users.borrow();
         let due = users.iter().filter(|(_, present)| {
             let state = present.state(now);
             state != present.told || state == PresenceKind::Offline && present.devices.values().all(|device| device.held == 0)
         });
-        let mut due: Vec<UserSn> = due.map(|(user, _)| *user).collect();
+        let mut due: Vec<UserNid> = due.map(|(user, _)| *user).collect();
         due.sort_unstable();
         due
     }
@@ -282,7 +282,7 @@ impl Presences {
 
 impl Homeserver {
     /// A device syncs, and says that its user is online or unavailable, until what this returns is dropped. A device that says offline says nothing.
-    pub(crate) async fn attend(self: &Rc<Self>, session: &Session, says: PresenceKind) -> Result<Option<Attendance>> {
+    pub(crate) async fn attend(self: &Rc<Self>, session: &Session, says: PresenceKind) -> Result<Option<PresenceGuard>> {
         if !self.config.presence || says == PresenceKind::Offline {
             return Ok(None);
         }
@@ -298,7 +298,7 @@ impl Homeserver {
         };
         self.tell_presence(&[(session.user, rooms)], false).ok();
         self.watch_presence();
-        Ok(attached.map(|()| Attendance { hs: self.clone(), user: session.user, device: session.device.clone() }))
+        Ok(attached.map(|()| PresenceGuard { hs: self.clone(), user: session.user, device: session.device.clone() }))
     }
 
     /// A user says how it is, on one device, and what others are to read beside it.
@@ -353,7 +353,7 @@ impl Homeserver {
     }
 
     /// A user leaves for good: offline, without a word.
-    pub(crate) async fn end_presence(&self, user: UserSn) -> Result<()> {
+    pub(crate) async fn end_presence(&self, user: UserNid) -> Result<()> {
         if self.config.presence && self.remember_presence(user).await? {
             let rooms = self.user_rooms(user).await?;
             let had_status = {
@@ -370,13 +370,13 @@ impl Homeserver {
     }
 
     /// The presence of users, as it is now.
-    pub(crate) async fn presence_of(&self, users: &[UserSn]) -> Result<Vec<Shown>> {
+    pub(crate) async fn presence_of(&self, users: &[UserNid]) -> Result<Vec<Shown>> {
         let now = self.host.now();
         let mut shown: Vec<Option<Shown>> = {
             let present = self.sync.presence.users.borrow();
             users.iter().map(|user| present.get(user).map(|present| present.shown(now))).collect()
         };
-        let absent: Vec<UserSn> = users.iter().zip(&shown).filter(|(_, shown)| shown.is_none()).map(|(user, _)| *user).collect();
+        let absent: Vec<UserNid> = users.iter().zip(&shown).filter(|(_, shown)| shown.is_none()).map(|(user, _)| *user).collect();
         if !absent.is_empty() {
             let mut stored = self.stored_presence(&absent).await?.into_iter();
             shown.iter_mut().filter(|shown| shown.is_none()).for_each(|shown| *shown = stored.next());
@@ -384,7 +384,7 @@ impl Homeserver {
         Ok(shown.into_iter().flatten().collect())
     }
 
-    async fn stored_presence(&self, users: &[UserSn]) -> Result<Vec<Shown>, StoreError> {
+    async fn stored_presence(&self, users: &[UserNid]) -> Result<Vec<Shown>, StoreError> {
         let last_active = tables::LAST_ACTIVE.get_many(self.store(), users).await?;
         let status = tables::STATUS_MESSAGES.get_many(self.store(), users).await?;
         let last_active = users.iter().zip(last_active).map(|(user, stored)| stored.max(self.sync.presence.active_offline(*user)));
@@ -395,7 +395,7 @@ impl Homeserver {
     }
 
     /// Brings a user's presence into memory; whether there was room for it.
-    async fn remember_presence(&self, user: UserSn) -> Result<bool> {
+    async fn remember_presence(&self, user: UserNid) -> Result<bool> {
         if let Some(is_known) = self.sync.presence.holds(user) {
             return Ok(is_known);
         }
@@ -412,7 +412,7 @@ impl Homeserver {
 
     /// Tells those who share a room with users what changed about them. The users' rooms are held meanwhile: they say who has to wake up.
     /// Where storage is full, they are not told.
-    fn tell_presence(&self, users: &[(UserSn, Rc<UserRooms>)], status: bool) -> Result<(), StoreError> {
+    fn tell_presence(&self, users: &[(UserNid, Rc<UserRooms>)], status: bool) -> Result<(), StoreError> {
         let now = self.host.now();
         let told = self.write(self.store().generation(), |tx| {
             for (user, _) in users {
@@ -434,7 +434,7 @@ impl Homeserver {
         if present.is_empty() {
             return Ok(());
         }
-        let users: Vec<UserSn> = present.iter().map(|(user, _)| *user).collect();
+        let users: Vec<UserNid> = present.iter().map(|(user, _)| *user).collect();
         let stored = self.stored_presence(&users).await?;
         let mut users = self.sync.presence.users.borrow_mut();
         for ((user, StoredPresence { told, is_idle }), stored) in present.into_iter().zip(stored) {
@@ -456,7 +456,7 @@ impl Homeserver {
 }
 
 /// Stages what others are told of a user, and what a restart would lose of it.
-fn put_presence(tx: &mut Tx, user: UserSn, shown: &Shown, status: bool) {
+fn put_presence(tx: &mut Tx, user: UserNid, shown: &Shown, status: bool) {
     match shown.state {
         PresenceKind::Offline => tables::PRESENT.delete(tx, &user),
         told => tables::PRESENT.put(tx, &user, &StoredPresence { told, is_idle: shown.is_idle }),
@@ -474,7 +474,7 @@ fn put_presence(tx: &mut Tx, user: UserSn, shown: &Shown, status: bool) {
 }
 
 /// Takes away what is kept of a user's presence.
-pub fn forget_presence(tx: &mut Tx, user: UserSn) {
+pub fn forget_presence(tx: &mut Tx, user: UserNid) {
     tables::PRESENT.delete(tx, &user);
     tables::LAST_ACTIVE.delete(tx, &user);
     tables::STATUS_MESSAGES.delete(tx, &user);
@@ -538,7 +538,7 @@ mod tests {
         assert_eq!(presences.news(1, 1, false).map(|shown| shown.state), Some(PresenceKind::Online));
         assert_eq!(presences.quiet_for(1), Some(Duration::from_millis(GONE_AFTER)));
         presences.users.borrow_mut().get_mut(&1).and_then(|user| user.device("A".into(), PresenceKind::Online, 200_000)).expect("known");
-        assert_eq!(presences.due(300_000), [] as [UserSn; 0]);
+        assert_eq!(presences.due(300_000), [] as [UserNid; 0]);
         assert_eq!(presences.due(300_001), [1]);
         assert_eq!(presences.news(1, 300_001, false).map(|shown| shown.state), Some(PresenceKind::Unavailable));
         assert_eq!(presences.news(1, 300_002, false), None);

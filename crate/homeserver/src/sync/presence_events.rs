@@ -1,13 +1,13 @@
 //! The `presence` section of a sync (Client-Server API, Presence): users who share a room with the
 //! client's user, and that user.
 
-use super::{changes::Changes, filter, look::Look, memberships::UserRooms, presence::Shown};
+use super::{builder::SyncBuilder, changes::Changes, filter, memberships::UserRooms, presence::Shown};
 use crate::{
     damaged::LeaveOut,
     error::{Error, Result},
     homeserver::Homeserver,
     room::membership_of,
-    tables::{self, MembershipKind, PresenceKind, RoomSn, UserSn},
+    tables::{self, MembershipKind, PresenceKind, RoomNid, UserNid},
 };
 use ephapse_store::Direction;
 use ruma::{
@@ -29,15 +29,15 @@ const MOST_OFFLINE: usize = 256;
 /// Whom a look shows: those whose presence changed, or whom it is the first to show.
 #[derive(Default)]
 struct Wanted {
-    changed: BTreeSet<UserSn>,
+    changed: BTreeSet<UserNid>,
     /// As far as there is something to say of them.
-    new: BTreeSet<UserSn>,
+    new: BTreeSet<UserNid>,
     /// Those of the new whose rooms the client's user has come into: also when they were last
     /// active says something.
-    met: BTreeSet<UserSn>,
+    met: BTreeSet<UserNid>,
     /// In which of the client's rooms somebody's membership changed: of who has come in there is
     /// told in any case.
-    moved: BTreeMap<UserSn, Vec<RoomSn>>,
+    moved: BTreeMap<UserNid, Vec<RoomNid>>,
 }
 
 /// Whether the client wants to see presence at all.
@@ -46,7 +46,7 @@ pub fn wants_presence(filter: &FilterDefinition) -> bool {
     filter.limit != Some(UInt::MIN) && filter::allows(filter, PRESENCE, None)
 }
 
-impl Look<'_> {
+impl SyncBuilder<'_> {
     /// Adds what changed; everything that is not offline and silent when nothing has been looked
     /// at.
     pub(super) async fn presence(&self, rooms: &UserRooms, changes: Option<&Changes>, response: &mut Response) -> Result<()> {
@@ -56,7 +56,7 @@ impl Look<'_> {
             return Ok(());
         }
         let wanted = self.wanted(rooms, changes).await?;
-        let users: Vec<UserSn> = wanted.changed.union(&wanted.new).copied().collect();
+        let users: Vec<UserNid> = wanted.changed.union(&wanted.new).copied().collect();
         let own = rooms.joined();
         let mut shown: Vec<(OwnedUserId, Shown)> = Vec::new();
         for (user, mut presence) in users.iter().zip(hs.presence_of(&users).await?) {
@@ -103,8 +103,8 @@ impl Look<'_> {
             wanted.new.insert(*user);
             wanted.moved.entry(*user).or_default().push(*room);
         }
-        let came = |room: &RoomSn| rooms.get(*room).is_some_and(|own| own.kind == MembershipKind::Join && Some(own.position) > self.from);
-        let entered: Vec<RoomSn> = changed.iter().filter(|(room, changes)| changes.own && came(room)).map(|(room, _)| *room).collect();
+        let came = |room: &RoomNid| rooms.get(*room).is_some_and(|own| own.kind == MembershipKind::Join && Some(own.position) > self.from);
+        let entered: Vec<RoomNid> = changed.iter().filter(|(room, changes)| changes.own && came(room)).map(|(room, _)| *room).collect();
         if !entered.is_empty() {
             for user in hs.worth_showing().await? {
                 if user != self.ask.session.user && hs.is_joined_to_one_of(user, &entered).await? {
@@ -127,7 +127,7 @@ impl Look<'_> {
 
     /// Whether the client's user and somebody who is offline have come to share a room since: who
     /// comes is told of in any case, those who were there only where there is something to say.
-    async fn is_told_of_offline(&self, wanted: &Wanted, user: UserSn, presence: &Shown) -> Result<bool> {
+    async fn is_told_of_offline(&self, wanted: &Wanted, user: UserNid, presence: &Shown) -> Result<bool> {
         if user == self.ask.session.user {
             return Ok(false);
         }
@@ -144,7 +144,7 @@ impl Look<'_> {
     }
 
     /// Whether a user has come into a room since, and has not just another name there.
-    async fn has_come(&self, room: RoomSn, user: UserSn) -> Result<bool> {
+    async fn has_come(&self, room: RoomNid, user: UserNid) -> Result<bool> {
         let now = tables::MEMBERSHIPS.get(self.hs.store(), &(user, room)).await?;
         let Some(now) = now.filter(|now| now.kind == MembershipKind::Join && Some(now.position) > self.from) else { return Ok(false) };
         let event = async |position| Ok::<_, Error>(self.hs.events_at(room, &[position]).await?.into_iter().flatten().next());
@@ -157,7 +157,7 @@ impl Look<'_> {
     }
 
     /// Whether a user was in one of the client's rooms until lately.
-    async fn has_left(&self, rooms: &UserRooms, user: UserSn, changes: &Changes) -> Result<bool> {
+    async fn has_left(&self, rooms: &UserRooms, user: UserNid, changes: &Changes) -> Result<bool> {
         let moves = changes.moved.iter().filter(|(room, who)| *who == user && rooms.is_joined(*room));
         let keys: Vec<_> = moves.map(|(room, _)| (user, *room)).collect();
         let found = tables::MEMBERSHIPS.get_many(self.hs.store(), &keys).await?;
@@ -167,8 +167,8 @@ impl Look<'_> {
 
 impl Homeserver {
     /// Everybody of whom there is something to say: who is there, and who has left a message.
-    async fn worth_showing(&self) -> Result<BTreeSet<UserSn>> {
-        let mut users: BTreeSet<UserSn> = self.sync.presence.users().into_iter().collect();
+    async fn worth_showing(&self) -> Result<BTreeSet<UserNid>> {
+        let mut users: BTreeSet<UserNid> = self.sync.presence.users().into_iter().collect();
         let silent = tables::STATUS_MESSAGES.scan(self.store(), &(), Direction::Forward, MOST_OFFLINE).await?;
         users.extend(silent.into_iter().map(|(user, _)| user));
         Ok(users)

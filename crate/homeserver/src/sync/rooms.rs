@@ -9,10 +9,10 @@
 //! the timeline contains.
 
 use super::{
+    builder::SyncBuilder,
     changes::RoomChanges,
     ephemeral::account_data_event,
     filter::{self, Facts},
-    look::Look,
 };
 use crate::{
     damaged::{LeaveOut, readable},
@@ -21,7 +21,7 @@ use crate::{
     position::Position,
     push::{Count, Receipts},
     room::{Event, Format, NodeId, Related, RoomInfo, Viewer, Wanted, membership_of, state_tree::Part},
-    tables::{Membership, RoomHead, RoomSn},
+    tables::{Membership, RoomHead, RoomNid},
 };
 use ephapse_events::StateKey;
 use ephapse_store::Direction;
@@ -56,12 +56,12 @@ const STRIPPED: [StateEventType; 7] = [
 ];
 
 /// How a user who has left a room was in it since the client's last sync.
-pub(super) struct Stay {
+pub(super) struct FormerMembership {
     /// What the client has of it; `None`: nothing.
     pub(super) known: Option<Position>,
     /// Whether the user was in it at all.
     pub(super) was_in: bool,
-    /// Whether the user may have been in it before, and left: the client's timeline of that stay
+    /// Whether the user may have been in it before, and left: the client's timeline of that former
     /// does not go on here.
     pub(super) again: bool,
 }
@@ -79,7 +79,7 @@ struct Span<'a> {
 }
 
 /// A timeline as events.
-struct Stretch {
+struct TimelineSlice {
     events: Vec<Rc<Event>>,
     limited: bool,
     /// The boundary that it begins behind.
@@ -90,7 +90,7 @@ struct Stretch {
 
 impl Homeserver {
     /// The room's state as it was at a position.
-    pub(crate) async fn room_state_at(&self, room: RoomSn, head: &RoomHead, position: Position) -> Result<NodeId> {
+    pub(crate) async fn room_state_at(&self, room: RoomNid, head: &RoomHead, position: Position) -> Result<NodeId> {
         if head.newest_state <= position {
             return Ok(NodeId(head.state));
         }
@@ -108,7 +108,7 @@ impl Homeserver {
     }
 }
 
-impl Look<'_> {
+impl SyncBuilder<'_> {
     /// A room the user is in; `from`: what the client has of it.
     pub(super) async fn joined(
         &self,
@@ -118,43 +118,43 @@ impl Look<'_> {
         from: Option<Position>,
     ) -> Result<Option<JoinedRoom>> {
         let user = self.ask.session.user;
-        let head = self.hs.room_head(room.sn).await?;
+        let head = self.hs.room_head(room.nid).await?;
         let whole = from.is_none() || self.ask.full_state;
         let changes = changes.filter(|_| from.is_some());
         let span = Span { now, timeline_from: from, state_from: from.filter(|_| !whole), to: self.to };
-        let mut stretch =
-            if changes.is_none_or(|changes| changes.events) { self.stretch(room, &head, &span).await? } else { Stretch::empty(self.to) };
+        let mut slice =
+            if changes.is_none_or(|changes| changes.events) { self.timeline_slice(room, &head, &span).await? } else { TimelineSlice::empty(self.to) };
         if self.from.is_some() && from.is_none() {
-            // The client's timeline of its earlier stay does not go on here; and of a room that is
+            // The client's timeline of its earlier former does not go on here; and of a room that is
             // new to it, what the filter keeps back is a gap too.
-            let is_gap = now.last_left.is_some() || self.holds_back_earlier(room, &mut stretch).await?;
-            stretch.limited |= is_gap;
+            let is_gap = now.last_left.is_some() || self.holds_back_earlier(room, &mut slice).await?;
+            slice.limited |= is_gap;
         }
 
         let mut joined = JoinedRoom::new();
-        let end = self.hs.room_state_at(room.sn, &head, self.to).await?;
-        if whole || changes.is_none_or(|changes| changes.members) || self.name_changed(&stretch) {
+        let end = self.hs.room_state_at(room.nid, &head, self.to).await?;
+        if whole || changes.is_none_or(|changes| changes.members) || self.name_changed(&slice) {
             joined.summary = self.hs.room_summary(room, &head, end, user).await?;
         }
         let heroes = joined.summary.heroes.iter().map(ToString::to_string).collect();
-        joined.state = self.state(room, &head, &span, &stretch, heroes).await?;
-        joined.timeline = self.timeline(room, &stretch).await?;
+        joined.state = self.state(room, &head, &span, &slice, heroes).await?;
+        joined.timeline = self.timeline(room, &slice).await?;
 
         let filter = &self.ask.filter.room.ephemeral;
         let allows = |kind| filter::allows_room_event(filter, &room.id, Facts { event_type: kind, sender: None, json: b"{}" });
         let read_since = self.hs.sync.unread.read_since();
-        let receipts = self.hs.receipts_of(room.sn, changes.zip(from)).await?;
+        let receipts = self.hs.receipts_of(room.nid, changes.zip(from)).await?;
         if allows("m.receipt") {
             joined.ephemeral.events = self.hs.receipt_events(user, &self.ignored, &receipts).await?;
         }
         let typing = match changes {
             Some(changes) => changes.typing,
-            None => !self.hs.sync.typing.in_room(room.sn).is_empty(),
+            None => !self.hs.sync.typing.in_room(room.nid).is_empty(),
         };
         if typing && allows("m.typing") {
-            joined.ephemeral.events.push(self.hs.typing_event(room.sn, &self.ignored).await?);
+            joined.ephemeral.events.push(self.hs.typing_event(room.nid, &self.ignored).await?);
         }
-        for (kind, data) in self.account_data(room.sn, changes.map(|changes| &changes.account_data)).await? {
+        for (kind, data) in self.account_data(room.nid, changes.map(|changes| &changes.account_data)).await? {
             if self.allows_account_data(room, &kind, &data.content.0) {
                 joined.account_data.events.extend(account_data_event(&self.ask.session.user_id, &kind, &data).leave_out()?);
             }
@@ -176,7 +176,7 @@ impl Look<'_> {
         });
         self.count_unread(room, &head, own, &mut joined).await?;
         // Clients look for it also where nothing has happened.
-        joined.timeline.prev_batch.get_or_insert_with(|| self.hs.token(stretch.start));
+        joined.timeline.prev_batch.get_or_insert_with(|| self.hs.token(slice.start));
         Ok(Some(joined))
     }
 
@@ -188,22 +188,22 @@ impl Look<'_> {
         now: &Membership,
         changes: Option<&RoomChanges>,
         leave: Position,
-        stay: Stay,
+        former: FormerMembership,
     ) -> Result<LeftRoom> {
-        let from = stay.known;
-        let head = self.hs.room_head(room.sn).await?;
+        let from = former.known;
+        let head = self.hs.room_head(room.nid).await?;
         let span = Span { now, timeline_from: from, state_from: from, to: leave };
         let mut left = LeftRoom::new();
         let start;
-        if stay.was_in {
-            let mut stretch = self.stretch(room, &head, &span).await?;
-            stretch.limited |= stay.again;
+        if former.was_in {
+            let mut slice = self.timeline_slice(room, &head, &span).await?;
+            slice.limited |= former.again;
             // Where the timeline's filter keeps the leaving back, it is in the state.
-            left.state = self.state(room, &head, &span, &stretch, BTreeSet::new()).await?;
-            left.timeline = self.timeline(room, &stretch).await?;
-            start = stretch.start;
+            left.state = self.state(room, &head, &span, &slice, BTreeSet::new()).await?;
+            left.timeline = self.timeline(room, &slice).await?;
+            start = slice.start;
         } else {
-            let own = [self.hs.event_at(room.sn, leave).await?];
+            let own = [self.hs.event_at(room.nid, leave).await?];
             let timeline = &self.ask.filter.room.timeline;
             let in_timeline = filter::timeline_limit(timeline) > 0 && allows(timeline, room, &own[0]);
             let in_state = (self.ask.state_after || !in_timeline) && allows(&self.ask.filter.room.state, room, &own[0]);
@@ -215,7 +215,7 @@ impl Look<'_> {
         }
         left.timeline.prev_batch = Some(self.hs.token(start));
         let changes = changes.filter(|_| from.is_some());
-        for (kind, data) in self.account_data(room.sn, changes.map(|changes| &changes.account_data)).await? {
+        for (kind, data) in self.account_data(room.nid, changes.map(|changes| &changes.account_data)).await? {
             if self.allows_account_data(room, &kind, &data.content.0) {
                 left.account_data.events.extend(account_data_event(&self.ask.session.user_id, &kind, &data).leave_out()?);
             }
@@ -226,7 +226,7 @@ impl Look<'_> {
     /// A room the user is invited to, unless by somebody the user ignores, or invitations are not
     /// wanted at all.
     pub(super) async fn invited(&self, room: &Rc<RoomInfo>, invite: Position) -> Result<Option<InvitedRoom>> {
-        let invite = self.hs.event_at(room.sn, invite).await?;
+        let invite = self.hs.event_at(room.nid, invite).await?;
         if self.ignored.contains(&invite.pdu.sender) || self.hs.blocks_invites(self.ask.session.user).await? {
             return Ok(None);
         }
@@ -237,7 +237,7 @@ impl Look<'_> {
 
     /// A room the user has knocked on.
     pub(super) async fn knocked(&self, room: &Rc<RoomInfo>, knock: Position) -> Result<KnockedRoom> {
-        let knock = self.hs.event_at(room.sn, knock).await?;
+        let knock = self.hs.event_at(room.nid, knock).await?;
         let mut state = KnockState::new();
         state.events = self.stripped(room, &knock).await?;
         Ok(state.into())
@@ -248,12 +248,12 @@ impl Look<'_> {
         if member.pdu.state_key.as_deref() != Some(member.pdu.sender.as_str()) {
             keys.push((StateEventType::RoomMember, member.pdu.sender.to_string()));
         }
-        let positions: Vec<Position> = self.hs.state_get(room.sn, member.state_before, &keys).await?.into_iter().flatten().collect();
-        let events = self.hs.events_at(room.sn, &positions).await?;
+        let positions: Vec<Position> = self.hs.state_get(room.nid, member.state_before, &keys).await?.into_iter().flatten().collect();
+        let events = self.hs.events_at(room.nid, &positions).await?;
         Ok(readable(events.iter().flatten().chain([member]).map(|event| Homeserver::stripped_event(event))).collect())
     }
 
-    async fn stretch(&self, room: &Rc<RoomInfo>, head: &RoomHead, span: &Span<'_>) -> Result<Stretch> {
+    async fn timeline_slice(&self, room: &Rc<RoomInfo>, head: &RoomHead, span: &Span<'_>) -> Result<TimelineSlice> {
         let filter = &self.ask.filter.room.timeline;
         let limit = filter::timeline_limit(filter);
         let mut viewer = self.viewer(room, span.now);
@@ -274,19 +274,19 @@ impl Look<'_> {
             let first = page.events.first().map(|first| Position(first.position.0 - 1));
             start = span.timeline_from.or(first).unwrap_or(span.to);
         }
-        let mut stretch = Stretch { events: page.events, limited, start, viewer: Some(viewer) };
+        let mut slice = TimelineSlice { events: page.events, limited, start, viewer: Some(viewer) };
         if !self.ask.state_after {
-            self.cut(room, head, span, &mut stretch).await?;
+            self.cut(room, head, span, &mut slice).await?;
         }
-        Ok(stretch)
+        Ok(slice)
     }
 
     /// Whether the user may see something of before a timeline that claims to be whole; then it is
     /// found as earlier history.
-    async fn holds_back_earlier(&self, room: &RoomInfo, stretch: &mut Stretch) -> Result<bool> {
-        let (false, Some(viewer)) = (stretch.limited, &mut stretch.viewer) else { return Ok(false) };
+    async fn holds_back_earlier(&self, room: &RoomInfo, slice: &mut TimelineSlice) -> Result<bool> {
+        let (false, Some(viewer)) = (slice.limited, &mut slice.viewer) else { return Ok(false) };
         let wanted = Wanted { by_itself: &|_| true, related: &Related::default() };
-        let earlier = self.hs.page(room, viewer, Position::MIN..stretch.start, Direction::Backward, 1, wanted).await?;
+        let earlier = self.hs.page(room, viewer, Position::MIN..slice.start, Direction::Backward, 1, wanted).await?;
         Ok(!earlier.events.is_empty())
     }
 
@@ -297,45 +297,45 @@ impl Look<'_> {
     /// Cuts off the beginning of a timeline that would leave the client with a state that is not
     /// the room's: where an event that decided it is not the user's to see, or a fork was decided
     /// against the last to arrive. What is cut off is found as earlier history.
-    async fn cut(&self, room: &RoomInfo, head: &RoomHead, span: &Span<'_>, stretch: &mut Stretch) -> Result<()> {
-        let told: BTreeMap<StateKey, Position> = stretch.events.iter().filter_map(|event| Some((event.pdu.key()?, event.position))).collect();
+    async fn cut(&self, room: &RoomInfo, head: &RoomHead, span: &Span<'_>, slice: &mut TimelineSlice) -> Result<()> {
+        let told: BTreeMap<StateKey, Position> = slice.events.iter().filter_map(|event| Some((event.pdu.key()?, event.position))).collect();
         if told.is_empty() {
             return Ok(());
         }
-        let end = self.hs.room_state_at(room.sn, head, span.to).await?;
+        let end = self.hs.room_state_at(room.nid, head, span.to).await?;
         let keys: Vec<StateKey> = told.keys().cloned().collect();
-        let found = self.hs.state_get(room.sn, end, &keys).await?;
+        let found = self.hs.state_get(room.nid, end, &keys).await?;
         let wrong = told.values().zip(found).filter(|(told, found)| found.is_some_and(|found| found != **told)).map(|(told, _)| *told).max();
         if let Some(wrong) = wrong {
-            stretch.events.retain(|event| event.position > wrong);
-            (stretch.limited, stretch.start) = (true, wrong);
+            slice.events.retain(|event| event.position > wrong);
+            (slice.limited, slice.start) = (true, wrong);
         }
         Ok(())
     }
 
-    async fn timeline(&self, room: &RoomInfo, stretch: &Stretch) -> Result<Timeline> {
+    async fn timeline(&self, room: &RoomInfo, slice: &TimelineSlice) -> Result<Timeline> {
         let mut timeline = Timeline::new();
-        timeline.limited = stretch.limited;
-        timeline.prev_batch = (stretch.limited || !stretch.events.is_empty()).then(|| self.hs.token(stretch.start));
-        timeline.events = self.write(room, &stretch.events, stretch.viewer.as_ref()).await?;
+        timeline.limited = slice.limited;
+        timeline.prev_batch = (slice.limited || !slice.events.is_empty()).then(|| self.hs.token(slice.start));
+        timeline.events = self.write(room, &slice.events, slice.viewer.as_ref()).await?;
         Ok(timeline)
     }
 
-    fn name_changed(&self, stretch: &Stretch) -> bool {
-        let mut keys = stretch.events.iter().filter_map(|event| event.pdu.key());
-        stretch.limited || keys.any(|(kind, _)| matches!(kind, StateEventType::RoomName | StateEventType::RoomCanonicalAlias))
+    fn name_changed(&self, slice: &TimelineSlice) -> bool {
+        let mut keys = slice.events.iter().filter_map(|event| event.pdu.key());
+        slice.limited || keys.any(|(kind, _)| matches!(kind, StateEventType::RoomName | StateEventType::RoomCanonicalAlias))
     }
 
     /// Whether somebody's membership is another than at `from`, and not just their name.
     async fn memberships_changed(&self, room: &RoomInfo, head: &RoomHead, from: Option<Position>, end: NodeId) -> Result<bool> {
         let Some(from) = from else { return Ok(true) };
-        let before = self.hs.room_state_at(room.sn, head, from).await?;
-        for difference in self.hs.state_diff(room.sn, before, end).await? {
+        let before = self.hs.room_state_at(room.nid, head, from).await?;
+        for difference in self.hs.state_diff(room.nid, before, end).await? {
             if difference.key.0 != StateEventType::RoomMember {
                 continue;
             }
             let (Some(before), Some(after)) = (difference.before, difference.after) else { return Ok(true) };
-            let events = self.hs.events_at(room.sn, &[before, after]).await?;
+            let events = self.hs.events_at(room.nid, &[before, after]).await?;
             let mut kinds = events.iter().map(|event| event.as_ref().map(|event| membership_of(event)));
             if kinds.next() != kinds.next() {
                 return Ok(true);
@@ -346,14 +346,14 @@ impl Look<'_> {
     }
 
     /// The state that goes with a timeline.
-    async fn state(&self, room: &Rc<RoomInfo>, head: &RoomHead, span: &Span<'_>, stretch: &Stretch, heroes: BTreeSet<String>) -> Result<State> {
-        let (hs, sn) = (self.hs, room.sn);
-        let end = hs.room_state_at(sn, head, span.to).await?;
+    async fn state(&self, room: &Rc<RoomInfo>, head: &RoomHead, span: &Span<'_>, slice: &TimelineSlice, heroes: BTreeSet<String>) -> Result<State> {
+        let (hs, nid) = (self.hs, room.nid);
+        let end = hs.room_state_at(nid, head, span.to).await?;
         let known = match span.state_from {
-            Some(from) => hs.room_state_at(sn, head, from).await?,
+            Some(from) => hs.room_state_at(nid, head, from).await?,
             None => NodeId::EMPTY,
         };
-        let start = hs.room_state_at(sn, head, stretch.start).await?;
+        let start = hs.room_state_at(nid, head, slice.start).await?;
         let target = if self.ask.state_after { end } else { start };
         let lazy = match self.ask.filter.room.state.lazy_load_options {
             LazyLoadOptions::Disabled => None,
@@ -362,15 +362,15 @@ impl Look<'_> {
         let whole = span.state_from.is_none();
         let mut state: BTreeMap<StateKey, Position> = if whole {
             let part = if lazy.is_some() { Part::WithoutMembers } else { Part::All };
-            hs.state_entries(sn, target, part).await?.into_iter().collect()
+            hs.state_entries(nid, target, part).await?.into_iter().collect()
         } else {
-            let differences = hs.state_diff(sn, known, target).await?;
+            let differences = hs.state_diff(nid, known, target).await?;
             differences.into_iter().filter_map(|difference| Some((difference.key, difference.after?))).collect()
         };
-        let told: BTreeSet<StateKey> = stretch.events.iter().filter_map(|event| event.pdu.key()).collect();
-        let in_timeline: BTreeSet<Position> = stretch.events.iter().map(|event| event.position).collect();
+        let told: BTreeSet<StateKey> = slice.events.iter().filter_map(|event| event.pdu.key()).collect();
+        let in_timeline: BTreeSet<Position> = slice.events.iter().map(|event| event.position).collect();
         if !self.ask.state_after && start != end {
-            for difference in hs.state_diff(sn, start, end).await? {
+            for difference in hs.state_diff(nid, start, end).await? {
                 let Some(after) = difference.after.filter(|after| !in_timeline.contains(after)) else { continue };
                 let passed_over = whole && lazy.is_some() && difference.key.0 == StateEventType::RoomMember;
                 if !told.contains(&difference.key) && !passed_over {
@@ -380,7 +380,7 @@ impl Look<'_> {
         }
         if let Some(redundant) = lazy {
             let mut wanted = heroes;
-            wanted.extend(stretch.events.iter().map(|event| event.pdu.sender.to_string()));
+            wanted.extend(slice.events.iter().map(|event| event.pdu.sender.to_string()));
             if whole {
                 wanted.insert(self.ask.session.user_id.to_string());
             }
@@ -389,20 +389,20 @@ impl Look<'_> {
             // Of whom the timeline says something, what was before it; of others, what is so at its
             // end.
             let (before, after): (Vec<_>, Vec<_>) = keys.into_iter().partition(|key| !self.ask.state_after && told.contains(key));
-            let mut found = hs.state_get(sn, start, &before).await?;
-            found.extend(hs.state_get(sn, end, &after).await?);
+            let mut found = hs.state_get(nid, start, &before).await?;
+            found.extend(hs.state_get(nid, end, &after).await?);
             for (key, position) in before.into_iter().chain(after).zip(found) {
                 let Some(position) = position else { continue };
                 let told = !self.ask.state_after && in_timeline.contains(&position);
-                let has = !whole && !redundant && hs.sync.sent_members.has(&self.recipient, sn, position);
+                let has = !whole && !redundant && hs.sync.sent_members.has(&self.recipient, nid, position);
                 if !told && !has {
                     state.insert(key, position);
                 }
             }
-            let in_timeline = stretch.events.iter().filter(|event| event.pdu.key().is_some_and(|(kind, _)| kind == StateEventType::RoomMember));
+            let in_timeline = slice.events.iter().filter(|event| event.pdu.key().is_some_and(|(kind, _)| kind == StateEventType::RoomMember));
             let members = state.iter().filter(|((kind, _), _)| *kind == StateEventType::RoomMember).map(|(_, position)| *position);
             for position in members.chain(in_timeline.map(|event| event.position)) {
-                hs.sync.sent_members.sent(&self.recipient, sn, position);
+                hs.sync.sent_members.sent(&self.recipient, nid, position);
             }
         }
         let mut positions: Vec<Position> = state.into_values().collect();
@@ -410,7 +410,7 @@ impl Look<'_> {
         let filter = &self.ask.filter.room.state;
         let mut events: Vec<Rc<Event>> = Vec::new();
         let mut viewer = self.viewer(room, span.now);
-        for event in hs.events_at(sn, &positions).await?.into_iter().flatten() {
+        for event in hs.events_at(nid, &positions).await?.into_iter().flatten() {
             if allows(filter, room, &event) && hs.is_related(&mut viewer, &event, &self.state_related, &mut 0).await? {
                 events.push(event);
             }
@@ -462,7 +462,7 @@ impl Look<'_> {
     }
 }
 
-impl Stretch {
+impl TimelineSlice {
     /// Nothing happened up to `to`.
     fn empty(to: Position) -> Self {
         Self { events: Vec::new(), limited: false, start: to, viewer: None }

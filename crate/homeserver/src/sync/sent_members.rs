@@ -7,7 +7,7 @@
 use crate::{
     cache::Cache,
     position::Position,
-    tables::{RoomSn, UserSn},
+    tables::{RoomNid, UserNid},
 };
 use ruma::DeviceId;
 use std::{
@@ -29,8 +29,8 @@ const ANSWERS: usize = 64;
 /// The member events that devices have been given.
 pub struct SentMembers {
     /// By device, room and position of the event: the end of the answer that contained it.
-    sent: RefCell<Cache<(u32, RoomSn, Position), Position>>,
-    devices: RefCell<Cache<(UserSn, Rc<str>), Device>>,
+    sent: RefCell<Cache<(u32, RoomNid, Position), Position>>,
+    devices: RefCell<Cache<(UserNid, Rc<str>), Device>>,
     newest: Cell<u32>,
 }
 
@@ -47,7 +47,7 @@ struct Device {
 
 /// A device as of one request.
 pub struct Recipient {
-    key: (UserSn, Rc<str>),
+    key: (UserNid, Rc<str>),
     number: u32,
     lost: Rc<BTreeSet<Position>>,
     /// The end of the answer that it goes on from.
@@ -65,7 +65,7 @@ impl Default for SentMembers {
 impl SentMembers {
     /// A device that goes on from the answer that ended at `since`, and is given one that ends at
     /// `to`; without `since` it has nothing.
-    pub fn recipient(&self, user: UserSn, device: &DeviceId, since: Option<Position>, to: Position) -> Recipient {
+    pub fn recipient(&self, user: UserNid, device: &DeviceId, since: Option<Position>, to: Position) -> Recipient {
         let key = (user, Rc::from(device.as_str()));
         let mut devices = self.devices.borrow_mut();
         let known = since.zip(devices.remove(&key)).filter(|(_, device)| device.lost.len() < ANSWERS);
@@ -95,13 +95,13 @@ impl SentMembers {
     }
 
     /// Whether the device has a member event.
-    pub fn has(&self, device: &Recipient, room: RoomSn, event: Position) -> bool {
+    pub fn has(&self, device: &Recipient, room: RoomNid, event: Position) -> bool {
         let answer = self.sent.borrow_mut().get(&(device.number, room, event));
         answer.is_some_and(|answer| answer <= device.since && !device.lost.contains(&answer))
     }
 
     /// The answer contains a member event.
-    pub fn sent(&self, device: &Recipient, room: RoomSn, event: Position) {
+    pub fn sent(&self, device: &Recipient, room: RoomNid, event: Position) {
         if !self.has(device, room, event) {
             self.sent.borrow_mut().insert((device.number, room, event), device.to, 0);
             if let Some(known) = self.devices.borrow_mut().get_mut(&device.key) {

@@ -7,7 +7,7 @@ use crate::{
     homeserver::Homeserver,
     position::Position,
     room::{NodeId, RoomInfo},
-    tables::{self, MembershipKind, RoomHead, UserSn},
+    tables::{self, MembershipKind, RoomHead, UserNid},
 };
 use ephapse_store::Direction;
 use ruma::{UInt, api::client::sync::sync_events::v3::RoomSummary, events::StateEventType};
@@ -21,7 +21,7 @@ const LOOKED_AT: usize = 64;
 
 impl Homeserver {
     /// The summary of a room for one of its members; heroes where the room has no name of its own.
-    pub(crate) async fn room_summary(&self, room: &RoomInfo, head: &RoomHead, state: NodeId, user: UserSn) -> Result<RoomSummary> {
+    pub(crate) async fn room_summary(&self, room: &RoomInfo, head: &RoomHead, state: NodeId, user: UserNid) -> Result<RoomSummary> {
         let mut summary = RoomSummary::new();
         summary.joined_member_count = Some(UInt::from(head.joined));
         summary.invited_member_count = Some(UInt::from(head.invited));
@@ -44,20 +44,20 @@ impl Homeserver {
             alias: Option<String>,
         }
         let keys = [(StateEventType::RoomName, String::new()), (StateEventType::RoomCanonicalAlias, String::new())];
-        let positions: Vec<Position> = self.state_get(room.sn, state, &keys).await?.into_iter().flatten().collect();
-        let events = self.events_at(room.sn, &positions).await?;
+        let positions: Vec<Position> = self.state_get(room.nid, state, &keys).await?.into_iter().flatten().collect();
+        let events = self.events_at(room.nid, &positions).await?;
         Ok(events.iter().flatten().any(|event| {
             serde_json::from_str::<Content>(event.pdu.content.get())
                 .is_ok_and(|content| [content.name, content.alias].into_iter().flatten().any(|name| !name.is_empty()))
         }))
     }
 
-    async fn members_but(&self, room: &RoomInfo, kinds: &[MembershipKind], user: UserSn) -> Result<Vec<UserSn>> {
+    async fn members_but(&self, room: &RoomInfo, kinds: &[MembershipKind], user: UserNid) -> Result<Vec<UserNid>> {
         let mut members = Vec::new();
         for kind in kinds {
-            members.extend(tables::MEMBERS.scan(self.store(), &(room.sn, *kind as u8), Direction::Forward, LOOKED_AT).await?);
+            members.extend(tables::MEMBERS.scan(self.store(), &(room.nid, *kind as u8), Direction::Forward, LOOKED_AT).await?);
         }
-        let mut members: Vec<(Position, UserSn)> =
+        let mut members: Vec<(Position, UserNid)> =
             members.into_iter().map(|((_, _, member), position)| (position, member)).filter(|(_, member)| *member != user).collect();
         members.sort_unstable();
         members.truncate(HEROES);

@@ -5,7 +5,7 @@ use crate::{
     error::Result,
     homeserver::Homeserver,
     room::{Event, RelatesTo},
-    tables::RoomSn,
+    tables::RoomNid,
 };
 use ruma::OwnedEventId;
 
@@ -15,7 +15,7 @@ const HOPS: usize = 3;
 impl Homeserver {
     /// The root of the thread that an event is in; `None`: the main timeline, to which the roots
     /// themselves belong.
-    pub(crate) async fn thread_of(&self, room: RoomSn, event: &Event) -> Result<Option<OwnedEventId>> {
+    pub(crate) async fn thread_of(&self, room: RoomNid, event: &Event) -> Result<Option<OwnedEventId>> {
         let mut relates = RelatesTo::in_json(event.pdu.content.get());
         for _ in 0..HOPS {
             match relates {

@@ -4,7 +4,7 @@ use crate::{
     damaged::LeaveOut,
     error::Result,
     homeserver::Homeserver,
-    tables::{self, Change, RoomSn, UserSn},
+    tables::{self, Change, RoomNid, UserNid},
     transaction::Submitted,
 };
 use ephapse_store::{Direction, StoreError};
@@ -26,18 +26,18 @@ const LOOKED_THROUGH: usize = 256;
 /// Who types in each room, and until when.
 #[derive(Default)]
 pub struct Typing {
-    rooms: RefCell<HashMap<RoomSn, BTreeMap<UserSn, u64>>>,
+    rooms: RefCell<HashMap<RoomNid, BTreeMap<UserNid, u64>>>,
     sweeping: Cell<bool>,
 }
 
 impl Typing {
     /// Who types in a room.
-    pub fn in_room(&self, room: RoomSn) -> Vec<UserSn> {
+    pub fn in_room(&self, room: RoomNid) -> Vec<UserNid> {
         self.rooms.borrow().get(&room).map(|users| users.keys().copied().collect()).unwrap_or_default()
     }
 
     /// Says that `user` types until a time, or no more; whether that is news.
-    fn set(&self, room: RoomSn, user: UserSn, until: Option<u64>) -> bool {
+    fn set(&self, room: RoomNid, user: UserNid, until: Option<u64>) -> bool {
         let mut rooms = self.rooms.borrow_mut();
         match until {
             Some(until) => rooms.entry(room).or_default().insert(user, until).is_none(),
@@ -53,7 +53,7 @@ impl Typing {
     }
 
     /// Forgets those whose time is over; the rooms they typed in.
-    fn expire(&self, now: u64) -> BTreeSet<RoomSn> {
+    fn expire(&self, now: u64) -> BTreeSet<RoomNid> {
         let mut changed = BTreeSet::new();
         self.rooms.borrow_mut().retain(|room, users| {
             let before = users.len();
@@ -67,23 +67,23 @@ impl Typing {
     }
 
     /// Forgets what `user` types in a room that they have left.
-    pub fn left(&self, room: RoomSn, user: UserSn) {
+    pub fn left(&self, room: RoomNid, user: UserNid) {
         self.set(room, user, None);
     }
 
     /// Until when `user` types in a room, if at all.
-    fn until(&self, room: RoomSn, user: UserSn) -> Option<u64> {
+    fn until(&self, room: RoomNid, user: UserNid) -> Option<u64> {
         self.rooms.borrow().get(&room)?.get(&user).copied()
     }
 
-    fn change(&self, room: RoomSn) -> Change {
+    fn change(&self, room: RoomNid) -> Change {
         Change::Typing { room, anybody: self.rooms.borrow().contains_key(&room) }
     }
 }
 
 impl Homeserver {
     /// `user` types in a room for `duration`, or no more.
-    pub(crate) fn set_typing(self: &Rc<Self>, room: RoomSn, user: UserSn, duration: Option<Duration>) -> Result<(), StoreError> {
+    pub(crate) fn set_typing(self: &Rc<Self>, room: RoomNid, user: UserNid, duration: Option<Duration>) -> Result<(), StoreError> {
         let until = duration.map(|duration| self.host.now() + duration.min(LONGEST).as_millis() as u64);
         let told = self.write(self.store().generation(), |tx| {
             let before = self.sync.typing.until(room, user);
@@ -100,7 +100,7 @@ impl Homeserver {
         Ok(())
     }
 
-    fn typing_changed(&self, rooms: impl IntoIterator<Item = RoomSn>) -> Result<(), StoreError> {
+    fn typing_changed(&self, rooms: impl IntoIterator<Item = RoomNid>) -> Result<(), StoreError> {
         let told = self.write(self.store().generation(), |tx| {
             for room in rooms {
                 tx.change(self.sync.typing.change(room));
@@ -110,7 +110,7 @@ impl Homeserver {
     }
 
     /// Who types in a room, by name.
-    pub(crate) async fn typing_users(&self, room: RoomSn) -> Result<Vec<OwnedUserId>> {
+    pub(crate) async fn typing_users(&self, room: RoomNid) -> Result<Vec<OwnedUserId>> {
         let mut users = Vec::new();
         for user in self.sync.typing.in_room(room) {
             users.extend(self.user_id(user).await.leave_out()?);
@@ -121,7 +121,7 @@ impl Homeserver {
     /// Nobody types after a restart: tells the clients that were told otherwise.
     pub(crate) async fn end_typing_of_last_run(&self) -> Result<(), StoreError> {
         let changes = tables::CHANGES.scan(self.store(), &(), Direction::Backward, LOOKED_THROUGH).await?;
-        let mut newest: BTreeMap<RoomSn, bool> = BTreeMap::new();
+        let mut newest: BTreeMap<RoomNid, bool> = BTreeMap::new();
         for (_, change) in changes {
             if let Change::Typing { room, anybody } = change {
                 newest.entry(room).or_insert(anybody);

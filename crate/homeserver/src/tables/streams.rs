@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 
 /// A place in a subject: how many entries and bytes lie before it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-pub struct Mark {
+pub struct Offset {
     /// Entries before it; also the number of the entry behind it.
     pub entries: u64,
     /// Bytes of those entries.
@@ -19,7 +19,7 @@ pub struct StreamEntry {
     /// When it was appended, in ms.
     pub appended: u64,
     /// The place right behind it.
-    pub end: Mark,
+    pub end: Offset,
     /// What was appended.
     pub body: RawBytes,
 }
@@ -28,9 +28,9 @@ pub struct StreamEntry {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StreamHead {
     /// The place of the oldest entry kept.
-    pub first: Mark,
+    pub first: Offset,
     /// The place of the next entry.
-    pub next: Mark,
+    pub next: Offset,
     /// The consumers' cursors, by name.
     pub cursors: BTreeMap<String, StreamCursor>,
 }
@@ -39,7 +39,7 @@ pub struct StreamHead {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StreamCursor {
     /// Everything before this place is acknowledged.
-    pub at: Mark,
+    pub at: Offset,
     /// How often the entry at `at` has been delivered.
     pub deliveries: u32,
     /// When it was last delivered, in ms.
@@ -50,15 +50,15 @@ pub struct StreamCursor {
 
 /// An entry that its consumer could not process.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ParkedEntry {
+pub struct DeadLetter {
     /// The entry.
     pub entry: StreamEntry,
     /// How often it was delivered.
     pub deliveries: u32,
     /// What went wrong last.
     pub error: String,
-    /// When it was parked, in ms.
-    pub parked: u64,
+    /// When it was given up, in ms.
+    pub given_up: u64,
 }
 
 /// What all subjects of a stream hold together.
@@ -74,8 +74,8 @@ pub struct StreamTotals {
     pub bytes: u64,
     /// Entries not yet acknowledged, by consumer.
     pub lag: BTreeMap<String, u64>,
-    /// Entries parked.
-    pub parked: u64,
+    /// Entries that were given up.
+    pub dead_letters: u64,
     /// Entries that reached a limit before every consumer had acknowledged them.
     pub dropped: u64,
 }

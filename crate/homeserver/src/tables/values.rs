@@ -4,7 +4,7 @@ use crate::position::Position;
 use ruma::{OwnedDeviceId, OwnedEventId, OwnedRoomId, OwnedServerName, OwnedUserId, RoomVersionId, presence::PresenceState};
 use serde::{Deserialize, Serialize};
 
-use super::{RoomSn, UserSn};
+use super::{RoomNid, UserNid};
 
 /// A piece of JSON, kept as the text it was given in.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -35,7 +35,7 @@ pub struct Media {
     /// The name it was given.
     pub file_name: Option<String>,
     /// Who uploaded it, where that was here.
-    pub uploader: Option<UserSn>,
+    pub uploader: Option<UserNid>,
     /// When it came here, in ms.
     pub created: u64,
 }
@@ -46,72 +46,72 @@ pub enum Change {
     /// An event entered a room's timeline at this position.
     Event {
         /// The room.
-        room: RoomSn,
+        room: RoomNid,
         /// The user whose membership it sets, when it is an `m.room.member` event.
-        member: Option<UserSn>,
+        member: Option<UserNid>,
     },
     /// A receipt.
     Receipt {
         /// The room.
-        room: RoomSn,
+        room: RoomNid,
         /// Whose receipt.
-        user: UserSn,
+        user: UserNid,
         /// Which of the user's receipts.
         kind: ReceiptKind,
     },
     /// Who types changed; who does is in memory only.
     Typing {
         /// The room.
-        room: RoomSn,
+        room: RoomNid,
         /// Whether anybody types now: after a restart nobody does, and clients are told so.
         anybody: bool,
     },
     /// Account data, of a room or of the account (room 0); push rules and tags too.
     AccountData {
         /// Whose.
-        user: UserSn,
+        user: UserNid,
         /// The room, or 0.
-        room: RoomSn,
+        room: RoomNid,
         /// The type.
         kind: String,
     },
     /// A user's devices or cross-signing keys changed.
     DeviceList {
         /// Whose.
-        user: UserSn,
+        user: UserNid,
     },
     /// Messages wait for a device.
     ToDevice {
         /// Whose.
-        user: UserSn,
+        user: UserNid,
         /// The device.
         device: OwnedDeviceId,
     },
     /// A user signed another user's key, or has a new key to do that with: only the signer is told.
     KeySignature {
         /// Who signed.
-        by: UserSn,
+        by: UserNid,
         /// Whose key.
-        of: UserSn,
+        of: UserNid,
     },
     /// Presence changed.
     Presence {
         /// Whose.
-        user: UserSn,
+        user: UserNid,
     },
     /// A room was forgotten by a user: it is gone from that user's syncs.
     Forgotten {
         /// By whom.
-        user: UserSn,
+        user: UserNid,
         /// The room.
-        room: RoomSn,
+        room: RoomNid,
     },
     /// An event took this position that nobody is shown.
     Hidden,
     /// The state of a room changed without an event at its end: a fork was resolved.
     StateReset {
         /// The room.
-        room: RoomSn,
+        room: RoomNid,
     },
 }
 
@@ -240,7 +240,7 @@ pub struct Relation {
     /// The child's event type.
     pub event_type: String,
     /// Who sent the child.
-    pub sender: UserSn,
+    pub sender: UserNid,
 }
 
 /// A descendant of an event that relates to it through others.
@@ -300,9 +300,9 @@ pub struct Membership {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Alias {
     /// The room.
-    pub room: RoomSn,
+    pub room: RoomNid,
     /// Who made it.
-    pub creator: UserSn,
+    pub creator: UserNid,
 }
 
 /// Which of a user's receipts in a room.
@@ -353,7 +353,7 @@ pub struct Device {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Session {
     /// The user.
-    pub user: UserSn,
+    pub user: UserNid,
     /// The user's id.
     pub user_id: OwnedUserId,
     /// The device.
@@ -384,7 +384,7 @@ pub struct InteractiveSession {
     /// Method and path, and the SHA-256 of the body without `auth` and passwords.
     pub request: String,
     /// Whose, when the request was authenticated.
-    pub user: Option<UserSn>,
+    pub user: Option<UserNid>,
     /// Stages done.
     pub completed: Vec<String>,
     /// When it began, in ms.
@@ -395,7 +395,7 @@ pub struct InteractiveSession {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Registered {
     /// The user.
-    pub user: UserSn,
+    pub user: UserNid,
     /// The device that was signed in, if one was.
     pub device: Option<OwnedDeviceId>,
 }

@@ -74,7 +74,7 @@ fn messages_come_again_for_the_same_since_and_are_gone_with_the_next() {
     let (_, last) = sync(&server, &bob, Some(&next));
     sync(&server, &bob, Some(&last));
     let status = &server.hs.status().streams[0];
-    assert_eq!((status.name, status.length, status.subjects, status.consumers[0].lag, status.parked), ("to_device", 0, 0, 0, 0));
+    assert_eq!((status.name, status.length, status.subjects, status.consumers[0].lag, status.dead_letters), ("to_device", 0, 0, 0, 0));
 }
 
 #[test]

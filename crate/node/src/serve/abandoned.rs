@@ -1,8 +1,8 @@
 //! What becomes of requests whose clients went away: they are finished, and count until they are.
 
 use super::{
-    bounds::Places,
     host::NativeHost,
+    limits::Places,
     patience::{Served, connect_at, in_fast_time, place},
 };
 use ephapse_homeserver::{Config, Homeserver, Host, Registration};

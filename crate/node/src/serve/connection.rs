@@ -1,9 +1,9 @@
 //! TCP and TLS connections: HTTP/1.1 in and out, within bounds of number, size and time.
 
 use super::{
-    arriving::{Arriving, Incomplete},
-    bounds::{Place, Places, Room},
+    limits::{Place, Places, Room},
     logged::Logged,
+    request_body::{Incomplete, RequestBody},
     target::with_target,
 };
 use ephapse_homeserver::{Body, Entrance, Homeserver};
@@ -194,7 +194,7 @@ async fn answer(serving: Serving, request: Request<Incoming>, place: Rc<Place>, 
     let logged = Logged::new(&homeserver, &request);
     let streams = homeserver.takes_stream(request.method(), request.uri().path());
     let incomplete = Rc::new(Incomplete::new(if streams { room.share_of_stream() } else { room.share() }));
-    let request = request.map(|body| Body::stream(Arriving::new(body, running.clone(), incomplete.clone())));
+    let request = request.map(|body| Body::stream(RequestBody::new(body, running.clone(), incomplete.clone())));
     if matches!(*request.method(), Method::GET | Method::HEAD | Method::OPTIONS) {
         // When the client goes away hyper drops this future, and with it a sync that is held for
         // nobody.

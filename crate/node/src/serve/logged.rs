@@ -7,9 +7,9 @@ use tokio::time::Instant;
 
 /// A request whose line is still to be written: when it is answered, or given up because its client
 /// went away.
-pub struct Logged(Option<Asked>);
+pub struct Logged(Option<LoggedRequest>);
 
-struct Asked {
+struct LoggedRequest {
     method: &'static str,
     endpoint: &'static str,
     began: Instant,
@@ -18,7 +18,7 @@ struct Asked {
 impl Logged {
     /// A request that arrived just now.
     pub fn new<B>(homeserver: &Homeserver, request: &Request<B>) -> Self {
-        let asked = || Asked {
+        let asked = || LoggedRequest {
             method: known(request.method()),
             endpoint: homeserver.endpoint_of(request.uri().path()).unwrap_or("(no such endpoint)"),
             began: Instant::now(),
@@ -33,7 +33,7 @@ impl Logged {
     }
 
     fn write(&mut self, status: Option<StatusCode>) {
-        let Some(Asked { method, endpoint, began }) = self.0.take() else { return };
+        let Some(LoggedRequest { method, endpoint, began }) = self.0.take() else { return };
         let status = status.as_ref().map_or("given up", StatusCode::as_str);
         tracing::debug!("{method} {endpoint} {status} {} ms", began.elapsed().as_millis());
     }

@@ -5,16 +5,16 @@
 
 #[cfg(test)]
 mod abandoned;
-mod arriving;
-mod bounds;
 mod connection;
 mod host;
 #[cfg(test)]
 mod leaving;
+mod limits;
 mod listening;
 mod logged;
 #[cfg(test)]
 mod patience;
+mod request_body;
 mod target;
 mod tls;
 

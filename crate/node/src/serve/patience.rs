@@ -2,9 +2,9 @@
 //! the server goes on. Time is tokio's and jumps.
 
 use super::{
-    bounds::{Place, Places},
     connection::{Serving, http, patient},
     host::NativeHost,
+    limits::{Place, Places},
 };
 use ephapse_homeserver::{Config, Homeserver, Registration};
 use ephapse_store::MemoryStore;

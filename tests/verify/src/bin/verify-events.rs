@@ -1,7 +1,7 @@
 //! Prints how many events a data directory of `ephapse serve` has, when all of them verify.
 
-use ephapse_store::RedbStore;
-use std::{path::Path, process::ExitCode};
+use ephapse_store::{Reader, RedbStore};
+use std::{path::Path, process::ExitCode, rc::Rc};
 
 fn main() -> ExitCode {
     let Some(directory) = std::env::args().nth(1) else {
@@ -9,7 +9,7 @@ fn main() -> ExitCode {
         return ExitCode::from(2);
     };
     let verified = futures_executor::block_on(async {
-        let store = RedbStore::open(Path::new(&directory))?;
+        let store = Reader::new(Rc::new(RedbStore::open(Path::new(&directory))?));
         ephapse_verify::verify(&store).await
     });
     match verified {

@@ -4,7 +4,7 @@
 
 use super::{
     MOST,
-    claimed::{Claimed, Mark},
+    claimed::{Claimed, Fingerprint},
     query::unreachable_servers,
 };
 use crate::{
@@ -14,7 +14,7 @@ use crate::{
     homeserver::Homeserver,
     locks::LockKey,
     router::UserCall,
-    tables::{self, FallbackKey, Json, KeyCounts, OneTimeKey, UserSn},
+    tables::{self, FallbackKey, Json, KeyCounts, OneTimeKey, UserNid},
     transaction::Tx,
     turns::Turns,
 };
@@ -61,13 +61,13 @@ struct Keys {
 pub async fn claim_of(hs: &Homeserver, user: &UserId, devices: &BTreeMap<OwnedDeviceId, OneTimeKeyAlgorithm>) -> Result<OneTimeKeys> {
     let mut claimed = OneTimeKeys::new();
     let generation = hs.store().generation();
-    let Some(sn) = hs.find_user(user).await? else { return Ok(claimed) };
+    let Some(nid) = hs.find_user(user).await? else { return Ok(claimed) };
     let _lock = hs.lock(LockKey::Account(user.to_string())).await;
     let mut given = Vec::new();
     let mut turns = Turns::new(&*hs.host);
     for (device, algorithm) in devices {
         turns.step().await;
-        let key = Given::find(hs, (sn, device.clone(), algorithm.to_string())).await?;
+        let key = Given::find(hs, (nid, device.clone(), algorithm.to_string())).await?;
         if let Some((id, key)) = key.shown()? {
             claimed.insert(device.clone(), BTreeMap::from([(id, key)]));
         }
@@ -79,7 +79,7 @@ pub async fn claim_of(hs: &Homeserver, user: &UserId, devices: &BTreeMap<OwnedDe
 }
 
 /// A device and an algorithm.
-type Place = (UserSn, OwnedDeviceId, String);
+type Place = (UserNid, OwnedDeviceId, String);
 
 /// The key that is given out of a device, and what changes with it.
 struct Given {
@@ -87,7 +87,7 @@ struct Given {
     /// The key and its id, if there is one.
     key: Option<(String, Json)>,
     /// The one-time keys that are gone then, by their place and id.
-    gone: Vec<((UserSn, OwnedDeviceId, String, u64), String)>,
+    gone: Vec<((UserNid, OwnedDeviceId, String, u64), String)>,
     /// The rows of claimed keys that the one given is in.
     claimed: Option<Claimed>,
     /// The fallback key, where it is given for the first time.
@@ -135,12 +135,12 @@ impl Given {
             self.gone.push((row, id.clone()));
             let damaged = |error| Damaged::new(format!("one-time key {id} of {device} of user number {user}"), error);
             let value: Option<ruma::CanonicalJsonValue> = serde_json::from_str(&key.0).map_err(damaged).leave_out()?;
-            let mark = value.map(|value| Mark::of(algorithm, &value));
-            let mut claimed = Claimed::read(hs, &device_key, mark.into_iter()).await?;
-            if let Some(mark) = mark
-                && !claimed.has(mark)
+            let fingerprint = value.map(|value| Fingerprint::of(algorithm, &value));
+            let mut claimed = Claimed::read(hs, &device_key, fingerprint.into_iter()).await?;
+            if let Some(fingerprint) = fingerprint
+                && !claimed.has(fingerprint)
             {
-                claimed.add(mark);
+                claimed.add(fingerprint);
                 (self.claimed, self.key) = (Some(claimed), Some((id, key)));
                 return Ok(());
             }

@@ -14,7 +14,7 @@ use crate::{
     room::{NodeId, membership_of},
     router::UserCall,
     sync::Listed,
-    tables::{self, Change, Membership, MembershipKind, RoomHead, RoomSn, UserSn},
+    tables::{self, Change, Membership, MembershipKind, RoomHead, RoomNid, UserNid},
     turns::Turns,
 };
 use ephapse_store::Direction;
@@ -45,7 +45,7 @@ pub async fn changes(call: UserCall, request: get_key_changes::Request) -> Resul
 
 /// What a user has to know of others' devices behind `since`, of which `listed` is what the list
 /// says.
-pub async fn device_lists(hs: &Homeserver, user: UserSn, since: Position, listed: &Listed) -> Result<DeviceLists> {
+pub async fn device_lists(hs: &Homeserver, user: UserNid, since: Position, listed: &Listed) -> Result<DeviceLists> {
     let mut found = Found::default();
     found.add(user, &listed.changes);
     found.add_encrypted(hs, user, since).await?;
@@ -59,17 +59,17 @@ pub async fn device_lists(hs: &Homeserver, user: UserSn, since: Position, listed
 #[derive(Default)]
 struct Found {
     /// Whose keys changed.
-    keys: BTreeSet<UserSn>,
+    keys: BTreeSet<UserNid>,
     /// Whose keys the user has signed; the user, who has a new key to sign with.
-    signed: BTreeSet<UserSn>,
+    signed: BTreeSet<UserNid>,
     /// Whose membership changed in which room, and what it was before.
-    members: BTreeMap<(RoomSn, UserSn), Before>,
+    members: BTreeMap<(RoomNid, UserNid), Before>,
     /// Rooms whose state changed without an event.
-    reset: BTreeSet<RoomSn>,
+    reset: BTreeSet<RoomNid>,
     /// Rooms where something happened.
-    active: BTreeSet<RoomSn>,
+    active: BTreeSet<RoomNid>,
     /// Rooms of the user that were not encrypted before.
-    encrypted: BTreeSet<RoomSn>,
+    encrypted: BTreeSet<RoomNid>,
 }
 
 /// What a membership was before it changed.
@@ -82,7 +82,7 @@ enum Before {
 }
 
 impl Found {
-    fn add(&mut self, user: UserSn, changes: &[(Position, Change)]) {
+    fn add(&mut self, user: UserNid, changes: &[(Position, Change)]) {
         for (position, change) in changes {
             match change {
                 Change::DeviceList { user } => {
@@ -106,10 +106,10 @@ impl Found {
     }
 
     /// Adds the rooms of the user that are encrypted since a position.
-    async fn add_encrypted(&mut self, hs: &Homeserver, user: UserSn, since: Position) -> Result<()> {
+    async fn add_encrypted(&mut self, hs: &Homeserver, user: UserNid, since: Position) -> Result<()> {
         let mine = hs.user_rooms(user).await?;
-        let is_in = |room: &&RoomSn| mine.get(**room).is_some_and(|membership| membership.kind == MembershipKind::Join);
-        let rooms: Vec<RoomSn> = self.active.iter().filter(is_in).copied().collect();
+        let is_in = |room: &&RoomNid| mine.get(**room).is_some_and(|membership| membership.kind == MembershipKind::Join);
+        let rooms: Vec<RoomNid> = self.active.iter().filter(is_in).copied().collect();
         for (room, head) in rooms.iter().zip(hs.room_heads(&rooms).await?) {
             // Most of what happens in rooms does not change their state; and the room may have been
             // forgotten by everybody meanwhile.
@@ -124,10 +124,10 @@ impl Found {
 
     /// Adds the members who changed since a position, by the states of the user's rooms then and
     /// now.
-    async fn add_members(&mut self, hs: &Homeserver, user: UserSn, since: Position) -> Result<()> {
+    async fn add_members(&mut self, hs: &Homeserver, user: UserNid, since: Position) -> Result<()> {
         let rooms = hs.user_rooms(user).await?.all().into_iter();
         let was_there = rooms.filter(|(_, membership)| membership.kind == MembershipKind::Join || membership.position > since);
-        let rooms: Vec<RoomSn> = was_there.map(|(room, _)| room).collect();
+        let rooms: Vec<RoomNid> = was_there.map(|(room, _)| room).collect();
         let heads = tables::ROOM_HEADS.get_many(hs.store(), &rooms).await?;
         for (room, head) in rooms.into_iter().zip(heads) {
             // The room may have been forgotten by everybody meanwhile.
@@ -151,7 +151,7 @@ impl Found {
         Ok(())
     }
 
-    async fn judge(self, hs: &Homeserver, user: UserSn) -> Result<DeviceLists> {
+    async fn judge(self, hs: &Homeserver, user: UserNid) -> Result<DeviceLists> {
         if self.keys.is_empty() && self.signed.is_empty() && self.members.is_empty() && self.reset.is_empty() && self.encrypted.is_empty() {
             return Ok(DeviceLists::new());
         }
@@ -165,7 +165,7 @@ impl Found {
             }
         }
         // With whom the user parted, and in which room.
-        let mut parted: BTreeMap<UserSn, BTreeSet<RoomSn>> = BTreeMap::new();
+        let mut parted: BTreeMap<UserNid, BTreeSet<RoomNid>> = BTreeMap::new();
         for ((room, member), before) in &self.members {
             let i_am_in = judge.mine.contains(room);
             if *member != user && !i_am_in && !self.members.contains_key(&(*room, user)) {
@@ -224,16 +224,16 @@ impl Found {
 struct Judge<'a> {
     hs: &'a Homeserver,
     /// The rooms that the asking user is in.
-    mine: BTreeSet<RoomSn>,
+    mine: BTreeSet<RoomNid>,
     /// Which rooms are encrypted, as far as that was asked.
-    encrypted: HashMap<RoomSn, bool>,
+    encrypted: HashMap<RoomNid, bool>,
     turns: Turns<'a>,
 }
 
 impl Judge<'_> {
     /// The rooms that both are in. They are looked up one user after another: memory is for the
     /// rooms of those who sync.
-    async fn shared_with(&mut self, other: UserSn) -> Result<Vec<RoomSn>> {
+    async fn shared_with(&mut self, other: UserNid) -> Result<Vec<RoomNid>> {
         self.turns.step().await;
         let store = self.hs.store();
         let is_in = |membership: &Membership| membership.kind == MembershipKind::Join;
@@ -253,7 +253,7 @@ impl Judge<'_> {
 
     /// Whether those who parted in `rooms` share no room any more, or no encrypted one, although
     /// one of `rooms` is encrypted.
-    async fn has_left(&mut self, other: UserSn, rooms: &BTreeSet<RoomSn>) -> Result<bool> {
+    async fn has_left(&mut self, other: UserNid, rooms: &BTreeSet<RoomNid>) -> Result<bool> {
         let shared = self.shared_with(other).await?;
         for room in &shared {
             if self.is_encrypted(*room).await? {
@@ -271,7 +271,7 @@ impl Judge<'_> {
         Ok(false)
     }
 
-    async fn is_encrypted(&mut self, room: RoomSn) -> Result<bool> {
+    async fn is_encrypted(&mut self, room: RoomNid) -> Result<bool> {
         if let Some(known) = self.encrypted.get(&room) {
             return Ok(*known);
         }
@@ -282,13 +282,13 @@ impl Judge<'_> {
     }
 
     /// The members of a room that somebody has joined, if their devices matter there.
-    async fn members_to_know(&mut self, room: RoomSn) -> Result<Vec<UserSn>> {
+    async fn members_to_know(&mut self, room: RoomNid) -> Result<Vec<UserNid>> {
         let limit = if self.is_encrypted(room).await? { usize::MAX } else { SMALL + 1 };
         let found = self.members(room, MembershipKind::Join, limit).await?;
         Ok(if limit != usize::MAX && found.len() > SMALL { Vec::new() } else { found })
     }
 
-    async fn members(&mut self, room: RoomSn, kind: MembershipKind, limit: usize) -> Result<Vec<UserSn>> {
+    async fn members(&mut self, room: RoomNid, kind: MembershipKind, limit: usize) -> Result<Vec<UserNid>> {
         let mut range = tables::MEMBERS.range(&(room, kind as u8));
         let mut members = Vec::new();
         while members.len() < limit {
@@ -304,7 +304,7 @@ impl Judge<'_> {
         Ok(members)
     }
 
-    async fn names(&mut self, users: BTreeSet<UserSn>) -> Result<Vec<OwnedUserId>> {
+    async fn names(&mut self, users: BTreeSet<UserNid>) -> Result<Vec<OwnedUserId>> {
         let mut names = Vec::with_capacity(users.len());
         for user in users {
             names.extend(self.hs.user_id(user).await.leave_out()?);
@@ -314,14 +314,14 @@ impl Judge<'_> {
     }
 }
 
-async fn is_encrypted(hs: &Homeserver, room: RoomSn) -> Result<bool> {
+async fn is_encrypted(hs: &Homeserver, room: RoomNid) -> Result<bool> {
     let Some(head) = tables::ROOM_HEADS.get(hs.store(), &room).await? else { return Ok(false) };
     let place = (StateEventType::RoomEncryption, String::new());
     Ok(hs.state_get(room, NodeId(head.state), &[place]).await?.first().copied().flatten().is_some())
 }
 
 /// Whether a room is encrypted since a position.
-async fn became_encrypted(hs: &Homeserver, room: RoomSn, head: &RoomHead, since: Position) -> Result<bool> {
+async fn became_encrypted(hs: &Homeserver, room: RoomNid, head: &RoomHead, since: Position) -> Result<bool> {
     let place = (StateEventType::RoomEncryption, String::new());
     let Some(encryption) = hs.state_event(room, NodeId(head.state), place.clone()).await? else { return Ok(false) };
     if encryption.position <= since {
@@ -332,7 +332,7 @@ async fn became_encrypted(hs: &Homeserver, room: RoomSn, head: &RoomHead, since:
     Ok(hs.state_event(room, before, place).await?.is_none())
 }
 
-async fn was_joined(hs: &Homeserver, room: RoomSn, before: Before) -> Result<bool> {
+async fn was_joined(hs: &Homeserver, room: RoomNid, before: Before) -> Result<bool> {
     let before = match before {
         Before::Was(before) => before,
         // The event may be gone with its room.
@@ -346,6 +346,6 @@ async fn was_joined(hs: &Homeserver, room: RoomSn, before: Before) -> Result<boo
     Ok(before.is_none_or(|before| membership_of(&before) == MembershipKind::Join))
 }
 
-async fn is_joined(hs: &Homeserver, room: RoomSn, user: UserSn) -> Result<bool> {
+async fn is_joined(hs: &Homeserver, room: RoomNid, user: UserNid) -> Result<bool> {
     Ok(tables::MEMBERSHIPS.get(hs.store(), &(user, room)).await?.is_some_and(|membership| membership.kind == MembershipKind::Join))
 }

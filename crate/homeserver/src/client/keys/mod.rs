@@ -19,7 +19,7 @@ pub use upload::upload;
 use crate::{
     error::Result,
     homeserver::Homeserver,
-    tables::{self, KeyCounts, Session, UserSn},
+    tables::{self, KeyCounts, Session, UserNid},
     transaction::Tx,
 };
 use ephapse_store::Direction;
@@ -55,13 +55,13 @@ fn shown(counts: &KeyCounts) -> BTreeMap<OneTimeKeyAlgorithm, UInt> {
 
 /// The keys of a device that is being deleted, and the signatures that it made or got.
 pub struct Departing {
-    user: UserSn,
+    user: UserNid,
     device: OwnedDeviceId,
-    signatures: Vec<(UserSn, UserSn, String, String)>,
+    signatures: Vec<(UserNid, UserNid, String, String)>,
 }
 
 /// What of a user's keys goes with a device.
-pub async fn departing(hs: &Homeserver, user: UserSn, device: &DeviceId) -> Result<Departing> {
+pub async fn departing(hs: &Homeserver, user: UserNid, device: &DeviceId) -> Result<Departing> {
     let own = tables::KEY_SIGNATURES.scan(hs.store(), &(user, user), Direction::Forward, MOST).await?;
     let key_id = format!("ed25519:{device}");
     let signatures = own.into_iter().map(|(key, _)| key).filter(|(_, _, key, by)| *key == *device.as_str() || *by == key_id).collect();

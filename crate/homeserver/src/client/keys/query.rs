@@ -12,7 +12,7 @@ use crate::{
     error::{Error, Result},
     homeserver::Homeserver,
     router::UserCall,
-    tables::{self, CrossSigningUse, UserSn},
+    tables::{self, CrossSigningUse, UserNid},
     turns::Turns,
 };
 use ephapse_store::Direction;
@@ -36,11 +36,11 @@ pub async fn query(call: UserCall, Own(request): Own<get_keys::Request>) -> Resu
     let mut turns = Turns::new(&*hs.host);
     for (user, devices) in request.device_keys.iter().filter(|(user, _)| hs.is_local(user)) {
         turns.step().await;
-        let Some(sn) = hs.find_account(user).await? else {
+        let Some(nid) = hs.find_account(user).await? else {
             response.device_keys.insert(user.clone(), BTreeMap::new());
             continue;
         };
-        let keys = keys_of(hs, sn, user, Some(viewer), devices).await?;
+        let keys = keys_of(hs, nid, user, Some(viewer), devices).await?;
         response.device_keys.insert(user.clone(), keys.devices);
         response.master_keys.extend(keys.master.map(|key| (user.clone(), key)));
         response.self_signing_keys.extend(keys.self_signing.map(|key| (user.clone(), key)));
@@ -75,11 +75,11 @@ pub struct UserKeys {
 
 /// The keys of a local user as `viewer` may see them (none: another server); of all devices when
 /// `asked` is empty.
-pub async fn keys_of(hs: &Homeserver, sn: UserSn, user: &UserId, viewer: Option<UserSn>, asked: &[OwnedDeviceId]) -> Result<UserKeys> {
-    let signatures = visible_signatures(hs, sn, viewer).await?;
+pub async fn keys_of(hs: &Homeserver, nid: UserNid, user: &UserId, viewer: Option<UserNid>, asked: &[OwnedDeviceId]) -> Result<UserKeys> {
+    let signatures = visible_signatures(hs, nid, viewer).await?;
     let mut devices = BTreeMap::new();
     let mut turns = Turns::new(&*hs.host);
-    for ((device, keys), named) in device_keys(hs, sn, asked).await? {
+    for ((device, keys), named) in device_keys(hs, nid, asked).await? {
         let keys = stored_object(&keys, || format!("the keys of {device} of {user}")).leave_out()?;
         let Some(mut keys) = keys.map(|keys| with_name(keys, named)) else { continue };
         signatures.add_to(&mut keys, device.as_str());
@@ -87,7 +87,7 @@ pub async fn keys_of(hs: &Homeserver, sn: UserSn, user: &UserId, viewer: Option<
         turns.step().await;
     }
     let mut cross_signing = BTreeMap::new();
-    for ((_, used_for), key) in tables::CROSS_SIGNING_KEYS.scan(hs.store(), &sn, Direction::Forward, 3).await? {
+    for ((_, used_for), key) in tables::CROSS_SIGNING_KEYS.scan(hs.store(), &nid, Direction::Forward, 3).await? {
         let Some(mut key) = stored_object(&key, || format!("a cross-signing key of {user}")).leave_out()? else { continue };
         signed::keep_own_signatures(&mut key, user);
         if let Some(public) = public_key(&key).map(str::to_owned) {
@@ -98,14 +98,14 @@ pub async fn keys_of(hs: &Homeserver, sn: UserSn, user: &UserId, viewer: Option<
     let mut take = |used_for: CrossSigningUse| cross_signing.remove(&(used_for as u8));
     let (master, self_signing, user_signing) =
         (take(CrossSigningUse::Master), take(CrossSigningUse::SelfSigning), take(CrossSigningUse::UserSigning));
-    Ok(UserKeys { devices, master, self_signing, user_signing: user_signing.filter(|_| viewer == Some(sn)) })
+    Ok(UserKeys { devices, master, self_signing, user_signing: user_signing.filter(|_| viewer == Some(nid)) })
 }
 
 /// A device with its keys, and what else is known of it.
 type Found = ((OwnedDeviceId, tables::Json), Option<tables::Device>);
 
 /// The keys of a user's devices, each once however often it is asked for.
-async fn device_keys(hs: &Homeserver, user: UserSn, asked: &[OwnedDeviceId]) -> Result<Vec<Found>> {
+async fn device_keys(hs: &Homeserver, user: UserNid, asked: &[OwnedDeviceId]) -> Result<Vec<Found>> {
     let found: Vec<(OwnedDeviceId, tables::Json)> = if asked.is_empty() {
         let all = tables::DEVICE_KEYS.scan(hs.store(), &user, Direction::Forward, MOST).await?;
         all.into_iter().map(|((_, device), keys)| (device, keys)).collect()
@@ -147,9 +147,9 @@ impl Signatures {
     }
 }
 
-async fn visible_signatures(hs: &Homeserver, user: UserSn, viewer: Option<UserSn>) -> Result<Signatures> {
+async fn visible_signatures(hs: &Homeserver, user: UserNid, viewer: Option<UserNid>) -> Result<Signatures> {
     let mut visible: BTreeMap<String, Vec<_>> = BTreeMap::new();
-    let signers: BTreeSet<UserSn> = viewer.into_iter().chain([user]).collect();
+    let signers: BTreeSet<UserNid> = viewer.into_iter().chain([user]).collect();
     for signer in signers {
         let Some(id) = hs.user_id(signer).await.leave_out()? else { continue };
         for ((_, _, key, by), signature) in tables::KEY_SIGNATURES.scan(hs.store(), &(user, signer), Direction::Forward, MOST).await? {

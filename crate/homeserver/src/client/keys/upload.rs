@@ -1,7 +1,7 @@
 //! `POST /_matrix/client/v3/keys/upload` (Client-Server API, Uploading keys).
 
 use super::{
-    claimed::{Claimed, Mark},
+    claimed::{Claimed, Fingerprint},
     query::public_key,
     shown, signed,
 };
@@ -11,7 +11,7 @@ use crate::{
     homeserver::Homeserver,
     locks::LockKey,
     router::UserCall,
-    tables::{self, FallbackKey, Json, KeyCounts, KnownOneTimeKey, OneTimeKey, UserSn},
+    tables::{self, FallbackKey, Json, KeyCounts, KnownOneTimeKey, OneTimeKey, UserNid},
     transaction::Tx,
     turns::Turns,
 };
@@ -82,7 +82,7 @@ struct Identity {
 }
 
 impl Identity {
-    fn put(&self, tx: &mut Tx, device: &(UserSn, OwnedDeviceId)) {
+    fn put(&self, tx: &mut Tx, device: &(UserNid, OwnedDeviceId)) {
         if self.is_another {
             tables::KEY_SIGNATURES.delete_all(tx, &(device.0, device.0, device.1.to_string()));
         }
@@ -136,14 +136,14 @@ struct NewOneTimeKey {
 }
 
 impl NewOneTimeKey {
-    fn put(self, tx: &mut Tx, (user, device): &(UserSn, OwnedDeviceId)) {
+    fn put(self, tx: &mut Tx, (user, device): &(UserNid, OwnedDeviceId)) {
         tables::ONE_TIME_KEYS.put(tx, &(*user, device.clone(), self.algorithm, self.number), &self.key);
         tables::ONE_TIME_KEY_IDS.put(tx, &(*user, device.clone(), self.key.id), &self.known);
     }
 }
 
 /// Those of `keys` that the device does not have, and has not had.
-async fn new_one_time_keys(hs: &Homeserver, device: &(UserSn, OwnedDeviceId), keys: &Keys, counts: &mut KeyCounts) -> Result<Vec<NewOneTimeKey>> {
+async fn new_one_time_keys(hs: &Homeserver, device: &(UserNid, OwnedDeviceId), keys: &Keys, counts: &mut KeyCounts) -> Result<Vec<NewOneTimeKey>> {
     let mut new = Vec::new();
     if keys.is_empty() {
         return Ok(new);
@@ -158,14 +158,14 @@ async fn new_one_time_keys(hs: &Homeserver, device: &(UserSn, OwnedDeviceId), ke
     for (key_id, key) in keys {
         turns.step().await;
         let key = checked(key_id, key)?;
-        checked_keys.push((key_id, Mark::of(key_id.algorithm().as_str(), &key), key.to_string(), without_signatures(key).to_string()));
+        checked_keys.push((key_id, Fingerprint::of(key_id.algorithm().as_str(), &key), key.to_string(), without_signatures(key).to_string()));
     }
     let places: Vec<_> = keys.keys().map(|key_id| (*user, id.clone(), key_id.to_string())).collect();
     let unclaimed = tables::ONE_TIME_KEY_IDS.get_many(hs.store(), &places).await?;
-    let claimed = Claimed::read(hs, device, checked_keys.iter().map(|(_, mark, _, _)| *mark)).await?;
+    let claimed = Claimed::read(hs, device, checked_keys.iter().map(|(_, fingerprint, _, _)| *fingerprint)).await?;
     let mut left = (MOST_ONE_TIME_KEYS as u64).saturating_sub(counts.one_time.values().sum());
     let mut next: BTreeMap<String, u64> = BTreeMap::new();
-    for ((key_id, mark, key, unsigned), known) in checked_keys.into_iter().zip(unclaimed) {
+    for ((key_id, fingerprint, key, unsigned), known) in checked_keys.into_iter().zip(unclaimed) {
         turns.step().await;
         let hash = Sha256::digest(&unsigned).into();
         match known {
@@ -173,7 +173,7 @@ async fn new_one_time_keys(hs: &Homeserver, device: &(UserSn, OwnedDeviceId), ke
             Some(known) if known.hash == hash || known.hash[..] == Sha256::digest(&key)[..] => continue,
             Some(_) => return Err(Error::invalid_param(format!("there is another one-time key {key_id}"))),
             // The same after somebody has claimed it: nobody is given it a second time.
-            None if claimed.has(mark) => continue,
+            None if claimed.has(fingerprint) => continue,
             None => {}
         }
         left = left.checked_sub(1).ok_or_else(too_many)?;
@@ -207,7 +207,7 @@ fn without_signatures(mut key: CanonicalJsonValue) -> CanonicalJsonValue {
 /// Those of `keys` that are other ones than before, by algorithm.
 async fn new_fallback_keys(
     hs: &Homeserver,
-    device: &(UserSn, OwnedDeviceId),
+    device: &(UserNid, OwnedDeviceId),
     keys: &Keys,
     counts: &mut KeyCounts,
 ) -> Result<Vec<(String, FallbackKey)>> {

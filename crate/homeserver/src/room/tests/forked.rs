@@ -78,11 +78,11 @@ impl Forked {
 
     /// The events at the end of the room.
     pub(super) fn end(&self) -> Vec<Rc<Event>> {
-        let (hs, sn) = (self.server.hs.clone(), self.room.sn);
+        let (hs, nid) = (self.server.hs.clone(), self.room.nid);
         self.server.run(async move {
-            let head = hs.room_head(sn).await.expect("a head");
+            let head = hs.room_head(nid).await.expect("a head");
             let positions: Vec<Position> = head.extremities.iter().map(|extremity| extremity.position).collect();
-            hs.events_at(sn, &positions).await.expect("events").into_iter().flatten().collect()
+            hs.events_at(nid, &positions).await.expect("events").into_iter().flatten().collect()
         })
     }
 
@@ -92,10 +92,10 @@ impl Forked {
         let content = serde_json::value::to_raw_value(&*draft.content).expect("JSON");
         let keys =
             auth::auth_events_of(&draft.event_type, &draft.sender, draft.state_key.as_deref(), &content, &rules.authorization).expect("auth types");
-        let (hs, sn, state) = (self.server.hs.clone(), self.room.sn, parents[0].state_after);
+        let (hs, nid, state) = (self.server.hs.clone(), self.room.nid, parents[0].state_after);
         let auth_events = self.server.run(async move {
-            let found = hs.state_get(sn, state, &keys).await.expect("a state");
-            hs.events_at(sn, &found.into_iter().flatten().collect::<Vec<_>>()).await.expect("events")
+            let found = hs.state_get(nid, state, &keys).await.expect("a state");
+            hs.events_at(nid, &found.into_iter().flatten().collect::<Vec<_>>()).await.expect("events")
         });
         self.clock.set(self.clock.get() + 1000);
         let new = NewPdu {
@@ -143,8 +143,8 @@ impl Forked {
     }
 
     pub(super) fn event(&self, id: &str) -> Rc<Event> {
-        let (hs, sn, id) = (self.server.hs.clone(), self.room.sn, ruma::OwnedEventId::try_from(id).expect("an id"));
-        self.server.run(async move { hs.event_by_id(sn, &id).await }).expect("a read").expect("the event")
+        let (hs, nid, id) = (self.server.hs.clone(), self.room.nid, ruma::OwnedEventId::try_from(id).expect("an id"));
+        self.server.run(async move { hs.event_by_id(nid, &id).await }).expect("a read").expect("the event")
     }
 
     pub(super) fn seen(&self) -> Vec<String> {
@@ -154,11 +154,11 @@ impl Forked {
     }
 
     pub(super) fn state_of(&self, root: NodeId) -> BTreeMap<(String, String), String> {
-        let (hs, sn) = (self.server.hs.clone(), self.room.sn);
+        let (hs, nid) = (self.server.hs.clone(), self.room.nid);
         self.server.run(async move {
             let mut state = BTreeMap::new();
-            for ((kind, key), position) in hs.state_entries(sn, root, Part::All).await.expect("a state") {
-                state.insert((kind.to_string(), key), hs.event_at(sn, position).await.expect("an event").pdu.event_id.to_string());
+            for ((kind, key), position) in hs.state_entries(nid, root, Part::All).await.expect("a state") {
+                state.insert((kind.to_string(), key), hs.event_at(nid, position).await.expect("an event").pdu.event_id.to_string());
             }
             state
         })
@@ -194,15 +194,15 @@ pub(super) fn topic_after(answer: &Value, room: &str, known: Option<String>) -> 
 
 /// Every event of a room, in the order in which it came.
 pub(super) fn events_of(forked: &Forked) -> Vec<Rc<Event>> {
-    let (hs, sn) = (forked.server.hs.clone(), forked.room.sn);
-    forked.server.run(async move { hs.events_between(sn, Position::MIN..Position::MAX, Direction::Forward, 1000).await }).expect("events")
+    let (hs, nid) = (forked.server.hs.clone(), forked.room.nid);
+    forked.server.run(async move { hs.events_between(nid, Position::MIN..Position::MAX, Direction::Forward, 1000).await }).expect("events")
 }
 
 /// Nodes of the room's state tree that are stored although no event refers to them. Nothing collects such nodes, since there must be none: only what
 /// an event refers to is written, and events go with their room only.
 pub(super) fn stray_nodes(forked: &Forked) -> BTreeSet<NodeId> {
-    let (store, sn) = (Reader::new(forked.server.store.clone()), forked.room.sn);
-    let stored = forked.server.run(async move { tables::STATE_NODES.scan(&store, &sn, Direction::Forward, usize::MAX).await }).expect("nodes");
+    let (store, nid) = (Reader::new(forked.server.store.clone()), forked.room.nid);
+    let stored = forked.server.run(async move { tables::STATE_NODES.scan(&store, &nid, Direction::Forward, usize::MAX).await }).expect("nodes");
     let mut stored: BTreeMap<NodeId, Node> =
         stored.into_iter().map(|((_, id), bytes)| (NodeId(id), Node::decode(&bytes.0).expect("a node"))).collect();
     let mut referred: Vec<NodeId> = events_of(forked).iter().flat_map(|event| [event.state_before, event.state_after, event.room_state]).collect();
@@ -218,11 +218,11 @@ pub(super) fn stray_nodes(forked: &Forked) -> BTreeSet<NodeId> {
 pub(super) fn begun(server: &TestServer, version: &RoomVersionId, create: &Pdu) -> Rc<RoomInfo> {
     let hs = server.hs.clone();
     let rules = version.rules().expect("rules");
-    let room = Rc::new(RoomInfo { sn: hs.rooms.next_sn(), id: create.room_id.clone(), version: version.clone(), rules });
+    let room = Rc::new(RoomInfo { nid: hs.rooms.next_nid(), id: create.room_id.clone(), version: version.clone(), rules });
     let (create, written) = (create.clone(), room.clone());
     let written = async move {
         let begin = async |write: &mut Write<'_>| -> Result<(), Stop> {
-            tables::ROOMS.put(write.tx, &written.sn, &Room { id: written.id.clone(), version: written.version.clone() });
+            tables::ROOMS.put(write.tx, &written.nid, &Room { id: written.id.clone(), version: written.version.clone() });
             write.begin(create.clone())
         };
         hs.write_new_room(&written, 0, 1, HashMap::new(), HashMap::new(), begin).await

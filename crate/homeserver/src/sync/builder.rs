@@ -5,7 +5,7 @@ use super::{
     changes::{Changes, Listed, RoomChanges},
     ephemeral::{account_data_event, bare_event},
     filter::{self, Definition, Facts, Fields},
-    rooms::Stay,
+    rooms::FormerMembership,
     sent_members::Recipient,
 };
 use crate::{
@@ -16,7 +16,7 @@ use crate::{
     position::Position,
     push::PUSH_RULES,
     room::{Related, RoomInfo, membership_of},
-    tables::{self, AccountData, Json, Membership, MembershipKind, RoomSn, Session},
+    tables::{self, AccountData, Json, Membership, MembershipKind, RoomNid, Session},
 };
 use ephapse_store::Direction;
 use futures_util::{StreamExt, TryStreamExt, stream};
@@ -39,7 +39,7 @@ const AT_A_TIME: usize = 16;
 const TURN: u64 = 8;
 
 /// What a request asks for.
-pub struct Ask {
+pub struct SyncRequest {
     /// Who asks, from which device.
     pub session: Session,
     /// What of it the client wants.
@@ -52,10 +52,10 @@ pub struct Ask {
     pub state_after: bool,
 }
 
-/// A look from one position to another.
-pub struct Look<'a> {
+/// What one sync answers, from one position to another.
+pub struct SyncBuilder<'a> {
     pub(super) hs: &'a Homeserver,
-    pub(super) ask: &'a Ask,
+    pub(super) ask: &'a SyncRequest,
     /// What has been looked at already; `None`: nothing.
     pub(super) from: Option<Position>,
     pub(super) to: Position,
@@ -69,7 +69,7 @@ pub struct Look<'a> {
     /// The device, as far as it lazy-loads members.
     pub(super) recipient: Recipient,
     /// All account data, when nothing has been looked at.
-    account_data: HashMap<RoomSn, Vec<(String, AccountData)>>,
+    account_data: HashMap<RoomNid, Vec<(String, AccountData)>>,
     began: Cell<u64>,
 }
 
@@ -84,7 +84,7 @@ enum Section {
 impl Homeserver {
     /// What a client sees of its rooms and account data; `seen`: that has seen everything up to a
     /// position, and what has changed since.
-    pub(crate) async fn look(&self, ask: &Ask, seen: Option<(Position, &Listed)>, to: Position) -> Result<Response> {
+    pub(crate) async fn sync_response(&self, ask: &SyncRequest, seen: Option<(Position, &Listed)>, to: Position) -> Result<Response> {
         let from = seen.map(|(from, _)| from);
         let user = ask.session.user;
         let mut response = Response::new(self.token(to));
@@ -93,7 +93,7 @@ impl Homeserver {
             Some((from, listed)) => Some(self.changes_for(user, &rooms, from..to, listed).await?),
             None => None,
         };
-        let mut look = Look {
+        let mut builder = SyncBuilder {
             hs: self,
             ask,
             from,
@@ -108,27 +108,27 @@ impl Homeserver {
         };
         if from.is_none() {
             for ((_, room, kind), data) in tables::ACCOUNT_DATA.scan(self.store(), &user, Direction::Forward, usize::MAX).await? {
-                look.account_data.entry(room).or_default().push((kind, data));
+                builder.account_data.entry(room).or_default().push((kind, data));
             }
         }
-        let candidates: Vec<(RoomSn, Membership)> = match &changes {
+        let candidates: Vec<(RoomNid, Membership)> = match &changes {
             Some(changes) if !ask.full_state => changes.rooms.keys().filter_map(|room| Some((*room, rooms.get(*room)?))).collect(),
             _ => rooms.all(),
         };
         // A device that has not seen the departure yet would show the room for ever.
         let is_told = |membership: &Membership| !membership.forgotten || from.is_some_and(|from| membership.position > from);
         let candidates = candidates.into_iter().filter(|(_, membership)| is_told(membership)).collect();
-        look.rooms(candidates, changes.as_ref(), &mut response).await?;
-        look.global_account_data(changes.as_ref(), &mut response).await?;
-        look.presence(&rooms, changes.as_ref(), &mut response).await?;
+        builder.rooms(candidates, changes.as_ref(), &mut response).await?;
+        builder.global_account_data(changes.as_ref(), &mut response).await?;
+        builder.presence(&rooms, changes.as_ref(), &mut response).await?;
         Ok(response)
     }
 }
 
-impl Look<'_> {
-    async fn rooms(&self, candidates: Vec<(RoomSn, Membership)>, changes: Option<&Changes>, response: &mut Response) -> Result<()> {
-        let numbers: Vec<RoomSn> = candidates.iter().map(|(room, _)| *room).collect();
-        let infos = self.hs.rooms_by_sn(&numbers).await?;
+impl SyncBuilder<'_> {
+    async fn rooms(&self, candidates: Vec<(RoomNid, Membership)>, changes: Option<&Changes>, response: &mut Response) -> Result<()> {
+        let numbers: Vec<RoomNid> = candidates.iter().map(|(room, _)| *room).collect();
+        let infos = self.hs.rooms_by_nid(&numbers).await?;
         self.hs.room_heads(&numbers).await?;
         let filter = &self.ask.filter.room;
         let found = candidates.into_iter().zip(infos).filter_map(|(candidate, info)| Some((candidate, info?)));
@@ -199,7 +199,7 @@ impl Look<'_> {
                 // Of a room that was forgotten only the departure is told.
                 let was_in = was_in && !now.forgotten;
                 let again = known.is_none() && before.is_some();
-                Ok(Some(Section::Leave(self.left(room, now, changes, position, Stay { known, was_in, again }).await?)))
+                Ok(Some(Section::Leave(self.left(room, now, changes, position, FormerMembership { known, was_in, again }).await?)))
             }
             _ => Ok(None),
         }
@@ -207,14 +207,14 @@ impl Look<'_> {
 
     /// The user's membership as it was at a position.
     async fn membership_at(&self, room: &RoomInfo, position: Position) -> Result<Option<(MembershipKind, Position)>> {
-        let head = self.hs.room_head(room.sn).await?;
-        let state = self.hs.room_state_at(room.sn, &head, position).await?;
+        let head = self.hs.room_head(room.nid).await?;
+        let state = self.hs.room_state_at(room.nid, &head, position).await?;
         let key = (StateEventType::RoomMember, self.ask.session.user_id.to_string());
-        Ok(self.hs.state_event(room.sn, state, key).await?.map(|event| (membership_of(&event), event.position)))
+        Ok(self.hs.state_event(room.nid, state, key).await?.map(|event| (membership_of(&event), event.position)))
     }
 
     /// The user's account data of a room, or outside of rooms (0).
-    pub(super) async fn account_data(&self, room: RoomSn, changes: Option<&super::changes::Which<String>>) -> Result<Vec<(String, AccountData)>> {
+    pub(super) async fn account_data(&self, room: RoomNid, changes: Option<&super::changes::Which<String>>) -> Result<Vec<(String, AccountData)>> {
         match (self.from, changes) {
             (None, _) => Ok(self.account_data.get(&room).cloned().unwrap_or_default()),
             (Some(_), Some(changes)) if changes.is_none() => Ok(Vec::new()),

@@ -1,7 +1,7 @@
 //! The body of a request as it arrives over a connection: within bounds of time while the
 //! homeserver reads it, and taken off the wire when it does not.
 
-use super::bounds::Share;
+use super::limits::Share;
 use bytes::Bytes;
 use ephapse_homeserver::BodyError;
 use http_body::{Body, Frame, SizeHint};
@@ -36,7 +36,7 @@ const SLOWEST: u64 = 16 << 10;
 const LINGER: Duration = Duration::from_secs(1);
 
 /// A body on its way.
-pub struct Arriving {
+pub struct RequestBody {
     /// `None` when it ended.
     incoming: Option<Incoming>,
     began: Instant,
@@ -77,7 +77,7 @@ impl Incomplete {
     }
 }
 
-impl Arriving {
+impl RequestBody {
     /// The body of a request that arrived just now; `leaving` becomes true when the process is
     /// about to end.
     pub fn new(incoming: Incoming, leaving: watch::Receiver<bool>, request: Rc<Incomplete>) -> Self {
@@ -112,7 +112,7 @@ impl Arriving {
     }
 }
 
-impl Body for Arriving {
+impl Body for RequestBody {
     type Data = Bytes;
     type Error = BodyError;
 
@@ -149,7 +149,7 @@ impl Body for Arriving {
     }
 }
 
-impl Drop for Arriving {
+impl Drop for RequestBody {
     fn drop(&mut self) {
         let Some(mut incoming) = self.incoming.take().filter(|incoming| !incoming.is_end_stream()) else { return };
         let mut leaving = self.leaving.clone();
