@@ -13,18 +13,18 @@ use ephapse_homeserver::{
 };
 use ephapse_store::{Batch, Direction, Reader};
 use serde_json::{Value, json};
-use std::{
-    io,
-    sync::{Arc, Mutex},
-};
+use std::{cell::RefCell, io, sync::Once};
 
-/// What is logged.
-#[derive(Clone, Default)]
-struct Log(Arc<Mutex<Vec<u8>>>);
+thread_local! {
+    static LOG: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
+
+/// What the test of this thread has logged.
+struct Log;
 
 impl io::Write for Log {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.lock().expect("nobody panicked").write(bytes)
+        LOG.with_borrow_mut(|log| log.write(bytes))
     }
 
     fn flush(&mut self) -> io::Result<()> {
@@ -32,14 +32,14 @@ impl io::Write for Log {
     }
 }
 
-/// The warnings and errors that are logged while something is done.
+/// The warnings and errors that are logged while something is done. There is one subscriber for all
+/// threads: where one has none, tracing may take what it logs first for of no interest to anybody.
 fn logged<T>(work: impl FnOnce() -> T) -> (T, Vec<String>) {
-    let log = Log::default();
-    let writer = log.clone();
-    let lines = tracing_subscriber::fmt().with_max_level(tracing::Level::WARN).with_ansi(false).with_writer(move || writer.clone());
-    let done = tracing::subscriber::with_default(lines.finish(), work);
-    let lines = String::from_utf8(log.0.lock().expect("nobody panicked").clone()).expect("text");
-    (done, lines.lines().map(str::to_owned).collect())
+    static SUBSCRIBED: Once = Once::new();
+    SUBSCRIBED.call_once(|| tracing_subscriber::fmt().with_max_level(tracing::Level::WARN).with_ansi(false).with_writer(|| Log).init());
+    LOG.take();
+    let done = work();
+    (done, String::from_utf8(LOG.take()).expect("text").lines().map(str::to_owned).collect())
 }
 
 type Stored = Vec<(Vec<u8>, Vec<u8>)>;
