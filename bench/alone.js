@@ -1,5 +1,6 @@
-// A service worker that does nothing but what none can do without: it answers, at `/alone/answer`, and stores what came before it answers, at `/alone/write`.
-// What that takes is what the browser takes of a request on this machine.
+// A service worker that does nothing but what none can do without: it answers, at `/alone/answer`,
+// and stores what came before it answers, at `/alone/write`. What that takes is what the browser
+// takes of a request on this machine.
 
 const opened = new Promise((resolve, reject) => {
   const opening = indexedDB.open('alone');

@@ -1,13 +1,14 @@
-//! Matrix events as servers exchange them, in room versions 1 to 12: formats, event ids, content and
-//! reference hashes, signatures, redaction, authorization rules and state resolution.
+//! Matrix events as servers exchange them, in room versions 1 to 12: formats, event ids, content
+//! and reference hashes, signatures, redaction, authorization rules and state resolution.
 //!
 //! All of it is plain functions of events and state. Nothing here reads a store, knows the time,
 //! waits, or speaks HTTP. What a function needs it is given, or asks for through a closure. What is
 //! not at hand it names, and is called again.
 //!
-//! Ids, event types, the rules of room versions (`ruma::RoomVersionId::rules`) and the authorization
-//! rules are ruma's. Written here are canonical JSON, hashes, signatures and ids, in one pass over an
-//! event, and a state resolution whose work follows the conflict and not the size of the room.
+//! Ids, event types, the rules of room versions (`ruma::RoomVersionId::rules`) and the
+//! authorization rules are ruma's. Written here are canonical JSON, hashes, signatures and ids, in
+//! one pass over an event, and a state resolution whose work follows the conflict and not the size
+//! of the room.
 //!
 //! | The specification | Here |
 //! |---|---|
@@ -57,8 +58,8 @@
 //! # }
 //! ```
 //!
-//! `examples/forked_room.rs` goes on to a room that two servers change at the same time, and to what
-//! its state becomes.
+//! `examples/forked_room.rs` goes on to a room that two servers change at the same time, and to
+//! what its state becomes.
 //!
 //! # Features
 //!

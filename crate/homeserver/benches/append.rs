@@ -1,5 +1,6 @@
-//! How many events a second one engine appends: built, hashed, signed, authorized, and on disk when counted. Run with `cargo bench -p ephapse-homeserver`;
-//! `-- memory` or `-- disk` runs one store only.
+//! How many events a second one engine appends: built, hashed, signed, authorized, and on disk when
+//! counted. Run with `cargo bench -p ephapse-homeserver`; `-- memory` or `-- disk` runs one store
+//! only.
 
 use ephapse_homeserver::{
     Body, Config, Entrance, Homeserver, Host, Registration,

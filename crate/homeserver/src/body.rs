@@ -1,7 +1,9 @@
-//! The body of a request or of an answer: bytes that are there, or a stream of them, in both directions and in every host.
+//! The body of a request or of an answer: bytes that are there, or a stream of them, in both
+//! directions and in every host.
 //!
-//! A request's body is read only after its endpoint is found and its access token known, and never further than the endpoint's bound: see
-//! `Homeserver::handle`. An answer leaves in pieces of [`PIECE`] bytes, so that a large one need not be copied as a whole.
+//! A request's body is read only after its endpoint is found and its access token known, and never
+//! further than the endpoint's bound: see `Homeserver::handle`. An answer leaves in pieces of
+//! [`PIECE`] bytes, so that a large one need not be copied as a whole.
 
 use bytes::{Bytes, BytesMut};
 use http_body::{Body as _, Frame, SizeHint};
@@ -43,7 +45,8 @@ impl Body {
         Self::Stream(Box::pin(body.map_err(Into::into)))
     }
 
-    /// All of it, at most `limit` bytes; a longer one is refused before it is read where its length is declared, and otherwise as soon as it passes the limit.
+    /// All of it, at most `limit` bytes; a longer one is refused before it is read where its length
+    /// is declared, and otherwise as soon as it passes the limit.
     pub async fn read(mut self, limit: usize) -> Result<Bytes, ReadError> {
         if self.size_hint().lower() > limit as u64 {
             return Err(ReadError::TooLarge(limit));
@@ -51,7 +54,8 @@ impl Body {
         if let Self::Whole(bytes) = self {
             return Ok(bytes);
         }
-        // Pieces are put together as they come: many small ones, kept apart, would take far more memory than they have bytes.
+        // Pieces are put together as they come: many small ones, kept apart, would take far more
+        // memory than they have bytes.
         let mut whole = BytesMut::new();
         while let Some(frame) = self.frame().await {
             let Ok(data) = frame.map_err(ReadError::BrokeOff)?.into_data() else { continue };

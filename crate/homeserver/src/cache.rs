@@ -3,7 +3,8 @@
 use hashlink::LruCache;
 use std::{borrow::Borrow, hash::Hash};
 
-/// What an entry takes beside what it holds, roughly: its place in the table and in the order of use.
+/// What an entry takes beside what it holds, roughly: its place in the table and in the order of
+/// use.
 const ENTRY: usize = 64;
 
 /// A bounded cache.

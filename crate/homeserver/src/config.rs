@@ -17,11 +17,13 @@ pub enum Registration {
 /// The settings of one homeserver.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// The name to be known by; `None`: the `k51…` name that follows from the node's key. Fixed when the database is made.
+    /// The name to be known by; `None`: the `k51…` name that follows from the node's key. Fixed
+    /// when the database is made.
     pub server_name: Option<OwnedServerName>,
     /// Who may register.
     pub registration: Registration,
-    /// What an operator's tools have to know to make accounts (`/_synapse/admin/v1/register`); `None`: there is no such endpoint.
+    /// What an operator's tools have to know to make accounts (`/_synapse/admin/v1/register`);
+    /// `None`: there is no such endpoint.
     pub registration_shared_secret: Option<String>,
     /// The version of rooms created without one.
     pub default_room_version: RoomVersionId,
@@ -31,15 +33,18 @@ pub struct Config {
     pub rate_limits: bool,
     /// Whether users see who of those they share a room with is there.
     pub presence: bool,
-    /// The base URL in `/.well-known/matrix/client`; `None`: the one that the request came by, where it says so.
+    /// The base URL in `/.well-known/matrix/client`; `None`: the one that the request came by,
+    /// where it says so.
     pub public_url: Option<String>,
     /// Where a user asks for help when storage is full: a URI, in `admin_contact`.
     pub admin_contact: String,
-    /// What clients are told when storage is full: the host knows whether that is a disk or what a browser grants a site.
+    /// What clients are told when storage is full: the host knows whether that is a disk or what a
+    /// browser grants a site.
     pub storage_full: String,
     /// Bytes that any request's body may have; most endpoints take less.
     pub largest_body: usize,
-    /// Bytes that a file may have that somebody uploads, unless `Homeserver::set_max_upload` says another number.
+    /// Bytes that a file may have that somebody uploads, unless `Homeserver::set_max_upload` says
+    /// another number.
     pub max_upload: u64,
 }
 

@@ -32,7 +32,8 @@ pub enum Error {
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 impl Error {
-    /// An error of the specification, with a message in plain words: those of libraries lose what they say of our types.
+    /// An error of the specification, with a message in plain words: those of libraries lose what
+    /// they say of our types.
     pub fn new(status: StatusCode, kind: ErrorKind, message: impl Into<String>) -> Self {
         Self::Matrix(Box::new(MatrixError::new(status, ErrorBody::Standard(StandardErrorBody::new(kind, plain(message.into()))))))
     }
@@ -130,7 +131,8 @@ impl Error {
         }
     }
 
-    /// The answer to the request that `log` tells of; the configuration says what is told when storage is full.
+    /// The answer to the request that `log` tells of; the configuration says what is told when
+    /// storage is full.
     pub(crate) fn into_response(self, config: &Config, log: &RequestLog) -> http::Response<Vec<u8>> {
         let answer = match self {
             Self::Matrix(error) => error.try_into_http_response(),
@@ -155,7 +157,8 @@ pub(crate) fn missing(text: &str) -> Option<&str> {
     text.split_once("missing field `")?.1.split('`').next()
 }
 
-/// What serde says without what it knows of our types: `invalid type: sequence, expected struct Filter at line 1 column 2`.
+/// What serde says without what it knows of our types: `invalid type: sequence, expected struct
+/// Filter at line 1 column 2`.
 fn plain(text: String) -> String {
     let is_ours = [", expected ", "untagged enum", "`js_int::"].iter().any(|ours| text.contains(ours));
     if !is_ours {
@@ -173,7 +176,8 @@ fn plain(text: String) -> String {
     format!("{before}{last}{place}")
 }
 
-/// The stages that are left; ruma's answer would leave out `completed` where there are none, and some clients look for it.
+/// The stages that are left; ruma's answer would leave out `completed` where there are none, and
+/// some clients look for it.
 fn interactive(info: &UiaaInfo) -> http::Response<Vec<u8>> {
     #[derive(Serialize)]
     struct Whole<'a> {

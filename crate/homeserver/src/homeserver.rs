@@ -1,4 +1,5 @@
-//! The server itself: what it stands on, how it opens, how a request goes in and an answer comes out.
+//! The server itself: what it stands on, how it opens, how a request goes in and an answer comes
+//! out.
 
 use crate::{
     body::{Body, ReadError},
@@ -33,7 +34,8 @@ use std::{cell::Cell, future::Future, panic::AssertUnwindSafe, pin::pin, rc::Rc}
 const CLEARED_EVERY: u64 = 60 * 60 * 1000;
 /// How soon again when there is much of it.
 const CLEARED_AT_SOONEST: u64 = 60 * 1000;
-/// How often a request that has written nothing is tried when what it had read was lost by a failed write.
+/// How often a request that has written nothing is tried when what it had read was lost by a failed
+/// write.
 const ATTEMPTS: usize = 3;
 
 /// Every durable stream.
@@ -178,8 +180,8 @@ impl Homeserver {
         Ok(hs)
     }
 
-    /// Answers one request. The answer leaves only when everything it could have seen or done is durable. What can be refused without the request's body is
-    /// refused before any of it is read.
+    /// Answers one request. The answer leaves only when everything it could have seen or done is
+    /// durable. What can be refused without the request's body is refused before any of it is read.
     pub async fn handle(self: &Rc<Self>, entrance: Entrance, request: Request<Body>) -> Response<Body> {
         let log = Rc::new(RequestLog::new(request.method()));
         let mut response = if request.method() == Method::OPTIONS {
@@ -191,7 +193,8 @@ impl Homeserver {
             }
         };
         self.clear_when_due();
-        // "Servers MUST expect that clients will approach them with OPTIONS requests", and all responses carry these (Client-Server API, Web browser clients).
+        // "Servers MUST expect that clients will approach them with OPTIONS requests", and all
+        // responses carry these (Client-Server API, Web browser clients).
         let headers = response.headers_mut();
         headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, HeaderValue::from_static("*"));
         headers.insert(header::ACCESS_CONTROL_ALLOW_METHODS, HeaderValue::from_static("GET, POST, PUT, DELETE, OPTIONS"));
@@ -199,7 +202,8 @@ impl Homeserver {
         response
     }
 
-    /// Behind the first answer after the start, and then once an hour, sooner when there is much to clear: nothing runs while nobody asks.
+    /// Behind the first answer after the start, and then once an hour, sooner when there is much to
+    /// clear: nothing runs while nobody asks.
     fn clear_when_due(self: &Rc<Self>) {
         let now = self.host.now();
         let soonest = (self.cleared_next.get() + CLEARED_AT_SOONEST).saturating_sub(CLEARED_EVERY);
@@ -238,7 +242,8 @@ impl Homeserver {
     async fn arrived(self: &Rc<Self>, request: Request<Body>, log: &RequestLog) -> Result<Request<Bytes>> {
         let (parts, body) = request.into_parts();
         let body = match body {
-            // "Content in a GET or HEAD request has no generally defined semantics" (RFC 9110, 9.3), and no endpoint gives it any.
+            // "Content in a GET or HEAD request has no generally defined semantics" (RFC 9110,
+            // 9.3), and no endpoint gives it any.
             _ if reads_only(&parts.method) => Bytes::new(),
             // No endpoint's bound is less.
             Body::Whole(bytes) if bytes.len() <= MAX_ANONYMOUS_BODY.min(self.config.largest_body) => bytes,
@@ -275,14 +280,16 @@ impl Homeserver {
         let begun = self.fresh_generation();
         let reads_only = reads_only(request.method());
         let answer = self.run(endpoint.handle(self.clone(), request, log), &Rc::new(Writes::default()), log).await;
-        // What takes a body waits for its writes itself, and looks again at what it stands on when the body is there, which may take long.
+        // What takes a body waits for its writes itself, and looks again at what it stands on when
+        // the body is there, which may take long.
         self.durable_since(if reads_only { begun } else { self.reader.generation() }).await?;
         answer
     }
 
     /// Has a handler answer that is given all of the request's body, and may run again.
     async fn answer_whole(self: &Rc<Self>, request: Request<Body>, log: &Rc<RequestLog>) -> Result<Response<Vec<u8>>> {
-        // Nothing is remembered of a request until its body is there: it may take long, and what it says counts from then on.
+        // Nothing is remembered of a request until its body is there: it may take long, and what it
+        // says counts from then on.
         let request = self.arrived(request, log).await?;
         let reads_only = reads_only(request.method());
         for attempt in 1.. {
@@ -296,7 +303,8 @@ impl Homeserver {
             if attempt < ATTEMPTS && (reads_only || writes.are_none()) {
                 continue;
             }
-            // A handler that failed by itself says it better than the barrier, and so do its own writes.
+            // A handler that failed by itself says it better than the barrier, and so do its own
+            // writes.
             answer?;
             if !reads_only {
                 writes.durable().await?;
@@ -306,8 +314,8 @@ impl Homeserver {
         unreachable!("the loop ends at the last attempt")
     }
 
-    /// Ends when everything submitted so far is durable; fails when something was lost that could be read since `generation`. What is submitted while this
-    /// waits may fail: nobody has seen it.
+    /// Ends when everything submitted so far is durable; fails when something was lost that could
+    /// be read since `generation`. What is submitted while this waits may fail: nobody has seen it.
     async fn durable_since(&self, generation: u64) -> Result<(), StoreError> {
         let durable = self.writer.barrier();
         // What failed before leaves nothing for the barrier to wait for.
@@ -321,7 +329,8 @@ impl Homeserver {
         })
     }
 
-    /// A panic costs one request: it is answered 500, and everything in memory is read anew from disk.
+    /// A panic costs one request: it is answered 500, and everything in memory is read anew from
+    /// disk.
     async fn run<T>(
         self: &Rc<Self>,
         handling: impl Future<Output = Result<Response<T>>>,
@@ -350,8 +359,9 @@ impl Homeserver {
         }
     }
 
-    /// The generation that a request or a task begins in, before its first read. When a write failed since the last one began, what memory holds of it goes
-    /// first; rows do so by themselves.
+    /// The generation that a request or a task begins in, before its first read. When a write
+    /// failed since the last one began, what memory holds of it goes first; rows do so by
+    /// themselves.
     pub(crate) fn fresh_generation(&self) -> u64 {
         let generation = self.reader.generation();
         if self.generation.replace(generation) != generation {
@@ -361,26 +371,29 @@ impl Homeserver {
         generation
     }
 
-    /// Drops every cache. Counters stay: a number or position that was given must not be given again with another meaning.
+    /// Drops every cache. Counters stay: a number or position that was given must not be given
+    /// again with another meaning.
     fn forget_memory(&self) {
         self.users.forget_all();
         self.rooms.forget_all();
         self.sync.reset();
     }
 
-    /// Whether long polls may wait for something to happen; `false` also answers those that wait. For a host that is about to hand over to another.
+    /// Whether long polls may wait for something to happen; `false` also answers those that wait.
+    /// For a host that is about to hand over to another.
     pub fn set_holding(&self, holding: bool) {
         if holding { self.notify.reopen() } else { self.notify.close() }
     }
 
-    /// Answers every held sync, holds none from now on, and ends when everything is durable and the database released.
+    /// Answers every held sync, holds none from now on, and ends when everything is durable and the
+    /// database released.
     pub async fn shutdown(&self) -> Result<(), StoreError> {
         self.notify.close();
         self.writer.close().await
     }
 
-    /// How many bytes an uploaded file may have, for a host whose owner says so while the server runs:
-    /// it holds until something else is said. `None`: what the configuration says.
+    /// How many bytes an uploaded file may have, for a host whose owner says so while the server
+    /// runs: it holds until something else is said. `None`: what the configuration says.
     ///
     /// # Errors
     /// It could not be stored, and holds until the server stops.
@@ -432,12 +445,14 @@ impl Homeserver {
         &self.identity.server_name
     }
 
-    /// Whether a request's body is passed on as it comes: then a mebibyte or two of it are held at a time, and not all of it.
+    /// Whether a request's body is passed on as it comes: then a mebibyte or two of it are held at
+    /// a time, and not all of it.
     pub fn takes_stream(&self, method: &Method, path: &str) -> bool {
         *method == Method::POST && self.router.once(method, path, &RequestLog::new(method)).is_some()
     }
 
-    /// The path of the endpoint that a request is for, in ruma's spelling: says what was asked for, and nothing of whom or what it was about.
+    /// The path of the endpoint that a request is for, in ruma's spelling: says what was asked for,
+    /// and nothing of whom or what it was about.
     pub fn endpoint_of(&self, path: &str) -> Option<&'static str> {
         self.router.template(path)
     }
@@ -467,8 +482,8 @@ impl Homeserver {
         Token { position, instance: self.identity.instance, to_device }.to_string()
     }
 
-    /// The position of a token that a client sent; malformed: 400 M_INVALID_PARAM. `None`: of another instance or from the future, so that the client
-    /// has to begin anew.
+    /// The position of a token that a client sent; malformed: 400 M_INVALID_PARAM. `None`: of
+    /// another instance or from the future, so that the client has to begin anew.
     pub(crate) fn position_of(&self, token: &str) -> Result<Option<Position>> {
         Ok(self.read_token(token)?.map(|token| token.position))
     }

@@ -3,7 +3,8 @@
 use ephapse_store::LocalBoxFuture;
 use std::time::Duration;
 
-/// The world outside: the browser's service worker, a native process, or a simulation with a clock and dice of its own.
+/// The world outside: the browser's service worker, a native process, or a simulation with a clock
+/// and dice of its own.
 pub trait Host {
     /// Milliseconds since the Unix epoch.
     fn now(&self) -> u64;
@@ -11,7 +12,8 @@ pub trait Host {
     /// Fills `bytes` with unpredictable ones.
     fn random(&self, bytes: &mut [u8]);
 
-    /// `text` in Unicode's Normalization Form KC. The host's, since every browser has the tables for it, which are larger than what needs them here.
+    /// `text` in Unicode's Normalization Form KC. The host's, since every browser has the tables
+    /// for it, which are larger than what needs them here.
     fn nfkc(&self, text: &str) -> String;
 
     /// Ends after `duration`.
@@ -23,7 +25,8 @@ pub trait Host {
     /// Lets the host answer what else is waiting, then goes on at once.
     fn yield_now(&self) -> LocalBoxFuture<'static, ()>;
 
-    /// Runs work that computes for tens of milliseconds, such as hashing a password: on another thread where there are threads.
+    /// Runs work that computes for tens of milliseconds, such as hashing a password: on another
+    /// thread where there are threads.
     fn compute(&self, work: Box<dyn FnOnce() -> Vec<u8> + Send>) -> LocalBoxFuture<'static, Vec<u8>> {
         Box::pin(async move { work() })
     }

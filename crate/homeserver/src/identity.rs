@@ -1,6 +1,7 @@
 //! Who this node is: its ed25519 key, the server name that follows from it, and its instance id.
 //!
-//! The name of a node without a domain is its libp2p peer id as a CIDv1 in base36 (`k51…`), so that anyone can derive the key from the name offline.
+//! The name of a node without a domain is its libp2p peer id as a CIDv1 in base36 (`k51…`), so that
+//! anyone can derive the key from the name offline.
 
 use crate::{
     host::Host,
@@ -12,7 +13,8 @@ use ephapse_store::{Reader, Store, StoreError};
 use ruma::{OwnedServerName, ServerName, signatures::Ed25519KeyPair};
 use std::{cell::OnceCell, rc::Rc};
 
-/// CIDv1, libp2p-key, identity multihash of 36 bytes, then the protobuf `{type: ed25519, data: 32 bytes}`.
+/// CIDv1, libp2p-key, identity multihash of 36 bytes, then the protobuf `{type: ed25519, data: 32
+/// bytes}`.
 const CID_PREFIX: [u8; 8] = [0x01, 0x72, 0x00, 0x24, 0x08, 0x01, 0x12, 0x20];
 
 /// The key id of a node's one key, which is never rotated.
@@ -60,7 +62,8 @@ impl Identity {
         Ok(Self { server_name: stored.server_name, seed: stored.seed, key_pair: OnceCell::new(), instance: stored.instance })
     }
 
-    /// The signing key; made when something is signed first, since that takes some milliseconds of a start.
+    /// The signing key; made when something is signed first, since that takes some milliseconds of
+    /// a start.
     pub fn key_pair(&self) -> &Ed25519KeyPair {
         self.key_pair.get_or_init(|| signing_key(&self.seed, KEY_VERSION))
     }
@@ -92,7 +95,8 @@ pub fn name_of_key(key: &ed25519_dalek::VerifyingKey) -> OwnedServerName {
     OwnedServerName::try_from(name).expect("base36 letters are a DNS label")
 }
 
-/// The key that a `k51…` name (or a name below a gateway, by its first label) stands for; `None` for ordinary names and for any but the canonical form.
+/// The key that a `k51…` name (or a name below a gateway, by its first label) stands for; `None`
+/// for ordinary names and for any but the canonical form.
 pub fn key_of_name(name: &ServerName) -> Option<ed25519_dalek::VerifyingKey> {
     let label = name.host().split('.').next()?;
     if !label.starts_with("k51") {

@@ -1,6 +1,8 @@
-//! A Matrix homeserver without sockets, clock, threads or randomness of its own: it takes HTTP requests and a [`Store`], and gives responses.
+//! A Matrix homeserver without sockets, clock, threads or randomness of its own: it takes HTTP
+//! requests and a [`Store`], and gives responses.
 //!
-//! A request flows `router` -> `client` -> `room` or `sync` -> `tables` -> the store. Start reading at [`Homeserver::handle`], then `room::append`.
+//! A request flows `router` -> `client` -> `room` or `sync` -> `tables` -> the store. Start reading
+//! at [`Homeserver::handle`], then `room::append`.
 
 #[cfg(test)]
 extern crate self as ephapse_homeserver;

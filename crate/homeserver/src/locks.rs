@@ -1,4 +1,5 @@
-//! Keyed asynchronous locks: what must not interleave (writers of one room, equal requests, an account) takes the lock of its name.
+//! Keyed asynchronous locks: what must not interleave (writers of one room, equal requests, an
+//! account) takes the lock of its name.
 
 use async_lock::{Mutex, MutexGuardArc};
 use std::{

@@ -23,7 +23,8 @@ pub struct Notify {
     closed: Cell<bool>,
 }
 
-/// A place in the queue; made *before* the caller looks whether there is something to see, so that nothing falls between look and wait.
+/// A place in the queue; made *before* the caller looks whether there is something to see, so that
+/// nothing falls between look and wait.
 pub struct Waiting(Rc<Waiter>);
 
 impl Notify {
@@ -57,7 +58,8 @@ impl Notify {
         self.changed(&[Change::ToDevice { user, device: device.to_owned() }]);
     }
 
-    /// Wakes everyone, now and from now on: the server is about to stop, and holds nothing any more.
+    /// Wakes everyone, now and from now on: the server is about to stop, and holds nothing any
+    /// more.
     pub fn close(&self) {
         self.closed.set(true);
         self.wake_all();

@@ -1,8 +1,10 @@
 //! The one position counter, and the tokens that clients see of it.
 //!
-//! A position is given to everything a client can see, in the order in which it becomes visible. Positions of a room's events that were fetched from
-//! before its start are negative. A token is a position and the node's instance id, `s<position>_<instance>`, and means the same after any restart. That of a
-//! sync that had no room for every to-device message has the number of the first one left behind it, `s<position>_<instance>_<number>`.
+//! A position is given to everything a client can see, in the order in which it becomes visible.
+//! Positions of a room's events that were fetched from before its start are negative. A token is a
+//! position and the node's instance id, `s<position>_<instance>`, and means the same after any
+//! restart. That of a sync that had no room for every to-device message has the number of the first
+//! one left behind it, `s<position>_<instance>_<number>`.
 
 use serde::{Deserialize, Serialize};
 use std::{cell::Cell, fmt, str::FromStr};
@@ -33,7 +35,8 @@ impl fmt::Display for Position {
 #[derive(Debug, Default)]
 pub struct Positions {
     given: Cell<i64>,
-    /// Not known after a failed write: what was behind the last durable one is gone, and no client may hold a token of it.
+    /// Not known after a failed write: what was behind the last durable one is gone, and no client
+    /// may hold a token of it.
     newest: Cell<Option<i64>>,
 }
 
@@ -43,7 +46,8 @@ impl Positions {
         Self { given: Cell::new(newest.0), newest: Cell::new(Some(newest.0)) }
     }
 
-    /// Gives every position up to and including `last`: to a transaction, which uses some of them. None is given twice.
+    /// Gives every position up to and including `last`: to a transaction, which uses some of them.
+    /// None is given twice.
     pub fn give_up_to(&self, last: Position) {
         debug_assert!(last > self.given(), "positions are given once");
         self.given.set(last.0);

@@ -1,4 +1,5 @@
-//! Names of properties with dots (Appendices, Dot-separated property paths): what push conditions look at, and what the fields of a filter are.
+//! Names of properties with dots (Appendices, Dot-separated property paths): what push conditions
+//! look at, and what the fields of a filter are.
 
 use ruma::{
     Int,
@@ -10,8 +11,8 @@ use std::fmt;
 /// No JSON that this server reads is deeper, so that a longer path leads nowhere.
 const DEEPEST: usize = 128;
 
-/// Splits a path at its dots. "Any literal dot or backslash found in a property name should be escaped with a backslash"; "other escape sequences are
-/// left as-is".
+/// Splits a path at its dots. "Any literal dot or backslash found in a property name should be
+/// escaped with a backslash"; "other escape sequences are left as-is".
 pub(crate) fn split(path: &str) -> Vec<String> {
     let mut parts = vec![String::new()];
     let mut letters = path.chars();
@@ -31,7 +32,8 @@ pub(crate) fn split(path: &str) -> Vec<String> {
     parts
 }
 
-/// Paths of which some JSON is read once, and nothing else of it is kept: JSON that somebody else wrote may be much larger in memory.
+/// Paths of which some JSON is read once, and nothing else of it is kept: JSON that somebody else
+/// wrote may be much larger in memory.
 #[derive(Debug, Default)]
 pub(crate) struct Paths(Vec<Path>);
 
@@ -42,13 +44,15 @@ struct Path {
 }
 
 impl Paths {
-    /// Adds a path: its number, which is that of an equal one where there is one. `None`: nothing can be there.
+    /// Adds a path: its number, which is that of an equal one where there is one. `None`: nothing
+    /// can be there.
     pub(crate) fn add(&mut self, path: &str) -> Option<usize> {
         let parts: Vec<Box<str>> = split(path).into_iter().map(String::into_boxed_str).collect();
         if parts.len() > DEEPEST {
             return None;
         }
-        // In order, so that those that begin alike stand together, and first the one that is all of the beginning.
+        // In order, so that those that begin alike stand together, and first the one that is all of
+        // the beginning.
         match self.0.binary_search_by(|path| path.parts.cmp(&parts)) {
             Ok(place) => Some(self.0[place].number),
             Err(place) => {

@@ -1,6 +1,8 @@
-//! The table endpoint -> handler, and what every request goes through before its handler: method, access token, parsing.
+//! The table endpoint -> handler, and what every request goes through before its handler: method,
+//! access token, parsing.
 //!
-//! Paths, methods and request types are ruma's; [`Router::new`] reads as the table of contents of what is implemented.
+//! Paths, methods and request types are ruma's; [`Router::new`] reads as the table of contents of
+//! what is implemented.
 
 use crate::{
     body::Body,
@@ -32,13 +34,16 @@ use std::{borrow::Cow, collections::HashMap, future::Future, rc::Rc};
 /// Bytes that a body may have where anybody may send it: what logs in or registers is small.
 pub const MAX_ANONYMOUS_BODY: usize = 64 << 10;
 
-/// Bytes that the body of a logged-in user may have, but for endpoints that say otherwise: an event of 64 KiB with all that is not ASCII escaped.
+/// Bytes that the body of a logged-in user may have, but for endpoints that say otherwise: an event
+/// of 64 KiB with all that is not ASCII escaped.
 const MAX_USER_BODY: usize = 256 << 10;
 
-/// Values and names that a larger body may have where each of them is made into something: more would take longer than others can wait.
+/// Values and names that a larger body may have where each of them is made into something: more
+/// would take longer than others can wait.
 const MOST_PARTS: usize = 1 << 16;
 
-/// Which door a request came through: pages reach client paths only, peers reach federation and key paths only.
+/// Which door a request came through: pages reach client paths only, peers reach federation and key
+/// paths only.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Entrance {
     /// A page of the node's own origin, or a client on a TCP port.
@@ -91,11 +96,13 @@ type Handler = Rc<dyn Fn(Incoming) -> Result<Answer>>;
 /// The answer of a [`OnceHandler`].
 type OnceAnswer = LocalBoxFuture<'static, Result<Response<Body>>>;
 
-/// A handler that takes the request's body as it comes, which can be read once; so the handler runs once.
+/// A handler that takes the request's body as it comes, which can be read once; so the handler runs
+/// once.
 type OnceHandler = Rc<dyn Fn(Incoming, Body) -> Result<OnceAnswer>>;
 
-/// A request on its way into its handler. What is done with it for every endpoint alike is done here and not in [`Table`]'s generic functions, which a
-/// browser downloads and compiles once for each endpoint.
+/// A request on its way into its handler. What is done with it for every endpoint alike is done
+/// here and not in [`Table`]'s generic functions, which a browser downloads and compiles once for
+/// each endpoint.
 struct Incoming {
     hs: Rc<Homeserver>,
     /// Who asks and with which token, where the endpoint is for logged-in users.
@@ -118,7 +125,8 @@ impl Incoming {
         Ok(UserCall { hs: self.hs, session, token, raw: raw(self.request, self.generation) })
     }
 
-    /// The answer to what cannot be parsed. Who may read nothing of a room is told that, and not what is wrong with a question about it.
+    /// The answer to what cannot be parsed. Who may read nothing of a room is told that, and not
+    /// what is wrong with a question about it.
     #[inline(never)]
     fn refused(self, error: Error) -> Answer {
         Box::pin(async move {
@@ -284,8 +292,9 @@ impl Router {
         (endpoint.handler)(Incoming { hs, user, request, arguments, generation })?.await
     }
 
-    /// Refuses what can be refused before the body is read: no such endpoint, no valid access token, a guest's token. The token is looked at again when the
-    /// body is there. Tells how many bytes the body may have.
+    /// Refuses what can be refused before the body is read: no such endpoint, no valid access
+    /// token, a guest's token. The token is looked at again when the body is there. Tells how many
+    /// bytes the body may have.
     pub async fn admit(&self, hs: &Homeserver, request: &Parts, log: &RequestLog) -> Result<usize> {
         let (endpoint, _) = self.find(&request.method, request.uri.path(), log)?;
         authenticate(hs, endpoint.callers, &request.headers, &request.uri).await?;
@@ -385,7 +394,8 @@ impl Table {
         self.logged_in(handler, Callers::Users, Bound::Whole)
     }
 
-    /// As [`Self::user`], for bodies as large as any may be, of parts each of which is made into something.
+    /// As [`Self::user`], for bodies as large as any may be, of parts each of which is made into
+    /// something.
     pub fn many<R, F, A>(&mut self, handler: F) -> &mut Self
     where
         R: IncomingRequest + 'static,
@@ -466,7 +476,8 @@ impl Table {
         self.add(R::METHOD, &mut R::PATH_BUILDER.all_paths(), Endpoint { path: "", handler: Rc::new(handler), callers, bound })
     }
 
-    // Once for all endpoints and not once for each: a browser compiles what a cold start runs when it runs it, and takes long for much code.
+    // Once for all endpoints and not once for each: a browser compiles what a cold start runs when
+    // it runs it, and takes long for much code.
     #[inline(never)]
     fn add(&mut self, method: Method, paths: &mut dyn Iterator<Item = &'static str>, endpoint: Endpoint) -> &mut Self {
         for path in paths {
@@ -486,7 +497,8 @@ impl Table {
 
     fn build(self) -> Router {
         let mut paths = matchit::Router::new();
-        // Paths that differ only in the names of their parameters are one path with several methods.
+        // Paths that differ only in the names of their parameters are one path with several
+        // methods.
         let mut merged: HashMap<String, (&'static str, HashMap<Method, Endpoint>)> = HashMap::new();
         for (path, methods) in self.paths {
             let shape = path.split('/').map(|part| if part.starts_with('{') { "{}" } else { part }).collect::<Vec<_>>().join("/");
@@ -539,7 +551,8 @@ pub fn token_hash(token: &str) -> [u8; 32] {
     Sha256::digest(token.as_bytes()).into()
 }
 
-/// Whose request it is, and what its access token is kept as; nobody's where the endpoint is for all.
+/// Whose request it is, and what its access token is kept as; nobody's where the endpoint is for
+/// all.
 async fn authenticate(hs: &Homeserver, callers: Callers, headers: &HeaderMap, uri: &Uri) -> Result<Option<(Session, [u8; 32])>> {
     if callers == Callers::All {
         return Ok(None);

@@ -1,7 +1,8 @@
 //! Every table: its prefix, key and value. The one place that says what is on disk.
 //!
-//! Rooms and users are interned to small integers (`RoomNid`, `UserNid`), so that keys are short and neighbours in time are neighbours on disk.
-//! A prefix is never used again for another meaning; [`FORMAT`] grows when the meaning of what is stored changes.
+//! Rooms and users are interned to small integers (`RoomNid`, `UserNid`), so that keys are short
+//! and neighbours in time are neighbours on disk. A prefix is never used again for another meaning;
+//! [`FORMAT`] grows when the meaning of what is stored changes.
 
 mod key;
 mod keys;
@@ -34,7 +35,8 @@ pub const STORED_FORMAT: Table<(), u32> = Table::new(0x00, "format");
 pub const IDENTITY: Table<(), StoredIdentity> = Table::new(0x01, "identity");
 /// The newest position given; in every batch that gives one.
 pub const NEWEST_POSITION: Table<(), Position> = Table::new(0x02, "newest position");
-/// What changed at a position: incremental sync reads from here. Up to [`CHANGES_FLOOR`] only what outlives the list.
+/// What changed at a position: incremental sync reads from here. Up to [`CHANGES_FLOOR`] only what
+/// outlives the list.
 pub const CHANGES: Table<Position, Change> = Table::new(0x03, "changes");
 /// Behind which position every change is listed.
 pub const CHANGES_FLOOR: Table<(), Position> = Table::new(0x04, "changes floor");
@@ -62,7 +64,8 @@ pub const EVENT_IDS: Table<OwnedEventId, (RoomNid, Position)> = Table::new(0x22,
 pub const STATE_NODES: Table<(RoomNid, [u8; 16]), RawBytes> = Table::new(0x23, "state nodes");
 /// Children of an event, by the parent's id: `(room, parent, child)`.
 pub const RELATIONS: Table<(RoomNid, OwnedEventId, Position), Relation> = Table::new(0x24, "relations");
-/// Events that relate to an event through others, by the id of the event at the other end: `(room, event, descendant)`.
+/// Events that relate to an event through others, by the id of the event at the other end: `(room,
+/// event, descendant)`.
 pub const INDIRECT_RELATIONS: Table<(RoomNid, OwnedEventId, Position), IndirectRelation> = Table::new(0x2d, "indirect relations");
 /// The newest annotation of each kind: `(room, parent, fingerprint of sender, type and key)`.
 pub const ANNOTATIONS: Table<(RoomNid, OwnedEventId, [u8; 16]), Position> = Table::new(0x2e, "annotations");
@@ -109,7 +112,8 @@ pub const ROOM_ACCOUNT_DATA: Table<(RoomNid, UserNid), ()> = Table::new(0x4c, "u
 pub const FILTERS: Table<(UserNid, String), Json> = Table::new(0x45, "filters");
 /// Requests that were answered, by user, device, method and path with its transaction id.
 pub const TRANSACTIONS: Table<(UserNid, OwnedDeviceId, String), Transaction> = Table::new(0x46, "transactions");
-/// When requests were answered, so that old ones can be dropped: `(time in ms, user, device, request)`.
+/// When requests were answered, so that old ones can be dropped: `(time in ms, user, device,
+/// request)`.
 pub const TRANSACTIONS_BY_TIME: Table<(u64, UserNid, OwnedDeviceId, String), ()> = Table::new(0x47, "transactions by time");
 /// User-interactive sessions under way, by their id.
 pub const INTERACTIVE_SESSIONS: Table<String, InteractiveSession> = Table::new(0x48, "user-interactive sessions");
@@ -136,7 +140,8 @@ pub const STREAM_TOTALS: Table<String, StreamTotals> = Table::new(0x63, "stream 
 // 0x64 said which to-device messages a sync had no room for.
 /// Identity keys of devices, as uploaded.
 pub const DEVICE_KEYS: Table<(UserNid, OwnedDeviceId), Json> = Table::new(0x65, "device keys");
-/// One-time keys that nobody has claimed, in the order of their upload: `(user, device, algorithm, number)`.
+/// One-time keys that nobody has claimed, in the order of their upload: `(user, device, algorithm,
+/// number)`.
 pub const ONE_TIME_KEYS: Table<(UserNid, OwnedDeviceId, String, u64), OneTimeKey> = Table::new(0x66, "one-time keys");
 /// Which one-time keys nobody has claimed, by `algorithm:id`.
 pub const ONE_TIME_KEY_IDS: Table<(UserNid, OwnedDeviceId, String), KnownOneTimeKey> = Table::new(0x67, "one-time key ids");
@@ -162,9 +167,11 @@ pub const UNREAD: Table<(UserNid, RoomNid), Unread> = Table::new(0x70, "unread c
 pub const MEDIA: Table<FileKey, Media> = Table::new(0x80, "media");
 /// The chunks of files, in their order: `(server name, media id, variant, number)`.
 pub const MEDIA_CHUNKS: Table<(OwnedServerName, String, String, u32), [u8; 32]> = Table::new(0x81, "media chunks");
-/// Which files a chunk is for: `(chunk, server name, media id, variant)`. Written before the chunk is.
+/// Which files a chunk is for: `(chunk, server name, media id, variant)`. Written before the chunk
+/// is.
 pub const CHUNK_USES: Table<([u8; 32], OwnedServerName, String, String), ()> = Table::new(0x82, "chunk uses");
-/// Files that are being uploaded or deleted, from before their first chunk is written until after the last one is deleted.
+/// Files that are being uploaded or deleted, from before their first chunk is written until after
+/// the last one is deleted.
 pub const UPLOADS: Table<FileKey, ()> = Table::new(0x83, "uploads under way");
 
 #[cfg(test)]

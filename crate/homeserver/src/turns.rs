@@ -1,4 +1,5 @@
-//! Turns: who works long lets others go on in between. The engine has one thread, and reading from a store that has everything in memory is no pause.
+//! Turns: who works long lets others go on in between. The engine has one thread, and reading from
+//! a store that has everything in memory is no pause.
 
 use crate::host::Host;
 

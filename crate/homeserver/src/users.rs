@@ -102,7 +102,8 @@ impl Homeserver {
         Ok(tables::ACCOUNTS.get(self.store(), &nid).await?.map(|_| nid))
     }
 
-    /// The number of a user, given now if the user was not known. The number is written before whatever its receiver writes with it.
+    /// The number of a user, given now if the user was not known. The number is written before
+    /// whatever its receiver writes with it.
     pub async fn intern_user(&self, id: &UserId) -> Result<UserNid, StoreError> {
         loop {
             let (generation, since) = (self.store().generation(), self.users.by_id.read_since());

@@ -77,7 +77,8 @@ async fn purge_each(call: &UserCall, rooms: Vec<RoomNid>) -> Result<()> {
     Ok(())
 }
 
-/// Takes the account away, and all that is its own; with `erase` also what its user sent, from those who come later. Answers which rooms it had a part in.
+/// Takes the account away, and all that is its own; with `erase` also what its user sent, from
+/// those who come later. Answers which rooms it had a part in.
 async fn end_account(call: &UserCall, erase: bool) -> Result<Vec<RoomNid>> {
     let (hs, session) = (&call.hs, &call.session);
     let _lock = hs.lock(LockKey::Account(session.user_id.to_string())).await;

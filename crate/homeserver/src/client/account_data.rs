@@ -1,4 +1,5 @@
-//! Account data, of the account and of rooms (Client-Server API, Client Config), and tags, which are account data of type `m.tag` (Room Tagging).
+//! Account data, of the account and of rooms (Client-Server API, Client Config), and tags, which
+//! are account data of type `m.tag` (Room Tagging).
 
 use super::push_rules;
 use crate::{
@@ -141,7 +142,8 @@ async fn room(hs: &Homeserver, id: &RoomId) -> Result<RoomNid> {
     Ok(hs.room(id).await?.ok_or_else(|| Error::not_found("this server does not know the room"))?.nid)
 }
 
-/// A room, and the lock that keeps it: what is written before that is free goes with the room when everybody has forgotten it.
+/// A room, and the lock that keeps it: what is written before that is free goes with the room when
+/// everybody has forgotten it.
 async fn kept_room(hs: &Homeserver, id: &RoomId) -> Result<(RoomNid, MutexGuardArc<()>)> {
     let lock = hs.lock(LockKey::Room(room(hs, id).await?)).await;
     // It may have gone while the lock was waited for.

@@ -98,7 +98,8 @@ pub async fn delete(call: UserCall, request: delete_alias::v3::Request) -> Resul
         transaction::remember(&call, write.tx, None);
         let Some(content) = without(write, &request.room_alias)? else { return Ok(()) };
         match write.send(Draft::state(call.session.user_id.clone(), StateEventType::RoomCanonicalAlias, "", content)) {
-            // "Delete the alias and return a successful response even if the user does not have permission to update the m.room.canonical_alias event."
+            // "Delete the alias and return a successful response even if the user does not have
+            // permission to update the m.room.canonical_alias event."
             Ok(_) | Err(Stop::Refused(room::Error::Refused(_))) => Ok(()),
             Err(stop) => Err(stop),
         }
@@ -139,13 +140,14 @@ pub async fn unfit(hs: &Homeserver, room: RoomNid, aliases: BTreeSet<String>) ->
     Ok(unfit)
 }
 
-/// 400 M_BAD_ALIAS: "one or more aliases within the `m.room.canonical_alias` event do not point to the room".
+/// 400 M_BAD_ALIAS: "one or more aliases within the `m.room.canonical_alias` event do not point to
+/// the room".
 pub fn leads_elsewhere(alias: &str) -> Error {
     Error::new(StatusCode::BAD_REQUEST, ErrorKind::BadAlias, format!("{alias} does not lead to this room"))
 }
 
-/// Refuses what the room's event does not name already: "Servers do not validate aliases which are being removed or are already present in the
-/// state event".
+/// Refuses what the room's event does not name already: "Servers do not validate aliases which are
+/// being removed or are already present in the state event".
 pub fn are_there_already(write: &Write<'_>, unfit: &mut BTreeMap<String, Error>) -> Result<(), Stop<Error>> {
     if unfit.is_empty() {
         return Ok(());
@@ -177,7 +179,8 @@ fn without(write: &Write<'_>, alias: &RoomAliasId) -> Result<Option<JsonObject>,
     Ok((content != before).then_some(content))
 }
 
-/// `GET /rooms/{roomId}/aliases`: for members, and for everybody where the history is world readable.
+/// `GET /rooms/{roomId}/aliases`: for members, and for everybody where the history is world
+/// readable.
 pub async fn of_room(call: UserCall, request: aliases::v3::Request) -> Result<aliases::v3::Response> {
     let hs = &call.hs;
     let (room, until) = super::state::readable(hs, &call.session, &request.room_id).await?;

@@ -66,7 +66,8 @@ pub async fn upload_keys(call: UserCall, Confirmed(request): Confirmed<upload_si
             return Ok(upload_signing_keys::Response::new());
         }
         new = verified(&call, &stored, new).await?;
-        // "there is no existing master signing key uploaded to the homeserver": nothing is replaced.
+        // "there is no existing master signing key uploaded to the homeserver": nothing is
+        // replaced.
         if stored.contains_key(&CrossSigningUse::Master) && !is_authenticated {
             drop(lock);
             interactive::require(&call, interactive::password_flow(), request.auth.as_ref()).await?;
@@ -87,7 +88,8 @@ pub async fn upload_keys(call: UserCall, Confirmed(request): Confirmed<upload_si
     }
 }
 
-/// A key as the specification wants it: its user's, for its use, with one ed25519 key that is named by itself.
+/// A key as the specification wants it: its user's, for its use, with one ed25519 key that is named
+/// by itself.
 fn checked(session: &Session, key: &Raw<CrossSigningKey>, usage: &KeyUsage) -> Result<CanonicalJsonObject> {
     let parsed: CrossSigningKey = key.deserialize().map_err(|error| Error::unreadable(&error))?;
     if key.json().get().len() > LONGEST_KEY {
@@ -215,7 +217,8 @@ fn changed(stored: &Keys, new: &Keys, used_for: CrossSigningUse) -> bool {
     stored.get(&used_for).and_then(public_key) != new.get(&used_for).and_then(public_key)
 }
 
-/// `POST /_matrix/client/v3/keys/signatures/upload`: each key on its own; what is wrong with one is in `failures`.
+/// `POST /_matrix/client/v3/keys/signatures/upload`: each key on its own; what is wrong with one is
+/// in `failures`.
 pub async fn upload_signatures(call: UserCall, Own(request): Own<upload_signatures::Request>) -> Result<Answer> {
     let (hs, session) = (&call.hs, &call.session);
     if request.signed_keys.values().map(|keys| keys.iter().count().max(1)).sum::<usize>() > MOST_SIGNED {
@@ -272,8 +275,8 @@ fn failure(error: &Error) -> Failure {
 
 type Accepted = (UserNid, Vec<(String, String)>);
 
-/// The new signatures of one key, each verified: of an own device by the self-signing key, of the own master key by own devices, of another user's
-/// master key by the user-signing key.
+/// The new signatures of one key, each verified: of an own device by the self-signing key, of the
+/// own master key by own devices, of another user's master key by the user-signing key.
 async fn accept(hs: &Homeserver, session: &Session, own: &Keys, user: &UserId, key: &str, json: &str, turns: &mut Turns<'_>) -> Result<Accepted> {
     let given = object(json)?;
     let unknown = || Error::not_found("there is no such key");

@@ -159,7 +159,8 @@ impl Departing {
     }
 }
 
-/// Remembers that a device is in use: looks in memory only, and writes at most once an hour, behind the request.
+/// Remembers that a device is in use: looks in memory only, and writes at most once an hour, behind
+/// the request.
 pub fn seen(hs: &Rc<Homeserver>, session: &Session) {
     let now = hs.host.now();
     let key = (session.user, session.device.clone());

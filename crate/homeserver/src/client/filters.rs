@@ -18,8 +18,9 @@ use sha2::{Digest, Sha256};
 /// Bytes of one filter.
 const LARGEST: usize = 64 << 10;
 
-/// `POST /_matrix/client/v3/user/{userId}/filter`: the id follows from the content, so that the same filter is kept once. It is kept as it was sent, since
-/// clients compare what they get back with what they would send.
+/// `POST /_matrix/client/v3/user/{userId}/filter`: the id follows from the content, so that the
+/// same filter is kept once. It is kept as it was sent, since clients compare what they get back
+/// with what they would send.
 pub async fn create(call: UserCall, request: create_filter::Request) -> Result<create_filter::Response> {
     own(&call, &request.user_id)?;
     let content = if call.raw.body.is_empty() { "{}" } else { str::from_utf8(&call.raw.body).map_err(|error| Error::bad_json(error.to_string()))? };

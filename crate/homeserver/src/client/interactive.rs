@@ -1,7 +1,9 @@
 //! User-interactive authentication (Client-Server API, User-Interactive Authentication API).
 //!
-//! A session belongs to one operation: a request's method, path, user and body, but for passwords in it; that of a registration to any request to register,
-//! since what is wanted may be said in steps there. Used for another operation it is refused. Sessions are stored, survive a restart, and end after an hour.
+//! A session belongs to one operation: a request's method, path, user and body, but for passwords
+//! in it; that of a registration to any request to register, since what is wanted may be said in
+//! steps there. Used for another operation it is refused. Sessions are stored, survive a restart,
+//! and end after an hour.
 
 use super::password;
 use crate::{
@@ -29,7 +31,8 @@ const SWEPT: usize = 8;
 /// Expired sessions that go in one batch when what is outdated is cleared.
 const CLEARED_AT_ONCE: usize = 256;
 
-/// What of a body is never stored, not even as a part of a hash: a fast hash of a password is as good as the password.
+/// What of a body is never stored, not even as a part of a hash: a fast hash of a password is as
+/// good as the password.
 const SECRETS: [&str; 2] = ["password", "new_password"];
 
 /// The one flow of logged-in users: their password once more.
@@ -37,7 +40,8 @@ pub fn password_flow() -> Vec<AuthFlow> {
     vec![AuthFlow::new(vec![AuthType::Password])]
 }
 
-/// Ends well when the user of `call` has gone through one of `flows` for exactly this request; 401 with what is still to do otherwise.
+/// Ends well when the user of `call` has gone through one of `flows` for exactly this request; 401
+/// with what is still to do otherwise.
 pub async fn require(call: &UserCall, flows: Vec<AuthFlow>, auth: Option<&AuthData>) -> Result<()> {
     require_of(&call.hs, &call.raw, operation(&call.raw)?, Some(&call.session), flows, auth).await
 }
@@ -79,13 +83,15 @@ pub async fn require_of(
     if complete { Ok(()) } else { Err(ask(id, &session, flows, refusal)) }
 }
 
-/// Whether a session goes on with an operation that needs no access token; 403 when it was begun for another one.
+/// Whether a session goes on with an operation that needs no access token; 403 when it was begun
+/// for another one.
 pub async fn goes_on(hs: &Homeserver, session: &str, operation: &str) -> Result<bool> {
     let fresh = InteractiveSession { request: operation.to_owned(), user: None, completed: Vec::new(), created: hs.host.now() };
     Ok(find(hs, session, &fresh).await?.is_some())
 }
 
-/// The session of this id, unless it has ended; 403 when it was begun for another operation, or by somebody else.
+/// The session of this id, unless it has ended; 403 when it was begun for another operation, or by
+/// somebody else.
 async fn find(hs: &Homeserver, id: &str, fresh: &InteractiveSession) -> Result<Option<InteractiveSession>> {
     let stored = tables::INTERACTIVE_SESSIONS.get(hs.store(), &id.to_owned()).await?;
     let stored = stored.filter(|stored| !has_ended(stored, fresh.created));
@@ -220,7 +226,8 @@ fn forget(tx: &mut Tx, ended: &[String]) {
     }
 }
 
-/// What must stay the same from stage to stage: method, path, and the body without `auth` and secrets.
+/// What must stay the same from stage to stage: method, path, and the body without `auth` and
+/// secrets.
 fn operation(raw: &RawRequest) -> Result<String> {
     let body: &[u8] = if raw.body.is_empty() { b"{}" } else { &raw.body };
     // Sorted at every level, whatever order the client sent: serde_json's maps may keep theirs.

@@ -1,4 +1,5 @@
-//! Server-side key backups (Client-Server API, Server-side key backups): versions that are never used again, and the keys in them.
+//! Server-side key backups (Client-Server API, Server-side key backups): versions that are never
+//! used again, and the keys in them.
 
 use crate::{
     damaged::{Damaged, LeaveOut},
@@ -80,7 +81,8 @@ pub async fn update(call: UserCall, request: update_backup_version::Request) -> 
     Ok(update_backup_version::Response::new())
 }
 
-/// `DELETE /_matrix/client/v3/room_keys/version/{version}`: "If the backup was previously deleted, the call should succeed."
+/// `DELETE /_matrix/client/v3/room_keys/version/{version}`: "If the backup was previously deleted,
+/// the call should succeed."
 pub async fn delete(call: UserCall, request: delete_backup_version::Request) -> Result<delete_backup_version::Response> {
     let (hs, user) = (&call.hs, call.session.user);
     let _lock = hs.lock(LockKey::KeyBackup(user)).await;
@@ -214,7 +216,8 @@ async fn put(call: &UserCall, version: &str, keys: Vec<(OwnedRoomId, String, Raw
     Ok((backup.etag.to_string(), UInt::new_saturating(backup.count)))
 }
 
-/// "it will keep the key that has `is_verified` set to `true`", then "the key with a lower `first_message_index`", then "a lower `forwarded_count`".
+/// "it will keep the key that has `is_verified` set to `true`", then "the key with a lower
+/// `first_message_index`", then "a lower `forwarded_count`".
 fn is_better(new: &BackedUpKey, old: &BackedUpKey) -> bool {
     let rank = |key: &BackedUpKey| (!key.is_verified, key.first_message_index, key.forwarded_count);
     rank(new) < rank(old)

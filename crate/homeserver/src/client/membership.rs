@@ -1,4 +1,5 @@
-//! Membership: join, leave, invite, kick, ban, unban, knock, forget (Client-Server API, "Room membership").
+//! Membership: join, leave, invite, kick, ban, unban, knock, forget (Client-Server API, "Room
+//! membership").
 
 use super::{bare_member_content, content, invite_content, member_content, state::set_already};
 use crate::{
@@ -28,7 +29,8 @@ use ruma::{
 use serde::Deserialize;
 use std::rc::Rc;
 
-/// How many members are looked at for one who can let somebody in, beside those who have a power level of their own.
+/// How many members are looked at for one who can let somebody in, beside those who have a power
+/// level of their own.
 const AUTHORIZERS: usize = 1024;
 /// How many of them are read at once.
 const READ_AT_ONCE: usize = 64;
@@ -100,7 +102,8 @@ async fn join_room(call: &UserCall, room: &Rc<RoomInfo>, reason: Option<String>)
     Ok(())
 }
 
-/// What the body of a join says beside what the specification names: it goes into the member event, as other servers have it.
+/// What the body of a join says beside what the specification names: it goes into the member event,
+/// as other servers have it.
 fn further(call: &UserCall, room: &RoomInfo) -> Result<JsonObject> {
     if call.raw.body.is_empty() {
         return Ok(JsonObject::default());
@@ -123,7 +126,8 @@ pub(super) async fn authorised_via(hs: &Homeserver, session: &Session, room: &Rc
     }
 }
 
-/// In a restricted room: a member who may invite, for a user who is in one of the rooms that the join rules allow.
+/// In a restricted room: a member who may invite, for a user who is in one of the rooms that the
+/// join rules allow.
 async fn authorizer(hs: &Homeserver, room: &Rc<RoomInfo>, user: &UserId) -> Result<Option<OwnedUserId>> {
     #[derive(Deserialize)]
     struct JoinRules {
@@ -163,7 +167,8 @@ async fn authorizer(hs: &Homeserver, room: &Rc<RoomInfo>, user: &UserId) -> Resu
     }
 }
 
-/// A member on this server who may invite: one of those with a level of their own, who are few and mostly may, or else any.
+/// A member on this server who may invite: one of those with a level of their own, who are few and
+/// mostly may, or else any.
 async fn member_who_may_invite(hs: &Homeserver, room: &RoomInfo, levels: &PowerLevels<'_>) -> Result<Option<OwnedUserId>> {
     let needed = levels.invite().map_err(Error::forbidden)?;
     let may_invite = |user: &UserId| Ok::<_, Error>(hs.is_local(user) && levels.user(user).map_err(Error::forbidden)? >= needed);

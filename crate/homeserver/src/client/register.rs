@@ -44,7 +44,8 @@ struct Registered<'a> {
     device_id: Option<OwnedDeviceId>,
 }
 
-/// `POST /_matrix/client/v3/register`: what is wanted may be said in the first request or in a later one of the same session, and need not be said again.
+/// `POST /_matrix/client/v3/register`: what is wanted may be said in the first request or in a
+/// later one of the same session, and need not be said again.
 pub async fn register(call: Call, Own(Confirmed(request)): Own<Confirmed<register::Request>>) -> Result<Json> {
     let hs = &call.hs;
     if request.kind == RegistrationKind::Guest {
@@ -117,7 +118,8 @@ pub async fn register(call: Call, Own(Confirmed(request)): Own<Confirmed<registe
     create(hs, call.raw.generation, account).await
 }
 
-/// What a request wants together with what those before it in its session did; 403 where it wants something else than they.
+/// What a request wants together with what those before it in its session did; 403 where it wants
+/// something else than they.
 fn wanted(call: &Call, kept: PendingRegistration, request: &register::Request) -> Result<PendingRegistration> {
     /// ruma's request does not tell `false` from nothing.
     #[derive(Default, Deserialize)]
@@ -156,7 +158,8 @@ async fn keep(call: &Call, session: &String, mut wanted: PendingRegistration, gi
     Ok(())
 }
 
-/// "All parameters in the request body with the exception of initial_device_display_name MUST BE ignored by the server."
+/// "All parameters in the request body with the exception of initial_device_display_name MUST BE
+/// ignored by the server."
 async fn register_guest(call: &Call, device_display_name: Option<String>) -> Result<Json> {
     let hs = &call.hs;
     if hs.config.registration != Registration::Open {
@@ -189,8 +192,9 @@ async fn belongs_to_guest(hs: &Homeserver, token: &[u8; 32], user_id: &UserId) -
     }
 }
 
-/// The answer to a registration that was not heard, for as long as its session lasts: the same user, and the same device with a new access token.
-/// Whoever asks knows the password that the account has, or the session that it was given in, if it has not changed since.
+/// The answer to a registration that was not heard, for as long as its session lasts: the same
+/// user, and the same device with a new access token. Whoever asks knows the password that the
+/// account has, or the session that it was given in, if it has not changed since.
 async fn repeated(call: &Call, made: tables::Registered, wanted: PendingRegistration, request: register::Request) -> Result<Json> {
     let hs = &call.hs;
     let user_id = hs.user_id(made.user).await?;
@@ -326,7 +330,8 @@ fn flows(hs: &Homeserver) -> Result<Vec<AuthFlow>> {
     }
 }
 
-/// The user id that a username stands for: capitals are made small, anything else outside the grammar is refused.
+/// The user id that a username stands for: capitals are made small, anything else outside the
+/// grammar is refused.
 pub fn chosen(hs: &Homeserver, username: &str) -> Result<OwnedUserId> {
     let localpart = username.to_ascii_lowercase();
     let fits =

@@ -94,7 +94,8 @@ fn refused() -> Error {
     Error::forbidden("the user or the password is wrong")
 }
 
-/// "The given device ID must not be the same as a cross-signing key ID": the two share a namespace in signatures.
+/// "The given device ID must not be the same as a cross-signing key ID": the two share a namespace
+/// in signatures.
 async fn is_no_cross_signing_key(hs: &Homeserver, user: UserNid, device: &DeviceId) -> Result<()> {
     #[derive(Deserialize)]
     struct Key {

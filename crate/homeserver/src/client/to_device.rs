@@ -1,7 +1,9 @@
-//! Send-to-device messaging (Client-Server API, Send-to-Device messaging): each device has a queue, a subject of the stream `to_device`.
+//! Send-to-device messaging (Client-Server API, Send-to-Device messaging): each device has a queue,
+//! a subject of the stream `to_device`.
 //!
-//! A message counts as delivered when the device syncs with a `since` at or behind the message's position; until then every sync with an older `since`
-//! gets it again. A sync shows 100 at most. When there are more, its `next_batch` says which message is the first that it did not show.
+//! A message counts as delivered when the device syncs with a `since` at or behind the message's
+//! position; until then every sync with an older `since` gets it again. A sync shows 100 at most.
+//! When there are more, its `next_batch` says which message is the first that it did not show.
 
 use super::transaction::{self, First};
 use crate::{
@@ -180,9 +182,10 @@ pub struct Pending {
     pub next: Option<u64>,
 }
 
-/// The messages that wait for a session's device behind `since` and up to `to`, which will be that sync's `next_batch`: in order, 100 at most, the same
-/// again for the same `since`. Those that `since` says were seen have arrived and are deleted; where that is refused, as by a full store, they are passed
-/// over next time too.
+/// The messages that wait for a session's device behind `since` and up to `to`, which will be that
+/// sync's `next_batch`: in order, 100 at most, the same again for the same `since`. Those that
+/// `since` says were seen have arrived and are deleted; where that is refused, as by a full store,
+/// they are passed over next time too.
 pub async fn pending(hs: &Homeserver, session: &Session, since: Option<Token>, to: Position) -> Result<Pending> {
     let generation = hs.store().generation();
     let subject = subject(hs, session.user, &session.device).await?;

@@ -1,8 +1,10 @@
-//! Requests with a transaction id happen once (Client-Server API, "Transaction identifiers"): the id belongs to user, device, method and path, the
-//! answer is kept for seven days in the batch of what the request did, and two equal requests at once make one event and one answer.
+//! Requests with a transaction id happen once (Client-Server API, "Transaction identifiers"): the
+//! id belongs to user, device, method and path, the answer is kept for seven days in the batch of
+//! what the request did, and two equal requests at once make one event and one answer.
 //!
-//! A DELETE of what can be deleted only once is remembered for a minute, and asked about when there is nothing to delete: a client that did not hear the
-//! answer asks again, as the page's `fetch` does when the worker ends, and gets the same.
+//! A DELETE of what can be deleted only once is remembered for a minute, and asked about when there
+//! is nothing to delete: a client that did not hear the answer asks again, as the page's `fetch`
+//! does when the worker ends, and gets the same.
 
 use crate::{
     error::Result,
@@ -22,7 +24,8 @@ const REPEATED: u64 = 60 * 1000;
 /// How many outdated answers go in one batch.
 const CLEARED_AT_ONCE: usize = 256;
 
-/// One request with a transaction id, while it is being answered; nobody else answers an equal one meanwhile.
+/// One request with a transaction id, while it is being answered; nobody else answers an equal one
+/// meanwhile.
 pub struct Once {
     _lock: MutexGuardArc<()>,
 }

@@ -1,4 +1,5 @@
-//! What uploads have left that came to nothing: cut off by their client, by a limit, by a full disk or by the end of the last run.
+//! What uploads have left that came to nothing: cut off by their client, by a limit, by a full disk
+//! or by the end of the last run.
 
 use crate::{
     error::Result,
@@ -35,7 +36,8 @@ impl Homeserver {
         self.forget_upload(key).await
     }
 
-    /// Deletes what is left of an upload that has not become a file; a crash leaves the rest for the next time.
+    /// Deletes what is left of an upload that has not become a file; a crash leaves the rest for
+    /// the next time.
     pub(super) async fn forget_upload(&self, key: &FileKey) -> Result<()> {
         if tables::UPLOADS.get(self.store(), key).await?.is_none() {
             return Ok(());

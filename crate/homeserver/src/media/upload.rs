@@ -15,7 +15,8 @@ use std::rc::Rc;
 /// How often a note is written again that was lost with what others had written before it.
 const ATTEMPTS: usize = 3;
 
-/// An upload under way. Who drops it leaves what it has stored until the server clears up; [`Self::abandon`] does that at once.
+/// An upload under way. Who drops it leaves what it has stored until the server clears up;
+/// [`Self::abandon`] does that at once.
 pub struct Upload {
     hs: Rc<Homeserver>,
     key: FileKey,
@@ -91,7 +92,8 @@ impl Upload {
         unreachable!("the loop ends at the last attempt")
     }
 
-    /// Stores the rest and makes the file known, as `media` says, if what was read in this generation still holds; ends when it is on disk.
+    /// Stores the rest and makes the file known, as `media` says, if what was read in this
+    /// generation still holds; ends when it is on disk.
     pub async fn finish(&mut self, media: Media, generation: u64) -> Result<()> {
         if !self.begun.is_empty() {
             self.store_begun().await?;

@@ -1,8 +1,11 @@
-//! How many events a user has not read (Client-Server API, Receiving notifications, and Marking notifications as read).
+//! How many events a user has not read (Client-Server API, Receiving notifications, and Marking
+//! notifications as read).
 //!
-//! Counted when the user syncs, over what came since the last time, for each thread; a receipt resets what it covers, and so does an event of the
-//! user's own in its thread. What was counted is kept in memory, and written once counting it anew would take long: after a restart it is counted
-//! from what was written last, with the same result. How far the user's receipts reach is kept in memory too: who reads many threads has many.
+//! Counted when the user syncs, over what came since the last time, for each thread; a receipt
+//! resets what it covers, and so does an event of the user's own in its thread. What was counted is
+//! kept in memory, and written once counting it anew would take long: after a restart it is counted
+//! from what was written last, with the same result. How far the user's receipts reach is kept in
+//! memory too: who reads many threads has many.
 
 use super::rules::{Effect, Evaluation};
 use crate::{
@@ -20,7 +23,8 @@ use ephapse_store::{Direction, Reader};
 use ruma::{EventId, OwnedEventId, events::TimelineEventType};
 use std::{collections::BTreeMap, ops::Range, rc::Rc};
 
-/// How many events are looked at for one count at most: more unread ones than these are not told apart by anybody.
+/// How many events are looked at for one count at most: more unread ones than these are not told
+/// apart by anybody.
 const COUNTED_AT_MOST: usize = 2000;
 /// After how many events counted in memory the count is written.
 const WRITTEN_AFTER: usize = 64;
@@ -156,7 +160,8 @@ impl Read {
         }
     }
 
-    /// Up to where a thread (or the main timeline) has been read: the furthest of the receipts that cover it.
+    /// Up to where a thread (or the main timeline) has been read: the furthest of the receipts that
+    /// cover it.
     fn up_to(&self, root: Option<&EventId>) -> Position {
         let thread = self.threads.get(root.map_or("main", EventId::as_str));
         self.whatever_the_thread().max(thread.copied().unwrap_or(Position::MIN))
@@ -174,7 +179,8 @@ impl Read {
 }
 
 impl Unread {
-    /// Applies receipts to what was counted. `Some`: a receipt lies inside of it, so that it has to be counted anew from there.
+    /// Applies receipts to what was counted. `Some`: a receipt lies inside of it, so that it has to
+    /// be counted anew from there.
     fn apply(&mut self, read: &Read) -> Option<Position> {
         let mut anew = None;
         for thread in &mut self.threads {
@@ -208,7 +214,8 @@ impl Unread {
         thread.highlights += u32::from(event.effect.highlight);
     }
 
-    /// A redaction makes nothing unread that was not: such as what its user had read by an answer that is redacted now.
+    /// A redaction makes nothing unread that was not: such as what its user had read by an answer
+    /// that is redacted now.
     fn lower_to(&mut self, before: &Self) {
         for thread in &mut self.threads {
             let known = before.threads.iter().find(|known| known.root == thread.root);
@@ -234,7 +241,8 @@ impl Unread {
 }
 
 impl Homeserver {
-    /// A user's unread events of a room, as of `to`. `receipts`: all of the user's, if they are at hand.
+    /// A user's unread events of a room, as of `to`. `receipts`: all of the user's, if they are at
+    /// hand.
     pub(crate) async fn unread(
         &self,
         room: &RoomInfo,
@@ -311,7 +319,8 @@ impl Homeserver {
         Ok(kept.found(since, (user, room), read, weight))
     }
 
-    /// What counts of the newest events between two boundaries. No event is held until all are read: they may be large, and there are many.
+    /// What counts of the newest events between two boundaries. No event is held until all are
+    /// read: they may be large, and there are many.
     async fn newest(&self, counting: &Counting<'_>, boundaries: Range<Position>) -> Result<Newest> {
         let Counting { room, session, evaluation } = counting;
         let ignored = self.ignored_by(session.user).await?;
@@ -327,7 +336,8 @@ impl Homeserver {
                     continue;
                 }
                 let own = event.pdu.sender == session.user_id;
-                // There is nothing left to read of what is redacted, whatever the rules make of its type; nor is it known any more which thread it was in.
+                // There is nothing left to read of what is redacted, whatever the rules make of its
+                // type; nor is it known any more which thread it was in.
                 if event.redacted_by.is_some() {
                     turns.short_step().await;
                     continue;

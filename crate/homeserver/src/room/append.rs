@@ -1,5 +1,6 @@
-//! The one way into a room: local and received events alike become part of it here (server-server-api, "Checks performed on receipt of a PDU", and
-//! Client-Server API, "Room event format").
+//! The one way into a room: local and received events alike become part of it here
+//! (server-server-api, "Checks performed on receipt of a PDU", and Client-Server API, "Room event
+//! format").
 
 use super::{
     error::{Error, Refused},
@@ -27,11 +28,13 @@ use std::{
     sync::Arc,
 };
 
-/// More forward extremities than this are not kept, so that nobody can make every send and resolution slow by forking a room without end. A local event is
-/// built on many of them and takes their place, and so does what other servers build on them.
+/// More forward extremities than this are not kept, so that nobody can make every send and
+/// resolution slow by forking a room without end. A local event is built on many of them and takes
+/// their place, and so does what other servers build on them.
 const MAX_EXTREMITIES: usize = 64;
 
-/// At how many rejected and soft-failed events one looks for the extremities that an event takes the place of.
+/// At how many rejected and soft-failed events one looks for the extremities that an event takes
+/// the place of.
 const LOOKED_BEHIND: usize = 256;
 
 /// What is known of an event beside what it says.
@@ -118,7 +121,8 @@ impl Write<'_> {
         Ok(Pdu::auth_depth_after(auth_events.iter().map(|event| &*event.pdu)))
     }
 
-    /// Makes the event a forward extremity in place of those before it, and answers the room's state then.
+    /// Makes the event a forward extremity in place of those before it, and answers the room's
+    /// state then.
     fn extend(&mut self, event: &Event) -> Result<NodeId, Stop> {
         let pdu = &event.pdu;
         let before = self.ends_before(pdu)?;
@@ -136,8 +140,8 @@ impl Write<'_> {
         self.resolve(&states)
     }
 
-    /// Where forward extremities may stand that an event takes the place of: among its parents, and behind those of them that were rejected or soft-failed,
-    /// which never took the place of any.
+    /// Where forward extremities may stand that an event takes the place of: among its parents, and
+    /// behind those of them that were rejected or soft-failed, which never took the place of any.
     fn ends_before(&self, pdu: &Pdu) -> Result<HashSet<OwnedEventId>, Stop> {
         let is_end = |id: &EventId| self.head.extremities.iter().any(|extremity| extremity.event_id == id);
         let mut reached = HashSet::new();
@@ -154,9 +158,11 @@ impl Write<'_> {
         Ok(reached)
     }
 
-    /// Drops the oldest whose state another one has as well, since that changes nothing but the graph's shape. If there is none, the newest, an event that
-    /// forked the room once more, is no end of it: nobody undoes what the state has become, such as a ban, by forking the room from before it. To other
-    /// servers it is as if it had not come to its end yet; it enters the state with the first event that is built on it and on one of the ends.
+    /// Drops the oldest whose state another one has as well, since that changes nothing but the
+    /// graph's shape. If there is none, the newest, an event that forked the room once more, is no
+    /// end of it: nobody undoes what the state has become, such as a ban, by forking the room from
+    /// before it. To other servers it is as if it had not come to its end yet; it enters the state
+    /// with the first event that is built on it and on one of the ends.
     fn drop_extremity(&mut self) {
         let extremities = &mut self.head.extremities;
         let twice = (0..extremities.len()).find(|at| extremities[at + 1..].iter().any(|other| other.state == extremities[*at].state));
@@ -166,7 +172,8 @@ impl Write<'_> {
         }
     }
 
-    /// Makes `after` the current state: memberships, counts and the head's short cuts follow what differs.
+    /// Makes `after` the current state: memberships, counts and the head's short cuts follow what
+    /// differs.
     fn set_state(&mut self, event: &Event, after: NodeId) -> Result<(), Stop> {
         let before = self.state();
         if before == after {
@@ -216,7 +223,8 @@ impl Write<'_> {
         Ok(())
     }
 
-    /// Whose membership a place in the state is, and what it becomes; of a name that is no user's, none.
+    /// Whose membership a place in the state is, and what it becomes; of a name that is no user's,
+    /// none.
     fn moved(&self, state_key: &str, after: Option<Position>) -> Result<Option<Moved>, Vec<Need>> {
         let Ok(user) = OwnedUserId::try_from(state_key) else { return Ok(None) };
         let member = self.user_nid(&user).and_then(|user| Ok((user, self.member(user)?)));
@@ -256,9 +264,10 @@ impl Write<'_> {
         self.set_member(user, before, member);
     }
 
-    /// "While redactions are always accepted by the authorisation rules for events, they should not be sent to clients until both the redaction event and the
-    /// event the redaction affects have been received, and can be validated" (rooms/v3, "Handling redactions"). One that is a state event is part of the
-    /// state all the same.
+    /// "While redactions are always accepted by the authorisation rules for events, they should not
+    /// be sent to clients until both the redaction event and the event the redaction affects have
+    /// been received, and can be validated" (rooms/v3, "Handling redactions"). One that is a state
+    /// event is part of the state all the same.
     fn is_waiting(&self, event: &Event) -> Result<bool, Stop> {
         let is_redaction = event.pdu.event_type == TimelineEventType::RoomRedaction && event.pdu.state_key.is_none();
         if !is_redaction || !event.is_accepted() || self.room.rules.authorization.special_case_room_redaction {
@@ -297,7 +306,8 @@ impl Write<'_> {
         Ok(())
     }
 
-    /// A redaction that has waited stands at the end of the room from now on, as if it came now: clients read on from where they are.
+    /// A redaction that has waited stands at the end of the room from now on, as if it came now:
+    /// clients read on from where they are.
     fn show(&mut self, redaction: Rc<Event>) -> Rc<Event> {
         if redaction.is_shown() {
             return redaction;
@@ -327,7 +337,8 @@ impl Write<'_> {
         Ok(())
     }
 
-    /// "The power level of the redaction's sender is at least the redact level, or the domains of both senders are the same" (rooms/v3, "Handling redactions").
+    /// "The power level of the redaction's sender is at least the redact level, or the domains of
+    /// both senders are the same" (rooms/v3, "Handling redactions").
     fn may_redact(&self, target: &Event, redaction: &Event) -> Result<bool, Stop> {
         let rules = &self.room.rules;
         // v1 and v2: the auth rules have decided on the redaction itself.
@@ -349,7 +360,8 @@ impl Write<'_> {
         Ok((levels.user(user).map_err(malformed)?, levels.redact().map_err(malformed)?))
     }
 
-    /// The auth rules over the events that an event names (state-independent), with its reason when they fail.
+    /// The auth rules over the events that an event names (state-independent), with its reason when
+    /// they fail.
     pub(super) fn check_by_auth_events(&self, pdu: &Pdu) -> Result<Result<(), String>, Stop> {
         let fetch = |id: &EventId| match self.event_by_id(id) {
             Ok(event) => Ok(event.map(|event| event.pdu.clone())),

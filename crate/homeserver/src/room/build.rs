@@ -17,7 +17,8 @@ use ruma::{
 use serde_json::value::RawValue;
 use std::rc::Rc;
 
-/// Says in a member event on whose word its user has joined a restricted room. That user's server signs it; here it is said by [`Draft::authorised_via`] alone.
+/// Says in a member event on whose word its user has joined a restricted room. That user's server
+/// signs it; here it is said by [`Draft::authorised_via`] alone.
 const LET_IN_BY: &str = "join_authorised_via_users_server";
 
 /// What a local user wants to say in a room.
@@ -33,7 +34,8 @@ pub struct Draft {
     pub content: JsonObject,
     /// What an `m.room.redaction` redacts.
     pub redacts: Option<OwnedEventId>,
-    /// The user of this server on whose word the sender may join a restricted room. Of member events the content never says so by itself.
+    /// The user of this server on whose word the sender may join a restricted room. Of member
+    /// events the content never says so by itself.
     pub authorised_via: Option<OwnedUserId>,
     /// The device and transaction id it came with.
     pub transaction: Option<(OwnedDeviceId, String)>,
@@ -58,7 +60,8 @@ impl Draft {
             && self.content.get("membership").and_then(CanonicalJsonValue::as_str) == Some("join")
     }
 
-    /// The content as a client may give it: what this server vouches for is not the client's to say.
+    /// The content as a client may give it: what this server vouches for is not the client's to
+    /// say.
     pub fn without_vouching(event_type: &TimelineEventType, mut content: JsonObject) -> JsonObject {
         if *event_type == TimelineEventType::RoomMember {
             content.remove(LET_IN_BY);
@@ -76,7 +79,8 @@ impl Write<'_> {
     /// [`Self::relation_refused`] and [`Self::invite_refused`] say.
     pub fn send(&mut self, mut draft: Draft) -> Result<Rc<Event>, Stop> {
         let before = self.state_at_end()?;
-        // Asked before anything is signed, so that what has to be read for it is; said only to those who may send the event at all.
+        // Asked before anything is signed, so that what has to be read for it is; said only to
+        // those who may send the event at all.
         let refused = self.relation_refused(&draft)?.or(self.invite_refused(&draft)?).or(self.guest_refused(&draft, before)?);
         let transaction = draft.transaction.take();
         draft.content = Draft::without_vouching(&draft.event_type, draft.content);
@@ -93,7 +97,8 @@ impl Write<'_> {
         if let Err(reason) = self.check_in_state(&pdu, before)? {
             return Err(Refused::NotAllowed(reason).into());
         }
-        // As for a received event: where the room has many ends, the state of a few parents is not all of its state.
+        // As for a received event: where the room has many ends, the state of a few parents is not
+        // all of its state.
         if before != self.state()
             && let Err(reason) = self.check_in_state(&pdu, self.state())?
         {
@@ -105,7 +110,8 @@ impl Write<'_> {
         self.append(pdu, before, Verdict { transaction, ..Verdict::default() })
     }
 
-    /// Power levels of the wrong shape are the client's mistake, and not a matter of what its user may do.
+    /// Power levels of the wrong shape are the client's mistake, and not a matter of what its user
+    /// may do.
     fn check_levels(&self, levels: &Pdu, before: NodeId) -> Result<(), Stop> {
         let create = self.state_get(before, &[(StateEventType::RoomCreate, String::new())])?.first().copied().flatten();
         let create = create.map(|position| self.event(position)).transpose()?;

@@ -1,4 +1,5 @@
-//! Events as clients see them (Client-Server API, "Room event format"): without what only servers need, with `unsigned`.
+//! Events as clients see them (Client-Server API, "Room event format"): without what only servers
+//! need, with `unsigned`.
 
 use super::{error::Result, event::Event, read::Portions, rooms::RoomInfo, visibility::Viewer};
 use crate::{
@@ -21,8 +22,10 @@ use std::{
     rc::Rc,
 };
 
-/// How many levels an answer puts around what was taken in. The most is in a sync, where the redaction of an event stands: rooms, section, room, timeline,
-/// events, event, unsigned and redacted_because, with the answer itself. The same below a bundled thread, its latest event and that one's edit are nine more.
+/// How many levels an answer puts around what was taken in. The most is in a sync, where the
+/// redaction of an event stands: rooms, section, room, timeline, events, event, unsigned and
+/// redacted_because, with the answer itself. The same below a bundled thread, its latest event and
+/// that one's edit are nine more.
 const ANSWERS_ADD: usize = 9 + 9;
 
 const _: () = assert!(MAX_DEPTH + ANSWERS_ADD <= READERS_MAX_DEPTH);
@@ -87,8 +90,9 @@ impl Homeserver {
         self.write_events(room, events, session, format, None).await
     }
 
-    /// Events of a timeline as the session's device sees them, with the membership of its user at those that `viewer` has judged; elsewhere it would
-    /// have to be read first, and "they MAY omit it".
+    /// Events of a timeline as the session's device sees them, with the membership of its user at
+    /// those that `viewer` has judged; elsewhere it would have to be read first, and "they MAY omit
+    /// it".
     pub async fn timeline_events<T>(
         &self,
         room: &RoomInfo,

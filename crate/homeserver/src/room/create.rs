@@ -1,4 +1,5 @@
-//! A new room: its first event, which since v12 also gives it its id (rooms/v12, "Room IDs as hashes of the create event").
+//! A new room: its first event, which since v12 also gives it its id (rooms/v12, "Room IDs as
+//! hashes of the create event").
 
 use super::{
     append::Verdict,
@@ -68,7 +69,8 @@ impl Homeserver {
             };
             create.sign(self.server_name(), self.identity.key_pair(), &rules).map_err(|error| Error::from(Refused::from(error)))
         };
-        // Since v12: the time is all that tells apart two rooms which somebody makes alike, so it is never given twice.
+        // Since v12: the time is all that tells apart two rooms which somebody makes alike, so it
+        // is never given twice.
         let mut create = sign(self.rooms.next_creation(self.host.now()))?;
         while self.room(&create.room_id).await?.is_some() {
             create = sign(self.rooms.next_creation(self.host.now()))?;

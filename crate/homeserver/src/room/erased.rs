@@ -1,8 +1,9 @@
-//! Events of users who wanted theirs erased (Client-Server API, `erase` of `POST /account/deactivate`): whoever was not in the room at an event is served a copy
-//! as a redaction would leave it.
+//! Events of users who wanted theirs erased (Client-Server API, `erase` of `POST
+//! /account/deactivate`): whoever was not in the room at an event is served a copy as a redaction
+//! would leave it.
 //!
-//! What is the room's state now stays as it is, also for those who come later: it is how the room works, and a client that is told of no encryption would
-//! not encrypt.
+//! What is the room's state now stays as it is, also for those who come later: it is how the room
+//! works, and a client that is told of no encryption would not encrypt.
 
 use super::{error::Result, event::Event, state_tree::NodeId, visibility::Viewer};
 use crate::{
@@ -22,7 +23,8 @@ use std::{
 };
 
 impl Homeserver {
-    /// Events of one room as the session's user is served them, but for damaged ones. Where nobody wanted theirs erased, as they are.
+    /// Events of one room as the session's user is served them, but for damaged ones. Where nobody
+    /// wanted theirs erased, as they are.
     pub async fn served<'a>(&self, events: &'a [Rc<Event>], session: &Session) -> Result<Cow<'a, [Rc<Event>]>> {
         let Some(first) = events.first().filter(|_| self.users.erased.may_be()) else { return Ok(Cow::Borrowed(events)) };
         let erased = self.erased_of(events).await?;

@@ -23,7 +23,8 @@ pub struct Event {
     pub rejected: Option<String>,
     /// Whether it failed against the current state when it arrived.
     pub soft_failed: bool,
-    /// Whether it is a redaction that cannot be applied, or not yet, of which clients are not told since v3.
+    /// Whether it is a redaction that cannot be applied, or not yet, of which clients are not told
+    /// since v3.
     pub waiting: bool,
     /// The state before it.
     pub state_before: NodeId,

@@ -1,4 +1,5 @@
-//! Guests in rooms (Client-Server API, Guest Access): they join where `m.room.guest_access` says `can_join`, and when it does not any more they leave.
+//! Guests in rooms (Client-Server API, Guest Access): they join where `m.room.guest_access` says
+//! `can_join`, and when it does not any more they leave.
 
 use super::{
     build::Draft,
@@ -28,8 +29,9 @@ const LOOKED_AT: usize = 500;
 const LEAVE_AT_ONCE: usize = 16;
 
 impl Write<'_> {
-    /// "Servers MUST only allow guest users to join rooms if the m.room.guest_access state event is present on the room, and has the guest_access value
-    /// can_join." Refused otherwise, whichever way they try to.
+    /// "Servers MUST only allow guest users to join rooms if the m.room.guest_access state event is
+    /// present on the room, and has the guest_access value can_join." Refused otherwise, whichever
+    /// way they try to.
     pub(super) fn guest_refused(&self, draft: &Draft, before: NodeId) -> Result<Option<Refused>, Stop> {
         let joins = draft.event_type == TimelineEventType::RoomMember && draft.content.get("membership").and_then(|it| it.as_str()) == Some("join");
         if !joins || self.is_new || !self.hs.users.guests.may_be() {
@@ -53,7 +55,8 @@ impl Write<'_> {
         Ok(content.is_some_and(|content| content.guest_access == GuestAccess::CanJoin))
     }
 
-    /// The room may say something else of guests now: those in it are looked at when this is written.
+    /// The room may say something else of guests now: those in it are looked at when this is
+    /// written.
     pub(super) fn guest_access_changed(&mut self) {
         if !self.is_new {
             let position = self.next_position();
@@ -64,8 +67,9 @@ impl Write<'_> {
 }
 
 impl Homeserver {
-    /// "If the m.room.guest_access event is changed to stop this from being the case, the server MUST set those users' m.room.member state to leave." Where
-    /// this is interrupted, it is done when the server next clears up.
+    /// "If the m.room.guest_access event is changed to stop this from being the case, the server
+    /// MUST set those users' m.room.member state to leave." Where this is interrupted, it is done
+    /// when the server next clears up.
     pub(super) fn send_guests_away<'a>(&'a self, room: &'a Rc<RoomInfo>) -> LocalBoxFuture<'a, ()> {
         // A type of its own: this writes to the room, and is called by whatever writes to rooms.
         Box::pin(async move {

@@ -1,5 +1,6 @@
-//! Whether an invitation would reach anybody. The specification lets a server accept every invitation that the auth rules allow; one that nobody can ever
-//! answer is a mistake in typing, and its sender is told so.
+//! Whether an invitation would reach anybody. The specification lets a server accept every
+//! invitation that the auth rules allow; one that nobody can ever answer is a mistake in typing,
+//! and its sender is told so.
 
 use super::{
     build::Draft,

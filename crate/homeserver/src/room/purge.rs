@@ -1,6 +1,8 @@
-//! A room that every local user has left and forgotten, or left with their account or as a guest, takes no space any more.
+//! A room that every local user has left and forgotten, or left with their account or as a guest,
+//! takes no space any more.
 //!
-//! It is known to nobody from one batch on; what it held goes in many, and a crash between them is made up for when the server next clears up.
+//! It is known to nobody from one batch on; what it held goes in many, and a crash between them is
+//! made up for when the server next clears up.
 
 use super::{error::Result, rooms::RoomInfo};
 use crate::{
@@ -16,8 +18,8 @@ use std::rc::Rc;
 const AT_ONCE: usize = 500;
 
 impl Homeserver {
-    /// Deletes a room when no local user is in it or remembers it. Whoever forgets it, ends their account or leaves as a guest puts it into
-    /// [`tables::ROOMS_TO_DELETE`] in the same batch.
+    /// Deletes a room when no local user is in it or remembers it. Whoever forgets it, ends their
+    /// account or leaves as a guest puts it into [`tables::ROOMS_TO_DELETE`] in the same batch.
     pub async fn purge_if_forgotten(&self, room: &Rc<RoomInfo>) -> Result<()> {
         let lock = self.lock(LockKey::Room(room.nid)).await;
         let generation = self.fresh_generation();
@@ -68,8 +70,9 @@ impl Homeserver {
         }
     }
 
-    /// Whether there is a user of this server to forget a room: where there is no account, or none any more, nobody ever could. Forgetting is not for guests:
-    /// they have forgotten what they have left.
+    /// Whether there is a user of this server to forget a room: where there is no account, or none
+    /// any more, nobody ever could. Forgetting is not for guests: they have forgotten what they
+    /// have left.
     async fn can_forget(&self, user: UserNid, membership: Option<MembershipKind>) -> Result<bool> {
         if matches!(membership, Some(MembershipKind::Leave | MembershipKind::Ban)) && self.is_guest(user).await? {
             return Ok(false);
@@ -78,7 +81,8 @@ impl Homeserver {
         Ok(account.is_some_and(|account| !account.deactivated))
     }
 
-    /// Deletes what a room held that nobody knows any more. Nothing of it changes any more, so each batch stands on its own reads alone.
+    /// Deletes what a room held that nobody knows any more. Nothing of it changes any more, so each
+    /// batch stands on its own reads alone.
     async fn purge(&self, room: RoomNid) -> Result<()> {
         loop {
             let generation = self.fresh_generation();
@@ -150,7 +154,8 @@ impl Homeserver {
     }
 }
 
-/// The end of a room. Its rows are gone one by one already; what a range covers, the store drops without merging it, which takes room.
+/// The end of a room. Its rows are gone one by one already; what a range covers, the store drops
+/// without merging it, which takes room.
 fn delete_ranges(tx: &mut Tx, room: RoomNid) {
     tables::EVENTS.delete_all(tx, &room);
     tables::MEMBERS.delete_all(tx, &room);

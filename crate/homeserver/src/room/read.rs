@@ -1,4 +1,5 @@
-//! Reads of rooms: from memory where it has them, else from the store, as many at once as are known to be needed.
+//! Reads of rooms: from memory where it has them, else from the store, as many at once as are known
+//! to be needed.
 
 use super::{
     error::{Error, Refused, Result},
@@ -82,7 +83,8 @@ impl Homeserver {
     /// The head of a room.
     ///
     /// # Errors
-    /// [`Refused::NotInRoom`], as for a room that is not known, when everybody has forgotten the room meanwhile.
+    /// [`Refused::NotInRoom`], as for a room that is not known, when everybody has forgotten the
+    /// room meanwhile.
     pub async fn room_head(&self, nid: RoomNid) -> Result<Rc<RoomHead>> {
         if let Some(head) = self.rooms.heads.get(&nid) {
             return Ok(head);
@@ -113,7 +115,8 @@ impl Homeserver {
         Ok(rooms)
     }
 
-    /// The heads of the rooms of `numbers`, in their order; none of a room that everybody has forgotten meanwhile.
+    /// The heads of the rooms of `numbers`, in their order; none of a room that everybody has
+    /// forgotten meanwhile.
     pub async fn room_heads(&self, numbers: &[RoomNid]) -> Result<Vec<Option<Rc<RoomHead>>>> {
         let mut heads: Vec<Option<Rc<RoomHead>>> = numbers.iter().map(|nid| self.rooms.heads.get(nid)).collect();
         let missing: Vec<usize> = (0..numbers.len()).filter(|index| heads[*index].is_none()).collect();
@@ -125,7 +128,8 @@ impl Homeserver {
         Ok(heads)
     }
 
-    /// The events at `positions`, in their order; none where nothing stands, or what stands there is damaged.
+    /// The events at `positions`, in their order; none where nothing stands, or what stands there
+    /// is damaged.
     pub async fn events_at(&self, room: RoomNid, positions: &[Position]) -> Result<Vec<Option<Rc<Event>>>> {
         let mut found: Vec<Option<Rc<Event>>> = positions.iter().map(|position| self.rooms.events.get(&(room, *position))).collect();
         let missing: Vec<usize> = (0..positions.len()).filter(|index| found[*index].is_none()).collect();
@@ -233,7 +237,8 @@ impl Homeserver {
         PowerLevels::new(create.pdu.clone(), levels, &room.rules.authorization).map_err(|reason| Refused::NotAllowed(reason).into())
     }
 
-    /// Asks a question of the tree, again with more nodes as long as some are missing; each time it gets further down.
+    /// Asks a question of the tree, again with more nodes as long as some are missing; each time it
+    /// gets further down.
     async fn with_nodes<T>(&self, room: RoomNid, ask: impl Fn(state_tree::Nodes<'_>) -> Result<T, Missing>) -> Result<T> {
         let mut loaded = HashMap::new();
         loop {

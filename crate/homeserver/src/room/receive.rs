@@ -1,4 +1,5 @@
-//! Events of other servers: the checks on receipt of a PDU, in the order of the specification (server-server-api, "Checks performed on receipt of a PDU").
+//! Events of other servers: the checks on receipt of a PDU, in the order of the specification
+//! (server-server-api, "Checks performed on receipt of a PDU").
 
 use super::{append::Verdict, error::Refused, event::Event, state_tree::NodeId, stop::Stop, write::Write};
 use ephapse_events::Pdu;
@@ -6,8 +7,8 @@ use ruma::EventId;
 use std::rc::Rc;
 
 impl Write<'_> {
-    /// Takes in an event whose format, signatures and hash have been checked (steps 1 to 3), and whose parents and auth events are here.
-    /// One that is here already stays as it is.
+    /// Takes in an event whose format, signatures and hash have been checked (steps 1 to 3), and
+    /// whose parents and auth events are here. One that is here already stays as it is.
     ///
     /// # Errors
     /// [`Refused::OfRoom`]. [`Refused::MissingEvents`] names all that must be fetched first.

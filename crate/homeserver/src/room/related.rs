@@ -1,5 +1,6 @@
-//! Events that are asked for by what relates to them (MSC3440, "Fetch all threads in a room"; the specification has left it out since there is a list of
-//! threads, clients of servers without that list use it).
+//! Events that are asked for by what relates to them (MSC3440, "Fetch all threads in a room"; the
+//! specification has left it out since there is a list of threads, clients of servers without that
+//! list use it).
 
 use super::{error::Result, event::Event, relations::REDACTION, visibility::Viewer};
 use crate::{
@@ -77,8 +78,9 @@ impl Homeserver {
         Ok(Related { senders, rel_types: by.rel_types.clone().map(BTreeSet::from_iter) })
     }
 
-    /// Whether an event that `viewer` sees has a child that is asked for, is not redacted and is theirs to see as well. The newest are looked at first, and
-    /// others have their turn between them; how many were read is added to `read`.
+    /// Whether an event that `viewer` sees has a child that is asked for, is not redacted and is
+    /// theirs to see as well. The newest are looked at first, and others have their turn between
+    /// them; how many were read is added to `read`.
     pub async fn is_related(&self, viewer: &mut Viewer, event: &Event, related: &Related, read: &mut usize) -> Result<bool> {
         if !related.is_asked_for() {
             return Ok(true);

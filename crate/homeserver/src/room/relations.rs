@@ -1,5 +1,6 @@
-//! What relates to what: events are listed under those that they relate to, directly or through others (Client-Server API, "Forming relationships between
-//! events"), and what a client may not relate is refused ("Avoiding duplicate annotations", "Validation of m.thread relationships").
+//! What relates to what: events are listed under those that they relate to, directly or through
+//! others (Client-Server API, "Forming relationships between events"), and what a client may not
+//! relate is refused ("Avoiding duplicate annotations", "Validation of m.thread relationships").
 
 use super::{build::Draft, error::Refused, event::Event, stop::Stop, write::Write};
 use crate::{
@@ -12,10 +13,12 @@ use serde_json::Value;
 use sha2::{Digest, Sha256};
 use std::rc::Rc;
 
-/// Through how many relations one event is listed under another: "homeservers SHOULD traverse at least 3 levels of relationships".
+/// Through how many relations one event is listed under another: "homeservers SHOULD traverse at
+/// least 3 levels of relationships".
 pub(crate) const DEPTH: usize = 3;
 
-/// How redactions were listed among what relates to an event. They have a table of their own now, and are no relations.
+/// How redactions were listed among what relates to an event. They have a table of their own now,
+/// and are no relations.
 pub(crate) const REDACTION: &str = "m.redaction";
 const ANNOTATION: &str = "m.annotation";
 const THREAD: &str = "m.thread";

@@ -1,4 +1,5 @@
-//! The state that several states become: `resolve` decides, this brings it what it asks for, and makes a tree of the answer.
+//! The state that several states become: `resolve` decides, this brings it what it asks for, and
+//! makes a tree of the answer.
 
 use super::{
     error::Error,
@@ -14,7 +15,8 @@ use std::{cell::RefCell, collections::HashMap, rc::Rc};
 /// How many of those that cite an event are read at first; each further page doubles what is known.
 const PAGE: usize = 32;
 
-/// Resolutions begun and done for one decision, by the roots of their states: a decision that begins anew goes on where it stopped.
+/// Resolutions begun and done for one decision, by the roots of their states: a decision that
+/// begins anew goes on where it stopped.
 #[derive(Default)]
 pub(super) struct Resolutions {
     begun: RefCell<HashMap<Vec<NodeId>, Resolution>>,

@@ -1,4 +1,5 @@
-//! Room ids and their numbers, and what memory keeps of rooms lately used. All of it can be dropped at any time without changing an answer.
+//! Room ids and their numbers, and what memory keeps of rooms lately used. All of it can be dropped
+//! at any time without changing an answer.
 
 use super::{
     event::Event,
@@ -74,7 +75,8 @@ impl Rooms {
         self.nodes.clear();
     }
 
-    /// The time at which a new room is made: now, or as little later as makes it differ from every other room's.
+    /// The time at which a new room is made: now, or as little later as makes it differ from every
+    /// other room's.
     pub(super) fn next_creation(&self, now: u64) -> u64 {
         self.newest_creation.set(now.max(self.newest_creation.get() + 1));
         self.newest_creation.get()

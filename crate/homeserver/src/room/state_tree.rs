@@ -1,11 +1,12 @@
-//! The state of a room as an immutable, content-addressed tree: (type, state_key) -> the position of
-//! the event that holds the place. Equal states have equal roots, whatever led to them; two states
-//! share every subtree in which they agree.
+//! The state of a room as an immutable, content-addressed tree: (type, state_key) -> the position
+//! of the event that holds the place. Equal states have equal roots, whatever led to them; two
+//! states share every subtree in which they agree.
 //!
 //! A trie: the root divides members from all other state (so that the rules' events and the state
 //! without members stay small and near), below it each level divides by 4 bits of a hash of the
 //! key. A subtree that fits is one leaf. The shape is a function of the entries alone. Keys that
-//! collide in all 64 bits share a leaf of any size, so a hostile choice of keys bounds the depth at 17.
+//! collide in all 64 bits share a leaf of any size, so a hostile choice of keys bounds the depth at
+//! 17.
 //!
 //! Nothing here reads a store: a function is given the nodes at hand, and answers [`Missing`]
 //! with the nodes to load before it is called again, each time as many as are known to be needed.
@@ -47,7 +48,8 @@ pub enum Node {
     Leaf(Vec<(Rc<Place>, Position)>),
 }
 
-/// A place of the state as leaves share it, with its encoding: a leaf is written anew whenever one of its places changes.
+/// A place of the state as leaves share it, with its encoding: a leaf is written anew whenever one
+/// of its places changes.
 #[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Place {
     key: StateKey,
@@ -70,7 +72,8 @@ impl Node {
 #[error("{} nodes of the state tree must be loaded", .0.len())]
 pub struct Missing(pub Vec<NodeId>);
 
-/// The nodes at hand. The nodes that an [`Update`] made must be among them as soon as its root is used.
+/// The nodes at hand. The nodes that an [`Update`] made must be among them as soon as its root is
+/// used.
 pub type Nodes<'a> = &'a dyn Fn(NodeId) -> Option<Rc<Node>>;
 
 /// A state after changes.
@@ -111,7 +114,8 @@ pub fn get(root: NodeId, keys: &[StateKey], nodes: Nodes<'_>) -> Result<Vec<Opti
     walk.answer(found)
 }
 
-/// The state after `changes`, in which None removes an entry. Of two changes of a key the last counts.
+/// The state after `changes`, in which None removes an entry. Of two changes of a key the last
+/// counts.
 pub fn update(root: NodeId, changes: impl IntoIterator<Item = (StateKey, Option<Position>)>, nodes: Nodes<'_>) -> Result<Update, Missing> {
     let changes: BTreeMap<StateKey, Option<Position>> = changes.into_iter().collect();
     let changes: Vec<Change> = changes.into_iter().map(|(key, to)| Change { path: Path::of(&key), key, to }).collect();
@@ -132,7 +136,8 @@ pub fn diff(a: NodeId, b: NodeId, nodes: Nodes<'_>) -> Result<Vec<Difference>, M
     walk.answer(differences)
 }
 
-/// The places in which any two of several states differ, with what each state holds there, in the order of `roots`.
+/// The places in which any two of several states differ, with what each state holds there, in the
+/// order of `roots`.
 pub fn conflicts(roots: &[NodeId], nodes: Nodes<'_>) -> Result<BTreeMap<StateKey, Vec<Option<Position>>>, Missing> {
     let Some((first, others)) = roots.split_first() else { return Ok(BTreeMap::new()) };
     let mut walk = Walk::new(nodes);

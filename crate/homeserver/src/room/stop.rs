@@ -1,4 +1,5 @@
-//! Why a decision stops before it is made: something has to be read first, others have their turn, or it is refused.
+//! Why a decision stops before it is made: something has to be read first, others have their turn,
+//! or it is refused.
 
 use super::{
     error::{Error, Refused},
@@ -31,7 +32,8 @@ pub enum Need {
     Invitee(OwnedUserId),
     /// Whether a user is a guest of this server.
     Guest(UserNid),
-    /// The newest accepted state events, this many, that have the event at a position among their auth events.
+    /// The newest accepted state events, this many, that have the event at a position among their
+    /// auth events.
     Citing(Position, usize),
 }
 
@@ -57,7 +59,8 @@ impl<E> Stop<E> {
     }
 }
 
-// A decision is refused with the room's errors, or with those of who asked, who says them in other words.
+// A decision is refused with the room's errors, or with those of who asked, who says them in other
+// words.
 
 impl<E: From<Error>> From<Error> for Stop<E> {
     fn from(error: Error) -> Self {

@@ -1,4 +1,5 @@
-//! Rooms with a second server in them: forks, late events, conflicting bans, through the one append.
+//! Rooms with a second server in them: forks, late events, conflicting bans, through the one
+//! append.
 
 #[path = "../../tests/client/support.rs"]
 #[allow(dead_code, clippy::unwrap_used, missing_docs)]

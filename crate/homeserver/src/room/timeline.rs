@@ -1,6 +1,7 @@
 //! Pages of a room's timeline, as one user sees it.
 //!
-//! A boundary `p` lies between the positions `p` and `p + 1`: reading back from it starts with the event at `p`, reading on with the first after it.
+//! A boundary `p` lies between the positions `p` and `p + 1`: reading back from it starts with the
+//! event at `p`, reading on with the first after it.
 
 use super::{error::Result, event::Event, read::Portions, related::Wanted, rooms::RoomInfo, visibility::Viewer};
 use crate::{
@@ -11,9 +12,11 @@ use crate::{
 use ephapse_store::Direction;
 use std::{ops::Range, rc::Rc};
 
-/// How many events are read for one page at most, seen or not: whoever sees few of many gets a short page and the token to go on.
+/// How many events are read for one page at most, seen or not: whoever sees few of many gets a
+/// short page and the token to go on.
 const READ_AT_MOST: usize = 2000;
-/// How many children of events are read for one page, roughly, where events are asked for by what relates to them.
+/// How many children of events are read for one page, roughly, where events are asked for by what
+/// relates to them.
 const CHILDREN_AT_MOST: usize = 4_000;
 
 /// A part of a timeline.
@@ -67,7 +70,8 @@ impl Reading {
 }
 
 impl Homeserver {
-    /// Events between two boundaries, seen or not, but for damaged ones: at most `limit`, in the direction of reading.
+    /// Events between two boundaries, seen or not, but for damaged ones: at most `limit`, in the
+    /// direction of reading.
     pub async fn events_between(&self, room: RoomNid, boundaries: Range<Position>, direction: Direction, limit: usize) -> Result<Vec<Rc<Event>>> {
         if boundaries.start >= boundaries.end {
             return Ok(Vec::new());

@@ -1,5 +1,6 @@
-//! What a user sees of a timeline, judged at the event by one function, everywhere: by the history's visibility (Client-Server API, "Room History
-//! Visibility"), and nothing of those whom the user ignores ("Ignoring Users"), but for state events, which make the room what it is.
+//! What a user sees of a timeline, judged at the event by one function, everywhere: by the
+//! history's visibility (Client-Server API, "Room History Visibility"), and nothing of those whom
+//! the user ignores ("Ignoring Users"), but for state events, which make the room what it is.
 
 use super::{error::Result, event::Event, rooms::RoomInfo, state_tree::NodeId};
 use crate::{
@@ -19,7 +20,8 @@ use std::{
     rc::Rc,
 };
 
-/// Whether a user sees an event, from the history visibility at it, the user's membership at it, and whether the user was joined at any point after it.
+/// Whether a user sees an event, from the history visibility at it, the user's membership at it,
+/// and whether the user was joined at any point after it.
 pub fn is_visible(visibility: &HistoryVisibility, membership: Option<MembershipKind>, joined_after: bool) -> bool {
     match (visibility, membership) {
         (HistoryVisibility::WorldReadable, _) | (_, Some(MembershipKind::Join)) => true,
@@ -55,8 +57,8 @@ impl Viewer {
         Ok(Self::of(room, hs.user_id(user).await?, membership, hs.ignored_by(user).await?))
     }
 
-    /// The eyes of a user whose part in the room has been read already, and whom they ignore. Who has forgotten it "will no longer be able to retrieve history", and sees what
-    /// everybody sees.
+    /// The eyes of a user whose part in the room has been read already, and whom they ignore. Who
+    /// has forgotten it "will no longer be able to retrieve history", and sees what everybody sees.
     pub fn of(room: &Rc<RoomInfo>, user: OwnedUserId, membership: Option<Membership>, ignored: Rc<BTreeSet<OwnedUserId>>) -> Self {
         let forgotten = membership.as_ref().is_some_and(|membership| membership.forgotten);
         let (user, membership) = ((!forgotten).then_some(user), membership.filter(|_| !forgotten));
@@ -75,15 +77,17 @@ impl Viewer {
         Ok(!self.visible(hs, vec![event.clone()]).await?.is_empty())
     }
 
-    /// Whether the user sees what was there at a position, in the state of then: what an event there would be judged by.
+    /// Whether the user sees what was there at a position, in the state of then: what an event
+    /// there would be judged by.
     pub async fn sees_state(&mut self, hs: &Homeserver, state: NodeId, position: Position) -> Result<bool> {
         self.read_states(hs, HashSet::from([state])).await?;
         let joined_after = self.joined_after(position);
         Ok(self.states.get(&state).is_some_and(|at| is_visible(&at.visibility, at.membership, joined_after)))
     }
 
-    /// The user's membership at an event that was judged, "including any changes caused by the event", and "leave" before there was any; `None` for an
-    /// event that was not, and where the user is nobody in particular.
+    /// The user's membership at an event that was judged, "including any changes caused by the
+    /// event", and "leave" before there was any; `None` for an event that was not, and where the
+    /// user is nobody in particular.
     pub fn membership_at(&self, event: &Event) -> Option<MembershipKind> {
         self.user.as_ref()?;
         if self.is_own(event) {
@@ -123,7 +127,8 @@ impl Viewer {
             .is_some_and(|membership| membership.kind == MembershipKind::Join || membership.last_left.is_some_and(|left| left > position))
     }
 
-    /// The state before it; a change of the visibility or of the user's own membership is judged on both sides, and the kinder one counts.
+    /// The state before it; a change of the visibility or of the user's own membership is judged on
+    /// both sides, and the kinder one counts.
     fn states_of(&self, event: &Event) -> Vec<NodeId> {
         if self.is_own(event) || event.pdu.event_type == TimelineEventType::RoomHistoryVisibility {
             vec![event.state_before, event.state_after]

@@ -1,8 +1,10 @@
 //! Gather, decide, commit: how every change of a room is made.
 //!
-//! Whoever changes a room gives [`Homeserver::write_room`] a plain function over a [`Write`]. It decides on what is in memory; where that is not enough
-//! it stops with what it [`Need`]s, the needs are read from the store, and it runs again from the start, in a new transaction. When it ends, everything it
-//! staged becomes one batch. The room's lock is held from the first read to the moment the batch is submitted, so nothing it decided on can change under it.
+//! Whoever changes a room gives [`Homeserver::write_room`] a plain function over a [`Write`]. It
+//! decides on what is in memory; where that is not enough it stops with what it [`Need`]s, the
+//! needs are read from the store, and it runs again from the start, in a new transaction. When it
+//! ends, everything it staged becomes one batch. The room's lock is held from the first read to the
+//! moment the batch is submitted, so nothing it decided on can change under it.
 
 use super::{
     error::{Error, Result},
@@ -31,11 +33,13 @@ use std::{
     rc::Rc,
 };
 
-/// How often a decision is begun anew with more in memory. Each time reads a level of a tree or a generation of an auth chain.
+/// How often a decision is begun anew with more in memory. Each time reads a level of a tree or a
+/// generation of an auth chain.
 const ROUNDS: usize = 4096;
 /// How many events a long auth chain may bring in ahead of being asked for.
 const READ_AHEAD: usize = 256;
-/// How far behind the newest position a new room begins that takes several turns: how many positions may be given meanwhile.
+/// How far behind the newest position a new room begins that takes several turns: how many
+/// positions may be given meanwhile.
 const POSITIONS_AHEAD: i64 = 1 << 12;
 
 /// What was read for one decision, so that it cannot be evicted while the decision is made.
@@ -84,7 +88,8 @@ pub struct Write<'a> {
 }
 
 impl Homeserver {
-    /// Decides and writes a change of a room; it can be seen when this returns, and is durable before a request is answered ([`Homeserver::handle`]).
+    /// Decides and writes a change of a room; it can be seen when this returns, and is durable
+    /// before a request is answered ([`Homeserver::handle`]).
     ///
     /// # Errors
     /// Whatever `decide` refuses with, or why the write was refused at once.
@@ -104,9 +109,10 @@ impl Homeserver {
         Ok(answer)
     }
 
-    /// Decides and writes the first events of a room that nobody else knows of yet, about `events` of them, which concern `users` and invite `invitees`.
-    /// Many are decided on in turns: others go on between them ([`Write::turn`]), and the room takes its positions some way behind theirs, so that in the
-    /// end it is still newer than all they did.
+    /// Decides and writes the first events of a room that nobody else knows of yet, about `events`
+    /// of them, which concern `users` and invite `invitees`. Many are decided on in turns: others
+    /// go on between them ([`Write::turn`]), and the room takes its positions some way behind
+    /// theirs, so that in the end it is still newer than all they did.
     pub(super) async fn write_new_room<T, E: From<Error>>(
         &self,
         room: &Rc<RoomInfo>,
@@ -316,7 +322,8 @@ impl<'a> Write<'a> {
 }
 
 impl Write<'_> {
-    /// After each of many events: lets others go on when its turn is over. In a room that others know of it never is.
+    /// After each of many events: lets others go on when its turn is over. In a room that others
+    /// know of it never is.
     pub async fn turn(&mut self) {
         if let Some(turns) = &mut self.turns {
             turns.step().await;
@@ -359,7 +366,8 @@ impl Write<'_> {
         }
     }
 
-    /// Whether an event of which [`Self::event_by_id`] has said that this room does not have it stands in another room.
+    /// Whether an event of which [`Self::event_by_id`] has said that this room does not have it
+    /// stands in another room.
     pub(super) fn stands_elsewhere(&self, id: &EventId) -> bool {
         let cached = self.hs.rooms.ids.get(id);
         self.known.elsewhere.contains(id) || cached.is_some_and(|(nid, _)| nid != self.room.nid)
@@ -415,7 +423,8 @@ impl Write<'_> {
         self.known.guests.get(&user).copied().ok_or(Need::Guest(user))
     }
 
-    /// The newest accepted state events that have the event at `cited` among their auth events, at least `count` of them or all.
+    /// The newest accepted state events that have the event at `cited` among their auth events, at
+    /// least `count` of them or all.
     pub(super) fn citing(&self, cited: Position, count: usize) -> Result<(Vec<Position>, bool), Need> {
         let staged = self.citing.get(&cited).map(Vec::as_slice).unwrap_or_default();
         let (stored, all) = match self.known.citing.get(&cited) {
@@ -499,7 +508,8 @@ impl Write<'_> {
         }
         let mut nodes = self.nodes.into_inner();
         if self.turns.is_some() {
-            // Of many states only the one that the room goes on from: the others would take its place in memory.
+            // Of many states only the one that the room goes on from: the others would take its
+            // place in memory.
             nodes = nodes_of(NodeId(self.head.state), nodes);
         }
         let (is_new, left, head, events) = (self.is_new, self.left, self.head, self.events);

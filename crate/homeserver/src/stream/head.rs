@@ -1,10 +1,12 @@
-//! What appending, acknowledging and limits do to a subject's head: plain functions, so that they can be checked against a model.
+//! What appending, acknowledging and limits do to a subject's head: plain functions, so that they
+//! can be checked against a model.
 
 use super::{Limits, Retention, Stream, WhenFull};
 use crate::tables::{Offset, StreamCursor, StreamEntry, StreamHead};
 
 impl StreamHead {
-    /// The head of a subject that has nothing yet and whose first entry will have the number `first`.
+    /// The head of a subject that has nothing yet and whose first entry will have the number
+    /// `first`.
     pub(super) fn starting_at(first: u64) -> Self {
         let offset = Offset { entries: first, bytes: 0 };
         Self { first: offset, next: offset, cursors: Default::default() }

@@ -1,9 +1,12 @@
-//! Durable append-only streams with named consumers: what must survive a crash between "it happened" and "it was passed on".
+//! Durable append-only streams with named consumers: what must survive a crash between "it
+//! happened" and "it was passed on".
 //!
-//! A [`Stream`] is declared in code; its subjects (one queue each: a device, a destination) are made when first appended to and pruned when empty.
-//! An entry is appended in the transaction of the write that causes it. Consumers take entries in order, acknowledge what they have processed, and get
-//! the rest again after a crash, later each time; an entry that is delivered too often without an acknowledgement becomes a dead letter:
-//! it stays to be seen, and those behind it follow. Nothing of Matrix is in here.
+//! A [`Stream`] is declared in code; its subjects (one queue each: a device, a destination) are
+//! made when first appended to and pruned when empty. An entry is appended in the transaction of
+//! the write that causes it. Consumers take entries in order, acknowledge what they have processed,
+//! and get the rest again after a crash, later each time; an entry that is delivered too often
+//! without an acknowledgement becomes a dead letter: it stays to be seen, and those behind it
+//! follow. Nothing of Matrix is in here.
 
 mod head;
 mod status;
@@ -60,7 +63,8 @@ pub enum Retention {
     Limits,
 }
 
-/// What one subject may hold; `None` is without limit. In every retention, the oldest entries go first.
+/// What one subject may hold; `None` is without limit. In every retention, the oldest entries go
+/// first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
     /// Entries.
@@ -83,7 +87,8 @@ pub enum WhenFull {
 /// How often and when an entry is delivered again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Redelivery {
-    /// An entry delivered this often without an acknowledgement becomes a dead letter; `None`: never.
+    /// An entry delivered this often without an acknowledgement becomes a dead letter; `None`:
+    /// never.
     pub attempts: Option<u32>,
     /// The time between the first delivery and the second; it doubles each time.
     pub first_delay: Duration,

@@ -1,7 +1,8 @@
 //! Every stream of a server, and the heads of the subjects in use.
 //!
-//! A head in memory is the newest one: whoever appends or acknowledges changes it there and in the transaction in one step; when that is refused, the change
-//! is taken back. Heads are dropped when nobody uses them, and all at once when a write fails.
+//! A head in memory is the newest one: whoever appends or acknowledges changes it there and in the
+//! transaction in one step; when that is refused, the change is taken back. Heads are dropped when
+//! nobody uses them, and all at once when a write fails.
 
 use super::{DeadLetterStatus, Stream, StreamStatus, StreamStore, Subject};
 use crate::{
@@ -52,7 +53,8 @@ impl Streams {
         Ok(Self { streams, shared: RefCell::new(Shared::load(store, streams, now).await?) })
     }
 
-    /// Reads anew what memory holds: after a failed write, or a panic between a change and its commit.
+    /// Reads anew what memory holds: after a failed write, or a panic between a change and its
+    /// commit.
     pub async fn reload(&self, store: &Reader, now: u64) -> Result<(), StoreError> {
         let shared = self.shared.borrow().clone();
         if shared.generation == store.generation() {
@@ -69,7 +71,8 @@ impl Streams {
                 return Ok(shared);
             }
             let loaded = Shared::load(store, self.streams, now).await?;
-            // Somebody else may have loaded the same meanwhile and use subjects of it: each has one head.
+            // Somebody else may have loaded the same meanwhile and use subjects of it: each has one
+            // head.
             if loaded.generation == store.generation() && loaded.generation != self.shared.borrow().generation {
                 self.shared.replace(loaded);
             }
@@ -112,7 +115,8 @@ impl Streams {
         Ok(())
     }
 
-    /// How many subjects were cleared since the last failed write. Who reads whether a subject's owner is there reads again when it has grown.
+    /// How many subjects were cleared since the last failed write. Who reads whether a subject's
+    /// owner is there reads again when it has grown.
     pub fn cleared(&self) -> u64 {
         self.shared.borrow().cleared.get()
     }
@@ -250,7 +254,8 @@ pub(super) fn subject_of<'a>(stream: &Stream, key: &'a str) -> &'a str {
     key.strip_prefix(stream.name).and_then(|rest| rest.strip_prefix('/')).unwrap_or(key)
 }
 
-/// Drops some of the oldest entries when there are too many or they are too old; says whether there may be more to drop.
+/// Drops some of the oldest entries when there are too many or they are too old; says whether there
+/// may be more to drop.
 async fn trim(subject: &Subject, ground: &dyn StreamStore, now: u64) -> Result<bool, StoreError> {
     let (first, exceeds) = {
         let head = subject.head.borrow();
@@ -267,7 +272,8 @@ async fn trim(subject: &Subject, ground: &dyn StreamStore, now: u64) -> Result<b
     }
     let mut dropped = 0;
     let written = ground.write(subject.shared.generation, &mut |tx| dropped = subject.drop_outlived(tx, &oldest, now));
-    // Nobody waits for it: it is written before whatever is appended next, or fails with it. Refused, it is tried again next time.
+    // Nobody waits for it: it is written before whatever is appended next, or fails with it.
+    // Refused, it is tried again next time.
     let taken = written.map(Submitted::visible).is_ok();
     Ok(taken && dropped > 0 && dropped == oldest.len())
 }

@@ -54,7 +54,8 @@ pub enum Delivered {
 }
 
 impl Subject {
-    /// Appends `body` in the transaction of the write that causes it; the answer is the entry's number.
+    /// Appends `body` in the transaction of the write that causes it; the answer is the entry's
+    /// number.
     pub fn append(&self, tx: &mut Tx, now: u64, body: Vec<u8>) -> Result<u64, Full> {
         let bytes = body.len() as u64;
         if self.stream.when_full == WhenFull::Refuse && self.head.borrow().is_full(&self.stream.limits, bytes) {
@@ -71,7 +72,8 @@ impl Subject {
         Ok(number)
     }
 
-    /// At most `limit` entries from the number `from` on, in order. Reading alone acknowledges nothing.
+    /// At most `limit` entries from the number `from` on, in order. Reading alone acknowledges
+    /// nothing.
     pub async fn read(&self, store: &Reader, from: u64, limit: usize) -> Result<Vec<StreamEntry>, StoreError> {
         let end = self.head.borrow().next.entries;
         if from >= end {
@@ -82,7 +84,8 @@ impl Subject {
         Ok(found.into_iter().map(|(_, entry)| entry).collect())
     }
 
-    /// What `consumer` has not acknowledged, at most `limit` entries; for consumers that count deliveries themselves.
+    /// What `consumer` has not acknowledged, at most `limit` entries; for consumers that count
+    /// deliveries themselves.
     pub async fn pending(&self, store: &Reader, consumer: &str, limit: usize) -> Result<Vec<StreamEntry>, StoreError> {
         let Some(from) = self.head.borrow().cursors.get(consumer).map(|cursor| cursor.at.entries) else { return Ok(Vec::new()) };
         self.read(store, from, limit).await
@@ -109,8 +112,9 @@ impl Subject {
         });
     }
 
-    /// What `consumer` is to process next, counted as delivered (durably, before this returns): once the whole of it, and after that, when it was not
-    /// acknowledged, one entry at a time and later each time, until the entry is given up.
+    /// What `consumer` is to process next, counted as delivered (durably, before this returns):
+    /// once the whole of it, and after that, when it was not acknowledged, one entry at a time and
+    /// later each time, until the entry is given up.
     pub async fn take(&self, ground: &dyn StreamStore, consumer: &str, now: u64, limit: usize) -> Result<Taken, StoreError> {
         loop {
             let (cursor, lag) = {
@@ -164,7 +168,8 @@ impl Subject {
         });
     }
 
-    /// Takes, lets `process` do its work, and acknowledges or says what went wrong; a panic is one of the things that go wrong.
+    /// Takes, lets `process` do its work, and acknowledges or says what went wrong; a panic is one
+    /// of the things that go wrong.
     pub async fn deliver<F, A>(
         &self,
         ground: &dyn StreamStore,
@@ -234,7 +239,8 @@ impl Subject {
         dropped
     }
 
-    /// Changes the head in memory and in `tx`, and what follows from it; `change` answers how many entries were dropped unacknowledged.
+    /// Changes the head in memory and in `tx`, and what follows from it; `change` answers how many
+    /// entries were dropped unacknowledged.
     fn change(&self, tx: &mut Tx, change: impl FnOnce(&mut StreamHead, &mut Tx) -> u64) {
         // What stands on this head's reads must not be written once they are lost.
         tx.stands_on(self.shared.generation);

@@ -1,4 +1,5 @@
-//! Streams against a model: whatever happens, each consumer gets every entry in order, none twice once acknowledged, and the figures are right.
+//! Streams against a model: whatever happens, each consumer gets every entry in order, none twice
+//! once acknowledged, and the figures are right.
 
 use super::{Limits, Redelivery, Retention, Stream, StreamStore, Streams, Subject, Taken, WhenFull};
 use crate::{
@@ -144,8 +145,8 @@ fn an_entry_is_delivered_again_later_each_time_then_given_up_and_the_next_one_fo
     assert_eq!(node.streams.status(), status, "also after a restart");
 }
 
-/// One value that could not be read, which says nothing that is not stored elsewhere, kept the server
-/// from opening. But for one thing: above which numbers subjects begin that are made anew.
+/// One value that could not be read, which says nothing that is not stored elsewhere, kept the
+/// server from opening. But for one thing: above which numbers subjects begin that are made anew.
 #[test]
 fn totals_that_are_damaged_are_counted_anew_and_no_number_is_given_twice() {
     let mut node = Node::new();
@@ -266,7 +267,8 @@ fn limits_keep_the_newest_and_count_what_a_consumer_missed() {
     assert_eq!(node.streams.status()[2].length, 0);
 }
 
-/// What was too old went only from a subject that somebody used: that of a destination which is gone stayed for ever.
+/// What was too old went only from a subject that somebody used: that of a destination which is
+/// gone stayed for ever.
 #[test]
 fn what_is_too_old_goes_also_where_nobody_looks() {
     let mut node = Node::new();
@@ -338,7 +340,8 @@ fn what_a_full_store_refuses_has_not_happened() {
     assert_eq!(bodies(node.take(&WORK, "a", "worker", 10)), [b"next".to_vec()]);
 }
 
-/// Two that found the heads outdated at once each read them anew, and each appended to a head of its own: one message took the other's place.
+/// Two that found the heads outdated at once each read them anew, and each appended to a head of
+/// its own: one message took the other's place.
 #[test]
 fn two_that_begin_at_once_after_a_failed_write_append_to_the_same_head() {
     let node = Node::new();

@@ -1,7 +1,10 @@
-//! Old changes go: the list is kept as long as syncs read it, and an older `since` is answered from the rooms themselves ([`super::changes`]).
+//! Old changes go: the list is kept as long as syncs read it, and an older `since` is answered from
+//! the rooms themselves ([`super::changes`]).
 //!
-//! Four kinds of changes are told of by nothing else than the list: whose device list changed, whose keys a user has signed, in which room it changed
-//! who types, and whose presence changed. Of these the newest of each user, pair and room *outlives* the list, at its place; so what is kept grows with users and rooms.
+//! Four kinds of changes are told of by nothing else than the list: whose device list changed,
+//! whose keys a user has signed, in which room it changed who types, and whose presence changed. Of
+//! these the newest of each user, pair and room *outlives* the list, at its place; so what is kept
+//! grows with users and rooms.
 
 use super::changes::WALK_FROM;
 use crate::{
@@ -14,14 +17,16 @@ use crate::{
 use ephapse_store::Direction;
 use std::collections::BTreeMap;
 
-/// How many changes are kept; syncs do not read more than half of that. Positions have gaps, which do not count.
+/// How many changes are kept; syncs do not read more than half of that. Positions have gaps, which
+/// do not count.
 const KEPT: usize = 2 * WALK_FROM;
 /// How many positions go in one batch.
 const AT_ONCE: i64 = 1000;
 /// How many outdated positions are too many to wait for the next clearing.
 const TOO_MANY: i64 = 16 * AT_ONCE;
 
-/// What tells a change that outlives the list from all that it takes the place of: its kind, and what of.
+/// What tells a change that outlives the list from all that it takes the place of: its kind, and
+/// what of.
 pub(crate) type Outliving = (u8, u32, u32);
 
 /// `None`: other tables tell of it.

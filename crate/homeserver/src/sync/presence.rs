@@ -1,9 +1,11 @@
-//! Who is there (Client-Server API, Presence): what each device says with its syncs, put together for each user, with a position for each change of the
-//! whole, so that syncs see it in order.
+//! Who is there (Client-Server API, Presence): what each device says with its syncs, put together
+//! for each user, with a position for each change of the whole, so that syncs see it in order.
 //!
-//! It lives in memory. What is written with a change is what a restart would lose: who is there, when they were last active, and their status message.
-//! A sync that says again what is known writes nothing and wakes nobody. Nor does it when somebody does something who is offline; when that was is written
-//! now and then, and told to who joins a room with them. What a sync shows of it is in `presence_events`.
+//! It lives in memory. What is written with a change is what a restart would lose: who is there,
+//! when they were last active, and their status message. A sync that says again what is known
+//! writes nothing and wakes nobody. Nor does it when somebody does something who is offline; when
+//! that was is written now and then, and told to who joins a room with them. What a sync shows of
+//! it is in `presence_events`.
 
 use super::memberships::UserRooms;
 use crate::{
@@ -24,7 +26,8 @@ use std::{
 
 /// How long after its last sync a device counts as there, in ms.
 const GONE_AFTER: u64 = 30_000;
-/// "The server will automatically set a user's presence to unavailable if their last active time was over a threshold value", in ms.
+/// "The server will automatically set a user's presence to unavailable if their last active time
+/// was over a threshold value", in ms.
 const IDLE_AFTER: u64 = 5 * 60_000;
 /// How many users can be there at a time; others are offline until somebody goes.
 const MOST_PRESENT: usize = 4096;
@@ -175,7 +178,8 @@ impl Present {
         // What the user's devices said before the restart holds until one of them says something.
         let restored = self.devices.remove(before_restart());
         let known = self.devices.get(id).or(restored.as_ref()).filter(|device| device.is_live(now));
-        // "A pro-active event may be sending a message to a room or changing presence state to `online`."
+        // "A pro-active event may be sending a message to a room or changing presence state to
+        // `online`."
         if says == PresenceKind::Online && known.is_none_or(|known| known.says != says) {
             self.active(now);
         }
@@ -281,7 +285,8 @@ impl Presences {
 }
 
 impl Homeserver {
-    /// A device syncs, and says that its user is online or unavailable, until what this returns is dropped. A device that says offline says nothing.
+    /// A device syncs, and says that its user is online or unavailable, until what this returns is
+    /// dropped. A device that says offline says nothing.
     pub(crate) async fn attend(self: &Rc<Self>, session: &Session, says: PresenceKind) -> Result<Option<PresenceGuard>> {
         if !self.config.presence || says == PresenceKind::Offline {
             return Ok(None);
@@ -330,7 +335,8 @@ impl Homeserver {
         }
     }
 
-    /// A user did something. Who is offline stays so: sending alone does not show anybody, but when it was is remembered.
+    /// A user did something. Who is offline stays so: sending alone does not show anybody, but when
+    /// it was is remembered.
     pub(crate) async fn active(self: &Rc<Self>, session: &Session) -> Result<()> {
         if !self.config.presence {
             return Ok(());
@@ -410,8 +416,8 @@ impl Homeserver {
         Ok(true)
     }
 
-    /// Tells those who share a room with users what changed about them. The users' rooms are held meanwhile: they say who has to wake up.
-    /// Where storage is full, they are not told.
+    /// Tells those who share a room with users what changed about them. The users' rooms are held
+    /// meanwhile: they say who has to wake up. Where storage is full, they are not told.
     fn tell_presence(&self, users: &[(UserNid, Rc<UserRooms>)], status: bool) -> Result<(), StoreError> {
         let now = self.host.now();
         let told = self.write(self.store().generation(), |tx| {

@@ -125,8 +125,8 @@ impl SyncBuilder<'_> {
         let mut slice =
             if changes.is_none_or(|changes| changes.events) { self.timeline_slice(room, &head, &span).await? } else { TimelineSlice::empty(self.to) };
         if self.from.is_some() && from.is_none() {
-            // The client's timeline of its earlier former does not go on here; and of a room that is
-            // new to it, what the filter keeps back is a gap too.
+            // The client's timeline of its earlier former does not go on here; and of a room that
+            // is new to it, what the filter keeps back is a gap too.
             let is_gap = now.last_left.is_some() || self.holds_back_earlier(room, &mut slice).await?;
             slice.limited |= is_gap;
         }

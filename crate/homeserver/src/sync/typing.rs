@@ -1,4 +1,5 @@
-//! Who types where (Client-Server API, Typing Notifications): in memory only, with a position for each change, so that syncs see it in order.
+//! Who types where (Client-Server API, Typing Notifications): in memory only, with a position for
+//! each change, so that syncs see it in order.
 
 use crate::{
     damaged::LeaveOut,
@@ -20,7 +21,8 @@ use std::{
 const LONGEST: Duration = Duration::from_secs(120);
 /// How late the end of typing may be noticed.
 const SWEEP: Duration = Duration::from_secs(1);
-/// How many changes are looked through at the start for rooms in which somebody typed when the server stopped.
+/// How many changes are looked through at the start for rooms in which somebody typed when the
+/// server stopped.
 const LOOKED_THROUGH: usize = 256;
 
 /// Who types in each room, and until when.
@@ -127,7 +129,8 @@ impl Homeserver {
                 newest.entry(room).or_insert(anybody);
             }
         }
-        // A full database opens all the same: then clients see somebody type until something can be written.
+        // A full database opens all the same: then clients see somebody type until something can be
+        // written.
         if let Err(error) = self.typing_changed(newest.into_iter().filter(|(_, anybody)| *anybody).map(|(room, _)| room)) {
             tracing::warn!("who typed when the server stopped types on: {error}");
         }

@@ -1,4 +1,5 @@
-//! The values of end-to-end encryption: one-time and fallback keys, cross-signing keys, key backups.
+//! The values of end-to-end encryption: one-time and fallback keys, cross-signing keys, key
+//! backups.
 
 use super::Json;
 use serde::{Deserialize, Serialize};

@@ -1,4 +1,5 @@
-//! The values of durable streams: where a subject begins and ends, what its consumers have done, and its entries.
+//! The values of durable streams: where a subject begins and ends, what its consumers have done,
+//! and its entries.
 
 use super::RawBytes;
 use serde::{Deserialize, Serialize};
@@ -64,7 +65,8 @@ pub struct DeadLetter {
 /// What all subjects of a stream hold together.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StreamTotals {
-    /// Above every entry number of subjects that were pruned: a subject made anew begins here, so that no number is given twice.
+    /// Above every entry number of subjects that were pruned: a subject made anew begins here, so
+    /// that no number is given twice.
     pub floor: u64,
     /// Subjects that hold something.
     pub subjects: u64,

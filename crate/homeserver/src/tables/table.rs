@@ -99,8 +99,9 @@ impl<K: KeyPart, V: Serialize + DeserializeOwned> Table<K, V> {
         Ok(found.first().and_then(Option::as_ref).map(|bytes| self.decode(&keys[0], bytes)).transpose()?)
     }
 
-    /// The values of `keys`, in their order. One that is damaged is left out and logged, as if there were none: where that is not the same, as for what a
-    /// decision stands on, there is [`Self::get_all`].
+    /// The values of `keys`, in their order. One that is damaged is left out and logged, as if
+    /// there were none: where that is not the same, as for what a decision stands on, there is
+    /// [`Self::get_all`].
     pub async fn get_many(&self, store: &Reader, keys: &[K]) -> Result<Vec<Option<V>>, StoreError> {
         let keys: Vec<_> = keys.iter().map(|key| self.key(key)).collect();
         let found = store.get_many(&keys).await?;
@@ -129,13 +130,15 @@ impl<K: KeyPart, V: Serialize + DeserializeOwned> Table<K, V> {
         self.scan_range(store, self.range(part), direction, limit).await
     }
 
-    /// At most `limit` entries of a range of encoded keys (made with [`Self::key`], [`Self::prefix_of`] and [`Self::range`]). One that is damaged is left
-    /// out and logged, and others are read in its place: fewer than `limit` are all there are.
+    /// At most `limit` entries of a range of encoded keys (made with [`Self::key`],
+    /// [`Self::prefix_of`] and [`Self::range`]). One that is damaged is left out and logged, and
+    /// others are read in its place: fewer than `limit` are all there are.
     pub async fn scan_range(&self, store: &Reader, range: Range<Vec<u8>>, direction: Direction, limit: usize) -> Result<Vec<(K, V)>, StoreError> {
         self.scan_readable(store, range, direction, limit, |key, value| Ok((key, value))).await
     }
 
-    /// As [`Self::scan_range`], of entries from which `read` makes something, or finds that it cannot.
+    /// As [`Self::scan_range`], of entries from which `read` makes something, or finds that it
+    /// cannot.
     pub async fn scan_readable<T>(
         &self,
         store: &Reader,

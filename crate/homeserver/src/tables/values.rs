@@ -194,7 +194,8 @@ pub struct RoomHead {
     pub invited: u32,
 }
 
-/// Why nobody is shown an event that was not rejected. (The first two are as the flag was that stood here before.)
+/// Why nobody is shown an event that was not rejected. (The first two are as the flag was that
+/// stood here before.)
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Withheld {
     /// It is not withheld.
@@ -220,7 +221,8 @@ pub struct EventRecord {
     pub state_before: [u8; 16],
     /// The root of the state after it, when it differs.
     pub state_after: Option<[u8; 16]>,
-    /// The root of the room's state once it had arrived, when that is not the state after it: the room was forked.
+    /// The root of the room's state once it had arrived, when that is not the state after it: the
+    /// room was forked.
     pub room_state: Option<[u8; 16]>,
     /// The device and transaction id it was sent with.
     pub transaction: Option<(OwnedDeviceId, String)>,
@@ -330,7 +332,8 @@ pub struct StoredReceipt {
 /// An account.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Account {
-    /// The argon2id hash, as `client/password.rs` writes it; none for an account that cannot log in by password.
+    /// The argon2id hash, as `client/password.rs` writes it; none for an account that cannot log in
+    /// by password.
     pub password: Option<String>,
     /// Whether the account has been deactivated for good.
     pub deactivated: bool,

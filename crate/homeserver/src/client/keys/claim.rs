@@ -1,6 +1,8 @@
-//! `POST /_matrix/client/v3/keys/claim`: each one-time key is given out once, in the order of upload; then the fallback key, again and again.
+//! `POST /_matrix/client/v3/keys/claim`: each one-time key is given out once, in the order of
+//! upload; then the fallback key, again and again.
 //!
-//! Who has no key to give is left out, as the specification has it: clients remember that, and ask the device again only after a while.
+//! Who has no key to give is left out, as the specification has it: clients remember that, and ask
+//! the device again only after a while.
 
 use super::{
     MOST,
@@ -49,15 +51,16 @@ pub async fn claim(call: UserCall, Own(request): Own<claim_keys::Request>) -> Re
     Ok(Answer::of(&response))
 }
 
-/// Claimed keys; ruma's response would leave out failures where there are none, and some clients look for them.
+/// Claimed keys; ruma's response would leave out failures where there are none, and some clients
+/// look for them.
 #[derive(Default, Serialize)]
 struct Keys {
     one_time_keys: BTreeMap<OwnedUserId, OneTimeKeys>,
     failures: BTreeMap<String, serde_json::Value>,
 }
 
-/// A key for each of a local user's devices that has one; also what other servers claim. The keys are gone in the order of commits, and no answer
-/// leaves before its commit is durable.
+/// A key for each of a local user's devices that has one; also what other servers claim. The keys
+/// are gone in the order of commits, and no answer leaves before its commit is durable.
 pub async fn claim_of(hs: &Homeserver, user: &UserId, devices: &BTreeMap<OwnedDeviceId, OneTimeKeyAlgorithm>) -> Result<OneTimeKeys> {
     let mut claimed = OneTimeKeys::new();
     let generation = hs.store().generation();
@@ -116,7 +119,8 @@ impl Given {
         Ok(given)
     }
 
-    /// The oldest key that nobody was given under another id. Those before it that somebody was given go too.
+    /// The oldest key that nobody was given under another id. Those before it that somebody was
+    /// given go too.
     async fn find_one_time(&mut self, hs: &Homeserver, counts: &mut KeyCounts) -> Result<()> {
         let (user, device, algorithm) = &self.place;
         let device_key = (*user, device.clone());

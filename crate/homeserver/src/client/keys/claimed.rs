@@ -1,10 +1,10 @@
 //! Which one-time keys of a device were claimed: none is given a second time, also when it is
 //! uploaded again, however late.
 //!
-//! Of each key a fingerprint of a few bytes is kept as long as the device is there, in 256 rows by the
-//! fingerprint's first byte. What a device may fill is bounded without forgetting any: a row that is full
-//! takes no more, and whatever would be marked there counts as claimed, so that the device has to
-//! make another key.
+//! Of each key a fingerprint of a few bytes is kept as long as the device is there, in 256 rows by
+//! the fingerprint's first byte. What a device may fill is bounded without forgetting any: a row
+//! that is full takes no more, and whatever would be marked there counts as claimed, so that the
+//! device has to make another key.
 
 use crate::{
     error::Result,
@@ -29,8 +29,8 @@ pub struct Fingerprint {
 }
 
 impl Fingerprint {
-    /// The fingerprint of a key: of the public key alone, since it is the same one under another id or
-    /// with other signatures.
+    /// The fingerprint of a key: of the public key alone, since it is the same one under another id
+    /// or with other signatures.
     pub fn of(algorithm: &str, key: &CanonicalJsonValue) -> Self {
         let public = match key {
             CanonicalJsonValue::Object(key) => key.get("key").and_then(CanonicalJsonValue::as_str),

@@ -28,7 +28,8 @@ use std::collections::{BTreeMap, BTreeSet};
 /// One-time keys that a device may have which nobody has claimed.
 const MOST_ONE_TIME_KEYS: usize = 10_000;
 
-/// Algorithms that a device may have one-time keys of, and fallback keys: the specification names two.
+/// Algorithms that a device may have one-time keys of, and fallback keys: the specification names
+/// two.
 const MOST_ALGORITHMS: usize = 16;
 
 /// Bytes of `algorithm:id`.
@@ -90,8 +91,9 @@ impl Identity {
     }
 }
 
-/// The identity keys, where they are other ones than before. Their signatures are for other clients to verify: the specification has the server check none,
-/// and whoever could be kept from uploading a wrong one would leave it out.
+/// The identity keys, where they are other ones than before. Their signatures are for other clients
+/// to verify: the specification has the server check none, and whoever could be kept from uploading
+/// a wrong one would leave it out.
 async fn new_identity(call: &UserCall, keys: &Raw<DeviceKeys>) -> Result<Option<Identity>> {
     let (hs, session) = (&call.hs, &call.session);
     let parsed: DeviceKeys = keys.deserialize().map_err(|error| Error::unreadable(&error))?;
@@ -105,7 +107,8 @@ async fn new_identity(call: &UserCall, keys: &Raw<DeviceKeys>) -> Result<Option<
     keys.remove("unsigned");
     signed::keep_own_signatures(&mut keys, &session.user_id);
     for (_, key) in tables::CROSS_SIGNING_KEYS.scan(hs.store(), &session.user, Direction::Forward, 3).await? {
-        // "Servers therefore must ensure that device IDs will not collide with cross-signing public keys."
+        // "Servers therefore must ensure that device IDs will not collide with cross-signing public
+        // keys."
         if public_key(&object(&key.0)?) == Some(session.device.as_str()) {
             return Err(Error::forbidden("this device has the id of a cross-signing key"));
         }
@@ -169,7 +172,8 @@ async fn new_one_time_keys(hs: &Homeserver, device: &(UserNid, OwnedDeviceId), k
         turns.step().await;
         let hash = Sha256::digest(&unsigned).into();
         match known {
-            // Uploaded again because the answer was lost, maybe signed anew. Before, what was kept was the hash of the whole.
+            // Uploaded again because the answer was lost, maybe signed anew. Before, what was kept
+            // was the hash of the whole.
             Some(known) if known.hash == hash || known.hash[..] == Sha256::digest(&key)[..] => continue,
             Some(_) => return Err(Error::invalid_param(format!("there is another one-time key {key_id}"))),
             // The same after somebody has claimed it: nobody is given it a second time.
@@ -241,7 +245,8 @@ fn too_many_algorithms() -> Error {
     Error::too_large(format!("a device has keys of {MOST_ALGORITHMS} algorithms at most"))
 }
 
-/// A one-time or fallback key: a string, or an object with the key and its signatures, as signed algorithms have it.
+/// A one-time or fallback key: a string, or an object with the key and its signatures, as signed
+/// algorithms have it.
 fn checked(key_id: &OwnedOneTimeKeyId, key: &Raw<encryption::OneTimeKey>) -> Result<CanonicalJsonValue> {
     if key_id.as_str().len() > LONGEST_KEY_ID {
         return Err(Error::invalid_param(format!("the id of a key has {LONGEST_KEY_ID} bytes at most")));

@@ -1,7 +1,7 @@
 //! A node as bytes. Branch: 1, the digits as 16 bits, the children's ids. Leaf: 0, the number of
 //! entries, each as type (a number for the well-known ones), state key and position. Numbers are
-//! LEB128, positions zigzag. The encoding is part of a node's identity: it never changes, and the list
-//! of types only grows at its end.
+//! LEB128, positions zigzag. The encoding is part of a node's identity: it never changes, and the
+//! list of types only grows at its end.
 
 use super::{Node, NodeId, Place, StateKey};
 use crate::position::Position;

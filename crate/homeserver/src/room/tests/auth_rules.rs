@@ -1,4 +1,5 @@
-//! The scenarios of the authorization rules, judged by a server that has received all that came before: its verdict, and its reason, are the rules' own.
+//! The scenarios of the authorization rules, judged by a server that has received all that came
+//! before: its verdict, and its reason, are the rules' own.
 
 use super::forked::kept;
 use ephapse_events::{

@@ -1,4 +1,5 @@
-//! Bans against those who claim not to have seen them: soft failure (Server-Server API, Soft failure), and forks from before a ban.
+//! Bans against those who claim not to have seen them: soft failure (Server-Server API, Soft
+//! failure), and forks from before a ban.
 
 use super::{
     super::{Draft, Event},
@@ -11,7 +12,8 @@ use ruma::{
 use serde_json::json;
 use std::{collections::BTreeSet, rc::Rc};
 
-/// The specification's example of soft failure: a banned user's server sends an event that claims to be from before the ban.
+/// The specification's example of soft failure: a banned user's server sends an event that claims
+/// to be from before the ban.
 #[test]
 fn what_a_banned_user_sends_from_before_the_ban_is_kept_but_shown_to_nobody() {
     for version in versions() {
@@ -34,7 +36,8 @@ fn what_a_banned_user_sends_from_before_the_ban_is_kept_but_shown_to_nobody() {
     }
 }
 
-/// The specification's example of soft failure goes on: another server, which has not seen the ban when the event came, builds on both.
+/// The specification's example of soft failure goes on: another server, which has not seen the ban
+/// when the event came, builds on both.
 #[test]
 fn what_another_server_builds_on_a_soft_failed_event_is_taken_as_it_is() {
     for version in versions() {
@@ -59,8 +62,9 @@ fn what_another_server_builds_on_a_soft_failed_event_is_taken_as_it_is() {
         assert!(d.is_shown(), "version {version}");
         assert_eq!(forked.seen(), ["d"]);
         assert_eq!(forked.end().iter().map(|event| &event.pdu.event_id).collect::<Vec<_>>(), [&d.pdu.event_id]);
-        // "The state at D may resolve to a state which includes C, in which case clients should also be told that the state has changed": in v1, where what
-        // one branch alone has is no conflict.
+        // "The state at D may resolve to a state which includes C, in which case clients should
+        // also be told that the state has changed": in v1, where what one branch alone has is no
+        // conflict.
         let expected = (version == RoomVersionId::V1).then_some("evading");
         let state = forked.server.get(&forked.alice, &format!("/_matrix/client/v3/rooms/{room}/state/m.room.topic/"));
         assert_eq!(state.body["topic"].as_str(), expected, "version {version}");
@@ -72,8 +76,8 @@ fn what_another_server_builds_on_a_soft_failed_event_is_taken_as_it_is() {
     }
 }
 
-/// A rejected or soft-failed event takes the place of no extremity, and what came after it took the place of itself alone: what stood before it stayed an end
-/// of the room forever.
+/// A rejected or soft-failed event takes the place of no extremity, and what came after it took the
+/// place of itself alone: what stood before it stayed an end of the room forever.
 #[test]
 fn what_others_stand_on_through_rejected_and_soft_failed_events_is_no_end_of_the_room() {
     for version in versions() {
@@ -102,7 +106,8 @@ fn what_others_stand_on_through_rejected_and_soft_failed_events_is_no_end_of_the
     }
 }
 
-/// The oldest extremity was dropped for the newest: 64 forks from before a ban, each with a state of its own, undid the ban.
+/// The oldest extremity was dropped for the newest: 64 forks from before a ban, each with a state
+/// of its own, undid the ban.
 #[test]
 fn a_ban_holds_against_forks_without_end() {
     for version in [RoomVersionId::V1, RoomVersionId::V6, RoomVersionId::V12] {
@@ -138,7 +143,8 @@ fn a_ban_holds_against_forks_without_end() {
     }
 }
 
-/// A local event was judged by the state of its parents alone, which are the newest 20 ends of the room: 20 messages from before a ban let the banned speak.
+/// A local event was judged by the state of its parents alone, which are the newest 20 ends of the
+/// room: 20 messages from before a ban let the banned speak.
 #[test]
 fn who_is_banned_may_not_speak_whatever_the_newest_ends_say() {
     for version in versions() {

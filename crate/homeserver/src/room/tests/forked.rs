@@ -52,7 +52,8 @@ pub(super) struct Forked {
 }
 
 impl Forked {
-    /// A public room that alice of the server under test made, in which `@eve:other.example` has joined.
+    /// A public room that alice of the server under test made, in which `@eve:other.example` has
+    /// joined.
     pub(super) fn new(version: &RoomVersionId) -> Self {
         let server = TestServer::new();
         let alice = server.register("alice");
@@ -181,7 +182,8 @@ pub(super) fn object(json: &Value) -> CanonicalJsonObject {
     serde_json::from_value(json.clone()).expect("canonical JSON")
 }
 
-/// The topic that a client knows after a sync, when it does with the answer what the specification says.
+/// The topic that a client knows after a sync, when it does with the answer what the specification
+/// says.
 pub(super) fn topic_after(answer: &Value, room: &str, known: Option<String>) -> Option<String> {
     let joined = &answer["rooms"]["join"][room];
     let events = match joined.get("state_after") {
@@ -198,8 +200,9 @@ pub(super) fn events_of(forked: &Forked) -> Vec<Rc<Event>> {
     forked.server.run(async move { hs.events_between(nid, Position::MIN..Position::MAX, Direction::Forward, 1000).await }).expect("events")
 }
 
-/// Nodes of the room's state tree that are stored although no event refers to them. Nothing collects such nodes, since there must be none: only what
-/// an event refers to is written, and events go with their room only.
+/// Nodes of the room's state tree that are stored although no event refers to them. Nothing
+/// collects such nodes, since there must be none: only what an event refers to is written, and
+/// events go with their room only.
 pub(super) fn stray_nodes(forked: &Forked) -> BTreeSet<NodeId> {
     let (store, nid) = (Reader::new(forked.server.store.clone()), forked.room.nid);
     let stored = forked.server.run(async move { tables::STATE_NODES.scan(&store, &nid, Direction::Forward, usize::MAX).await }).expect("nodes");
@@ -249,7 +252,8 @@ pub(super) fn told(version: &RoomVersionId, events: &[Pdu]) -> Forked {
     forked
 }
 
-/// What a server that knows nothing else keeps of the last of `events`, when it is told of them in this order; none if it does not take it in.
+/// What a server that knows nothing else keeps of the last of `events`, when it is told of them in
+/// this order; none if it does not take it in.
 pub(super) fn kept(version: &RoomVersionId, events: &[Pdu]) -> Option<Rc<Event>> {
     let server = TestServer::new();
     let ([create, between @ ..], last) = (&events[..events.len() - 1], &events[events.len() - 1]) else { panic!("a create event and another") };

@@ -64,7 +64,8 @@ fn a_client_holds_the_state_that_a_fork_resolves_to() {
     }
 }
 
-/// Clients were told of redactions that this server did not apply, and clients apply what they are told of.
+/// Clients were told of redactions that this server did not apply, and clients apply what they are
+/// told of.
 #[test]
 fn clients_are_told_of_a_redaction_when_it_is_applied() {
     for version in versions().into_iter().filter(|version| version.rules().is_some_and(|rules| !rules.authorization.special_case_room_redaction)) {
@@ -105,7 +106,8 @@ fn clients_are_told_of_a_redaction_when_it_is_applied() {
     }
 }
 
-/// A redaction that came before what it redacts was one of what relates to it, of which 256 were read.
+/// A redaction that came before what it redacts was one of what relates to it, of which 256 were
+/// read.
 #[test]
 fn a_redaction_is_not_lost_behind_what_came_before_it() {
     for version in [RoomVersionId::V1, RoomVersionId::V11] {
@@ -161,7 +163,8 @@ fn behind_the_deepest_event_there_is_nothing_deeper() {
     }
 }
 
-/// Where servers give ids themselves, the same id in a second room took the event away from the first, which could not be read or written any more.
+/// Where servers give ids themselves, the same id in a second room took the event away from the
+/// first, which could not be read or written any more.
 #[test]
 fn an_id_is_given_in_one_room_only() {
     for version in [RoomVersionId::V1, RoomVersionId::V2] {
@@ -191,7 +194,8 @@ fn an_id_is_given_in_one_room_only() {
     }
 }
 
-/// Whoever receives an event has to fetch what it stands on: each answer named one event, and a room with many ends took as many rounds.
+/// Whoever receives an event has to fetch what it stands on: each answer named one event, and a
+/// room with many ends took as many rounds.
 #[test]
 fn all_that_an_event_stands_on_and_is_not_here_is_named_at_once() {
     for version in versions() {

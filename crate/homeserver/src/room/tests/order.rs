@@ -28,7 +28,8 @@ fn acts() -> impl Strategy<Value = Vec<(Act, usize)>> {
     proptest::collection::vec((act, 0..6usize), 1..14)
 }
 
-/// The state before and after each event, and whether it is rejected, follow from the graph, not from the order in which it came.
+/// The state before and after each event, and whether it is rejected, follow from the graph, not
+/// from the order in which it came.
 #[test]
 fn any_order_of_delivery_gives_each_event_one_state() {
     for version in versions() {

@@ -16,7 +16,8 @@ fn invite_many(forked: &Forked, many: usize) {
     }
 }
 
-/// Each membership cost a round of the whole decision, and past some thousand of them the event could never be received.
+/// Each membership cost a round of the whole decision, and past some thousand of them the event
+/// could never be received.
 #[test]
 fn a_merge_that_changes_many_memberships_is_decided_in_few_rounds() {
     const MANY: usize = 300;
@@ -51,8 +52,8 @@ fn a_merge_that_changes_many_memberships_is_decided_in_few_rounds() {
     assert!(rounds <= 20, "{rounds} rounds");
 }
 
-/// The rules were asked for all events of a conflict in one turn, each time parsing the power levels: some hundred invitations under levels of 50 KB kept
-/// everybody waiting.
+/// The rules were asked for all events of a conflict in one turn, each time parsing the power
+/// levels: some hundred invitations under levels of 50 KB kept everybody waiting.
 #[test]
 fn a_merge_under_large_power_levels_lets_others_go_on() {
     const MANY: usize = 40;
@@ -80,7 +81,8 @@ fn a_merge_under_large_power_levels_lets_others_go_on() {
     }
 }
 
-/// Each of those who were in the room had all of their rooms read into memory, one after another in one turn.
+/// Each of those who were in the room had all of their rooms read into memory, one after another in
+/// one turn.
 #[test]
 fn who_leaves_a_room_of_many_is_told_of_all_of_them_in_turns() {
     let forked = Forked::new(&RoomVersionId::V11);
