@@ -37,7 +37,8 @@ pub(super) struct OpenedDatabase {
     pub(super) loaded: Loaded,
     /// Whether this engine can keep Blobs in IndexedDB.
     pub(super) blobs: bool,
-    /// Bytes of chunks. Absent where no chunk was changed since they are counted.
+    /// Bytes of chunks. Absent where an earlier version made the database and none was changed
+    /// since.
     pub(super) chunk_bytes: Option<f64>,
     /// Where it could not take the right to write: what has to be unchanged when it does.
     pub(super) pending_claim: Option<PendingClaim>,
@@ -59,7 +60,9 @@ pub(super) fn upgrade(database: &IdbDatabase, from: u32, faults: &Faults) -> Res
         }
     }
     if from < 2 {
-        database.create_object_store(CHUNKS).map_err(|error| store_error(&error))?;
+        let chunks = database.create_object_store(CHUNKS).map_err(|error| store_error(&error))?;
+        // Else each opening would look for chunks to count until there is one.
+        put(&chunks, &BYTES.into(), &0.into())?;
     }
     // Conversions from format 2 on go here, in the order of the formats.
     if faults.crash_at(CrashPoint::Migrating) { Err(StoreError::Closed) } else { Ok(()) }
