@@ -1,9 +1,9 @@
-// `npm run size`: what dist/ephapse.wasm consists of: its sections, its code by crate, and its
-// largest functions. Bytes before compression.
+// `npm run size`: what dist/ephapse.wasm consists of, which it builds if it is not current: its
+// sections, its code by crate, and its largest functions. Bytes before compression.
 
 import { readFile } from 'node:fs/promises';
-import { CommandFailed, main } from './lib/run.mjs';
-import { functionsFile, sizeLine, wasmFile } from './lib/wasm.mjs';
+import { main } from './lib/run.mjs';
+import { setup } from './lib/tools.mjs';
 
 const LARGEST = 40;
 const SECTIONS = ['custom', 'types', 'imports', 'functions', 'tables', 'memory', 'globals', 'exports', 'start', 'elements', 'code', 'data', 'data count', 'tags'];
@@ -11,7 +11,10 @@ const IMPORTS = 2;
 const CODE = 10;
 
 await main(async () => {
-  const bytes = await readFile(wasmFile).catch(() => { throw new CommandFailed('There is no dist/ephapse.wasm yet. Build it: npm run build -- --web'); });
+  const bindgen = await setup();
+  const { functionsFile, sizeLine, wasm, wasmFile } = await import('./lib/wasm.mjs');
+  await wasm(bindgen);
+  const bytes = await readFile(wasmFile);
   const names = new Map((await readFile(functionsFile, 'utf8')).split('\n').map((line) => [Number(line.slice(0, line.indexOf(':'))), line.slice(line.indexOf(':') + 1)]));
   const { sections, functions } = read(bytes);
   const crates = new Map();

@@ -3,7 +3,7 @@
 //! only.
 
 use ephapse_homeserver::{
-    Body, Config, Entrance, Homeserver, Host, Registration,
+    Body, Config, EndOfSlice, Entrance, Homeserver, Host, Registration,
     room::{Draft, RoomInfo, Stop},
 };
 use ephapse_store::{LocalBoxFuture, MemoryStore, RedbStore, Store};
@@ -43,7 +43,7 @@ impl Host for BenchHost {
 
     fn spawn(&self, _: LocalBoxFuture<'static, ()>) {}
 
-    fn yield_now(&self) -> LocalBoxFuture<'static, ()> {
+    fn yield_now(&self, _: EndOfSlice) -> LocalBoxFuture<'static, ()> {
         Box::pin(async {})
     }
 }

@@ -1,5 +1,6 @@
 //! What the host lends the homeserver: time, randomness, timers, tasks and Unicode's tables.
 
+use crate::time_slice::EndOfSlice;
 use ephapse_store::LocalBoxFuture;
 use std::time::Duration;
 
@@ -22,8 +23,9 @@ pub trait Host {
     /// Runs `task` beside everything else on the engine's one thread.
     fn spawn(&self, task: LocalBoxFuture<'static, ()>);
 
-    /// Lets the host answer what else is waiting, then goes on at once.
-    fn yield_now(&self) -> LocalBoxFuture<'static, ()>;
+    /// Lets the host answer what else is waiting, then goes on at once. What works long asks for
+    /// it by its time slice.
+    fn yield_now(&self, end: EndOfSlice) -> LocalBoxFuture<'static, ()>;
 
     /// Runs work that computes for tens of milliseconds, such as hashing a password: on another
     /// thread where there are threads.

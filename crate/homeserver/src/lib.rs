@@ -31,8 +31,8 @@ mod push;
 pub mod room;
 pub mod stream;
 mod sync;
+mod time_slice;
 mod transaction;
-mod turns;
 mod user_flag;
 mod users;
 
@@ -45,4 +45,5 @@ pub use host::Host;
 pub use http::{Request, Response};
 pub use position::Position;
 pub use router::Entrance;
+pub use time_slice::EndOfSlice;
 pub use transaction::{Submitted, Tx};

@@ -2,7 +2,7 @@
 //! that request is answered nor one that could have seen it. On the native store, with its sync
 //! held up.
 
-use ephapse_homeserver::{Body, Config, Entrance, Homeserver, Host, Registration};
+use ephapse_homeserver::{Body, Config, EndOfSlice, Entrance, Homeserver, Host, Registration};
 use ephapse_store::{CrashPoint, Faults, LocalBoxFuture, RedbOptions, RedbStore};
 use futures_executor::LocalPool;
 use futures_util::task::LocalSpawnExt;
@@ -41,7 +41,7 @@ impl Host for ThisHost {
 
     fn spawn(&self, _: LocalBoxFuture<'static, ()>) {}
 
-    fn yield_now(&self) -> LocalBoxFuture<'static, ()> {
+    fn yield_now(&self, _: EndOfSlice) -> LocalBoxFuture<'static, ()> {
         Box::pin(async {})
     }
 }

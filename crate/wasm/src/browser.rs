@@ -10,7 +10,7 @@ use crate::{
     convert::{self, Headers},
     log::Console,
 };
-use ephapse_homeserver::{Body, Config, Entrance, Homeserver, Host, OpenError, PIECE, Registration, tables::FORMAT};
+use ephapse_homeserver::{Body, Config, EndOfSlice, Entrance, Homeserver, Host, OpenError, PIECE, Registration, tables::FORMAT};
 use ephapse_store::{IndexedDbOptions, IndexedDbStore, LocalBoxFuture, Store, StoreError};
 use http::Response;
 use js_sys::{JsString, Object, Promise, Reflect, Uint8Array};
@@ -202,7 +202,7 @@ impl Host for Browser {
         spawn_local(Turns { call: 0, task });
     }
 
-    fn yield_now(&self) -> LocalBoxFuture<'static, ()> {
+    fn yield_now(&self, _: EndOfSlice) -> LocalBoxFuture<'static, ()> {
         finished(self.worker.yield_now())
     }
 

@@ -12,6 +12,7 @@ use crate::{
     router::UserCall,
     sync::forget_presence,
     tables::{self, Membership, MembershipKind, RoomNid},
+    time_slice::TimeSlice,
 };
 use ephapse_store::Direction;
 use ruma::{
@@ -119,6 +120,7 @@ async fn end_account(call: &UserCall, erase: bool) -> Result<Vec<RoomNid>> {
 /// Leaves every room, and turns down every invitation.
 async fn leave_all(call: &UserCall) -> Result<()> {
     let (hs, session) = (&call.hs, &call.session);
+    let slice = TimeSlice::new(&*hs.host);
     let memberships = tables::MEMBERSHIPS.scan(hs.store(), &session.user, Direction::Forward, usize::MAX).await?;
     for ((_, room), membership) in memberships {
         if !is_in(&membership) {
@@ -138,7 +140,7 @@ async fn leave_all(call: &UserCall) -> Result<()> {
             Err(room::Error::Refused(error)) => tracing::debug!("a deactivated user could not leave a room: {error}"),
             Err(error) => drop(Err::<(), _>(error).leave_out()?),
         }
-        hs.host.yield_now().await;
+        slice.end().await;
     }
     Ok(())
 }

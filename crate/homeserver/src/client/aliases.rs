@@ -8,8 +8,8 @@ use crate::{
     room::{self, Draft, Stop, Write},
     router::{Call, UserCall},
     tables::{self, Alias, RoomNid, UserNid},
+    time_slice::TimeSlice,
     transaction::Tx,
-    turns::Turns,
 };
 use ephapse_events::JsonObject;
 use ephapse_store::Direction;
@@ -122,7 +122,7 @@ pub fn named(content: &str) -> Result<BTreeSet<String>> {
 
 /// Those of `aliases` that a room's event cannot name anew, each with the reason.
 pub async fn unfit(hs: &Homeserver, room: RoomNid, aliases: BTreeSet<String>) -> Result<BTreeMap<String, Error>> {
-    let mut turns = Turns::new(&*hs.host);
+    let slice = TimeSlice::new(&*hs.host);
     let mut unfit = BTreeMap::new();
     for alias in aliases {
         match OwnedRoomAliasId::try_from(alias.as_str()) {
@@ -135,7 +135,7 @@ pub async fn unfit(hs: &Homeserver, room: RoomNid, aliases: BTreeSet<String>) ->
             }
             Ok(_) => {}
         }
-        turns.step().await;
+        slice.step().await;
     }
     Ok(unfit)
 }

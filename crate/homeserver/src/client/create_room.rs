@@ -8,7 +8,7 @@ use crate::{
     room::{Draft, Invitee, NewRoom, Stop, Write},
     router::UserCall,
     tables,
-    turns::Turns,
+    time_slice::TimeSlice,
 };
 use ephapse_events::JsonObject;
 use http::StatusCode;
@@ -88,7 +88,7 @@ pub async fn create_room(call: UserCall, request: Request) -> Result<Response> {
     wanted.push(Wanted::new(StateEventType::RoomJoinRules, json!({ "join_rule": join_rule }))?);
     wanted.push(Wanted::new(StateEventType::RoomHistoryVisibility, json!({ "history_visibility": "shared" }))?);
     wanted.push(Wanted::new(StateEventType::RoomGuestAccess, json!({ "guest_access": guest_access }))?);
-    let mut turns = Turns::new(&*hs.host);
+    let slice = TimeSlice::new(&*hs.host);
     let mut given: Vec<Wanted> = Vec::with_capacity(request.initial_state.len());
     for event in &request.initial_state {
         let event = initial_state(event.json().get(), rules.as_ref())?;
@@ -99,7 +99,7 @@ pub async fn create_room(call: UserCall, request: Request) -> Result<Response> {
             other.map_or(Ok(()), |other| Err(aliases::leads_elsewhere(other)))?;
         }
         given.push(event);
-        turns.short_step().await;
+        slice.check().await;
     }
     // What the client gives itself takes the place of the preset's.
     wanted.retain(|preset| !given.iter().any(|given| given.event_type == preset.event_type && given.state_key == preset.state_key));
@@ -125,11 +125,11 @@ pub async fn create_room(call: UserCall, request: Request) -> Result<Response> {
             content.insert("is_direct".to_owned(), CanonicalJsonValue::Bool(true));
         }
         invites.push((user.clone(), content));
-        turns.step().await;
+        slice.step().await;
     }
     for event in wanted.iter().filter(|event| event.event_type == StateEventType::RoomMember) {
         let Ok(user) = UserId::parse(&*event.state_key) else { continue };
-        turns.step().await;
+        slice.step().await;
         if is_invite(&event.content) {
             let invitee = hs.invitee(&user).await?;
             invitees.insert(user.clone(), invitee);

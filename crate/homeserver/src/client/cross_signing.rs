@@ -16,8 +16,8 @@ use crate::{
     locks::LockKey,
     router::UserCall,
     tables::{self, Change, CrossSigningUse, Json, Session, UserNid},
+    time_slice::TimeSlice,
     transaction::Tx,
-    turns::Turns,
 };
 use ephapse_store::Direction;
 use ruma::{
@@ -145,9 +145,9 @@ async fn verified(call: &UserCall, stored: &Keys, new: Keys) -> Result<Keys> {
 /// The signatures of a master key that its user's devices made must be right.
 async fn verify_by_devices(hs: &Homeserver, session: &Session, master: &CanonicalJsonObject) -> Result<()> {
     let own = format!("ed25519:{}", public_key(master).unwrap_or_default());
-    let mut turns = Turns::new(&*hs.host);
+    let slice = TimeSlice::new(&*hs.host);
     for (key_id, made) in signatures_of(master, &session.user_id).into_iter().flatten() {
-        turns.step().await;
+        slice.step().await;
         let key = if *key_id == own { key_of(master, &own) } else { device_key(hs, session.user, key_id).await? };
         let is_right = key.zip(made.as_str()).is_some_and(|(key, made)| is_signed(master, &key, made));
         if !is_right {
@@ -229,13 +229,13 @@ pub async fn upload_signatures(call: UserCall, Own(request): Own<upload_signatur
     let mut failures: BTreeMap<OwnedUserId, BTreeMap<String, Failure>> = BTreeMap::new();
     let mut accepted = Vec::new();
     let mut changes = Vec::new();
-    let mut turns = Turns::new(&*hs.host);
+    let slice = TimeSlice::new(&*hs.host);
     for (user, keys) in &request.signed_keys {
         let mut is_changed = false;
-        turns.step().await;
+        slice.step().await;
         for (key, json) in keys.iter() {
-            turns.step().await;
-            match accept(hs, session, &own, user, key, json.get(), &mut turns).await {
+            slice.step().await;
+            match accept(hs, session, &own, user, key, json.get(), &slice).await {
                 Ok((of, signatures)) => {
                     is_changed |= !signatures.is_empty();
                     accepted.extend(signatures.into_iter().map(|(by, signature)| ((of, session.user, key.to_owned(), by), signature)));
@@ -277,7 +277,7 @@ type Accepted = (UserNid, Vec<(String, String)>);
 
 /// The new signatures of one key, each verified: of an own device by the self-signing key, of the
 /// own master key by own devices, of another user's master key by the user-signing key.
-async fn accept(hs: &Homeserver, session: &Session, own: &Keys, user: &UserId, key: &str, json: &str, turns: &mut Turns<'_>) -> Result<Accepted> {
+async fn accept(hs: &Homeserver, session: &Session, own: &Keys, user: &UserId, key: &str, json: &str, slice: &TimeSlice<'_>) -> Result<Accepted> {
     let given = object(json)?;
     let unknown = || Error::not_found("there is no such key");
     let of = hs.find_user(user).await?.ok_or_else(unknown)?;
@@ -305,7 +305,7 @@ async fn accept(hs: &Homeserver, session: &Session, own: &Keys, user: &UserId, k
     let signer = signer.map(key_and_id).transpose()?;
     let mut accepted = Vec::new();
     for (by, made) in signatures_of(&given, &session.user_id).into_iter().flatten() {
-        turns.step().await;
+        slice.step().await;
         let made = made.as_str().ok_or_else(|| Error::bad_json("a signature is a string"))?;
         // What was uploaded with the key comes back with it.
         if signature(&stored, &session.user_id, by) == Some(made) {

@@ -9,8 +9,8 @@ use crate::{
     router::UserCall,
     schema::Identifier,
     tables::{self, Change, Device, Session, UserNid},
+    time_slice::TimeSlice,
     transaction::Tx,
-    turns::Turns,
 };
 use ephapse_store::Direction;
 use ruma::{
@@ -133,9 +133,9 @@ pub async fn departing(hs: &Homeserver, owner: &Session, which: impl Fn(&OwnedDe
     let user = owner.user;
     let change = hs.device_list_change(user).await?;
     let mut devices = Vec::new();
-    let mut turns = Turns::new(&*hs.host);
+    let slice = TimeSlice::new(&*hs.host);
     for (id, device) in of_user(hs, user).await?.into_iter().filter(|(id, _)| which(id)) {
-        turns.step().await;
+        slice.step().await;
         let messages = to_device::departing(hs, user, &id).await?;
         let keys = keys::departing(hs, user, &id).await?;
         devices.push((id, device, messages, keys));

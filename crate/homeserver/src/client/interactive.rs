@@ -11,6 +11,7 @@ use crate::{
     homeserver::Homeserver,
     router::{RawRequest, UserCall},
     tables::{self, InteractiveSession, Session},
+    time_slice::TimeSlice,
     transaction::Tx,
 };
 use ephapse_store::Direction;
@@ -198,6 +199,7 @@ fn ask(id: String, session: &InteractiveSession, flows: Vec<AuthFlow>, refusal: 
 impl Homeserver {
     /// Forgets sessions that have ended, a few at a time.
     pub(crate) async fn forget_ended_sessions(&self) -> Result<()> {
+        let slice = TimeSlice::new(&*self.host);
         loop {
             let generation = self.fresh_generation();
             let ended = ended(self, CLEARED_AT_ONCE, self.host.now()).await?;
@@ -206,7 +208,7 @@ impl Homeserver {
             }
             let forgotten = self.write(generation, |tx| forget(tx, &ended));
             forgotten?.durable().await?;
-            self.host.yield_now().await;
+            slice.end().await;
         }
     }
 }

@@ -8,8 +8,8 @@ use crate::{
     locks::LockKey,
     router::UserCall,
     tables::{self, BackedUpKey, Json, KeyBackup, KeyPart, UserNid},
+    time_slice::TimeSlice,
     transaction::Tx,
-    turns::Turns,
 };
 use ephapse_store::Direction;
 use http::StatusCode;
@@ -178,11 +178,11 @@ pub async fn delete_key(call: UserCall, request: delete_backup_keys_for_session:
 /// Stores keys in the current version, in place of worse ones; the new etag and count.
 async fn put(call: &UserCall, version: &str, keys: Vec<(OwnedRoomId, String, Raw<KeyBackupData>)>) -> Result<(String, UInt)> {
     let (hs, user) = (&call.hs, call.session.user);
-    let mut turns = Turns::new(&*hs.host);
+    let slice = TimeSlice::new(&*hs.host);
     let mut read = Vec::with_capacity(keys.len());
     for (room, session, key) in keys {
         read.push(((room, session), read_key(&key)?));
-        turns.step().await;
+        slice.step().await;
     }
     let _lock = hs.lock(LockKey::KeyBackup(user)).await;
     let (number, mut backup) = existing(hs, user, version).await?;
@@ -202,7 +202,7 @@ async fn put(call: &UserCall, version: &str, keys: Vec<(OwnedRoomId, String, Raw
                 backup.count += u64::from(stored.is_none());
             }
         }
-        turns.step().await;
+        slice.step().await;
     }
     if !better.is_empty() {
         backup.etag += 1;
@@ -270,6 +270,7 @@ async fn remove(call: &UserCall, version: &str, which: Which) -> Result<(String,
 /// Keys of a backup, a page at a time; between pages others have their turn.
 struct Pages<'a> {
     hs: &'a Homeserver,
+    slice: TimeSlice<'a>,
     /// What is left to read.
     rest: Option<Range<Vec<u8>>>,
 }
@@ -278,7 +279,7 @@ type Place = (UserNid, u64, OwnedRoomId, String);
 
 impl<'a> Pages<'a> {
     fn of(hs: &'a Homeserver, part: &impl KeyPart) -> Self {
-        Self { hs, rest: Some(tables::BACKED_UP_KEYS.range(part)) }
+        Self { hs, slice: TimeSlice::new(&*hs.host), rest: Some(tables::BACKED_UP_KEYS.range(part)) }
     }
 
     async fn next(&mut self) -> Result<Option<Vec<(Place, BackedUpKey)>>> {
@@ -290,7 +291,7 @@ impl<'a> Pages<'a> {
             // The first key behind it.
             start.push(0);
             self.rest = Some(start..end);
-            self.hs.host.yield_now().await;
+            self.slice.end().await;
         }
         Ok(Some(page))
     }

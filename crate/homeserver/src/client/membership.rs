@@ -10,7 +10,7 @@ use crate::{
     room::{Draft, NodeId, RoomInfo, Stop, Write},
     router::UserCall,
     tables::{self, Change, Membership, MembershipKind, Session},
-    turns::Turns,
+    time_slice::TimeSlice,
 };
 use ephapse_events::{JsonObject, auth::PowerLevels};
 use ephapse_store::Direction;
@@ -172,12 +172,12 @@ async fn authorizer(hs: &Homeserver, room: &Rc<RoomInfo>, user: &UserId) -> Resu
 async fn member_who_may_invite(hs: &Homeserver, room: &RoomInfo, levels: &PowerLevels<'_>) -> Result<Option<OwnedUserId>> {
     let needed = levels.invite().map_err(Error::forbidden)?;
     let may_invite = |user: &UserId| Ok::<_, Error>(hs.is_local(user) && levels.user(user).map_err(Error::forbidden)? >= needed);
-    let mut turns = Turns::new(&*hs.host);
+    let slice = TimeSlice::new(&*hs.host);
     for user in levels.named().map_err(Error::forbidden)? {
         if may_invite(&user)? && membership_of(hs, room, &user).await? == Some(MembershipKind::Join) {
             return Ok(Some(user));
         }
-        turns.step().await;
+        slice.step().await;
     }
     let range = tables::MEMBERS.range(&(room.nid, MembershipKind::Join as u8));
     let mut from = range.start;
@@ -188,7 +188,7 @@ async fn member_who_may_invite(hs: &Homeserver, room: &RoomInfo, levels: &PowerL
             if may_invite(&user)? {
                 return Ok(Some(user));
             }
-            turns.step().await;
+            slice.step().await;
         }
         let Some((last, _)) = members.last() else { break };
         from = tables::MEMBERS.key(last);

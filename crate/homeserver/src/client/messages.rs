@@ -13,7 +13,7 @@ use crate::{
     router::UserCall,
     sync::filter::{self, Facts},
     tables::Session,
-    turns::Turns,
+    time_slice::TimeSlice,
 };
 use ephapse_events::StateKey;
 use ephapse_store::Direction;
@@ -192,12 +192,12 @@ pub async fn context(call: UserCall, Own(request): Own<get_context::v3::Request>
     let mut shown: Vec<Rc<Event>> = before.events.iter().chain(&after.events).cloned().collect();
     shown.push(event.clone());
     let mut state = Vec::new();
-    let mut turns = Turns::new(&*hs.host);
+    let slice = TimeSlice::new(&*hs.host);
     for event in state_for(hs, &room, last.room_state, &shown, lazy(&request.filter)).await? {
         if by_itself(&event) && hs.is_related(&mut viewer, &event, &related, &mut 0).await? {
             state.push(event);
         }
-        turns.step().await;
+        slice.step().await;
     }
     Ok(Json::of(&Context {
         start: hs.token(if before.end == Position::MIN { Position(0) } else { before.end }),

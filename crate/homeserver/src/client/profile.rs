@@ -10,6 +10,7 @@ use crate::{
     room::{self, Draft, Stop},
     router::{Call, UserCall},
     tables::{self, Json, MembershipKind, UserNid},
+    time_slice::TimeSlice,
 };
 use ephapse_store::Direction;
 use http::StatusCode;
@@ -124,6 +125,7 @@ async fn write(call: &UserCall, field: String, value: Option<Box<RawValue>>) -> 
 async fn show_in_rooms(call: &UserCall) -> Result<()> {
     let (hs, session) = (&call.hs, &call.session);
     let shown = shown_in_rooms(hs, session.user).await?;
+    let slice = TimeSlice::new(&*hs.host);
     let memberships = tables::MEMBERSHIPS.scan(hs.store(), &session.user, Direction::Forward, usize::MAX).await?;
     for ((_, room), membership) in memberships {
         if membership.kind != MembershipKind::Join {
@@ -150,7 +152,7 @@ async fn show_in_rooms(call: &UserCall) -> Result<()> {
             Err(room::Error::Refused(error)) => tracing::debug!("a room does not take a new profile: {error}"),
             Err(error) => drop(Err::<(), _>(error).leave_out()?),
         }
-        hs.host.yield_now().await;
+        slice.end().await;
     }
     Ok(())
 }

@@ -8,6 +8,7 @@ use crate::{
     room::{DEPTH, Event, Format, REDACTION, RelatesTo},
     router::UserCall,
     tables::{self, IndirectRelation, RoomNid},
+    time_slice::TimeSlice,
 };
 use ephapse_store::Direction;
 use ruma::{
@@ -130,9 +131,10 @@ async fn find(call: &UserCall, criteria: Criteria) -> Result<Found> {
     };
     let mut found: Vec<Rc<Event>> = Vec::new();
     let mut read = 0;
+    let slice = TimeSlice::new(&*hs.host);
     while found.len() <= limit && !unread.is_over && read < READ_AT_MOST {
         if read > 0 {
-            hs.host.yield_now().await;
+            slice.end().await;
         }
         let mut children = unread.read(hs).await?;
         read += children.len();

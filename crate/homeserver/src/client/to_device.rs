@@ -14,8 +14,8 @@ use crate::{
     router::UserCall,
     stream::{Limits, Redelivery, Retention, Stream, Subject, WhenFull},
     tables::{self, Change, Session, StreamEntry, UserNid},
+    time_slice::TimeSlice,
     transaction::{Submitted, Tx},
-    turns::Turns,
 };
 use ephapse_store::Direction;
 use ruma::{
@@ -77,9 +77,9 @@ pub async fn send(call: UserCall, request: send_event_to_device::Request) -> Res
         return Err(Error::too_large(format!("a message has {LONGEST_CONTENT} bytes at most")));
     }
     let mut queues = Queues { cleared: hs.streams.cleared(), ..Queues::default() };
-    let mut turns = Turns::new(&*hs.host);
+    let slice = TimeSlice::new(&*hs.host);
     for (user, messages) in &request.messages {
-        turns.step().await;
+        slice.step().await;
         // Users of other servers get theirs by federation.
         if hs.is_local(user) {
             queues.add(hs, user, messages).await?;
@@ -130,7 +130,7 @@ impl<'a> Queues<'a> {
         messages: &'a BTreeMap<DeviceIdOrAllDevices, Raw<AnyToDeviceEventContent>>,
     ) -> Result<()> {
         let Some(nid) = hs.find_user(user).await? else { return Ok(()) };
-        let mut turns = Turns::new(&*hs.host);
+        let slice = TimeSlice::new(&*hs.host);
         for ((_, device), _) in tables::DEVICES.scan(hs.store(), &nid, Direction::Forward, MOST_DEVICES).await? {
             let content = messages.get(&DeviceIdOrAllDevices::DeviceId(device.clone())).or_else(|| messages.get(&DeviceIdOrAllDevices::AllDevices));
             let Some(content) = content.map(Raw::json) else { continue };
@@ -140,7 +140,7 @@ impl<'a> Queues<'a> {
             }
             let subject = subject(hs, nid, &device).await?;
             self.queues.push(Queue { user: nid, device, subject, content });
-            turns.step().await;
+            slice.step().await;
         }
         Ok(())
     }
@@ -191,7 +191,7 @@ pub async fn pending(hs: &Homeserver, session: &Session, since: Option<Token>, t
     let subject = subject(hs, session.user, &session.device).await?;
     let mut shown = Pending { events: Vec::new(), next: None };
     let mut page = subject.pending(hs.store(), DEVICE, PAGE).await?;
-    let mut turns = Turns::new(&*hs.host);
+    let slice = TimeSlice::new(&*hs.host);
     loop {
         let mut arrived = None;
         let mut goes_on = page.len() == PAGE;
@@ -216,7 +216,7 @@ pub async fn pending(hs: &Homeserver, session: &Session, since: Option<Token>, t
         }
         let Some(last) = page.last().filter(|_| goes_on) else { return Ok(shown) };
         page = subject.read(hs.store(), last.end.entries, PAGE).await?;
-        turns.step().await;
+        slice.step().await;
     }
 }
 

@@ -12,6 +12,7 @@ use crate::{
     locks::LockKey,
     router::UserCall,
     tables::{self, Transaction},
+    time_slice::TimeSlice,
     transaction::Tx,
 };
 use async_lock::MutexGuardArc;
@@ -78,6 +79,7 @@ impl Homeserver {
     /// Forgets answers that are older than seven days, a few at a time.
     pub(crate) async fn forget_old_transactions(&self) -> Result<()> {
         let range = tables::TRANSACTIONS_BY_TIME.range(&()).start..tables::TRANSACTIONS_BY_TIME.prefix_of(&self.host.now().saturating_sub(KEPT));
+        let slice = TimeSlice::new(&*self.host);
         loop {
             let generation = self.fresh_generation();
             let old =
@@ -93,7 +95,7 @@ impl Homeserver {
                 }
             });
             forgotten?.durable().await?;
-            self.host.yield_now().await;
+            slice.end().await;
         }
     }
 }

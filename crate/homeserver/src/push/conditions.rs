@@ -10,22 +10,19 @@ use super::{
     rules::Effect,
     ruleset::{self, Rules},
 };
-use crate::{host::Host, property_paths::Paths};
+use crate::{host::Host, property_paths::Paths, time_slice::TimeSlice};
 use ephapse_events::Pdu;
 use ruma::{
     OwnedRoomId, OwnedUserId, UInt,
     power_levels::NotificationPowerLevelsKey,
     push::{Action, EventMatchConditionData, FlattenedJsonValue, PushCondition, PushConditionPowerLevelsCtx, RoomMemberCountIs, ScalarJsonValue},
 };
-use std::{
-    cell::{Cell, OnceCell},
-    ops::RangeBounds,
-};
+use std::{cell::OnceCell, ops::RangeBounds};
 
 /// The property in which words are matched.
 const BODY: &str = "content.body";
 /// So many bytes are compared before others have their turn.
-const TURN: usize = 4 << 20;
+const SLICE: usize = 4 << 20;
 
 /// The rules of a user that are enabled, as they are checked.
 #[derive(Debug, Default)]
@@ -134,41 +131,38 @@ impl Condition {
 }
 
 /// What a user's rules make of the events of a room.
-pub struct Judge {
+pub struct Judge<'a> {
     room_id: String,
     context: Context,
     /// `None`: the display name is too long for a pattern, or empty, and so in nobody's words.
     display_name: Option<Glob>,
-    /// Bytes compared since others had their turn.
-    compared: Cell<usize>,
+    /// Of bytes compared.
+    slice: TimeSlice<'a>,
 }
 
-impl Judge {
+impl<'a> Judge<'a> {
     /// One for a room.
-    pub fn in_room(context: Context) -> Self {
+    pub fn in_room(context: Context, host: &'a dyn Host) -> Self {
         let display_name = Some(&*context.display_name).filter(|name| !name.is_empty()).and_then(Glob::literal);
-        Self { room_id: glob::folded(context.room.as_str()), display_name, context, compared: Cell::new(0) }
+        Self { room_id: glob::folded(context.room.as_str()), display_name, context, slice: TimeSlice::of(host, SLICE) }
     }
 
     /// What the first rule that applies to an event of somebody else's does. An event that is no
     /// JSON does nothing.
-    pub async fn judge(&self, conditions: &Conditions, event: &Pdu, host: &dyn Host) -> Effect {
+    pub async fn judge(&self, conditions: &Conditions, event: &Pdu) -> Effect {
         let Ok(found) = conditions.paths.find(&event.json) else { return Effect::default() };
         let facts = Facts { event, folded: found.iter().map(|_| OnceCell::new()).collect(), found };
         for rule in &conditions.rules {
-            if self.all_apply(&rule.conditions, &facts, host).await {
+            if self.all_apply(&rule.conditions, &facts).await {
                 return rule.effect;
             }
         }
         Effect::default()
     }
 
-    async fn all_apply(&self, conditions: &[Condition], facts: &Facts<'_>, host: &dyn Host) -> bool {
+    async fn all_apply(&self, conditions: &[Condition], facts: &Facts<'_>) -> bool {
         for condition in conditions {
-            if self.compared.get() >= TURN {
-                self.compared.set(0);
-                host.yield_now().await;
-            }
+            self.slice.check().await;
             if !self.applies(condition, facts) {
                 return false;
             }
@@ -199,8 +193,8 @@ impl Judge {
         }
     }
 
-    fn compares<'a>(&self, glob: &'a Glob, text: &str) -> &'a Glob {
-        self.compared.set(self.compared.get() + text.len() * glob.effort());
+    fn compares<'g>(&self, glob: &'g Glob, text: &str) -> &'g Glob {
+        self.slice.spend(text.len() * glob.effort());
         glob
     }
 }

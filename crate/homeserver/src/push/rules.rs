@@ -68,15 +68,15 @@ pub struct Effect {
 }
 
 /// A user's rules in a room.
-pub struct Evaluation {
+pub struct Evaluation<'a> {
     rules: Rc<Conditions>,
-    judge: Judge,
+    judge: Judge<'a>,
 }
 
-impl Evaluation {
+impl Evaluation<'_> {
     /// What an event of somebody else's does to the user's counts.
-    pub async fn of(&self, hs: &Homeserver, event: &Event) -> Effect {
-        self.judge.judge(&self.rules, &event.pdu, &*hs.host).await
+    pub async fn of(&self, event: &Event) -> Effect {
+        self.judge.judge(&self.rules, &event.pdu).await
     }
 }
 
@@ -93,7 +93,7 @@ impl Homeserver {
     }
 
     /// A user's rules in a room as it is now.
-    pub(crate) async fn push_evaluation(&self, room: &RoomInfo, head: &RoomHead, user: UserNid, user_id: &OwnedUserId) -> Result<Evaluation> {
+    pub(crate) async fn push_evaluation(&self, room: &RoomInfo, head: &RoomHead, user: UserNid, user_id: &OwnedUserId) -> Result<Evaluation<'_>> {
         let rules = self.push_rules(user, user_id).await?;
         let key = (StateEventType::RoomMember, user_id.to_string());
         let member = self.state_event(room.nid, crate::room::NodeId(head.state), key).await.leave_out()?.flatten();
@@ -103,7 +103,7 @@ impl Homeserver {
             display_name: member.and_then(|member| display_name(&member)).unwrap_or_else(|| user_id.localpart().to_owned()),
             power_levels: self.power_levels(room, head).await?.map(Into::into),
         };
-        Ok(Evaluation { rules, judge: Judge::in_room(context) })
+        Ok(Evaluation { rules, judge: Judge::in_room(context, &*self.host) })
     }
 
     async fn power_levels(&self, room: &RoomInfo, head: &RoomHead) -> Result<Option<RoomPowerLevels>> {

@@ -16,8 +16,8 @@ use crate::{
     room::{Reading, RoomInfo, membership_of},
     rows::{ReadSince, Rows},
     tables::{self, MembershipKind, ReceiptKind, RoomHead, RoomNid, Session, StoredReceipt, Unread, UnreadThread, UserNid},
+    time_slice::TimeSlice,
     transaction::Submitted,
-    turns::Turns,
 };
 use ephapse_store::{Direction, Reader};
 use ruma::{EventId, OwnedEventId, events::TimelineEventType};
@@ -121,7 +121,7 @@ struct Counted {
 struct Counting<'a> {
     room: &'a RoomInfo,
     session: &'a Session,
-    evaluation: Evaluation,
+    evaluation: Evaluation<'a>,
 }
 
 /// What counts of the newest events.
@@ -324,11 +324,11 @@ impl Homeserver {
     async fn newest(&self, counting: &Counting<'_>, boundaries: Range<Position>) -> Result<Newest> {
         let Counting { room, session, evaluation } = counting;
         let ignored = self.ignored_by(session.user).await?;
-        let mut reading = Reading::new(boundaries, Direction::Backward);
+        let mut reading = Reading::new(self, room.nid, boundaries, Direction::Backward);
         let mut newest = Newest::default();
-        let mut turns = Turns::new(&*self.host);
+        let slice = TimeSlice::new(&*self.host);
         while reading.goes_on && newest.read < COUNTED_AT_MOST {
-            let events = reading.next(self, room.nid, COUNTED_AT_MOST - newest.read).await?;
+            let events = reading.next(COUNTED_AT_MOST - newest.read).await?;
             newest.read += events.len();
             for event in events {
                 newest.redacts |= event.pdu.event_type == TimelineEventType::RoomRedaction;
@@ -339,15 +339,15 @@ impl Homeserver {
                 // There is nothing left to read of what is redacted, whatever the rules make of its
                 // type; nor is it known any more which thread it was in.
                 if event.redacted_by.is_some() {
-                    turns.short_step().await;
+                    slice.check().await;
                     continue;
                 }
-                let effect = if own { Effect::default() } else { evaluation.of(self, &event).await };
+                let effect = if own { Effect::default() } else { evaluation.of(&event).await };
                 if own || effect.notify {
                     let root = self.thread_of(room.nid, &event).await?;
                     newest.events.push(Counted { position: event.position, root, own, effect });
                 }
-                turns.short_step().await;
+                slice.check().await;
             }
         }
         Ok(newest)

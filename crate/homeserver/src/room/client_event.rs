@@ -122,10 +122,10 @@ impl Homeserver {
         let replaced: Vec<Rc<Event>> = events.iter().filter_map(|event| others.get(&event.replaces?).cloned()).collect();
         let reader = Reader { session, format, viewer, replaced: &self.shown(room, replaced, session).await? };
         let mut written = Vec::with_capacity(events.len());
-        let mut portions = Portions::new();
+        let mut portions = Portions::new(&*self.host);
         for event in events.iter() {
             written.extend(self.write_event(room, event, &others, reader).leave_out()?.map(Raw::from_json));
-            portions.took(&*self.host, std::slice::from_ref(event)).await;
+            portions.took(std::slice::from_ref(event)).await;
         }
         Ok(written)
     }

@@ -11,7 +11,7 @@ use crate::{
     homeserver::Homeserver,
     position::Position,
     tables::{RoomNid, Session},
-    turns::Turns,
+    time_slice::TimeSlice,
 };
 use ephapse_events::StateKey;
 use ruma::UserId;
@@ -35,14 +35,14 @@ impl Homeserver {
         let theirs: Vec<Rc<Event>> = events.iter().filter(|event| erased.contains(&*event.pdu.sender)).cloned().collect();
         let state = self.still_state(room.nid, &theirs).await?;
         let mut viewer = Viewer::new(self, &room, session.user).await?;
-        let mut turns = Turns::new(&*self.host);
+        let slice = TimeSlice::new(&*self.host);
         let mut copies: HashMap<Position, Option<Rc<Event>>> = HashMap::new();
         for event in theirs.iter().filter(|event| !state.contains(&event.position)) {
             if !viewer.was_joined(self, event).await? {
                 let pdu = event.pdu.redacted(&room.rules).map_err(|error| event.damaged(&room.id, error)).leave_out()?;
                 copies.insert(event.position, pdu.map(|pdu| Rc::new(Event { pdu: Arc::new(pdu), ..Event::clone(event) })));
             }
-            turns.step().await;
+            slice.step().await;
         }
         Ok(events.iter().filter_map(|event| copies.get(&event.position).cloned().unwrap_or_else(|| Some(event.clone()))).collect())
     }

@@ -13,7 +13,7 @@ use crate::{
     homeserver::Homeserver,
     locks::LockKey,
     tables::{self, MembershipKind, UserNid},
-    turns::Turns,
+    time_slice::TimeSlice,
 };
 use ephapse_store::{Direction, LocalBoxFuture};
 use ruma::{
@@ -84,7 +84,7 @@ impl Homeserver {
         let Some(asked) = tables::GUESTS_TO_LEAVE.get(self.store(), &room.nid).await? else { return Ok(()) };
         let range = tables::MEMBERS.range(&(room.nid, MembershipKind::Join as u8));
         let mut from = range.start;
-        let mut turns = Turns::new(&*self.host);
+        let slice = TimeSlice::new(&*self.host);
         loop {
             let page = tables::MEMBERS.scan_range(self.store(), from..range.end.clone(), Direction::Forward, LOOKED_AT).await?;
             let mut guests = Vec::new();
@@ -92,11 +92,11 @@ impl Homeserver {
                 if self.is_guest(*user).await? {
                     guests.push((*user, self.user_id(*user).await?));
                 }
-                turns.step().await;
+                slice.step().await;
             }
             for guests in guests.chunks(LEAVE_AT_ONCE) {
                 self.leave_together(room, generation, guests).await?;
-                self.host.yield_now().await;
+                slice.end().await;
             }
             let Some((last, _)) = page.last().filter(|_| page.len() == LOOKED_AT) else { break };
             from = tables::MEMBERS.key(last);

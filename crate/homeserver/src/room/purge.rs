@@ -9,6 +9,7 @@ use crate::{
     homeserver::Homeserver,
     locks::LockKey,
     tables::{self, MembershipKind, RoomNid, UserNid},
+    time_slice::TimeSlice,
     transaction::{Submitted, Tx},
 };
 use ephapse_store::Direction;
@@ -50,6 +51,7 @@ impl Homeserver {
 
     /// Whether no local user is in a room or remembers it.
     async fn is_forgotten(&self, room: RoomNid) -> Result<bool> {
+        let slice = TimeSlice::new(&*self.host);
         let range = tables::MEMBERS.range(&room);
         let mut from = range.start;
         loop {
@@ -66,7 +68,7 @@ impl Homeserver {
             from = tables::MEMBERS.key(last);
             // The first key behind it.
             from.push(0);
-            self.host.yield_now().await;
+            slice.end().await;
         }
     }
 
@@ -84,13 +86,14 @@ impl Homeserver {
     /// Deletes what a room held that nobody knows any more. Nothing of it changes any more, so each
     /// batch stands on its own reads alone.
     async fn purge(&self, room: RoomNid) -> Result<()> {
+        let slice = TimeSlice::new(&*self.host);
         loop {
             let generation = self.fresh_generation();
             let members = tables::MEMBERS.scan(self.store(), &room, Direction::Forward, AT_ONCE).await?;
             if members.is_empty() {
                 break;
             }
-            self.purged(generation, |tx| {
+            self.purged(generation, &slice, |tx| {
                 for (key @ (_, _, user), _) in &members {
                     tables::MEMBERS.delete(tx, key);
                     tables::MEMBERSHIPS.delete(tx, &(*user, room));
@@ -107,7 +110,7 @@ impl Homeserver {
             if owners.is_empty() {
                 break;
             }
-            self.purged(generation, |tx| {
+            self.purged(generation, &slice, |tx| {
                 for (key @ (_, user), ()) in &owners {
                     tables::ROOM_ACCOUNT_DATA.delete(tx, key);
                     tables::ACCOUNT_DATA.delete_all(tx, &(*user, room));
@@ -119,9 +122,9 @@ impl Homeserver {
             let generation = self.fresh_generation();
             let events = tables::EVENTS.scan(self.store(), &room, Direction::Backward, AT_ONCE).await?;
             if events.is_empty() {
-                return self.purged(generation, |tx| delete_ranges(tx, room)).await;
+                return self.purged(generation, &slice, |tx| delete_ranges(tx, room)).await;
             }
-            self.purged(generation, |tx| {
+            self.purged(generation, &slice, |tx| {
                 for (key, record) in &events {
                     tables::EVENT_IDS.delete(tx, &record.event_id);
                     tables::EVENTS.delete(tx, key);
@@ -132,13 +135,13 @@ impl Homeserver {
     }
 
     /// One of many batches of deletions: then others have their turn.
-    async fn purged(&self, generation: u64, delete: impl FnOnce(&mut Tx)) -> Result<()> {
+    async fn purged(&self, generation: u64, slice: &TimeSlice<'_>, delete: impl FnOnce(&mut Tx)) -> Result<()> {
         let deleted = self.write(generation, |tx| {
             tx.frees_space();
             delete(tx);
         });
         deleted?.durable().await?;
-        self.host.yield_now().await;
+        slice.end().await;
         Ok(())
     }
 

@@ -14,27 +14,28 @@ use crate::{
     position::Position,
     rows::ReadSince,
     tables::{self, RoomHead, RoomNid},
+    time_slice::TimeSlice,
 };
 use ephapse_events::{StateKey, auth::PowerLevels};
 use ruma::{EventId, RoomId, events::StateEventType};
 use std::{collections::HashMap, rc::Rc};
 
 /// Events of so many bytes are read or written in one go before others get their turn.
-const TURN: usize = 256 << 10;
+const SLICE: usize = 256 << 10;
 /// How many events are read at once at most.
 const PORTION: usize = 256;
 /// How many are read at once while nothing is known of their size.
 const FIRST_PORTION: usize = 16;
 
 /// Many events one after another, as many at a time as others can wait for.
-pub(super) struct Portions {
+pub(super) struct Portions<'a> {
     next: usize,
-    bytes: usize,
+    slice: TimeSlice<'a>,
 }
 
-impl Portions {
-    pub(super) fn new() -> Self {
-        Self { next: FIRST_PORTION, bytes: 0 }
+impl<'a> Portions<'a> {
+    pub(super) fn new(host: &'a dyn Host) -> Self {
+        Self { next: FIRST_PORTION, slice: TimeSlice::of(host, SLICE) }
     }
 
     /// How many to read now, going by the size of those before.
@@ -43,14 +44,11 @@ impl Portions {
     }
 
     /// Takes note of some that were read or written; others have their turn when it is time.
-    pub(super) async fn took(&mut self, host: &dyn Host, events: &[Rc<Event>]) {
+    pub(super) async fn took(&mut self, events: &[Rc<Event>]) {
         let bytes: usize = events.iter().map(|event| event.weight()).sum();
-        self.next = (TURN * events.len()).checked_div(bytes).map_or(PORTION, |count| count.clamp(1, PORTION));
-        self.bytes += bytes;
-        if self.bytes >= TURN {
-            self.bytes = 0;
-            host.yield_now().await;
-        }
+        self.next = (SLICE * events.len()).checked_div(bytes).map_or(PORTION, |count| count.clamp(1, PORTION));
+        self.slice.spend(bytes);
+        self.slice.check().await;
     }
 }
 
@@ -137,7 +135,7 @@ impl Homeserver {
             return Ok(found);
         }
         let info = self.room_by_nid(room).await?;
-        let (mut rest, mut portions) = (&missing[..], Portions::new());
+        let (mut rest, mut portions) = (&missing[..], Portions::new(&*self.host));
         while !rest.is_empty() {
             let (now, later) = rest.split_at(portions.count().min(rest.len()));
             let keys: Vec<_> = now.iter().map(|index| (room, positions[*index])).collect();
@@ -151,7 +149,7 @@ impl Homeserver {
                 }
             }
             if !later.is_empty() {
-                portions.took(&*self.host, &read).await;
+                portions.took(&read).await;
             }
             rest = later;
         }

@@ -7,7 +7,7 @@ use crate::{
     homeserver::Homeserver,
     position::Position,
     tables::{self, Relation, UserNid},
-    turns::Turns,
+    time_slice::TimeSlice,
 };
 use ephapse_store::Direction;
 use ruma::OwnedUserId;
@@ -68,11 +68,11 @@ pub struct Wanted<'a> {
 impl Homeserver {
     /// Whom and what a filter means. A user that nobody has heard of has sent nothing.
     pub async fn related(&self, by: &RelatedBy) -> Result<Related> {
-        let mut turns = Turns::new(&*self.host);
+        let slice = TimeSlice::new(&*self.host);
         let mut numbers = BTreeSet::new();
         for sender in by.senders.iter().flatten() {
             numbers.extend(self.find_user(sender).await?);
-            turns.step().await;
+            slice.step().await;
         }
         let senders = by.senders.is_some().then_some(numbers);
         Ok(Related { senders, rel_types: by.rel_types.clone().map(BTreeSet::from_iter) })
@@ -87,6 +87,7 @@ impl Homeserver {
         }
         let mut range = tables::RELATIONS.range(&(event.room, event.pdu.event_id.clone()));
         let mut portion = FIRST_PORTION;
+        let slice = TimeSlice::new(&*self.host);
         loop {
             let children = tables::RELATIONS.scan_range(self.store(), range.clone(), Direction::Backward, portion).await?;
             *read += children.len();
@@ -99,7 +100,7 @@ impl Homeserver {
             let Some((oldest, _)) = children.last().filter(|_| children.len() == portion) else { return Ok(false) };
             range.end = tables::RELATIONS.key(oldest);
             portion = PORTION;
-            self.host.yield_now().await;
+            slice.end().await;
         }
     }
 }

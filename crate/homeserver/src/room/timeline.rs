@@ -32,18 +32,20 @@ pub struct Page {
 }
 
 /// A timeline on the way to be read in one direction, a few events at a time.
-pub struct Reading {
+pub struct Reading<'a> {
+    hs: &'a Homeserver,
+    room: RoomNid,
     rest: Range<Position>,
     direction: Direction,
-    portions: Portions,
+    portions: Portions<'a>,
     /// Whether there may be more.
     pub goes_on: bool,
 }
 
-impl Reading {
-    /// Of the events between two boundaries.
-    pub fn new(boundaries: Range<Position>, direction: Direction) -> Self {
-        Self { rest: boundaries, direction, portions: Portions::new(), goes_on: true }
+impl<'a> Reading<'a> {
+    /// Of a room's events between two boundaries.
+    pub fn new(hs: &'a Homeserver, room: RoomNid, boundaries: Range<Position>, direction: Direction) -> Self {
+        Self { hs, room, rest: boundaries, direction, portions: Portions::new(&*hs.host), goes_on: true }
     }
 
     /// The boundary behind the last event that was read.
@@ -52,9 +54,9 @@ impl Reading {
     }
 
     /// The next events, seen or not, at most `limit`; others have their turn between them.
-    pub async fn next(&mut self, hs: &Homeserver, room: RoomNid, limit: usize) -> Result<Vec<Rc<Event>>> {
+    pub async fn next(&mut self, limit: usize) -> Result<Vec<Rc<Event>>> {
         let limit = limit.min(self.portions.count());
-        let events = hs.events_between(room, self.rest.clone(), self.direction, limit).await?;
+        let events = self.hs.events_between(self.room, self.rest.clone(), self.direction, limit).await?;
         self.goes_on = events.len() == limit;
         if let Some(last) = events.last() {
             match self.direction {
@@ -63,7 +65,7 @@ impl Reading {
             }
         }
         if self.goes_on {
-            self.portions.took(&*hs.host, &events).await;
+            self.portions.took(&events).await;
         }
         Ok(events)
     }
@@ -93,11 +95,11 @@ impl Homeserver {
         limit: usize,
         wanted: Wanted<'_>,
     ) -> Result<Page> {
-        let mut reading = Reading::new(boundaries, direction);
+        let mut reading = Reading::new(self, room.nid, boundaries, direction);
         let mut page = Page { events: Vec::new(), end: reading.end(), more: true, read: false };
         let (mut read, mut children) = (0, 0);
         while page.more && page.events.len() < limit && read < READ_AT_MOST && children < CHILDREN_AT_MOST {
-            let events = reading.next(self, room.nid, (limit - page.events.len()).max(16)).await?;
+            let events = reading.next((limit - page.events.len()).max(16)).await?;
             read += events.len();
             page.read |= !events.is_empty();
             page.more = reading.goes_on;

@@ -7,7 +7,7 @@ use crate::{
     homeserver::Homeserver,
     position::Position,
     tables::{self, Membership, MembershipKind, UserNid},
-    turns::Turns,
+    time_slice::TimeSlice,
 };
 use ephapse_events::StateKey;
 use ruma::{
@@ -139,7 +139,7 @@ impl Viewer {
 
     async fn read_states(&mut self, hs: &Homeserver, mut states: HashSet<NodeId>) -> Result<()> {
         states.retain(|state| !self.states.contains_key(state));
-        let mut turns = Turns::new(&*hs.host);
+        let slice = TimeSlice::new(&*hs.host);
         for state in states {
             let mut keys: Vec<StateKey> = vec![(StateEventType::RoomHistoryVisibility, String::new())];
             keys.extend(self.user.as_ref().map(|user| (StateEventType::RoomMember, user.to_string())));
@@ -154,7 +154,7 @@ impl Viewer {
             };
             let membership = found.get(1).and_then(|position| at(*position)).map(|event| super::append::membership_of(event));
             self.states.insert(state, AtState { visibility, membership });
-            turns.step().await;
+            slice.step().await;
         }
         Ok(())
     }

@@ -21,8 +21,8 @@ use crate::{
     locks::LockKey,
     position::Position,
     tables::{self, Change, IndirectRelation, Membership, MembershipKind, RoomHead, UserNid},
+    time_slice::{self, TimeSlice},
     transaction::{Submitted, Tx},
-    turns::{self, Turns},
 };
 use ephapse_store::Direction;
 use futures_util::FutureExt;
@@ -72,7 +72,7 @@ pub struct Write<'a> {
     /// Whether the room may say something else of guests now.
     pub(super) guest_access_changed: bool,
     /// None where all is decided in one go.
-    turns: Option<Turns<'a>>,
+    slice: Option<TimeSlice<'a>>,
     /// The head as the decision leaves it.
     pub(super) head: RoomHead,
     /// What is written with it.
@@ -122,15 +122,16 @@ impl Homeserver {
         invitees: HashMap<OwnedUserId, Invitee>,
         mut decide: impl AsyncFnMut(&mut Write<'_>) -> Result<T, Stop<E>>,
     ) -> Result<T, E> {
-        let is_long = events > turns::STEPS;
+        let is_long = events > time_slice::STEPS;
         // Two at once would have to know of each other's positions.
         let guard = if is_long { Some(self.lock(LockKey::LongCreation).await) } else { None };
+        let slice = TimeSlice::new(&*self.host);
         let mut ahead = POSITIONS_AHEAD;
         let mut known = Known { users, invitees, ..Known::default() };
         for _ in 0..ROUNDS {
             let mut fill = async |tx: &mut Tx| {
-                let turns = is_long.then(|| Turns::new(&*self.host));
-                let mut write = Write { is_new: true, turns, ..Write::new(self, room, &known, RoomHead::default(), tx) };
+                let slice = is_long.then(|| TimeSlice::new(&*self.host));
+                let mut write = Write { is_new: true, slice, ..Write::new(self, room, &known, RoomHead::default(), tx) };
                 let answer = decide(&mut write).await?;
                 for event in write.changed_events() {
                     write.encode(&event);
@@ -153,7 +154,7 @@ impl Homeserver {
                 Ok(None) => ahead *= 2,
                 Err(Stop::Refused(error)) => return Err(error),
                 Err(Stop::Missing(needs)) => self.read_needs(room, &mut known, needs).await?,
-                Err(Stop::Unfinished) => self.host.yield_now().await,
+                Err(Stop::Unfinished) => slice.end().await,
             }
         }
         Err(too_many_rounds(room).into())
@@ -167,7 +168,7 @@ impl Homeserver {
         mut decide: impl FnMut(&mut Write<'_>) -> Result<T, Stop<E>>,
     ) -> Result<(T, bool), E> {
         let mut known = Known::default();
-        let mut turns = Turns::new(&*self.host);
+        let slice = TimeSlice::new(&*self.host);
         let mut rounds = 0;
         while rounds < ROUNDS {
             let written = self.transaction(generation, |tx| {
@@ -188,16 +189,16 @@ impl Homeserver {
                 Err(Stop::Missing(needs)) => {
                     rounds += 1;
                     self.read_needs(room, &mut known, needs).await?;
-                    turns.step().await;
+                    slice.step().await;
                 }
-                Err(Stop::Unfinished) => self.host.yield_now().await,
+                Err(Stop::Unfinished) => slice.end().await,
             }
         }
         Err(too_many_rounds(room).into())
     }
 
     async fn read_needs(&self, room: &RoomInfo, known: &mut Known, needs: Vec<Need>) -> Result<()> {
-        let mut turns = Turns::new(&*self.host);
+        let slice = TimeSlice::new(&*self.host);
         let mut nodes = Vec::new();
         let mut positions = Vec::new();
         let mut ids = Vec::new();
@@ -210,7 +211,7 @@ impl Homeserver {
                 Need::User(id) => {
                     let nid = self.intern_user(&id).await?;
                     known.users.insert(id, nid);
-                    turns.step().await;
+                    slice.step().await;
                 }
                 Need::Member(user) => members.push((user, room.nid)),
                 Need::Citing(cited, count) => {
@@ -249,7 +250,7 @@ impl Homeserver {
         for members in members.chunks(READ_AHEAD) {
             let found = tables::MEMBERSHIPS.get_all(self.store(), members).await?;
             known.members.extend(members.iter().map(|(user, _)| *user).zip(found));
-            turns.step().await;
+            slice.step().await;
         }
         if !nodes.is_empty() {
             known.nodes.extend(self.load_nodes(room.nid, &nodes).await?);
@@ -308,7 +309,7 @@ impl<'a> Write<'a> {
             known,
             is_new: false,
             guest_access_changed: false,
-            turns: None,
+            slice: None,
             head,
             tx,
             events: BTreeMap::new(),
@@ -325,8 +326,8 @@ impl Write<'_> {
     /// After each of many events: lets others go on when its turn is over. In a room that others
     /// know of it never is.
     pub async fn turn(&mut self) {
-        if let Some(turns) = &mut self.turns {
-            turns.step().await;
+        if let Some(slice) = &self.slice {
+            slice.step().await;
         }
     }
 
@@ -507,7 +508,7 @@ impl Write<'_> {
             tables::ROOM_HEADS.put(self.tx, &room.nid, &self.head);
         }
         let mut nodes = self.nodes.into_inner();
-        if self.turns.is_some() {
+        if self.slice.is_some() {
             // Of many states only the one that the room goes on from: the others would take its
             // place in memory.
             nodes = nodes_of(NodeId(self.head.state), nodes);

@@ -10,8 +10,8 @@ use crate::{
     host::Host,
     request_log,
     tables::{self, StreamHead, StreamTotals},
+    time_slice::TimeSlice,
     transaction::{Submitted, Tx},
-    turns::Turns,
 };
 use ephapse_store::{Direction, Reader, StoreError};
 use std::{
@@ -92,7 +92,7 @@ impl Streams {
 
     /// Drops what is too old, also of subjects that nobody uses any more.
     pub async fn forget_old(&self, ground: &dyn StreamStore, host: &dyn Host) -> Result<(), StoreError> {
-        let mut turns = Turns::new(host);
+        let slice = TimeSlice::new(host);
         for stream in self.streams.iter().filter(|stream| stream.limits.age.is_some()) {
             let [mut from, end] = ["/", "0"].map(|after| tables::STREAM_HEADS.key(&format!("{}{after}", stream.name)));
             loop {
@@ -102,9 +102,9 @@ impl Streams {
                     let head = shared.head(ground.store(), stream, key).await?;
                     let subject = Subject { stream, key: key.clone(), shared, head };
                     while trim(&subject, ground, host.now()).await? {
-                        turns.step().await;
+                        slice.step().await;
                     }
-                    turns.step().await;
+                    slice.step().await;
                 }
                 let Some((last, _)) = page.last() else { break };
                 from = tables::STREAM_HEADS.key(last);

@@ -231,7 +231,7 @@ impl crate::Host for Clock {
         Box::pin(async {})
     }
     fn spawn(&self, _: ephapse_store::LocalBoxFuture<'static, ()>) {}
-    fn yield_now(&self) -> ephapse_store::LocalBoxFuture<'static, ()> {
+    fn yield_now(&self, _: crate::EndOfSlice) -> ephapse_store::LocalBoxFuture<'static, ()> {
         Box::pin(async {})
     }
 }

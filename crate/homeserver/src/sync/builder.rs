@@ -17,6 +17,7 @@ use crate::{
     push::PUSH_RULES,
     room::{Related, RoomInfo, membership_of},
     tables::{self, AccountData, Json, Membership, MembershipKind, RoomNid, Session},
+    time_slice::TimeSlice,
 };
 use ephapse_store::Direction;
 use futures_util::{StreamExt, TryStreamExt, stream};
@@ -28,15 +29,12 @@ use ruma::{
 };
 use serde_json::value::RawValue;
 use std::{
-    cell::Cell,
     collections::{BTreeSet, HashMap},
     rc::Rc,
 };
 
 /// How many rooms are read at a time, so that their reads share the way to the store.
 const AT_A_TIME: usize = 16;
-/// After how many milliseconds of work others get their turn.
-const TURN: u64 = 8;
 
 /// What a request asks for.
 pub struct SyncRequest {
@@ -70,7 +68,8 @@ pub struct SyncBuilder<'a> {
     pub(super) recipient: Recipient,
     /// All account data, when nothing has been looked at.
     account_data: HashMap<RoomNid, Vec<(String, AccountData)>>,
-    began: Cell<u64>,
+    /// Of all that is read for it, of rooms beside each other too.
+    pub(super) slice: TimeSlice<'a>,
 }
 
 /// Where a room belongs.
@@ -104,7 +103,7 @@ impl Homeserver {
             state_related: self.related(ask.filter.state_related()).await?,
             recipient: self.sync.sent_members.recipient(user, &ask.session.device, ask.since, to),
             account_data: HashMap::new(),
-            began: Cell::new(self.host.now()),
+            slice: TimeSlice::new(&*self.host),
         };
         if from.is_none() {
             for ((_, room, kind), data) in tables::ACCOUNT_DATA.scan(self.store(), &user, Direction::Forward, usize::MAX).await? {
@@ -138,7 +137,7 @@ impl SyncBuilder<'_> {
             let changes = changes.map(|changes| changes.rooms.get(&room).unwrap_or(&none));
             async move {
                 let section = self.room(&info, &now, changes).await;
-                self.breathe().await;
+                self.slice.check().await;
                 // Everybody may have forgotten the room meanwhile: then there is nothing left to
                 // tell of it.
                 let is_gone = section.is_err() && tables::ROOM_HEADS.get(self.hs.store(), &room).await.leave_out()? == Some(None);
@@ -164,14 +163,6 @@ impl SyncBuilder<'_> {
             }
         }
         Ok(())
-    }
-
-    /// Lets others have their turn when this has worked for a while.
-    pub(super) async fn breathe(&self) {
-        if self.hs.host.now() >= self.began.get() + TURN {
-            self.hs.host.yield_now().await;
-            self.began.set(self.hs.host.now());
-        }
     }
 
     async fn room(&self, room: &Rc<RoomInfo>, now: &Membership, changes: Option<&RoomChanges>) -> Result<Option<Section>> {

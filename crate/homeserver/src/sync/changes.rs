@@ -8,6 +8,7 @@ use crate::{
     position::Position,
     room::NodeId,
     tables::{self, Change, Membership, MembershipKind, ReceiptKind, RoomNid, UserNid},
+    time_slice::TimeSlice,
 };
 use ephapse_store::Direction;
 use ruma::{OwnedUserId, events::StateEventType};
@@ -126,6 +127,7 @@ impl Homeserver {
                 return Ok(Listed { changes, complete: true });
             }
         }
+        let slice = TimeSlice::new(&*self.host);
         let mut listed = Listed { changes: Vec::new(), complete: false };
         let mut from = range.start.next();
         loop {
@@ -137,7 +139,7 @@ impl Homeserver {
                 Some(end) => from = end,
                 None => return Ok(listed),
             }
-            self.host.yield_now().await;
+            slice.end().await;
         }
     }
 

@@ -8,6 +8,7 @@ use crate::{
     homeserver::Homeserver,
     position::Position,
     tables::{self, AccountData, ReceiptKind, RoomNid, StoredReceipt, UserNid},
+    time_slice::TimeSlice,
 };
 use ephapse_store::Direction;
 use ruma::{OwnedEventId, OwnedUserId, UserId, events::AnySyncEphemeralRoomEvent, serde::Raw};
@@ -69,6 +70,7 @@ impl Homeserver {
                 let since = other.map_or(Position::MIN, |(_, since)| since);
                 let mut rest = tables::RECEIPTS.range(&room);
                 let mut receipts = Vec::new();
+                let slice = TimeSlice::of(&*self.host, PAGE);
                 loop {
                     let page = tables::RECEIPTS.scan_range(self.store(), rest.clone(), Direction::Forward, PAGE).await?;
                     let last = page.last().filter(|_| page.len() == PAGE).map(|(key, _)| tables::RECEIPTS.key(key));
@@ -78,7 +80,7 @@ impl Homeserver {
                     // The first key behind it.
                     last.push(0);
                     rest.start = last;
-                    self.host.yield_now().await;
+                    slice.end().await;
                 }
             }
         }
@@ -93,10 +95,9 @@ impl Homeserver {
         receipts: &[((UserNid, ReceiptKind), StoredReceipt)],
     ) -> Result<Vec<Raw<AnySyncEphemeralRoomEvent>>> {
         let mut threads: BTreeMap<Option<&str>, ReceiptContent<'_>> = BTreeMap::new();
-        for (number, ((whose, kind), receipt)) in receipts.iter().enumerate() {
-            if number % PAGE == PAGE - 1 {
-                self.host.yield_now().await;
-            }
+        let slice = TimeSlice::of(&*self.host, PAGE);
+        for ((whose, kind), receipt) in receipts {
+            slice.step().await;
             if kind.private && *whose != user {
                 continue;
             }

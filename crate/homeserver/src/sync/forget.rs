@@ -13,6 +13,7 @@ use crate::{
     locks::LockKey,
     position::Position,
     tables::{self, Change},
+    time_slice::TimeSlice,
 };
 use ephapse_store::Direction;
 use std::collections::BTreeMap;
@@ -64,6 +65,7 @@ impl Homeserver {
     /// Drops the list up to and including `to`, but for what outlives it.
     pub async fn forget_changes(&self, to: Position) -> Result<()> {
         let _lock = self.lock(LockKey::Changes).await;
+        let slice = TimeSlice::new(&*self.host);
         loop {
             let generation = self.fresh_generation();
             let after = tables::CHANGES_FLOOR.get(self.store(), &()).await?.unwrap_or_default();
@@ -93,7 +95,7 @@ impl Homeserver {
                 tx.then(move |hs| hs.sync.changes_floor.set(end));
             });
             forgotten?.durable().await?;
-            self.host.yield_now().await;
+            slice.end().await;
         }
     }
 }

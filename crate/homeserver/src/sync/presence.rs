@@ -13,6 +13,7 @@ use crate::{
     error::{Error, Result},
     homeserver::Homeserver,
     tables::{self, Change, PresenceKind, Session, StoredPresence, UserNid},
+    time_slice::TimeSlice,
     transaction::{Submitted, Tx},
 };
 use ephapse_store::{Direction, StoreError};
@@ -491,6 +492,7 @@ pub fn forget_presence(tx: &mut Tx, user: UserNid) {
 }
 
 async fn watch(hs: Rc<Homeserver>) {
+    let slice = TimeSlice::new(&*hs.host);
     while !hs.notify.is_closed() {
         hs.fresh_generation();
         for due in hs.sync.presence.due(hs.host.now()).chunks(TOGETHER) {
@@ -502,7 +504,7 @@ async fn watch(hs: Rc<Homeserver>) {
                 }
             }
             hs.tell_presence(&users, false).ok();
-            hs.host.yield_now().await;
+            slice.end().await;
         }
         let Some(quiet) = hs.sync.presence.quiet_for(hs.host.now()) else { break };
         hs.host.sleep(quiet).await;

@@ -80,7 +80,7 @@ impl SyncBuilder<'_> {
                 presence.status_msg = None;
                 shown.push((id, presence));
             }
-            self.breathe().await;
+            self.slice.check().await;
         }
         shown.sort_by_key(|(_, presence)| std::cmp::Reverse(presence.last_active));
         let limit = filter.limit.map_or(MOST, |limit| usize::try_from(u64::from(limit)).unwrap_or(MOST).min(MOST));
@@ -110,7 +110,7 @@ impl SyncBuilder<'_> {
                 if user != self.ask.session.user && hs.is_joined_to_one_of(user, &entered).await? {
                     wanted.new.insert(user);
                 }
-                self.breathe().await;
+                self.slice.check().await;
             }
             for room in entered {
                 let members = tables::MEMBERS.scan(hs.store(), &(room, MembershipKind::Join as u8), Direction::Forward, MOST).await?;
@@ -138,7 +138,7 @@ impl SyncBuilder<'_> {
             if self.has_come(*room, user).await? {
                 return Ok(true);
             }
-            self.breathe().await;
+            self.slice.check().await;
         }
         Ok(false)
     }

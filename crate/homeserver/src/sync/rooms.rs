@@ -340,7 +340,7 @@ impl SyncBuilder<'_> {
             if kinds.next() != kinds.next() {
                 return Ok(true);
             }
-            self.breathe().await;
+            self.slice.check().await;
         }
         Ok(false)
     }
@@ -414,7 +414,7 @@ impl SyncBuilder<'_> {
             if allows(filter, room, &event) && hs.is_related(&mut viewer, &event, &self.state_related, &mut 0).await? {
                 events.push(event);
             }
-            self.breathe().await;
+            self.slice.check().await;
         }
         Ok(self.state_of(self.write(room, &events, None).await?))
     }
@@ -431,7 +431,7 @@ impl SyncBuilder<'_> {
             for event in self.hs.served(events, &self.ask.session).await?.iter() {
                 let json = serde_json::from_slice::<Box<RawValue>>(&event.pdu.json).map_err(|error| event.damaged(&room.id, error));
                 written.extend(json.leave_out()?.map(Raw::from_json));
-                self.breathe().await;
+                self.slice.check().await;
             }
             written
         } else {
@@ -444,7 +444,7 @@ impl SyncBuilder<'_> {
         let mut cut = Vec::with_capacity(written.len());
         for event in written {
             cut.extend(fields.of(event.json()).map(Raw::from_json));
-            self.breathe().await;
+            self.slice.check().await;
         }
         Ok(cut)
     }

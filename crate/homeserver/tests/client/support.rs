@@ -1,7 +1,7 @@
 //! A server for one test: a fake clock that jumps to the next timer whenever nothing else can run,
 //! seeded dice, and requests in one line.
 
-use ephapse_homeserver::{Body, Config, Entrance, Homeserver, Host, Registration, Store};
+use ephapse_homeserver::{Body, Config, EndOfSlice, Entrance, Homeserver, Host, Registration, Store};
 use ephapse_store::{LocalBoxFuture, MemoryStore};
 use futures_channel::oneshot;
 use futures_executor::LocalPool;
@@ -90,7 +90,7 @@ impl Host for TestHost {
         self.spawned.borrow_mut().push(task);
     }
 
-    fn yield_now(&self) -> LocalBoxFuture<'static, ()> {
+    fn yield_now(&self, _: EndOfSlice) -> LocalBoxFuture<'static, ()> {
         self.yielded.set(self.yielded.get() + 1);
         Box::pin(turn())
     }

@@ -5,7 +5,7 @@ use super::{
     limits::Places,
     patience::{Served, connect_at, in_fast_time, place},
 };
-use ephapse_homeserver::{Config, Homeserver, Host, Registration};
+use ephapse_homeserver::{Config, EndOfSlice, Homeserver, Host, Registration};
 use ephapse_store::{LocalBoxFuture, MemoryStore};
 use serde_json::json;
 use std::{rc::Rc, time::Duration};
@@ -35,8 +35,8 @@ impl Host for Busy {
         NativeHost.spawn(task);
     }
 
-    fn yield_now(&self) -> LocalBoxFuture<'static, ()> {
-        NativeHost.yield_now()
+    fn yield_now(&self, end: EndOfSlice) -> LocalBoxFuture<'static, ()> {
+        NativeHost.yield_now(end)
     }
 
     fn compute(&self, work: Box<dyn FnOnce() -> Vec<u8> + Send>) -> LocalBoxFuture<'static, Vec<u8>> {

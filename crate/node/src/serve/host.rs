@@ -1,6 +1,6 @@
 //! What a native process lends the homeserver.
 
-use ephapse_homeserver::Host;
+use ephapse_homeserver::{EndOfSlice, Host};
 use ephapse_store::LocalBoxFuture;
 use icu_normalizer::ComposingNormalizerBorrowed;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -31,7 +31,7 @@ impl Host for NativeHost {
         tokio::task::spawn_local(task);
     }
 
-    fn yield_now(&self) -> LocalBoxFuture<'static, ()> {
+    fn yield_now(&self, _: EndOfSlice) -> LocalBoxFuture<'static, ()> {
         Box::pin(tokio::task::yield_now())
     }
 

@@ -17,8 +17,8 @@ use crate::{
     locks::LockKey,
     router::UserCall,
     tables::{self, FallbackKey, Json, KeyCounts, OneTimeKey, UserNid},
+    time_slice::TimeSlice,
     transaction::Tx,
-    turns::Turns,
 };
 use ephapse_store::Direction;
 use ruma::{
@@ -39,9 +39,9 @@ pub async fn claim(call: UserCall, Own(request): Own<claim_keys::Request>) -> Re
     if request.one_time_keys.values().map(|devices| devices.len().max(1)).sum::<usize>() > MOST {
         return Err(Error::too_large(format!("a request claims {MOST} keys at most")));
     }
-    let mut turns = Turns::new(&*hs.host);
+    let slice = TimeSlice::new(&*hs.host);
     for (user, devices) in request.one_time_keys.iter().filter(|(user, _)| hs.is_local(user)) {
-        turns.step().await;
+        slice.step().await;
         let keys = claim_of(hs, user, devices).await?;
         if !keys.is_empty() {
             response.one_time_keys.insert(user.clone(), keys);
@@ -67,9 +67,9 @@ pub async fn claim_of(hs: &Homeserver, user: &UserId, devices: &BTreeMap<OwnedDe
     let Some(nid) = hs.find_user(user).await? else { return Ok(claimed) };
     let _lock = hs.lock(LockKey::Account(user.to_string())).await;
     let mut given = Vec::new();
-    let mut turns = Turns::new(&*hs.host);
+    let slice = TimeSlice::new(&*hs.host);
     for (device, algorithm) in devices {
-        turns.step().await;
+        slice.step().await;
         let key = Given::find(hs, (nid, device.clone(), algorithm.to_string())).await?;
         if let Some((id, key)) = key.shown()? {
             claimed.insert(device.clone(), BTreeMap::from([(id, key)]));
@@ -125,7 +125,7 @@ impl Given {
         let (user, device, algorithm) = &self.place;
         let device_key = (*user, device.clone());
         let mut range = tables::ONE_TIME_KEYS.range(&self.place);
-        let mut turns = Turns::new(&*hs.host);
+        let slice = TimeSlice::new(&*hs.host);
         while let Some((row, OneTimeKey { id, key })) =
             tables::ONE_TIME_KEYS.scan_range(hs.store(), range.clone(), Direction::Forward, 1).await?.pop()
         {
@@ -148,7 +148,7 @@ impl Given {
                 (self.claimed, self.key) = (Some(claimed), Some((id, key)));
                 return Ok(());
             }
-            turns.step().await;
+            slice.step().await;
         }
         Ok(())
     }

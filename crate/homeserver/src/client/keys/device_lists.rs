@@ -15,7 +15,7 @@ use crate::{
     router::UserCall,
     sync::Listed,
     tables::{self, Change, Membership, MembershipKind, RoomHead, RoomNid, UserNid},
-    turns::Turns,
+    time_slice::TimeSlice,
 };
 use ephapse_store::Direction;
 use ruma::{
@@ -129,6 +129,7 @@ impl Found {
         let was_there = rooms.filter(|(_, membership)| membership.kind == MembershipKind::Join || membership.position > since);
         let rooms: Vec<RoomNid> = was_there.map(|(room, _)| room).collect();
         let heads = tables::ROOM_HEADS.get_many(hs.store(), &rooms).await?;
+        let slice = TimeSlice::new(&*hs.host);
         for (room, head) in rooms.into_iter().zip(heads) {
             // The room may have been forgotten by everybody meanwhile.
             let Some(head) = head.filter(|head| head.newest_state > since) else { continue };
@@ -146,7 +147,7 @@ impl Found {
                     self.members.insert((room, member), Before::Was(difference.before));
                 }
             }
-            hs.host.yield_now().await;
+            slice.end().await;
         }
         Ok(())
     }
@@ -157,7 +158,7 @@ impl Found {
         }
         let rooms = hs.user_rooms(user).await?.all().into_iter();
         let mine = rooms.filter(|(_, membership)| membership.kind == MembershipKind::Join).map(|(room, _)| room).collect();
-        let mut judge = Judge { hs, mine, encrypted: HashMap::new(), turns: Turns::new(&*hs.host) };
+        let mut judge = Judge { hs, mine, encrypted: HashMap::new(), slice: TimeSlice::new(&*hs.host) };
         let mut changed = self.signed.clone();
         for other in &self.keys {
             if *other == user || !judge.shared_with(*other).await?.is_empty() {
@@ -171,7 +172,7 @@ impl Found {
             if *member != user && !i_am_in && !self.members.contains_key(&(*room, user)) {
                 continue;
             }
-            judge.turns.step().await;
+            judge.slice.step().await;
             let was_in = was_joined(hs, *room, *before).await.leave_out()?.unwrap_or(true);
             let is_in = is_joined(hs, *room, *member).await.leave_out()?.unwrap_or(false);
             match (was_in, is_in) {
@@ -227,14 +228,14 @@ struct Judge<'a> {
     mine: BTreeSet<RoomNid>,
     /// Which rooms are encrypted, as far as that was asked.
     encrypted: HashMap<RoomNid, bool>,
-    turns: Turns<'a>,
+    slice: TimeSlice<'a>,
 }
 
 impl Judge<'_> {
     /// The rooms that both are in. They are looked up one user after another: memory is for the
     /// rooms of those who sync.
     async fn shared_with(&mut self, other: UserNid) -> Result<Vec<RoomNid>> {
-        self.turns.step().await;
+        self.slice.step().await;
         let store = self.hs.store();
         let is_in = |membership: &Membership| membership.kind == MembershipKind::Join;
         // Who is in fewer rooms than the asking user is named by those, and who is in more, by the
@@ -299,7 +300,7 @@ impl Judge<'_> {
             range.start = tables::MEMBERS.key(last);
             // The first key behind it.
             range.start.push(0);
-            self.turns.step().await;
+            self.slice.step().await;
         }
         Ok(members)
     }
@@ -308,7 +309,7 @@ impl Judge<'_> {
         let mut names = Vec::with_capacity(users.len());
         for user in users {
             names.extend(self.hs.user_id(user).await.leave_out()?);
-            self.turns.short_step().await;
+            self.slice.check().await;
         }
         Ok(names)
     }

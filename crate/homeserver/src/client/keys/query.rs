@@ -13,7 +13,7 @@ use crate::{
     homeserver::Homeserver,
     router::UserCall,
     tables::{self, CrossSigningUse, UserNid},
-    turns::Turns,
+    time_slice::TimeSlice,
 };
 use ephapse_store::Direction;
 use ruma::{
@@ -33,9 +33,9 @@ pub async fn query(call: UserCall, Own(request): Own<get_keys::Request>) -> Resu
         return Err(Error::too_large(format!("a request asks for the keys of {MOST} users at most")));
     }
     let mut response = Keys::default();
-    let mut turns = Turns::new(&*hs.host);
+    let slice = TimeSlice::new(&*hs.host);
     for (user, devices) in request.device_keys.iter().filter(|(user, _)| hs.is_local(user)) {
-        turns.step().await;
+        slice.step().await;
         let Some(nid) = hs.find_account(user).await? else {
             response.device_keys.insert(user.clone(), BTreeMap::new());
             continue;
@@ -78,13 +78,13 @@ pub struct UserKeys {
 pub async fn keys_of(hs: &Homeserver, nid: UserNid, user: &UserId, viewer: Option<UserNid>, asked: &[OwnedDeviceId]) -> Result<UserKeys> {
     let signatures = visible_signatures(hs, nid, viewer).await?;
     let mut devices = BTreeMap::new();
-    let mut turns = Turns::new(&*hs.host);
+    let slice = TimeSlice::new(&*hs.host);
     for ((device, keys), named) in device_keys(hs, nid, asked).await? {
         let keys = stored_object(&keys, || format!("the keys of {device} of {user}")).leave_out()?;
         let Some(mut keys) = keys.map(|keys| with_name(keys, named)) else { continue };
         signatures.add_to(&mut keys, device.as_str());
         devices.insert(device, Raw::from_json(raw(keys)?));
-        turns.step().await;
+        slice.step().await;
     }
     let mut cross_signing = BTreeMap::new();
     for ((_, used_for), key) in tables::CROSS_SIGNING_KEYS.scan(hs.store(), &nid, Direction::Forward, 3).await? {
@@ -171,12 +171,12 @@ fn raw(object: CanonicalJsonObject) -> Result<Box<RawValue>> {
 
 /// The servers of `users` that nothing can be asked of.
 pub(super) async fn unreachable_servers(hs: &Homeserver, users: impl Iterator<Item = &OwnedUserId>) -> BTreeMap<String, serde_json::Value> {
-    let mut turns = Turns::new(&*hs.host);
+    let slice = TimeSlice::new(&*hs.host);
     let mut servers = BTreeMap::new();
     for user in users.filter(|user| !hs.is_local(user)) {
         let error = || json!({ "errcode": "M_UNKNOWN", "error": "this server cannot be reached" });
         servers.entry(user.server_name().to_string()).or_insert_with(error);
-        turns.step().await;
+        slice.step().await;
     }
     servers
 }

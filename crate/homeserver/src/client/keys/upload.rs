@@ -12,8 +12,8 @@ use crate::{
     locks::LockKey,
     router::UserCall,
     tables::{self, FallbackKey, Json, KeyCounts, KnownOneTimeKey, OneTimeKey, UserNid},
+    time_slice::TimeSlice,
     transaction::Tx,
-    turns::Turns,
 };
 use ephapse_store::Direction;
 use ruma::{
@@ -156,10 +156,10 @@ async fn new_one_time_keys(hs: &Homeserver, device: &(UserNid, OwnedDeviceId), k
         return Err(too_many());
     }
     let (user, id) = device;
-    let mut turns = Turns::new(&*hs.host);
+    let slice = TimeSlice::new(&*hs.host);
     let mut checked_keys = Vec::with_capacity(keys.len());
     for (key_id, key) in keys {
-        turns.step().await;
+        slice.step().await;
         let key = checked(key_id, key)?;
         checked_keys.push((key_id, Fingerprint::of(key_id.algorithm().as_str(), &key), key.to_string(), without_signatures(key).to_string()));
     }
@@ -169,7 +169,7 @@ async fn new_one_time_keys(hs: &Homeserver, device: &(UserNid, OwnedDeviceId), k
     let mut left = (MOST_ONE_TIME_KEYS as u64).saturating_sub(counts.one_time.values().sum());
     let mut next: BTreeMap<String, u64> = BTreeMap::new();
     for ((key_id, fingerprint, key, unsigned), known) in checked_keys.into_iter().zip(unclaimed) {
-        turns.step().await;
+        slice.step().await;
         let hash = Sha256::digest(&unsigned).into();
         match known {
             // Uploaded again because the answer was lost, maybe signed anew. Before, what was kept
