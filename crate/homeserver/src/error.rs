@@ -1,6 +1,6 @@
 //! The one place where what went wrong becomes an errcode and an HTTP status.
 
-use crate::{config::Config, damaged::Damaged, request_log::RequestLog};
+use crate::{config::Config, damaged::Damaged, failure::Failure, request_log::RequestLog};
 use ephapse_store::StoreError;
 use ruma::RoomId;
 use ruma::api::{
@@ -245,6 +245,20 @@ impl std::error::Error for Error {}
 impl From<Damaged> for Error {
     fn from(damaged: Damaged) -> Self {
         Self::Damaged(damaged)
+    }
+}
+
+impl<R> From<Failure<R>> for Error
+where
+    Self: From<R>,
+{
+    fn from(failure: Failure<R>) -> Self {
+        match failure {
+            Failure::Refused(refused) => refused.into(),
+            Failure::Store(error) => Self::Store(error),
+            Failure::Damaged(damaged) => Self::Damaged(damaged),
+            Failure::Internal(text) => Self::Internal(text),
+        }
     }
 }
 

@@ -3,9 +3,10 @@
 
 use crate::{
     body::{Body, ReadError},
-    client::{RateLimits, Seen, TO_DEVICE},
+    client::RateLimits,
     config::Config,
     damaged::LeaveOut,
+    devices::Seen,
     error::{Error, Result},
     host::Host,
     identity::{Identity, IdentityError},
@@ -19,6 +20,7 @@ use crate::{
     stream::{Stream, StreamStatus, Streams},
     sync::Syncing,
     tables::{self, FORMAT},
+    to_device::TO_DEVICE,
     transaction::{Writer, Writes, write_at_opening},
     users::Users,
 };

@@ -6,7 +6,7 @@
 
 use crate::{
     body::Body,
-    client,
+    client, devices,
     error::{self, Error, Result},
     homeserver::Homeserver,
     request_log::RequestLog,
@@ -286,7 +286,7 @@ impl Router {
         if let Some((session, _)) = &user
             && request.method() == Method::GET
         {
-            client::seen(&hs, session);
+            devices::seen(&hs, session);
         }
         endpoint.bound.check_parts(request.body())?;
         (endpoint.handler)(Incoming { hs, user, request, arguments, generation })?.await

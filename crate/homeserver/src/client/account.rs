@@ -1,11 +1,12 @@
 //! One's own account: who am I, a new password, the end (Client-Server API, Account management).
 
 use super::{
-    devices, interactive, password,
+    interactive, password,
     wire::{Confirmed, Json, Own},
 };
 use crate::{
     damaged::LeaveOut,
+    devices,
     error::{Error, Result},
     locks::LockKey,
     room::{self, Draft, Stop},
@@ -40,7 +41,7 @@ pub async fn change_password(call: UserCall, Confirmed(request): Confirmed<chang
         tables::ACCOUNTS.get(hs.store(), &session.user).await?.filter(|account| !account.deactivated).ok_or_else(Error::unknown_token)?;
     account.password = Some(hash);
     let others = match request.logout_devices {
-        true => Some(devices::departing(hs, session, |device| *device != session.device).await?),
+        true => Some(devices::departing(hs, session.user, &|device| *device != *session.device).await?),
         false => None,
     };
     let changed = hs.write(call.raw.generation, |tx| {
@@ -88,7 +89,7 @@ async fn end_account(call: &UserCall, erase: bool) -> Result<Vec<RoomNid>> {
     account.deactivated = true;
     let memberships = tables::MEMBERSHIPS.scan(hs.store(), &session.user, Direction::Forward, usize::MAX).await?;
     let rooms: Vec<RoomNid> = memberships.into_iter().map(|((_, room), _)| room).collect();
-    let devices = devices::departing(hs, session, |_| true).await?;
+    let devices = devices::departing(hs, session.user, &|_| true).await?;
     let ended = hs.write(call.raw.generation, |tx| {
         let user = session.user;
         tables::ACCOUNTS.put(tx, &user, &account);

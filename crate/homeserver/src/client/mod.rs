@@ -12,7 +12,7 @@ mod filters;
 mod hashing;
 pub mod interactive;
 mod key_backup;
-pub mod keys;
+mod keys;
 mod media;
 mod membership;
 mod messages;
@@ -31,17 +31,15 @@ mod session;
 mod shared_secret;
 mod state;
 mod sync;
-pub mod to_device;
+mod to_device;
 pub mod transaction;
 mod typing;
 mod versions;
 mod wire;
 
-pub use devices::{Seen, seen};
 pub use push_rules::{rules_of, up_to_date as push_rules_up_to_date};
 pub use rate_limit::RateLimits;
 pub use state::readable;
-pub use to_device::TO_DEVICE;
 pub use versions::with_stable_names;
 
 use crate::{

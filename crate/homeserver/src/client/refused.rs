@@ -1,11 +1,14 @@
-//! What a client is told of what a room refuses.
+//! What a client is told of what rooms and other modules refuse.
 
 use crate::{
+    devices,
     error::Error,
-    room::{self, Refused, Stop},
+    keys,
+    room::{Refused, Stop},
+    to_device,
 };
 use http::StatusCode;
-use ruma::api::error::ErrorKind;
+use ruma::api::error::{ErrorKind, WrongRoomKeysVersionErrorData};
 
 impl From<Refused> for Error {
     fn from(refused: Refused) -> Self {
@@ -25,13 +28,39 @@ impl From<Refused> for Error {
     }
 }
 
-impl From<room::Error> for Error {
-    fn from(error: room::Error) -> Self {
-        match error {
-            room::Error::Refused(refused) => refused.into(),
-            room::Error::Store(error) => Self::Store(error),
-            room::Error::Damaged(damaged) => Self::Damaged(damaged),
-            room::Error::Internal(text) => Self::Internal(text),
+impl From<devices::Refused> for Error {
+    fn from(refused: devices::Refused) -> Self {
+        let message = refused.to_string();
+        match refused {
+            devices::Refused::Unknown => Self::not_found(message),
+            devices::Refused::MalformedId | devices::Refused::LongName => Self::invalid_param(message),
+        }
+    }
+}
+
+impl From<to_device::Refused> for Error {
+    fn from(refused: to_device::Refused) -> Self {
+        Self::too_large(refused.to_string())
+    }
+}
+
+impl From<keys::Refused> for Error {
+    fn from(refused: keys::Refused) -> Self {
+        let message = refused.to_string();
+        match refused {
+            keys::Refused::NoDevice => Self::unknown_token(),
+            keys::Refused::NotFound(_) => Self::not_found(message),
+            keys::Refused::Missing(_) => Self::missing_param(message),
+            keys::Refused::Invalid(_) => Self::invalid_param(message),
+            keys::Refused::Malformed(_) => Self::bad_json(message),
+            keys::Refused::Unreadable(error) => Self::unreadable(&error),
+            keys::Refused::NameTaken(_) => Self::forbidden(message),
+            keys::Refused::TooLarge(_) => Self::too_large(message),
+            keys::Refused::InvalidSignature(_) => Self::invalid_signature(message),
+            keys::Refused::NotNewestVersion(newest) => {
+                let kind = ErrorKind::WrongRoomKeysVersion(WrongRoomKeysVersionErrorData::new(newest.to_string()));
+                Self::new(StatusCode::FORBIDDEN, kind, message)
+            }
         }
     }
 }
@@ -46,6 +75,7 @@ impl From<Stop> for Stop<Error> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::room;
     use ruma::{RoomVersionId, event_id, room_id, user_id};
 
     #[test]

@@ -1,12 +1,13 @@
 //! Making accounts (Client-Server API, Account registration and management).
 
 use super::{
-    account_data, devices, interactive, password, profile, push_rules,
+    account_data, interactive, password, profile, push_rules,
     session::{self, NewSession},
     wire::{Confirmed, Json, Own},
 };
 use crate::{
     config::Registration,
+    devices,
     error::{Error, Result},
     homeserver::Homeserver,
     locks::LockKey,

@@ -1,12 +1,13 @@
 //! Logging in and out (Client-Server API, Login and Session management).
 
 use super::{
-    devices,
+    devices::remove,
     password::{self, Checked},
     wire::Login,
 };
 use crate::{
     damaged::{Damaged, LeaveOut},
+    devices,
     error::{Error, Result},
     homeserver::Homeserver,
     locks::LockKey,
@@ -154,12 +155,12 @@ impl NewSession {
 
 /// `POST /_matrix/client/v3/logout`: the device goes with its token.
 pub async fn logout(call: UserCall, _: logout::Request) -> Result<logout::Response> {
-    devices::remove(&call, |device| *device == call.session.device).await?;
+    remove(&call, &|device| *device == *call.session.device).await?;
     Ok(logout::Response::new())
 }
 
 /// `POST /_matrix/client/v3/logout/all`
 pub async fn logout_all(call: UserCall, _: logout_all::Request) -> Result<logout_all::Response> {
-    devices::remove(&call, |_| true).await?;
+    remove(&call, &|_| true).await?;
     Ok(logout_all::Response::new())
 }

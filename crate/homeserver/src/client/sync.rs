@@ -2,19 +2,19 @@
 //! there is.
 
 use super::{
-    keys,
     presence::kind_of,
-    to_device,
     wire::{Json, Own, Synced},
 };
 use crate::{
     damaged::LeaveOut,
     error::{Error, Result},
     homeserver::Homeserver,
+    keys,
     position::{Position, Token},
     router::UserCall,
     sync::{self, SyncRequest},
     tables::{self, Change, Session},
+    to_device,
 };
 use futures_util::future::{self, Either};
 use ruma::api::client::sync::sync_events::v3::{Request, Response};
@@ -71,7 +71,8 @@ async fn sync_response(hs: &Homeserver, ask: &SyncRequest, since: Option<Token>,
         Some(from) => {
             let listed = hs.changes_between(from..to).await?;
             let mut response = hs.sync_response(ask, Some((from, &listed)), to).await?;
-            response.device_lists = keys::device_lists(hs, ask.session.user, from, &listed).await?;
+            let lists = keys::device_lists(hs, ask.session.user, from, &listed).await?;
+            (response.device_lists.changed, response.device_lists.left) = (lists.changed, lists.left);
             response
         }
         None => hs.sync_response(ask, None, to).await?,

@@ -1,29 +1,20 @@
 //! Why a room does not do what it is asked for. It knows no HTTP: who asked is told at the edges, a
 //! client by `client/refused.rs`.
 
-use crate::damaged::{Damaged, MayBeDamage};
+use crate::failure::Failure;
 use ephapse_events::PduError;
-use ephapse_store::StoreError;
 use ruma::{OwnedEventId, OwnedRoomId, OwnedUserId, RoomVersionId};
 
 /// What a room answers.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 /// Why a room does not do what it is asked for.
-#[derive(Debug, thiserror::Error)]
-pub enum Error {
-    /// It must not.
-    #[error(transparent)]
-    Refused(#[from] Refused),
-    /// The store could not do its part.
-    #[error(transparent)]
-    Store(#[from] StoreError),
-    /// Something stored cannot be read; the text is for the log.
-    #[error(transparent)]
-    Damaged(#[from] Damaged),
-    /// An invariant of ours is broken; the text is for the log.
-    #[error("{0}")]
-    Internal(String),
+pub type Error = Failure<Refused>;
+
+impl From<Refused> for Error {
+    fn from(refused: Refused) -> Self {
+        Self::Refused(refused)
+    }
 }
 
 /// What is refused, and why. The texts are for whoever asked.
@@ -84,16 +75,6 @@ impl From<PduError> for Refused {
         match error {
             PduError::TooLarge(what) => Self::TooLarge(what),
             error => Self::Malformed(error.to_string()),
-        }
-    }
-}
-
-impl MayBeDamage for Error {
-    fn is_damage(&self) -> bool {
-        match self {
-            Self::Damaged(_) => true,
-            Self::Store(error) => error.is_damage(),
-            Self::Refused(_) | Self::Internal(_) => false,
         }
     }
 }

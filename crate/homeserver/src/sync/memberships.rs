@@ -5,11 +5,10 @@
 //! next needed.
 
 use crate::{
-    error::Result,
     homeserver::Homeserver,
     tables::{self, Change, Membership, MembershipKind, RoomNid, UserNid},
 };
-use ephapse_store::Direction;
+use ephapse_store::{Direction, StoreError};
 use std::{
     cell::{Cell, RefCell},
     collections::{BTreeMap, HashMap},
@@ -199,14 +198,14 @@ impl Memberships {
 impl Homeserver {
     /// That a user has other devices or keys than before. The user's rooms are brought to memory,
     /// since they say who has to wake up for it.
-    pub(crate) async fn device_list_change(&self, user: UserNid) -> Result<Change> {
+    pub(crate) async fn device_list_change(&self, user: UserNid) -> Result<Change, StoreError> {
         self.user_rooms(user).await?;
         Ok(Change::DeviceList { user })
     }
 
     /// Whether a user is joined to one of some rooms, which are in order. What is read grows with
     /// these, however many rooms the user has.
-    pub(crate) async fn is_joined_to_one_of(&self, user: UserNid, rooms: &[RoomNid]) -> Result<bool> {
+    pub(crate) async fn is_joined_to_one_of(&self, user: UserNid, rooms: &[RoomNid]) -> Result<bool, StoreError> {
         if let Some(theirs) = self.sync.memberships.at_hand(user) {
             return Ok(theirs.is_joined_to_one_of(rooms));
         }
@@ -229,7 +228,7 @@ impl Homeserver {
     }
 
     /// A user's rooms, as they are now.
-    pub(crate) async fn user_rooms(&self, user: UserNid) -> Result<Rc<UserRooms>> {
+    pub(crate) async fn user_rooms(&self, user: UserNid) -> Result<Rc<UserRooms>, StoreError> {
         let rooms = self.sync.memberships.of(user);
         while !rooms.complete.get() {
             let generation = self.store().generation();

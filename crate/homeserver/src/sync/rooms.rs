@@ -20,7 +20,7 @@ use crate::{
     homeserver::Homeserver,
     position::Position,
     push::{Count, Receipts},
-    room::{Event, Format, NodeId, Related, RoomInfo, Viewer, Wanted, membership_of, state_tree::Part},
+    room::{self, Event, Format, NodeId, Related, RoomInfo, Viewer, Wanted, membership_of, state_tree::Part},
     tables::{Membership, RoomHead, RoomNid},
 };
 use ephapse_events::StateKey;
@@ -90,7 +90,7 @@ struct TimelineSlice {
 
 impl Homeserver {
     /// The room's state as it was at a position.
-    pub(crate) async fn room_state_at(&self, room: RoomNid, head: &RoomHead, position: Position) -> Result<NodeId> {
+    pub(crate) async fn room_state_at(&self, room: RoomNid, head: &RoomHead, position: Position) -> Result<NodeId, room::Error> {
         if head.newest_state <= position {
             return Ok(NodeId(head.state));
         }

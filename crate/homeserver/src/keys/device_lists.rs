@@ -1,5 +1,5 @@
 //! Whose devices a user has to look at again (Client-Server API, Tracking the device list for a
-//! user): `device_lists` of syncs, and `GET /_matrix/client/v3/keys/changes`.
+//! user).
 //!
 //! Changed are those who share a room and whose keys changed, those who share a room since, and
 //! those in a room that is encrypted since. Left are those with whom no room is shared any more, or
@@ -8,22 +8,19 @@
 
 use crate::{
     damaged::LeaveOut,
-    error::Result,
     homeserver::Homeserver,
     position::Position,
-    room::{NodeId, membership_of},
-    router::UserCall,
+    room::{self, NodeId, membership_of},
     sync::Listed,
     tables::{self, Change, Membership, MembershipKind, RoomHead, RoomNid, UserNid},
     time_slice::TimeSlice,
 };
 use ephapse_store::Direction;
-use ruma::{
-    OwnedUserId, UserId,
-    api::client::{keys::get_key_changes::v3 as get_key_changes, sync::sync_events::DeviceLists},
-    events::StateEventType,
-};
+use ruma::{OwnedUserId, UserId, events::StateEventType};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+/// What fails are reads, of the store and of rooms.
+type Result<T> = std::result::Result<T, room::Error>;
 
 /// Whoever joins a room without encryption is told of its members only when it is no larger: their
 /// devices matter if it is ever encrypted, and clients ask for all of them then.
@@ -32,15 +29,13 @@ const SMALL: usize = 200;
 /// Members of a room that are read at once.
 const PAGE: usize = 1000;
 
-/// `GET /_matrix/client/v3/keys/changes`
-pub async fn changes(call: UserCall, request: get_key_changes::Request) -> Result<get_key_changes::Response> {
-    let hs = &call.hs;
-    // A token of before the database was restored: everything may have changed since.
-    let from = hs.position_of(&request.from)?.map_or(Position(0), |from| from.max(Position(0)));
-    let to = hs.position_of(&request.to)?.unwrap_or_else(|| hs.positions.newest());
-    let listed = hs.changes_between(from..to).await?;
-    let DeviceLists { changed, left, .. } = device_lists(hs, call.session.user, from, &listed).await?;
-    Ok(get_key_changes::Response::new(changed, left))
+/// Whose devices a user has to look at again.
+#[derive(Default)]
+pub struct DeviceLists {
+    /// Those of users who changed, or who share a room since.
+    pub changed: Vec<OwnedUserId>,
+    /// Those that do not matter any more.
+    pub left: Vec<OwnedUserId>,
 }
 
 /// What a user has to know of others' devices behind `since`, of which `listed` is what the list
@@ -154,7 +149,7 @@ impl Found {
 
     async fn judge(self, hs: &Homeserver, user: UserNid) -> Result<DeviceLists> {
         if self.keys.is_empty() && self.signed.is_empty() && self.members.is_empty() && self.reset.is_empty() && self.encrypted.is_empty() {
-            return Ok(DeviceLists::new());
+            return Ok(DeviceLists::default());
         }
         let rooms = hs.user_rooms(user).await?.all().into_iter();
         let mine = rooms.filter(|(_, membership)| membership.kind == MembershipKind::Join).map(|(room, _)| room).collect();
@@ -214,10 +209,7 @@ impl Found {
                 left.insert(other);
             }
         }
-        let mut lists = DeviceLists::new();
-        lists.changed = judge.names(changed).await?;
-        lists.left = judge.names(left).await?;
-        Ok(lists)
+        Ok(DeviceLists { changed: judge.names(changed).await?, left: judge.names(left).await? })
     }
 }
 

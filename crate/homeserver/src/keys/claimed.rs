@@ -7,11 +7,11 @@
 //! device has to make another key.
 
 use crate::{
-    error::Result,
     homeserver::Homeserver,
     tables::{self, RawBytes, UserNid},
     transaction::Tx,
 };
+use ephapse_store::StoreError;
 use ruma::{CanonicalJsonValue, OwnedDeviceId};
 use sha2::{Digest, Sha256};
 use std::collections::{BTreeMap, BTreeSet};
@@ -47,7 +47,11 @@ pub struct Claimed(BTreeMap<u8, Vec<u8>>);
 
 impl Claimed {
     /// The rows of a device that `fingerprints` are in.
-    pub async fn read(hs: &Homeserver, device: &(UserNid, OwnedDeviceId), fingerprints: impl Iterator<Item = Fingerprint>) -> Result<Self> {
+    pub async fn read(
+        hs: &Homeserver,
+        device: &(UserNid, OwnedDeviceId),
+        fingerprints: impl Iterator<Item = Fingerprint>,
+    ) -> Result<Self, StoreError> {
         let rows: BTreeSet<u8> = fingerprints.map(|fingerprint| fingerprint.row).collect();
         let places: Vec<_> = rows.iter().map(|row| (device.0, device.1.clone(), *row)).collect();
         let found = tables::CLAIMED_KEYS.get_all(hs.store(), &places).await?;

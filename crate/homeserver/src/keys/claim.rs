@@ -1,67 +1,54 @@
-//! `POST /_matrix/client/v3/keys/claim`: each one-time key is given out once, in the order of
-//! upload; then the fallback key, again and again.
+//! Claims (Client-Server API, One-time and fallback keys): each one-time key is given out once, in
+//! the order of upload; then the fallback key, again and again.
 //!
 //! Who has no key to give is left out, as the specification has it: clients remember that, and ask
 //! the device again only after a while.
 
 use super::{
-    MOST,
+    Error, MOST, Refused,
     claimed::{Claimed, Fingerprint},
-    query::unreachable_servers,
 };
 use crate::{
-    client::wire::{Json as Answer, Own},
     damaged::{Damaged, LeaveOut},
-    error::{Error, Result},
     homeserver::Homeserver,
     locks::LockKey,
-    router::UserCall,
     tables::{self, FallbackKey, Json, KeyCounts, OneTimeKey, UserNid},
     time_slice::TimeSlice,
     transaction::Tx,
 };
-use ephapse_store::Direction;
-use ruma::{
-    OneTimeKeyAlgorithm, OwnedDeviceId, OwnedOneTimeKeyId, OwnedUserId, UserId,
-    api::client::keys::claim_keys::v3::{self as claim_keys, OneTimeKeys},
-    encryption,
-    serde::Raw,
-};
-use serde::Serialize;
+use ephapse_store::{Direction, StoreError};
+use ruma::{OneTimeKeyAlgorithm, OwnedDeviceId, OwnedOneTimeKeyId, OwnedUserId, UserId, encryption, serde::Raw};
 use serde_json::value::RawValue;
 use std::collections::BTreeMap;
 
-/// `POST /_matrix/client/v3/keys/claim`
-pub async fn claim(call: UserCall, Own(request): Own<claim_keys::Request>) -> Result<Answer> {
-    let hs = &call.hs;
-    let mut response = Keys::default();
+/// One key of each of a user's devices.
+pub type OneTimeKeys = BTreeMap<OwnedDeviceId, BTreeMap<OwnedOneTimeKeyId, Raw<encryption::OneTimeKey>>>;
+
+/// Of which algorithm a key of each of a user's devices is claimed.
+type Claims = BTreeMap<OwnedDeviceId, OneTimeKeyAlgorithm>;
+
+/// Keys of this server's users, for a client or another server: one for each device that has one.
+/// Users of other servers are passed over.
+pub async fn claim(hs: &Homeserver, claims: &BTreeMap<OwnedUserId, Claims>) -> Result<BTreeMap<OwnedUserId, OneTimeKeys>, Error> {
     // A user of whom no key is claimed is looked up all the same.
-    if request.one_time_keys.values().map(|devices| devices.len().max(1)).sum::<usize>() > MOST {
-        return Err(Error::too_large(format!("a request claims {MOST} keys at most")));
+    if claims.values().map(|devices| devices.len().max(1)).sum::<usize>() > MOST {
+        return Err(Refused::TooLarge(format!("a request claims {MOST} keys at most")).into());
     }
+    let mut claimed = BTreeMap::new();
     let slice = TimeSlice::new(&*hs.host);
-    for (user, devices) in request.one_time_keys.iter().filter(|(user, _)| hs.is_local(user)) {
+    for (user, devices) in claims.iter().filter(|(user, _)| hs.is_local(user)) {
         slice.step().await;
         let keys = claim_of(hs, user, devices).await?;
         if !keys.is_empty() {
-            response.one_time_keys.insert(user.clone(), keys);
+            claimed.insert(user.clone(), keys);
         }
     }
-    response.failures = unreachable_servers(hs, request.one_time_keys.keys()).await;
-    Ok(Answer::of(&response))
+    Ok(claimed)
 }
 
-/// Claimed keys; ruma's response would leave out failures where there are none, and some clients
-/// look for them.
-#[derive(Default, Serialize)]
-struct Keys {
-    one_time_keys: BTreeMap<OwnedUserId, OneTimeKeys>,
-    failures: BTreeMap<String, serde_json::Value>,
-}
-
-/// A key for each of a local user's devices that has one; also what other servers claim. The keys
-/// are gone in the order of commits, and no answer leaves before its commit is durable.
-pub async fn claim_of(hs: &Homeserver, user: &UserId, devices: &BTreeMap<OwnedDeviceId, OneTimeKeyAlgorithm>) -> Result<OneTimeKeys> {
+/// A key for each of a local user's devices that has one. The keys are gone in the order of commits,
+/// and no answer leaves before its commit is durable.
+async fn claim_of(hs: &Homeserver, user: &UserId, devices: &Claims) -> Result<OneTimeKeys, StoreError> {
     let mut claimed = OneTimeKeys::new();
     let generation = hs.store().generation();
     let Some(nid) = hs.find_user(user).await? else { return Ok(claimed) };
@@ -101,7 +88,7 @@ struct Given {
 
 impl Given {
     /// The oldest one-time key of a device and algorithm, or else the fallback key.
-    async fn find(hs: &Homeserver, place: Place) -> Result<Self> {
+    async fn find(hs: &Homeserver, place: Place) -> Result<Self, StoreError> {
         let before = tables::KEY_COUNTS.get(hs.store(), &(place.0, place.1.clone())).await?.unwrap_or_default();
         let mut counts = before.clone();
         let mut given = Self { place, key: None, gone: Vec::new(), claimed: None, fallback: None, counts: None };
@@ -121,7 +108,7 @@ impl Given {
 
     /// The oldest key that nobody was given under another id. Those before it that somebody was
     /// given go too.
-    async fn find_one_time(&mut self, hs: &Homeserver, counts: &mut KeyCounts) -> Result<()> {
+    async fn find_one_time(&mut self, hs: &Homeserver, counts: &mut KeyCounts) -> Result<(), StoreError> {
         let (user, device, algorithm) = &self.place;
         let device_key = (*user, device.clone());
         let mut range = tables::ONE_TIME_KEYS.range(&self.place);
@@ -154,7 +141,7 @@ impl Given {
     }
 
     /// The key as it is answered.
-    fn shown(&self) -> Result<Option<(OwnedOneTimeKeyId, Raw<encryption::OneTimeKey>)>> {
+    fn shown(&self) -> Result<Option<(OwnedOneTimeKeyId, Raw<encryption::OneTimeKey>)>, Damaged> {
         let Some((id, key)) = &self.key else { return Ok(None) };
         let id = OwnedOneTimeKeyId::try_from(id.as_str()).map_err(|error| unreadable(&error))?;
         let key = RawValue::from_string(key.0.clone()).map_err(|error| unreadable(&error))?;
@@ -180,6 +167,6 @@ impl Given {
     }
 }
 
-fn unreadable(what: &dyn std::fmt::Display) -> Error {
-    Damaged::new("a stored key of a device", what).into()
+fn unreadable(what: &dyn std::fmt::Display) -> Damaged {
+    Damaged::new("a stored key of a device", what)
 }

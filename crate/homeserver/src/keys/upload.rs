@@ -1,24 +1,23 @@
-//! `POST /_matrix/client/v3/keys/upload` (Client-Server API, Uploading keys).
+//! Uploads (Client-Server API, Uploading keys): a device's identity keys, one-time keys and fallback
+//! keys.
 
 use super::{
+    Error, Refused,
     claimed::{Claimed, Fingerprint},
-    query::public_key,
-    shown, signed,
+    object, shown,
+    signed::{self, public_key},
+    stored_object,
 };
 use crate::{
-    client::object,
-    error::{Error, Result},
     homeserver::Homeserver,
     locks::LockKey,
-    router::UserCall,
-    tables::{self, FallbackKey, Json, KeyCounts, KnownOneTimeKey, OneTimeKey, UserNid},
+    tables::{self, FallbackKey, Json, KeyCounts, KnownOneTimeKey, OneTimeKey, Session, UserNid},
     time_slice::TimeSlice,
     transaction::Tx,
 };
 use ephapse_store::Direction;
 use ruma::{
-    CanonicalJsonObject, CanonicalJsonValue, OwnedDeviceId, OwnedOneTimeKeyId,
-    api::client::keys::upload_keys::v3 as upload_keys,
+    CanonicalJsonValue, OneTimeKeyAlgorithm, OwnedDeviceId, OwnedOneTimeKeyId, UInt,
     encryption::{self, DeviceKeys},
     serde::Raw,
 };
@@ -38,23 +37,36 @@ const LONGEST_KEY_ID: usize = 255;
 /// Bytes of a device's identity keys, or of one other key.
 const LONGEST_KEY: usize = 64 << 10;
 
-/// `POST /_matrix/client/v3/keys/upload`
-pub async fn upload(call: UserCall, request: upload_keys::Request) -> Result<upload_keys::Response> {
-    let (hs, session) = (&call.hs, &call.session);
+/// One-time or fallback keys, by their ids.
+type Keys = BTreeMap<OwnedOneTimeKeyId, Raw<encryption::OneTimeKey>>;
+
+/// What a device uploads.
+pub struct Uploaded<'a> {
+    /// Its identity keys.
+    pub identity: Option<&'a Raw<DeviceKeys>>,
+    /// One-time keys.
+    pub one_time: &'a Keys,
+    /// Fallback keys.
+    pub fallback: &'a Keys,
+}
+
+/// Keeps the keys of a device. What was uploaded before is no refusal. Answers how many one-time
+/// keys the device has now.
+pub async fn upload(hs: &Homeserver, generation: u64, session: &Session, keys: Uploaded<'_>) -> Result<BTreeMap<OneTimeKeyAlgorithm, UInt>, Error> {
     let _lock = hs.lock(LockKey::Account(session.user_id.to_string())).await;
     let key = (session.user, session.device.clone());
-    // The device may have been deleted while this waited.
-    tables::DEVICES.get(hs.store(), &key).await?.ok_or_else(Error::unknown_token)?;
+    // It may have been deleted while this waited.
+    tables::DEVICES.get(hs.store(), &key).await?.ok_or(Refused::NoDevice)?;
     let mut counts = tables::KEY_COUNTS.get(hs.store(), &key).await?.unwrap_or_default();
     let before = counts.clone();
-    let identity = match &request.device_keys {
-        Some(keys) => new_identity(&call, keys).await?,
+    let identity = match keys.identity {
+        Some(keys) => new_identity(hs, session, keys).await?,
         None => None,
     };
-    let one_time = new_one_time_keys(hs, &key, &request.one_time_keys, &mut counts).await?;
-    let fallback = new_fallback_keys(hs, &key, &request.fallback_keys, &mut counts).await?;
+    let one_time = new_one_time_keys(hs, &key, keys.one_time, &mut counts).await?;
+    let fallback = new_fallback_keys(hs, &key, keys.fallback, &mut counts).await?;
     let change = if identity.is_some() { Some(hs.device_list_change(session.user).await?) } else { None };
-    let written = hs.write(call.raw.generation, |tx| {
+    let written = hs.write(generation, |tx| {
         if let Some(identity) = &identity {
             identity.put(tx, &key);
         }
@@ -72,7 +84,7 @@ pub async fn upload(call: UserCall, request: upload_keys::Request) -> Result<upl
         }
     });
     written?.visible();
-    Ok(upload_keys::Response::new(shown(&counts)))
+    Ok(shown(&counts))
 }
 
 /// Identity keys of a device that take the place of other ones, or of none.
@@ -94,14 +106,13 @@ impl Identity {
 /// The identity keys, where they are other ones than before. Their signatures are for other clients
 /// to verify: the specification has the server check none, and whoever could be kept from uploading
 /// a wrong one would leave it out.
-async fn new_identity(call: &UserCall, keys: &Raw<DeviceKeys>) -> Result<Option<Identity>> {
-    let (hs, session) = (&call.hs, &call.session);
-    let parsed: DeviceKeys = keys.deserialize().map_err(|error| Error::unreadable(&error))?;
+async fn new_identity(hs: &Homeserver, session: &Session, keys: &Raw<DeviceKeys>) -> Result<Option<Identity>, Error> {
+    let parsed: DeviceKeys = keys.deserialize().map_err(Refused::Unreadable)?;
     if parsed.user_id != session.user_id || parsed.device_id != session.device {
-        return Err(Error::invalid_param("these are the keys of another user or device"));
+        return Err(Refused::Invalid("these are the keys of another user or device".to_owned()).into());
     }
     if keys.json().get().len() > LONGEST_KEY {
-        return Err(Error::too_large("the device's keys are too large"));
+        return Err(Refused::TooLarge("the device's keys are too large".to_owned()).into());
     }
     let mut keys = object(keys.json().get())?;
     keys.remove("unsigned");
@@ -109,26 +120,20 @@ async fn new_identity(call: &UserCall, keys: &Raw<DeviceKeys>) -> Result<Option<
     for (_, key) in tables::CROSS_SIGNING_KEYS.scan(hs.store(), &session.user, Direction::Forward, 3).await? {
         // "Servers therefore must ensure that device IDs will not collide with cross-signing public
         // keys."
-        if public_key(&object(&key.0)?) == Some(session.device.as_str()) {
-            return Err(Error::forbidden("this device has the id of a cross-signing key"));
+        let key = stored_object(&key, || format!("a cross-signing key of {}", session.user_id))?;
+        if public_key(&key) == Some(session.device.as_str()) {
+            return Err(Refused::NameTaken("this device has the id of a cross-signing key").into());
         }
     }
     let key = (session.user, session.device.clone());
     let stored = tables::DEVICE_KEYS.get(hs.store(), &key).await?;
     let is_another = match &stored {
-        Some(stored) => !signed::is_same(&object(&stored.0)?, &keys),
+        Some(stored) => !signed::is_same(&stored_object(stored, || format!("the keys of {} of {}", session.device, session.user_id))?, &keys),
         None => false,
     };
     let keys = Json(CanonicalJsonValue::Object(keys).to_string());
     Ok((stored.as_ref() != Some(&keys)).then_some(Identity { keys, is_another }))
 }
-
-/// The ed25519 key `key_id` of a device or cross-signing key.
-pub(in crate::client) fn key_of(keys: &CanonicalJsonObject, key_id: &str) -> Option<[u8; 32]> {
-    signed::ed25519_key(keys.get("keys")?.as_object()?.get(key_id)?.as_str()?)
-}
-
-type Keys = BTreeMap<OwnedOneTimeKeyId, Raw<encryption::OneTimeKey>>;
 
 /// A one-time key that is uploaded for the first time.
 struct NewOneTimeKey {
@@ -146,14 +151,19 @@ impl NewOneTimeKey {
 }
 
 /// Those of `keys` that the device does not have, and has not had.
-async fn new_one_time_keys(hs: &Homeserver, device: &(UserNid, OwnedDeviceId), keys: &Keys, counts: &mut KeyCounts) -> Result<Vec<NewOneTimeKey>> {
+async fn new_one_time_keys(
+    hs: &Homeserver,
+    device: &(UserNid, OwnedDeviceId),
+    keys: &Keys,
+    counts: &mut KeyCounts,
+) -> Result<Vec<NewOneTimeKey>, Error> {
     let mut new = Vec::new();
     if keys.is_empty() {
         return Ok(new);
     }
-    let too_many = || Error::too_large(format!("a device has {MOST_ONE_TIME_KEYS} one-time keys at most"));
+    let too_many = || Refused::TooLarge(format!("a device has {MOST_ONE_TIME_KEYS} one-time keys at most"));
     if keys.len() > MOST_ONE_TIME_KEYS {
-        return Err(too_many());
+        return Err(too_many().into());
     }
     let (user, id) = device;
     let slice = TimeSlice::new(&*hs.host);
@@ -175,7 +185,7 @@ async fn new_one_time_keys(hs: &Homeserver, device: &(UserNid, OwnedDeviceId), k
             // Uploaded again because the answer was lost, maybe signed anew. Before, what was kept
             // was the hash of the whole.
             Some(known) if known.hash == hash || known.hash[..] == Sha256::digest(&key)[..] => continue,
-            Some(_) => return Err(Error::invalid_param(format!("there is another one-time key {key_id}"))),
+            Some(_) => return Err(Refused::Invalid(format!("there is another one-time key {key_id}")).into()),
             // The same after somebody has claimed it: nobody is given it a second time.
             None if claimed.has(fingerprint) => continue,
             None => {}
@@ -184,7 +194,7 @@ async fn new_one_time_keys(hs: &Homeserver, device: &(UserNid, OwnedDeviceId), k
         let algorithm = key_id.algorithm().to_string();
         *counts.one_time.entry(algorithm.clone()).or_default() += 1;
         if counts.one_time.len() > MOST_ALGORITHMS {
-            return Err(too_many_algorithms());
+            return Err(too_many_algorithms().into());
         }
         let number = match next.get(&algorithm) {
             Some(number) => *number,
@@ -214,19 +224,19 @@ async fn new_fallback_keys(
     device: &(UserNid, OwnedDeviceId),
     keys: &Keys,
     counts: &mut KeyCounts,
-) -> Result<Vec<(String, FallbackKey)>> {
+) -> Result<Vec<(String, FallbackKey)>, Error> {
     let mut new = Vec::new();
     if keys.is_empty() {
         return Ok(new);
     }
     let given: BTreeSet<String> = keys.keys().map(|key_id| key_id.algorithm().to_string()).collect();
     if given.len() < keys.len() {
-        return Err(Error::invalid_param("there can be one fallback key for each algorithm"));
+        return Err(Refused::Invalid("there can be one fallback key for each algorithm".to_owned()).into());
     }
     let stored = tables::FALLBACK_KEYS.scan(hs.store(), device, Direction::Forward, usize::MAX).await?;
     let mut stored: BTreeMap<String, FallbackKey> = stored.into_iter().map(|((_, _, algorithm), key)| (algorithm, key)).collect();
     if given.iter().filter(|algorithm| !stored.contains_key(*algorithm)).count() + stored.len() > MOST_ALGORITHMS {
-        return Err(too_many_algorithms());
+        return Err(too_many_algorithms().into());
     }
     for (key_id, key) in keys {
         let algorithm = key_id.algorithm().to_string();
@@ -241,21 +251,21 @@ async fn new_fallback_keys(
     Ok(new)
 }
 
-fn too_many_algorithms() -> Error {
-    Error::too_large(format!("a device has keys of {MOST_ALGORITHMS} algorithms at most"))
+fn too_many_algorithms() -> Refused {
+    Refused::TooLarge(format!("a device has keys of {MOST_ALGORITHMS} algorithms at most"))
 }
 
 /// A one-time or fallback key: a string, or an object with the key and its signatures, as signed
 /// algorithms have it.
-fn checked(key_id: &OwnedOneTimeKeyId, key: &Raw<encryption::OneTimeKey>) -> Result<CanonicalJsonValue> {
+fn checked(key_id: &OwnedOneTimeKeyId, key: &Raw<encryption::OneTimeKey>) -> Result<CanonicalJsonValue, Refused> {
     if key_id.as_str().len() > LONGEST_KEY_ID {
-        return Err(Error::invalid_param(format!("the id of a key has {LONGEST_KEY_ID} bytes at most")));
+        return Err(Refused::Invalid(format!("the id of a key has {LONGEST_KEY_ID} bytes at most")));
     }
     let key = key.json().get();
     if key.len() > LONGEST_KEY {
-        return Err(Error::too_large(format!("the key {key_id} is too large")));
+        return Err(Refused::TooLarge(format!("the key {key_id} is too large")));
     }
-    let key: CanonicalJsonValue = serde_json::from_str(key).map_err(|error| Error::unreadable(&error))?;
+    let key: CanonicalJsonValue = serde_json::from_str(key).map_err(Refused::Unreadable)?;
     let is_signed = key_id.algorithm().to_string().starts_with("signed_");
     let fits = match &key {
         CanonicalJsonValue::String(_) => !is_signed,
@@ -265,5 +275,5 @@ fn checked(key_id: &OwnedOneTimeKeyId, key: &Raw<encryption::OneTimeKey>) -> Res
         }
         _ => false,
     };
-    if fits { Ok(key) } else { Err(Error::bad_json(format!("{key_id} is not a key of its algorithm"))) }
+    if fits { Ok(key) } else { Err(Refused::Malformed(format!("{key_id} is not a key of its algorithm"))) }
 }

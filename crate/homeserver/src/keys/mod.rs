@@ -1,29 +1,36 @@
-//! Keys of devices (Client-Server API, End-to-End Encryption): upload, query, claim, and who has to
-//! be told.
+//! Keys of devices and cross-signing keys (Client-Server API, End-to-End Encryption): upload, query,
+//! claim, signatures, backups, and who has to be told. Another server asks for them by the same
+//! functions as a client.
 //!
 //! A user's keys are written under the lock of the user's account, which deleting a device holds
 //! too. For syncs: [`counts`] and [`device_lists`]; for the deletion of devices: [`departing`].
 
+pub mod backup;
 mod claim;
 mod claimed;
+pub mod cross_signing;
 mod device_lists;
-pub(super) mod query;
-pub(super) mod signed;
-pub(super) mod upload;
+mod error;
+mod query;
+mod signatures;
+mod signed;
+mod upload;
 
-pub use claim::claim;
-pub use device_lists::{changes, device_lists};
+pub use claim::{OneTimeKeys, claim};
+pub use device_lists::{DeviceLists, device_lists};
+pub use error::{Error, Refused};
 pub use query::query;
-pub use upload::upload;
+pub use signatures::upload_signatures;
+pub use upload::{Uploaded, upload};
 
 use crate::{
-    error::Result,
+    damaged::Damaged,
     homeserver::Homeserver,
-    tables::{self, KeyCounts, Session, UserNid},
+    tables::{self, Json, KeyCounts, Session, UserNid},
     transaction::Tx,
 };
-use ephapse_store::Direction;
-use ruma::{DeviceId, OneTimeKeyAlgorithm, OwnedDeviceId, UInt};
+use ephapse_store::{Direction, StoreError};
+use ruma::{CanonicalJsonObject, DeviceId, OneTimeKeyAlgorithm, OwnedDeviceId, UInt};
 use std::collections::BTreeMap;
 
 /// Devices, and signatures of one signer, that are read of a user; also the users that one request
@@ -41,7 +48,7 @@ pub struct Counts {
 
 /// How many one-time keys a session's device has, and which fallback keys are unused. Reads one
 /// key.
-pub async fn counts(hs: &Homeserver, session: &Session) -> Result<Counts> {
+pub async fn counts(hs: &Homeserver, session: &Session) -> Result<Counts, StoreError> {
     let stored = tables::KEY_COUNTS.get(hs.store(), &(session.user, session.device.clone())).await?.unwrap_or_default();
     let unused_fallback = stored.unused_fallback.iter().map(|algorithm| algorithm.as_str().into()).collect();
     Ok(Counts { one_time: shown(&stored), unused_fallback })
@@ -61,7 +68,7 @@ pub struct Departing {
 }
 
 /// What of a user's keys goes with a device.
-pub async fn departing(hs: &Homeserver, user: UserNid, device: &DeviceId) -> Result<Departing> {
+pub async fn departing(hs: &Homeserver, user: UserNid, device: &DeviceId) -> Result<Departing, StoreError> {
     let own = tables::KEY_SIGNATURES.scan(hs.store(), &(user, user), Direction::Forward, MOST).await?;
     let key_id = format!("ed25519:{device}");
     let signatures = own.into_iter().map(|(key, _)| key).filter(|(_, _, key, by)| *key == *device.as_str() || *by == key_id).collect();
@@ -82,4 +89,14 @@ impl Departing {
             tables::KEY_SIGNATURES.delete(tx, signature);
         }
     }
+}
+
+/// What somebody uploads, as canonical JSON.
+fn object(json: &str) -> Result<CanonicalJsonObject, Refused> {
+    serde_json::from_str(json).map_err(|error| Refused::Malformed(format!("not an object of canonical JSON: {error}")))
+}
+
+/// What is stored; `what` names it.
+fn stored_object(json: &Json, what: impl FnOnce() -> String) -> Result<CanonicalJsonObject, Damaged> {
+    serde_json::from_str(&json.0).map_err(|error| Damaged::new(what(), error))
 }

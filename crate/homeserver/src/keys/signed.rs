@@ -9,6 +9,16 @@ pub fn ed25519_key(text: &str) -> Option<[u8; 32]> {
     Some(bytes)
 }
 
+/// The public key of a cross-signing key, in base64: what it is named by.
+pub fn public_key(key: &CanonicalJsonObject) -> Option<&str> {
+    key.get("keys")?.as_object()?.values().next()?.as_str()
+}
+
+/// The ed25519 key `key_id` of a device or cross-signing key.
+pub fn key_of(keys: &CanonicalJsonObject, key_id: &str) -> Option<[u8; 32]> {
+    ed25519_key(keys.get("keys")?.as_object()?.get(key_id)?.as_str()?)
+}
+
 /// The signature in `object` that `user` made with `key_id`.
 pub fn signature<'a>(object: &'a CanonicalJsonObject, user: &UserId, key_id: &str) -> Option<&'a str> {
     signatures_of(object, user)?.get(key_id)?.as_str()
