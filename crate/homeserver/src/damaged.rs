@@ -2,36 +2,16 @@
 //! may have taken in what this one cannot read.
 //!
 //! Where many things are answered together, a damaged one is left out and logged, and the others
-//! are answered ([`LeaveOut`]). Where one thing is asked for, or a decision stands on it, the
+//! are answered ([`LeaveOut`], and the tables' `get_many` and `scan`). Where one thing is asked for, or a decision stands on it, the
 //! request fails instead (500 M_UNKNOWN).
 
 use crate::{
     error::{Error, Result},
     request_log,
 };
+pub use ephapse_store::Damaged;
 use ephapse_store::StoreError;
 use std::fmt::Display;
-
-/// Something stored cannot be read.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{what} cannot be read: {why}")]
-pub struct Damaged {
-    what: String,
-    why: String,
-}
-
-impl Damaged {
-    /// `what` names it, with the room and event or the user that it belongs to.
-    pub fn new(what: impl Into<String>, why: impl Display) -> Self {
-        Self { what: what.into(), why: why.to_string() }
-    }
-}
-
-impl From<Damaged> for StoreError {
-    fn from(damaged: Damaged) -> Self {
-        Self::Unreadable(damaged.to_string())
-    }
-}
 
 /// An error that may mean that one stored thing is damaged.
 pub trait MayBeDamage: Display {

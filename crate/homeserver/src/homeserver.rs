@@ -136,7 +136,7 @@ fn reads_only(method: &Method) -> bool {
 impl Homeserver {
     /// Opens the server that lives in `store`, or makes one there.
     pub async fn open(store: Rc<dyn Store>, host: Rc<dyn Host>, config: Config) -> Result<Rc<Self>, OpenError> {
-        let reader = Reader::new(store.clone());
+        let reader = Reader::logging(store.clone(), request_log::error);
         match tables::STORED_FORMAT.get(&reader, &()).await? {
             Some(found) if found > FORMAT => return Err(StoreError::NewerFormat { found, supported: FORMAT }.into()),
             Some(_) => {}

@@ -6,6 +6,7 @@
 //! restart. That of a sync that had no room for every to-device message has the number of the first
 //! one left behind it, `s<position>_<instance>_<number>`.
 
+use ephapse_store::KeyPart;
 use serde::{Deserialize, Serialize};
 use std::{cell::Cell, fmt, str::FromStr};
 
@@ -28,6 +29,15 @@ impl Position {
 impl fmt::Display for Position {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.fmt(f)
+    }
+}
+
+impl KeyPart for Position {
+    fn encode(&self, out: &mut Vec<u8>) {
+        self.0.encode(out);
+    }
+    fn decode(bytes: &mut &[u8]) -> Option<Self> {
+        i64::decode(bytes).map(Self)
     }
 }
 

@@ -4,19 +4,16 @@
 //! and neighbours in time are neighbours on disk. A prefix is never used again for another meaning;
 //! [`FORMAT`] grows when the meaning of what is stored changes.
 
-mod key;
 mod keys;
 mod streams;
-mod table;
 mod values;
 
-pub use key::KeyPart;
 pub use keys::*;
 pub use streams::*;
-pub use table::Table;
 pub use values::*;
 
 use crate::position::Position;
+use ephapse_store::Table;
 use ruma::{OwnedDeviceId, OwnedEventId, OwnedRoomAliasId, OwnedRoomId, OwnedServerName, OwnedUserId};
 
 /// A room's number on this server.

@@ -52,7 +52,7 @@
 //!
 //! A table is not written without one:
 //!
-//! ```compile_fail,E0308
+//! ```compile_fail,E0277
 //! # use ephapse_homeserver::tables;
 //! let mut batch = ephapse_store::Batch::new();
 //! tables::ERASED.put(&mut batch, &1, &());
@@ -64,54 +64,43 @@ use crate::{
     stream::StreamStore,
     tables::{self, Change},
 };
-use ephapse_store::{Batch, LocalBoxFuture, Reader, Store, StoreError};
-use futures_util::{FutureExt, future::Shared};
-use std::{cell::RefCell, mem::take, ops::Range, rc::Rc};
+pub use ephapse_store::Submitted;
+use ephapse_store::{Batch, LocalBoxFuture, Reader, Staged, Store, StoreError, Transaction, Written};
+use futures_util::FutureExt;
+use std::{cell::RefCell, mem::take, rc::Rc};
 
 type Then = Box<dyn FnOnce(&Homeserver)>;
-type Undo = Box<dyn FnOnce()>;
 
 /// What one write stages: everything in it is taken together, or none of it.
 ///
 /// It cannot be made, kept or cloned outside of [`Homeserver::transaction`]. When it is dropped
 /// before its batch was taken, what it has changed in memory is undone.
 pub struct Tx {
-    batch: Batch,
+    staged: Staged,
     /// The last position given before.
     base: Position,
     /// What becomes visible, at the positions behind `base`.
     changes: Vec<Change>,
     then: Vec<Then>,
-    undo: Vec<Undo>,
-    /// What [`Self::undo_once`] was asked to undo.
-    undone_once: Vec<usize>,
+}
+
+/// No other type of this crate is one: so tables are written, and streams are appended to, in a
+/// [`Tx`] alone.
+impl Transaction for Tx {
+    fn staged(&mut self) -> &mut Staged {
+        &mut self.staged
+    }
 }
 
 impl Tx {
     fn new(batch: Batch, base: Position) -> Self {
-        Self { batch, base, changes: Vec::new(), then: Vec::new(), undo: Vec::new(), undone_once: Vec::new() }
-    }
-
-    /// Sets a key; for [`crate::tables::Table`].
-    pub(crate) fn put(&mut self, key: Vec<u8>, value: Vec<u8>) {
-        self.batch.put(key, value);
-    }
-
-    /// Removes a key; for [`crate::tables::Table`].
-    pub(crate) fn delete(&mut self, key: Vec<u8>) {
-        self.batch.delete(key);
-    }
-
-    /// Removes the keys of a range, made with [`crate::tables::Table::range`] and
-    /// [`crate::tables::Table::key`].
-    pub(crate) fn delete_range(&mut self, range: Range<Vec<u8>>) {
-        self.batch.delete_range(range);
+        Self { staged: Staged::new(batch), base, changes: Vec::new(), then: Vec::new() }
     }
 
     /// Says that this makes room: where storage is full it is written all the same
     /// ([`Batch::set_frees_space`]).
     pub(crate) fn frees_space(&mut self) {
-        self.batch.set_frees_space();
+        self.staged.frees_space();
     }
 
     /// The last position that was given before this transaction.
@@ -139,58 +128,7 @@ impl Tx {
     /// Takes back what was changed in memory already, should nothing come of this transaction. What
     /// was changed last is taken back first.
     pub(crate) fn undo(&mut self, undo: impl FnOnce() + 'static) {
-        self.undo.push(Box::new(undo));
-    }
-
-    /// As [`Self::undo`], for what this transaction changes many times: `undo` is made the first
-    /// time, for the thing at an address.
-    pub(crate) fn undo_once<U: FnOnce() + 'static>(&mut self, address: usize, undo: impl FnOnce() -> U) {
-        if !self.undone_once.contains(&address) {
-            self.undone_once.push(address);
-            self.undo.push(Box::new(undo()));
-        }
-    }
-
-    /// This stands on what was read since the store's generation was `generation`, too.
-    pub(crate) fn stands_on(&mut self, generation: u64) {
-        self.batch.append(Batch::since(generation));
-    }
-}
-
-impl Drop for Tx {
-    fn drop(&mut self) {
-        while let Some(undo) = self.undo.pop() {
-            undo();
-        }
-    }
-}
-
-type Written = Shared<LocalBoxFuture<'static, Result<(), StoreError>>>;
-
-/// A transaction whose batch was taken: reads see it.
-#[must_use = "say whether to wait until it is on disk: `durable().await?`, or `visible()` for what an answer waits for anyway"]
-pub struct Submitted<T> {
-    value: T,
-    /// None where there was nothing to write.
-    written: Option<Written>,
-}
-
-impl<T> Submitted<T> {
-    /// What the closure answered. Whoever only answers a request need not wait: no answer leaves
-    /// before all that was written until then is durable.
-    pub fn visible(self) -> T {
-        self.value
-    }
-
-    /// The same, when the batch is on disk.
-    ///
-    /// # Errors
-    /// Why it will never be.
-    pub async fn durable(self) -> Result<T, StoreError> {
-        if let Some(written) = self.written {
-            written.await?;
-        }
-        Ok(self.value)
+        self.staged.undo(undo);
     }
 }
 
@@ -259,24 +197,17 @@ impl Writer {
         self.store.close()
     }
 
-    /// Hands in a batch; none where there was nothing to write.
-    fn submit(&self, batch: Batch) -> Result<Option<Written>, StoreError> {
-        if batch.is_empty() {
-            return Ok(None);
-        }
-        let written = self.store.commit(batch).shared();
-        let refused = written.clone().now_or_never().and_then(Result::err);
+    /// Hands in what was staged.
+    fn submit(&self, staged: Staged) -> Result<Submitted<()>, StoreError> {
+        let submitted = staged.commit(&*self.store);
         let writes = self.writes.borrow();
-        match refused {
-            Some(error) => {
-                writes.iter().for_each(|writes| writes.refused(&error));
-                Err(error)
-            }
-            None => {
-                writes.iter().for_each(|writes| writes.add(written.clone()));
-                Ok(Some(written))
+        for writes in writes.iter() {
+            match &submitted {
+                Ok(submitted) => submitted.written().into_iter().for_each(|written| writes.add(written.clone())),
+                Err(error) => writes.refused(error),
             }
         }
+        submitted
     }
 }
 
@@ -284,7 +215,7 @@ impl Writer {
 pub(crate) async fn write_at_opening(store: &dyn Store, fill: impl FnOnce(&mut Tx)) -> Result<(), StoreError> {
     let mut tx = Tx::new(Batch::new(), Position::default());
     fill(&mut tx);
-    store.commit(take(&mut tx.batch)).await
+    tx.staged.commit(store)?.durable().await
 }
 
 impl Homeserver {
@@ -299,7 +230,7 @@ impl Homeserver {
     pub fn transaction<T, E: From<StoreError>>(&self, generation: u64, fill: impl FnOnce(&mut Tx) -> Result<T, E>) -> Result<Submitted<T>, E> {
         let mut tx = self.begin(generation, self.positions.given())?;
         let value = fill(&mut tx)?;
-        Ok(Submitted { value, written: self.commit(tx)? })
+        Ok(self.commit(tx)?.with(value))
     }
 
     /// As [`Self::transaction`], of what is not refused.
@@ -323,7 +254,7 @@ impl Homeserver {
         if self.positions.given() > base {
             return Ok(None);
         }
-        Ok(Some(Submitted { value, written: self.commit(tx)? }))
+        Ok(Some(self.commit(tx)?.with(value)))
     }
 
     fn begin(&self, generation: u64, base: Position) -> Result<Tx, StoreError> {
@@ -334,7 +265,7 @@ impl Homeserver {
     }
 
     /// Hands in what a transaction has staged, has memory follow, and wakes who waits for it.
-    fn commit(&self, mut tx: Tx) -> Result<Option<Written>, StoreError> {
+    fn commit(&self, mut tx: Tx) -> Result<Submitted<()>, StoreError> {
         // Else a position would be given twice.
         assert!(self.positions.given() <= tx.base, "a transaction was begun within another");
         let changes = take(&mut tx.changes);
@@ -348,17 +279,16 @@ impl Homeserver {
             position = position.next();
             tables::CHANGES.put(&mut tx, &position, change);
         }
-        let written = self.writer.submit(take(&mut tx.batch))?;
-        tx.undo.clear();
+        let submitted = self.writer.submit(tx.staged)?;
         if !changes.is_empty() {
             self.positions.became_visible(newest);
         }
-        for know in take(&mut tx.then) {
+        for know in tx.then {
             know(self);
         }
         self.sync.changed(&changes);
         self.notify.changed(&changes);
-        Ok(written)
+        Ok(submitted)
     }
 }
 
@@ -380,9 +310,7 @@ pub(crate) fn transaction_in(store: Rc<dyn Store>, refused: Option<StoreError>, 
     if let Some(error) = refused {
         return Err(error);
     }
-    let written = Writer::new(store).submit(take(&mut tx.batch))?;
-    tx.undo.clear();
-    Ok(Submitted { value: (), written })
+    tx.staged.commit(&*store)
 }
 
 #[cfg(test)]

@@ -12,9 +12,69 @@
 //! When a commit fails, every batch that was submitted after it fails too. Reads go back to what
 //! is durable, and [`Store::generation`] grows by one. A batch of an older generation is refused,
 //! and what was derived from lost batches must be dropped.
+//!
+//! # Tables
+//!
+//! A [`Table`] is a typed view of the keys with one prefix: a key is made of [`KeyPart`]s and sorts
+//! as they do, a value is whatever serde can write. Tables are read through a [`Reader`]. They are
+//! written in a [`Transaction`], which the application has one type for, so that it decides what
+//! belongs to every write:
+//!
+//! ```
+//! use ephapse_store::{Batch, Direction, MemoryStore, Reader, Staged, Store, StoreError, Submitted, Table, Transaction};
+//! use std::rc::Rc;
+//!
+//! /// How often each page of a site was read: `(site, page)`.
+//! const VISITS: Table<(u32, String), u64> = Table::new(1, "visits");
+//!
+//! struct Tx(Staged);
+//!
+//! impl Transaction for Tx {
+//!     fn staged(&mut self) -> &mut Staged {
+//!         &mut self.0
+//!     }
+//! }
+//!
+//! struct Database {
+//!     store: Rc<dyn Store>,
+//!     reader: Reader,
+//! }
+//!
+//! impl Database {
+//!     /// Writes what `fill` stages, which stands on what was read in `generation`.
+//!     fn write(&self, generation: u64, fill: impl FnOnce(&mut Tx)) -> Result<Submitted<()>, StoreError> {
+//!         let mut tx = Tx(Staged::new(Batch::since(generation)));
+//!         fill(&mut tx);
+//!         tx.0.commit(&*self.store)
+//!     }
+//! }
+//!
+//! # fn main() -> Result<(), StoreError> {
+//! # futures_executor::block_on(async {
+//! let store: Rc<dyn Store> = Rc::new(MemoryStore::new());
+//! let database = Database { reader: Reader::new(store.clone()), store };
+//!
+//! let generation = database.reader.generation();
+//! let page = (7, "about".to_owned());
+//! let before = VISITS.get(&database.reader, &page).await?.unwrap_or_default();
+//! database.write(generation, |tx| VISITS.put(tx, &page, &(before + 1)))?.durable().await?;
+//!
+//! let of_site = VISITS.scan(&database.reader, &7_u32, Direction::Forward, 100).await?;
+//! assert_eq!(of_site, [((7, "about".to_owned()), 1)]);
+//! # Ok(())
+//! # })
+//! # }
+//! ```
+//!
+//! # Features
+//!
+//! - `ruma`: Matrix ids are [`KeyPart`]s, as their strings.
+//! - `test-stores`: stores that fail, crash, are full or slow (`unreliable`), and the conformance
+//!   suite, for tests.
 
 mod batch;
 mod chunks;
+mod damaged;
 mod faults;
 mod memory;
 
@@ -40,10 +100,13 @@ mod merge;
 #[cfg(not(target_arch = "wasm32"))]
 mod native;
 mod reader;
+mod table;
+mod transaction;
 
 pub use batch::{Batch, Op};
 pub use bytes::Bytes;
 pub use chunks::{ChunkId, Chunks, LARGEST_CHUNK};
+pub use damaged::Damaged;
 pub use faults::{CrashPoint, Fault, Faults};
 #[cfg(target_arch = "wasm32")]
 pub use indexed_db::{IndexedDbStore, Options as IndexedDbOptions};
@@ -51,6 +114,8 @@ pub use memory::MemoryStore;
 #[cfg(not(target_arch = "wasm32"))]
 pub use native::{RedbOptions, RedbStore, panic_is_caught};
 pub use reader::Reader;
+pub use table::{KeyPart, Table};
+pub use transaction::{Staged, Submitted, Transaction, Written};
 
 use std::{future::Future, ops::Range, path::PathBuf, pin::Pin};
 

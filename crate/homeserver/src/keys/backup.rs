@@ -5,7 +5,7 @@ use super::{Error, Refused};
 use crate::{
     homeserver::Homeserver,
     locks::LockKey,
-    tables::{self, BackedUpKey, Json, KeyBackup, KeyPart, UserNid},
+    tables::{self, BackedUpKey, Json, KeyBackup, UserNid},
     time_slice::TimeSlice,
 };
 use ephapse_store::{Direction, StoreError};

@@ -83,7 +83,7 @@ impl Homeserver {
             let keys: Vec<Outliving> = outlive.keys().copied().collect();
             let older = tables::RETAINED_CHANGES.get_many(self.store(), &keys).await?;
             let forgotten = self.write(generation, |tx| {
-                tx.delete_range(range);
+                tables::CHANGES.delete_range(tx, range);
                 for ((key, (position, change)), older) in outlive.into_iter().zip(older) {
                     if let Some(older) = older {
                         tables::CHANGES.delete(tx, &older);

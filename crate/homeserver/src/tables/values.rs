@@ -1,6 +1,7 @@
 //! The values that tables hold.
 
 use crate::position::Position;
+use ephapse_store::KeyPart;
 use ruma::{OwnedDeviceId, OwnedEventId, OwnedRoomId, OwnedServerName, OwnedUserId, RoomVersionId, presence::PresenceState};
 use serde::{Deserialize, Serialize};
 
@@ -314,6 +315,18 @@ pub struct ReceiptKind {
     pub private: bool,
     /// `main` or the thread's root; none: whatever the thread.
     pub thread: Option<String>,
+}
+
+/// No thread is named by an empty string.
+impl KeyPart for ReceiptKind {
+    fn encode(&self, out: &mut Vec<u8>) {
+        u8::from(self.private).encode(out);
+        self.thread.clone().unwrap_or_default().encode(out);
+    }
+    fn decode(bytes: &mut &[u8]) -> Option<Self> {
+        let (private, thread) = <(u8, String)>::decode(bytes)?;
+        Some(Self { private: private != 0, thread: Some(thread).filter(|thread| !thread.is_empty()) })
+    }
 }
 
 /// A receipt.

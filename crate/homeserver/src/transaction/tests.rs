@@ -7,7 +7,7 @@ use crate::{
     room::tests::support::{TestServer, config},
     tables::{self, Change},
 };
-use ephapse_store::{StoreError, unreliable::UnreliableStore};
+use ephapse_store::{StoreError, Transaction, unreliable::UnreliableStore};
 use std::{
     cell::{Cell, RefCell},
     rc::Rc,
@@ -91,7 +91,7 @@ fn what_was_changed_last_is_undone_first_and_what_is_undone_once_is_as_at_first(
             let (before, undo) = (value.replace(change), value.clone());
             tx.undo(move || undo.set(before));
             let (order, was) = (value.clone(), value.get());
-            tx.undo_once(7, || move || assert_eq!(order.replace(0), was));
+            tx.staged().undo_once(7, || move || assert_eq!(order.replace(0), was));
         }
         Err::<(), _>(StoreError::Closed)
     });

@@ -1,26 +1,32 @@
 //! A typed view of one prefix of the store.
 
-use super::KeyPart;
-use crate::{
-    damaged::{Damaged, LeaveOut},
-    transaction::Tx,
-};
-use ephapse_store::{Bytes, Direction, Reader, StoreError};
+mod key;
+
+pub use key::KeyPart;
+
+use crate::{Bytes, Damaged, Direction, Reader, StoreError, Transaction};
 use serde::{Serialize, de::DeserializeOwned};
 use std::{marker::PhantomData, ops::Range};
 
-/// A table: keys `K`, values `V` encoded by postcard.
+/// A table: keys `K`, values `V` encoded by [postcard](https://docs.rs/postcard).
 ///
-/// Where many values are read at once, one that is damaged does not cost the others.
+/// All tables of a store share its one map. A key begins with the table's prefix, a byte that no
+/// other table has, and goes on with the parts of `K`, so that entries sort as their keys do.
+///
+/// A table is read by a [`Reader`] and written in a [`Transaction`].
+///
+/// Where many values are read at once, one that is damaged does not cost the others. It is left
+/// out, and named in the reader's log.
 pub struct Table<K, V> {
     prefix: u8,
     /// Its name, for messages about values that cannot be read.
-    pub name: &'static str,
+    name: &'static str,
     types: PhantomData<fn() -> (K, V)>,
 }
 
 impl<K: KeyPart, V: Serialize + DeserializeOwned> Table<K, V> {
-    /// The table that owns the keys which begin with `prefix`.
+    /// The table that owns the keys which begin with `prefix`. Messages about values that cannot be
+    /// read have its `name`.
     pub const fn new(prefix: u8, name: &'static str) -> Self {
         Self { prefix, name, types: PhantomData }
     }
@@ -55,18 +61,23 @@ impl<K: KeyPart, V: Serialize + DeserializeOwned> Table<K, V> {
     }
 
     /// Sets a value.
-    pub fn put(&self, tx: &mut Tx, key: &K, value: &V) {
-        tx.put(self.key(key), self.value(value));
+    pub fn put(&self, tx: &mut (impl Transaction + ?Sized), key: &K, value: &V) {
+        tx.staged().put(self.key(key), self.value(value));
     }
 
     /// Removes a value.
-    pub fn delete(&self, tx: &mut Tx, key: &K) {
-        tx.delete(self.key(key));
+    pub fn delete(&self, tx: &mut (impl Transaction + ?Sized), key: &K) {
+        tx.staged().delete(self.key(key));
     }
 
     /// Removes all values whose keys' first parts are `part`.
-    pub fn delete_all(&self, tx: &mut Tx, part: &impl KeyPart) {
-        tx.delete_range(self.range(part));
+    pub fn delete_all(&self, tx: &mut (impl Transaction + ?Sized), part: &impl KeyPart) {
+        tx.staged().delete_range(self.range(part));
+    }
+
+    /// Removes all values of a range of encoded keys, as [`Self::scan_range`] takes it.
+    pub fn delete_range(&self, tx: &mut (impl Transaction + ?Sized), range: Range<Vec<u8>>) {
+        tx.staged().delete_range(range);
     }
 
     fn decode(&self, key: &[u8], bytes: &Bytes) -> Result<V, Damaged> {
@@ -106,7 +117,7 @@ impl<K: KeyPart, V: Serialize + DeserializeOwned> Table<K, V> {
         let keys: Vec<_> = keys.iter().map(|key| self.key(key)).collect();
         let found = store.get_many(&keys).await?;
         let found = keys.iter().zip(&found);
-        found.map(|(key, bytes)| bytes.as_ref().map_or(Ok(None), |bytes| Ok(self.decode(key, bytes).leave_out()?))).collect()
+        Ok(found.map(|(key, bytes)| readable(store, self.decode(key, bytes.as_ref()?))).collect())
     }
 
     /// As [`Self::get_many`], for decisions: none is left out.
@@ -119,7 +130,7 @@ impl<K: KeyPart, V: Serialize + DeserializeOwned> Table<K, V> {
         keys.iter().zip(&found).map(|(key, bytes)| Ok(bytes.as_ref().map(|bytes| self.decode(key, bytes)).transpose()?)).collect()
     }
 
-    /// The last key of the table.
+    /// The last key whose first parts are `part`; `&()` for the last one of the table.
     pub async fn last_key(&self, store: &Reader, part: &impl KeyPart) -> Result<Option<K>, StoreError> {
         let last = store.scan(self.range(part), Direction::Backward, 1).await?;
         Ok(last.first().map(|(key, _)| self.decode_key(key)).transpose()?)
@@ -154,7 +165,7 @@ impl<K: KeyPart, V: Serialize + DeserializeOwned> Table<K, V> {
             let before = found.len();
             for (key, value) in &entries {
                 let entry = self.decode_key(key).and_then(|decoded| read(decoded, self.decode(key, value)?));
-                found.extend(entry.leave_out()?);
+                found.extend(readable(store, entry));
             }
             let Some((last, _)) = entries.last().filter(|_| entries.len() == wanted && found.len() - before < wanted) else { return Ok(found) };
             match direction {
@@ -164,6 +175,11 @@ impl<K: KeyPart, V: Serialize + DeserializeOwned> Table<K, V> {
             }
         }
     }
+}
+
+/// One of many that are read together: where it is damaged the log says so, and there is none.
+fn readable<T>(store: &Reader, one: Result<T, Damaged>) -> Option<T> {
+    one.inspect_err(|damaged| store.log_damage(&format_args!("left out of an answer: {damaged}"))).ok()
 }
 
 /// The first bytes that do not begin with `prefix`.
