@@ -14,12 +14,12 @@ use crate::{
     media::Uploads,
     notify::Notify,
     position::{Position, Positions, Token},
-    request_log::RequestLog,
+    request_log::{self, RequestLog},
     room::Rooms,
     router::{Entrance, MAX_ANONYMOUS_BODY, Once, Router},
-    stream::{Stream, StreamStatus, Streams},
     sync::Syncing,
     tables::{self, FORMAT},
+    time_slice::TimeSlice,
     to_device::TO_DEVICE,
     transaction::{Writer, Writes, write_at_opening},
     users::Users,
@@ -27,6 +27,7 @@ use crate::{
 use async_lock::MutexGuardArc;
 use bytes::Bytes;
 use ephapse_store::{Reader, Store, StoreError};
+use ephapse_streams::{Stream, StreamStatus, Streams};
 use futures_util::{FutureExt, TryFutureExt, future::poll_fn, try_join};
 use http::{HeaderValue, Method, Request, Response, StatusCode, header};
 use ruma::{ServerName, api::error::ErrorKind};
@@ -150,7 +151,7 @@ impl Homeserver {
             async { Ok(tables::MAX_UPLOAD.get(&reader, &()).await.leave_out()?.flatten()) },
             Users::newest_stored(&reader).err_into(),
             Rooms::newest_stored(&reader).err_into(),
-            Streams::open(&reader, STREAMS, host.now()).err_into::<OpenError>(),
+            Streams::open(&reader, tables::STREAMS, STREAMS, host.now()).err_into::<OpenError>(),
         )?;
         let (newest, changes_floor) = (newest.unwrap_or_default(), changes_floor.unwrap_or_default());
         let (users, rooms) = (Users::new(newest_user, &reader), Rooms::new(newest_room, &reader));
@@ -234,7 +235,8 @@ impl Homeserver {
             if let Err(error) = hs.forget_old_changes().await {
                 tracing::warn!("outdated changes stay: {error}");
             }
-            if let Err(error) = hs.streams.forget_old(&*hs, &*hs.host).await {
+            let slice = TimeSlice::new(&*hs.host);
+            if let Err(error) = hs.streams.forget_old(&*hs, || slice.step()).await {
                 tracing::warn!("outdated entries of streams stay: {error}");
             }
         }));
@@ -352,7 +354,7 @@ impl Homeserver {
             Err(_) => {
                 self.panics.set(self.panics.get() + 1);
                 self.forget_memory();
-                self.streams.reload(&self.reader, self.host.now()).await?;
+                self.streams.reload(&**self).await?;
                 // Its batch may have been taken before it panicked, and nobody was told.
                 self.positions.found_newest(tables::NEWEST_POSITION.get(&self.reader, &()).await?.unwrap_or_default());
                 self.notify.wake_all();

@@ -32,7 +32,6 @@ mod media;
 mod notify;
 mod push;
 pub mod room;
-pub mod stream;
 mod sync;
 mod time_slice;
 mod to_device;

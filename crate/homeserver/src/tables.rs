@@ -5,15 +5,14 @@
 //! [`FORMAT`] grows when the meaning of what is stored changes.
 
 mod keys;
-mod streams;
 mod values;
 
 pub use keys::*;
-pub use streams::*;
 pub use values::*;
 
 use crate::position::Position;
 use ephapse_store::Table;
+use ephapse_streams::Prefixes;
 use ruma::{OwnedDeviceId, OwnedEventId, OwnedRoomAliasId, OwnedRoomId, OwnedServerName, OwnedUserId};
 
 /// A room's number on this server.
@@ -126,14 +125,8 @@ pub const LAST_ACTIVE: Table<UserNid, u64> = Table::new(0x4a, "last active times
 /// What users say beside their presence.
 pub const STATUS_MESSAGES: Table<UserNid, String> = Table::new(0x4b, "status messages");
 
-/// Where the subjects of durable streams begin and end, and how far their consumers are.
-pub const STREAM_HEADS: Table<String, StreamHead> = Table::new(0x60, "stream heads");
-/// The entries of durable streams, by subject and number.
-pub const STREAM_ENTRIES: Table<(String, u64), StreamEntry> = Table::new(0x61, "stream entries");
-/// Entries that could not be processed: `(stream, subject, consumer, number)`.
-pub const DEAD_LETTERS: Table<(String, String, String, u64), DeadLetter> = Table::new(0x62, "dead letters");
-/// What all subjects of a stream hold together.
-pub const STREAM_TOTALS: Table<String, StreamTotals> = Table::new(0x63, "stream totals");
+/// Durable streams.
+pub const STREAMS: Prefixes = Prefixes { heads: 0x60, entries: 0x61, dead_letters: 0x62, totals: 0x63 };
 // 0x64 said which to-device messages a sync had no room for.
 /// Identity keys of devices, as uploaded.
 pub const DEVICE_KEYS: Table<(UserNid, OwnedDeviceId), Json> = Table::new(0x65, "device keys");
@@ -173,16 +166,14 @@ pub const UPLOADS: Table<FileKey, ()> = Table::new(0x83, "uploads under way");
 
 #[cfg(test)]
 mod tests {
+    use super::*;
     use std::collections::HashSet;
 
     #[test]
     fn no_two_tables_have_the_same_prefix() {
-        let prefixes: Vec<&str> = include_str!("tables.rs")
-            .split("Table::new(0x")
-            .skip(1)
-            .map(|rest| &rest[..2])
-            .filter(|prefix| u8::from_str_radix(prefix, 16).is_ok())
-            .collect();
+        let tables = include_str!("tables.rs").split("Table::new(0x").skip(1).filter_map(|rest| u8::from_str_radix(&rest[..2], 16).ok());
+        let Prefixes { heads, entries, dead_letters, totals } = STREAMS;
+        let prefixes: Vec<u8> = tables.chain([heads, entries, dead_letters, totals]).collect();
         assert!(prefixes.len() > 40);
         assert_eq!(prefixes.iter().collect::<HashSet<_>>().len(), prefixes.len());
     }

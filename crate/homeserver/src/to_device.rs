@@ -10,12 +10,12 @@ use crate::{
     failure::Failure,
     homeserver::Homeserver,
     position::{Position, Token},
-    stream::{Limits, Redelivery, Retention, Stream, Subject, WhenFull},
-    tables::{self, Change, Session, StreamEntry, UserNid},
+    tables::{self, Change, Session, UserNid},
     time_slice::TimeSlice,
     transaction::{Submitted, Tx},
 };
 use ephapse_store::{Direction, StoreError};
+use ephapse_streams::{Entry, Limits, Redelivery, Retention, Stream, Subject, WhenFull};
 use ruma::{
     DeviceId, OwnedDeviceId, OwnedUserId, UserId,
     events::{AnyToDeviceEvent, AnyToDeviceEventContent},
@@ -252,9 +252,9 @@ struct Waiting {
 }
 
 impl Waiting {
-    fn read(entry: &StreamEntry, session: &Session) -> Result<Self, Damaged> {
+    fn read(entry: &Entry, session: &Session) -> Result<Self, Damaged> {
         let unreadable = |error: &dyn Display| Damaged::new(format!("a message to {} of {}", session.device, session.user_id), error);
-        let Message { position, event } = postcard::from_bytes(&entry.body.0).map_err(|error| unreadable(&error))?;
+        let Message { position, event } = postcard::from_bytes(&entry.body).map_err(|error| unreadable(&error))?;
         let event = RawValue::from_string(event).map_err(|error| unreadable(&error))?;
         Ok(Self { number: entry.end.entries.saturating_sub(1), position, event })
     }
@@ -264,7 +264,7 @@ impl Waiting {
     }
 }
 
-fn forget_arrived(hs: &Homeserver, subject: &Subject, last: &StreamEntry, generation: u64) {
+fn forget_arrived(hs: &Homeserver, subject: &Subject, last: &Entry, generation: u64) {
     let acknowledged = hs.write(generation, |tx| subject.ack(tx, DEVICE, last.end));
     if let Err(error) = acknowledged.map(Submitted::visible) {
         tracing::debug!("to-device messages stay after their delivery: {error}");
@@ -287,5 +287,5 @@ impl Departing {
 }
 
 async fn subject(hs: &Homeserver, user: UserNid, device: &DeviceId) -> Result<Subject, StoreError> {
-    hs.streams.subject(hs, &TO_DEVICE, &format!("{user}/{device}"), hs.host.now()).await
+    hs.streams.subject(hs, &TO_DEVICE, &format!("{user}/{device}")).await
 }

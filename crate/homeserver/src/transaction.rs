@@ -61,11 +61,11 @@
 use crate::{
     homeserver::Homeserver,
     position::Position,
-    stream::StreamStore,
     tables::{self, Change},
 };
 pub use ephapse_store::Submitted;
 use ephapse_store::{Batch, LocalBoxFuture, Reader, Staged, Store, StoreError, Transaction, Written};
+use ephapse_streams::StreamStore;
 use futures_util::FutureExt;
 use std::{cell::RefCell, mem::take, rc::Rc};
 
@@ -293,24 +293,17 @@ impl Homeserver {
 }
 
 impl StreamStore for Homeserver {
-    fn store(&self) -> &Reader {
+    fn reader(&self) -> &Reader {
         self.store()
     }
 
-    fn write(&self, generation: u64, fill: &mut dyn FnMut(&mut Tx)) -> Result<Submitted<()>, StoreError> {
-        self.write(generation, fill)
+    fn now(&self) -> u64 {
+        self.host.now()
     }
-}
 
-/// As [`Homeserver::transaction`], for tests of what needs no server; refused where that is said.
-#[cfg(test)]
-pub(crate) fn transaction_in(store: Rc<dyn Store>, refused: Option<StoreError>, fill: impl FnOnce(&mut Tx)) -> Result<Submitted<()>, StoreError> {
-    let mut tx = Tx::new(Batch::new(), Position::default());
-    fill(&mut tx);
-    if let Some(error) = refused {
-        return Err(error);
+    fn write(&self, generation: u64, fill: &mut dyn FnMut(&mut dyn Transaction)) -> Result<Submitted<()>, StoreError> {
+        self.write(generation, |tx| fill(tx))
     }
-    tx.staged.commit(&*store)
 }
 
 #[cfg(test)]

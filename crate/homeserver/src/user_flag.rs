@@ -1,11 +1,7 @@
 //! What is true of few users. Where it is true of nobody memory says so, and nothing is read.
 
-use crate::{
-    homeserver::Homeserver,
-    rows::Rows,
-    tables::{Table, UserNid},
-};
-use ephapse_store::{Direction, Reader, StoreError};
+use crate::{homeserver::Homeserver, rows::Rows, tables::UserNid};
+use ephapse_store::{Direction, Reader, StoreError, Table};
 
 /// Bytes of what is known of users.
 const CACHED_BYTES: usize = 256 << 10;

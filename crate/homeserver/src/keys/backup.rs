@@ -8,7 +8,7 @@ use crate::{
     tables::{self, BackedUpKey, Json, KeyBackup, UserNid},
     time_slice::TimeSlice,
 };
-use ephapse_store::{Direction, StoreError};
+use ephapse_store::{Direction, KeyPart, StoreError};
 use ruma::OwnedRoomId;
 use std::ops::Range;
 

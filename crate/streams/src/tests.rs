@@ -1,25 +1,23 @@
 //! Streams against a model: whatever happens, each consumer gets every entry in order, none twice
 //! once acknowledged, and the figures are right.
 
-use super::{Limits, Redelivery, Retention, Stream, StreamStore, Streams, Subject, Taken, WhenFull};
-use crate::{
-    tables::{self, RawBytes, StreamEntry},
-    transaction::{Submitted, Tx, transaction_in},
-};
-use ephapse_store::{Batch, Reader, Store, StoreError, unreliable::UnreliableStore};
+use super::{Entry, Limits, Prefixes, Redelivery, Retention, Stream, StreamStore, Streams, Subject, Taken, WhenFull};
+use crate::stored::Tables;
+use ephapse_store::{Batch, Direction, Reader, Staged, Store, StoreError, Submitted, Transaction, unreliable::UnreliableStore};
 use futures_executor::block_on;
 use futures_util::join;
 use proptest::prelude::*;
 use std::{cell::Cell, collections::BTreeMap, rc::Rc, time::Duration};
 
 const REDELIVERY: Redelivery = Redelivery { attempts: Some(5), first_delay: Duration::from_millis(100), longest_delay: Duration::from_secs(1) };
-const NO_LIMITS: Limits = Limits { entries: None, bytes: None, age: None };
+const PREFIXES: Prefixes = Prefixes { heads: 0x60, entries: 0x61, dead_letters: 0x62, totals: 0x63 };
+const TABLES: Tables = Tables::new(PREFIXES);
 
 static WORK: Stream = Stream {
     name: "work",
     consumers: &["worker"],
     retention: Retention::WorkQueue,
-    limits: NO_LIMITS,
+    limits: Limits::NONE,
     when_full: WhenFull::Refuse,
     redelivery: REDELIVERY,
 };
@@ -27,7 +25,7 @@ static NEWS: Stream = Stream {
     name: "news",
     consumers: &["reader", "archive"],
     retention: Retention::Interest,
-    limits: NO_LIMITS,
+    limits: Limits::NONE,
     when_full: WhenFull::Refuse,
     redelivery: REDELIVERY,
 };
@@ -49,6 +47,14 @@ static NARROW: Stream = Stream {
 };
 static ALL: &[&Stream] = &[&WORK, &NEWS, &LOG, &NARROW];
 
+struct Tx(Staged);
+
+impl Transaction for Tx {
+    fn staged(&mut self) -> &mut Staged {
+        &mut self.0
+    }
+}
+
 struct Node {
     store: UnreliableStore,
     reader: Reader,
@@ -62,12 +68,12 @@ impl Node {
         let store = UnreliableStore::new();
         let reader = Reader::new(Rc::new(store.clone()));
         let now = 1_000_000;
-        let streams = block_on(Streams::open(&reader, ALL, now)).expect("streams open");
+        let streams = block_on(Streams::open(&reader, PREFIXES, ALL, now)).expect("streams open");
         Self { store, reader, streams, now, full: Cell::new(false) }
     }
 
     fn subject(&self, stream: &'static Stream, name: &str) -> Subject {
-        block_on(self.streams.subject(self, stream, name, self.now)).expect("a subject")
+        block_on(self.streams.subject(self, stream, name)).expect("a subject")
     }
 
     fn append(&self, stream: &'static Stream, name: &str, body: &[u8]) -> u64 {
@@ -78,10 +84,10 @@ impl Node {
     }
 
     fn take(&self, stream: &'static Stream, name: &str, consumer: &str, limit: usize) -> Taken {
-        block_on(self.subject(stream, name).take(self, consumer, self.now, limit)).expect("the store reads")
+        block_on(self.subject(stream, name).take(self, consumer, limit)).expect("the store reads")
     }
 
-    fn ack(&self, stream: &'static Stream, name: &str, consumer: &str, entry: &StreamEntry) {
+    fn ack(&self, stream: &'static Stream, name: &str, consumer: &str, entry: &Entry) {
         let subject = self.subject(stream, name);
         self.written(|tx| subject.ack(tx, consumer, entry.end));
     }
@@ -91,28 +97,37 @@ impl Node {
     }
 
     fn submit(&self, fill: impl FnOnce(&mut Tx)) -> Result<Submitted<()>, StoreError> {
-        transaction_in(Rc::new(self.store.clone()), self.full.get().then_some(StoreError::QuotaExceeded), fill)
+        let mut tx = Tx(Staged::new(Batch::new()));
+        fill(&mut tx);
+        match self.full.get() {
+            true => Err(StoreError::QuotaExceeded),
+            false => tx.0.commit(&self.store),
+        }
     }
 
     /// Everything in memory is gone.
     fn restart(&mut self) {
-        self.streams = block_on(Streams::open(&self.reader, ALL, self.now)).expect("streams open");
+        self.streams = block_on(Streams::open(&self.reader, PREFIXES, ALL, self.now)).expect("streams open");
     }
 }
 
 impl StreamStore for Node {
-    fn store(&self) -> &Reader {
+    fn reader(&self) -> &Reader {
         &self.reader
     }
 
-    fn write(&self, _: u64, fill: &mut dyn FnMut(&mut Tx)) -> Result<Submitted<()>, StoreError> {
-        self.submit(fill)
+    fn now(&self) -> u64 {
+        self.now
+    }
+
+    fn write(&self, _: u64, fill: &mut dyn FnMut(&mut dyn Transaction)) -> Result<Submitted<()>, StoreError> {
+        self.submit(|tx| fill(tx))
     }
 }
 
 fn bodies(taken: Taken) -> Vec<Vec<u8>> {
     match taken {
-        Taken::Entries(entries) => entries.into_iter().map(|StreamEntry { body: RawBytes(body), .. }| body).collect(),
+        Taken::Entries(entries) => entries.into_iter().map(|Entry { body, .. }| body).collect(),
         _ => Vec::new(),
     }
 }
@@ -162,7 +177,7 @@ fn totals_that_are_damaged_are_counted_anew_and_no_number_is_given_twice() {
     let status = node.streams.status();
     for stream in ALL {
         let mut batch = Batch::new();
-        batch.put(tables::STREAM_TOTALS.key(&stream.name.to_owned()), vec![0xff; 30]);
+        batch.put(TABLES.totals.key(&stream.name.to_owned()), vec![0xff; 30]);
         block_on(node.store.commit(batch)).expect("the store writes");
     }
     node.restart();
@@ -175,19 +190,18 @@ fn totals_that_are_damaged_are_counted_anew_and_no_number_is_given_twice() {
 
 #[test]
 fn a_consumer_that_fails_or_panics_is_asked_again_and_its_reason_is_kept() {
-    let node = Node::new();
-    let host = Clock(std::cell::Cell::new(0));
+    let mut node = Node::new();
     node.append(&WORK, "a", b"entry");
     let subject = node.subject(&WORK, "a");
     for turn in 0..5 {
-        let result = block_on(subject.deliver(&node, &host, "worker", 10, async |_| {
+        let result = block_on(subject.deliver(&node, "worker", 10, async |_| {
             assert!(turn % 2 == 0, "turn {turn}");
             Err("no".to_owned())
         }));
         assert!(matches!(result, Ok(super::Delivered::Failed(_))), "{result:?}");
-        host.0.set(host.0.get() + 10_000);
+        node.now += 10_000;
     }
-    let result = block_on(subject.deliver(&node, &host, "worker", 10, async |_| Ok(()))).expect("the store works");
+    let result = block_on(subject.deliver(&node, "worker", 10, async |_| Ok(()))).expect("the store works");
     assert_eq!(result, super::Delivered::Nothing);
     assert_eq!(node.streams.status()[0].newest_dead_letters[0].last_error, "no");
 }
@@ -195,7 +209,7 @@ fn a_consumer_that_fails_or_panics_is_asked_again_and_its_reason_is_kept() {
 #[test]
 fn of_dead_letters_the_newest_are_kept() {
     let mut node = Node::new();
-    for n in 0..super::streams::DEAD_LETTER + 20 {
+    for n in 0..super::streams::DEAD_LETTERS_KEPT + 20 {
         let subject = format!("s{n}");
         node.append(&WORK, &subject, b"poison");
         for _ in 0..6 {
@@ -207,33 +221,11 @@ fn of_dead_letters_the_newest_are_kept() {
     assert_eq!((status.dead_letters, status.length), (120, 0));
     let kept: Vec<_> = status.newest_dead_letters.iter().map(|entry| entry.subject.clone()).collect();
     assert_eq!(kept, (20..120).map(|n| format!("s{n}")).collect::<Vec<_>>());
-    let stored =
-        block_on(crate::tables::DEAD_LETTERS.scan(&node.reader, &(), ephapse_store::Direction::Forward, usize::MAX)).expect("the store reads");
+    let stored = block_on(TABLES.dead_letters.scan(&node.reader, &(), Direction::Forward, usize::MAX)).expect("the store reads");
     assert_eq!(stored.len(), kept.len());
     let before = node.streams.status();
     node.restart();
     assert_eq!(node.streams.status(), before);
-}
-
-struct Clock(std::cell::Cell<u64>);
-
-impl crate::Host for Clock {
-    fn now(&self) -> u64 {
-        self.0.get()
-    }
-    fn random(&self, bytes: &mut [u8]) {
-        bytes.fill(0);
-    }
-    fn nfkc(&self, text: &str) -> String {
-        text.to_owned()
-    }
-    fn sleep(&self, _: Duration) -> ephapse_store::LocalBoxFuture<'static, ()> {
-        Box::pin(async {})
-    }
-    fn spawn(&self, _: ephapse_store::LocalBoxFuture<'static, ()>) {}
-    fn yield_now(&self, _: crate::EndOfSlice) -> ephapse_store::LocalBoxFuture<'static, ()> {
-        Box::pin(async {})
-    }
 }
 
 #[test]
@@ -247,7 +239,7 @@ fn a_subject_is_pruned_when_everybody_has_acknowledged_and_its_numbers_never_com
     }
     let status = &node.streams.status()[1];
     assert_eq!((status.subjects, status.length, status.bytes), (0, 0, 0));
-    let left = block_on(crate::tables::STREAM_HEADS.scan(&node.reader, &(), ephapse_store::Direction::Forward, 10)).expect("the store reads");
+    let left = block_on(TABLES.heads.scan(&node.reader, &(), Direction::Forward, 10)).expect("the store reads");
     assert!(left.is_empty(), "{left:?}");
     node.restart();
     assert_eq!(node.append(&NEWS, "a", b"two"), 1);
@@ -279,8 +271,8 @@ fn what_is_too_old_goes_also_where_nobody_looks() {
     node.now += 30_000;
     node.append(&LOG, "young", b"entry");
     node.restart();
-    let host = Clock(Cell::new(node.now + 30_000));
-    block_on(node.streams.forget_old(&node, &host)).expect("the store works");
+    node.now += 30_000;
+    block_on(node.streams.forget_old(&node, async || {})).expect("the store works");
     let status = node.streams.status();
     assert_eq!((status[0].length, status[2].length, status[2].dropped), (200, 1, 200));
     assert_eq!(bodies(node.take(&LOG, "young", "tail", 1)), [b"entry"]);
@@ -311,7 +303,7 @@ fn a_change_that_was_never_committed_is_forgotten_when_memory_is_read_anew() {
         });
     }));
     assert!(lost.is_err());
-    block_on(node.streams.reload(&node.reader, node.now)).expect("the store reads");
+    block_on(node.streams.reload(&node)).expect("the store reads");
     node.append(&WORK, "a", b"next");
     assert_eq!(bodies(node.take(&WORK, "a", "worker", 10)), [b"kept".to_vec(), b"next".to_vec()]);
     assert_eq!(node.streams.status()[0].length, 2);
@@ -331,10 +323,10 @@ fn what_a_full_store_refuses_has_not_happened() {
         held.append(tx, node.now, b"refused as well".to_vec()).expect("there is room");
     });
     assert_eq!(refused.map(Submitted::visible).err(), Some(StoreError::QuotaExceeded));
-    assert!(block_on(held.take(&node, "worker", node.now, 10)).is_err(), "what cannot be counted is not delivered");
+    assert!(block_on(held.take(&node, "worker", 10)).is_err(), "what cannot be counted is not delivered");
     assert_eq!(node.streams.status(), before);
     node.full.set(false);
-    let Taken::Entries(entries) = block_on(held.take(&node, "worker", node.now, 10)).expect("there is room") else { panic!("nothing taken") };
+    let Taken::Entries(entries) = block_on(held.take(&node, "worker", 10)).expect("there is room") else { panic!("nothing taken") };
     assert_eq!(node.append(&WORK, "a", b"next"), 1, "no number is left out");
     node.ack(&WORK, "a", "worker", &entries[0]);
     assert_eq!(bodies(node.take(&WORK, "a", "worker", 10)), [b"next".to_vec()]);
@@ -355,7 +347,7 @@ fn two_that_begin_at_once_after_a_failed_write_append_to_the_same_head() {
     drop(lost);
     node.store.set_slow(true);
     let append = async |body: &[u8]| {
-        let subject = node.streams.subject(&node, &WORK, "a", node.now).await.expect("a subject");
+        let subject = node.streams.subject(&node, &WORK, "a").await.expect("a subject");
         node.written(|tx| {
             subject.append(tx, node.now, body.to_vec()).expect("there is room");
         });
@@ -402,7 +394,7 @@ proptest! {
     fn every_consumer_gets_every_entry_in_order(steps in prop::collection::vec(step(), 1..60)) {
         let mut node = Node::new();
         let mut model: BTreeMap<u8, Queue> = BTreeMap::new();
-        let mut taken: BTreeMap<(u8, bool), Vec<StreamEntry>> = BTreeMap::new();
+        let mut taken: BTreeMap<(u8, bool), Vec<Entry>> = BTreeMap::new();
         let mut made = 0u32;
         for step in steps {
             match step {
@@ -442,7 +434,7 @@ proptest! {
                     let done = entries.len().min(count.into());
                     node.ack(&NEWS, &subject.to_string(), NEWS.consumers[side], &entries[done - 1]);
                     let queue = model.entry(subject).or_default();
-                    let is_new = queue.waiting[side].first() == Some(&entries[0].body.0);
+                    let is_new = queue.waiting[side].first() == Some(&entries[0].body);
                     if is_new {
                         queue.waiting[side].drain(..done);
                         queue.deliveries[side] = 0;

@@ -2,7 +2,7 @@
 //! can be checked against a model.
 
 use super::{Limits, Retention, Stream, WhenFull};
-use crate::tables::{Offset, StreamCursor, StreamEntry, StreamHead};
+use crate::stored::{Entry, Offset, StreamCursor, StreamHead};
 
 impl StreamHead {
     /// The head of a subject that has nothing yet and whose first entry will have the number
@@ -77,7 +77,7 @@ impl StreamHead {
     }
 
     /// Whether `oldest`, the oldest entry kept, has to go.
-    pub(super) fn has_outlived(&self, stream: &Stream, oldest: &StreamEntry, now: u64) -> bool {
+    pub(super) fn has_outlived(&self, stream: &Stream, oldest: &Entry, now: u64) -> bool {
         let too_old = stream.limits.age.is_some_and(|age| oldest.appended.saturating_add(age.as_millis() as u64) <= now);
         too_old || self.exceeds(stream)
     }

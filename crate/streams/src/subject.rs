@@ -1,15 +1,11 @@
-//! One subject of a stream: append, take, acknowledge, park.
+//! One subject of a stream: append, take, acknowledge, give up.
 
 use super::{
-    DeadLetterStatus, Stream, StreamStore, WhenFull,
-    streams::{DEAD_LETTER, Shared, subject_of},
+    DeadLetterStatus, Entry, Offset, Stream, StreamStore, WhenFull,
+    streams::{DEAD_LETTERS_KEPT, Shared, subject_of},
 };
-use crate::{
-    host::Host,
-    tables::{self, DeadLetter, Offset, RawBytes, StreamEntry, StreamHead},
-    transaction::Tx,
-};
-use ephapse_store::{Direction, Reader, StoreError};
+use crate::stored::{DeadLetter, StreamHead};
+use ephapse_store::{Direction, Reader, StoreError, Transaction};
 use futures_util::FutureExt;
 use std::{cell::RefCell, future::Future, panic::AssertUnwindSafe, rc::Rc};
 
@@ -37,7 +33,7 @@ pub enum Taken {
     /// Something that was delivered before and is delivered again not before this time, in ms.
     Later(u64),
     /// Entries, in order.
-    Entries(Vec<StreamEntry>),
+    Entries(Vec<Entry>),
 }
 
 /// How a delivery went.
@@ -54,9 +50,12 @@ pub enum Delivered {
 }
 
 impl Subject {
-    /// Appends `body` in the transaction of the write that causes it; the answer is the entry's
-    /// number.
-    pub fn append(&self, tx: &mut Tx, now: u64, body: Vec<u8>) -> Result<u64, Full> {
+    /// Appends `body` at `now`, in the transaction of the write that causes it; the answer is the
+    /// entry's number.
+    ///
+    /// # Errors
+    /// The subject is full, and its stream says to refuse ([`WhenFull::Refuse`]).
+    pub fn append(&self, tx: &mut dyn Transaction, now: u64, body: Vec<u8>) -> Result<u64, Full> {
         let bytes = body.len() as u64;
         if self.stream.when_full == WhenFull::Refuse && self.head.borrow().is_full(&self.stream.limits, bytes) {
             return Err(Full);
@@ -65,8 +64,8 @@ impl Subject {
         self.change(tx, |head, tx| {
             head.reconcile(self.stream);
             number = head.next.entries;
-            let entry = StreamEntry { appended: now, end: head.append(self.stream, bytes), body: RawBytes(body) };
-            tables::STREAM_ENTRIES.put(tx, &(self.key.clone(), number), &entry);
+            let entry = Entry { appended: now, end: head.append(self.stream, bytes), body };
+            self.shared.tables.entries.put(tx, &(self.key.clone(), number), &entry);
             0
         });
         Ok(number)
@@ -74,25 +73,25 @@ impl Subject {
 
     /// At most `limit` entries from the number `from` on, in order. Reading alone acknowledges
     /// nothing.
-    pub async fn read(&self, store: &Reader, from: u64, limit: usize) -> Result<Vec<StreamEntry>, StoreError> {
+    pub async fn read(&self, store: &Reader, from: u64, limit: usize) -> Result<Vec<Entry>, StoreError> {
         let end = self.head.borrow().next.entries;
         if from >= end {
             return Ok(Vec::new());
         }
-        let range = tables::STREAM_ENTRIES.key(&(self.key.clone(), from))..tables::STREAM_ENTRIES.key(&(self.key.clone(), end));
-        let found = tables::STREAM_ENTRIES.scan_range(store, range, Direction::Forward, limit).await?;
+        let range = self.shared.tables.entries.key(&(self.key.clone(), from))..self.shared.tables.entries.key(&(self.key.clone(), end));
+        let found = self.shared.tables.entries.scan_range(store, range, Direction::Forward, limit).await?;
         Ok(found.into_iter().map(|(_, entry)| entry).collect())
     }
 
     /// What `consumer` has not acknowledged, at most `limit` entries; for consumers that count
     /// deliveries themselves.
-    pub async fn pending(&self, store: &Reader, consumer: &str, limit: usize) -> Result<Vec<StreamEntry>, StoreError> {
+    pub async fn pending(&self, store: &Reader, consumer: &str, limit: usize) -> Result<Vec<Entry>, StoreError> {
         let Some(from) = self.head.borrow().cursors.get(consumer).map(|cursor| cursor.at.entries) else { return Ok(Vec::new()) };
         self.read(store, from, limit).await
     }
 
     /// `consumer` has processed everything up to the entry that ends at `to`.
-    pub fn ack(&self, tx: &mut Tx, consumer: &str, to: Offset) {
+    pub fn ack(&self, tx: &mut dyn Transaction, consumer: &str, to: Offset) {
         self.change(tx, |head, _| {
             head.reconcile(self.stream);
             head.ack(self.stream, consumer, to);
@@ -100,8 +99,8 @@ impl Subject {
         });
     }
 
-    /// Removes everything: the subject's owner is gone. DeadLetter entries stay to be seen.
-    pub fn clear(&self, tx: &mut Tx) {
+    /// Removes everything: the subject's owner is gone. Dead letters stay to be seen.
+    pub fn clear(&self, tx: &mut dyn Transaction) {
         self.shared.cleared.set(self.shared.cleared.get() + 1);
         self.change(tx, |head, _| {
             let end = head.next;
@@ -115,7 +114,8 @@ impl Subject {
     /// What `consumer` is to process next, counted as delivered (durably, before this returns):
     /// once the whole of it, and after that, when it was not acknowledged, one entry at a time and
     /// later each time, until the entry is given up.
-    pub async fn take(&self, ground: &dyn StreamStore, consumer: &str, now: u64, limit: usize) -> Result<Taken, StoreError> {
+    pub async fn take(&self, store: &dyn StreamStore, consumer: &str, limit: usize) -> Result<Taken, StoreError> {
+        let now = store.now();
         loop {
             let (cursor, lag) = {
                 let head = self.head.borrow();
@@ -134,7 +134,7 @@ impl Subject {
                 return Ok(Taken::Later(due));
             }
             let alone = cursor.deliveries > 0;
-            let entries = self.read(ground.store(), cursor.at.entries, if alone { 1 } else { limit }).await?;
+            let entries = self.read(store.reader(), cursor.at.entries, if alone { 1 } else { limit }).await?;
             if self.head.borrow().cursors.get(consumer) != Some(&cursor) {
                 continue;
             }
@@ -142,23 +142,23 @@ impl Subject {
             if is_poison {
                 let error = cursor.error.unwrap_or_else(|| "its consumer never came back".to_owned());
                 let dead_letter = DeadLetter { entry: first.clone(), deliveries: cursor.deliveries, error, given_up: now };
-                ground.write(self.shared.generation, &mut |tx| self.give_up(tx, consumer, &dead_letter))?.durable().await?;
+                store.write(self.shared.generation, &mut |tx| self.give_up(tx, consumer, &dead_letter))?.durable().await?;
                 continue;
             }
-            let deliver = |head: &mut StreamHead, _: &mut Tx| {
+            let deliver = |head: &mut StreamHead, _: &mut dyn Transaction| {
                 if let Some(cursor) = head.cursors.get_mut(consumer) {
                     cursor.deliveries += 1;
                     cursor.delivered = now;
                 }
                 0
             };
-            ground.write(self.shared.generation, &mut |tx| self.change(tx, deliver))?.durable().await?;
+            store.write(self.shared.generation, &mut |tx| self.change(tx, deliver))?.durable().await?;
             return Ok(Taken::Entries(entries));
         }
     }
 
     /// `consumer` could not process what it took, and says why; it gets it again.
-    pub fn failed(&self, tx: &mut Tx, consumer: &str, error: &str) {
+    pub fn failed(&self, tx: &mut dyn Transaction, consumer: &str, error: &str) {
         let error: String = error.chars().take(LONGEST_ERROR).collect();
         self.change(tx, |head, _| {
             if let Some(cursor) = head.cursors.get_mut(consumer) {
@@ -170,19 +170,12 @@ impl Subject {
 
     /// Takes, lets `process` do its work, and acknowledges or says what went wrong; a panic is one
     /// of the things that go wrong.
-    pub async fn deliver<F, A>(
-        &self,
-        ground: &dyn StreamStore,
-        host: &dyn Host,
-        consumer: &str,
-        limit: usize,
-        process: F,
-    ) -> Result<Delivered, StoreError>
+    pub async fn deliver<F, A>(&self, store: &dyn StreamStore, consumer: &str, limit: usize, process: F) -> Result<Delivered, StoreError>
     where
-        F: FnOnce(Vec<StreamEntry>) -> A,
+        F: FnOnce(Vec<Entry>) -> A,
         A: Future<Output = Result<(), String>>,
     {
-        let entries = match self.take(ground, consumer, host.now(), limit).await? {
+        let entries = match self.take(store, consumer, limit).await? {
             Taken::Nothing => return Ok(Delivered::Nothing),
             Taken::Later(due) => return Ok(Delivered::Later(due)),
             Taken::Entries(entries) => entries,
@@ -190,27 +183,27 @@ impl Subject {
         let (count, end) = (entries.len(), entries.last().map(|entry| entry.end).unwrap_or_default());
         let outcome = AssertUnwindSafe(async { process(entries).await }).catch_unwind().await;
         let outcome = outcome.unwrap_or_else(|_| Err("its consumer panicked".to_owned()));
-        let note = &mut |tx: &mut Tx| match &outcome {
+        let note = &mut |tx: &mut dyn Transaction| match &outcome {
             Ok(()) => self.ack(tx, consumer, end),
             Err(error) => self.failed(tx, consumer, error),
         };
-        ground.write(self.shared.generation, note)?.durable().await?;
+        store.write(self.shared.generation, note)?.durable().await?;
         Ok(match outcome {
             Ok(()) => Delivered::Done(count),
             Err(error) => Delivered::Failed(error),
         })
     }
 
-    fn give_up(&self, tx: &mut Tx, consumer: &str, dead_letter: &DeadLetter) {
+    fn give_up(&self, tx: &mut dyn Transaction, consumer: &str, dead_letter: &DeadLetter) {
         let (number, end) = (dead_letter.entry.end.entries - 1, dead_letter.entry.end);
         let key = |key: String, consumer: &str, number| (self.stream.name.to_owned(), key, consumer.to_owned(), number);
-        tables::DEAD_LETTERS.put(tx, &key(self.key.clone(), consumer, number), dead_letter);
+        self.shared.tables.dead_letters.put(tx, &key(self.key.clone(), consumer, number), dead_letter);
         self.shared.change_totals(tx);
         let mut all = self.shared.dead_letters.borrow_mut();
         let kept = Rc::make_mut(all.entry(self.stream.name).or_default());
         kept.push(DeadLetterStatus::of(subject_of(self.stream, &self.key), consumer, number, dead_letter));
-        for old in kept.drain(..kept.len().saturating_sub(DEAD_LETTER)) {
-            tables::DEAD_LETTERS.delete(tx, &key(format!("{}/{}", self.stream.name, old.subject), &old.consumer, old.position));
+        for old in kept.drain(..kept.len().saturating_sub(DEAD_LETTERS_KEPT)) {
+            self.shared.tables.dead_letters.delete(tx, &key(format!("{}/{}", self.stream.name, old.subject), &old.consumer, old.position));
         }
         drop(all);
         if let Some(totals) = self.shared.totals.borrow_mut().get_mut(self.stream.name) {
@@ -220,7 +213,7 @@ impl Subject {
     }
 
     /// Drops those of `oldest` that have to go; the answer is how many.
-    pub(super) fn drop_outlived(&self, tx: &mut Tx, oldest: &[StreamEntry], now: u64) -> usize {
+    pub(super) fn drop_outlived(&self, tx: &mut dyn Transaction, oldest: &[Entry], now: u64) -> usize {
         let mut dropped = 0;
         self.change(tx, |head, _| {
             let mut missed = 0;
@@ -241,9 +234,9 @@ impl Subject {
 
     /// Changes the head in memory and in `tx`, and what follows from it; `change` answers how many
     /// entries were dropped unacknowledged.
-    fn change(&self, tx: &mut Tx, change: impl FnOnce(&mut StreamHead, &mut Tx) -> u64) {
+    fn change(&self, tx: &mut dyn Transaction, change: impl FnOnce(&mut StreamHead, &mut dyn Transaction) -> u64) {
         // What stands on this head's reads must not be written once they are lost.
-        tx.stands_on(self.shared.generation);
+        tx.staged().stands_on(self.shared.generation);
         let mut head = self.head.borrow_mut();
         let before = head.clone();
         let dropped = change(&mut head, tx);
@@ -253,8 +246,8 @@ impl Subject {
         self.shared.writes.set(self.shared.writes.get() + 1);
         self.shared.change_totals(tx);
         if head.first.entries > before.first.entries {
-            let key = |number| tables::STREAM_ENTRIES.key(&(self.key.clone(), number));
-            tx.delete_range(key(before.first.entries)..key(head.first.entries));
+            let key = |number| self.shared.tables.entries.key(&(self.key.clone(), number));
+            self.shared.tables.entries.delete_range(tx, key(before.first.entries)..key(head.first.entries));
         }
         let mut all = self.shared.totals.borrow_mut();
         let totals = all.entry(self.stream.name).or_default();
@@ -268,13 +261,13 @@ impl Subject {
         }
         if head.is_empty() {
             totals.floor = totals.floor.max(head.next.entries);
-            tables::STREAM_HEADS.delete(tx, &self.key);
+            self.shared.tables.heads.delete(tx, &self.key);
         } else {
-            tables::STREAM_HEADS.put(tx, &self.key, &head);
+            self.shared.tables.heads.put(tx, &self.key, &head);
         }
-        tables::STREAM_TOTALS.put(tx, &self.stream.name.to_owned(), totals);
+        self.shared.tables.totals.put(tx, &self.stream.name.to_owned(), totals);
         drop(all);
         let changed = self.head.clone();
-        tx.undo(move || drop(changed.replace(before)));
+        tx.staged().undo(move || drop(changed.replace(before)));
     }
 }

@@ -1,7 +1,7 @@
 //! What the owner of a node sees of its streams.
 
 use super::Stream;
-use crate::tables::{DeadLetter, StreamTotals};
+use crate::stored::{DeadLetter, StreamTotals};
 use serde::Serialize;
 
 /// What all subjects of a stream hold together.

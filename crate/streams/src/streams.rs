@@ -1,45 +1,41 @@
-//! Every stream of a server, and the heads of the subjects in use.
+//! Every stream of an application, and the heads of the subjects in use.
 //!
 //! A head in memory is the newest one: whoever appends or acknowledges changes it there and in the
 //! transaction in one step; when that is refused, the change is taken back. Heads are dropped when
 //! nobody uses them, and all at once when a write fails.
 
-use super::{DeadLetterStatus, Stream, StreamStatus, StreamStore, Subject};
-use crate::{
-    damaged::MayBeDamage,
-    host::Host,
-    request_log,
-    tables::{self, StreamHead, StreamTotals},
-    time_slice::TimeSlice,
-    transaction::{Submitted, Tx},
-};
-use ephapse_store::{Direction, Reader, StoreError};
+use super::{DeadLetterStatus, Prefixes, Stream, StreamStatus, StreamStore, Subject};
+use crate::stored::{StreamHead, StreamTotals, Tables};
+use ephapse_store::{Direction, Reader, StoreError, Submitted, Transaction};
 use std::{
     cell::{Cell, RefCell},
     collections::{BTreeMap, HashMap},
+    ops::Range,
     rc::{Rc, Weak},
 };
 
-/// DeadLetter entries of a stream that are kept: the newest.
-pub(super) const DEAD_LETTER: usize = 100;
+/// Dead letters of a stream that are kept: the newest.
+pub(super) const DEAD_LETTERS_KEPT: usize = 100;
 
 /// The dead letters of each stream, oldest first.
-pub(super) type DeadLetter = BTreeMap<&'static str, Rc<Vec<DeadLetterStatus>>>;
+pub(super) type DeadLetters = BTreeMap<&'static str, Rc<Vec<DeadLetterStatus>>>;
 
 /// Entries that one trimming step looks at.
 const TRIMMED: usize = 64;
 
-/// The streams of a server.
+/// The streams of an application.
 pub struct Streams {
+    tables: Rc<Tables>,
     streams: &'static [&'static Stream],
     shared: RefCell<Rc<Shared>>,
 }
 
 /// What belongs to one generation of the store: when a write fails, all of it is replaced.
 pub(super) struct Shared {
+    pub(super) tables: Rc<Tables>,
     pub(super) generation: u64,
     pub(super) totals: RefCell<BTreeMap<&'static str, StreamTotals>>,
-    pub(super) dead_letters: RefCell<DeadLetter>,
+    pub(super) dead_letters: RefCell<DeadLetters>,
     heads: RefCell<HashMap<String, Weak<RefCell<StreamHead>>>>,
     /// How many heads were written, so that one that was read meanwhile is known to be stale.
     pub(super) writes: Cell<u64>,
@@ -48,66 +44,84 @@ pub(super) struct Shared {
 }
 
 impl Streams {
-    /// The streams that `store` holds, at `now`, in ms.
-    pub async fn open(store: &Reader, streams: &'static [&'static Stream], now: u64) -> Result<Self, StoreError> {
-        Ok(Self { streams, shared: RefCell::new(Shared::load(store, streams, now).await?) })
+    /// The streams that a store holds at some prefixes, at `now`, the time of
+    /// [`StreamStore::now`].
+    ///
+    /// # Errors
+    /// What the store says.
+    pub async fn open(store: &Reader, prefixes: Prefixes, streams: &'static [&'static Stream], now: u64) -> Result<Self, StoreError> {
+        let tables = Rc::new(Tables::new(prefixes));
+        let shared = Shared::load(&tables, store, streams, now).await?;
+        Ok(Self { tables, streams, shared: RefCell::new(shared) })
     }
 
-    /// Reads anew what memory holds: after a failed write, or a panic between a change and its
-    /// commit.
-    pub async fn reload(&self, store: &Reader, now: u64) -> Result<(), StoreError> {
+    /// Reads anew what memory holds: for after a panic between a change and its commit. After a
+    /// failed write that is done unasked.
+    ///
+    /// # Errors
+    /// What the store says.
+    pub async fn reload(&self, store: &dyn StreamStore) -> Result<(), StoreError> {
         let shared = self.shared.borrow().clone();
-        if shared.generation == store.generation() {
-            return shared.refresh(store, self.streams, now).await;
+        if shared.generation == store.reader().generation() {
+            return shared.refresh(store.reader(), self.streams, store.now()).await;
         }
-        self.current(store, now).await.map(drop)
+        self.current(store).await.map(drop)
     }
 
     /// What belongs to the store's generation.
-    async fn current(&self, store: &Reader, now: u64) -> Result<Rc<Shared>, StoreError> {
+    async fn current(&self, store: &dyn StreamStore) -> Result<Rc<Shared>, StoreError> {
         loop {
             let shared = self.shared.borrow().clone();
-            if shared.generation == store.generation() {
+            if shared.generation == store.reader().generation() {
                 return Ok(shared);
             }
-            let loaded = Shared::load(store, self.streams, now).await?;
+            let loaded = Shared::load(&self.tables, store.reader(), self.streams, store.now()).await?;
             // Somebody else may have loaded the same meanwhile and use subjects of it: each has one
             // head.
-            if loaded.generation == store.generation() && loaded.generation != self.shared.borrow().generation {
+            if loaded.generation == store.reader().generation() && loaded.generation != self.shared.borrow().generation {
                 self.shared.replace(loaded);
             }
         }
     }
 
-    /// A subject of a stream, within its limits, to append to and consume from.
-    pub async fn subject(&self, ground: &dyn StreamStore, stream: &'static Stream, name: &str, now: u64) -> Result<Subject, StoreError> {
-        let store = ground.store();
-        let shared = self.current(store, now).await?;
+    /// A subject of a stream, within its limits, to append to and consume from. It need not have
+    /// anything yet.
+    ///
+    /// It is good for as long as no write fails. What is staged with one that is older is refused
+    /// with [`StoreError::RolledBack`]: begin anew, with another.
+    ///
+    /// # Errors
+    /// What the store says.
+    pub async fn subject(&self, store: &dyn StreamStore, stream: &'static Stream, name: &str) -> Result<Subject, StoreError> {
+        let shared = self.current(store).await?;
         let key = format!("{}/{name}", stream.name);
-        let head = shared.head(store, stream, &key).await?;
+        let head = shared.head(store.reader(), stream, &key).await?;
         let subject = Subject { stream, key, shared, head };
-        while trim(&subject, ground, now).await? {}
+        while trim(&subject, store).await? {}
         Ok(subject)
     }
 
-    /// Drops what is too old, also of subjects that nobody uses any more.
-    pub async fn forget_old(&self, ground: &dyn StreamStore, host: &dyn Host) -> Result<(), StoreError> {
-        let slice = TimeSlice::new(host);
+    /// Drops what is too old, also of subjects that nobody uses any more. `pause` is awaited after
+    /// each piece of the work, so that others can go on in between.
+    ///
+    /// # Errors
+    /// What the store says.
+    pub async fn forget_old(&self, store: &dyn StreamStore, pause: impl AsyncFn()) -> Result<(), StoreError> {
         for stream in self.streams.iter().filter(|stream| stream.limits.age.is_some()) {
-            let [mut from, end] = ["/", "0"].map(|after| tables::STREAM_HEADS.key(&format!("{}{after}", stream.name)));
+            let Range { start: mut from, end } = heads_of(&self.tables, stream);
             loop {
-                let page = tables::STREAM_HEADS.scan_range(ground.store(), from..end.clone(), Direction::Forward, TRIMMED).await?;
+                let page = self.tables.heads.scan_range(store.reader(), from..end.clone(), Direction::Forward, TRIMMED).await?;
                 for (key, _) in &page {
-                    let shared = self.current(ground.store(), host.now()).await?;
-                    let head = shared.head(ground.store(), stream, key).await?;
+                    let shared = self.current(store).await?;
+                    let head = shared.head(store.reader(), stream, key).await?;
                     let subject = Subject { stream, key: key.clone(), shared, head };
-                    while trim(&subject, ground, host.now()).await? {
-                        slice.step().await;
+                    while trim(&subject, store).await? {
+                        pause().await;
                     }
-                    slice.step().await;
+                    pause().await;
                 }
                 let Some((last, _)) = page.last() else { break };
-                from = tables::STREAM_HEADS.key(last);
+                from = self.tables.heads.key(last);
                 // The first key behind it.
                 from.push(0);
             }
@@ -115,7 +129,7 @@ impl Streams {
         Ok(())
     }
 
-    /// How many subjects were cleared since the last failed write. Who reads whether a subject's
+    /// How many subjects were cleared ([`Subject::clear`]) since the last failed write. Who reads whether a subject's
     /// owner is there reads again when it has grown.
     pub fn cleared(&self) -> u64 {
         self.shared.borrow().cleared.get()
@@ -135,16 +149,24 @@ impl Streams {
 }
 
 impl Shared {
-    async fn load(store: &Reader, streams: &[&'static Stream], now: u64) -> Result<Rc<Self>, StoreError> {
+    async fn load(tables: &Rc<Tables>, store: &Reader, streams: &[&'static Stream], now: u64) -> Result<Rc<Self>, StoreError> {
         let generation = store.generation();
-        let totals = RefCell::new(stored_totals(store, streams, now).await?);
-        let dead_letters = RefCell::new(stored_dead_letters(store, streams).await?);
-        Ok(Rc::new(Self { generation, totals, dead_letters, heads: RefCell::default(), writes: Cell::new(0), cleared: Cell::new(0) }))
+        let totals = RefCell::new(stored_totals(tables, store, streams, now).await?);
+        let dead_letters = RefCell::new(stored_dead_letters(tables, store, streams).await?);
+        Ok(Rc::new(Self {
+            tables: tables.clone(),
+            generation,
+            totals,
+            dead_letters,
+            heads: RefCell::default(),
+            writes: Cell::new(0),
+            cleared: Cell::new(0),
+        }))
     }
 
     /// The totals, or the dead letters, are about to change.
-    pub(super) fn change_totals(self: &Rc<Self>, tx: &mut Tx) {
-        tx.undo_once(Rc::as_ptr(self) as usize, || {
+    pub(super) fn change_totals(self: &Rc<Self>, tx: &mut dyn Transaction) {
+        tx.staged().undo_once(Rc::as_ptr(self) as usize, || {
             let (shared, totals, dead_letters) = (self.clone(), self.totals.borrow().clone(), self.dead_letters.borrow().clone());
             move || {
                 shared.totals.replace(totals);
@@ -159,9 +181,9 @@ impl Shared {
             let writes = self.writes.get();
             let live: Vec<_> = self.heads.borrow().iter().filter_map(|(key, head)| Some((key.clone(), head.upgrade()?))).collect();
             let keys: Vec<String> = live.iter().map(|(key, _)| key.clone()).collect();
-            let totals = stored_totals(store, streams, now).await?;
-            let dead_letters = stored_dead_letters(store, streams).await?;
-            let stored = tables::STREAM_HEADS.get_all(store, &keys).await?;
+            let totals = stored_totals(&self.tables, store, streams, now).await?;
+            let dead_letters = stored_dead_letters(&self.tables, store, streams).await?;
+            let stored = self.tables.heads.get_all(store, &keys).await?;
             if writes != self.writes.get() {
                 continue;
             }
@@ -182,7 +204,7 @@ impl Shared {
                 return Ok(head);
             }
             let writes = self.writes.get();
-            let stored = tables::STREAM_HEADS.get(store, key).await?;
+            let stored = self.tables.heads.get(store, key).await?;
             let known = self.heads.borrow().get(key).and_then(Weak::upgrade).is_some();
             if !known && writes == self.writes.get() {
                 return Ok(self.keep(stream, key, stored));
@@ -202,13 +224,18 @@ impl Shared {
     }
 }
 
-async fn stored_totals(store: &Reader, streams: &[&'static Stream], now: u64) -> Result<BTreeMap<&'static str, StreamTotals>, StoreError> {
+async fn stored_totals(
+    tables: &Tables,
+    store: &Reader,
+    streams: &[&'static Stream],
+    now: u64,
+) -> Result<BTreeMap<&'static str, StreamTotals>, StoreError> {
     let mut all = BTreeMap::new();
     for stream in streams {
-        let totals = match tables::STREAM_TOTALS.get(store, &stream.name.to_owned()).await {
-            Err(error) if error.is_damage() => {
-                request_log::error(&format_args!("counted anew: {error}"));
-                counted_totals(store, stream, now).await?
+        let totals = match tables.totals.get(store, &stream.name.to_owned()).await {
+            Err(error @ StoreError::Unreadable(_)) => {
+                store.log_damage(&format_args!("counted anew: {error}"));
+                counted_totals(tables, store, stream, now).await?
             }
             stored => stored?.unwrap_or_default(),
         };
@@ -220,10 +247,9 @@ async fn stored_totals(store: &Reader, streams: &[&'static Stream], now: u64) ->
 /// The totals as they follow from what is there; what is gone is not counted any more. No number
 /// is given twice, since nobody appends a thousand entries a second for as long as time is counted:
 /// all of them are below the time in ms.
-async fn counted_totals(store: &Reader, stream: &Stream, now: u64) -> Result<StreamTotals, StoreError> {
+async fn counted_totals(tables: &Tables, store: &Reader, stream: &Stream, now: u64) -> Result<StreamTotals, StoreError> {
     let mut totals = StreamTotals { floor: now, ..StreamTotals::default() };
-    let [from, end] = ["/", "0"].map(|after| tables::STREAM_HEADS.key(&format!("{}{after}", stream.name)));
-    for (_, head) in tables::STREAM_HEADS.scan_range(store, from..end, Direction::Forward, usize::MAX).await? {
+    for (_, head) in tables.heads.scan_range(store, heads_of(tables, stream), Direction::Forward, usize::MAX).await? {
         totals.subjects += 1;
         totals.entries += head.entries();
         totals.bytes += head.bytes();
@@ -231,15 +257,15 @@ async fn counted_totals(store: &Reader, stream: &Stream, now: u64) -> Result<Str
             *totals.lag.entry((*name).to_owned()).or_default() += head.lag(name);
         }
     }
-    let dead_letters = tables::DEAD_LETTERS.scan(store, &stream.name.to_owned(), Direction::Forward, usize::MAX).await?;
+    let dead_letters = tables.dead_letters.scan(store, &stream.name.to_owned(), Direction::Forward, usize::MAX).await?;
     totals.dead_letters = dead_letters.len() as u64;
     Ok(totals)
 }
 
-async fn stored_dead_letters(store: &Reader, streams: &[&'static Stream]) -> Result<DeadLetter, StoreError> {
-    let mut all = DeadLetter::new();
+async fn stored_dead_letters(tables: &Tables, store: &Reader, streams: &[&'static Stream]) -> Result<DeadLetters, StoreError> {
+    let mut all = DeadLetters::new();
     for stream in streams.iter().filter(|stream| stream.redelivery.attempts.is_some()) {
-        let found = tables::DEAD_LETTERS.scan(store, &stream.name.to_owned(), Direction::Forward, usize::MAX).await?;
+        let found = tables.dead_letters.scan(store, &stream.name.to_owned(), Direction::Forward, usize::MAX).await?;
         let found = found.into_iter();
         let mut dead_letters: Vec<DeadLetterStatus> =
             found.map(|((_, key, consumer, number), entry)| DeadLetterStatus::of(subject_of(stream, &key), &consumer, number, &entry)).collect();
@@ -249,6 +275,12 @@ async fn stored_dead_letters(store: &Reader, streams: &[&'static Stream]) -> Res
     Ok(all)
 }
 
+/// The keys of a stream's heads.
+fn heads_of(tables: &Tables, stream: &Stream) -> Range<Vec<u8>> {
+    let [from, end] = ["/", "0"].map(|after| tables.heads.key(&format!("{}{after}", stream.name)));
+    from..end
+}
+
 /// The name of a subject, as [`Streams::subject`] takes it, in its key.
 pub(super) fn subject_of<'a>(stream: &Stream, key: &'a str) -> &'a str {
     key.strip_prefix(stream.name).and_then(|rest| rest.strip_prefix('/')).unwrap_or(key)
@@ -256,7 +288,7 @@ pub(super) fn subject_of<'a>(stream: &Stream, key: &'a str) -> &'a str {
 
 /// Drops some of the oldest entries when there are too many or they are too old; says whether there
 /// may be more to drop.
-async fn trim(subject: &Subject, ground: &dyn StreamStore, now: u64) -> Result<bool, StoreError> {
+async fn trim(subject: &Subject, store: &dyn StreamStore) -> Result<bool, StoreError> {
     let (first, exceeds) = {
         let head = subject.head.borrow();
         let exceeds = head.exceeds(subject.stream);
@@ -265,13 +297,14 @@ async fn trim(subject: &Subject, ground: &dyn StreamStore, now: u64) -> Result<b
         }
         (head.first.entries, exceeds)
     };
+    let now = store.now();
     // Where there are not too many, most often not even one is too old.
-    let mut oldest = subject.read(ground.store(), first, if exceeds { TRIMMED } else { 1 }).await?;
+    let mut oldest = subject.read(store.reader(), first, if exceeds { TRIMMED } else { 1 }).await?;
     if !exceeds && oldest.first().is_some_and(|oldest| subject.head.borrow().has_outlived(subject.stream, oldest, now)) {
-        oldest = subject.read(ground.store(), first, TRIMMED).await?;
+        oldest = subject.read(store.reader(), first, TRIMMED).await?;
     }
     let mut dropped = 0;
-    let written = ground.write(subject.shared.generation, &mut |tx| dropped = subject.drop_outlived(tx, &oldest, now));
+    let written = store.write(subject.shared.generation, &mut |tx| dropped = subject.drop_outlived(tx, &oldest, now));
     // Nobody waits for it: it is written before whatever is appended next, or fails with it.
     // Refused, it is tried again next time.
     let taken = written.map(Submitted::visible).is_ok();
