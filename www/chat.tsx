@@ -95,7 +95,7 @@ function useOpenRoom(client: MatrixClient): [string | undefined, (roomId: string
     if (membership === 'join') awaited.current = undefined;
     if (current === undefined || membership === 'join' || awaited.current === current) return;
     const name = client.getRoom(current)?.name;
-    if (membership !== 'invite') toast(name === undefined ? 'That room is not one of this account.' : `You are not in ${name} any more.`);
+    if (membership !== 'invite') toast(name === undefined ? 'This account is not in that room.' : `You are no longer in ${name}.`);
     nameInAddress(undefined, { replace: true });
     setCurrent(undefined);
   }, [current, membership]);

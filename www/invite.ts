@@ -21,7 +21,7 @@ export async function mustExist(client: MatrixClient, users: string[]): Promise<
   if (remote.length > 0) throw new Error(`${listed(remote)} cannot be invited: servers in browsers cannot reach each other or other servers yet.`);
   const exist = await Promise.all(users.map((user) => exists(client, user)));
   const unknown = users.filter((_, index) => exist[index] === false).map(shortName);
-  if (unknown.length > 0) throw new Error(`There is no account called ${listed(unknown, 'or')} on this homeserver. Look for a mistyped letter.`);
+  if (unknown.length > 0) throw new Error(`There is no account called ${listed(unknown, 'or')} on this homeserver. Check for typos.`);
 }
 
 async function exists(client: MatrixClient, user: string): Promise<boolean> {

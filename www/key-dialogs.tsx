@@ -70,7 +70,7 @@ function EnterKey({ session, close }: { session: Session; close: () => void }): 
 /** Asks before everything that the lost key opens is given up. */
 function lostKey(session: Session): void {
   openForm('Start without the lost key?', {
-    action: 'Give up the old messages',
+    action: 'Lose the old messages',
     danger: true,
     submit: async (fields) => {
       const key = await replaceLostKey(session.client, text(fields, 'password'));

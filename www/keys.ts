@@ -85,7 +85,7 @@ function decoded(encoded: string): Uint8Array<ArrayBuffer> {
   try {
     return decodeRecoveryKey(encoded);
   } catch {
-    throw new Error('This is no recovery key: it has twelve groups of four letters and digits. Look for a mistyped one.');
+    throw new Error('Invalid recovery key: it must have twelve groups of four letters and digits. Check for typos.');
   }
 }
 

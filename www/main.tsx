@@ -13,7 +13,7 @@ const show = (view: VNode): void => { render(view, app); };
 
 try {
   const server = await startWithProgress(show);
-  server.on('restart', () => { toast('The homeserver had an error and started anew. Nothing that was sent is lost.'); });
+  server.on('restart', () => { toast('The homeserver had an error and restarted. No sent message is lost.'); });
   server.on('error', (error) => { toast(error); });
   keepStorage();
   for (;;) await visit(server);

@@ -29,7 +29,7 @@ export function lastLine(client: MatrixClient, room: Room): string {
   // After a long break there may be nothing but edits of what is not loaded yet.
   const edit = last ? undefined : events.findLast((event) => event.isRelation('m.replace'));
   const shown = last ?? edit;
-  if (!shown) return 'Nothing said yet';
+  if (!shown) return 'No messages yet';
   const who = shown.getSender() === client.getUserId() ? 'You' : nameOf(room, shown.getSender());
   return `${who}: ${edit ? newBody(edit) : bodyOf(shown)}`;
 }

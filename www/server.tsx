@@ -80,7 +80,7 @@ function showStatus(server: Server, status: Status, rooms: number): void {
         <Fact name="Server name"><code>{status.serverName}</code></Fact>
         <Fact name="Address in this page"><code>{server.baseUrl}</code></Fact>
         <Fact name="Rooms of this account">{rooms}</Fact>
-        <Fact name="Storage used">{known(used) ? `${size(used)}${known(quota) ? ` of ${size(quota)}` : ''}` : 'This browser does not tell'}</Fact>
+        <Fact name="Storage used">{known(used) ? `${size(used)}${known(quota) ? ` of ${size(quota)}` : ''}` : 'Not available in this browser'}</Fact>
         <Fact name="Engine">{size(status.wasmBytes)} of WebAssembly, version {status.version}</Fact>
         <Fact name="Memory">{size(status.memoryBytes)}</Fact>
       </dl>

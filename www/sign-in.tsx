@@ -97,7 +97,7 @@ async function register(client: MatrixClient, username: string, password: string
     initial_device_display_name: deviceName,
     auth: { type: 'm.login.dummy' },
   });
-  if (deviceId === undefined || accessToken === undefined) throw new Error('The server made the account, but did not log it in.');
+  if (deviceId === undefined || accessToken === undefined) throw new Error('The account was created, but logging in failed. Log in with its password.');
   return { userId, deviceId, accessToken };
 }
 

@@ -54,7 +54,7 @@ test('who logs out right after making a recovery key can read everything with it
   await openRoom(page, 'Green');
   await messages(page).getByText('This device cannot read this message').waitFor();
   await enterKey(page, `${key.slice(0, -1)}x`);
-  await page.getByRole('alert').getByText('This is no recovery key').waitFor();
+  await page.getByRole('alert').getByText('Invalid recovery key').waitFor();
   await page.keyboard.press('Escape');
   await enterKey(page, key);
   await messages(page).getByText('the Green secret').waitFor();
@@ -158,7 +158,7 @@ test('who has lost the recovery key is told what that costs, and can start anew'
   const asks = dialog(page, 'Start without the lost key?');
   await asks.getByText('will never be readable again').waitFor();
   await asks.getByLabel('Password').fill('a long enough password');
-  await asks.getByRole('button', { name: 'Give up the old messages' }).click();
+  await asks.getByRole('button', { name: 'Lose the old messages' }).click();
   const key = await readKey(page);
   await openRoom(page, 'Attic');
   await say(page, 'new letters');

@@ -166,7 +166,7 @@ test('a reload stays in the room, and back and forward move between rooms', limi
 
   // Somebody else who comes to that address is told.
   const other = await use.person('gus', { address: address.slice(use.site.url.length) });
-  await other.getByText('That room is not one of this account.').waitFor();
+  await other.getByText('This account is not in that room.').waitFor();
   await other.getByRole('heading', { name: 'Hello, gus' }).waitFor();
 });
 

@@ -23,7 +23,7 @@ test('a full disk is said to who writes, and costs nobody else anything', { time
   }
   t.diagnostic(`full after ${sent} messages`);
   assert.deepEqual([refused.status, refused.body.errcode], [403, 'M_RESOURCE_LIMIT_EXCEEDED'], JSON.stringify(refused));
-  assert.equal(refused.body.error, "this server's disk is full: forget rooms that are not needed, or have its operator free some of it");
+  assert.equal(refused.body.error, "The server's disk is full: leave and forget rooms that you no longer need, or ask the administrator to free disk space");
   assert.ok(refused.body.admin_contact);
 
   const shown = async () => {

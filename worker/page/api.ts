@@ -74,7 +74,7 @@ export interface StartOptions {
    */
   scope?: string;
   /**
-   * Bytes that a file may have that somebody uploads; a larger one is refused with `M_TOO_LARGE`,
+   * The largest allowed upload in bytes; a larger one is refused with `M_TOO_LARGE`,
    * and clients are told by `/media/config`. It holds for all pages of the scope, until one of them
    * starts with another. Default: 100 MiB.
    */

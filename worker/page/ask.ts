@@ -23,7 +23,7 @@ export async function ask<T>(control: Control, question: Asked): Promise<T> {
     if (answer?.ok) return answer.value;
     if (answer) throw new EphapseError(answer.failure.code, answer.failure.message, answer.failure.nextStep);
   }
-  throw new EphapseError('server-failed', 'The server does not answer.', 'Close all tabs of this site and open it again.');
+  throw new EphapseError('server-failed', 'The server does not respond.', 'Close all tabs of this site and open it again.');
 }
 
 /** Asks one worker; `undefined` when no answer came in time. */

@@ -41,7 +41,7 @@ export async function takeControl(registration: ServiceWorkerRegistration): Prom
         if (active && active === registration.active) throw foreign(active, registration.scope);
         await new Promise((resolve) => setTimeout(resolve, 50));
       }
-      throw new EphapseError('worker-failed', 'The worker is gone: the site\'s data may have been deleted.', 'Reload the page.');
+      throw new EphapseError('worker-failed', 'The service worker was removed: the site\'s data may have been deleted.', 'Reload the page.');
     },
     controlled: () => {
       if (isOurs(navigator.serviceWorker.controller)) return Promise.resolve();
@@ -55,7 +55,7 @@ export async function takeControl(registration: ServiceWorkerRegistration): Prom
       const answer = await askTo(await control.active(), { ask: 'claim' });
       if (answer && (await becomesControlled())) return;
     }
-    throw new EphapseError('worker-failed', 'The worker does not take control of this page.', 'Close this tab and open the page again.');
+    throw new EphapseError('worker-failed', 'The service worker does not control this page.', 'Close this tab and open the page again.');
   }
 
   function becomesControlled(): Promise<boolean> {

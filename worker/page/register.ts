@@ -10,10 +10,10 @@ export async function checkEnvironment(): Promise<void> {
     throw new EphapseError('insecure-context', 'A homeserver in the browser needs a secure page.', 'Open this page over https:// (or on this machine as http://localhost).');
   }
   if (!('serviceWorker' in navigator)) {
-    throw new EphapseError('no-service-worker', 'This browser has no service workers.', 'Use a current version of Chrome, Edge, Firefox or Safari, with its service workers allowed.');
+    throw new EphapseError('no-service-worker', 'This browser does not support service workers.', 'Use a current version of Chrome, Edge, Firefox or Safari, with its service workers allowed.');
   }
   if (!('locks' in navigator) || !('caches' in globalThis)) {
-    throw new EphapseError('no-service-worker', 'This browser lacks what the server needs (Web Locks, Cache Storage).', 'Use a current version of Chrome, Edge, Firefox or Safari.');
+    throw new EphapseError('no-service-worker', 'This browser does not support Web Locks or Cache Storage.', 'Use a current version of Chrome, Edge, Firefox or Safari.');
   }
   await checkStorage();
 }

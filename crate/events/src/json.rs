@@ -23,10 +23,10 @@ pub const MAX_DIGITS: usize = 4300;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum LimitError {
     /// It has more levels than [`MAX_DEPTH`].
-    #[error("objects and arrays are nested in each other, {MAX_DEPTH} levels at most")]
+    #[error("too deeply nested: at most {MAX_DEPTH} levels are allowed")]
     TooDeep,
     /// A string that is not Unicode.
-    #[error("a string holds one half of a surrogate pair")]
+    #[error("a string contains an unpaired surrogate")]
     LoneSurrogate,
     /// A number that readers cannot hold.
     #[error("a number is too large")]

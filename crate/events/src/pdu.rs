@@ -55,19 +55,19 @@ pub type StateKey = (StateEventType, String);
 #[derive(Debug, thiserror::Error)]
 pub enum PduError {
     /// Not JSON, or JSON that has no canonical form (floats, integers past 2^53).
-    #[error("the event is not canonical JSON: {0}")]
+    #[error("Event is not canonical JSON: {0}")]
     Json(#[from] serde_json::Error),
     /// Over [`MAX_PDU_BYTES`], or a field over [`MAX_ID_BYTES`].
     #[error("{0} is too large")]
     TooLarge(&'static str),
     /// More than every later reader takes.
-    #[error("the event cannot be read by everybody: {0}")]
+    #[error("Event not interoperable: {0}")]
     Limit(#[from] LimitError),
     /// A field is missing or is not what the room version says.
-    #[error("invalid event: {0}")]
+    #[error("Invalid event: {0}")]
     Format(String),
     /// A signature is missing or wrong, or its key is not among those given.
-    #[error("the event's signatures do not verify: {0}")]
+    #[error("Event signature verification failed: {0}")]
     Signature(#[from] VerificationError),
 }
 
@@ -338,7 +338,7 @@ impl ReceivedPdu {
         for (key_id, signature) in signatures {
             let (Some(key), Some("ed25519")) = (keys.get(key_id), key_id.split(':').next()) else { continue };
             let signature = signature.as_str().and_then(|signature| Base64::<Standard>::parse(signature).ok());
-            let signature = signature.ok_or_else(|| PduError::Format(format!("the signature by {key_id} of {server}")))?;
+            let signature = signature.ok_or_else(|| PduError::Format(format!("malformed signature by {key_id} of {server}")))?;
             verify_canonical_json_bytes(&SigningKeyAlgorithm::Ed25519, key.as_bytes(), signature.as_bytes(), signed.as_bytes())?;
             is_signed = true;
         }

@@ -32,10 +32,10 @@ pub enum Body {
 #[derive(Debug, thiserror::Error)]
 pub enum ReadError {
     /// It is longer than it may be.
-    #[error("the body may have {0} bytes at most")]
+    #[error("Request body too large: at most {0} bytes are allowed")]
     TooLarge(usize),
     /// It broke off.
-    #[error("the body broke off: {0}")]
+    #[error("Failed to read the request body: {0}")]
     BrokeOff(#[source] BodyError),
 }
 

@@ -43,7 +43,7 @@ pub struct Config {
     pub storage_full: String,
     /// Bytes that any request's body may have; most endpoints take less.
     pub largest_body: usize,
-    /// Bytes that a file may have that somebody uploads, unless `Homeserver::set_max_upload` says
+    /// The largest allowed upload in bytes, unless `Homeserver::set_max_upload` says
     /// another number.
     pub max_upload: u64,
 }
@@ -60,7 +60,7 @@ impl Default for Config {
             presence: true,
             public_url: None,
             admin_contact: "https://github.com/ephapse/ephapse#storage-is-full".to_owned(),
-            storage_full: "this server's storage is full: forget rooms that are not needed".to_owned(),
+            storage_full: "Storage is full: leave and forget rooms that you no longer need".to_owned(),
             largest_body: 2 << 20,
             max_upload: 100 << 20,
         }

@@ -52,7 +52,7 @@ impl<T, E: MayBeDamage> LeaveOut<T, E> for Result<T, E> {
         match self {
             Ok(value) => Ok(Some(value)),
             Err(error) if error.is_damage() => {
-                request_log::error(&format_args!("left out of an answer: {error}"));
+                request_log::error(&format_args!("left out of a response: {error}"));
                 Ok(None)
             }
             Err(error) => Err(error),

@@ -48,13 +48,13 @@ impl Seen {
 #[derive(Debug, thiserror::Error)]
 pub enum Refused {
     /// The user has no device of this id.
-    #[error("there is no such device")]
+    #[error("Device not found")]
     Unknown,
     /// An id that no device can have.
-    #[error("this cannot be {}", Identifier::DeviceId.expected())]
+    #[error("Expected {}", Identifier::DeviceId.expected())]
     MalformedId,
     /// A display name that is too long.
-    #[error("a device's name has {} characters at most", LONGEST_NAME)]
+    #[error("Device display name is too long: at most {} characters are allowed", LONGEST_NAME)]
     LongName,
 }
 
@@ -167,7 +167,7 @@ pub fn seen(hs: &Rc<Homeserver>, session: &Session) {
     let (hs, user_id) = (hs.clone(), session.user_id.to_string());
     hs.clone().host.spawn(Box::pin(async move {
         if let Err(error) = write_seen(&hs, user_id, key, now).await {
-            tracing::debug!("it could not be written when a device was last seen: {error}");
+            tracing::debug!("could not save when a device was last seen: {error}");
         }
     }));
 }

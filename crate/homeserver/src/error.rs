@@ -65,13 +65,13 @@ impl Error {
 
     /// 400 M_NOT_JSON.
     pub fn not_json(reason: impl fmt::Display) -> Self {
-        Self::new(StatusCode::BAD_REQUEST, ErrorKind::NotJson, format!("this is not JSON: {reason}"))
+        Self::new(StatusCode::BAD_REQUEST, ErrorKind::NotJson, format!("Content not JSON: {reason}"))
     }
 
     /// 400 M_BAD_JSON for JSON that is not what a type of ours reads.
     pub fn unreadable(error: &serde_json::Error) -> Self {
         let text = error.to_string();
-        Self::bad_json(missing(&text).map_or_else(|| format!("this cannot be read: {text}"), |field| format!("{field} is missing")))
+        Self::bad_json(missing(&text).map_or_else(|| format!("Invalid JSON content: {text}"), |field| format!("Missing parameter {field}")))
     }
 
     /// 400 M_INVALID_SIGNATURE.
@@ -92,34 +92,34 @@ impl Error {
 
     /// 404 M_UNRECOGNIZED: no such endpoint here.
     pub fn unrecognized() -> Self {
-        Self::new(StatusCode::NOT_FOUND, ErrorKind::Unrecognized, "this server has no such endpoint")
+        Self::new(StatusCode::NOT_FOUND, ErrorKind::Unrecognized, "Unrecognized request")
     }
 
     /// 400 M_UNRECOGNIZED: the endpoint is here, but not what its path names.
     pub fn unrecognized_part() -> Self {
-        Self::new(StatusCode::BAD_REQUEST, ErrorKind::Unrecognized, "there is nothing of this name")
+        Self::new(StatusCode::BAD_REQUEST, ErrorKind::Unrecognized, "Unrecognized request")
     }
 
     /// 405 M_UNRECOGNIZED: the endpoint has no such method.
     pub fn wrong_method() -> Self {
-        Self::new(StatusCode::METHOD_NOT_ALLOWED, ErrorKind::Unrecognized, "this endpoint has no such method")
+        Self::new(StatusCode::METHOD_NOT_ALLOWED, ErrorKind::Unrecognized, "Method not allowed")
     }
 
     /// 401 M_MISSING_TOKEN.
     pub fn missing_token() -> Self {
-        Self::new(StatusCode::UNAUTHORIZED, ErrorKind::MissingToken, "an access token is needed")
+        Self::new(StatusCode::UNAUTHORIZED, ErrorKind::MissingToken, "Missing access token")
     }
 
     /// 401 M_UNKNOWN_TOKEN.
     pub fn unknown_token() -> Self {
-        Self::new(StatusCode::UNAUTHORIZED, ErrorKind::UnknownToken(UnknownTokenErrorData::new()), "the access token is not known: log in again")
+        Self::new(StatusCode::UNAUTHORIZED, ErrorKind::UnknownToken(UnknownTokenErrorData::new()), "Unrecognised access token: log in again")
     }
 
     /// 429 M_LIMIT_EXCEEDED.
     pub fn limit_exceeded(retry_after: Duration) -> Self {
         let mut data = LimitExceededErrorData::new();
         data.retry_after = Some(RetryAfter::Delay(retry_after));
-        Self::new(StatusCode::TOO_MANY_REQUESTS, ErrorKind::LimitExceeded(data), "too many requests")
+        Self::new(StatusCode::TOO_MANY_REQUESTS, ErrorKind::LimitExceeded(data), "Too many requests")
     }
 
     /// Says in which room something stored is damaged.
@@ -140,12 +140,12 @@ impl Error {
             Self::Store(error) => store_error(error, config, log).try_into_http_response(),
             error @ (Self::Damaged(_) | Self::Internal(_)) => {
                 log.error(&error);
-                unknown("the server made a mistake").try_into_http_response()
+                unknown("Internal server error").try_into_http_response()
             }
         };
         answer.unwrap_or_else(|error| {
-            log.error(&format_args!("an error cannot be written: {error}"));
-            let mut response = http::Response::new(br#"{"errcode":"M_UNKNOWN","error":"the server made a mistake"}"#.to_vec());
+            log.error(&format_args!("could not serialize an error: {error}"));
+            let mut response = http::Response::new(br#"{"errcode":"M_UNKNOWN","error":"Internal server error"}"#.to_vec());
             *response.status_mut() = StatusCode::INTERNAL_SERVER_ERROR;
             response
         })
@@ -169,8 +169,8 @@ fn plain(text: String) -> String {
     let said = said.split_once(", expected ").map_or(said, |(found, _)| found);
     let (before, last) = said.rsplit_once(": ").map_or(("", said), |(before, last)| (&said[..before.len() + 2], last));
     let last = match last {
-        number if number.contains("`js_int::") => "a number is too large, or no integer",
-        choice if choice.contains("untagged enum") => "a value has none of the forms that it may have",
+        number if number.contains("`js_int::") => "a number is too large, or not an integer",
+        choice if choice.contains("untagged enum") => "a value does not match any allowed form",
         other => other,
     };
     format!("{before}{last}{place}")
@@ -206,16 +206,16 @@ fn store_error(error: StoreError, config: &Config, log: &RequestLog) -> MatrixEr
         }
         StoreError::Fenced | StoreError::Closed | StoreError::RolledBack => {
             log.warn(&error);
-            let body = StandardErrorBody::new(ErrorKind::Unknown, "the server is restarting: try again".to_owned());
+            let body = StandardErrorBody::new(ErrorKind::Unknown, "The server is restarting: try again".to_owned());
             MatrixError::new(StatusCode::SERVICE_UNAVAILABLE, ErrorBody::Standard(body))
         }
         StoreError::Unreadable(_) => {
             log.error(&error);
-            unknown("the server made a mistake")
+            unknown("Internal server error")
         }
         StoreError::NewerFormat { .. } | StoreError::InUse | StoreError::Damaged { .. } | StoreError::DamagedLog { .. } | StoreError::Platform(_) => {
             log.error(&error);
-            unknown("the server's storage failed")
+            unknown("Internal server error: storage failed")
         }
     }
 }
@@ -224,7 +224,7 @@ impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Matrix(error) => f.write_str(message(error)),
-            Self::Interactive(_) => f.write_str("this request needs user-interactive authentication"),
+            Self::Interactive(_) => f.write_str("This request needs user-interactive authentication"),
             Self::Store(error) => error.fmt(f),
             Self::Damaged(damaged) => damaged.fmt(f),
             Self::Internal(text) => f.write_str(text),
@@ -236,7 +236,7 @@ impl fmt::Display for Error {
 fn message(error: &MatrixError) -> &str {
     match &error.body {
         ErrorBody::Standard(body) => &body.message,
-        _ => "the request was refused",
+        _ => "The request was refused",
     }
 }
 
@@ -277,11 +277,11 @@ mod tests {
         for (said, shown) in [
             ("invalid type: sequence, expected struct Filter at line 1 column 2", "invalid type: sequence at line 1 column 2"),
             ("invalid length 1, expected struct RequestBody with 12 elements at line 1 column 5", "invalid length 1 at line 1 column 5"),
-            ("data did not match any variant of untagged enum Key", "a value has none of the forms that it may have"),
-            ("number found is not a valid `js_int::Int` at line 1 column 75", "a number is too large, or no integer at line 1 column 75"),
-            ("not canonical: number found is not a valid `js_int::Int`", "not canonical: a number is too large, or no integer"),
+            ("data did not match any variant of untagged enum Key", "a value does not match any allowed form"),
+            ("number found is not a valid `js_int::Int` at line 1 column 75", "a number is too large, or not an integer at line 1 column 75"),
+            ("not canonical: number found is not a valid `js_int::Int`", "not canonical: a number is too large, or not an integer"),
             ("unexpected format of `ban`: invalid type: null, expected i64", "unexpected format of `ban`: invalid type: null"),
-            ("you are not in this room", "you are not in this room"),
+            ("You are not in this room", "You are not in this room"),
         ] {
             assert_eq!(plain(said.to_owned()), shown);
         }
@@ -289,6 +289,6 @@ mod tests {
 
     #[test]
     fn an_error_inside_a_sentence_has_no_codes() {
-        assert_eq!(Error::not_found("there is no such key").to_string(), "there is no such key");
+        assert_eq!(Error::not_found("Key not found").to_string(), "Key not found");
     }
 }

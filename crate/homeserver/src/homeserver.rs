@@ -218,26 +218,26 @@ impl Homeserver {
         let hs = self.clone();
         self.host.spawn(Box::pin(async move {
             if let Err(error) = hs.forget_old_transactions().await {
-                tracing::warn!("outdated transactions stay: {error}");
+                tracing::warn!("could not delete old transaction ids: {error}");
             }
             if let Err(error) = hs.forget_ended_sessions().await {
-                tracing::warn!("user-interactive sessions that have ended stay: {error}");
+                tracing::warn!("could not delete expired user-interactive sessions: {error}");
             }
             if let Err(error) = hs.forget_abandoned_uploads().await {
-                tracing::warn!("what is left of uploads that were cut off stays: {error}");
+                tracing::warn!("could not delete unfinished uploads: {error}");
             }
             if let Err(error) = hs.resume_purges().await {
-                tracing::warn!("rooms that nobody knows any more stay: {error}");
+                tracing::warn!("could not delete forgotten rooms: {error}");
             }
             if let Err(error) = hs.resume_guests_leaving().await {
-                tracing::warn!("guests stay in rooms that do not let them in: {error}");
+                tracing::warn!("could not remove guests from rooms that forbid guests: {error}");
             }
             if let Err(error) = hs.forget_old_changes().await {
-                tracing::warn!("outdated changes stay: {error}");
+                tracing::warn!("could not delete old changes: {error}");
             }
             let slice = TimeSlice::new(&*hs.host);
             if let Err(error) = hs.streams.forget_old(&*hs, || slice.step()).await {
-                tracing::warn!("outdated entries of streams stay: {error}");
+                tracing::warn!("could not delete old stream entries: {error}");
             }
         }));
     }
@@ -494,7 +494,7 @@ impl Homeserver {
 
     /// As [`Self::position_of`], the whole token.
     pub(crate) fn read_token(&self, token: &str) -> Result<Option<Token>> {
-        let token: Token = token.parse().map_err(|_| Error::invalid_param("the token is none of this server's"))?;
+        let token: Token = token.parse().map_err(|_| Error::invalid_param("Invalid token"))?;
         Ok((token.instance == self.identity.instance && token.position <= self.positions.newest()).then_some(token))
     }
 

@@ -107,7 +107,7 @@ pub struct Token {
 
 /// The string is not a token of this server.
 #[derive(Clone, Copy, Debug, thiserror::Error)]
-#[error("not a token of this server")]
+#[error("Invalid token")]
 pub struct NotAToken;
 
 impl fmt::Display for Token {

@@ -153,9 +153,9 @@ impl Incoming {
         }
         // JSON is UTF-8; of what is skipped in it serde_json would not look.
         if str::from_utf8(self.body()).is_err() {
-            return Err(Error::not_json("it is not UTF-8"));
+            return Err(Error::not_json("invalid UTF-8"));
         }
-        ephapse_events::json::check(self.body()).map_err(|unfit| Error::bad_json(format!("this body cannot be read by everybody: {unfit}")))?;
+        ephapse_events::json::check(self.body()).map_err(|unfit| Error::bad_json(format!("Request body not interoperable: {unfit}")))?;
         schema::check(self.request.method(), parseable.uri_ref().unwrap_or(self.request.uri()), &self.arguments, self.body())?;
         let parseable = parseable.body(self.body()).map_err(|error| Error::invalid_param(error.to_string()))?;
         Ok((parseable, self.arguments.iter().map(String::as_str).collect()))
@@ -214,7 +214,7 @@ impl Bound {
     /// Refuses what would take long to parse.
     fn check_parts(self, body: &[u8]) -> Result<()> {
         if matches!(self, Self::Parts) && body.len() > MAX_USER_BODY && parts(body) > MOST_PARTS {
-            return Err(Error::too_large(format!("a body has {MOST_PARTS} values and names at most")));
+            return Err(Error::too_large(format!("Request body too large: at most {MOST_PARTS} values and names are allowed")));
         }
         Ok(())
     }
@@ -347,7 +347,10 @@ fn chosen<E: Clone>(found: matchit::Match<'_, '_, &Methods<E>>, method: &Method)
 }
 
 fn decode(segment: &str) -> Result<String> {
-    percent_encoding::percent_decode_str(segment).decode_utf8().map(Cow::into_owned).map_err(|_| Error::invalid_param("the path is not UTF-8"))
+    percent_encoding::percent_decode_str(segment)
+        .decode_utf8()
+        .map(Cow::into_owned)
+        .map_err(|_| Error::invalid_param("The request path is not valid UTF-8"))
 }
 
 /// Handlers being gathered, by path.
@@ -562,7 +565,7 @@ async fn authenticate(hs: &Homeserver, callers: Callers, headers: &HeaderMap, ur
     let session = tables::ACCESS_TOKENS.get(hs.store(), &token).await?.ok_or_else(Error::unknown_token)?;
     hs.users.found(since, &session.user_id, session.user);
     if callers == Callers::Users && hs.is_guest(session.user).await? {
-        return Err(Error::guest_access_forbidden("this is not for guests: register an account"));
+        return Err(Error::guest_access_forbidden("Guest access not allowed: register an account"));
     }
     Ok(Some((session, token)))
 }
@@ -578,16 +581,16 @@ fn parse_error(error: FromHttpRequestError, body: &[u8]) -> Error {
         FromHttpRequestError::Deserialization(error) => {
             let text = error.to_string();
             match (error, error::missing(&text)) {
-                (_, Some(field)) => Error::missing_param(format!("{field} is missing")),
+                (_, Some(field)) => Error::missing_param(format!("Missing parameter {field}")),
                 (DeserializationError::Json(error), None) => match serde_json::from_slice::<serde::de::IgnoredAny>(body) {
                     Err(error) => Error::not_json(error),
                     Ok(_) => Error::unreadable(&error),
                 },
-                (_, None) => Error::invalid_param(format!("the path or the query cannot be read: {text}")),
+                (_, None) => Error::invalid_param(format!("Invalid path or query: {text}")),
             }
         }
         FromHttpRequestError::MethodMismatch { .. } => Error::wrong_method(),
-        _ => Error::invalid_param("the request cannot be read"),
+        _ => Error::invalid_param("Invalid request"),
     }
 }
 
@@ -597,5 +600,5 @@ fn answer<R: IncomingRequest>(response: impl Future<Output = Result<R::OutgoingR
 
 #[inline(never)]
 fn unwritable(error: IntoHttpError) -> Error {
-    Error::Internal(format!("a response cannot be written: {error}"))
+    Error::Internal(format!("could not serialize a response: {error}"))
 }

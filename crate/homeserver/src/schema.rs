@@ -103,9 +103,9 @@ pub fn check(method: &Method, uri: &Uri, arguments: &[String], body: &[u8]) -> R
                 // Whoever asks for one thing of a kind that other servers have is told that there
                 // is none. A list of an unknown kind is a mistake.
                 Wrong::Choice(_) if method == Method::GET && arguments.len() > 1 => {
-                    Error::not_found(format!("there is no such thing here: it is {}", wrong.expected()))
+                    Error::not_found(format!("Not found: expected {}", wrong.expected()))
                 }
-                _ => Error::invalid_param(format!("a part of the path must be {}", wrong.expected())),
+                _ => Error::invalid_param(format!("Invalid path: expected {}", wrong.expected())),
             })?;
         }
         check_query(endpoint.query, uri.query().unwrap_or_default())?;
@@ -113,17 +113,17 @@ pub fn check(method: &Method, uri: &Uri, arguments: &[String], body: &[u8]) -> R
     if matches!(*method, Method::GET | Method::HEAD) {
         return Ok(());
     }
-    body::check(endpoint.map_or(Schema::Object(&[], None), |endpoint| endpoint.body), "the body", body)
+    body::check(endpoint.map_or(Schema::Object(&[], None), |endpoint| endpoint.body), "The body", body)
 }
 
 /// Refuses a filter that is written in a query and no filter; 400 M_BAD_JSON or M_NOT_JSON.
 pub fn check_filter(json: &str) -> Result<()> {
-    body::check(table::FILTER, "the filter", json.as_bytes())
+    body::check(table::FILTER, "The filter", json.as_bytes())
 }
 
 /// As [`check_filter`], for the filter of events of a room.
 pub fn check_room_event_filter(json: &str) -> Result<()> {
-    body::check(table::ROOM_EVENT_FILTER, "the filter", json.as_bytes())
+    body::check(table::ROOM_EVENT_FILTER, "The filter", json.as_bytes())
 }
 
 fn check_query(parameters: &[(&str, Schema)], query: &str) -> Result<()> {

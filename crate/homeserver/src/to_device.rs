@@ -76,7 +76,7 @@ pub enum Refused {
     #[error("a message has {} bytes at most", LONGEST_CONTENT)]
     LongContent,
     /// More messages, or bytes of them, than are sent in one go.
-    #[error("these are too many messages for one request")]
+    #[error("Too many to-device messages in one request")]
     TooMany,
 }
 
@@ -267,7 +267,7 @@ impl Waiting {
 fn forget_arrived(hs: &Homeserver, subject: &Subject, last: &Entry, generation: u64) {
     let acknowledged = hs.write(generation, |tx| subject.ack(tx, DEVICE, last.end));
     if let Err(error) = acknowledged.map(Submitted::visible) {
-        tracing::debug!("to-device messages stay after their delivery: {error}");
+        tracing::debug!("could not delete delivered to-device messages: {error}");
     }
 }
 

@@ -134,7 +134,7 @@ impl Homeserver {
             return Ok(id);
         }
         let since = self.users.read_since();
-        let id = tables::USERS.get(self.store(), &nid).await?.ok_or_else(|| Damaged::new(format!("user number {nid}"), "it leads nowhere"))?;
+        let id = tables::USERS.get(self.store(), &nid).await?.ok_or_else(|| Damaged::new(format!("user number {nid}"), "it is not in the table"))?;
         self.users.found(since, &id, nid);
         Ok(id)
     }

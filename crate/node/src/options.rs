@@ -29,16 +29,16 @@ pub struct Serve {
     #[arg(long, env = "HS_SERVER_NAME", value_parser = server_name)]
     pub server_name: Option<OwnedServerName>,
 
-    /// The directory that everything is kept in; made if it is missing
+    /// The data directory; created if it does not exist
     #[arg(long, env = "HS_DATA_DIR", default_value = "ephapse-data", value_name = "DIRECTORY")]
     pub data_dir: PathBuf,
 
-    /// ip:port or name:port for plain HTTP; of a name, every address of it [default:
+    /// The address for plain HTTP: ip:port or name:port; a name means all its addresses [default:
     /// 127.0.0.1:8008, unless --listen-tls is given]
     #[arg(long, env = "HS_HTTP_BIND", value_name = "HOST:PORT")]
     pub listen: Option<Address>,
 
-    /// ip:port or name:port for HTTPS
+    /// The address for HTTPS: ip:port or name:port
     #[arg(long, env = "HS_HTTPS_BIND", value_name = "HOST:PORT", requires_all = ["tls_cert", "tls_key"])]
     pub listen_tls: Option<Address>,
 
@@ -50,8 +50,8 @@ pub struct Serve {
     #[arg(long, env = "HS_TLS_KEY", value_name = "FILE", requires = "listen_tls")]
     pub tls_key: Option<PathBuf>,
 
-    /// The URL by which clients reach this server from outside; told to them in
-    /// /.well-known/matrix/client [default: the one that they asked by]
+    /// The public URL of this server, announced to clients in /.well-known/matrix/client [default:
+    /// the address that the client used]
     #[arg(long, env = "HS_PUBLIC_BASEURL", value_name = "URL", value_parser = public_url)]
     pub public_url: Option<String>,
 
@@ -59,33 +59,32 @@ pub struct Serve {
     #[arg(long, env = "HS_REGISTRATION", value_enum, default_value_t = RegistrationKind::Closed)]
     pub registration: RegistrationKind,
 
-    /// What has to be known to register with --registration token
+    /// The token required to register with --registration token
     #[arg(long, env = "HS_REGISTRATION_TOKEN", value_name = "TOKEN", hide_env_values = true, required_if_eq("registration", "token"))]
     pub registration_token: Option<String>,
 
-    /// A secret with which an operator's tools make accounts at /_synapse/admin/v1/register;
-    /// without it there is no such endpoint
+    /// The shared secret to create accounts through /_synapse/admin/v1/register; without it, that
+    /// endpoint is disabled
     #[arg(long, env = "HS_REGISTRATION_SHARED_SECRET", value_name = "SECRET", hide_env_values = true)]
     pub registration_shared_secret: Option<String>,
 
-    /// The version of rooms that are created without one
+    /// The room version of new rooms, unless the client asks for another
     #[arg(long, env = "HS_DEFAULT_ROOM_VERSION", value_name = "VERSION", default_value = "12", value_parser = room_version)]
     pub default_room_version: RoomVersionId,
 
-    /// Whether clients that ask too often are answered 429
+    /// Whether to limit how often a client can send requests (429 when exceeded)
     #[arg(long, env = "HS_RATE_LIMITS", value_enum, default_value_t = Switch::On)]
     pub rate_limits: Switch,
 
-    /// Whether users see who of those they share a room with is online
+    /// Whether users can see who is online in their rooms
     #[arg(long, env = "HS_PRESENCE", value_enum, default_value_t = Switch::On)]
     pub presence: Switch,
 
-    /// Bytes that a file may have that somebody uploads
+    /// The largest allowed upload, in bytes
     #[arg(long, visible_alias = "max-upload-size", env = "HS_MAX_UPLOAD", value_name = "BYTES", default_value_t = Config::default().max_upload)]
     pub max_upload: u64,
 
-    /// What is logged to standard error: off, error, warn, info, debug, trace, or one of these per
-    /// module
+    /// The log level, for standard error: off, error, warn, info, debug or trace; or one per module
     #[arg(long, env = "HS_LOG", value_name = "FILTER", default_value = "info")]
     pub log: String,
 }
@@ -95,9 +94,9 @@ pub struct Serve {
 pub enum RegistrationKind {
     /// Nobody
     Closed,
-    /// Whoever knows --registration-token
+    /// Anyone with the --registration-token
     Token,
-    /// Everybody
+    /// Anyone
     Open,
 }
 
@@ -123,7 +122,7 @@ impl FromStr for Address {
     type Err = &'static str;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let wrong = "an address is ip:port or name:port, as in 127.0.0.1:8008, [::1]:8008 or localhost:8008";
+        let wrong = "expected ip:port or name:port, such as 127.0.0.1:8008, [::1]:8008 or localhost:8008";
         if let Ok(address) = text.parse() {
             return Ok(Self::Ip(address));
         }
@@ -178,21 +177,22 @@ impl Serve {
             presence: self.presence == Switch::On,
             public_url: self.public_url.clone(),
             max_upload: self.max_upload,
-            storage_full: "this server's disk is full: forget rooms that are not needed, or have its operator free some of it".to_owned(),
+            storage_full: "The server's disk is full: leave and forget rooms that you no longer need, or ask the administrator to free disk space"
+                .to_owned(),
             ..Config::default()
         }
     }
 }
 
 fn server_name(text: &str) -> Result<OwnedServerName, String> {
-    OwnedServerName::try_from(text).map_err(|_| "a server name is a host, or host:port, as in example.org or localhost:8448".to_owned())
+    OwnedServerName::try_from(text).map_err(|_| "expected a host or host:port, such as example.org or localhost:8448".to_owned())
 }
 
 fn room_version(text: &str) -> Result<RoomVersionId, String> {
     let version = RoomVersionId::try_from(text).map_err(|error| error.to_string())?;
     match version.rules() {
         Some(RoomVersionRules { .. }) => Ok(version),
-        None => Err("this server knows room versions 1 to 12".to_owned()),
+        None => Err("expected a supported room version: 1 to 12".to_owned()),
     }
 }
 
@@ -201,7 +201,7 @@ fn public_url(text: &str) -> Result<String, String> {
         Ok(url) if matches!(url.scheme_str(), Some("https" | "http")) && url.host().is_some_and(|host| !host.is_empty()) => {
             Ok(text.trim_end_matches('/').to_owned())
         }
-        _ => Err("a base URL begins with https:// or http://, as in https://matrix.example.org".to_owned()),
+        _ => Err("expected a URL that begins with https:// or http://, such as https://matrix.example.org".to_owned()),
     }
 }
 

@@ -234,7 +234,7 @@ async fn stored_totals(
     for stream in streams {
         let totals = match tables.totals.get(store, &stream.name.to_owned()).await {
             Err(error @ StoreError::Unreadable(_)) => {
-                store.log_damage(&format_args!("counted anew: {error}"));
+                store.log_damage(&format_args!("recounting the streams: {error}"));
                 counted_totals(tables, store, stream, now).await?
             }
             stored => stored?.unwrap_or_default(),

@@ -140,7 +140,7 @@ impl Subject {
             }
             let Some(first) = entries.first() else { return Ok(Taken::Nothing) };
             if is_poison {
-                let error = cursor.error.unwrap_or_else(|| "its consumer never came back".to_owned());
+                let error = cursor.error.unwrap_or_else(|| "the consumer did not finish".to_owned());
                 let dead_letter = DeadLetter { entry: first.clone(), deliveries: cursor.deliveries, error, given_up: now };
                 store.write(self.shared.generation, &mut |tx| self.give_up(tx, consumer, &dead_letter))?.durable().await?;
                 continue;

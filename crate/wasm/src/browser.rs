@@ -108,7 +108,7 @@ async fn open_engine(database: String, public_url: String, worker: Worker) -> Re
         registration: Registration::Open,
         public_url: Some(public_url),
         rate_limits: false,
-        storage_full: "this site's storage is full: forget rooms that are not needed, or give the site more room".to_owned(),
+        storage_full: "Storage is full: leave and forget rooms that you no longer need, or allow this site to store more".to_owned(),
         ..Config::default()
     };
     let homeserver = Homeserver::open(store.clone(), Rc::new(Browser { worker }), config).await?;

@@ -15,7 +15,7 @@ pub fn request(method: &str, path_and_query: &str, headers: Headers, body: Body)
         request = request.header(name, value);
     }
     request.body(body).map_err(|error| {
-        tracing::warn!("a request was not understood: {error}");
+        tracing::warn!("could not read a request: {error}");
         StatusCode::BAD_REQUEST
     })
 }

@@ -23,7 +23,7 @@ pub(super) fn check(object: &CanonicalJsonObject, size: usize, rules: &RoomVersi
     if !is_create || rules.event_format.require_room_create_room_id {
         required("room_id")?;
     } else if object.contains_key("room_id") {
-        return Err(PduError::Format("a create event has no `room_id` in this version".to_owned()));
+        return Err(PduError::Format("a create event must not have a `room_id` in this room version".to_owned()));
     }
     if rules.event_format.require_event_id {
         required("event_id")?;
@@ -48,7 +48,7 @@ pub(super) fn check(object: &CanonicalJsonObject, size: usize, rules: &RoomVersi
     let create = required("room_id")?.unwrap_or_default().replacen('!', "$", 1);
     match object.get("auth_events") {
         Some(CanonicalJsonValue::Array(ids)) if ids.iter().any(|id| id.as_str() == Some(&create)) => {
-            Err(PduError::Format("`auth_events` names the create event".to_owned()))
+            Err(PduError::Format("`auth_events` must not contain the create event in this room version".to_owned()))
         }
         _ => Ok(()),
     }
@@ -80,5 +80,5 @@ fn check_references(object: &CanonicalJsonObject, field: &'static str, limit: us
     if entries.iter().all(fits) {
         return Ok(());
     }
-    Err(PduError::Format(format!("`{field}` has an entry of another room version")))
+    Err(PduError::Format(format!("`{field}` contains an entry of another room version's format")))
 }

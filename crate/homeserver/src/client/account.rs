@@ -64,7 +64,7 @@ pub async fn deactivate(call: UserCall, Confirmed(request): Confirmed<deactivate
 
     let rooms = end_account(&call, request.erase).await?;
     if let Err(error) = purge_each(&call, rooms).await {
-        tracing::warn!("rooms that nobody knows any more stay until the server next clears up: {error}");
+        tracing::warn!("could not delete forgotten rooms, will try again later: {error}");
     }
     // No third-party identifiers are kept here, so there was nothing to unbind.
     Ok(deactivate::Response::new(ThirdPartyIdRemovalStatus::Success))

@@ -84,7 +84,7 @@ pub async fn tags(call: UserCall, request: get_tags::Request) -> Result<get_tags
 pub async fn set_tag(call: UserCall, request: create_tag::Request) -> Result<create_tag::Response> {
     own(&call, &request.user_id)?;
     if request.tag.is_empty() || request.tag.len() > LONGEST_TYPE {
-        return Err(Error::invalid_param(format!("a tag has 1 to {LONGEST_TYPE} bytes")));
+        return Err(Error::invalid_param(format!("A tag must have 1 to {LONGEST_TYPE} bytes")));
     }
     change_tags(&call, &request.room_id, |tags| {
         tags.insert(TagName::from(request.tag), request.tag_info);
@@ -122,7 +122,7 @@ async fn change_tags(call: &UserCall, room_id: &RoomId, change: impl FnOnce(&mut
     let grows = tags.len() > before;
     let content = serde_json::to_string(&TagEventContent::new(tags)).map_err(|error| Error::bad_json(error.to_string()))?;
     if grows && content.len() > LARGEST {
-        return Err(Error::too_large(format!("the tags of a room have {LARGEST} bytes at most")));
+        return Err(Error::too_large(format!("Too many tags for this room: at most {LARGEST} bytes are allowed")));
     }
     put_own(call, room, TAGS.to_owned(), Json(content))
 }
@@ -135,11 +135,11 @@ async fn tags_of(call: &UserCall, room: RoomNid) -> Result<Tags> {
 }
 
 fn own(call: &UserCall, user: &UserId) -> Result<()> {
-    if user == call.session.user_id { Ok(()) } else { Err(Error::forbidden("account data is its owner's alone")) }
+    if user == call.session.user_id { Ok(()) } else { Err(Error::forbidden("You can only access your own account data")) }
 }
 
 async fn room(hs: &Homeserver, id: &RoomId) -> Result<RoomNid> {
-    Ok(hs.room(id).await?.ok_or_else(|| Error::not_found("this server does not know the room"))?.nid)
+    Ok(hs.room(id).await?.ok_or_else(|| Error::not_found("Room not found"))?.nid)
 }
 
 /// A room, and the lock that keeps it: what is written before that is free goes with the room when
@@ -153,7 +153,7 @@ async fn kept_room(hs: &Homeserver, id: &RoomId) -> Result<(RoomNid, MutexGuardA
 async fn read(call: &UserCall, room: RoomNid, kind: String) -> Result<Box<RawValue>> {
     let is_push_rules = room == GLOBAL && kind == push_rules::TYPE;
     let stored = tables::ACCOUNT_DATA.get(call.hs.store(), &(call.session.user, room, kind)).await?;
-    let mut content = stored.ok_or_else(|| Error::not_found("there is no account data of this type"))?.content;
+    let mut content = stored.ok_or_else(|| Error::not_found("Account data not found"))?.content;
     if is_push_rules {
         content = push_rules::up_to_date(&content, &call.session.user_id);
     }
@@ -163,16 +163,16 @@ async fn read(call: &UserCall, room: RoomNid, kind: String) -> Result<Box<RawVal
 fn write(call: &UserCall, room: RoomNid, kind: String, content: &RawValue) -> Result<()> {
     // "Servers MUST reject setting account data for event types that the server manages."
     if kind == FULLY_READ || kind == push_rules::TYPE {
-        return Err(Error::new(StatusCode::METHOD_NOT_ALLOWED, ErrorKind::BadJson, format!("{kind} is not set here")));
+        return Err(Error::new(StatusCode::METHOD_NOT_ALLOWED, ErrorKind::BadJson, format!("Cannot set {kind} through this API")));
     }
     if kind.len() > LONGEST_TYPE {
-        return Err(Error::invalid_param(format!("a type has {LONGEST_TYPE} bytes at most")));
+        return Err(Error::invalid_param(format!("Type too long: at most {LONGEST_TYPE} bytes are allowed")));
     }
     if content.get().len() > LARGEST {
-        return Err(Error::too_large(format!("account data has {LARGEST} bytes at most")));
+        return Err(Error::too_large(format!("Account data too large: at most {LARGEST} bytes are allowed")));
     }
     if !content.get().trim_start().starts_with('{') {
-        return Err(Error::bad_json("account data is an object"));
+        return Err(Error::bad_json("Account data must be a JSON object"));
     }
     put_own(call, room, kind, Json(content.get().to_owned()))
 }

@@ -35,7 +35,7 @@ const LISTED: usize = 1000;
 pub fn local_alias(hs: &Homeserver, localpart: &str) -> Result<OwnedRoomAliasId> {
     let alias = format!("#{localpart}:{}", hs.server_name());
     if localpart.is_empty() || localpart.contains(|c: char| c == ':' || c.is_whitespace() || c == '\0') {
-        return Err(Error::invalid_param(format!("{alias} is not a room alias")));
+        return Err(Error::invalid_param(format!("{alias} is not a valid room alias")));
     }
     OwnedRoomAliasId::try_from(alias).map_err(|error| Error::invalid_param(error.to_string()))
 }
@@ -55,13 +55,13 @@ pub async fn create(call: UserCall, request: create_alias::v3::Request) -> Resul
     let hs = &call.hs;
     must_be_local(hs, &request.room_alias)?;
     local_alias(hs, request.room_alias.alias())?;
-    let room = hs.room(&request.room_id).await?.ok_or_else(|| Error::not_found("no such room"))?;
+    let room = hs.room(&request.room_id).await?.ok_or_else(|| Error::not_found("Room not found"))?;
     let _lock = hs.lock(LockKey::Alias(request.room_alias.to_string())).await;
     match tables::ALIASES.get(hs.store(), &request.room_alias).await? {
         None => {}
         // Whoever has not heard the answer asks again.
         Some(known) if known.room == room.nid && known.creator == call.session.user => return Ok(create_alias::v3::Response::new()),
-        Some(_) => return Err(Error::new(StatusCode::CONFLICT, ErrorKind::Unknown, format!("{} is an alias already", request.room_alias))),
+        Some(_) => return Err(Error::new(StatusCode::CONFLICT, ErrorKind::Unknown, format!("Room alias {} already exists", request.room_alias))),
     }
     let made = hs.write(call.raw.generation, |tx| put(tx, &request.room_alias, room.nid, call.session.user));
     made?.visible();
@@ -72,7 +72,7 @@ pub async fn create(call: UserCall, request: create_alias::v3::Request) -> Resul
 pub async fn get(call: Call, request: get_alias::v3::Request) -> Result<get_alias::v3::Response> {
     let hs = &call.hs;
     let alias = tables::ALIASES.get(hs.store(), &request.room_alias).await?;
-    let alias = alias.ok_or_else(|| Error::not_found(format!("{} leads nowhere", request.room_alias)))?;
+    let alias = alias.ok_or_else(|| Error::not_found(format!("Room alias {} not found", request.room_alias)))?;
     let room = hs.room_by_nid(alias.room).await?;
     Ok(get_alias::v3::Response::new(room.id.clone(), vec![hs.server_name().to_owned()]))
 }
@@ -85,12 +85,12 @@ pub async fn delete(call: UserCall, request: delete_alias::v3::Request) -> Resul
     let Some(alias) = tables::ALIASES.get(hs.store(), &request.room_alias).await? else {
         return match transaction::is_repeated(&call).await? {
             true => Ok(delete_alias::v3::Response::new()),
-            false => Err(Error::not_found(format!("{} leads nowhere", request.room_alias))),
+            false => Err(Error::not_found(format!("Room alias {} not found", request.room_alias))),
         };
     };
     let room = hs.room_by_nid(alias.room).await?;
     if alias.creator != call.session.user && !hs.may_send_state(&room, &call.session.user_id, StateEventType::RoomCanonicalAlias).await? {
-        return Err(Error::forbidden(format!("{} was made by somebody else", request.room_alias)));
+        return Err(Error::forbidden(format!("You don't have permission to delete the alias {}", request.room_alias)));
     }
     let delete = |write: &mut Write<'_>| {
         tables::ALIASES.delete(write.tx, &request.room_alias);
@@ -143,7 +143,7 @@ pub async fn unfit(hs: &Homeserver, room: RoomNid, aliases: BTreeSet<String>) ->
 /// 400 M_BAD_ALIAS: "one or more aliases within the `m.room.canonical_alias` event do not point to
 /// the room".
 pub fn leads_elsewhere(alias: &str) -> Error {
-    Error::new(StatusCode::BAD_REQUEST, ErrorKind::BadAlias, format!("{alias} does not lead to this room"))
+    Error::new(StatusCode::BAD_REQUEST, ErrorKind::BadAlias, format!("Room alias {alias} does not point to this room"))
 }
 
 /// Refuses what the room's event does not name already: "Servers do not validate aliases which are
@@ -185,7 +185,7 @@ pub async fn of_room(call: UserCall, request: aliases::v3::Request) -> Result<al
     let hs = &call.hs;
     let (room, until) = super::state::readable(hs, &call.session, &request.room_id).await?;
     if until.is_some() {
-        return Err(Error::forbidden("you are not in this room any more"));
+        return Err(Error::forbidden("You are no longer in this room"));
     }
     let found = tables::ROOM_ALIASES.scan(hs.store(), &room.nid, Direction::Forward, LISTED).await?;
     Ok(aliases::v3::Response::new(found.into_iter().map(|((_, alias), ())| alias).collect()))

@@ -50,12 +50,16 @@ pub async fn create_room(call: UserCall, request: Request) -> Result<Response> {
     let hs = &call.hs;
     let creator = call.session.user_id.clone();
     if !request.invite_3pid.is_empty() {
-        return Err(Error::new(StatusCode::FORBIDDEN, ErrorKind::ThreepidDenied, "this server cannot invite by e-mail address or phone number"));
+        return Err(Error::new(
+            StatusCode::FORBIDDEN,
+            ErrorKind::ThreepidDenied,
+            "This server does not support invites by email address or phone number",
+        ));
     }
     let version = request.room_version.clone().unwrap_or_else(|| hs.config.default_room_version.clone());
     let rules = version.rules();
     if request.initial_state.len() + request.invite.len() > MOST_EVENTS {
-        return Err(Error::too_large(format!("a room begins with {MOST_EVENTS} events of initial_state and invitations at most")));
+        return Err(Error::too_large(format!("Too many events in initial_state and invites: at most {MOST_EVENTS} are allowed")));
     }
     let preset = request.preset.clone().unwrap_or(match request.visibility {
         Visibility::Public => RoomPreset::PublicChat,
@@ -72,7 +76,7 @@ pub async fn create_room(call: UserCall, request: Request) -> Result<Response> {
     if let Some(alias) = &alias
         && tables::ALIASES.get(hs.store(), alias).await?.is_some()
     {
-        return Err(Error::new(StatusCode::BAD_REQUEST, ErrorKind::RoomInUse, format!("{alias} leads to another room")));
+        return Err(Error::new(StatusCode::BAD_REQUEST, ErrorKind::RoomInUse, format!("Room alias {alias} already taken")));
     }
 
     let mut wanted = Vec::new();
@@ -180,7 +184,7 @@ fn invalid_room_state(stop: Stop, event_type: &StateEventType) -> Stop<Error> {
             if error.status_code == StatusCode::FORBIDDEN
                 || error.status_code == StatusCode::BAD_REQUEST && *event_type == StateEventType::RoomPowerLevels =>
         {
-            let message = format!("the room's {event_type} event is not allowed: {}", Error::Matrix(error));
+            let message = format!("The {event_type} event is not allowed: {}", Error::Matrix(error));
             Stop::Refused(Error::new(StatusCode::BAD_REQUEST, ErrorKind::InvalidRoomState, message))
         }
         other => other,
@@ -266,15 +270,15 @@ fn written(content: &JsonObject) -> String {
 fn initial_state(json: &str, rules: Option<&RoomVersionRules>) -> Result<Wanted> {
     let mut event = part_of_event(json, rules)?;
     let Some(CanonicalJsonValue::String(event_type)) = event.remove("type") else {
-        return Err(Error::bad_json("an event of initial_state has no type"));
+        return Err(Error::bad_json("An event in initial_state has no type"));
     };
     let state_key = match event.remove("state_key") {
         None => String::new(),
         Some(CanonicalJsonValue::String(state_key)) => state_key,
-        Some(_) => return Err(Error::bad_json("a state_key of initial_state is no string")),
+        Some(_) => return Err(Error::bad_json("A state_key in initial_state is not a string")),
     };
     let Some(CanonicalJsonValue::Object(content)) = event.remove("content") else {
-        return Err(Error::bad_json("an event of initial_state has no content"));
+        return Err(Error::bad_json("An event in initial_state has no content"));
     };
     Ok(Wanted { event_type: event_type.into(), state_key, content: written(&event.part(content)) })
 }

@@ -61,7 +61,7 @@ fn failure(refused: Option<Refused>) -> Failure {
     let (errcode, message) = match refused.map(Error::from) {
         Some(Error::Matrix(error)) => (error.error_kind().map(|kind| kind.errcode().to_string()), Error::Matrix(error).to_string()),
         Some(error) => (None, error.to_string()),
-        None => (None, "the server made a mistake".to_owned()),
+        None => (None, "Internal server error".to_owned()),
     };
     let json = json!({ "errcode": errcode.unwrap_or_else(|| "M_UNKNOWN".to_owned()), "error": message });
     serde_json::from_value(json).expect("these are a failure's fields")

@@ -48,7 +48,7 @@ pub async fn delete(call: UserCall, Confirmed(request): Confirmed<delete_device:
 /// `POST /_matrix/client/v3/delete_devices`: devices that do not exist (any more) are no error.
 pub async fn delete_many(call: UserCall, Confirmed(request): Confirmed<delete_devices::Request>) -> Result<delete_devices::Response> {
     if request.devices.len() > MOST_DELETED {
-        return Err(Error::too_large(format!("a request deletes {MOST_DELETED} devices at most")));
+        return Err(Error::too_large(format!("Too many devices in one request: at most {MOST_DELETED} are allowed")));
     }
     interactive::require(&call, interactive::password_flow(), request.auth.as_ref()).await?;
     let devices: BTreeSet<OwnedDeviceId> = request.devices.into_iter().collect();

@@ -25,7 +25,7 @@ pub async fn create(call: UserCall, request: create_filter::Request) -> Result<c
     own(&call, &request.user_id)?;
     let content = if call.raw.body.is_empty() { "{}" } else { str::from_utf8(&call.raw.body).map_err(|error| Error::bad_json(error.to_string()))? };
     if content.len() > LARGEST {
-        return Err(Error::too_large(format!("a filter has {LARGEST} bytes at most")));
+        return Err(Error::too_large(format!("Filter too large: at most {LARGEST} bytes are allowed")));
     }
     filter::check(&filter::parse(content).map_err(|error| Error::unreadable(&error))?)?;
     let id: String = Sha256::digest(content.as_bytes()).iter().take(12).map(|byte| format!("{byte:02x}")).collect();
@@ -41,11 +41,11 @@ pub async fn create(call: UserCall, request: create_filter::Request) -> Result<c
 pub async fn get(call: UserCall, Own(request): Own<get_filter::Request>) -> Result<Json> {
     own(&call, &request.user_id)?;
     let stored = tables::FILTERS.get(call.hs.store(), &(call.session.user, request.filter_id)).await?;
-    let content = stored.ok_or_else(|| Error::not_found("there is no filter of this id"))?.0;
+    let content = stored.ok_or_else(|| Error::not_found("Filter not found"))?.0;
     let filter = RawValue::from_string(content).map_err(|error| Damaged::new("a stored filter", error))?;
     Ok(Json::of(&filter))
 }
 
 fn own(call: &UserCall, user: &UserId) -> Result<()> {
-    if user == call.session.user_id { Ok(()) } else { Err(Error::forbidden("filters are their owner's alone")) }
+    if user == call.session.user_id { Ok(()) } else { Err(Error::forbidden("You can only access your own filters")) }
 }

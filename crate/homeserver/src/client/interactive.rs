@@ -66,7 +66,7 @@ pub async fn require_of(
             None => {
                 let id = new_id(hs, now);
                 begin(hs, raw, &id, &fresh).await?;
-                return Err(ask(id, &fresh, flows, Some((ErrorKind::Forbidden, "the session has ended"))));
+                return Err(ask(id, &fresh, flows, Some((ErrorKind::Forbidden, "The session has expired: start again without a session ID"))));
             }
         },
     };
@@ -97,7 +97,7 @@ async fn find(hs: &Homeserver, id: &str, fresh: &InteractiveSession) -> Result<O
     let stored = tables::INTERACTIVE_SESSIONS.get(hs.store(), &id.to_owned()).await?;
     let stored = stored.filter(|stored| !has_ended(stored, fresh.created));
     if stored.as_ref().is_some_and(|stored| stored.request != fresh.request || stored.user != fresh.user) {
-        return Err(Error::forbidden("the session belongs to another operation"));
+        return Err(Error::forbidden("Requested operation has changed during the UI authentication session"));
     }
     Ok(stored)
 }
@@ -118,19 +118,19 @@ async fn attempt(
         return Ok(None);
     }
     if !flows.iter().any(|flow| next(session, flow) == Some(&stage)) {
-        return Ok(Some((ErrorKind::Forbidden, "this is not the next stage of any flow")));
+        return Ok(Some((ErrorKind::Forbidden, "This stage is not the next one of any flow")));
     }
     let passed = match auth {
         AuthData::Dummy(_) => true,
         AuthData::Password(given) => {
-            let Some(user) = user else { return Ok(Some((ErrorKind::Forbidden, "nobody is logged in"))) };
+            let Some(user) = user else { return Ok(Some((ErrorKind::Forbidden, "You are not logged in"))) };
             let named = password::identified(hs, &given.identifier);
             let is_right = match &named {
                 Some(named) => password::check(hs, named, &given.password).await?.is_some(),
                 None => false,
             };
             if is_right && named.as_ref() != Some(&user.user_id) {
-                return Err(Error::forbidden("this is somebody else's password"));
+                return Err(Error::forbidden("The password of another user was given"));
             }
             is_right
         }
@@ -138,7 +138,7 @@ async fn attempt(
         _ => false,
     };
     if !passed {
-        return Ok(Some((ErrorKind::Forbidden, "this is wrong: try again")));
+        return Ok(Some((ErrorKind::Forbidden, "Authentication failed: try again")));
     }
     session.completed.push(stage.as_str().to_owned());
     Ok(None)

@@ -35,7 +35,7 @@ pub async fn create(call: UserCall, request: create_backup_version::Request) -> 
 /// `GET /_matrix/client/v3/room_keys/version`
 pub async fn latest(call: UserCall, _: get_latest_backup_info::Request) -> Result<get_latest_backup_info::Response> {
     let newest = backup::newest(&call.hs, call.session.user).await?;
-    let (version, backup) = newest.ok_or_else(|| Error::not_found("there is no backup"))?;
+    let (version, backup) = newest.ok_or_else(|| Error::not_found("No current backup version"))?;
     Ok(get_latest_backup_info::Response::new(algorithm(&backup)?, UInt::new_saturating(backup.count), backup.etag.to_string(), version.to_string()))
 }
 
@@ -52,7 +52,7 @@ pub async fn update(call: UserCall, request: update_backup_version::Request) -> 
     if version.is_some_and(|version| version != request.version) {
         // That a version is not there is said before that.
         backup::existing(hs, user, &request.version).await?;
-        return Err(Error::invalid_param("the version in the body is not the one in the path"));
+        return Err(Error::invalid_param("The version in the body does not match the version in the path"));
     }
     backup::update(hs, call.raw.generation, user, &request.version, &algorithm, Json(auth_data.get().to_owned())).await?;
     Ok(update_backup_version::Response::new())

@@ -86,7 +86,7 @@ async fn unreachable_servers(hs: &Homeserver, users: impl Iterator<Item = &Owned
     let slice = TimeSlice::new(&*hs.host);
     let mut servers = Failures::new();
     for user in users.filter(|user| !hs.is_local(user)) {
-        let error = || json!({ "errcode": "M_UNKNOWN", "error": "this server cannot be reached" });
+        let error = || json!({ "errcode": "M_UNKNOWN", "error": "Failed to connect to the server" });
         servers.entry(user.server_name().to_string()).or_insert_with(error);
         slice.step().await;
     }

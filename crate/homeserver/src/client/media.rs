@@ -86,7 +86,7 @@ pub async fn upload(call: UserCall, request: create_content::v3::Request, body: 
             let key = upload.key().clone();
             let uri = format!("mxc://{}/{}", key.0, key.1).into();
             let response = create_content::v3::Response::new(uri).try_into_http_response::<Vec<u8>>();
-            let response = response.map_err(|error| Error::Internal(format!("a response cannot be written: {error}")))?;
+            let response = response.map_err(|error| Error::Internal(format!("could not serialize a response: {error}")))?;
             Ok(response.map(|bytes| Body::stream(Receipt::new(call.hs.clone(), key, bytes.into()))))
         }
         Err(error) => {
@@ -106,7 +106,7 @@ async fn store(call: &UserCall, upload: &mut Upload, request: create_content::v3
         upload.append(data).await?;
     }
     if declared.is_some_and(|declared| declared != upload.size()) {
-        return Err(broke_off("it has another length than it was said to have"));
+        return Err(broke_off("the length differs from Content-Length"));
     }
     // It may have taken long: who was logged out meanwhile uploads nothing any more.
     let generation = call.hs.fresh_generation();
@@ -122,11 +122,11 @@ async fn store(call: &UserCall, upload: &mut Upload, request: create_content::v3
 }
 
 fn too_large(limit: u64) -> Error {
-    Error::too_large(format!("a file may have {limit} bytes at most"))
+    Error::too_large(format!("Upload too large: at most {limit} bytes are allowed"))
 }
 
 fn broke_off(reason: &str) -> Error {
-    Error::new(StatusCode::BAD_REQUEST, ErrorKind::Unknown, format!("the upload broke off: {reason}"))
+    Error::new(StatusCode::BAD_REQUEST, ErrorKind::Unknown, format!("Upload failed: {reason}"))
 }
 
 /// A name without what is not to be seen, and not too long.
@@ -164,7 +164,7 @@ pub async fn download_as(call: UserCall, request: get_content_as_filename::v1::R
 
 async fn answer(call: UserCall, server: OwnedServerName, media_id: String, name: Option<String>) -> Result<Response<Body>> {
     let key: FileKey = (server, media_id, String::new());
-    let media = tables::MEDIA.get(call.hs.store(), &key).await?.ok_or_else(|| Error::not_found("there is no such file here"))?;
+    let media = tables::MEDIA.get(call.hs.store(), &key).await?.ok_or_else(|| Error::not_found("Media not found"))?;
     let headers = headers(&media, name);
     let size = media.size;
     let mut response = match call.raw.method == Method::HEAD {

@@ -78,7 +78,7 @@ async fn find(hs: &Homeserver, id: &RoomOrAliasId) -> Result<Rc<RoomInfo>> {
             None => None,
         },
     };
-    room.ok_or_else(|| Error::not_found(format!("{id} is not known here")))
+    room.ok_or_else(|| Error::not_found(format!("{id} was not found on this server")))
 }
 
 async fn join_room(call: &UserCall, room: &Rc<RoomInfo>, reason: Option<String>) -> Result<()> {
@@ -108,7 +108,7 @@ fn further(call: &UserCall, room: &RoomInfo) -> Result<JsonObject> {
     if call.raw.body.is_empty() {
         return Ok(JsonObject::default());
     }
-    let body = str::from_utf8(&call.raw.body).map_err(|_| Error::bad_json("the body is not UTF-8"))?;
+    let body = str::from_utf8(&call.raw.body).map_err(|_| Error::bad_json("The request body is not valid UTF-8"))?;
     let mut further = content(body, &room.rules)?;
     // The last two are the server's to say.
     for known in ["reason", "third_party_signed", "membership", "join_authorised_via_users_server"] {
@@ -158,12 +158,12 @@ async fn authorizer(hs: &Homeserver, room: &Rc<RoomInfo>, user: &UserId) -> Resu
         allowed |= membership.is_some_and(|membership| membership.kind == MembershipKind::Join);
     }
     if !allowed {
-        return Err(Error::forbidden("you are in none of the rooms whose members may join this one"));
+        return Err(Error::forbidden("You do not belong to any of the required rooms/spaces to join this room"));
     }
     let levels = hs.levels(room, NodeId(head.state)).await?;
     match member_who_may_invite(hs, room, &levels).await? {
         Some(member) => Ok(Some(member)),
-        None => Err(Error::new(StatusCode::BAD_REQUEST, ErrorKind::UnableToGrantJoin, "no member of this server may let you in")),
+        None => Err(Error::new(StatusCode::BAD_REQUEST, ErrorKind::UnableToGrantJoin, "No member on this server may invite you to this room")),
     }
 }
 
@@ -201,7 +201,11 @@ async fn member_who_may_invite(hs: &Homeserver, room: &RoomInfo, levels: &PowerL
 /// `POST /rooms/{roomId}/invite`
 pub async fn invite(call: UserCall, request: invite_user::v3::Request) -> Result<invite_user::v3::Response> {
     let invite_user::v3::InvitationRecipient::UserId(invite) = request.recipient else {
-        return Err(Error::new(StatusCode::FORBIDDEN, ErrorKind::ThreepidDenied, "this server cannot invite by e-mail address or phone number"));
+        return Err(Error::new(
+            StatusCode::FORBIDDEN,
+            ErrorKind::ThreepidDenied,
+            "This server does not support invites by email address or phone number",
+        ));
     };
     let hs = &call.hs;
     let room = hs.room_for(&request.room_id).await?;
@@ -217,7 +221,7 @@ pub async fn leave(call: UserCall, request: leave_room::v3::Request) -> Result<l
     let own = tables::MEMBERSHIPS.get(hs.store(), &(call.session.user, room.nid)).await?;
     match own.map(|own| own.kind) {
         Some(MembershipKind::Leave) => return Ok(leave_room::v3::Response::new()),
-        None => return Err(Error::forbidden("you are not in this room")),
+        None => return Err(Error::forbidden("You are not in this room")),
         Some(_) => {}
     }
     set(&call, &room, &call.session.user_id.clone(), bare_member_content("leave", request.reason)).await?;
@@ -246,7 +250,7 @@ pub async fn ban(call: UserCall, request: ban_user::v3::Request) -> Result<ban_u
 pub async fn unban(call: UserCall, request: unban_user::v3::Request) -> Result<unban_user::v3::Response> {
     let room = call.hs.room_for(&request.room_id).await?;
     if membership_of(&call.hs, &room, &request.user_id).await? != Some(MembershipKind::Ban) {
-        return Err(Error::forbidden(format!("{} is not banned", request.user_id)));
+        return Err(Error::forbidden(format!("{} is not banned from this room", request.user_id)));
     }
     set(&call, &room, &request.user_id, bare_member_content("leave", request.reason)).await?;
     Ok(unban_user::v3::Response::new())
@@ -259,9 +263,9 @@ pub async fn forget(call: UserCall, request: forget_room::v3::Request) -> Result
     let user = call.session.user;
     {
         let _lock = hs.lock(LockKey::Room(room.nid)).await;
-        let own = tables::MEMBERSHIPS.get(hs.store(), &(user, room.nid)).await?.ok_or_else(|| Error::forbidden("you were never in this room"))?;
+        let own = tables::MEMBERSHIPS.get(hs.store(), &(user, room.nid)).await?.ok_or_else(|| Error::forbidden("You were never in this room"))?;
         if !matches!(own.kind, MembershipKind::Leave | MembershipKind::Ban) {
-            return Err(Error::new(StatusCode::BAD_REQUEST, ErrorKind::Unknown, "leave the room before you forget it"));
+            return Err(Error::new(StatusCode::BAD_REQUEST, ErrorKind::Unknown, "You are still in this room: leave it before you forget it"));
         }
         if !own.forgotten {
             let forgotten = hs.write(call.raw.generation, |tx| {

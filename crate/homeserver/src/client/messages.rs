@@ -148,7 +148,7 @@ async fn seen_event(hs: &Homeserver, session: &Session, room: &Rc<RoomInfo>, id:
 }
 
 fn unseen() -> Error {
-    Error::not_found("the room has no such event, or you may not see it")
+    Error::not_found("Event not found, or you are not allowed to see it")
 }
 
 /// An event that the user may see.
@@ -172,7 +172,7 @@ pub async fn event(call: UserCall, request: get_room_event::v3::Request) -> Resu
     let room = hs.room(&request.room_id).await?.ok_or_else(unseen)?;
     let (viewer, event) = seen_event(hs, &call.session, &room, &request.event_id).await?.ok_or_else(unseen)?;
     let written = hs.timeline_events(&room, std::slice::from_ref(&event), &call.session, Format::Whole, &viewer).await?.pop();
-    Ok(get_room_event::v3::Response::new(written.ok_or_else(|| event.damaged(&room.id, "it cannot be written"))?))
+    Ok(get_room_event::v3::Response::new(written.ok_or_else(|| event.damaged(&room.id, "it cannot be serialized"))?))
 }
 
 /// `GET /rooms/{roomId}/context/{eventId}`

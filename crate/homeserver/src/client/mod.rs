@@ -102,21 +102,21 @@ const LARGEST_OBJECT: usize = 256 << 10;
 /// as fractions; 413 M_TOO_LARGE for one that would take long and much memory to read.
 fn object(json: &str) -> Result<CanonicalJsonObject> {
     if json.len() > LARGEST_OBJECT {
-        return Err(Error::too_large(format!("an object has {LARGEST_OBJECT} bytes at most")));
+        return Err(Error::too_large(format!("JSON object too large: at most {LARGEST_OBJECT} bytes are allowed")));
     }
-    serde_json::from_str(json).map_err(|error| Error::bad_json(format!("not an object of canonical JSON: {error}")))
+    serde_json::from_str(json).map_err(|error| Error::bad_json(format!("Not a canonical JSON object: {error}")))
 }
 
 /// As [`object`], for what becomes part of an event: with the numbers that the room's version
 /// allows. `None`: a version that is not known here.
 fn part_of_event(json: &str, rules: Option<&RoomVersionRules>) -> Result<JsonObject> {
     if json.len() > LARGEST_OBJECT {
-        return Err(Error::too_large(format!("an object has {LARGEST_OBJECT} bytes at most")));
+        return Err(Error::too_large(format!("JSON object too large: at most {LARGEST_OBJECT} bytes are allowed")));
     }
     let strict = rules.is_none_or(|rules| rules.authorization.strict_canonical_json);
     JsonObject::read(json, strict).map_err(|error| match JsonObject::read(json, false) {
-        Ok(_) => Error::bad_json("since room version 6 the numbers of events are integers between -(2^53 - 1) and 2^53 - 1"),
-        Err(_) => Error::bad_json(format!("not an object of canonical JSON: {error}")),
+        Ok(_) => Error::bad_json("Numbers in events must be integers between -(2^53 - 1) and 2^53 - 1 since room version 6"),
+        Err(_) => Error::bad_json(format!("Not a canonical JSON object: {error}")),
     })
 }
 
@@ -125,7 +125,7 @@ fn part_of_event(json: &str, rules: Option<&RoomVersionRules>) -> Result<JsonObj
 fn content(json: &str, rules: &RoomVersionRules) -> Result<JsonObject> {
     let content = part_of_event(json, Some(rules))?;
     if content.to_json().expect("canonical JSON can be written").len() > MAX_PDU_BYTES {
-        return Err(Error::too_large(format!("an event has {MAX_PDU_BYTES} bytes at most")));
+        return Err(Error::too_large(format!("Event too large: at most {MAX_PDU_BYTES} bytes are allowed")));
     }
     Ok(content)
 }

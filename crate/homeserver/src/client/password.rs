@@ -40,10 +40,10 @@ const LONGEST: usize = 512;
 /// Refuses what cannot be a password.
 pub fn acceptable(password: &str) -> Result<()> {
     if password.is_empty() {
-        return Err(Error::new(StatusCode::BAD_REQUEST, ErrorKind::WeakPassword, "the password is empty"));
+        return Err(Error::new(StatusCode::BAD_REQUEST, ErrorKind::WeakPassword, "The password is empty"));
     }
     if password.len() > LONGEST {
-        return Err(Error::invalid_param(format!("a password may have {LONGEST} bytes at most")));
+        return Err(Error::invalid_param(format!("Password too long: at most {LONGEST} bytes are allowed")));
     }
     Ok(())
 }

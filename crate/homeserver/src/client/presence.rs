@@ -16,12 +16,12 @@ const LONGEST_STATUS: usize = 1024;
 /// `PUT /presence/{userId}/status`
 pub async fn set(call: UserCall, request: set_presence::Request) -> Result<set_presence::Response> {
     if request.user_id != call.session.user_id {
-        return Err(Error::forbidden("nobody's presence is set by somebody else"));
+        return Err(Error::forbidden("You can only set your own presence"));
     }
     let says = kind_of(&request.presence)?;
     let status_msg = request.status_msg.filter(|message| !message.is_empty());
     if status_msg.as_ref().is_some_and(|message| message.len() > LONGEST_STATUS) {
-        return Err(Error::invalid_param(format!("a status message has {LONGEST_STATUS} bytes at most")));
+        return Err(Error::invalid_param(format!("Status message too long: at most {LONGEST_STATUS} bytes are allowed")));
     }
     // Where there is no presence, clients that set it go on all the same.
     if call.hs.config.presence {
@@ -36,14 +36,14 @@ pub async fn get(call: UserCall, request: get_presence::Request) -> Result<get_p
     if !hs.config.presence {
         return Ok(get_presence::Response::new(PresenceState::Offline));
     }
-    let unknown = || Error::not_found("nothing is known of this user's presence");
+    let unknown = || Error::not_found("No presence is known for this user");
     let user = if hs.is_local(&request.user_id) { hs.find_user(&request.user_id).await? } else { None };
     let user = user.ok_or_else(unknown)?;
     tables::ACCOUNTS.get(hs.store(), &user).await?.filter(|account| !account.deactivated).ok_or_else(unknown)?;
     if user != call.session.user {
         let (own, theirs) = (hs.user_rooms(call.session.user).await?, hs.user_rooms(user).await?);
         if !own.shares(&theirs) {
-            return Err(Error::forbidden("you share no room with this user"));
+            return Err(Error::forbidden("You are not allowed to see the presence of this user: you share no room"));
         }
     }
     let shown = hs.presence_of(&[user]).await?.pop().ok_or_else(unknown)?;
@@ -60,6 +60,6 @@ pub fn kind_of(state: &PresenceState) -> Result<PresenceKind> {
         PresenceState::Online => Ok(PresenceKind::Online),
         PresenceState::Unavailable => Ok(PresenceKind::Unavailable),
         PresenceState::Offline => Ok(PresenceKind::Offline),
-        other => Err(Error::invalid_param(format!("presence is online, unavailable or offline, not {other}"))),
+        other => Err(Error::invalid_param(format!("Invalid presence {other}: expected online, unavailable or offline"))),
     }
 }

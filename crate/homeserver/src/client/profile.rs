@@ -57,7 +57,7 @@ pub async fn get_field(call: Call, Own(request): Own<get_profile_field::Request>
     let user = known(&call.hs, &request.user_id).await?;
     let field = request.field.to_string();
     let stored = tables::PROFILES.get(call.hs.store(), &(user, field.clone())).await?;
-    let value = stored.ok_or_else(|| Error::not_found("the profile has no such field"))?;
+    let value = stored.ok_or_else(|| Error::not_found("Profile field not found"))?;
     let value = raw(user, &field, value)?;
     Ok(Answer::of(&BTreeMap::from([(field, value)])))
 }
@@ -67,7 +67,7 @@ pub async fn set_field(call: UserCall, request: SetProfileField) -> Result<set_p
     own(&call, &request.user_id)?;
     acceptable_key(&request.field)?;
     open_to(&call, &request.field).await?;
-    let value = request.value.ok_or_else(|| Error::missing_param(format!("the body has no {}", request.field)))?;
+    let value = request.value.ok_or_else(|| Error::missing_param(format!("Missing parameter {}", request.field)))?;
     let value = acceptable_value(&request.field, value)?;
     write(&call, request.field, value).await?;
     Ok(set_profile_field::Response::new())
@@ -113,7 +113,7 @@ async fn write(call: &UserCall, field: String, value: Option<Box<RawValue>>) -> 
         let all = serde_json::to_vec(&fields).map_err(|error| Error::bad_json(error.to_string()))?;
         match all.len() < LARGEST {
             true => Ok(()),
-            false => Err(Error::new(StatusCode::BAD_REQUEST, ErrorKind::ProfileTooLarge, "a profile has less than 64 KiB")),
+            false => Err(Error::new(StatusCode::BAD_REQUEST, ErrorKind::ProfileTooLarge, "Profile too large: at most 64 KiB are allowed")),
         }
     });
     written?.visible();
@@ -149,7 +149,7 @@ async fn show_in_rooms(call: &UserCall) -> Result<()> {
         match written.await {
             Ok(()) => {}
             // A room whose rules refuse it shows the old name; the others go on.
-            Err(room::Error::Refused(error)) => tracing::debug!("a room does not take a new profile: {error}"),
+            Err(room::Error::Refused(error)) => tracing::debug!("could not update the profile in a room: {error}"),
             Err(error) => drop(Err::<(), _>(error).leave_out()?),
         }
         slice.end().await;
@@ -159,7 +159,7 @@ async fn show_in_rooms(call: &UserCall) -> Result<()> {
 
 /// The number of a user who has an account here.
 async fn known(hs: &Homeserver, user: &UserId) -> Result<UserNid> {
-    let unknown = || Error::not_found("this server has no such user");
+    let unknown = || Error::not_found("User not found");
     let nid = if hs.is_local(user) { hs.find_user(user).await? } else { None };
     let nid = nid.ok_or_else(unknown)?;
     tables::ACCOUNTS.get(hs.store(), &nid).await?.filter(|account| !account.deactivated).map(|_| nid).ok_or_else(unknown)
@@ -179,13 +179,13 @@ fn raw(user: UserNid, field: &str, stored: Json) -> Result<Box<RawValue>, Damage
 }
 
 fn own(call: &UserCall, user: &UserId) -> Result<()> {
-    if user == call.session.user_id { Ok(()) } else { Err(Error::forbidden("a profile is changed by its owner alone")) }
+    if user == call.session.user_id { Ok(()) } else { Err(Error::forbidden("You can only change your own profile")) }
 }
 
 /// "Guest users may only modify their display name."
 async fn open_to(call: &UserCall, field: &str) -> Result<()> {
     if field != NAME && call.hs.is_guest(call.session.user).await? {
-        return Err(Error::guest_access_forbidden("guests have a display name and nothing else"));
+        return Err(Error::guest_access_forbidden("Guests can only set a display name"));
     }
     Ok(())
 }
@@ -193,12 +193,12 @@ async fn open_to(call: &UserCall, field: &str) -> Result<()> {
 /// `avatar_url`, `displayname`, `m.tz`, or a name of the Common Namespaced Identifier Grammar.
 fn acceptable_key(field: &str) -> Result<()> {
     if field.len() > LONGEST_KEY {
-        let message = format!("a field's name has {LONGEST_KEY} bytes at most");
+        let message = format!("Profile field name too long: at most {LONGEST_KEY} bytes are allowed");
         return Err(Error::new(StatusCode::BAD_REQUEST, ErrorKind::KeyTooLarge, message));
     }
     let namespaced = field.contains('.') && field.split('.').all(|part| part.starts_with(|first: char| first.is_ascii_lowercase()));
     let characters = field.bytes().all(|byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'_' | b'-' | b'.'));
-    if SHOWN.contains(&field) || (namespaced && characters) { Ok(()) } else { Err(Error::invalid_param("this is not the name of a profile field")) }
+    if SHOWN.contains(&field) || (namespaced && characters) { Ok(()) } else { Err(Error::invalid_param("Invalid profile field name")) }
 }
 
 /// The value to keep; an empty display name or avatar is none.
@@ -209,10 +209,10 @@ fn acceptable_value(field: &str, value: Box<RawValue>) -> Result<Option<Box<RawV
     let text = match serde_json::from_str(value.get()) {
         Ok(Value::String(text)) => text,
         Ok(Value::Null) => return Ok(None),
-        _ => return Err(Error::bad_json(format!("{field} is a string"))),
+        _ => return Err(Error::bad_json(format!("{field} must be a string"))),
     };
     if text.len() > LONGEST_SHOWN {
-        return Err(Error::invalid_param(format!("{field} has {LONGEST_SHOWN} bytes at most")));
+        return Err(Error::invalid_param(format!("{field} is too long: at most {LONGEST_SHOWN} bytes are allowed")));
     }
     if text.is_empty() {
         return Ok(None);

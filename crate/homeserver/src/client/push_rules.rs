@@ -168,7 +168,7 @@ async fn change(call: &UserCall, change: impl FnOnce(&mut Rules, &mut Tx) -> Res
         change(&mut rules, tx)?;
         let content = stored_as(rules);
         if content.0.len() > LARGEST {
-            return Err(Error::too_large(format!("push rules have {LARGEST} bytes at most")));
+            return Err(Error::too_large(format!("Too many push rules: at most {LARGEST} bytes are allowed")));
         }
         account_data::put(tx, call.session.user, 0, TYPE.to_owned(), content);
         Ok(())
@@ -195,7 +195,7 @@ fn check(rule: &NewRule) -> Result<()> {
         _ => Vec::new(),
     };
     if patterns.iter().any(|pattern| pattern.len() > LONGEST_PATTERN) {
-        return Err(Error::too_large(format!("a pattern has {LONGEST_PATTERN} bytes at most")));
+        return Err(Error::too_large(format!("Pattern too long: at most {LONGEST_PATTERN} bytes are allowed")));
     }
     Ok(())
 }
@@ -211,7 +211,7 @@ fn check_actions(actions: &[Action]) -> Result<()> {
     };
     match actions.iter().all(is_known) {
         true => Ok(()),
-        false => Err(Error::invalid_param("an action is `notify` or an object with `set_tweak`")),
+        false => Err(Error::invalid_param("Invalid action: expected `notify` or an object with `set_tweak`")),
     }
 }
 
@@ -227,7 +227,7 @@ fn find<'a>(rules: &'a Rules, kind: &RuleKind, id: &str) -> Result<Rule<'a>> {
 }
 
 fn no_such_rule() -> Error {
-    Error::not_found("there is no such push rule")
+    Error::not_found("Push rule not found")
 }
 
 fn refused_insertion(error: InsertPushRuleError) -> Error {

@@ -32,15 +32,15 @@ pub async fn create_receipt(call: UserCall, request: Request) -> Result<Response
         ReceiptThread::Unthreaded => None,
         ReceiptThread::Main => Some("main".to_owned()),
         ReceiptThread::Thread(root) => Some(root.to_string()),
-        _ => return Err(Error::invalid_param("thread_id is neither `main` nor an event id")),
+        _ => return Err(Error::invalid_param("Invalid thread_id: expected `main` or an event ID")),
     };
     let receipt = |private| vec![(ReceiptKind { private, thread: thread.clone() }, request.event_id.clone())];
     let marks = match request.receipt_type {
         ReceiptType::Read => Marks { receipts: receipt(false), fully_read: None },
         ReceiptType::ReadPrivate => Marks { receipts: receipt(true), fully_read: None },
         ReceiptType::FullyRead if thread.is_none() => Marks { receipts: Vec::new(), fully_read: Some(request.event_id.clone()) },
-        ReceiptType::FullyRead => return Err(Error::invalid_param("the read marker has no threads")),
-        other => return Err(Error::invalid_param(format!("there is no receipt of type {other}"))),
+        ReceiptType::FullyRead => return Err(Error::invalid_param("thread_id is not allowed for m.fully_read")),
+        other => return Err(Error::invalid_param(format!("Unknown receipt type {other}"))),
     };
     mark(&call, place, marks).await?;
     Ok(Response::new())
@@ -48,7 +48,7 @@ pub async fn create_receipt(call: UserCall, request: Request) -> Result<Response
 
 /// A room the user is joined to, and the user's part in it.
 pub async fn joined_room(call: &UserCall, room_id: &RoomId) -> Result<(Rc<RoomInfo>, Membership)> {
-    let forbidden = || Error::forbidden("you are not in this room");
+    let forbidden = || Error::forbidden("You are not in this room");
     let room = call.hs.room(room_id).await?.ok_or_else(forbidden)?;
     let membership = tables::MEMBERSHIPS.get(call.hs.store(), &(call.session.user, room.nid)).await?;
     let joined = membership.filter(|membership| membership.kind == MembershipKind::Join).ok_or_else(forbidden)?;
@@ -113,7 +113,7 @@ pub async fn mark(call: &UserCall, (info, membership): (Rc<RoomInfo>, Membership
 /// An event that the user may see; an id that nothing has and one of what is hidden are answered
 /// alike.
 async fn seen_event(hs: &Homeserver, viewer: &mut Viewer, room: RoomNid, event_id: &OwnedEventId) -> Result<Rc<Event>> {
-    let unknown = || Error::not_found(format!("the room has no event {event_id}, or you may not see it"));
+    let unknown = || Error::not_found(format!("Event {event_id} not found, or you are not allowed to see it"));
     let event = hs.event_by_id(room, event_id).await?.ok_or_else(unknown)?;
     if viewer.sees(hs, &event).await? { Ok(event) } else { Err(unknown()) }
 }
@@ -128,7 +128,7 @@ async fn check_thread(hs: &Homeserver, room: RoomNid, kind: &ReceiptKind, event_
         return Ok(());
     }
     let may_be_in = thread == event_id.as_str() || event.redacted_by.is_some();
-    if may_be_in && is_a_root(hs, room, thread).await? { Ok(()) } else { Err(Error::invalid_param("the event is not in this thread")) }
+    if may_be_in && is_a_root(hs, room, thread).await? { Ok(()) } else { Err(Error::invalid_param("The event is not part of this thread")) }
 }
 
 /// Whether something relates to the event of an id. Where nothing does there is no thread, and

@@ -85,7 +85,7 @@ pub async fn register(call: Call, Own(Confirmed(request)): Own<Confirmed<registe
     match (&wanted.user_id, &wanted.guest) {
         (Some(user_id), Some(token)) => belongs_to_guest(hs, token, user_id).await?,
         (Some(user_id), None) => available(hs, user_id).await?,
-        (None, Some(_)) => return Err(Error::missing_param("a guest keeps their name: the username is missing")),
+        (None, Some(_)) => return Err(Error::missing_param("Missing parameter username: a guest must register under their own username")),
         (None, None) => {}
     }
     match interactive::require_of(hs, &call.raw, operation, None, flows, request.auth.as_ref()).await {
@@ -104,7 +104,7 @@ pub async fn register(call: Call, Own(Confirmed(request)): Own<Confirmed<registe
             if let Some(session) = &session {
                 keep(&call, session, wanted, None).await?;
             }
-            return Err(Error::missing_param("the password is missing"));
+            return Err(Error::missing_param("Missing parameter password"));
         }
     };
     let account = NewAccount {
@@ -143,7 +143,7 @@ fn wanted(call: &Call, kept: PendingRegistration, request: &register::Request) -
 }
 
 fn changed(what: &str) -> Error {
-    Error::forbidden(format!("the {what} is another than the session was begun with"))
+    Error::forbidden(format!("The {what} has changed during the registration session"))
 }
 
 /// Keeps what is wanted for the next request of the session, and of the password its hash alone.
@@ -164,7 +164,7 @@ async fn keep(call: &Call, session: &String, mut wanted: PendingRegistration, gi
 async fn register_guest(call: &Call, device_display_name: Option<String>) -> Result<Json> {
     let hs = &call.hs;
     if hs.config.registration != Registration::Open {
-        return Err(Error::guest_access_forbidden("this server has no guests"));
+        return Err(Error::guest_access_forbidden("Guest access is disabled"));
     }
     take_turn(hs)?;
     devices::acceptable(None, device_display_name.as_deref())?;
@@ -189,7 +189,7 @@ async fn belongs_to_guest(hs: &Homeserver, token: &[u8; 32], user_id: &UserId) -
     let session = tables::ACCESS_TOKENS.get(hs.store(), token).await?.filter(|session| session.user_id == user_id);
     match session {
         Some(session) if hs.is_guest(session.user).await? => Ok(()),
-        _ => Err(Error::forbidden("this is not the access token of a guest of this name")),
+        _ => Err(Error::forbidden("Invalid guest_access_token for this username")),
     }
 }
 
@@ -212,7 +212,7 @@ async fn repeated(call: &Call, made: tables::Registered, wanted: PendingRegistra
             (None, Some(hash)) => password::unchanged(hs, made.user, hash).await?,
             (None, None) => None,
         };
-        let checked = checked.ok_or_else(|| Error::forbidden("the account has another password since, or none"))?;
+        let checked = checked.ok_or_else(|| Error::forbidden("The password of the account has changed since"))?;
         let (token, device) = session::log_in(call, &checked, &user_id, made.device, request.initial_device_display_name).await?;
         registered.access_token = Some(token);
         registered.device_id = Some(device);
@@ -325,7 +325,7 @@ pub async fn token_validity(call: Call, request: token_validity::Request) -> Res
 /// What a new user has to go through; 403 where nobody may register.
 fn flows(hs: &Homeserver) -> Result<Vec<AuthFlow>> {
     match &hs.config.registration {
-        Registration::Closed => Err(Error::forbidden("this server does not let anybody register")),
+        Registration::Closed => Err(Error::forbidden("Registration has been disabled on this server")),
         Registration::Token(_) => Ok(vec![AuthFlow::new(vec![AuthType::RegistrationToken, AuthType::Dummy])]),
         Registration::Open => Ok(vec![AuthFlow::new(vec![AuthType::Dummy])]),
     }
@@ -339,7 +339,7 @@ pub fn chosen(hs: &Homeserver, username: &str) -> Result<OwnedUserId> {
         !localpart.is_empty() && localpart.bytes().all(|byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'.' | b'_' | b'=' | b'-' | b'/' | b'+'));
     let user_id = fits.then(|| UserId::parse_with_server_name(localpart, hs.server_name()).ok()).flatten();
     user_id.filter(|id| id.as_str().len() <= 255).ok_or_else(|| {
-        let message = "a username has the characters a-z, 0-9 and ._=-/+ only, and at most 255 with the server's name";
+        let message = "A username can only contain the characters a-z, 0-9 and ._=-/+, and at most 255 characters together with the server name";
         Error::new(StatusCode::BAD_REQUEST, ErrorKind::InvalidUsername, message)
     })
 }
@@ -354,5 +354,5 @@ pub async fn available(hs: &Homeserver, user_id: &UserId) -> Result<()> {
         Some(user) => tables::ACCOUNTS.get(hs.store(), &user).await?.is_some(),
         None => false,
     };
-    if taken { Err(Error::new(StatusCode::BAD_REQUEST, ErrorKind::UserInUse, "somebody has this name already")) } else { Ok(()) }
+    if taken { Err(Error::new(StatusCode::BAD_REQUEST, ErrorKind::UserInUse, "User ID already taken")) } else { Ok(()) }
 }

@@ -98,14 +98,14 @@ async fn send(call: &UserCall, room: &Rc<RoomInfo>, mut draft: Draft, transactio
 }
 
 fn event_of(answered: crate::tables::Transaction) -> Result<OwnedEventId> {
-    answered.event_id.ok_or_else(|| Error::Internal("a send was answered without an event".to_owned()))
+    answered.event_id.ok_or_else(|| Error::Internal("a stored send response has no event id".to_owned()))
 }
 
 /// What a redaction redacts: before v11 this stands beside the content, and signing the event puts
 /// it where the room's version wants it.
 fn take_redacts(content: &mut CanonicalJsonObject) -> Result<OwnedEventId> {
-    let redacts = content.remove("redacts").ok_or_else(|| Error::bad_json("a redaction says in `redacts` what it redacts"))?;
-    redacts.as_str().and_then(|id| OwnedEventId::try_from(id).ok()).ok_or_else(|| Error::bad_json("`redacts` is no event id"))
+    let redacts = content.remove("redacts").ok_or_else(|| Error::bad_json("A redaction must name an event in `redacts`"))?;
+    redacts.as_str().and_then(|id| OwnedEventId::try_from(id).ok()).ok_or_else(|| Error::bad_json("`redacts` is not an event ID"))
 }
 
 /// Members may redact their own events; others', and what this server does not have, only with the
@@ -124,13 +124,13 @@ async fn may_redact(call: &UserCall, room: &Rc<RoomInfo>, target: &EventId) -> R
         None => None,
     };
     match target {
-        Some(event) if event.pdu.is_create() => Err(Error::forbidden("what made the room is not redacted")),
-        Some(event) if event.pdu.event_type == TimelineEventType::RoomServerAcl => Err(Error::forbidden("a room's list of servers is not redacted")),
+        Some(event) if event.pdu.is_create() => Err(Error::forbidden("Cannot redact the m.room.create event")),
+        Some(event) if event.pdu.event_type == TimelineEventType::RoomServerAcl => Err(Error::forbidden("Cannot redact m.room.server_acl events")),
         Some(event) if event.pdu.sender == *user || may_redact_others => Ok(()),
         None if may_redact_others => Ok(()),
         Some(event) if Viewer::new(hs, room, call.session.user).await?.sees(hs, &event).await? => {
-            Err(Error::forbidden("your power level does not allow to redact others' events"))
+            Err(Error::forbidden("You don't have permission to redact events of other users"))
         }
-        _ => Err(Error::not_found("the room has no such event, or you may not see it")),
+        _ => Err(Error::not_found("Event not found, or you are not allowed to see it")),
     }
 }

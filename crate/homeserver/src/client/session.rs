@@ -37,7 +37,11 @@ pub async fn login_types(_: Call, _: get_login_types::Request) -> Result<get_log
 pub async fn login(call: Call, Login(request): Login) -> Result<login::Response> {
     let hs = &call.hs;
     let LoginInfo::Password(given) = request.login_info else {
-        return Err(Error::new(http::StatusCode::BAD_REQUEST, ruma::api::error::ErrorKind::Unknown, "only m.login.password is offered"));
+        return Err(Error::new(
+            http::StatusCode::BAD_REQUEST,
+            ruma::api::error::ErrorKind::Unknown,
+            "Unknown login type: only m.login.password is supported",
+        ));
     };
     devices::acceptable(request.device_id.as_deref(), request.initial_device_display_name.as_deref())?;
     #[allow(deprecated)]
@@ -45,7 +49,7 @@ pub async fn login(call: Call, Login(request): Login) -> Result<login::Response>
         (Some(identifier), _) => password::identified(hs, identifier),
         // Before r0.4 the user stood beside the type.
         (None, Some(user)) => password::named(hs, user),
-        (None, None) => return Err(Error::missing_param("the identifier is missing")),
+        (None, None) => return Err(Error::missing_param("Missing parameter identifier")),
     };
     let user_id = user_id.ok_or_else(refused)?;
     let checked = password::check(hs, &user_id, &given.password).await?.ok_or_else(refused)?;
@@ -92,7 +96,7 @@ pub async fn log_in(
 }
 
 fn refused() -> Error {
-    Error::forbidden("the user or the password is wrong")
+    Error::forbidden("Invalid username or password")
 }
 
 /// "The given device ID must not be the same as a cross-signing key ID": the two share a namespace
@@ -106,7 +110,7 @@ async fn is_no_cross_signing_key(hs: &Homeserver, user: UserNid, device: &Device
         let key = serde_json::from_str::<Key>(&stored.0).map_err(|error| Damaged::new(format!("a cross-signing key of user number {user}"), error));
         let Some(key) = key.leave_out()? else { continue };
         if key.keys.values().any(|public| public == device.as_str()) {
-            return Err(Error::forbidden("this device id is the id of a cross-signing key"));
+            return Err(Error::forbidden("The device ID is already the ID of a cross-signing key"));
         }
     }
     Ok(())

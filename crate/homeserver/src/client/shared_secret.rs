@@ -69,7 +69,7 @@ pub async fn register(call: Call, request: RegisterBySecret) -> Result<Json> {
     let hs = &call.hs;
     let secret = secret(hs)?;
     if !is_ours(hs, secret, &request.nonce) {
-        return Err(Error::new(StatusCode::BAD_REQUEST, ErrorKind::Unknown, "unrecognised nonce"));
+        return Err(Error::new(StatusCode::BAD_REQUEST, ErrorKind::Unknown, "Unrecognised nonce"));
     }
     let kind = if request.admin { "admin" } else { "notadmin" };
     let mut message = [&request.nonce, &request.username, &request.password, kind].join("\0");

@@ -33,7 +33,7 @@ impl Homeserver {
     /// A room that a client names: 403 M_FORBIDDEN when there is none, as when the user is not in
     /// it.
     pub async fn room_for(&self, id: &RoomId) -> Result<Rc<RoomInfo>> {
-        self.room(id).await?.ok_or_else(|| Error::forbidden("you are not in this room"))
+        self.room(id).await?.ok_or_else(|| Error::forbidden("You are not in this room"))
     }
 
     /// Whether a joined user's power level allows a state event of a type now.
@@ -79,7 +79,7 @@ pub async fn readable(hs: &Homeserver, session: &Session, room_id: &RoomId) -> R
         _ if is_world_readable(hs, &room).await? => Ok((room, None)),
         // Also who is invited again or knocks was once in it.
         Some(membership) if membership.ever_joined => Ok((room, Some(membership.last_left.unwrap_or(membership.position)))),
-        _ => Err(Error::forbidden("you are not in this room")),
+        _ => Err(Error::forbidden("You are not in this room")),
     }
 }
 
@@ -112,7 +112,7 @@ pub async fn one(call: UserCall, request: get_state_event_for_key::v3::Request) 
     let hs = &call.hs;
     let (room, root) = readable_state(hs, &call.session, &request.room_id).await?;
     let event = hs.state_event(room.nid, root, (request.event_type, request.state_key)).await?;
-    let event = event.ok_or_else(|| Error::not_found("the room has no such state"))?;
+    let event = event.ok_or_else(|| Error::not_found("State event not found"))?;
     let answer = match request.format {
         get_state_event_for_key::v3::StateEventFormat::Event => {
             let written: ruma::serde::Raw<ruma::events::AnyStateEvent> = hs.client_event(&room, &event, &call.session).await?;
@@ -184,7 +184,7 @@ pub async fn members(call: UserCall, request: get_member_events::v3::Request) ->
     if let Some(position) = at.filter(|at| until.is_none_or(|until| *at < until)) {
         let mut viewer = Viewer::new(hs, &room, call.session.user).await?;
         if !viewer.sees_state(hs, root, position).await? {
-            return Err(Error::forbidden("you may not see who was in this room then"));
+            return Err(Error::forbidden("You are not allowed to see the members of this room at that time"));
         }
     }
     let entries = hs.state_entries(room.nid, root, Part::Members).await?;
@@ -209,7 +209,7 @@ pub async fn joined_members(call: UserCall, Own(request): Own<joined_members::v3
     let room = hs.room_for(&request.room_id).await?;
     let own = tables::MEMBERSHIPS.get(hs.store(), &(call.session.user, room.nid)).await?;
     if own.is_none_or(|own| own.kind != MembershipKind::Join) {
-        return Err(Error::forbidden("you are not in this room"));
+        return Err(Error::forbidden("You are not in this room"));
     }
     #[derive(Default, Deserialize, Serialize)]
     struct Profile {

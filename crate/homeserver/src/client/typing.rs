@@ -11,7 +11,7 @@ use ruma::api::client::typing::create_typing_event::v3::{Response, Typing};
 /// Says that the user types, or no more.
 pub async fn create_typing_event(call: UserCall, SetTyping(request): SetTyping) -> Result<Response> {
     if request.user_id != call.session.user_id {
-        return Err(Error::forbidden("nobody types for somebody else"));
+        return Err(Error::forbidden("You can only set your own typing state"));
     }
     // Nobody leaves between the look and the notice, which would outlive it.
     let room = call.hs.room_for(&request.room_id).await?;

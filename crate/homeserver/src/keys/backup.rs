@@ -18,7 +18,7 @@ const PAGE: usize = 16;
 /// Keys that are read at once.
 const SLICE: usize = 128;
 
-const UNKNOWN_VERSION: Refused = Refused::NotFound("there is no such version of the backup");
+const UNKNOWN_VERSION: Refused = Refused::NotFound("Unknown backup version");
 
 /// A version of a backup by its number.
 pub type Version = (u64, KeyBackup);
@@ -49,7 +49,7 @@ pub async fn update(hs: &Homeserver, generation: u64, user: UserNid, version: &s
     let _lock = hs.lock(LockKey::KeyBackup(user)).await;
     let (number, backup) = existing(hs, user, version).await?;
     if algorithm != backup.algorithm {
-        return Err(Refused::Invalid("the algorithm of a backup does not change".to_owned()).into());
+        return Err(Refused::Invalid("The algorithm of a backup cannot be changed: create a new backup version".to_owned()).into());
     }
     let backup = KeyBackup { auth_data, ..backup };
     hs.write(generation, |tx| tables::KEY_BACKUPS.put(tx, &(user, number), &backup))?.visible();
@@ -166,7 +166,7 @@ pub async fn read<'a>(hs: &'a Homeserver, user: UserNid, version: &str, room: Op
 pub async fn key(hs: &Homeserver, user: UserNid, version: &str, room: OwnedRoomId, session: String) -> Result<BackedUpKey, Error> {
     let (number, _) = existing(hs, user, version).await?;
     let key = tables::BACKED_UP_KEYS.get(hs.store(), &(user, number, room, session)).await?;
-    Ok(key.ok_or(Refused::NotFound("there is no such key in the backup"))?)
+    Ok(key.ok_or(Refused::NotFound("Key not found in the backup"))?)
 }
 
 /// Keys of a backup, a page at a time; between pages others have their turn.

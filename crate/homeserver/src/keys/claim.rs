@@ -32,7 +32,7 @@ type Claims = BTreeMap<OwnedDeviceId, OneTimeKeyAlgorithm>;
 pub async fn claim(hs: &Homeserver, claims: &BTreeMap<OwnedUserId, Claims>) -> Result<BTreeMap<OwnedUserId, OneTimeKeys>, Error> {
     // A user of whom no key is claimed is looked up all the same.
     if claims.values().map(|devices| devices.len().max(1)).sum::<usize>() > MOST {
-        return Err(Refused::TooLarge(format!("a request claims {MOST} keys at most")).into());
+        return Err(Refused::TooLarge(format!("Too many keys in one request: at most {MOST} are allowed")).into());
     }
     let mut claimed = BTreeMap::new();
     let slice = TimeSlice::new(&*hs.host);

@@ -77,19 +77,19 @@ async fn replace(hs: &Homeserver, generation: u64, user: UserNid, stored: &Keys,
 pub fn checked(user: &UserId, used_for: CrossSigningUse, key: &Raw<CrossSigningKey>) -> Result<CanonicalJsonObject, Refused> {
     let parsed: CrossSigningKey = key.deserialize().map_err(Refused::Unreadable)?;
     if key.json().get().len() > LONGEST_KEY {
-        return Err(Refused::TooLarge("the key is too large".to_owned()));
+        return Err(Refused::TooLarge("Key too large".to_owned()));
     }
     if parsed.user_id != user {
-        return Err(Refused::Invalid("this is the key of another user".to_owned()));
+        return Err(Refused::Invalid("The key belongs to another user".to_owned()));
     }
     let usage = usage(used_for);
     if !parsed.usage.contains(&usage) {
-        return Err(Refused::Invalid(format!("this key is not for {usage}")));
+        return Err(Refused::Invalid(format!("The key is missing the usage {usage}")));
     }
     let named_by_itself =
         |(id, key): (&ruma::OwnedCrossSigningKeyId, &String)| id.as_str().strip_prefix("ed25519:") == Some(key) && signed::ed25519_key(key).is_some();
     if parsed.keys.len() != 1 || !parsed.keys.iter().all(named_by_itself) {
-        return Err(Refused::Invalid("a cross-signing key has one ed25519 key, named by itself".to_owned()));
+        return Err(Refused::Invalid("A cross-signing key must have exactly one ed25519 key, whose ID is the key itself".to_owned()));
     }
     let mut key = object(key.json().get())?;
     keep_own_signatures(&mut key, user);
@@ -118,17 +118,17 @@ pub(super) async fn stored_keys(hs: &Homeserver, user: UserNid) -> Result<Keys, 
 /// Every signature in `new` must be right, and no key has the name of a device.
 async fn verify(hs: &Homeserver, user: UserNid, user_id: &UserId, stored: &Keys, new: &Keys) -> Result<(), Error> {
     let master = new.get(&CrossSigningUse::Master).or_else(|| stored.get(&CrossSigningUse::Master));
-    let master = master.ok_or(Refused::Missing("there is no master key"))?;
+    let master = master.ok_or(Refused::Missing("No master key found: upload a master key first"))?;
     let (master_id, master_key) = key_and_id(master)?;
     for (used_for, key) in new {
         let name = public_key(key).unwrap_or_default();
         if tables::DEVICES.get(hs.store(), &(user, name.into())).await?.is_some() {
-            return Err(Refused::NameTaken("a device has this key as its id").into());
+            return Err(Refused::NameTaken("A device already has this key as its ID").into());
         }
         if *used_for == CrossSigningUse::Master {
             verify_by_devices(hs, user, user_id, key).await?;
         } else if signature(key, user_id, &master_id).is_none_or(|signature| !is_signed(key, &master_key, signature)) {
-            return Err(Refused::InvalidSignature("the key is not signed by the master key".to_owned()).into());
+            return Err(Refused::InvalidSignature("The key is not signed by the master key".to_owned()).into());
         }
     }
     Ok(())
@@ -143,7 +143,7 @@ async fn verify_by_devices(hs: &Homeserver, user: UserNid, user_id: &UserId, mas
         let key = if *key_id == own { key_of(master, &own) } else { device_key(hs, user, key_id).await? };
         let is_right = key.zip(made.as_str()).is_some_and(|(key, made)| is_signed(master, &key, made));
         if !is_right {
-            return Err(Refused::InvalidSignature(format!("the signature by {key_id} is wrong")).into());
+            return Err(Refused::InvalidSignature(format!("Invalid signature by {key_id}")).into());
         }
     }
     Ok(())
@@ -160,7 +160,7 @@ pub(super) async fn device_key(hs: &Homeserver, user: UserNid, key_id: &str) -> 
 /// The id and the public key of a cross-signing key.
 pub(super) fn key_and_id(key: &CanonicalJsonObject) -> Result<(String, [u8; 32]), Damaged> {
     let id = format!("ed25519:{}", public_key(key).unwrap_or_default());
-    let bytes = key_of(key, &id).ok_or_else(|| Damaged::new("a stored cross-signing key", "it is no key"))?;
+    let bytes = key_of(key, &id).ok_or_else(|| Damaged::new("a stored cross-signing key", "it is not a key"))?;
     Ok((id, bytes))
 }
 

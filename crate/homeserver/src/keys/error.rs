@@ -10,7 +10,7 @@ pub type Error = Failure<Refused>;
 #[derive(Debug, thiserror::Error)]
 pub enum Refused {
     /// The device that the keys are for was deleted.
-    #[error("this device was deleted")]
+    #[error("Device not found: it was deleted")]
     NoDevice,
     /// What is asked for.
     #[error("{0}")]
@@ -37,7 +37,7 @@ pub enum Refused {
     #[error("{0}")]
     InvalidSignature(String),
     /// What is only written to the newest version of a backup, which is this one.
-    #[error("this is not the newest version of the backup")]
+    #[error("This is not the current backup version")]
     NotNewestVersion(u64),
 }
 

@@ -93,7 +93,7 @@ impl Departing {
 
 /// What somebody uploads, as canonical JSON.
 fn object(json: &str) -> Result<CanonicalJsonObject, Refused> {
-    serde_json::from_str(json).map_err(|error| Refused::Malformed(format!("not an object of canonical JSON: {error}")))
+    serde_json::from_str(json).map_err(|error| Refused::Malformed(format!("Not a canonical JSON object: {error}")))
 }
 
 /// What is stored; `what` names it.

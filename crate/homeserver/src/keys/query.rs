@@ -38,7 +38,7 @@ pub struct Queried {
 /// user's devices where none is named. Users of other servers are passed over.
 pub async fn query(hs: &Homeserver, viewer: Option<UserNid>, users: &BTreeMap<OwnedUserId, Vec<OwnedDeviceId>>) -> Result<Queried, Error> {
     if users.len() > MOST {
-        return Err(Refused::TooLarge(format!("a request asks for the keys of {MOST} users at most")).into());
+        return Err(Refused::TooLarge(format!("Too many users in one request: at most {MOST} are allowed")).into());
     }
     let mut queried = Queried::default();
     let slice = TimeSlice::new(&*hs.host);
@@ -129,7 +129,7 @@ async fn device_keys(hs: &Homeserver, user: UserNid, asked: &[OwnedDeviceId]) ->
     } else {
         let asked: BTreeSet<&OwnedDeviceId> = asked.iter().collect();
         if asked.len() > MOST {
-            return Err(Refused::TooLarge(format!("a request asks for {MOST} devices of a user at most")).into());
+            return Err(Refused::TooLarge(format!("Too many devices of one user: at most {MOST} are allowed")).into());
         }
         let places: Vec<_> = asked.iter().map(|device| (user, (*device).clone())).collect();
         let keys = tables::DEVICE_KEYS.get_many(hs.store(), &places).await?;
@@ -166,5 +166,5 @@ async fn visible_signatures(hs: &Homeserver, user: UserNid, viewer: Option<UserN
 
 fn raw(object: CanonicalJsonObject) -> Result<Box<RawValue>, Error> {
     RawValue::from_string(CanonicalJsonValue::Object(object).to_string())
-        .map_err(|error| Error::Internal(format!("canonical JSON is no JSON: {error}")))
+        .map_err(|error| Error::Internal(format!("canonical JSON cannot be written: {error}")))
 }

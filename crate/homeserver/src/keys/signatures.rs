@@ -40,7 +40,7 @@ pub async fn upload_signatures(
     signed: &BTreeMap<OwnedUserId, Vec<(&str, &RawValue)>>,
 ) -> Result<Failures, Error> {
     if signed.values().map(|keys| keys.len().max(1)).sum::<usize>() > MOST_SIGNED {
-        return Err(Refused::TooLarge(format!("a request signs {MOST_SIGNED} keys at most")).into());
+        return Err(Refused::TooLarge(format!("Too many keys in one request: at most {MOST_SIGNED} are allowed")).into());
     }
     let _lock = hs.lock(LockKey::Account(user_id.to_string())).await;
     let signer = Signer { user, user_id, keys: stored_keys(hs, user).await? };
@@ -65,7 +65,7 @@ pub async fn upload_signatures(
             failures.entry(owner.clone()).or_default().insert((*key).to_owned(), refused);
         }
         if is_changed {
-            let of = hs.find_user(owner).await?.ok_or_else(|| Error::Internal(format!("{owner} has keys and no number")))?;
+            let of = hs.find_user(owner).await?.ok_or_else(|| Error::Internal(format!("{owner} has keys, but no numeric ID")))?;
             changes.push(if of == user { hs.device_list_change(of).await? } else { Change::KeySignature { by: user, of } });
         }
     }
@@ -96,10 +96,10 @@ impl Signer<'_> {
     /// own master key by own devices, of another user's master key by the user-signing key.
     async fn accept(&self, hs: &Homeserver, owner: &UserId, key: &str, json: &str, slice: &TimeSlice<'_>) -> Result<Accepted, Error> {
         if json.len() > LONGEST_SIGNED {
-            return Err(Refused::TooLarge(format!("an object has {LONGEST_SIGNED} bytes at most")).into());
+            return Err(Refused::TooLarge(format!("JSON object too large: at most {LONGEST_SIGNED} bytes are allowed")).into());
         }
         let given = object(json)?;
-        let unknown = || Refused::NotFound("there is no such key");
+        let unknown = || Refused::NotFound("Key not found");
         let of = hs.find_user(owner).await?.ok_or_else(unknown)?;
         let device = tables::DEVICE_KEYS.get(hs.store(), &(of, key.into())).await?.filter(|_| of == self.user);
         let is_device = device.is_some();
@@ -115,7 +115,7 @@ impl Signer<'_> {
             }
         };
         if !is_same(&stored, &given) {
-            return Err(Refused::InvalidSignature("this is not the key that was uploaded".to_owned()).into());
+            return Err(Refused::InvalidSignature("The signed key differs from the uploaded key".to_owned()).into());
         }
         let signer = match (of == self.user, is_device) {
             (true, true) => self.keys.get(&CrossSigningUse::SelfSigning),
@@ -126,7 +126,7 @@ impl Signer<'_> {
         let mut accepted = Vec::new();
         for (by, made) in signatures_of(&given, self.user_id).into_iter().flatten() {
             slice.step().await;
-            let made = made.as_str().ok_or_else(|| Refused::Malformed("a signature is a string".to_owned()))?;
+            let made = made.as_str().ok_or_else(|| Refused::Malformed("A signature must be a string".to_owned()))?;
             // What was uploaded with the key comes back with it.
             if signature(&stored, self.user_id, by) == Some(made) {
                 continue;
@@ -136,9 +136,9 @@ impl Signer<'_> {
                 None if of == self.user && !is_device => device_key(hs, self.user, by).await?,
                 _ => None,
             };
-            let key = key.ok_or_else(|| Refused::InvalidSignature(format!("{by} cannot sign this key")))?;
+            let key = key.ok_or_else(|| Refused::InvalidSignature(format!("{by} is not a key that can sign this key")))?;
             if !is_signed(&given, &key, made) {
-                return Err(Refused::InvalidSignature(format!("the signature by {by} is wrong")).into());
+                return Err(Refused::InvalidSignature(format!("Invalid signature by {by}")).into());
             }
             accepted.push((by.clone(), made.to_owned()));
         }

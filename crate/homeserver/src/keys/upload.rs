@@ -109,10 +109,10 @@ impl Identity {
 async fn new_identity(hs: &Homeserver, session: &Session, keys: &Raw<DeviceKeys>) -> Result<Option<Identity>, Error> {
     let parsed: DeviceKeys = keys.deserialize().map_err(Refused::Unreadable)?;
     if parsed.user_id != session.user_id || parsed.device_id != session.device {
-        return Err(Refused::Invalid("these are the keys of another user or device".to_owned()).into());
+        return Err(Refused::Invalid("The keys belong to another user or device".to_owned()).into());
     }
     if keys.json().get().len() > LONGEST_KEY {
-        return Err(Refused::TooLarge("the device's keys are too large".to_owned()).into());
+        return Err(Refused::TooLarge("Device keys too large".to_owned()).into());
     }
     let mut keys = object(keys.json().get())?;
     keys.remove("unsigned");
@@ -122,7 +122,7 @@ async fn new_identity(hs: &Homeserver, session: &Session, keys: &Raw<DeviceKeys>
         // keys."
         let key = stored_object(&key, || format!("a cross-signing key of {}", session.user_id))?;
         if public_key(&key) == Some(session.device.as_str()) {
-            return Err(Refused::NameTaken("this device has the id of a cross-signing key").into());
+            return Err(Refused::NameTaken("The device ID is already the ID of a cross-signing key").into());
         }
     }
     let key = (session.user, session.device.clone());
@@ -161,7 +161,7 @@ async fn new_one_time_keys(
     if keys.is_empty() {
         return Ok(new);
     }
-    let too_many = || Refused::TooLarge(format!("a device has {MOST_ONE_TIME_KEYS} one-time keys at most"));
+    let too_many = || Refused::TooLarge(format!("Too many one-time keys: at most {MOST_ONE_TIME_KEYS} per device are allowed"));
     if keys.len() > MOST_ONE_TIME_KEYS {
         return Err(too_many().into());
     }
@@ -185,7 +185,7 @@ async fn new_one_time_keys(
             // Uploaded again because the answer was lost, maybe signed anew. Before, what was kept
             // was the hash of the whole.
             Some(known) if known.hash == hash || known.hash[..] == Sha256::digest(&key)[..] => continue,
-            Some(_) => return Err(Refused::Invalid(format!("there is another one-time key {key_id}")).into()),
+            Some(_) => return Err(Refused::Invalid(format!("One-time key {key_id} already exists with another value")).into()),
             // The same after somebody has claimed it: nobody is given it a second time.
             None if claimed.has(fingerprint) => continue,
             None => {}
@@ -231,7 +231,7 @@ async fn new_fallback_keys(
     }
     let given: BTreeSet<String> = keys.keys().map(|key_id| key_id.algorithm().to_string()).collect();
     if given.len() < keys.len() {
-        return Err(Refused::Invalid("there can be one fallback key for each algorithm".to_owned()).into());
+        return Err(Refused::Invalid("Only one fallback key per algorithm is allowed".to_owned()).into());
     }
     let stored = tables::FALLBACK_KEYS.scan(hs.store(), device, Direction::Forward, usize::MAX).await?;
     let mut stored: BTreeMap<String, FallbackKey> = stored.into_iter().map(|((_, _, algorithm), key)| (algorithm, key)).collect();
@@ -252,18 +252,18 @@ async fn new_fallback_keys(
 }
 
 fn too_many_algorithms() -> Refused {
-    Refused::TooLarge(format!("a device has keys of {MOST_ALGORITHMS} algorithms at most"))
+    Refused::TooLarge(format!("Too many algorithms: at most {MOST_ALGORITHMS} per device are allowed"))
 }
 
 /// A one-time or fallback key: a string, or an object with the key and its signatures, as signed
 /// algorithms have it.
 fn checked(key_id: &OwnedOneTimeKeyId, key: &Raw<encryption::OneTimeKey>) -> Result<CanonicalJsonValue, Refused> {
     if key_id.as_str().len() > LONGEST_KEY_ID {
-        return Err(Refused::Invalid(format!("the id of a key has {LONGEST_KEY_ID} bytes at most")));
+        return Err(Refused::Invalid(format!("Key ID too long: at most {LONGEST_KEY_ID} bytes are allowed")));
     }
     let key = key.json().get();
     if key.len() > LONGEST_KEY {
-        return Err(Refused::TooLarge(format!("the key {key_id} is too large")));
+        return Err(Refused::TooLarge(format!("Key {key_id} is too large")));
     }
     let key: CanonicalJsonValue = serde_json::from_str(key).map_err(Refused::Unreadable)?;
     let is_signed = key_id.algorithm().to_string().starts_with("signed_");
@@ -275,5 +275,5 @@ fn checked(key_id: &OwnedOneTimeKeyId, key: &Raw<encryption::OneTimeKey>) -> Res
         }
         _ => false,
     };
-    if fits { Ok(key) } else { Err(Refused::Malformed(format!("{key_id} is not a key of its algorithm"))) }
+    if fits { Ok(key) } else { Err(Refused::Malformed(format!("{key_id} is not a valid key of its algorithm"))) }
 }

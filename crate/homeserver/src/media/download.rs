@@ -64,7 +64,7 @@ impl Body for Download {
             }
             Err(error) => {
                 // The status is sent: all that is left is to break off.
-                tracing::error!("a download of mxc://{}/{} breaks off: {error}", key.0, key.1);
+                tracing::error!("download of mxc://{}/{} aborted: {error}", key.0, key.1);
                 Err(error.into())
             }
         }))

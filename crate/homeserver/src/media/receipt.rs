@@ -51,7 +51,7 @@ impl Drop for Receipt {
             let (hs, key) = (self.hs.clone(), self.key.clone());
             self.hs.host.spawn(Box::pin(async move {
                 if let Err(error) = hs.forget_file(&key).await {
-                    tracing::warn!("a file that nobody was told of stays: {error}");
+                    tracing::warn!("could not delete a file whose upload was not acknowledged: {error}");
                 }
             }));
         }

@@ -110,7 +110,7 @@ impl Upload {
         if self.chunks > 0
             && let Err(error) = self.hs.forget_upload(&self.key).await
         {
-            tracing::warn!("what is left of an upload stays until the server clears up: {error}");
+            tracing::warn!("could not delete an unfinished upload, will try again later: {error}");
         }
     }
 }

@@ -142,7 +142,7 @@ impl Homeserver {
     /// One event as the session's device sees it.
     pub async fn client_event<T>(&self, room: &RoomInfo, event: &Rc<Event>, session: &Session) -> Result<Raw<T>> {
         let mut written = self.client_events(room, std::slice::from_ref(event), session, Format::Whole).await?;
-        written.pop().ok_or_else(|| event.damaged(&room.id, "it cannot be written").into())
+        written.pop().ok_or_else(|| event.damaged(&room.id, "it cannot be serialized").into())
     }
 
     fn write_event(

@@ -24,25 +24,25 @@ pub enum Refused {
     #[error("{0}")]
     NotAllowed(String),
     /// What concerns a room that everybody here has forgotten.
-    #[error("you are not in this room")]
+    #[error("You are not in this room")]
     NotInRoom,
     /// A guest's join.
-    #[error("this room does not let guests in")]
+    #[error("Guest access is not allowed in this room")]
     Guest,
     /// An invitation of a user who wants none.
-    #[error("{0} wants no invitations")]
+    #[error("{0} does not accept invites")]
     InvitesBlocked(OwnedUserId),
     /// An invitation of a user who would be of this server, and is not.
-    #[error("{0} has no account on this server")]
+    #[error("{0} does not exist on this server")]
     NoAccount(OwnedUserId),
     /// An invitation of a user of another server.
-    #[error("{0} has an account on another server, and this server does not reach other servers yet")]
+    #[error("{0} is on another server: federation is not supported yet")]
     OutOfReach(OwnedUserId),
     /// An annotation that its sender has made before.
-    #[error("you have annotated this event with this already")]
+    #[error("You have already reacted to this event with the same key")]
     DuplicateAnnotation,
     /// A thread on an event that relates to another one.
-    #[error("a thread cannot start on an event that relates to another one")]
+    #[error("Cannot start threads from an event with a relation")]
     ThreadOnRelation,
     /// What has not the form of an event.
     #[error("{0}")]
@@ -51,7 +51,7 @@ pub enum Refused {
     #[error("{0} is too large")]
     TooLarge(&'static str),
     /// A new room.
-    #[error("room version {0} is not known here")]
+    #[error("This server does not support room version {0}")]
     UnknownVersion(RoomVersionId),
     /// An event of another room than it was sent to.
     #[error("{0} is an event of {1}")]
@@ -60,7 +60,7 @@ pub enum Refused {
     #[error("{0} is an event of another room")]
     OfAnotherRoom(OwnedEventId),
     /// An event that stands on events which are not here: they must be fetched first.
-    #[error("{event} stands on events that are not here: {}", .missing.iter().map(|id| id.as_str()).collect::<Vec<_>>().join(", "))]
+    #[error("{event} refers to events that are missing here: {}", .missing.iter().map(|id| id.as_str()).collect::<Vec<_>>().join(", "))]
     MissingEvents {
         /// The event.
         event: OwnedEventId,

@@ -74,7 +74,7 @@ impl Homeserver {
         // A type of its own: this writes to the room, and is called by whatever writes to rooms.
         Box::pin(async move {
             if let Err(error) = self.guests_leave(room).await {
-                tracing::warn!("guests stay in a room that does not let them in: {error}");
+                tracing::warn!("could not remove guests from a room that forbids guests: {error}");
             }
         })
     }

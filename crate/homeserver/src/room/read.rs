@@ -68,13 +68,14 @@ impl Homeserver {
             return Ok(info);
         }
         let since = (self.rooms.by_id.read_since(), self.rooms.by_nid.read_since());
-        let room = tables::ROOMS.get(self.store(), &nid).await?.ok_or_else(|| Damaged::new(format!("room number {nid}"), "it leads nowhere"))?;
+        let room =
+            tables::ROOMS.get(self.store(), &nid).await?.ok_or_else(|| Damaged::new(format!("room number {nid}"), "it is not in the table"))?;
         self.found_room(nid, room, since)
     }
 
     fn found_room(&self, nid: RoomNid, room: tables::Room, (by_id, by_nid): (ReadSince, ReadSince)) -> Result<Rc<RoomInfo>> {
         let version = &room.version;
-        let rules = version.rules().ok_or_else(|| Damaged::new(format!("room {}", room.id), format_args!("there is no version {version}")))?;
+        let rules = version.rules().ok_or_else(|| Damaged::new(format!("room {}", room.id), format_args!("unknown room version {version}")))?;
         Ok(self.rooms.found_info(by_id, by_nid, Rc::new(RoomInfo { nid, id: room.id, version: room.version, rules })))
     }
 
@@ -163,7 +164,7 @@ impl Homeserver {
             Some(event) => Ok(event),
             None => {
                 let id = self.room_by_nid(room).await?.id.clone();
-                Err(Damaged::new(format!("the event at {position} of {id}"), "it is damaged or not there").into())
+                Err(Damaged::new(format!("the event at {position} of {id}"), "it is damaged or missing").into())
             }
         }
     }

@@ -153,5 +153,5 @@ impl Write<'_> {
 }
 
 fn absent(id: &OwnedEventId) -> Error {
-    Error::Internal(format!("{id} is in a state or an auth chain, but not here"))
+    Error::Internal(format!("{id} is part of a state or an auth chain, but missing"))
 }

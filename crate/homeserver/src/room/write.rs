@@ -258,7 +258,7 @@ impl Homeserver {
         if !positions.is_empty() {
             let events = self.events_at(room.nid, &positions).await?;
             for (position, event) in positions.into_iter().zip(events) {
-                let event = event.ok_or_else(|| Damaged::new(format!("the event at {position} of {}", room.id), "it is damaged or not there"))?;
+                let event = event.ok_or_else(|| Damaged::new(format!("the event at {position} of {}", room.id), "it is damaged or missing"))?;
                 known.events.insert(position, event);
             }
         }

@@ -232,7 +232,7 @@ impl SyncBuilder<'_> {
     /// The user's push rules, as they are answered elsewhere too.
     fn push_rules(&self, stored: &Json) -> Result<Raw<AnyGlobalAccountDataEvent>> {
         let content = RawValue::from_string(push_rules_up_to_date(stored, &self.ask.session.user_id).0);
-        bare_event(PUSH_RULES, content.map_err(|error| Error::Internal(format!("push rules are no JSON: {error}")))?)
+        bare_event(PUSH_RULES, content.map_err(|error| Error::Internal(format!("push rules are not JSON: {error}")))?)
     }
 
     /// Whether the filter for account data in rooms lets a type through.

@@ -40,7 +40,7 @@ struct TypeAndContent<'a, C> {
 pub fn bare_event<T>(kind: &str, content: impl Serialize) -> Result<Raw<T>> {
     to_raw_value(&TypeAndContent { kind, content })
         .map(Raw::from_json)
-        .map_err(|error| Error::Internal(format!("an event cannot be written: {error}")))
+        .map_err(|error| Error::Internal(format!("could not serialize an event: {error}")))
 }
 
 /// Account data as an event.

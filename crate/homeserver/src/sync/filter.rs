@@ -198,7 +198,7 @@ pub fn inline(filter: &RoomEventFilter, json: Option<&str>) -> Result<RelatedBy>
 
 fn check_names(names: usize) -> Result<()> {
     if names > MOST_NAMES {
-        return Err(Error::invalid_param(format!("a filter names {MOST_NAMES} types, users, rooms and fields at most")));
+        return Err(Error::invalid_param(format!("Filter too large: at most {MOST_NAMES} types, users, rooms and fields are allowed")));
     }
     Ok(())
 }
@@ -266,7 +266,7 @@ impl Homeserver {
             let stored =
                 stored.map(|stored| parse(&stored.0).map_err(|error| Damaged::new("a stored filter", error)).leave_out()).transpose()?.flatten();
             // Whose filter is gone uploads it again.
-            stored.ok_or_else(|| Error::invalid_param("there is no filter of this id"))?
+            stored.ok_or_else(|| Error::invalid_param("Filter not found"))?
         };
         check(&filter)?;
         Ok(filter)

@@ -500,7 +500,7 @@ async fn watch(hs: Rc<Homeserver>) {
             for user in due {
                 match hs.user_rooms(*user).await {
                     Ok(rooms) => users.push((*user, rooms)),
-                    Err(error) => tracing::debug!("who shares a room with a user cannot be read: {error}"),
+                    Err(error) => tracing::debug!("could not read who shares a room with a user: {error}"),
                 }
             }
             hs.tell_presence(&users, false).ok();

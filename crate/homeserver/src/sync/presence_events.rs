@@ -180,5 +180,5 @@ fn event(sender: OwnedUserId, presence: Shown, now: u64) -> Result<Raw<PresenceE
     content.currently_active = presence.currently_active();
     content.last_active_ago = presence.last_active_ago(now).map(|ago| UInt::new_saturating(ago.as_millis() as u64));
     content.status_msg = presence.status_msg;
-    Raw::new(&PresenceEvent { content, sender }).map_err(|error| Error::Internal(format!("an event cannot be written: {error}")))
+    Raw::new(&PresenceEvent { content, sender }).map_err(|error| Error::Internal(format!("could not serialize an event: {error}")))
 }

@@ -132,7 +132,7 @@ impl Homeserver {
         // A full database opens all the same: then clients see somebody type until something can be
         // written.
         if let Err(error) = self.typing_changed(newest.into_iter().filter(|(_, anybody)| *anybody).map(|(room, _)| room)) {
-            tracing::warn!("who typed when the server stopped types on: {error}");
+            tracing::warn!("could not end the typing notifications from before the restart: {error}");
         }
         Ok(())
     }
@@ -144,7 +144,7 @@ async fn sweep(hs: Rc<Homeserver>) {
         hs.host.sleep(SWEEP).await;
         let ended = hs.sync.typing.expire(hs.host.now());
         if let Err(error) = hs.typing_changed(ended) {
-            tracing::debug!("nobody is told that typing ended: {error}");
+            tracing::debug!("could not announce that typing ended: {error}");
         }
     }
     hs.sync.typing.sweeping.set(false);

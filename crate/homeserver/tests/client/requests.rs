@@ -223,7 +223,7 @@ fn no_place_of_a_body_takes_a_value_of_another_type() {
                 *body.pointer_mut(&spot.pointer).expect("a place of this body") = of_type(wrong);
                 let message = table.refuses("M_BAD_JSON", &request.method, &path, &body);
                 let place = spot.pointer.trim_start_matches('/').replace('/', ".").replace("~1", "/").replace("~0", "~");
-                assert!(message.starts_with(if place.is_empty() { "the body must be" } else { &place }), "{message} says nothing of {place}");
+                assert!(message.starts_with(if place.is_empty() { "The body must be" } else { &place }), "{message} says nothing of {place}");
                 asked += 1;
             }
         }

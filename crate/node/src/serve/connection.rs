@@ -86,7 +86,7 @@ impl Connections {
     pub async fn close(self, grace: Duration) {
         self.leaving.send_replace(true);
         if timeout(grace, self.leaving.closed()).await.is_err() {
-            tracing::warn!("some requests did not end within {grace:?}; their connections are cut");
+            tracing::warn!("some requests did not finish within {grace:?}: closing their connections");
         }
     }
 }
@@ -99,7 +99,7 @@ async fn next(listener: &TcpListener, places: &Places, leaving: &mut watch::Rece
             match listener.accept().await {
                 Ok((stream, address)) => match places.take(free, address.ip()) {
                     Some(place) => return (stream, place),
-                    None => tracing::debug!("{} has too many connections: one more is closed", address.ip()),
+                    None => tracing::debug!("{} has too many connections: closing a new one", address.ip()),
                 },
                 // The peer went away while it waited: the next one may not have.
                 Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
@@ -138,8 +138,8 @@ pub(super) async fn handshake<S: AsyncRead + AsyncWrite + Unpin>(
     };
     match accepted {
         Ok(Ok(stream)) => return Some(stream),
-        Ok(Err(error)) => tracing::debug!("a TLS handshake failed: {error}"),
-        Err(_) => tracing::debug!("a TLS handshake took too long"),
+        Ok(Err(error)) => tracing::debug!("TLS handshake failed: {error}"),
+        Err(_) => tracing::debug!("TLS handshake timed out"),
     }
     None
 }
@@ -179,13 +179,13 @@ pub(super) async fn http<S: AsyncRead + AsyncWrite + Unpin + 'static>(
         }
     };
     if let Err(error) = ended {
-        tracing::debug!("a connection ended: {error}");
+        tracing::debug!("connection closed: {error}");
     }
 }
 
 /// The process is ending.
 #[derive(Debug, thiserror::Error)]
-#[error("the request was given up")]
+#[error("the request was aborted")]
 struct GivenUp;
 
 /// Has the homeserver answer.

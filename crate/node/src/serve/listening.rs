@@ -34,7 +34,7 @@ pub async fn listen(address: Option<Address>) -> Result<Vec<(TcpListener, Socket
             tracing::warn!("{address} is also {candidate}, where this machine cannot listen: {error}");
             Ok(listening)
         }
-        None if listening.is_empty() => Err(refused(io::Error::new(io::ErrorKind::NotFound, "the name has no address"))),
+        None if listening.is_empty() => Err(refused(io::Error::new(io::ErrorKind::NotFound, "the name does not resolve to an address"))),
         None => Ok(listening),
     }
 }

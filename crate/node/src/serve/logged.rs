@@ -34,7 +34,7 @@ impl Logged {
 
     fn write(&mut self, status: Option<StatusCode>) {
         let Some(LoggedRequest { method, endpoint, began }) = self.0.take() else { return };
-        let status = status.as_ref().map_or("given up", StatusCode::as_str);
+        let status = status.as_ref().map_or("aborted", StatusCode::as_str);
         tracing::debug!("{method} {endpoint} {status} {} ms", began.elapsed().as_millis());
     }
 }

@@ -53,7 +53,7 @@ const OWN: u32 = 0o700;
 #[derive(Debug, thiserror::Error)]
 pub enum ServeError {
     /// The runtime or its signals.
-    #[error("the operating system refused: {0}")]
+    #[error("operating system error: {0}")]
     System(#[source] io::Error),
     /// Another process has the port.
     #[error("{0} is in use by another process: stop that one, or choose another port")]
@@ -105,7 +105,7 @@ pub enum ServeError {
         record: String,
     },
     /// The database does not open.
-    #[error("the database in {} does not open: {reason}", .directory.display())]
+    #[error("the database in {} cannot be opened: {reason}", .directory.display())]
     Database {
         /// The directory.
         directory: PathBuf,
@@ -113,7 +113,7 @@ pub enum ServeError {
         reason: String,
     },
     /// The store failed or took too long while leaving.
-    #[error("the database was not closed in order: {0}; what was acknowledged is on disk")]
+    #[error("the database was not closed cleanly: {0}; everything that was acknowledged is on disk")]
     Close(String),
 }
 
@@ -145,7 +145,7 @@ async fn run(options: options::Serve) -> Result<(), ServeError> {
     }
 
     signals.wait().await;
-    tracing::info!("leaving");
+    tracing::info!("shutting down");
     leave(&homeserver, &*store, connections).await
 }
 
@@ -156,7 +156,7 @@ async fn leave(homeserver: &Homeserver, store: &dyn Store, connections: Connecti
     connections.close(GRACE).await;
     let latest = Instant::now() + STORE_GRACE;
     // A write that failed was acknowledged to nobody.
-    let Ok(_) = timeout_at(latest, store.barrier()).await else { return Err(ServeError::Close("it took too long".to_owned())) };
+    let Ok(_) = timeout_at(latest, store.barrier()).await else { return Err(ServeError::Close("timed out".to_owned())) };
     match timeout_at(latest, homeserver.shutdown()).await {
         Ok(Err(error)) => Err(ServeError::Close(error.to_string())),
         // What is late by now is not on its way to the log, but from there into the tables: the

@@ -50,11 +50,11 @@ pub struct RequestBody {
 /// Why a body is not waited for any longer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 enum GivenUp {
-    #[error("it did not arrive in time")]
+    #[error("timed out")]
     TooSlow,
-    #[error("the server is leaving")]
+    #[error("the server is shutting down")]
     Leaving,
-    #[error("there is no room for it among others")]
+    #[error("too many large requests at a time")]
     NoRoom,
 }
 
@@ -78,7 +78,7 @@ impl Incomplete {
 }
 
 impl RequestBody {
-    /// The body of a request that arrived just now; `leaving` becomes true when the process is
+    /// The body of a request that arrived just now; `shutting down` becomes true when the process is
     /// about to end.
     pub fn new(incoming: Incoming, leaving: watch::Receiver<bool>, request: Rc<Incomplete>) -> Self {
         Self { incoming: Some(incoming), began: Instant::now(), received: 0, pause: None, leaving, request }

@@ -78,7 +78,7 @@ async fn choose_layout(database: &IdbDatabase, with_blobs: bool) -> Result<(), S
             Ok(()) => true,
             Err(error @ (StoreError::QuotaExceeded | StoreError::Closed)) => return Err(error),
             Err(error) => {
-                tracing::info!(%error, "this browser keeps no Blobs, so pages are kept instead");
+                tracing::info!(%error, "this browser cannot store Blobs: storing their bytes as pages instead");
                 false
             }
         };

@@ -77,7 +77,7 @@ impl<B: Backend> Core<B> {
             Err(StoreError::QuotaExceeded) => space.compaction_retry_at = self.backend.now() + space::RETRY_MS,
             Err(error) => {
                 if !state.closing && state.queue.check_writable().is_ok() {
-                    tracing::warn!(%error, "compaction stopped");
+                    tracing::warn!(%error, "compaction failed");
                 }
                 return false;
             }
@@ -330,7 +330,7 @@ impl<B: Backend> Core<B> {
             if let Err(error) = core.delete_orphans(epoch).await
                 && !core.stopped()
             {
-                tracing::warn!(%error, "Blobs that nothing refers to could not be deleted");
+                tracing::warn!(%error, "could not delete unused Blobs");
             }
             core.startup_delay().await;
             core.save_prefetch_list().await;

@@ -52,7 +52,7 @@ impl<B: Backend> Core<B> {
             if error == StoreError::QuotaExceeded {
                 state.space.set_full(self.backend.now());
             } else if !state.closing {
-                tracing::warn!(%error, "a full memtable could not be written; it stays in the log");
+                tracing::warn!(%error, "could not flush a memtable; its data stays in the log");
             }
         }
         self.schedule_compaction(state);

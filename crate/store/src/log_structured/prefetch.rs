@@ -82,7 +82,7 @@ impl<B: Backend> Core<B> {
         if let Err(error) = self.backend.write(Transaction { put_prefetch_list: Some(list), ..Transaction::default() }).await
             && !self.stopped()
         {
-            tracing::warn!(%error, "the prefetch list could not be saved");
+            tracing::warn!(%error, "could not save the prefetch list");
         }
     }
 }

@@ -35,5 +35,5 @@ pub(super) fn catch_panics<T>(file: &Path, work: impl FnOnce() -> Result<T, Stor
 
 fn message(panic: &(dyn Any + Send)) -> String {
     let text = panic.downcast_ref::<String>().map(String::as_str).or_else(|| panic.downcast_ref::<&str>().copied());
-    text.unwrap_or("its pages contradict each other").to_owned()
+    text.unwrap_or("its pages are inconsistent").to_owned()
 }

@@ -397,7 +397,7 @@ impl Shared {
         self.close_tables(&mut tables);
         *tables = catch_panics(&self.path.join(TABLES_FILE), || open_tables(&self.path, self.options.cache_bytes));
         if let Err(error) = &*tables {
-            tracing::error!(%error, "redb could not be opened again");
+            tracing::error!(%error, "could not reopen redb");
         }
     }
 

@@ -77,7 +77,7 @@ impl Tail<'_> {
             let Some(body) = header.body(&self.content[at..]) else { continue };
             budget = budget.saturating_sub(body.len());
             if budget == 0 {
-                tracing::warn!("the end of the log is full of what looks like records, and was not searched to its end for damage");
+                tracing::warn!("the end of the log has too much that looks like records: it was only searched in part for damage");
                 return None;
             }
             if checksum(self.salt, body) == header.sum {
