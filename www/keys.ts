@@ -111,7 +111,7 @@ interface BackedUp {
 }
 
 /** How long the upload may make no progress. */
-const patience = 30_000;
+const stallTimeout = 30_000;
 
 /**
  * Resolves when every key of this session is in the backup; `tell` hears how many are still
@@ -134,7 +134,7 @@ export async function whenSaved(client: MatrixClient, tell: (missing: number) =>
       tell(missing);
       if (missing === 0) return;
     }
-    if (Date.now() - progressed > patience) throw new Error('The keys could not be saved now.');
+    if (Date.now() - progressed > stallTimeout) throw new Error('The keys could not be saved now.');
     await new Promise((resolve) => setTimeout(resolve, 250));
   }
 }

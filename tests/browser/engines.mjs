@@ -15,7 +15,7 @@ import { launch, stopWorkers } from './browser.mjs';
 import { pause } from './site.mjs';
 
 /** So long a function may run in a page. */
-const patience = 120_000;
+const timeout = 120_000;
 
 /** Chromium, by its own protocol. */
 export async function openChromium() {
@@ -29,7 +29,7 @@ export async function openFirefox({ inPrivate = false } = {}) {
     browser: 'firefox',
     executablePath: await firefox(),
     headless: true,
-    protocolTimeout: patience,
+    protocolTimeout: timeout,
     extraPrefsFirefox: { 'browser.privatebrowsing.autostart': inPrivate, ...idleSoon },
   });
   return {
@@ -56,7 +56,7 @@ export async function openWebKit() {
   };
   try {
     await answers(() => ask('GET', '/status'));
-    const options = { 'webkitgtk:browserOptions': { binary: browser, args: ['--automation'] }, timeouts: { script: patience, pageLoad: patience, implicit: 0 } };
+    const options = { 'webkitgtk:browserOptions': { binary: browser, args: ['--automation'] }, timeouts: { script: timeout, pageLoad: timeout, implicit: 0 } };
     const { sessionId } = await ask('POST', '/session', { capabilities: { alwaysMatch: options } });
     const session = `/session/${sessionId}`;
     const page = {
@@ -188,7 +188,7 @@ export class Orders {
 
 async function within(work, complaint) {
   let late;
-  const limit = new Promise((_, reject) => { late = setTimeout(() => reject(new Error(complaint)), patience); });
+  const limit = new Promise((_, reject) => { late = setTimeout(() => reject(new Error(complaint)), timeout); });
   return Promise.race([work, limit]).finally(() => { clearTimeout(late); });
 }
 

@@ -150,7 +150,7 @@ test('beside a service worker of the site that caches everything and deletes unk
 test('a site whose own listener comes first is told so', { timeout: 60_000 }, async () => {
   files['/sw.js'] = `${ownWorker}\nimportScripts('/ephapse-worker.js');`;
   const page = await open();
-  assert.match(await start(page, { workerUrl: '/sw.js' }), /^EphapseError foreign-worker: Something else than the server answers .*\/_matrix\/client\/versions \(status 404.*its own fetch listener must come after/);
+  assert.match(await start(page, { workerUrl: '/sw.js' }), /^EphapseError foreign-worker: Another service worker or server answers .*\/_matrix\/client\/versions \(status 404.*its own fetch listener must come after/);
 });
 
 test('what `npm start` serves goes over the wire compressed, for the browser that can', { timeout: 60_000 }, async (t) => {

@@ -67,7 +67,7 @@ test('a page that came over plain HTTP from another machine', async () => {
 
 test('a browser without service workers', async () => {
   browser({ has: { serviceWorker: undefined } });
-  await refuses('no-service-worker', /no service workers/, /current version of Chrome, Edge, Firefox or Safari/);
+  await refuses('no-service-worker', /does not support service workers/, /current version of Chrome, Edge, Firefox or Safari/);
 });
 
 test('a browser from before Web Locks or Cache Storage', async () => {

@@ -8,7 +8,7 @@ import { type Control } from './control.ts';
 /**
  * An answer that takes longer than this is asked for again: the worker that was asked may be gone.
  */
-const patience = 10_000;
+const answerTimeout = 10_000;
 const attempts = 6;
 
 type Unmarked<T> = T extends unknown ? Omit<T, typeof mark> : never;
@@ -27,7 +27,7 @@ export async function ask<T>(control: Control, question: Asked): Promise<T> {
 }
 
 /** Asks one worker; `undefined` when no answer came in time. */
-export function askTo<T>(worker: ServiceWorker, question: Asked, within = patience): Promise<Answer<T> | undefined> {
+export function askTo<T>(worker: ServiceWorker, question: Asked, within = answerTimeout): Promise<Answer<T> | undefined> {
   return new Promise((resolve) => {
     const { port1, port2 } = new MessageChannel();
     const late = setTimeout(() => { end(undefined); }, within);

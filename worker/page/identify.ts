@@ -7,7 +7,7 @@ import { askTo } from './ask.ts';
 /** The name of the package's own script. */
 export const workerName = 'ephapse-worker.js';
 /** A worker that has the server answers within milliseconds of its start. */
-const patience = 4_000;
+const helloTimeout = 4_000;
 
 const answered = new WeakSet<ServiceWorker>();
 
@@ -24,7 +24,7 @@ export function isKnown(worker: ServiceWorker): boolean {
 /** Whether a worker has the server in it; asks it where that is not known. */
 export async function hasServer(worker: ServiceWorker): Promise<boolean> {
   if (isKnown(worker)) return true;
-  if (!(await askTo(worker, { ask: 'hello' }, patience))) return false;
+  if (!(await askTo(worker, { ask: 'hello' }, helloTimeout))) return false;
   answered.add(worker);
   return true;
 }

@@ -1,7 +1,7 @@
 // The page's side of the package: `start()` makes a homeserver run in the site's service worker and
 // says where it answers.
 
-import { type Booted, type News, channelName, isOurs } from '../shared/protocol.ts';
+import { type Booted, type Broadcast, channelName, isOurs } from '../shared/protocol.ts';
 import { EphapseError, type Events, type Server, type StartOptions, type Status } from './api.ts';
 import { ask, askTo } from './ask.ts';
 import { Compiled } from './compiled.ts';
@@ -9,7 +9,7 @@ import { type Control, takeControl } from './control.ts';
 import { Pause, retryingFetch } from './fetch.ts';
 import { keepAlive } from './keep-alive.ts';
 import { workerName } from './identify.ts';
-import { obstacle } from './reach.ts';
+import { reachabilityError } from './reachability.ts';
 import { checkEnvironment, register, registerAgain, registerWaiting } from './register.ts';
 
 export * from './api.ts';
@@ -50,7 +50,7 @@ export async function start(options: StartOptions = {}): Promise<Server> {
   let failure: EphapseError | undefined;
   channel.addEventListener('message', ({ data }: MessageEvent<unknown>) => {
     if (!isOurs(data)) return;
-    const news = data as News;
+    const news = data as Broadcast;
     switch (news.news) {
       case 'progress':
         if (!listeners.started) options.onProgress?.({ stage: news.stage, loaded: news.loaded, total: news.total });
@@ -79,9 +79,9 @@ export async function start(options: StartOptions = {}): Promise<Server> {
     void registerWaiting(registration, scope);
     const control = await takeControl(registration);
     const baseUrl = scope.replace(/\/$/, '');
-    const inTheWay = obstacle(baseUrl);
+    const reachability = reachabilityError(baseUrl);
     const { serverName } = await ask<Booted>(control, { ask: 'boot', maxUpload });
-    const error = await inTheWay;
+    const error = await reachability;
     if (error) throw error;
     listeners.started = true;
     options.onProgress?.({ stage: 'open', loaded: 1, total: 1 });

@@ -36,7 +36,7 @@ async function checkStorage(): Promise<void> {
 }
 
 /** What `register` is told beside the URLs. */
-export interface Circumstances {
+export interface RegisterOptions {
   /** Whether the site left it to us where the worker is. */
   byDefault: boolean;
   /** What a worker that is being installed said of its failure. */
@@ -44,7 +44,7 @@ export interface Circumstances {
 }
 
 /** Registers the worker and waits for a version that is active. */
-export async function register(workerUrl: URL, scope: string, { byDefault, failure }: Circumstances): Promise<ServiceWorkerRegistration> {
+export async function register(workerUrl: URL, scope: string, { byDefault, failure }: RegisterOptions): Promise<ServiceWorkerRegistration> {
   if (workerUrl.origin !== location.origin) {
     throw new EphapseError('worker-failed', `The worker's script ${workerUrl.href} is of another origin.`, 'Serve ephapse-worker.js and ephapse.wasm from the page\'s own origin and pass `workerUrl`.');
   }
@@ -114,7 +114,7 @@ async function serverActive(registration: ServiceWorkerRegistration): Promise<vo
   if (!active || (await hasServer(active))) return;
   await registration.update().catch(() => undefined);
   const coming = registration.installing ?? registration.waiting ?? registration.active;
-  for (let waited = 0; coming && coming.state !== 'activated' && coming.state !== 'redundant' && waited < untilTakenOver; waited += 50) await sleep(50);
+  for (let waited = 0; coming && coming.state !== 'activated' && coming.state !== 'redundant' && waited < takeoverTimeout; waited += 50) await sleep(50);
   if (coming === active || coming?.state !== 'activated' || !(await hasServer(coming))) throw foreign(active, registration.scope);
 }
 
@@ -142,9 +142,9 @@ const attempt = 'ephapse-attempt';
  * pauses may use them up; then there is one now and then.
  */
 const quickAttempts = 8;
-const slowPace = 600_000;
+const slowInterval = 600_000;
 /** A new version that is about to take over has done so by then. */
-const untilTakenOver = 10_000;
+const takeoverTimeout = 10_000;
 
 /**
  * Registers a script that waits in vain to become active under a URL that differs in its query, so
@@ -163,7 +163,7 @@ export async function registerAgain(script: string, scope: string, { atOnce = fa
     // go on.
     let quick = atOnce || last - attemptOf(registration?.active?.scriptURL ?? script) < quickAttempts;
     while (waits()) {
-      if (!quick) await sleep(slowPace);
+      if (!quick) await sleep(slowInterval);
       if (waits() && (await installs(next, scope))) return;
       quick = false;
     }
@@ -176,7 +176,7 @@ export async function registerAgain(script: string, scope: string, { atOnce = fa
  */
 export async function registerWaiting({ waiting }: ServiceWorkerRegistration, scope: string): Promise<void> {
   if (!waiting) return;
-  await sleep(untilTakenOver);
+  await sleep(takeoverTimeout);
   await registerAgain(waiting.scriptURL, scope, { atOnce: true });
 }
 
@@ -220,22 +220,22 @@ function withoutAttempt(script: string): string {
   return url.href;
 }
 
-function firstActive(registration: ServiceWorkerRegistration, failure: Circumstances['failure']): Promise<void> {
+function firstActive(registration: ServiceWorkerRegistration, failure: RegisterOptions['failure']): Promise<void> {
   return new Promise((resolve, reject) => {
     const watch = (worker: ServiceWorker | null): void => {
-      const look = (): void => {
+      const check = (): void => {
         if (registration.active) resolve();
-        else if (worker?.state === 'redundant') whyRedundant(failure).then(reject, reject);
+        else if (worker?.state === 'redundant') installationError(failure).then(reject, reject);
       };
-      worker?.addEventListener('statechange', look);
-      look();
+      worker?.addEventListener('statechange', check);
+      check();
     };
     watch(registration.installing ?? registration.waiting ?? registration.active);
   });
 }
 
 /** What the worker said and the browser tells of its end come by different ways. */
-async function whyRedundant(failure: Circumstances['failure']): Promise<EphapseError> {
+async function installationError(failure: RegisterOptions['failure']): Promise<EphapseError> {
   for (let waited = 0; !failure() && waited < 500; waited += 50) await sleep(50);
   return failure() ?? new EphapseError('worker-failed', 'The worker could not be installed.', 'Check that ephapse.wasm lies beside ephapse-worker.js, and that the site may store data, then reload.');
 }

@@ -2,9 +2,9 @@
 // writes CORS headers and judges methods and paths.
 
 import { isMedia, serverLabel } from '../shared/matrix-url.ts';
-import { atOnce, received } from './body.ts';
+import { streamOfBytes, received } from './body.ts';
 import { failureOf } from './failed.ts';
-import { Died, type EngineResponse } from './instance.ts';
+import { InstanceCrashed, type EngineResponse } from './instance.ts';
 import { type Server } from './server.ts';
 
 /**
@@ -16,12 +16,12 @@ const usesOfMedia: ReadonlySet<string> = new Set(['', 'audio', 'image', 'track',
 /** Answers `request`, whose path on this server is `path`. Never rejects. */
 export async function answer(server: Server, request: Request, path: string): Promise<Response> {
   if (!usesOfMedia.has(request.destination) && isMedia(path)) {
-    return problem(403, 'M_FORBIDDEN', 'Media is not served to frames, pages, scripts or workers.');
+    return problem(403, 'M_FORBIDDEN', 'Media is not served to frames, pages, scripts or workers');
   }
   try {
     const label = serverLabel(new URL(request.url).hostname);
     if (label !== undefined && label !== (await server.running()).serverName.split('.', 1)[0]) {
-      return problem(404, 'M_UNRECOGNIZED', 'This is the name of another server, and this version does not reach others.');
+      return problem(404, 'M_UNRECOGNIZED', 'Federation is not supported yet: this is the name of another server');
     }
     const { body, rest } = await received(request);
     try {
@@ -31,7 +31,7 @@ export async function answer(server: Server, request: Request, path: string): Pr
       rest?.cancel();
     }
   } catch (error) {
-    if (error instanceof Died) return problem(500, 'M_UNKNOWN', 'The server made a mistake and started anew from its database.');
+    if (error instanceof InstanceCrashed) return problem(500, 'M_UNKNOWN', 'Internal server error: the server was restarted');
     const { message, nextStep } = failureOf(error);
     return problem(503, 'M_UNKNOWN', `${message} ${nextStep}`);
   }
@@ -39,7 +39,7 @@ export async function answer(server: Server, request: Request, path: string): Pr
 
 function toResponse({ status, headers, body }: EngineResponse): Response {
   const empty = status === 204 || status === 304;
-  return new Response(empty ? null : body instanceof Uint8Array ? atOnce(body) : body, { status, headers });
+  return new Response(empty ? null : body instanceof Uint8Array ? streamOfBytes(body) : body, { status, headers });
 }
 
 function problem(status: number, errcode: string, error: string): Response {

@@ -12,7 +12,7 @@ const small = 64 * 1024;
  * So many milliseconds a body may pause. Chromium tells nobody of a request that its page gave up:
  * its stream stays as it is.
  */
-const patience = 60_000;
+const bodyTimeout = 60_000;
 
 /** A body of more bytes than this is one whose sender may have gone while it came. */
 const large = 1 << 20;
@@ -22,7 +22,7 @@ const large = 1 << 20;
  * what nobody takes one to six milliseconds after it asked for it (2026-11-30), and that is all
  * that it tells of a page that gave its request up.
  */
-const untilCancelled = 25;
+const cancelDelay = 25;
 
 /**
  * What the engine has not been given yet of a body. It can be read once, so that a request with one
@@ -49,7 +49,7 @@ export class Rest {
     this.begun = true;
     let late: ReturnType<typeof setTimeout> | undefined;
     const tooLate = new Promise<never>((_, reject) => {
-      late = setTimeout(() => { reject(new Error('the body did not arrive in time')); }, patience);
+      late = setTimeout(() => { reject(new Error('timed out')); }, bodyTimeout);
     });
     try {
       const { value } = await Promise.race([this.#reader.read(), tooLate]);
@@ -110,7 +110,7 @@ function joined(chunks: Uint8Array[], length: number): Uint8Array {
  * process keeps and the page's has to fetch from there: 0.7 to 0.8 ms a request, and more for a
  * large one. A stream goes to the page's process directly.
  */
-export function atOnce(body: Uint8Array<ArrayBuffer>): ReadableStream<Uint8Array<ArrayBuffer>> {
+export function streamOfBytes(body: Uint8Array<ArrayBuffer>): ReadableStream<Uint8Array<ArrayBuffer>> {
   return new ReadableStream({
     start: (controller) => {
       if (body.length > 0) controller.enqueue(body);
@@ -132,7 +132,7 @@ export function streamOf(pieces: Pieces, during: <T>(work: () => Promise<T>) => 
   return new ReadableStream(
     {
       pull: async (controller) => {
-        if (wait) await sleep(untilCancelled);
+        if (wait) await sleep(cancelDelay);
         wait = false;
         if (cancelled) return;
         const piece = await during(() => pieces.next());

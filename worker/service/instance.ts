@@ -1,14 +1,14 @@
-// One instance of the engine. A panic leaves its memory in an unknown state, so the instance is
-// dead from then on. Calls that had handed in what they write are still answered by it; all others
-// learn that it died, and whether they may be done again.
+// One instance of the engine. A panic leaves its memory in an unknown state, so the instance has
+// crashed from then on. It still answers the calls that had submitted their writes. All others
+// learn that it crashed, and whether they may be done again.
 
 import { createGlue, type Engine, type Glue, type OpenFailure } from 'ephapse:glue';
 import { type Rest, streamOf } from './body.ts';
 import { sleep, yieldNow } from './host.ts';
 import { Failed } from './failed.ts';
 
-/** So many milliseconds a dead instance has for the answers of calls that have written. */
-const lastAnswers = 3_000;
+/** So many milliseconds a crashed instance has for the answers of calls that have written. */
+const remainingTimeout = 3_000;
 
 /** A request as the engine takes it. */
 export interface Call {
@@ -29,26 +29,26 @@ export interface EngineResponse {
 }
 
 /**
- * What became of a call whose instance died: it was the `culprit`, during which it happened; it was
- * left `undone`, and has changed nothing; or it is `unknown` whether what it wrote was stored.
+ * What became of a call whose instance crashed: it was the `cause`, during which it happened; it
+ * was `not-applied`, and has changed nothing; or it is `unknown` whether its writes were stored.
  */
-export type Fate = 'culprit' | 'undone' | 'unknown';
+export type CallOutcome = 'cause' | 'not-applied' | 'unknown';
 
-/** Rejects the calls of an instance that died. */
-export class Died extends Error {
-  readonly fate: Fate;
+/** Rejects the calls of an instance that crashed. */
+export class InstanceCrashed extends Error {
+  readonly outcome: CallOutcome;
 
-  constructor(reason: string, fate: Fate) {
+  constructor(reason: string, outcome: CallOutcome) {
     super(reason);
-    this.fate = fate;
+    this.outcome = outcome;
   }
 }
 
 interface Waiting {
-  reject: (error: Died) => void;
+  reject: (error: InstanceCrashed) => void;
 }
 
-type OnDeath = (reason: string, done: Promise<void>) => void;
+type OnCrash = (reason: string, done: Promise<void>) => void;
 
 /** One instance, open on its database. */
 export class Instance {
@@ -56,35 +56,35 @@ export class Instance {
   closed = false;
   readonly #engine: Engine;
   readonly #memory: WebAssembly.Memory;
-  readonly #life: Life;
+  readonly #lifecycle: InstanceLifecycle;
 
-  private constructor(engine: Engine, memory: WebAssembly.Memory, life: Life) {
+  private constructor(engine: Engine, memory: WebAssembly.Memory, lifecycle: InstanceLifecycle) {
     this.#engine = engine;
     this.#memory = memory;
-    this.#life = life;
+    this.#lifecycle = lifecycle;
   }
 
   /**
-   * Opens the database; `onDeath` is called once, when the instance dies. What it gets ends when
+   * Opens the database; `onCrash` is called once, when the instance crashes. What it gets ends when
    * the instance is done with the database.
    */
-  static async open(module: WebAssembly.Module, database: string, publicUrl: string, onDeath: OnDeath): Promise<Instance> {
+  static async open(module: WebAssembly.Module, database: string, publicUrl: string, onCrash: OnCrash): Promise<Instance> {
     const glue = createGlue();
-    const life = new Life(glue, onDeath);
+    const lifecycle = new InstanceLifecycle(glue, onCrash);
     const { memory } = await glue({ module_or_path: module });
     const host = {
       sleep,
       yieldNow,
-      panicked: (call: number, message: string) => { life.end(message, call); },
+      panicked: (call: number, message: string) => { lifecycle.end(message, call); },
       log: (level: 'error' | 'warn' | 'info', line: string) => { console[level](`ephapse: ${line}`); },
     };
-    const engine = await life.during(0, () => glue.open(database, publicUrl, host).catch((error: unknown) => { throw openFailure(error); }));
-    return new Instance(engine, memory, life);
+    const engine = await lifecycle.during(0, () => glue.open(database, publicUrl, host).catch((error: unknown) => { throw openFailure(error); }));
+    return new Instance(engine, memory, lifecycle);
   }
 
-  /** Whether it died. */
-  get dead(): boolean {
-    return this.#life.over;
+  /** Whether it crashed. */
+  get crashed(): boolean {
+    return this.#lifecycle.over;
   }
 
   /** The server's name. */
@@ -92,14 +92,14 @@ export class Instance {
     return this.#engine.serverName();
   }
 
-  /** Answers one request; rejects with `Died`. */
+  /** Answers one request; rejects with `InstanceCrashed`. */
   async handle({ method, path, headers, body, rest }: Call): Promise<EngineResponse> {
-    const call = this.#life.nextCall();
-    const response = await this.#life.during(call, () => this.#engine.handle(call, method, path, headers, body, rest));
+    const call = this.#lifecycle.nextCall();
+    const response = await this.#lifecycle.during(call, () => this.#engine.handle(call, method, path, headers, body, rest));
     const answered = response.body;
     if (answered instanceof Uint8Array) return { ...response, body: answered };
     // What is there as a whole leaves whatever becomes of the engine.
-    return { ...response, body: streamOf(answered, (work) => (answered.whole ? work() : this.#life.during(call, work)), rest) };
+    return { ...response, body: streamOf(answered, (work) => (answered.whole ? work() : this.#lifecycle.during(call, work)), rest) };
   }
 
   /** What the engine says of itself, and how much memory it has. */
@@ -109,54 +109,54 @@ export class Instance {
 
   /** See `Engine.setHolding`. */
   setHolding(holding: boolean): void {
-    if (!this.dead) this.#engine.setHolding(holding);
+    if (!this.crashed) this.#engine.setHolding(holding);
   }
 
   /** See `Engine.hasLostDatabase`. */
   async hasLostDatabase(): Promise<boolean> {
     // A request waits for this, which has a panic of another as little on its conscience as any.
-    return this.#life.during(this.#life.nextCall(), () => this.#engine.hasLostDatabase());
+    return this.#lifecycle.during(this.#lifecycle.nextCall(), () => this.#engine.hasLostDatabase());
   }
 
   /** See `Engine.setMaxUpload`. */
   async setMaxUpload(bytes: number | undefined): Promise<void> {
-    await this.#life.during(this.#life.nextCall(), () => this.#engine.setMaxUpload(bytes));
+    await this.#lifecycle.during(this.#lifecycle.nextCall(), () => this.#engine.setMaxUpload(bytes));
   }
 
-  /** Dies of something that the engine itself survived. */
+  /** Ends the instance for a reason that the engine has not noticed. */
   end(reason: string): void {
-    this.#life.endTurns(reason);
+    this.#lifecycle.endTurns(reason);
   }
 
-  /** Ends when no call is under way, or after `patience` milliseconds. */
-  async idle(patience: number): Promise<void> {
-    await this.#life.idle(patience);
+  /** Ends when no call is under way, or after `timeout` milliseconds. */
+  async idle(timeout: number): Promise<void> {
+    await this.#lifecycle.idle(timeout);
   }
 
   /** Finishes what is being written and closes the database. */
   async shutdown(): Promise<void> {
     this.closed = true;
-    if (!this.dead) await this.#life.during(0, () => this.#engine.shutdown());
+    if (!this.crashed) await this.#lifecycle.during(0, () => this.#engine.shutdown());
   }
 
   /** A trap in a background task reaches nobody but the worker's error events. */
   trapped(error: WebAssembly.RuntimeError): void {
-    this.#life.trapped(error);
+    this.#lifecycle.trapped(error);
   }
 }
 
 /** Ends once, and tells everybody who waits. */
-class Life {
+class InstanceLifecycle {
   over = false;
   readonly #waiting = new Map<number, Set<Waiting>>();
   readonly #glue: Glue;
-  readonly #onDeath: OnDeath;
+  readonly #onCrash: OnCrash;
   #calls = 0;
   #whenIdle: (() => void)[] = [];
 
-  constructor(glue: Glue, onDeath: OnDeath) {
+  constructor(glue: Glue, onCrash: OnCrash) {
     this.#glue = glue;
-    this.#onDeath = onDeath;
+    this.#onCrash = onCrash;
   }
 
   nextCall(): number {
@@ -164,20 +164,20 @@ class Life {
     return this.#calls;
   }
 
-  /** Ends when nothing is under way, or after `patience` milliseconds. */
-  async idle(patience: number): Promise<void> {
+  /** Ends when nothing is under way, or after `timeout` milliseconds. */
+  async idle(timeout: number): Promise<void> {
     // A call may have ended in this turn, and a request that has just found the instance comes into
     // it; both are seen by the next turn.
     await sleep(0);
     if (this.#waiting.size === 0) return;
-    await Promise.race([new Promise<void>((resolve) => this.#whenIdle.push(resolve)), sleep(patience)]);
+    await Promise.race([new Promise<void>((resolve) => this.#whenIdle.push(resolve)), sleep(timeout)]);
   }
 
-  /** `work`, unless the instance dies first. */
+  /** `work`, unless the instance crashes first. */
   during<T>(call: number, work: () => Promise<T>): Promise<T> {
     return new Promise<T>((resolve, reject) => {
       if (this.over) {
-        reject(new Died('the engine has stopped', 'undone'));
+        reject(new InstanceCrashed('the engine has stopped', 'not-applied'));
         return;
       }
       const waiting: Waiting = { reject };
@@ -202,31 +202,31 @@ class Life {
     this.endTurns(error.message);
   }
 
-  /** Dies of something that the engine has not noticed, in the turn of the current call. */
+  /** Ends for a reason that the engine has not noticed, during the current call. */
   endTurns(reason: string): void {
     this.#glue.end_turns();
     this.end(reason, this.#glue.current_call());
   }
 
-  end(reason: string, culprit: number): void {
+  end(reason: string, cause: number): void {
     const first = !this.over;
     this.over = true;
     console.error(`ephapse: the engine stopped: ${reason}`);
-    for (const call of [culprit, 0]) this.#reject(call, new Died(reason, 'culprit'));
-    if (first) this.#onDeath(reason, this.#answerTheRest(reason));
+    for (const call of [cause, 0]) this.#reject(call, new InstanceCrashed(reason, 'cause'));
+    if (first) this.#onCrash(reason, this.#answerRemaining(reason));
   }
 
   /** Ends when those who have written are answered, or have waited long enough. */
-  async #answerTheRest(reason: string): Promise<void> {
+  async #answerRemaining(reason: string): Promise<void> {
     // A call may have ended in the turn in which another panicked; that reaches whoever waits for
     // it by the next turn.
     await sleep(0);
-    for (const call of [...this.#waiting.keys()]) if (!this.#glue.has_written(call)) this.#reject(call, new Died(reason, 'undone'));
-    await this.idle(lastAnswers);
-    for (const call of [...this.#waiting.keys()]) this.#reject(call, new Died(reason, 'unknown'));
+    for (const call of [...this.#waiting.keys()]) if (!this.#glue.has_written(call)) this.#reject(call, new InstanceCrashed(reason, 'not-applied'));
+    await this.idle(remainingTimeout);
+    for (const call of [...this.#waiting.keys()]) this.#reject(call, new InstanceCrashed(reason, 'unknown'));
   }
 
-  #reject(call: number, error: Died): void {
+  #reject(call: number, error: InstanceCrashed): void {
     const waiting = this.#waiting.get(call) ?? [];
     this.#ended(call);
     for (const { reject } of waiting) reject(error);

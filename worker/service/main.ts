@@ -1,7 +1,7 @@
 // The service worker of a node: answers the pages' Matrix requests from the engine, and hands over
 // to newer versions of itself.
 
-import { type Answer, type Booted, type News, type Question, channelName, isOurs, mark } from '../shared/protocol.ts';
+import { type Answer, type Booted, type Broadcast, type Question, channelName, isOurs, mark } from '../shared/protocol.ts';
 import { matrixPath } from '../shared/matrix-url.ts';
 import { answer } from './answer.ts';
 import { answerOf, failureOf } from './failed.ts';
@@ -15,18 +15,18 @@ declare const self: ServiceWorkerGlobalScope;
  * How long a new version waits for the running one to fall quiet; one that is too old for that
  * never says so.
  */
-const untilQuiet = 1_500;
+const quietTimeout = 1_500;
 /** How long the browser may take for the switch. */
-const untilActivated = 3_000;
+const activationTimeout = 3_000;
 
 const scope = self.registration.scope;
 const channel = new BroadcastChannel(channelName(scope));
-const tell = (news: News): void => { channel.postMessage(news); };
+const tell = (news: Broadcast): void => { channel.postMessage(news); };
 const server = new Server(scope, tell);
 
 self.addEventListener('fetch', (event) => {
   const path = matrixPath(event.request.url, scope);
-  if (path !== undefined) event.respondWith(server.together.leave(answer(server, event.request, path)));
+  if (path !== undefined) event.respondWith(server.responses.pass(answer(server, event.request, path)));
 });
 
 self.addEventListener('install', (event) => {
@@ -58,7 +58,7 @@ self.addEventListener('message', (event) => {
 
 channel.addEventListener('message', ({ data }) => {
   if (!isOurs(data)) return;
-  const news = data as News;
+  const news = data as Broadcast;
   // A broadcast never comes back to its sender, so these are another version's words. One that
   // waits itself has nothing to hand over, and must not say for the running one that all is quiet.
   if (news.news === 'handover' && !isWaiting()) server.handOver();
@@ -129,26 +129,26 @@ async function activated(): Promise<void> {
  */
 async function becomeActive(): Promise<void> {
   if (!self.registration.active) return;
-  const quiet = heard('quiet', untilQuiet);
+  const quiet = broadcastReceived('quiet', quietTimeout);
   tell({ [mark]: 1, news: 'handover', version: EPHAPSE_VERSION });
   await quiet;
   void self.skipWaiting();
-  await sleep(untilActivated);
+  await sleep(activationTimeout);
   if (stateOf() === 'installed') tell({ [mark]: 1, news: 'parked', script: self.serviceWorker.scriptURL });
 }
 
-/** Ends when another version says so, or after `patience` milliseconds. */
-function heard(news: News['news'], patience: number): Promise<void> {
+/** Ends when another version says so, or after `timeout` milliseconds. */
+function broadcastReceived(news: Broadcast['news'], timeout: number): Promise<void> {
   return new Promise((resolve) => {
     const listen = ({ data }: MessageEvent): void => {
-      if (isOurs(data) && (data as News).news === news) end();
+      if (isOurs(data) && (data as Broadcast).news === news) end();
     };
     const end = (): void => {
       clearTimeout(late);
       channel.removeEventListener('message', listen);
       resolve();
     };
-    const late = setTimeout(end, patience);
+    const late = setTimeout(end, timeout);
     channel.addEventListener('message', listen);
   });
 }

@@ -1,48 +1,48 @@
 // Keeps one engine running: under the scope's lock, rebuilt from disk after a panic, stopped for a
 // newer version.
 
-import { type News, type Stage, channelName, mark } from '../shared/protocol.ts';
+import { type Broadcast, type Stage, channelName, mark } from '../shared/protocol.ts';
 import { failureOf } from './failed.ts';
 import { sleep } from './host.ts';
-import { type Call, Died, type EngineResponse, Instance } from './instance.ts';
+import { type Call, InstanceCrashed, type EngineResponse, Instance } from './instance.ts';
 import { loadModule } from './module.ts';
-import { Together } from './together.ts';
+import { ResponseBarrier } from './response-barrier.ts';
 
 /**
- * While a hand-over is under way, answers that clients ask for again at once leave together, this
+ * While a hand-over is under way, answers that clients ask for again at once leave responses, this
  * often: between them nothing is pending.
  */
 const handoverTick = 100;
 /** Pages fall silent when a hand-over is asked for; by then they have heard of it. */
-const untilSilence = 60;
+const quietDelay = 60;
 /** From the word that all is quiet until the new version has asked the browser to switch. */
-const untilAsked = 25;
+const skipWaitingDelay = 25;
 /** A hand-over that does not come about ends after this long. */
-const handoverPatience = 30_000;
+const handoverTimeout = 30_000;
 /** After a failed start the next one waits this long, so that a client's retries cost little. */
-const restartPause = 1_000;
+const restartDelay = 1_000;
 /** What is under way when the server is stopped has this long to end. */
-const lastCalls = 5_000;
+const shutdownTimeout = 5_000;
 
-type Tell = (news: News) => void;
+type Tell = (news: Broadcast) => void;
 
 /** The homeserver of one scope, as the worker sees it. */
 export class Server {
   readonly #scope: string;
   readonly #tell: Tell;
-  /** How answers leave. */
-  readonly together = new Together();
+  /** How responses leave. */
+  readonly responses = new ResponseBarrier();
   #starting: Promise<Instance> | undefined;
   #instance: Instance | undefined;
   #module: Promise<WebAssembly.Module> | undefined;
   #release: (() => void) | undefined;
-  /** Ends when the instance that died last is done with the database. */
-  #dying: Promise<void> = Promise.resolve();
+  /** Ends when the instance that crashed last is done with the database. */
+  #crashing: Promise<void> = Promise.resolve();
   /** Ends when all is stopped that was to be. */
   #stopping: Promise<void> = Promise.resolve();
   #starts = 0;
   #handingOver: ReturnType<typeof setTimeout> | undefined;
-  #failedAt = -restartPause;
+  #failedAt = -restartDelay;
   #rebuilds = 0;
 
   constructor(scope: string, tell: Tell) {
@@ -72,15 +72,15 @@ export class Server {
   }
 
   /**
-   * Answers a request. One that was left undone when an engine died is done again, as far as its
-   * body can be read again; one of unknown fate only where that does no harm.
+   * Answers a request. One that an engine had not applied when it crashed is done again, as far as
+   * its body can be read again; one of unknown outcome only where that does no harm.
    */
   async handle(call: Call): Promise<EngineResponse> {
     for (let attempt = 0; ; attempt += 1) {
       try {
         const instance = await this.running();
         const response = await instance.handle(call);
-        if (response.status === 503 && (instance.dead || instance.closed || (await instance.hasLostDatabase()))) {
+        if (response.status === 503 && (instance.crashed || instance.closed || (await instance.hasLostDatabase()))) {
           // The browser closes a database that the user or a newer version wants gone; the next
           // instance opens what is there now.
           if (!instance.closed) instance.end('the database was closed');
@@ -90,7 +90,7 @@ export class Server {
         if (this.#handingOver !== undefined && isLongPoll(call)) await nextTick();
         return response;
       } catch (error) {
-        const again = error instanceof Died && ((error.fate === 'undone' && !call.rest?.begun) || (error.fate === 'unknown' && isRepeatable(call)));
+        const again = error instanceof InstanceCrashed && ((error.outcome === 'not-applied' && !call.rest?.begun) || (error.outcome === 'unknown' && isRepeatable(call)));
         if (!again || attempt === 3) throw error;
       }
     }
@@ -119,17 +119,17 @@ export class Server {
     this.#handingOver = setTimeout(() => {
       this.#handingOver = undefined;
       this.#instance?.setHolding(true);
-    }, handoverPatience);
+    }, handoverTimeout);
     this.#instance?.setHolding(false);
-    void this.#fallQuiet();
+    void this.#becomeIdle();
   }
 
   /** Makes an instant in which nothing is pending, just after the new version has heard of it. */
-  async #fallQuiet(): Promise<void> {
-    await sleep(untilSilence);
-    const release = await this.together.gather();
+  async #becomeIdle(): Promise<void> {
+    await sleep(quietDelay);
+    const release = await this.responses.hold();
     this.#tell({ [mark]: 1, news: 'quiet' });
-    await sleep(untilAsked);
+    await sleep(skipWaitingDelay);
     release();
   }
 
@@ -147,13 +147,13 @@ export class Server {
   }
 
   async #end(starting: Promise<Instance> | undefined): Promise<void> {
-    // One that does not start has told why; one that dies meanwhile has told that.
+    // One that does not start has told why; one that crashes meanwhile has told that.
     const instance = await starting?.catch(() => undefined);
     instance?.setHolding(false);
-    await instance?.idle(lastCalls);
+    await instance?.idle(shutdownTimeout);
     await instance?.shutdown().catch(() => undefined);
     this.#instance = undefined;
-    await this.#dying;
+    await this.#crashing;
     this.#release?.();
     this.#release = undefined;
   }
@@ -165,13 +165,13 @@ export class Server {
 
   async #start(start: number, stopped: Promise<void>): Promise<Instance> {
     await stopped;
-    const pause = this.#failedAt + restartPause - performance.now();
+    const pause = this.#failedAt + restartDelay - performance.now();
     if (pause > 0) await sleep(pause);
-    const [module] = await Promise.all([this.#loadModule(), this.#lock(), this.#dying]);
+    const [module] = await Promise.all([this.#loadModule(), this.#lock(), this.#crashing]);
     this.#progress('open', 0, 1);
     const home = new URL(this.#scope);
     const publicUrl = home.href.replace(/\/$/, '');
-    const instance = await Instance.open(module, `ephapse ${home.pathname}`, publicUrl, (reason, done) => { this.#died(start, reason, done); });
+    const instance = await Instance.open(module, `ephapse ${home.pathname}`, publicUrl, (reason, done) => { this.#crashed(start, reason, done); });
     this.#instance = instance;
     if (this.#handingOver !== undefined) instance.setHolding(false);
     return instance;
@@ -200,8 +200,8 @@ export class Server {
     });
   }
 
-  #died(start: number, reason: string, done: Promise<void>): void {
-    this.#dying = done;
+  #crashed(start: number, reason: string, done: Promise<void>): void {
+    this.#crashing = done;
     // Where this one was being stopped, the next may already wait for that.
     if (start === this.#starts) {
       this.#starting = undefined;

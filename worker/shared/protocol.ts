@@ -55,7 +55,7 @@ export interface Booted {
 }
 
 /** Told to everybody on the scope's broadcast channel. */
-export type News =
+export type Broadcast =
   | { [mark]: 1; news: 'progress'; stage: Stage; loaded: number; total: number }
   /**
    * A new version waits: whoever runs holds no requests any more, so that the browser can switch.
@@ -63,7 +63,10 @@ export type News =
   | { [mark]: 1; news: 'handover'; version: string }
   /** Nothing is pending at the running version, for a moment: now the browser can be asked. */
   | { [mark]: 1; news: 'quiet' }
-  /** The browser was asked in vain: a page registers the script once more. */
+  /**
+   * The browser did not activate the new version: a page registers the script once more. Pages of
+   * older versions know the message as `parked`.
+   */
   | { [mark]: 1; news: 'parked'; script: string }
   /**
    * A new version is active: whoever still runs finishes its writes and lets go of the database.

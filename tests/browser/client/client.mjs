@@ -8,11 +8,11 @@ let client;
 let recoveryKey;
 
 /**
- * Ends when `look` gives something true; fails after `patience` milliseconds with what it waited
+ * Ends when `look` gives something true; fails after `timeout` milliseconds with what it waited
  * for.
  */
-async function until(what, look, patience = 20_000) {
-  const end = Date.now() + patience;
+async function until(what, look, timeout = 20_000) {
+  const end = Date.now() + timeout;
   for (;;) {
     const found = await look();
     if (found) return found;

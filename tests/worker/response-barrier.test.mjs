@@ -1,35 +1,35 @@
-// Answers that leave together at a hand-over.
+// Responses that leave together at a hand-over.
 
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
-import { Together } from '../../worker/service/together.ts';
+import { ResponseBarrier } from '../../worker/service/response-barrier.ts';
 
 const turn = () => new Promise((resolve) => setTimeout(resolve));
 
 /** A request whose answer comes when `answer` is called; `left` says whether it has gone out. */
-function ask(together) {
+function ask(barrier) {
   const request = { left: false };
   const answer = new Promise((resolve) => { request.answer = resolve; });
-  together.leave(answer).then(() => { request.left = true; });
+  barrier.pass(answer).then(() => { request.left = true; });
   return request;
 }
 
-test('usually an answer leaves as soon as it is there', async () => {
-  const together = new Together();
-  const [first, second] = [ask(together), ask(together)];
+test('a response leaves as soon as it is there', async () => {
+  const barrier = new ResponseBarrier();
+  const [first, second] = [ask(barrier), ask(barrier)];
   first.answer();
   await turn();
   assert.deepEqual([first.left, second.left], [true, false]);
 });
 
-test('gathered answers leave when all are there and may go, those of requests that came meanwhile too', async () => {
-  const together = new Together();
-  const [first, second] = [ask(together), ask(together)];
+test('held responses leave when all are there and are released, also those to requests that came meanwhile', async () => {
+  const barrier = new ResponseBarrier();
+  const [first, second] = [ask(barrier), ask(barrier)];
   let release;
-  together.gather().then((let_go) => { release = let_go; });
+  barrier.hold().then((letGo) => { release = letGo; });
   first.answer();
   await turn();
-  const third = ask(together);
+  const third = ask(barrier);
   second.answer();
   await turn();
   assert.equal(release, undefined, 'the third is pending');
@@ -39,13 +39,13 @@ test('gathered answers leave when all are there and may go, those of requests th
   release();
   await turn();
   assert.deepEqual([first.left, second.left, third.left], [true, true, true]);
-  const later = ask(together);
+  const later = ask(barrier);
   later.answer();
   await turn();
   assert.equal(later.left, true);
 });
 
-test('where nothing is pending there is nothing to gather', async () => {
-  const release = await new Together().gather();
+test('with no pending request there is nothing to wait for', async () => {
+  const release = await new ResponseBarrier().hold();
   release();
 });

@@ -1,13 +1,13 @@
-// Whether what the page asks for reaches the server. The site's content security policy may forbid
+// Whether requests of the page reach the server. The site's content security policy may forbid
 // it, and the site's own worker may answer first.
 
 import { EphapseError } from './api.ts';
 
 /**
- * What keeps requests of this page from the server at `baseUrl`; `undefined` where nothing does, or
+ * Why requests of this page do not reach the server at `baseUrl`; `undefined` where they do, or
  * where the server itself has to say what is wrong.
  */
-export async function obstacle(baseUrl: string): Promise<EphapseError | undefined> {
+export async function reachabilityError(baseUrl: string): Promise<EphapseError | undefined> {
   const url = `${baseUrl}/_matrix/client/versions`;
   const forbidden: string[] = [];
   const onViolation = ({ effectiveDirective, disposition }: SecurityPolicyViolationEvent): void => {
@@ -38,7 +38,7 @@ function isOfServer(answer: unknown): boolean {
 function answeredByOther(url: string, { status, headers }: Response): EphapseError {
   return new EphapseError(
     'foreign-worker',
-    `Something else than the server answers ${url} (status ${status}, ${headers.get('content-type') ?? 'no content type'}).`,
+    `Another service worker or server answers ${url} (status ${status}, ${headers.get('content-type') ?? 'no content type'}).`,
     'Make importScripts(\'/ephapse-worker.js\') the first line of the site\'s service worker: its own fetch listener must come after.',
   );
 }
