@@ -1,5 +1,5 @@
 // `npm run check`: what a commit must pass, fast things first: formatting, lints (wasm32 before
-// native), types, and the quick tests. `--no-tests` leaves the tests to `npm test`.
+// native), types, and the quick tests.
 
 import { main, path, run } from './lib/run.mjs';
 import { npmPackages, rustToolchain } from './lib/tools.mjs';
@@ -16,16 +16,23 @@ const steps = [
   ['eslint', () => node(['eslint', 'bin', 'eslint.js'], '.')],
 ];
 
-await main(async () => {
-  await npmPackages();
-  await rustToolchain();
-  if (!process.argv.includes('--no-tests')) {
-    const { unitTests } = await import('./lib/suites.mjs');
-    steps.push(['quick tests', async () => { await run('cargo', ['test', '--workspace', '--lib', '--quiet']); await unitTests(); }]);
-  }
+/** Everything but the tests. */
+export async function lints() {
   for (const [name, step] of steps) {
     const started = performance.now();
     await step();
     console.log(`${name}: ${((performance.now() - started) / 1000).toFixed(1)} s`);
   }
-});
+}
+
+if (process.argv[1] === path('scripts', 'check.mjs')) {
+  await main(async () => {
+    await npmPackages();
+    await rustToolchain();
+    await lints();
+    await run('cargo', ['test', '--workspace', '--lib', '--quiet']);
+    const { runSuite } = await import('./lib/suites.mjs');
+    const { failed } = await runSuite('unit');
+    if (failed > 0) process.exitCode = 1;
+  });
+}

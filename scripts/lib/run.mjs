@@ -14,6 +14,9 @@ export const path = (...parts) => join(root, ...parts);
 /** A path inside the directory in which cargo leaves what it builds. */
 export const built = (...parts) => resolve(root, process.env.CARGO_TARGET_DIR ?? 'target', ...parts);
 
+/** The programs at work. */
+const children = new Set();
+
 /** Thrown when a program ends badly; the program has already said why. */
 export class CommandFailed extends Error {}
 
@@ -26,6 +29,8 @@ export class CommandFailed extends Error {}
 export function run(command, args = [], { env = {}, cwd = root, quiet = false, tee = false, shows = () => true, mayFail = false } = {}) {
   const capture = quiet || tee;
   const child = spawn(command, args, { cwd, env: { ...process.env, ...env }, stdio: ['ignore', capture ? 'pipe' : 'inherit', capture ? 'pipe' : 'inherit'] });
+  children.add(child);
+  child.on('close', () => children.delete(child));
   let output = '';
   child.stdout?.on('data', (chunk) => { output += chunk; });
   if (tee) createInterface({ input: child.stdout }).on('line', (line) => { if (shows(line)) process.stdout.write(`${line}\n`); });
@@ -45,7 +50,7 @@ export function run(command, args = [], { env = {}, cwd = root, quiet = false, t
 
 /**
  * Runs a script's main function: a program that failed has told its story, anything else shows its
- * stack.
+ * stack. What is at work beside it then ends too.
  */
 export async function main(body) {
   try {
@@ -53,5 +58,6 @@ export async function main(body) {
   } catch (error) {
     console.error(error instanceof CommandFailed ? `\n${error.message}` : error);
     process.exitCode = 1;
+    for (const child of children) child.kill();
   }
 }

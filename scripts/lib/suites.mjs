@@ -4,29 +4,54 @@
 import { mkdir, readdir, rm } from 'node:fs/promises';
 import { build } from 'esbuild';
 import { native } from '../build.mjs';
-import { path, run } from './run.mjs';
+import { built, path, run } from './run.mjs';
 import { chromium, firefox, nio, webkit } from './tools.mjs';
+
+/** Runs a suite. */
+export function runSuite(name) {
+  return { rust: rustTests, serve: serveTests, unit: unitTests, package: packageTests, clients: clientTests, browser: browserTests, durability: durabilityTests, silence: silenceTests }[name]();
+}
+
+/** Finds, or installs, the programs that some suites need: two suites cannot install at once. */
+export async function installPrograms(suites) {
+  const needs = (...names) => names.some((name) => suites.includes(name));
+  if (needs('package', 'clients', 'browser', 'durability', 'silence')) await chromium();
+  if (needs('browser')) {
+    await firefox();
+    await webkit();
+  }
+  if (needs('clients')) await nio();
+}
 
 /**
  * Every Rust test of the workspace, natively, with what the tests say: endpoints, crashes, seeds.
  */
-export async function rustTests() {
+async function rustTests() {
   const { code, output } = await run('cargo', ['test', '--workspace', '--no-fail-fast', '--', '--show-output'], { tee: true, shows: onceEach(), mayFail: true });
   return cargoCounts(code, output);
 }
 
 /**
- * `ephapse serve` as a process, as `npm run build` makes it; `KILLS` says how often it is killed
- * under load.
+ * `ephapse serve` as a process; `KILLS` says how often it is killed under load.
  */
-export async function serveTests() {
-  await native();
-  await run('cargo', ['build', '-p', 'ephapse-verify', '--bins']);
-  return nodeTests(await testFiles('serve'));
+async function serveTests() {
+  return nodeTests(await testFiles('serve'), { env: { EPHAPSE: await ephapse() } });
+}
+
+/**
+ * The path of the native program. It is the one that the Rust tests have built, since a release
+ * takes minutes more. With `RELEASE` it is that of `npm run build`.
+ */
+async function ephapse() {
+  // Cargo unites the features of all that one command builds: another choice of packages would
+  // compile most of them once more.
+  await run('cargo', ['build', '--workspace', '--all-targets']);
+  if (process.env.RELEASE) await native();
+  return built(process.env.RELEASE ? 'release' : 'debug', 'ephapse');
 }
 
 /** The worker's TypeScript, in Node, and what is generated from the specification. */
-export async function unitTests() {
+async function unitTests() {
   const out = path('.cache', 'tests');
   await rm(out, { recursive: true, force: true });
   await mkdir(out, { recursive: true });
@@ -49,30 +74,25 @@ export async function unitTests() {
  * The built package and the demo, in Chromium; the first minute in Firefox and WebKit too; and a
  * client's conversation with `ephapse serve`.
  */
-export async function browserTests() {
-  await native();
-  // Found, or installed, before anything runs.
-  await firefox();
-  await webkit();
-  return nodeTests(await testFiles('browser'), { env: { CHROMIUM: await chromium() } });
+async function browserTests() {
+  return nodeTests(await testFiles('browser'), { env: { CHROMIUM: await chromium(), EPHAPSE: await ephapse() } });
 }
 
 /**
  * What people do with other clients, against `ephapse serve`: matrix-js-sdk, of now and of a year
  * ago, matrix-nio, and with `RUST_SDK` matrix-rust-sdk.
  */
-export async function clientTests() {
-  await native();
+async function clientTests() {
   const files = await testFiles('clients');
   if (process.env.RUST_SDK) {
     await run('cargo', ['build', '--locked', '--manifest-path', path('tests', 'clients', 'rust-sdk', 'Cargo.toml'), '--target-dir', path('.cache', 'rust-sdk')]);
     files.push(path('tests', 'clients', 'rust-sdk.long.mjs'));
   }
-  return nodeTests(files, { env: { CHROMIUM: await chromium(), PYTHON: await nio() } });
+  return nodeTests(files, { env: { CHROMIUM: await chromium(), EPHAPSE: await ephapse(), PYTHON: await nio() } });
 }
 
 /** What npm gives to others, in an empty Vite project and in sites without a bundler. */
-export async function packageTests() {
+async function packageTests() {
   return nodeTests(await testFiles('package'), { env: { CHROMIUM: await chromium() } });
 }
 
@@ -80,7 +100,7 @@ export async function packageTests() {
  * Minutes without a request, in Chromium, while others are at work: what it says is shown when it
  * has ended. `IDLE` says how long.
  */
-export async function silenceTests() {
+async function silenceTests() {
   return nodeTests(await testFiles('silence'), { env: { CHROMIUM: await chromium() }, quiet: true });
 }
 
@@ -88,7 +108,7 @@ export async function silenceTests() {
  * Kills, stops, updates and a full disk, in Chromium; `BROWSER_KILLS` and `WORKER_STOPS` say how
  * much of it.
  */
-export async function durabilityTests() {
+async function durabilityTests() {
   return nodeTests(await testFiles('durability'), { env: { CHROMIUM: await chromium() } });
 }
 
@@ -104,7 +124,8 @@ async function testFiles(directory) {
 const limit = 3_600_000;
 
 async function nodeTests(files, { env = {}, quiet = false } = {}) {
-  const { code, output } = await run('node', ['--test', '--test-concurrency=1', `--test-timeout=${limit}`, '--test-reporter=spec', ...files], { tee: !quiet, quiet, mayFail: true, env });
+  // Two files at a time, since the tests wait for much.
+  const { code, output } = await run('node', ['--test', '--test-concurrency=2', `--test-timeout=${limit}`, '--test-reporter=spec', ...files], { tee: !quiet, quiet, mayFail: true, env });
   if (quiet) console.log(`\n${output}`);
   const count = (name) => Number(new RegExp(`^ℹ ${name} (\\d+)$`, 'm').exec(output)?.[1] ?? 0);
   return honest(code, { passed: count('pass'), failed: count('fail') + count('cancelled') });

@@ -11,7 +11,7 @@ import { ServerProcess, freePort } from '../../bench/targets/process.mjs';
 import { built } from '../../scripts/lib/run.mjs';
 
 /** The binary under test. */
-export const binary = process.env.EPHAPSE ?? built('release', 'ephapse');
+export const binary = process.env.EPHAPSE ?? built('debug', 'ephapse');
 
 /** Verifies every event that a data directory holds; resolves to how many there are. */
 export async function verifyEvents(dataDirectory) {
