@@ -3,7 +3,6 @@
 
 use crate::{
     body::{Body, ReadError},
-    client::RateLimits,
     config::Config,
     damaged::LeaveOut,
     devices::Seen,
@@ -14,6 +13,7 @@ use crate::{
     media::Uploads,
     notify::Notify,
     position::{Position, Positions, Token},
+    rate_limits::RateLimits,
     request_log::{self, RequestLog},
     room::Rooms,
     router::{Entrance, MAX_ANONYMOUS_BODY, Once, Router},

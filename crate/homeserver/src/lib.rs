@@ -7,6 +7,7 @@
 #[cfg(test)]
 extern crate self as ephapse_homeserver;
 
+mod accounts;
 mod body;
 mod cache;
 pub mod config;
@@ -21,6 +22,7 @@ mod keys;
 mod locks;
 mod position;
 mod property_paths;
+mod rate_limits;
 mod request_log;
 mod router;
 mod rows;

@@ -5,6 +5,7 @@
 //! what is implemented.
 
 use crate::{
+    accounts::token_hash,
     body::Body,
     client, devices,
     error::{self, Error, Result},
@@ -28,7 +29,6 @@ use ruma::{
         path_builder::PathBuilder,
     },
 };
-use sha2::{Digest, Sha256};
 use std::{borrow::Cow, collections::HashMap, future::Future, rc::Rc};
 
 /// Bytes that a body may have where anybody may send it: what logs in or registers is small.
@@ -547,11 +547,6 @@ fn access_token(headers: &HeaderMap, uri: &Uri) -> Option<String> {
         return Some(token.1.trim().to_owned());
     }
     parameter(uri.query()?, "access_token")
-}
-
-/// What an access token is kept as.
-pub fn token_hash(token: &str) -> [u8; 32] {
-    Sha256::digest(token.as_bytes()).into()
 }
 
 /// Whose request it is, and what its access token is kept as; nobody's where the endpoint is for

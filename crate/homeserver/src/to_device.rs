@@ -73,7 +73,7 @@ pub type Messages = BTreeMap<OwnedUserId, BTreeMap<DeviceIdOrAllDevices, Raw<Any
 #[derive(Debug, thiserror::Error)]
 pub enum Refused {
     /// The content of one message.
-    #[error("a message has {} bytes at most", LONGEST_CONTENT)]
+    #[error("Message too large: at most {} bytes are allowed", LONGEST_CONTENT)]
     LongContent,
     /// More messages, or bytes of them, than are sent in one go.
     #[error("Too many to-device messages in one request")]

@@ -5,8 +5,8 @@
 //! steps there. Used for another operation it is refused. Sessions are stored, survive a restart,
 //! and end after an hour.
 
-use super::password;
 use crate::{
+    accounts::{self, password},
     error::{Error, Result},
     homeserver::Homeserver,
     router::{RawRequest, UserCall},
@@ -15,9 +15,12 @@ use crate::{
     transaction::Tx,
 };
 use ephapse_store::Direction;
-use ruma::api::{
-    client::uiaa::{AuthData, AuthFlow, AuthType, UiaaInfo},
-    error::{ErrorKind, StandardErrorBody},
+use ruma::{
+    OwnedUserId,
+    api::{
+        client::uiaa::{AuthData, AuthFlow, AuthType, UiaaInfo, UserIdentifier},
+        error::{ErrorKind, StandardErrorBody},
+    },
 };
 use serde_json::value::RawValue;
 use sha2::{Digest, Sha256};
@@ -124,7 +127,7 @@ async fn attempt(
         AuthData::Dummy(_) => true,
         AuthData::Password(given) => {
             let Some(user) = user else { return Ok(Some((ErrorKind::Forbidden, "You are not logged in"))) };
-            let named = password::identified(hs, &given.identifier);
+            let named = identified(hs, &given.identifier);
             let is_right = match &named {
                 Some(named) => password::check(hs, named, &given.password).await?.is_some(),
                 None => false,
@@ -142,6 +145,15 @@ async fn attempt(
     }
     session.completed.push(stage.as_str().to_owned());
     Ok(None)
+}
+
+/// The user id that an `m.id.user` identifier means on this server, given as a whole or as its
+/// localpart.
+pub fn identified(hs: &Homeserver, identifier: &UserIdentifier) -> Option<OwnedUserId> {
+    match identifier {
+        UserIdentifier::Matrix(id) => accounts::named(hs, &id.user),
+        _ => None,
+    }
 }
 
 /// Whether this is the token that registration asks for; 429 when too many were tried.

@@ -2,25 +2,22 @@
 //! chapters.
 
 mod account;
-mod account_data;
+pub mod account_data;
 mod aliases;
 mod capabilities;
 mod create_room;
 mod cross_signing;
 mod devices;
 mod filters;
-mod hashing;
 pub mod interactive;
 mod key_backup;
 mod keys;
 mod media;
 mod membership;
 mod messages;
-mod password;
 mod presence;
-mod profile;
-mod push_rules;
-mod rate_limit;
+pub mod profile;
+pub mod push_rules;
 mod read_markers;
 mod receipts;
 mod refused;
@@ -38,7 +35,6 @@ mod versions;
 mod wire;
 
 pub use push_rules::{rules_of, up_to_date as push_rules_up_to_date};
-pub use rate_limit::RateLimits;
 pub use state::readable;
 pub use versions::with_stable_names;
 

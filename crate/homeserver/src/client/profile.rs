@@ -38,7 +38,7 @@ const LONGEST_KEY: usize = 255;
 const LONGEST_SHOWN: usize = 1024;
 
 /// The field that everybody begins with, and the only one that guests have.
-pub(super) const NAME: &str = "displayname";
+pub const NAME: &str = "displayname";
 
 /// The fields that member events repeat.
 const SHOWN: [&str; 2] = [NAME, "avatar_url"];

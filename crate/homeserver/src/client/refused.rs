@@ -1,9 +1,10 @@
 //! What a client is told of what rooms and other modules refuse.
 
 use crate::{
-    devices,
+    accounts, devices,
     error::Error,
     keys,
+    rate_limits::TooMany,
     room::{Refused, Stop},
     to_device,
 };
@@ -25,6 +26,28 @@ impl From<Refused> for Error {
             Refused::UnknownVersion(_) => Self::new(StatusCode::BAD_REQUEST, ErrorKind::UnsupportedRoomVersion, message),
             Refused::OfRoom(..) | Refused::OfAnotherRoom(_) => Self::invalid_param(message),
         }
+    }
+}
+
+impl From<accounts::Refused> for Error {
+    fn from(refused: accounts::Refused) -> Self {
+        let message = refused.to_string();
+        match refused {
+            accounts::Refused::MalformedName => Self::new(StatusCode::BAD_REQUEST, ErrorKind::InvalidUsername, message),
+            accounts::Refused::NameTaken => Self::new(StatusCode::BAD_REQUEST, ErrorKind::UserInUse, message),
+            accounts::Refused::EmptyPassword => Self::new(StatusCode::BAD_REQUEST, ErrorKind::WeakPassword, message),
+            accounts::Refused::LongPassword => Self::invalid_param(message),
+            accounts::Refused::WrongPassword | accounts::Refused::DeviceIdTaken => Self::forbidden(message),
+            accounts::Refused::Deactivated => Self::unknown_token(),
+            accounts::Refused::Room(refused) => refused.into(),
+            accounts::Refused::TooMany(too_many) => too_many.into(),
+        }
+    }
+}
+
+impl From<TooMany> for Error {
+    fn from(too_many: TooMany) -> Self {
+        Self::limit_exceeded(too_many.retry_after)
     }
 }
 
@@ -100,9 +123,48 @@ mod tests {
             let message = refused.to_string();
             let error = Error::from(room::Error::from(refused));
             assert_eq!(error.to_string(), message);
-            let Error::Matrix(error) = error else { panic!("{message}: {error}") };
-            let said = error.error_kind().map(|kind| kind.errcode().to_string());
-            assert_eq!((error.status_code.as_u16(), said.as_deref()), (status, Some(errcode)), "{message}");
+            is_told(error, status, errcode);
         }
+    }
+    #[test]
+    fn so_has_each_refusal_of_accounts_devices_and_keys() {
+        use crate::{accounts::Refused as Account, devices::Refused as Device, keys::Refused as Key, to_device::Refused as Message};
+        let too_many = TooMany { retry_after: std::time::Duration::from_millis(1) };
+        let unreadable = serde_json::from_str::<u8>("{").expect_err("no number");
+        for (error, status, errcode) in [
+            (Account::MalformedName.into(), 400, "M_INVALID_USERNAME"),
+            (Account::NameTaken.into(), 400, "M_USER_IN_USE"),
+            (Account::EmptyPassword.into(), 400, "M_WEAK_PASSWORD"),
+            (Account::LongPassword.into(), 400, "M_INVALID_PARAM"),
+            (Account::WrongPassword.into(), 403, "M_FORBIDDEN"),
+            (Account::DeviceIdTaken.into(), 403, "M_FORBIDDEN"),
+            (Account::Deactivated.into(), 401, "M_UNKNOWN_TOKEN"),
+            (Account::Room(Refused::NotInRoom).into(), 403, "M_FORBIDDEN"),
+            (Account::TooMany(too_many).into(), 429, "M_LIMIT_EXCEEDED"),
+            (Device::Unknown.into(), 404, "M_NOT_FOUND"),
+            (Device::MalformedId.into(), 400, "M_INVALID_PARAM"),
+            (Device::LongName.into(), 400, "M_INVALID_PARAM"),
+            (Message::LongContent.into(), 413, "M_TOO_LARGE"),
+            (Message::TooMany.into(), 413, "M_TOO_LARGE"),
+            (Key::NoDevice.into(), 401, "M_UNKNOWN_TOKEN"),
+            (Key::NotFound("no").into(), 404, "M_NOT_FOUND"),
+            (Key::Missing("no").into(), 400, "M_MISSING_PARAM"),
+            (Key::Invalid("no".to_owned()).into(), 400, "M_INVALID_PARAM"),
+            (Key::Malformed("no".to_owned()).into(), 400, "M_BAD_JSON"),
+            (Key::Unreadable(unreadable).into(), 400, "M_BAD_JSON"),
+            (Key::NameTaken("no").into(), 403, "M_FORBIDDEN"),
+            (Key::TooLarge("no".to_owned()).into(), 413, "M_TOO_LARGE"),
+            (Key::InvalidSignature("no".to_owned()).into(), 400, "M_INVALID_SIGNATURE"),
+            (Key::NotNewestVersion(2).into(), 403, "M_WRONG_ROOM_KEYS_VERSION"),
+        ] {
+            is_told(error, status, errcode);
+        }
+    }
+
+    fn is_told(error: Error, status: u16, errcode: &str) {
+        let message = error.to_string();
+        let Error::Matrix(error) = error else { panic!("{message}") };
+        let said = error.error_kind().map(|kind| kind.errcode().to_string());
+        assert_eq!((error.status_code.as_u16(), said.as_deref()), (status, Some(errcode)), "{message}");
     }
 }

@@ -1,34 +1,28 @@
 //! Making accounts (Client-Server API, Account registration and management).
 
 use super::{
-    account_data, interactive, password, profile, push_rules,
-    session::{self, NewSession},
+    interactive,
     wire::{Confirmed, Json, Own},
 };
 use crate::{
+    accounts::{self, Kind, Login, NewAccount, password, token_hash},
     config::Registration,
     devices,
     error::{Error, Result},
     homeserver::Homeserver,
     locks::LockKey,
-    push::Rules,
-    router::{Call, token_hash},
-    tables::{self, Account, PendingRegistration, UserNid},
-    transaction::Tx,
+    router::Call,
+    tables::{self, PendingRegistration},
 };
-use http::StatusCode;
 use ruma::{
-    OwnedDeviceId, OwnedUserId, ServerName, UserId,
-    api::{
-        client::{
-            account::{
-                check_registration_token_validity::v1 as token_validity,
-                get_username_availability::v3 as get_username_availability,
-                register::{RegistrationKind, v3 as register},
-            },
-            uiaa::{AuthData, AuthFlow, AuthType},
+    OwnedDeviceId, ServerName, UserId,
+    api::client::{
+        account::{
+            check_registration_token_validity::v1 as token_validity,
+            get_username_availability::v3 as get_username_availability,
+            register::{RegistrationKind, v3 as register},
         },
-        error::ErrorKind,
+        uiaa::{AuthData, AuthFlow, AuthType},
     },
 };
 use serde::{Deserialize, Serialize};
@@ -43,6 +37,18 @@ struct Registered<'a> {
     access_token: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     device_id: Option<OwnedDeviceId>,
+}
+
+fn registered(hs: &Homeserver, user_id: &UserId, login: Option<Login>) -> Json {
+    let (access_token, device_id) = login.map(|login| (login.token, login.device)).unzip();
+    Json::of(&Registered { user_id, home_server: hs.server_name(), access_token, device_id })
+}
+
+/// Makes an account, and answers so.
+pub async fn create(hs: &Homeserver, generation: u64, account: NewAccount) -> Result<Json> {
+    let user_id = account.user_id.clone();
+    let login = accounts::create(hs, generation, account).await?;
+    Ok(registered(hs, &user_id, login))
 }
 
 /// `POST /_matrix/client/v3/register`: what is wanted may be said in the first request or in a
@@ -84,7 +90,7 @@ pub async fn register(call: Call, Own(Confirmed(request)): Own<Confirmed<registe
     }
     match (&wanted.user_id, &wanted.guest) {
         (Some(user_id), Some(token)) => belongs_to_guest(hs, token, user_id).await?,
-        (Some(user_id), None) => available(hs, user_id).await?,
+        (Some(user_id), None) => accounts::available(hs, user_id).await?,
         (None, Some(_)) => return Err(Error::missing_param("Missing parameter username: a guest must register under their own username")),
         (None, None) => {}
     }
@@ -108,7 +114,7 @@ pub async fn register(call: Call, Own(Confirmed(request)): Own<Confirmed<registe
         }
     };
     let account = NewAccount {
-        user_id: wanted.user_id.unwrap_or_else(|| generated(hs)),
+        user_id: wanted.user_id.unwrap_or_else(|| accounts::generated(hs)),
         kind: Kind::User { hash, was_guest: wanted.guest.is_some() },
         display_name: None,
         device_id: wanted.device_id,
@@ -130,7 +136,7 @@ fn wanted(call: &Call, kept: PendingRegistration, request: &register::Request) -
     fn agreed<T: PartialEq>(kept: Option<T>, given: Option<T>, what: &str) -> Result<Option<T>> {
         if kept.is_some() && given.is_some() && kept != given { Err(changed(what)) } else { Ok(given.or(kept)) }
     }
-    let user_id = request.username.as_deref().map(|username| chosen(&call.hs, username)).transpose()?;
+    let user_id = request.username.as_deref().map(|username| accounts::new_user_id(&call.hs, username)).transpose()?;
     let Body { inhibit_login } = serde_json::from_slice(&call.raw.body).unwrap_or_default();
     Ok(PendingRegistration {
         user_id: agreed(kept.user_id, user_id, "username")?,
@@ -169,7 +175,7 @@ async fn register_guest(call: &Call, device_display_name: Option<String>) -> Res
     take_turn(hs)?;
     devices::acceptable(None, device_display_name.as_deref())?;
     let account = NewAccount {
-        user_id: generated(hs),
+        user_id: accounts::generated(hs),
         kind: Kind::Guest,
         display_name: None,
         device_id: None,
@@ -181,7 +187,10 @@ async fn register_guest(call: &Call, device_display_name: Option<String>) -> Res
 }
 
 fn take_turn(hs: &Homeserver) -> Result<()> {
-    if hs.config.rate_limits { hs.rate_limits.registrations.take("", hs.host.now()) } else { Ok(()) }
+    if hs.config.rate_limits {
+        hs.rate_limits.registrations.take("", hs.host.now())?;
+    }
+    Ok(())
 }
 
 /// Guests become users by their own access token, under their own name.
@@ -202,7 +211,7 @@ async fn repeated(call: &Call, made: tables::Registered, wanted: PendingRegistra
     if wanted.user_id.is_some_and(|wanted| wanted != user_id) {
         return Err(changed("username"));
     }
-    let mut registered = Registered { user_id: &user_id, home_server: hs.server_name(), access_token: None, device_id: None };
+    let mut login = None;
     if made.device.is_some() {
         if request.device_id.is_some() && request.device_id != made.device {
             return Err(changed("device id"));
@@ -213,106 +222,15 @@ async fn repeated(call: &Call, made: tables::Registered, wanted: PendingRegistra
             (None, None) => None,
         };
         let checked = checked.ok_or_else(|| Error::forbidden("The password of the account has changed since"))?;
-        let (token, device) = session::log_in(call, &checked, &user_id, made.device, request.initial_device_display_name).await?;
-        registered.access_token = Some(token);
-        registered.device_id = Some(device);
+        login = Some(accounts::log_in(hs, call.raw.generation, &checked, &user_id, made.device, request.initial_device_display_name).await?);
     }
-    Ok(Json::of(&registered))
-}
-
-/// An account that may be made.
-pub struct NewAccount {
-    /// Whose.
-    pub user_id: OwnedUserId,
-    /// Whether it is a guest's.
-    pub kind: Kind,
-    /// What its user is called at first; `None`: by the localpart.
-    pub display_name: Option<String>,
-    /// The name of the first device.
-    pub device_id: Option<OwnedDeviceId>,
-    /// What the first device is called.
-    pub device_display_name: Option<String>,
-    /// Whether there is to be no first device.
-    pub inhibit_login: bool,
-    /// The user-interactive session that it is made through, which remembers it.
-    pub session: Option<String>,
-}
-
-/// Whose account it is.
-pub enum Kind {
-    /// A guest's, who has no password.
-    Guest,
-    /// A user's.
-    User {
-        /// The hash of the password.
-        hash: String,
-        /// Whether the account is there already, as a guest's.
-        was_guest: bool,
-    },
-}
-
-/// Makes an account if its name is still free.
-pub async fn create(hs: &Homeserver, generation: u64, account: NewAccount) -> Result<Json> {
-    let NewAccount { user_id, kind, display_name, device_id, device_display_name, inhibit_login, session } = account;
-    let _lock = hs.lock(LockKey::Account(user_id.to_string())).await;
-    let user = hs.intern_user(&user_id).await?;
-    let (password, was_guest) = match kind {
-        Kind::Guest => (None, false),
-        Kind::User { hash, was_guest } => (Some(hash), was_guest),
-    };
-    // A guest may have become a user while this one was asked for the stages.
-    if !was_guest || !hs.is_guest(user).await? {
-        available(hs, &user_id).await?;
-    }
-    let is_guest = password.is_none();
-    let account = Account { password, deactivated: false, created: hs.host.now() };
-    let login = match inhibit_login {
-        true => None,
-        false => Some(NewSession::of(hs, user, &user_id, device_id, device_display_name).await?),
-    };
-    // Who was a guest may share rooms already.
-    let devices = if was_guest { Some(hs.device_list_change(user).await?) } else { None };
-    let made = hs.write(generation, |tx| {
-        // Who was a guest has a name already, or none.
-        if !was_guest {
-            let name = serde_json::to_string(display_name.as_deref().unwrap_or(user_id.localpart())).expect("a string can be written as JSON");
-            tables::PROFILES.put(tx, &(user, profile::NAME.to_owned()), &tables::Json(name));
-        }
-        tables::ACCOUNTS.put(tx, &user, &account);
-        if is_guest || was_guest {
-            put_guest(tx, user, is_guest);
-        }
-        if let Some(login) = &login {
-            login.begin(tx);
-        }
-        if let Some(session) = &session {
-            let device = login.as_ref().map(|login| login.session.device.clone());
-            tables::REGISTERED.put(tx, session, &tables::Registered { user, device });
-        }
-        // Clients see the push rules in their first sync, as any account data.
-        let rules = push_rules::stored_as(Rules::server_default(&user_id));
-        account_data::put(tx, user, 0, push_rules::TYPE.to_owned(), rules);
-        if let Some(change) = devices {
-            tx.change(change);
-        }
-    });
-    made?.visible();
-    let (access_token, device_id) = login.map(|login| (login.token, login.session.device)).unzip();
-    Ok(Json::of(&Registered { user_id: &user_id, home_server: hs.server_name(), access_token, device_id }))
-}
-
-fn put_guest(tx: &mut Tx, user: UserNid, is_guest: bool) {
-    match is_guest {
-        true => tables::GUESTS.put(tx, &user, &()),
-        false => tables::GUESTS.delete(tx, &user),
-    }
-    tx.then(move |hs| hs.users.guests.set(user, is_guest));
+    Ok(registered(hs, &user_id, login))
 }
 
 /// `GET /_matrix/client/v3/register/available`
 pub async fn username_available(call: Call, request: get_username_availability::Request) -> Result<get_username_availability::Response> {
     flows(&call.hs)?;
-    available(&call.hs, &chosen(&call.hs, &request.username)?).await?;
+    accounts::available(&call.hs, &accounts::new_user_id(&call.hs, &request.username)?).await?;
     Ok(get_username_availability::Response::new(true))
 }
 
@@ -329,30 +247,4 @@ fn flows(hs: &Homeserver) -> Result<Vec<AuthFlow>> {
         Registration::Token(_) => Ok(vec![AuthFlow::new(vec![AuthType::RegistrationToken, AuthType::Dummy])]),
         Registration::Open => Ok(vec![AuthFlow::new(vec![AuthType::Dummy])]),
     }
-}
-
-/// The user id that a username stands for: capitals are made small, anything else outside the
-/// grammar is refused.
-pub fn chosen(hs: &Homeserver, username: &str) -> Result<OwnedUserId> {
-    let localpart = username.to_ascii_lowercase();
-    let fits =
-        !localpart.is_empty() && localpart.bytes().all(|byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'.' | b'_' | b'=' | b'-' | b'/' | b'+'));
-    let user_id = fits.then(|| UserId::parse_with_server_name(localpart, hs.server_name()).ok()).flatten();
-    user_id.filter(|id| id.as_str().len() <= 255).ok_or_else(|| {
-        let message = "A username can only contain the characters a-z, 0-9 and ._=-/+, and at most 255 characters together with the server name";
-        Error::new(StatusCode::BAD_REQUEST, ErrorKind::InvalidUsername, message)
-    })
-}
-
-fn generated(hs: &Homeserver) -> OwnedUserId {
-    UserId::parse_with_server_name(hs.random_string(16).to_ascii_lowercase(), hs.server_name()).expect("letters and digits are a localpart")
-}
-
-/// A user id is given once, also when its account was deactivated since.
-pub async fn available(hs: &Homeserver, user_id: &UserId) -> Result<()> {
-    let taken = match hs.find_user(user_id).await? {
-        Some(user) => tables::ACCOUNTS.get(hs.store(), &user).await?.is_some(),
-        None => false,
-    };
-    if taken { Err(Error::new(StatusCode::BAD_REQUEST, ErrorKind::UserInUse, "User ID already taken")) } else { Ok(()) }
 }

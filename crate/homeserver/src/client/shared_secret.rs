@@ -5,12 +5,9 @@
 //! Without the secret in the settings there is no such endpoint. `admin` is accepted and signed; no
 //! account has special powers here.
 
-use super::{
-    password,
-    register::{self, Kind, NewAccount},
-    wire::Json,
-};
+use super::{register, wire::Json};
 use crate::{
+    accounts::{self, Kind, NewAccount, password},
     error::{Error, Result},
     homeserver::Homeserver,
     router::Call,
@@ -80,8 +77,8 @@ pub async fn register(call: Call, request: RegisterBySecret) -> Result<Json> {
         return Err(Error::forbidden("HMAC incorrect"));
     }
     password::acceptable(&request.password)?;
-    let user_id = register::chosen(hs, &request.username)?;
-    register::available(hs, &user_id).await?;
+    let user_id = accounts::new_user_id(hs, &request.username)?;
+    accounts::available(hs, &user_id).await?;
     let account = NewAccount {
         user_id,
         kind: Kind::User { hash: password::hash(hs, &request.password).await?, was_guest: false },

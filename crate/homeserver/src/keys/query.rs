@@ -52,6 +52,7 @@ pub async fn query(hs: &Homeserver, viewer: Option<UserNid>, users: &BTreeMap<Ow
         let mut shown = BTreeMap::new();
         for (device, keys) in keys.devices {
             shown.insert(device, keys.shown()?);
+            slice.step().await;
         }
         queried.devices.insert(user.clone(), shown);
         queried.master.extend(keys.master.map(|key| (user.clone(), key)));

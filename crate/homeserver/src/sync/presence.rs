@@ -360,7 +360,7 @@ impl Homeserver {
     }
 
     /// A user leaves for good: offline, without a word.
-    pub(crate) async fn end_presence(&self, user: UserNid) -> Result<()> {
+    pub(crate) async fn end_presence(&self, user: UserNid) -> Result<(), StoreError> {
         if self.config.presence && self.remember_presence(user).await? {
             let rooms = self.user_rooms(user).await?;
             let had_status = {
@@ -402,7 +402,7 @@ impl Homeserver {
     }
 
     /// Brings a user's presence into memory; whether there was room for it.
-    async fn remember_presence(&self, user: UserNid) -> Result<bool> {
+    async fn remember_presence(&self, user: UserNid) -> Result<bool, StoreError> {
         if let Some(is_known) = self.sync.presence.holds(user) {
             return Ok(is_known);
         }

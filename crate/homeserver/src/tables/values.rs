@@ -345,7 +345,7 @@ pub struct StoredReceipt {
 /// An account.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Account {
-    /// The argon2id hash, as `client/password.rs` writes it; none for an account that cannot log in
+    /// The argon2id hash, as `accounts/password.rs` writes it; none for an account that cannot log in
     /// by password.
     pub password: Option<String>,
     /// Whether the account has been deactivated for good.
@@ -421,7 +421,7 @@ pub struct Registered {
 pub struct PendingRegistration {
     /// The name that is wanted.
     pub user_id: Option<OwnedUserId>,
-    /// The argon2id hash of the password, as `client/password.rs` writes it.
+    /// The argon2id hash of the password, as `accounts/password.rs` writes it.
     pub password: Option<String>,
     /// The first device.
     pub device_id: Option<OwnedDeviceId>,

@@ -3,10 +3,9 @@
 //! Kept in memory only: a restart forgives. Wrong passwords are always limited; everything else
 //! only where the settings say so.
 
-use super::hashing::{Hashing, Place};
 use crate::{
+    accounts::{Hashing, Place},
     cache::Cache,
-    error::{Error, Result},
 };
 use std::{cell::RefCell, time::Duration};
 
@@ -15,6 +14,14 @@ const REMEMBERED_BYTES: usize = 2 << 20;
 
 /// How long to wait before the next try when as many passwords are hashed as may be.
 const HASHED_AGAIN: Duration = Duration::from_secs(1);
+
+/// Something was asked for too often.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("Too many requests")]
+pub struct TooMany {
+    /// When it may be asked for again.
+    pub retry_after: Duration,
+}
 
 /// The buckets of one server, and how many passwords are hashed at a time.
 pub struct RateLimits {
@@ -50,10 +57,12 @@ impl RateLimits {
         buckets.into_iter().map(|buckets| buckets.full_at.borrow().bytes()).sum()
     }
 
-    /// Lets one more password be hashed or compared, until what is returned is dropped; 429 when
-    /// there are too many.
-    pub fn hash_one(&self) -> Result<Place> {
-        self.hashing.place().ok_or_else(|| Error::limit_exceeded(HASHED_AGAIN))
+    /// Lets one more password be hashed or compared, until what is returned is dropped.
+    ///
+    /// # Errors
+    /// There are too many.
+    pub fn hash_one(&self) -> Result<Place, TooMany> {
+        self.hashing.place().ok_or(TooMany { retry_after: HASHED_AGAIN })
     }
 }
 
@@ -72,13 +81,16 @@ impl Buckets {
         Self { size: size.into(), refill: refill.as_millis() as u64, full_at: RefCell::new(Cache::new(REMEMBERED_BYTES)) }
     }
 
-    /// Takes one out of the bucket of `key`; 429 with the time to wait when there is none.
-    pub fn take(&self, key: &str, now: u64) -> Result<()> {
+    /// Takes one out of the bucket of `key`.
+    ///
+    /// # Errors
+    /// There is none, and when there will be one.
+    pub fn take(&self, key: &str, now: u64) -> Result<(), TooMany> {
         let mut full_at = self.full_at.borrow_mut();
         let empty_for = full_at.get(key).map_or(0, |full| full.saturating_sub(now));
         let after = empty_for + self.refill;
         if after > self.size * self.refill {
-            return Err(Error::limit_exceeded(Duration::from_millis(after - self.size * self.refill)));
+            return Err(TooMany { retry_after: Duration::from_millis(after - self.size * self.refill) });
         }
         full_at.insert(key.to_owned(), now + after, key.len());
         Ok(())

@@ -9,9 +9,8 @@
 //! Passwords are hashed in Unicode's Normalization Form KC: keyboards write the same character in
 //! several ways.
 
-use super::hashing::Place;
+use super::{Error, Refused, hashing::Place};
 use crate::{
-    error::{Error, Result},
     homeserver::Homeserver,
     tables::{self, Account, UserNid},
 };
@@ -19,11 +18,8 @@ use argon2::{
     Algorithm, Params, Version,
     password_hash::phc::{Output, ParamsString, PasswordHash, Salt},
 };
-use http::StatusCode;
-use ruma::{
-    UserId,
-    api::{client::uiaa::UserIdentifier, error::ErrorKind},
-};
+use ephapse_store::StoreError;
+use ruma::UserId;
 use std::{fmt, sync::Arc};
 
 /// Blocks of 1 KiB, passes and lanes of a round.
@@ -35,21 +31,24 @@ const ROUNDS: u32 = 3;
 const NOBODY: &str = "3$argon2id$v=19$m=7168,t=2,p=1$bm9ib2R5IGhhcyB0aGlzIQ$RqhBzqvlbSNvFuQUPTVTMBmDLB8ghHhKw0PJR7JXcWM";
 
 /// Bytes a password may have.
-const LONGEST: usize = 512;
+pub(super) const LONGEST: usize = 512;
 
 /// Refuses what cannot be a password.
-pub fn acceptable(password: &str) -> Result<()> {
+pub fn acceptable(password: &str) -> Result<(), Refused> {
     if password.is_empty() {
-        return Err(Error::new(StatusCode::BAD_REQUEST, ErrorKind::WeakPassword, "The password is empty"));
+        return Err(Refused::EmptyPassword);
     }
     if password.len() > LONGEST {
-        return Err(Error::invalid_param(format!("Password too long: at most {LONGEST} bytes are allowed")));
+        return Err(Refused::LongPassword);
     }
     Ok(())
 }
 
-/// What is stored of a new password; 429 when too many are under way.
-pub async fn hash(hs: &Homeserver, password: &str) -> Result<String> {
+/// What is stored of a new password.
+///
+/// # Errors
+/// Too many are under way.
+pub async fn hash(hs: &Homeserver, password: &str) -> Result<String, Error> {
     let place = hs.rate_limits.hash_one()?;
     let mut salt = [0; 16];
     hs.host.random(&mut salt);
@@ -75,9 +74,11 @@ impl Checked {
     }
 }
 
-/// The account of `user`, if it has this password; 429 when too many wrong ones were tried, or too
-/// many are under way.
-pub async fn check(hs: &Homeserver, user: &UserId, password: &str) -> Result<Option<Checked>> {
+/// The account of `user`, if it has this password.
+///
+/// # Errors
+/// Too many wrong ones were tried, or too many are under way.
+pub async fn check(hs: &Homeserver, user: &UserId, password: &str) -> Result<Option<Checked>, Error> {
     let place = hs.rate_limits.hash_one()?;
     let nid = if hs.is_local(user) { hs.find_user(user).await? } else { None };
     let account = match nid {
@@ -100,15 +101,17 @@ pub async fn check(hs: &Homeserver, user: &UserId, password: &str) -> Result<Opt
 }
 
 /// The account of `user`, if its password still has this hash.
-pub async fn unchanged(hs: &Homeserver, user: UserNid, hash: &str) -> Result<Option<Checked>> {
+pub async fn unchanged(hs: &Homeserver, user: UserNid, hash: &str) -> Result<Option<Checked>, StoreError> {
     let account = tables::ACCOUNTS.get(hs.store(), &user).await?;
     let checked = Checked { user, hash: hash.to_owned() };
     Ok(checked.still_holds(account.as_ref()).then_some(checked))
 }
 
-/// Whether a hash that is no account's is of this password; 429 when too many wrong ones were tried
-/// for what it is kept `for_what`, or too many are under way.
-pub async fn is_hash_of(hs: &Homeserver, hash: &str, password: &str, for_what: &str) -> Result<bool> {
+/// Whether a hash that is no account's is of this password.
+///
+/// # Errors
+/// Too many wrong ones were tried for what it is kept `for_what`, or too many are under way.
+pub async fn is_hash_of(hs: &Homeserver, hash: &str, password: &str, for_what: &str) -> Result<bool, Error> {
     let place = hs.rate_limits.hash_one()?;
     hs.rate_limits.passwords.take(for_what, hs.host.now())?;
     let is_right = is_of(hs, place, password, hash).await;
@@ -131,21 +134,6 @@ async fn is_of(hs: &Homeserver, place: Place, password: &str, stored: &str) -> b
     }
     // What was stored by versions that did not normalize is of what was typed.
     normalized != tried && stored.output(hs, &place, tried.as_bytes().to_vec()).await == stored.last.hash
-}
-
-/// The user id that an `m.id.user` identifier means on this server, given as a whole or as its
-/// localpart.
-pub fn identified(hs: &Homeserver, identifier: &UserIdentifier) -> Option<ruma::OwnedUserId> {
-    match identifier {
-        UserIdentifier::Matrix(id) => named(hs, &id.user),
-        _ => None,
-    }
-}
-
-/// As [`identified`], for a bare name. Names are registered in lower case.
-pub fn named(hs: &Homeserver, user: &str) -> Option<ruma::OwnedUserId> {
-    let id = if user.starts_with('@') { UserId::parse(user) } else { UserId::parse_with_server_name(user, hs.server_name()) }.ok()?;
-    UserId::parse_with_server_name(id.localpart().to_lowercase(), id.server_name()).ok()
 }
 
 /// A password's hash as it is stored.
