@@ -100,3 +100,6 @@ fn object(json: &str) -> Result<CanonicalJsonObject, Refused> {
 fn stored_object(json: &Json, what: impl FnOnce() -> String) -> Result<CanonicalJsonObject, Damaged> {
     serde_json::from_str(&json.0).map_err(|error| Damaged::new(what(), error))
 }
+
+#[cfg(test)]
+mod tests;
