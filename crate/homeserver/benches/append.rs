@@ -3,50 +3,16 @@
 //! only.
 
 use ephapse_homeserver::{
-    Body, Config, EndOfSlice, Entrance, Homeserver, Host, Registration,
+    Body, Entrance, Homeserver,
     room::{Draft, RoomInfo, Stop},
+    test_support::{TestHost, config},
 };
-use ephapse_store::{LocalBoxFuture, MemoryStore, RedbStore, Store};
+use ephapse_store::{MemoryStore, RedbStore, Store};
 use futures_executor::block_on;
 use futures_util::future::join_all;
 use ruma::{CanonicalJsonObject, OwnedUserId, RoomId, events::TimelineEventType};
 use serde_json::{Value, json};
-use std::{
-    cell::Cell,
-    rc::Rc,
-    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
-};
-
-/// Time as it is, dice with a fixed seed, and no timers: nothing that is measured here waits.
-struct BenchHost(Cell<u64>);
-
-impl Host for BenchHost {
-    fn now(&self) -> u64 {
-        SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64)
-    }
-
-    fn random(&self, bytes: &mut [u8]) {
-        for byte in bytes {
-            self.0.set(self.0.get().wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407));
-            *byte = (self.0.get() >> 56) as u8;
-        }
-    }
-
-    fn nfkc(&self, text: &str) -> String {
-        // Nothing here has a password that is not ASCII.
-        text.to_owned()
-    }
-
-    fn sleep(&self, _: Duration) -> LocalBoxFuture<'static, ()> {
-        Box::pin(std::future::pending())
-    }
-
-    fn spawn(&self, _: LocalBoxFuture<'static, ()>) {}
-
-    fn yield_now(&self, _: EndOfSlice) -> LocalBoxFuture<'static, ()> {
-        Box::pin(async {})
-    }
-}
+use std::{rc::Rc, time::Instant};
 
 struct Bench {
     hs: Rc<Homeserver>,
@@ -59,8 +25,7 @@ struct Bench {
 
 impl Bench {
     async fn new(store: Rc<dyn Store>) -> Self {
-        let config = Config { registration: Registration::Open, rate_limits: false, ..Config::default() };
-        let hs = Homeserver::open(store.clone(), Rc::new(BenchHost(Cell::new(7))), config).await.expect("opens");
+        let hs = Homeserver::open(store.clone(), TestHost::new(7), config()).await.expect("opens");
         let account = json!({ "username": "alice", "password": "a password", "auth": { "type": "m.login.dummy" } });
         let account = request(&hs, "POST", "/_matrix/client/v3/register", "", &account).await;
         let token = account["access_token"].as_str().expect("a token").to_owned();

@@ -4,9 +4,6 @@
 //! A request flows `router` -> `client` -> `room` or `sync` -> `tables` -> the store. Start reading
 //! at [`Homeserver::handle`], then `room::append`.
 
-#[cfg(test)]
-extern crate self as ephapse_homeserver;
-
 mod accounts;
 mod body;
 mod cache;
@@ -28,6 +25,8 @@ mod router;
 mod rows;
 mod schema;
 pub mod tables;
+#[cfg(feature = "test-support")]
+pub mod test_support;
 
 mod client;
 mod media;

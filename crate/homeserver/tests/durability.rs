@@ -2,49 +2,21 @@
 //! that request is answered nor one that could have seen it. On the native store, with its sync
 //! held up.
 
-use ephapse_homeserver::{Body, Config, EndOfSlice, Entrance, Homeserver, Host, Registration};
-use ephapse_store::{CrashPoint, Faults, LocalBoxFuture, RedbOptions, RedbStore};
+use ephapse_homeserver::{
+    Body, Entrance, Homeserver,
+    test_support::{TestHost, config},
+};
+use ephapse_store::{CrashPoint, Faults, RedbOptions, RedbStore};
 use futures_executor::LocalPool;
 use futures_util::task::LocalSpawnExt;
 use serde_json::{Value, json};
 use std::{
-    cell::{Cell, RefCell},
+    cell::RefCell,
     rc::Rc,
     sync::{Arc, Condvar, Mutex, PoisonError},
     thread,
-    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+    time::{Duration, Instant},
 };
-
-struct ThisHost(Cell<u64>);
-
-impl Host for ThisHost {
-    fn now(&self) -> u64 {
-        SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64)
-    }
-
-    fn random(&self, bytes: &mut [u8]) {
-        for byte in bytes {
-            self.0.set(self.0.get().wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407));
-            *byte = (self.0.get() >> 56) as u8;
-        }
-    }
-
-    fn nfkc(&self, text: &str) -> String {
-        // Nothing here has a password that is not ASCII.
-        text.to_owned()
-    }
-
-    /// Nothing here waits for a time to come.
-    fn sleep(&self, _: Duration) -> LocalBoxFuture<'static, ()> {
-        Box::pin(std::future::pending())
-    }
-
-    fn spawn(&self, _: LocalBoxFuture<'static, ()>) {}
-
-    fn yield_now(&self, _: EndOfSlice) -> LocalBoxFuture<'static, ()> {
-        Box::pin(async {})
-    }
-}
 
 /// Stands before every sync.
 #[derive(Default)]
@@ -101,14 +73,8 @@ impl Server {
             None
         });
         let store = RedbStore::open_with(directory.path(), RedbOptions { faults, ..RedbOptions::default() }).expect("opens");
-        let config = Config {
-            server_name: Some("test.example".try_into().expect("a name")),
-            registration: Registration::Open,
-            rate_limits: false,
-            ..Config::default()
-        };
         let mut pool = LocalPool::new();
-        let hs = pool.run_until(Homeserver::open(Rc::new(store), Rc::new(ThisHost(Cell::new(7))), config)).expect("opens");
+        let hs = pool.run_until(Homeserver::open(Rc::new(store), TestHost::new(7), config())).expect("opens");
         Self { hs, pool, gate, token: String::new(), _directory: directory }
     }
 

@@ -3,11 +3,7 @@
 //! was acknowledged is there once and in order, and the server goes on. `SEED` repeats a run,
 //! `PANICS` says how many (a thousand).
 
-// What the other tests use of it is not all needed here.
-#[allow(dead_code)]
-#[path = "client/support.rs"]
-mod support;
-
+use ephapse_homeserver::test_support::{Answer, TestServer, TestUser, config, turn};
 use ephapse_store::{Batch, Bytes, Chunks, Direction, LocalBoxFuture, MemoryStore, Stats, Store, StoreError};
 use futures_util::future::{join, join_all};
 use serde_json::{Value, json};
@@ -18,7 +14,6 @@ use std::{
     panic,
     rc::Rc,
 };
-use support::{Answer, TestServer, TestUser, config};
 
 /// What the panics of this test say, so that they can be told from real ones.
 const FAULT: &str = "a fault of the test";
@@ -53,7 +48,7 @@ impl Store for PanickingStore {
     fn get_many<'a>(&'a self, keys: &'a [Vec<u8>]) -> LocalBoxFuture<'a, Result<Vec<Option<Bytes>>, StoreError>> {
         Box::pin(async move {
             self.countdown.step();
-            yield_once().await;
+            turn().await;
             let found = self.inner.get_many(keys).await;
             self.countdown.step();
             found
@@ -63,7 +58,7 @@ impl Store for PanickingStore {
     fn scan(&self, range: Range<Vec<u8>>, direction: Direction, limit: usize) -> LocalBoxFuture<'_, Result<Vec<(Bytes, Bytes)>, StoreError>> {
         Box::pin(async move {
             self.countdown.step();
-            yield_once().await;
+            turn().await;
             self.inner.scan(range, direction, limit).await
         })
     }
@@ -73,7 +68,7 @@ impl Store for PanickingStore {
         let written = self.inner.commit(batch);
         self.countdown.step();
         Box::pin(async move {
-            yield_once().await;
+            turn().await;
             written.await
         })
     }
@@ -97,19 +92,6 @@ impl Store for PanickingStore {
     fn close(&self) -> LocalBoxFuture<'_, Result<(), StoreError>> {
         self.inner.close()
     }
-}
-
-/// Lets other requests run in between, as a store that waits for a disk does.
-async fn yield_once() {
-    let mut yielded = false;
-    std::future::poll_fn(|context| {
-        if std::mem::replace(&mut yielded, true) {
-            return std::task::Poll::Ready(());
-        }
-        context.waker().wake_by_ref();
-        std::task::Poll::Pending
-    })
-    .await;
 }
 
 struct Dice(u64);
@@ -190,7 +172,7 @@ fn what_was_stored_before_a_panic_is_seen_at_once() {
         let (started, counter) = (server.now(), countdown.clone());
         let send = async move {
             for _ in 0..100 {
-                yield_once().await;
+                turn().await;
             }
             counter.left.set(Some(n));
             let sent = send.await;

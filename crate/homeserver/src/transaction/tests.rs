@@ -4,8 +4,8 @@ use super::{Submitted, Tx};
 use crate::{
     homeserver::Homeserver,
     position::Position,
-    room::tests::support::{TestServer, config},
     tables::{self, Change},
+    test_support::{TestServer, config},
 };
 use ephapse_store::{StoreError, Transaction, unreliable::UnreliableStore};
 use std::{

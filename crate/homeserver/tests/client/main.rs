@@ -50,7 +50,6 @@ mod shared_secret;
 mod signing;
 mod slow;
 mod strangers;
-mod support;
 mod sync;
 mod sync_bounds;
 mod sync_ephemeral;
@@ -60,3 +59,5 @@ mod sync_unread;
 mod to_device;
 mod transactions;
 mod versions;
+
+use ephapse_homeserver::test_support as support;

@@ -1,15 +1,13 @@
 //! A room on the server under test with a second server in it, which signs what it sends.
 
-use super::{
-    super::{
-        Draft, Error, Event, NodeId, RoomInfo, Stop, Write,
-        state_tree::{Node, Part},
-    },
-    support::{TestServer, TestUser},
+use super::super::{
+    Draft, Error, Event, NodeId, RoomInfo, Stop, Write,
+    state_tree::{Node, Part},
 };
 use crate::{
     position::Position,
     tables::{self, Room},
+    test_support::{TestServer, TestUser},
 };
 use ephapse_events::{NewPdu, Pdu, ROOM_VERSIONS, ReceivedPdu, auth, public_keys, signing_key};
 use ephapse_store::{Direction, Reader};

@@ -1,7 +1,7 @@
-//! A server for one test: a fake clock that jumps to the next timer whenever nothing else can run,
-//! seeded dice, and requests in one line.
+//! A server for one test, with the feature `test-support`: a fake clock that jumps to the next timer
+//! whenever nothing else can run, seeded dice, and requests in one line.
 
-use ephapse_homeserver::{Body, Config, EndOfSlice, Entrance, Homeserver, Host, Registration, Store};
+use crate::{Body, Config, EndOfSlice, Entrance, Homeserver, Host, Registration, Store};
 use ephapse_store::{LocalBoxFuture, MemoryStore};
 use futures_channel::oneshot;
 use futures_executor::LocalPool;
@@ -31,6 +31,7 @@ pub struct TestHost {
 }
 
 impl TestHost {
+    /// A host whose dice have a seed.
     pub fn new(seed: u64) -> Rc<Self> {
         Rc::new(Self {
             now: Cell::new(1_700_000_000_000),
@@ -104,8 +105,11 @@ impl Host for TestHost {
 
 /// A server and what a test needs around it.
 pub struct TestServer {
+    /// The server.
     pub hs: Rc<Homeserver>,
+    /// Its time and dice.
     pub host: Rc<TestHost>,
+    /// What it stands on.
     pub store: Rc<dyn Store>,
     config: Config,
     pool: RefCell<LocalPool>,
@@ -114,8 +118,11 @@ pub struct TestServer {
 /// An answer.
 #[derive(Debug)]
 pub struct Answer {
+    /// The HTTP status.
     pub status: u16,
+    /// The body; null where it is not JSON.
     pub body: Value,
+    /// The headers.
     pub headers: http::HeaderMap,
 }
 
@@ -138,15 +145,24 @@ impl Answer {
 /// A logged-in user.
 #[derive(Clone, Debug)]
 pub struct TestUser {
+    /// The user id.
     pub id: String,
+    /// The access token.
     pub token: String,
+    /// The device id.
     pub device: String,
+}
+
+impl Default for TestServer {
+    fn default() -> Self {
+        Self::with(Rc::new(MemoryStore::new()), config())
+    }
 }
 
 impl TestServer {
     /// A new server named `test.example` where everybody may register.
     pub fn new() -> Self {
-        Self::with(Rc::new(MemoryStore::new()), config())
+        Self::default()
     }
 
     /// A server on a store that may hold something already.
