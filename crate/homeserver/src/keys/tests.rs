@@ -2,8 +2,8 @@
 
 use super::{claim, query};
 use crate::{
-    room::tests::support::{TestServer, TestUser},
     tables::{self, CrossSigningUse, Json},
+    test_support::{TestServer, TestUser},
     to_device::{self, Messages},
     transaction::Tx,
 };
