@@ -9,6 +9,7 @@ mod error;
 mod hashing;
 pub mod password;
 mod sessions;
+pub mod shared_secret;
 
 pub use create::{Kind, NewAccount, available, create, generated, named, new_user_id};
 pub use end::deactivate;

@@ -7,12 +7,11 @@
 
 use super::{register, wire::Json};
 use crate::{
-    accounts::{self, Kind, NewAccount, password},
+    accounts::{self, Kind, NewAccount, password, shared_secret},
     error::{Error, Result},
     homeserver::Homeserver,
     router::Call,
 };
-use hmac::{Hmac, KeyInit, Mac};
 use http::{Method, StatusCode};
 use ruma::{
     OwnedDeviceId,
@@ -24,13 +23,9 @@ use ruma::{
     },
 };
 use serde::Deserialize;
-use sha1::Sha1;
-use std::{collections::BTreeMap, time::Duration};
+use std::collections::BTreeMap;
 
 const PATH: SinglePath = SinglePath::new("/_synapse/admin/v1/register");
-
-/// How long a nonce is good for.
-const NONCE_LIFETIME: Duration = Duration::from_secs(60);
 
 /// `GET`: asks for a nonce.
 pub struct GetNonce;
@@ -56,16 +51,14 @@ pub struct RegisterBySecret {
 pub async fn nonce(call: Call, _: GetNonce) -> Result<Json> {
     let hs = &call.hs;
     let secret = secret(hs)?;
-    let made = format!("{:x}.{}", hs.host.now(), hs.random_string(24));
-    let mac = hex(&signed(secret, &made).finalize().into_bytes());
-    Ok(Json::of(&BTreeMap::from([("nonce", format!("{made}.{mac}"))])))
+    Ok(Json::of(&BTreeMap::from([("nonce", shared_secret::nonce(hs, secret))])))
 }
 
 /// `POST /_synapse/admin/v1/register`
 pub async fn register(call: Call, request: RegisterBySecret) -> Result<Json> {
     let hs = &call.hs;
     let secret = secret(hs)?;
-    if !is_ours(hs, secret, &request.nonce) {
+    if !shared_secret::is_nonce(hs, secret, &request.nonce) {
         return Err(Error::new(StatusCode::BAD_REQUEST, ErrorKind::Unknown, "Unrecognised nonce"));
     }
     let kind = if request.admin { "admin" } else { "notadmin" };
@@ -73,7 +66,7 @@ pub async fn register(call: Call, request: RegisterBySecret) -> Result<Json> {
     if let Some(user_type) = &request.user_type {
         message = [&message, user_type.as_str()].join("\0");
     }
-    if !is_signature(secret, &message, &request.mac) {
+    if !shared_secret::is_signature(secret, &message, &request.mac) {
         return Err(Error::forbidden("HMAC incorrect"));
     }
     password::acceptable(&request.password)?;
@@ -93,32 +86,6 @@ pub async fn register(call: Call, request: RegisterBySecret) -> Result<Json> {
 
 fn secret(hs: &Homeserver) -> Result<&str> {
     hs.config.registration_shared_secret.as_deref().ok_or_else(Error::unrecognized)
-}
-
-/// Nonces are signed rather than remembered: one used twice asks for a username that is taken.
-fn is_ours(hs: &Homeserver, secret: &str, nonce: &str) -> bool {
-    let Some((made, mac)) = nonce.rsplit_once('.') else { return false };
-    let at = made.split_once('.').and_then(|(at, _)| u64::from_str_radix(at, 16).ok());
-    is_signature(secret, made, mac) && at.is_some_and(|at| hs.host.now().saturating_sub(at) <= NONCE_LIFETIME.as_millis() as u64)
-}
-
-fn signed(secret: &str, message: &str) -> Hmac<Sha1> {
-    let mut mac = Hmac::<Sha1>::new_from_slice(secret.as_bytes()).expect("keys of HMAC have any length");
-    mac.update(message.as_bytes());
-    mac
-}
-
-fn is_signature(secret: &str, message: &str, mac: &str) -> bool {
-    unhex(mac).is_some_and(|mac| signed(secret, message).verify_slice(&mac).is_ok())
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
-fn unhex(text: &str) -> Option<Vec<u8>> {
-    let digits = text.as_bytes().chunks(2).map(|pair| str::from_utf8(pair).ok());
-    digits.map(|pair| pair.and_then(|pair| u8::from_str_radix(pair, 16).ok())).collect()
 }
 
 impl Metadata for GetNonce {
