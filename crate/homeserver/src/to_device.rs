@@ -256,7 +256,7 @@ impl Waiting {
         let unreadable = |error: &dyn Display| Damaged::new(format!("a message to {} of {}", session.device, session.user_id), error);
         let Message { position, event } = postcard::from_bytes(&entry.body).map_err(|error| unreadable(&error))?;
         let event = RawValue::from_string(event).map_err(|error| unreadable(&error))?;
-        Ok(Self { number: entry.end.entries.saturating_sub(1), position, event })
+        Ok(Self { number: entry.number(), position, event })
     }
 
     fn is_seen(&self, since: Token) -> bool {

@@ -13,6 +13,9 @@
 //! is durable, and [`Store::generation`] grows by one. A batch of an older generation is refused,
 //! and what was derived from lost batches must be dropped.
 //!
+//! A store belongs to one thread: neither it nor its futures are `Send`. Natively, what blocks is
+//! done on threads of its own.
+//!
 //! # Tables
 //!
 //! A [`Table`] is a typed view of the keys with one prefix: a key is made of [`KeyPart`]s and sorts
@@ -119,7 +122,7 @@ pub use transaction::{Staged, Submitted, Transaction, Written};
 
 use std::{future::Future, ops::Range, path::PathBuf, pin::Pin};
 
-/// A future that lives on the engine's one thread.
+/// A future that stays on its thread.
 pub type LocalBoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + 'a>>;
 
 /// The format of the content where a store has recorded none: the first there was.
@@ -196,7 +199,7 @@ pub enum StoreError {
     Platform(String),
 }
 
-/// What a store holds and has done, for `status()` and for tests that count.
+/// What a store holds and has done, for whoever runs it and for tests that count.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Stats {
     /// Keys asked for by `get_many`, plus entries returned by `scan`.

@@ -78,7 +78,7 @@
 //! # fn main() -> Result<(), Box<dyn Error>> {
 //! # futures_executor::block_on(async {
 //! let store: Rc<dyn Store> = Rc::new(MemoryStore::new());
-//! let app = App { reader: Reader::new(store.clone()), store, now: Cell::new(0) };
+//! let app = App { reader: Reader::new(store.clone()), store, now: Cell::new(1_700_000_000_000) };
 //! let streams = Streams::open(&app.reader, PREFIXES, STREAMS, app.now()).await?;
 //!
 //! // What causes the letter is written by the same transaction.
@@ -89,15 +89,19 @@
 //! written.durable().await?;
 //! assert_eq!(appended?, 0);
 //!
+//! // Whoever sends letters finds what waits, after a restart too.
+//! let waiting = streams.subjects(&app, &OUTBOX, None, 100).await?;
+//! assert_eq!(waiting, ["one.example"]);
+//!
 //! // The destination does not answer.
 //! let failed = letters.deliver(&app, "sender", 50, async |_| Err("timed out".to_owned())).await?;
 //! assert_eq!(failed, Delivered::Failed("timed out".to_owned()));
 //!
 //! // It is too soon to try again.
 //! let early = letters.deliver(&app, "sender", 50, async |_| unreachable!()).await?;
-//! assert_eq!(early, Delivered::Later(1000));
+//! assert_eq!(early, Delivered::Later(app.now() + 1000));
 //!
-//! app.now.set(1000);
+//! app.now.set(app.now() + 1000);
 //! let mut sent = Vec::new();
 //! let done = letters.deliver(&app, "sender", 50, async |entries| {
 //!     sent.extend(entries.into_iter().map(|entry| entry.body));

@@ -7,7 +7,7 @@ pub trait StreamStore {
     /// Where entries are read from.
     fn reader(&self) -> &Reader;
 
-    /// The time, in ms since any fixed moment.
+    /// Milliseconds since the Unix epoch.
     fn now(&self) -> u64;
 
     /// Runs `fill` once and writes what it stages, which stands on what was read in `generation`

@@ -63,6 +63,13 @@ pub struct Entry {
     pub body: Vec<u8>,
 }
 
+impl Entry {
+    /// Its number in its subject, as [`Subject::append`](crate::Subject::append) answered it.
+    pub fn number(&self) -> u64 {
+        self.end.entries.saturating_sub(1)
+    }
+}
+
 /// What a subject holds, and how far its consumers are.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct StreamHead {

@@ -44,8 +44,7 @@ pub(super) struct Shared {
 }
 
 impl Streams {
-    /// The streams that a store holds at some prefixes, at `now`, the time of
-    /// [`StreamStore::now`].
+    /// The streams that a store holds at some prefixes; `now` is what [`StreamStore::now`] will say.
     ///
     /// # Errors
     /// What the store says.
@@ -101,6 +100,22 @@ impl Streams {
         Ok(subject)
     }
 
+    /// The names of the subjects that hold something, in their order: at most `limit` of them, and
+    /// only those behind `after`. So a consumer finds after a restart what waits for it.
+    ///
+    /// # Errors
+    /// What the store says.
+    pub async fn subjects(&self, store: &dyn StreamStore, stream: &Stream, after: Option<&str>, limit: usize) -> Result<Vec<String>, StoreError> {
+        let mut range = heads_of(&self.tables, stream);
+        if let Some(after) = after {
+            range.start = self.tables.heads.key(&format!("{}/{after}", stream.name));
+            // The first key behind it.
+            range.start.push(0);
+        }
+        let found = self.tables.heads.scan_range(store.reader(), range, Direction::Forward, limit).await?;
+        Ok(found.iter().map(|(key, _)| subject_of(stream, key).to_owned()).collect())
+    }
+
     /// Drops what is too old, also of subjects that nobody uses any more. `pause` is awaited after
     /// each piece of the work, so that others can go on in between.
     ///
@@ -129,8 +144,8 @@ impl Streams {
         Ok(())
     }
 
-    /// How many subjects were cleared ([`Subject::clear`]) since the last failed write. Who reads whether a subject's
-    /// owner is there reads again when it has grown.
+    /// How many subjects were cleared ([`Subject::clear`]) since the last failed write. Who reads
+    /// whether a subject's owner is there reads again when it has grown.
     pub fn cleared(&self) -> u64 {
         self.shared.borrow().cleared.get()
     }

@@ -90,7 +90,8 @@ impl Subject {
         self.read(store, from, limit).await
     }
 
-    /// `consumer` has processed everything up to the entry that ends at `to`.
+    /// `consumer` has processed everything up to and including the entry whose [`Entry::end`] is
+    /// `to`.
     pub fn ack(&self, tx: &mut dyn Transaction, consumer: &str, to: Offset) {
         self.change(tx, |head, _| {
             head.reconcile(self.stream);
@@ -168,8 +169,13 @@ impl Subject {
         });
     }
 
-    /// Takes, lets `process` do its work, and acknowledges or says what went wrong; a panic is one
-    /// of the things that go wrong.
+    /// Takes at most `limit` entries, lets `process` do its work, and acknowledges or says what went
+    /// wrong; a panic is one of the things that go wrong. Where panics abort, as in the browser, the
+    /// entries are delivered again by the next run.
+    ///
+    /// # Errors
+    /// The store did not take the count of the delivery, and nothing was processed; or it did not
+    /// take the acknowledgement, and the entries will be delivered again.
     pub async fn deliver<F, A>(&self, store: &dyn StreamStore, consumer: &str, limit: usize, process: F) -> Result<Delivered, StoreError>
     where
         F: FnOnce(Vec<Entry>) -> A,
@@ -195,7 +201,7 @@ impl Subject {
     }
 
     fn give_up(&self, tx: &mut dyn Transaction, consumer: &str, dead_letter: &DeadLetter) {
-        let (number, end) = (dead_letter.entry.end.entries - 1, dead_letter.entry.end);
+        let (number, end) = (dead_letter.entry.number(), dead_letter.entry.end);
         let key = |key: String, consumer: &str, number| (self.stream.name.to_owned(), key, consumer.to_owned(), number);
         self.shared.tables.dead_letters.put(tx, &key(self.key.clone(), consumer, number), dead_letter);
         self.shared.change_totals(tx);

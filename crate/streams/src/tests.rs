@@ -279,6 +279,23 @@ fn what_is_too_old_goes_also_where_nobody_looks() {
 }
 
 #[test]
+fn what_waits_is_found_after_a_restart() {
+    let mut node = Node::new();
+    for name in ["b", "", "a/1", "c", "done"] {
+        node.append(&WORK, name, b"entry");
+    }
+    node.append(&NEWS, "of another stream", b"entry");
+    let Taken::Entries(entries) = node.take(&WORK, "done", "worker", 1) else { panic!("nothing taken") };
+    node.ack(&WORK, "done", "worker", &entries[0]);
+    node.restart();
+    let subjects = |after, limit| block_on(node.streams.subjects(&node, &WORK, after, limit)).expect("the store reads");
+    assert_eq!(subjects(None, 10), ["", "a/1", "b", "c"]);
+    assert_eq!(subjects(None, 2), ["", "a/1"]);
+    assert_eq!(subjects(Some("a/1"), 2), ["b", "c"]);
+    assert!(subjects(Some("c"), 2).is_empty());
+}
+
+#[test]
 fn a_full_work_queue_takes_nothing_more_until_something_is_done() {
     let node = Node::new();
     node.append(&NARROW, "a", b"123");

@@ -136,7 +136,7 @@ impl<K: KeyPart, V: Serialize + DeserializeOwned> Table<K, V> {
         Ok(last.first().map(|(key, _)| self.decode_key(key)).transpose()?)
     }
 
-    /// At most `limit` entries whose keys' first parts are `part`.
+    /// At most `limit` entries whose keys' first parts are `part`; else as [`Self::scan_range`].
     pub async fn scan(&self, store: &Reader, part: &impl KeyPart, direction: Direction, limit: usize) -> Result<Vec<(K, V)>, StoreError> {
         self.scan_range(store, self.range(part), direction, limit).await
     }
