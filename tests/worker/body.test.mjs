@@ -171,7 +171,7 @@ test('the answer to a large body is taken from the engine when somebody takes it
   assert.equal(answers[2].asked, 1);
 });
 
-test('an answer that is being made when the engine stops still leaves; when it dies, the reader is told', async () => {
+test('an answer that is being made when the engine stops still leaves; when it crashes, the reader gets an error', async () => {
   const reading = [send('POST', '{}'), send('POST', '{}')];
   const running = await engine(0, 2);
   const [orderly, hopeless] = [pieces(new Uint8Array([1]), new Uint8Array([2])), pieces(new Uint8Array([3]), new Uint8Array([4]))];

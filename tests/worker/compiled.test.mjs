@@ -32,7 +32,7 @@ test('the module of the newest version is held until the server is not needed an
   assert.equal(held.module, undefined);
 });
 
-test('what was overtaken is not held', async () => {
+test('an outdated module is not held', async () => {
   const held = new Compiled();
   let end;
   compile = (module) => (module === 'module one' ? new Promise((resolve) => { end = () => resolve(module); }) : module);
@@ -44,7 +44,7 @@ test('what was overtaken is not held', async () => {
   assert.equal(held.module, 'module two');
 });
 
-test('where nothing can be held, nothing is said', async () => {
+test('a module that cannot be held is no error', async () => {
   const held = new Compiled();
   await held.hold(undefined);
   await held.hold('/three');
@@ -54,7 +54,7 @@ test('where nothing can be held, nothing is said', async () => {
   assert.deepEqual(compiled, ['module one']);
 });
 
-test('an engine that shares no code compiles nothing for it', async () => {
+test('a browser that shares no code compiles nothing in the page', async () => {
   delete globalThis.navigator.userAgentData;
   const held = new Compiled();
   await held.hold('/one');

@@ -27,13 +27,13 @@ function browser(active, waiting, ...troubles) {
   return { registration, registered };
 }
 
-test('a version that waits in vain becomes another one', async () => {
+test('a version that the browser does not activate is registered again', async () => {
   const { registered } = browser(script(), script());
   await registerAgain(script(), scope);
   assert.deepEqual(registered, [script(1)]);
 });
 
-test('one that waits no more is left alone', async () => {
+test('a version that no longer waits is not registered again', async () => {
   const { registered } = browser(script(1), script(2));
   await registerAgain(script(1), scope);
   assert.deepEqual(registered, []);
@@ -45,7 +45,7 @@ test('the attempts of one version are not counted against the next', async () =>
   assert.deepEqual(registered, [script(9)]);
 });
 
-test('after many attempts there is one now and then, as long as the version waits', async (t) => {
+test('after many attempts it is registered again at intervals, as long as it waits', async (t) => {
   t.mock.timers.enable({ apis: ['setTimeout'] });
   const { registration, registered } = browser(script(1), script(9));
   const again = registerAgain(script(9), scope);

@@ -71,7 +71,7 @@ test('what had been written when another request panicked is answered by the ins
   assert.equal((await next).status, 200);
 });
 
-test('what had been written and is not answered is repeated where the method allows it, and else a mistake of the server', async () => {
+test('what had been written and is not answered is repeated where the method allows it, and otherwise answered 500', async () => {
   const creating = request('POST', 'createRoom');
   const sending = request('PUT', 'send/1');
   const culprit = request('POST', 'login');
@@ -105,7 +105,7 @@ test('a request that panics again and again is answered 500 once, and never repe
   assert.equal((await next).status, 200);
 });
 
-test('a trap without a panic, such as memory that ran out, is a death too', async () => {
+test('a trap without a panic, such as out of memory, ends the instance too', async () => {
   const culprit = request('GET', 'large');
   const first = await engine(0, 1);
   first.current = first.calls[0].call;

@@ -102,7 +102,7 @@ mod tests {
     }
 
     #[test]
-    fn what_goes_is_not_counted() {
+    fn removed_entries_are_not_counted() {
         let mut cache = Cache::new(1 << 20);
         for n in 0..100 {
             cache.insert(n, n, 100);

@@ -180,14 +180,14 @@ fn plain(text: String) -> String {
 /// some clients look for it.
 fn interactive(info: &UiaaInfo) -> http::Response<Vec<u8>> {
     #[derive(Serialize)]
-    struct Whole<'a> {
+    struct UiaaResponse<'a> {
         #[serde(skip_serializing_if = "Option::is_none")]
         completed: Option<[(); 0]>,
         #[serde(flatten)]
         info: &'a UiaaInfo,
     }
-    let whole = Whole { completed: info.completed.is_empty().then_some([]), info };
-    let mut response = http::Response::new(serde_json::to_vec(&whole).expect("our own answers can be written as JSON"));
+    let response = UiaaResponse { completed: info.completed.is_empty().then_some([]), info };
+    let mut response = http::Response::new(serde_json::to_vec(&response).expect("our own answers can be written as JSON"));
     *response.status_mut() = StatusCode::UNAUTHORIZED;
     response.headers_mut().insert(http::header::CONTENT_TYPE, http::HeaderValue::from_static("application/json"));
     response

@@ -16,7 +16,7 @@ use crate::{
     rate_limits::RateLimits,
     request_log::{self, RequestLog},
     room::Rooms,
-    router::{Entrance, MAX_ANONYMOUS_BODY, Once, Router},
+    router::{Entrance, MAX_ANONYMOUS_BODY, Router, StreamRequest},
     sync::Syncing,
     tables::{self, FORMAT},
     time_slice::TimeSlice,
@@ -34,9 +34,9 @@ use ruma::{ServerName, api::error::ErrorKind};
 use std::{cell::Cell, future::Future, panic::AssertUnwindSafe, pin::pin, rc::Rc};
 
 /// How often what is outdated is cleared away, in ms.
-const CLEARED_EVERY: u64 = 60 * 60 * 1000;
+const CLEANUP_INTERVAL: u64 = 60 * 60 * 1000;
 /// How soon again when there is much of it.
-const CLEARED_AT_SOONEST: u64 = 60 * 1000;
+const MIN_CLEANUP_INTERVAL: u64 = 60 * 1000;
 /// How often a request that has written nothing is tried when what it had read was lost by a failed
 /// write.
 const ATTEMPTS: usize = 3;
@@ -209,11 +209,11 @@ impl Homeserver {
     /// clear: nothing runs while nobody asks.
     fn clear_when_due(self: &Rc<Self>) {
         let now = self.host.now();
-        let soonest = (self.cleared_next.get() + CLEARED_AT_SOONEST).saturating_sub(CLEARED_EVERY);
+        let soonest = (self.cleared_next.get() + MIN_CLEANUP_INTERVAL).saturating_sub(CLEANUP_INTERVAL);
         if now < self.cleared_next.get() && (now < soonest || !self.has_many_old_changes()) {
             return;
         }
-        self.cleared_next.set(now + CLEARED_EVERY);
+        self.cleared_next.set(now + CLEANUP_INTERVAL);
         self.watch_presence();
         let hs = self.clone();
         self.host.spawn(Box::pin(async move {
@@ -273,14 +273,14 @@ impl Homeserver {
         if entrance == Entrance::Peer {
             return Err(Error::unrecognized());
         }
-        match self.router.once(request.method(), request.uri().path(), log) {
-            Some(endpoint) => self.answer_once(endpoint?, request, log).await,
+        match self.router.streamed(request.method(), request.uri().path(), log) {
+            Some(endpoint) => self.answer_streamed(endpoint?, request, log).await,
             None => Ok(self.answer_whole(request, log).await?.map(Body::from)),
         }
     }
 
     /// Has a handler answer that runs once.
-    async fn answer_once(self: &Rc<Self>, endpoint: Once, request: Request<Body>, log: &Rc<RequestLog>) -> Result<Response<Body>> {
+    async fn answer_streamed(self: &Rc<Self>, endpoint: StreamRequest, request: Request<Body>, log: &Rc<RequestLog>) -> Result<Response<Body>> {
         let begun = self.fresh_generation();
         let reads_only = reads_only(request.method());
         let answer = self.run(endpoint.handle(self.clone(), request, log), &Rc::new(Writes::default()), log).await;
@@ -452,7 +452,7 @@ impl Homeserver {
     /// Whether a request's body is passed on as it comes: then a mebibyte or two of it are held at
     /// a time, and not all of it.
     pub fn takes_stream(&self, method: &Method, path: &str) -> bool {
-        *method == Method::POST && self.router.once(method, path, &RequestLog::new(method)).is_some()
+        *method == Method::POST && self.router.streamed(method, path, &RequestLog::new(method)).is_some()
     }
 
     /// The path of the endpoint that a request is for, in ruma's spelling: says what was asked for,

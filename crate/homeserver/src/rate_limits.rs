@@ -10,10 +10,10 @@ use crate::{
 use std::{cell::RefCell, time::Duration};
 
 /// Bytes that a set of buckets may take; whoever was not seen for longest is forgotten first.
-const REMEMBERED_BYTES: usize = 2 << 20;
+const MAX_BYTES: usize = 2 << 20;
 
 /// How long to wait before the next try when as many passwords are hashed as may be.
-const HASHED_AGAIN: Duration = Duration::from_secs(1);
+const HASHING_RETRY: Duration = Duration::from_secs(1);
 
 /// Something was asked for too often.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -62,7 +62,7 @@ impl RateLimits {
     /// # Errors
     /// There are too many.
     pub fn hash_one(&self) -> Result<Place, TooMany> {
-        self.hashing.place().ok_or(TooMany { retry_after: HASHED_AGAIN })
+        self.hashing.place().ok_or(TooMany { retry_after: HASHING_RETRY })
     }
 }
 
@@ -78,7 +78,7 @@ pub struct Buckets {
 impl Buckets {
     /// Buckets of `size`, that win back one in `refill`.
     pub fn new(size: u32, refill: Duration) -> Self {
-        Self { size: size.into(), refill: refill.as_millis() as u64, full_at: RefCell::new(Cache::new(REMEMBERED_BYTES)) }
+        Self { size: size.into(), refill: refill.as_millis() as u64, full_at: RefCell::new(Cache::new(MAX_BYTES)) }
     }
 
     /// Takes one out of the bucket of `key`.
@@ -114,7 +114,7 @@ mod tests {
         for n in 0..40_000 {
             limits.passwords.take(&format!("@{n}:{}", "x".repeat(n % 200)), 1_000).expect("one goes");
         }
-        assert!((REMEMBERED_BYTES / 2..=REMEMBERED_BYTES).contains(&limits.cached_bytes()), "{}", limits.cached_bytes());
+        assert!((MAX_BYTES / 2..=MAX_BYTES).contains(&limits.cached_bytes()), "{}", limits.cached_bytes());
     }
 
     #[test]

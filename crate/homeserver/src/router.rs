@@ -93,12 +93,12 @@ type Answer = LocalBoxFuture<'static, Result<Response<Vec<u8>>>>;
 
 type Handler = Rc<dyn Fn(Incoming) -> Result<Answer>>;
 
-/// The answer of a [`OnceHandler`].
-type OnceAnswer = LocalBoxFuture<'static, Result<Response<Body>>>;
+/// The answer of a [`StreamHandler`].
+type StreamAnswer = LocalBoxFuture<'static, Result<Response<Body>>>;
 
 /// A handler that takes the request's body as it comes, which can be read once; so the handler runs
 /// once.
-type OnceHandler = Rc<dyn Fn(Incoming, Body) -> Result<OnceAnswer>>;
+type StreamHandler = Rc<dyn Fn(Incoming, Body) -> Result<StreamAnswer>>;
 
 /// A request on its way into its handler. What is done with it for every endpoint alike is done
 /// here and not in [`Table`]'s generic functions, which a browser downloads and compiles once for
@@ -180,15 +180,15 @@ struct Endpoint {
 
 /// What is done for a path and method whose bodies are passed on as they come.
 #[derive(Clone)]
-struct OnceEndpoint {
+struct StreamEndpoint {
     path: &'static str,
-    handler: OnceHandler,
+    handler: StreamHandler,
     callers: Callers,
 }
 
 /// A request on its way into a handler that runs once.
-pub struct Once {
-    endpoint: OnceEndpoint,
+pub struct StreamRequest {
+    endpoint: StreamEndpoint,
     arguments: Vec<String>,
 }
 
@@ -257,7 +257,7 @@ struct Methods<E> {
 pub struct Router {
     paths: matchit::Router<Methods<Endpoint>>,
     /// Those whose bodies are passed on as they come.
-    once: matchit::Router<Methods<OnceEndpoint>>,
+    streamed: matchit::Router<Methods<StreamEndpoint>>,
     /// Every path with its methods, to compare with the specification.
     listed: Vec<(Method, &'static str)>,
 }
@@ -302,15 +302,15 @@ impl Router {
     }
 
     /// The endpoint of a request whose bodies are passed on as they come; `None` for all others.
-    pub fn once(&self, method: &Method, path: &str, log: &RequestLog) -> Option<Result<Once>> {
-        let found = self.once.at(path).ok()?;
-        let chosen = chosen(found, method).map(|(endpoint, arguments)| Once { endpoint, arguments });
-        Some(chosen.inspect(|once| log.found(once.endpoint.path, &once.arguments)))
+    pub fn streamed(&self, method: &Method, path: &str, log: &RequestLog) -> Option<Result<StreamRequest>> {
+        let found = self.streamed.at(path).ok()?;
+        let chosen = chosen(found, method).map(|(endpoint, arguments)| StreamRequest { endpoint, arguments });
+        Some(chosen.inspect(|request| log.found(request.endpoint.path, &request.arguments)))
     }
 
     /// The path of the endpoint that `path` is matched by, with the names of its parameters.
     pub fn template(&self, path: &str) -> Option<&'static str> {
-        self.paths.at(path).map(|found| found.value.path).or_else(|_| self.once.at(path).map(|found| found.value.path)).ok()
+        self.paths.at(path).map(|found| found.value.path).or_else(|_| self.streamed.at(path).map(|found| found.value.path)).ok()
     }
 
     fn find(&self, method: &Method, path: &str, log: &RequestLog) -> Result<(Endpoint, Vec<String>)> {
@@ -324,7 +324,7 @@ impl Router {
     }
 }
 
-impl Once {
+impl StreamRequest {
     /// Answers `request`; errors are the caller's to write.
     pub async fn handle(self, hs: Rc<Homeserver>, request: Request<Body>, log: &RequestLog) -> Result<Response<Body>> {
         let generation = hs.fresh_generation();
@@ -357,7 +357,7 @@ fn decode(segment: &str) -> Result<String> {
 #[derive(Default)]
 pub struct Table {
     paths: HashMap<&'static str, HashMap<Method, Endpoint>>,
-    once: HashMap<&'static str, HashMap<Method, OnceEndpoint>>,
+    streamed: HashMap<&'static str, HashMap<Method, StreamEndpoint>>,
     listed: Vec<(Method, &'static str)>,
 }
 
@@ -454,13 +454,13 @@ impl Table {
         F: Fn(UserCall, R, Body) -> A + 'static,
         A: Future<Output = Result<Response<Body>>> + 'static,
     {
-        let handler = move |incoming: Incoming, body: Body| -> Result<OnceAnswer> {
+        let handler = move |incoming: Incoming, body: Body| -> Result<StreamAnswer> {
             let parsed = parse::<R>(&incoming)?;
             Ok(Box::pin(handler(incoming.user_call()?, parsed, body)))
         };
-        let handler: OnceHandler = Rc::new(handler);
+        let handler: StreamHandler = Rc::new(handler);
         for path in R::PATH_BUILDER.all_paths() {
-            self.once.entry(path).or_default().insert(R::METHOD, OnceEndpoint { path, handler: handler.clone(), callers });
+            self.streamed.entry(path).or_default().insert(R::METHOD, StreamEndpoint { path, handler: handler.clone(), callers });
             self.listed.push((R::METHOD, path));
         }
         self
@@ -514,11 +514,11 @@ impl Table {
             }
             paths.insert(path, methods).expect("paths do not conflict");
         }
-        let mut once = matchit::Router::new();
-        for (path, endpoints) in self.once {
-            once.insert(path, Methods { path, endpoints }).expect("each of these paths has its handlers from one call");
+        let mut streamed = matchit::Router::new();
+        for (path, endpoints) in self.streamed {
+            streamed.insert(path, Methods { path, endpoints }).expect("each of these paths has its handlers from one call");
         }
-        Router { paths, once, listed: self.listed }
+        Router { paths, streamed, listed: self.listed }
     }
 }
 

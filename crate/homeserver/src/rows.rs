@@ -11,7 +11,7 @@ use std::{
 
 /// How many changes are told apart while something is read; where there are more, what was read is
 /// not kept.
-const TOLD_APART: u64 = 32;
+const MAX_CHANGES_TRACKED: u64 = 32;
 
 /// Rows lately used, or what was made of them.
 pub(crate) struct Rows<K, V> {
@@ -34,18 +34,18 @@ struct State {
     /// How many times a value was changed or forgotten.
     changes: Cell<u64>,
     /// The hashes of the keys of the last changes, each at its number.
-    changed: [Cell<u64>; TOLD_APART as usize],
+    changed: [Cell<u64>; MAX_CHANGES_TRACKED as usize],
 }
 
 impl State {
     fn new(reader: Reader) -> Self {
         let generation = Cell::new(reader.generation());
-        Self { reader, generation, changes: Cell::new(0), changed: [const { Cell::new(0) }; TOLD_APART as usize] }
+        Self { reader, generation, changes: Cell::new(0), changed: [const { Cell::new(0) }; MAX_CHANGES_TRACKED as usize] }
     }
 
     /// Where the key of a change stands.
     fn place(&self, number: u64) -> &Cell<u64> {
-        &self.changed[(number % TOLD_APART) as usize]
+        &self.changed[(number % MAX_CHANGES_TRACKED) as usize]
     }
 
     fn change(&self, key: u64) {
@@ -64,7 +64,7 @@ impl State {
     fn may_be_old(&self, since: ReadSince, key: u64) -> bool {
         let changes = self.changes.get();
         since.generation != self.reader.generation()
-            || changes - since.changes > TOLD_APART
+            || changes - since.changes > MAX_CHANGES_TRACKED
             || (since.changes..changes).any(|number| self.place(number).get() == key)
     }
 }
@@ -148,7 +148,7 @@ impl<K: Hash + Eq, V: Clone> Rows<K, V> {
 
     /// Forgets what `keep` does not want, and what is being read.
     pub(crate) fn retain(&self, keep: impl Fn(&V) -> bool) {
-        self.state.changes.set(self.state.changes.get() + TOLD_APART + 1);
+        self.state.changes.set(self.state.changes.get() + MAX_CHANGES_TRACKED + 1);
         self.current().retain(keep);
     }
 
@@ -199,7 +199,7 @@ mod tests {
     fn changes_of_others_do_not_keep_what_was_read_from_being_kept() {
         let rows = rows();
         let since = rows.read_since();
-        (100..100 + TOLD_APART as u32).for_each(|key| rows.set(key, "other", 0));
+        (100..100 + MAX_CHANGES_TRACKED as u32).for_each(|key| rows.set(key, "other", 0));
         rows.found(since, 1, "read", 0);
         assert_eq!(rows.get(&1), Some("read"));
         rows.set(200, "one more", 0);
@@ -224,7 +224,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_outlives_a_failed_write() {
+    fn a_failed_write_empties_the_cache() {
         let store = UnreliableStore::new();
         let rows = Rows::new(&Reader::new(Rc::new(store.clone())), 1 << 12);
         let since = rows.read_since();

@@ -229,7 +229,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_full_is_called_a_disk() {
+    fn the_storage_full_message_names_the_disk() {
         let said = serve(&[]).expect("valid").config().storage_full;
         assert!(said.contains("disk is full") && !said.contains("site"), "{said}");
     }

@@ -207,7 +207,7 @@ fn a_consumer_that_fails_or_panics_is_asked_again_and_its_reason_is_kept() {
 }
 
 #[test]
-fn of_dead_letters_the_newest_are_kept() {
+fn the_newest_dead_letters_are_kept() {
     let mut node = Node::new();
     for n in 0..super::streams::DEAD_LETTERS_KEPT + 20 {
         let subject = format!("s{n}");
@@ -229,7 +229,7 @@ fn of_dead_letters_the_newest_are_kept() {
 }
 
 #[test]
-fn a_subject_is_pruned_when_everybody_has_acknowledged_and_its_numbers_never_come_again() {
+fn a_subject_is_pruned_once_all_consumers_acknowledged_and_reuses_no_number() {
     let mut node = Node::new();
     node.append(&NEWS, "a", b"one");
     for consumer in ["reader", "archive"] {

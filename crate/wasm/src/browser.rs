@@ -6,7 +6,7 @@
 
 use crate::{
     body::{self, Pieces, Rest},
-    calls::{self, Noting, Turns},
+    calls::{self, RecordingStore, Turns},
     convert::{self, Headers},
     log::Console,
 };
@@ -103,7 +103,7 @@ pub async fn open(database: String, public_url: String, worker: Worker) -> Resul
 
 async fn open_engine(database: String, public_url: String, worker: Worker) -> Result<Engine, OpenError> {
     let options = IndexedDbOptions { content_format: FORMAT, ..IndexedDbOptions::default() };
-    let store: Rc<dyn Store> = Rc::new(Noting(Rc::new(IndexedDbStore::open_with(&database, options).await?)));
+    let store: Rc<dyn Store> = Rc::new(RecordingStore(Rc::new(IndexedDbStore::open_with(&database, options).await?)));
     let config = Config {
         registration: Registration::Open,
         public_url: Some(public_url),

@@ -67,9 +67,9 @@ impl<T> Future for Turns<T> {
 }
 
 /// A store that notes which calls write, and takes nothing more once the instance has ended.
-pub struct Noting(pub Rc<dyn Store>);
+pub struct RecordingStore(pub Rc<dyn Store>);
 
-impl Store for Noting {
+impl Store for RecordingStore {
     fn get_many<'a>(&'a self, keys: &'a [Vec<u8>]) -> LocalBoxFuture<'a, Result<Vec<Option<Bytes>>, StoreError>> {
         self.0.get_many(keys)
     }
@@ -119,8 +119,8 @@ mod tests {
     use futures_util::FutureExt;
 
     #[test]
-    fn the_end_of_an_instance_leaves_turns_to_those_who_have_written() {
-        let store = Rc::new(Noting(Rc::new(MemoryStore::new())));
+    fn a_crashed_instance_only_runs_calls_that_have_written() {
+        let store = Rc::new(RecordingStore(Rc::new(MemoryStore::new())));
         let gate = Rc::new(Cell::new(false));
         let call = |call: u32, writes: bool, again: bool| {
             let (store, gate) = (store.clone(), gate.clone());

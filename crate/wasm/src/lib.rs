@@ -14,7 +14,7 @@ mod log;
 
 #[cfg(not(target_arch = "wasm32"))]
 pub use {
-    calls::{Noting, Turns, current, end, has_written},
+    calls::{RecordingStore, Turns, current, end, has_written},
     convert::{Headers, header_pairs, request},
     log::Console,
 };

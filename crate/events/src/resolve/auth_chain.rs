@@ -56,7 +56,7 @@ pub(super) fn auth_difference(
 }
 
 /// How many events the walk down asks about beside the one it waits for.
-const ASK_AHEAD: usize = 16;
+const READ_AHEAD: usize = 16;
 
 /// A walk down the auth chains of several states at once.
 struct Descent {
@@ -149,7 +149,7 @@ impl Descent {
 
     /// Lets those that come next say what they miss.
     fn ask_ahead(&self, ascent: &mut Ascent<'_, '_>) {
-        let next = self.waiting.iter().rev().skip(1).take(ASK_AHEAD);
+        let next = self.waiting.iter().rev().skip(1).take(READ_AHEAD);
         for event in next.filter_map(|(_, id)| ascent.gather.event(id)) {
             if self.is_partial(&event.event_id) && !ascent.conflicted.contains(&event.event_id) {
                 // The answer is asked for again in its turn.
@@ -164,7 +164,7 @@ impl Descent {
 }
 
 /// How much one walk from below asks for at a time.
-const ASK_AT_ONCE: usize = 64;
+const BATCH: usize = 64;
 
 /// The walk from below, remembering what it learned.
 struct Ascent<'a, 'k> {
@@ -204,7 +204,7 @@ impl<'k> Ascent<'_, 'k> {
                 None if seen.insert(next) => is_found = self.is_below_unconflicted(next, &mut path),
                 None => {}
             }
-            if self.gather.missing_count() >= ASK_AT_ONCE {
+            if self.gather.missing_count() >= BATCH {
                 break;
             }
         }

@@ -8,9 +8,9 @@
 use super::Unresolved;
 
 /// After so many bytes of content others have their turn.
-const AT_ONCE: usize = 128 << 10;
+const MAX_BATCH_BYTES: usize = 128 << 10;
 /// What an answer costs beside the content, in bytes.
-const EACH: usize = 512;
+const BYTES_PER_EVENT: usize = 512;
 
 /// The answers of one resolution.
 #[derive(Default)]
@@ -31,11 +31,11 @@ impl Judgements {
     /// The next answer, which `judge` gives with the bytes of content that it looked at.
     pub(super) fn make(&mut self, judge: impl FnOnce() -> Result<(i64, usize), Unresolved>) -> Result<i64, Unresolved> {
         if self.next == self.made.len() {
-            if self.spent >= AT_ONCE {
+            if self.spent >= MAX_BATCH_BYTES {
                 return Err(Unresolved::Unfinished);
             }
             let (answer, bytes) = judge()?;
-            self.spent += EACH + bytes;
+            self.spent += BYTES_PER_EVENT + bytes;
             self.made.push(answer);
         }
         self.next += 1;

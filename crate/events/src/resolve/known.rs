@@ -16,12 +16,12 @@ pub(super) struct Known {
     /// What all states hold of a place in which they agree, None if nothing.
     pub(super) unconflicted: HashMap<StateKey, Option<OwnedEventId>>,
     /// The events that name an event in their `auth_events`.
-    pub(super) citing: HashMap<OwnedEventId, Citing>,
+    pub(super) citing: HashMap<OwnedEventId, AuthorizedEvents>,
 }
 
 /// The accepted state events that name an event in their `auth_events`, as far as loaded.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Citing {
+pub(super) struct AuthorizedEvents {
     /// Their ids, the newest first.
     pub(super) events: Vec<OwnedEventId>,
     /// Whether these are all.

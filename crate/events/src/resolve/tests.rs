@@ -205,7 +205,7 @@ fn a_ban_on_one_fork_holds_against_what_the_banned_did_on_the_other() {
 }
 
 #[test]
-fn of_two_admins_who_ban_each_other_the_mightier_stays() {
+fn of_two_admins_who_ban_each_other_the_more_powerful_stays() {
     for version in versions().filter(|version| *version > 1) {
         let mut room = Model::public(version);
         room.send(Draft::member("bob", "bob", "join")).unwrap();

@@ -13,7 +13,7 @@ use std::{
 };
 
 /// The events that stand for one place.
-type Contenders<'k> = BTreeMap<StateKey, Vec<&'k Arc<Pdu>>>;
+type Conflicted<'k> = BTreeMap<StateKey, Vec<&'k Arc<Pdu>>>;
 
 pub(super) fn resolve(
     rules: &AuthorizationRules,
@@ -25,7 +25,7 @@ pub(super) fn resolve(
     let contenders = contenders(states, gather);
     gather.complete()?;
     // A place that some states do not have is no conflict, if the others agree.
-    let (agreed, conflicts): (Contenders<'_>, Contenders<'_>) = contenders.into_iter().partition(|(_, events)| events.len() == 1);
+    let (agreed, conflicts): (Conflicted<'_>, Conflicted<'_>) = contenders.into_iter().partition(|(_, events)| events.len() == 1);
     let mut state = read_state(&agreed, &conflicts, rules, gather);
     gather.complete()?;
 
@@ -33,7 +33,7 @@ pub(super) fn resolve(
     let (mut left, mut resolved) = (conflicts, Vec::new());
     for kind in [StateEventType::RoomPowerLevels, StateEventType::RoomJoinRules, StateEventType::RoomMember] {
         let is_of_kind = |key: &StateKey| key.0 == kind && (kind == StateEventType::RoomMember || key.1.is_empty());
-        let (now, later): (Contenders<'_>, Contenders<'_>) = left.into_iter().partition(|(key, _)| is_of_kind(key));
+        let (now, later): (Conflicted<'_>, Conflicted<'_>) = left.into_iter().partition(|(key, _)| is_of_kind(key));
         left = later;
         let mut winners = Vec::with_capacity(now.len());
         for (key, events) in now {
@@ -51,7 +51,7 @@ pub(super) fn resolve(
     Ok(changes)
 }
 
-fn contenders<'k>(states: &[StateMap<OwnedEventId>], gather: &Gather<'k>) -> Contenders<'k> {
+fn contenders<'k>(states: &[StateMap<OwnedEventId>], gather: &Gather<'k>) -> Conflicted<'k> {
     let mut ids: BTreeMap<&StateKey, BTreeSet<&OwnedEventId>> = BTreeMap::new();
     for (key, id) in states.iter().flatten() {
         ids.entry(key).or_default().insert(id);
@@ -71,8 +71,8 @@ fn order(event: &Pdu) -> (u64, std::cmp::Reverse<[u8; 20]>) {
 
 /// What the rules read of the state for the conflicting events, the conflict itself left out.
 fn read_state<'k>(
-    agreed: &Contenders<'k>,
-    conflicts: &Contenders<'k>,
+    agreed: &Conflicted<'k>,
+    conflicts: &Conflicted<'k>,
     rules: &AuthorizationRules,
     gather: &Gather<'k>,
 ) -> HashMap<StateKey, &'k Arc<Pdu>> {

@@ -15,7 +15,7 @@ const MOST: usize = 64;
 /// Bytes that are asked for at a time. Allocators keep what is given back to them, in an arena for
 /// each thread, unless it is very large: glibc returns every allocation of more than 32 MiB to the
 /// system at once. Pages that were never touched take no memory. Memory of wasm cannot be returned.
-const ASKED_FOR: Option<usize> = if cfg!(target_arch = "wasm32") { None } else { Some(33 << 20) };
+const ALLOCATION_BYTES: Option<usize> = if cfg!(target_arch = "wasm32") { None } else { Some(33 << 20) };
 
 /// Who may hash, and in what.
 pub struct Hashing {
@@ -67,7 +67,7 @@ impl Memory {
     fn take(&self, count: usize) -> Option<Vec<Block>> {
         let free = self.0.lock().unwrap_or_else(PoisonError::into_inner).pop();
         let mut blocks = free.unwrap_or_default();
-        let capacity = ASKED_FOR.map_or(count, |bytes| count.max(bytes / Block::SIZE));
+        let capacity = ALLOCATION_BYTES.map_or(count, |bytes| count.max(bytes / Block::SIZE));
         blocks.try_reserve_exact(capacity.saturating_sub(blocks.len())).ok()?;
         blocks.resize(count, Block::new());
         Some(blocks)
@@ -104,7 +104,7 @@ mod tests {
     }
 
     #[test]
-    fn so_many_and_no_more_are_under_way() {
+    fn password_hashes_under_way_are_bounded() {
         let hashing = Hashing::default();
         let all: Vec<_> = std::iter::from_fn(|| hashing.place()).take(MOST + 1).collect();
         assert_eq!(all.len(), MOST);

@@ -28,7 +28,7 @@ const PARAMS: (u32, u32, u32) = (7168, 2, 1);
 const ROUNDS: u32 = 3;
 
 /// What is compared with when nobody has the name, so that this takes as long as a wrong password.
-const NOBODY: &str = "3$argon2id$v=19$m=7168,t=2,p=1$bm9ib2R5IGhhcyB0aGlzIQ$RqhBzqvlbSNvFuQUPTVTMBmDLB8ghHhKw0PJR7JXcWM";
+const DUMMY_HASH: &str = "3$argon2id$v=19$m=7168,t=2,p=1$bm9ib2R5IGhhcyB0aGlzIQ$RqhBzqvlbSNvFuQUPTVTMBmDLB8ghHhKw0PJR7JXcWM";
 
 /// Bytes a password may have.
 pub(super) const LONGEST: usize = 512;
@@ -92,7 +92,7 @@ pub async fn check(hs: &Homeserver, user: &UserId, password: &str) -> Result<Opt
     }
     hs.rate_limits.passwords.take(user.as_str(), hs.host.now())?;
     let stored = account.filter(|account| !account.deactivated).and_then(|account| account.password);
-    let verified = is_of(hs, place, password, stored.as_deref().unwrap_or(NOBODY)).await;
+    let verified = is_of(hs, place, password, stored.as_deref().unwrap_or(DUMMY_HASH)).await;
     let checked = nid.zip(stored).filter(|_| verified).map(|(user, hash)| Checked { user, hash });
     if checked.is_some() {
         hs.rate_limits.passwords.give_back(user.as_str());
@@ -190,8 +190,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn nobodys_password_costs_what_a_real_one_costs() {
-        let nobody = Stored::read(NOBODY).expect("what is stored of a password");
+    fn checking_an_unknown_user_costs_as_much_as_a_real_password() {
+        let nobody = Stored::read(DUMMY_HASH).expect("what is stored of a password");
         let real = Stored::with(&[7; 16]).expect("the parameters are within argon2's bounds");
         assert_eq!((nobody.rounds, nobody.last.params), (real.rounds, real.last.params));
         assert!(nobody.last.hash.is_some());
@@ -199,9 +199,9 @@ mod tests {
 
     #[test]
     fn a_hash_is_read_as_it_was_stored() {
-        let stored = Stored::read(NOBODY).expect("what is stored of a password");
-        assert_eq!(stored.to_string(), NOBODY);
-        let bare = NOBODY.strip_prefix('3').expect("a number of rounds");
+        let stored = Stored::read(DUMMY_HASH).expect("what is stored of a password");
+        assert_eq!(stored.to_string(), DUMMY_HASH);
+        let bare = DUMMY_HASH.strip_prefix('3').expect("a number of rounds");
         assert_eq!(Stored::read(bare).expect("a PHC string").rounds, 1);
         for wrong in ["", "3", "three$argon2id$v=19$m=7168,t=2,p=1$bm9i", &bare.replace("argon2id", "argon2i"), &bare.replace("v=19", "v=16")] {
             assert!(Stored::read(wrong).is_none(), "{wrong}");

@@ -30,7 +30,7 @@ use std::{collections::BTreeMap, time::Duration};
 const LIFETIME: Duration = Duration::from_secs(60 * 60);
 
 /// Expired sessions that go whenever a new one begins.
-const SWEPT: usize = 8;
+const MAX_EXPIRED_DELETED: usize = 8;
 
 /// Expired sessions that go in one batch when what is outdated is cleared.
 const CLEARED_AT_ONCE: usize = 256;
@@ -190,7 +190,7 @@ fn new_id(hs: &Homeserver, now: u64) -> String {
 }
 
 async fn begin(hs: &Homeserver, raw: &RawRequest, id: &str, session: &InteractiveSession) -> Result<()> {
-    let ended = ended(hs, SWEPT, session.created).await?;
+    let ended = ended(hs, MAX_EXPIRED_DELETED, session.created).await?;
     let begun = hs.write(raw.generation, |tx| {
         forget(tx, &ended);
         tables::INTERACTIVE_SESSIONS.put(tx, &id.to_owned(), session);

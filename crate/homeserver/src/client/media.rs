@@ -61,7 +61,7 @@ const SHOWN_INLINE: [&str; 26] = [
 const TEXTS: [&str; 4] = ["application/json", "application/ld+json", "application/rtf", "image/svg+xml"];
 
 /// What keeps a browser from running a file, or taking it for something else than it is said to be.
-const SAFETY: [(HeaderName, &str); 6] = [
+const SECURITY_HEADERS: [(HeaderName, &str); 6] = [
     (
         header::CONTENT_SECURITY_POLICY,
         "sandbox; default-src 'none'; script-src 'none'; plugin-types application/pdf; style-src 'unsafe-inline'; media-src 'self'; object-src 'self';",
@@ -180,7 +180,7 @@ async fn answer(call: UserCall, server: OwnedServerName, media_id: String, name:
 }
 
 fn headers(media: &Media, name: Option<String>) -> HeaderMap {
-    let mut headers: HeaderMap = SAFETY.into_iter().map(|(name, value)| (name, HeaderValue::from_static(value))).collect();
+    let mut headers: HeaderMap = SECURITY_HEADERS.into_iter().map(|(name, value)| (name, HeaderValue::from_static(value))).collect();
     let kind = media.content_type.as_deref().unwrap_or("application/octet-stream");
     let essence = kind.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
     // What is text would else be read in the encoding of whoever looks at it.

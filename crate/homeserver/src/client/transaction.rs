@@ -19,7 +19,7 @@ use async_lock::MutexGuardArc;
 use ruma::OwnedEventId;
 
 /// How long an answer is kept, in ms.
-const KEPT: u64 = 7 * 24 * 60 * 60 * 1000;
+const RETENTION: u64 = 7 * 24 * 60 * 60 * 1000;
 /// For how long a DELETE may be the repetition of one that was answered, in ms.
 const REPEATED: u64 = 60 * 1000;
 /// How many outdated answers go in one batch.
@@ -78,7 +78,7 @@ impl Once {
 impl Homeserver {
     /// Forgets answers that are older than seven days, a few at a time.
     pub(crate) async fn forget_old_transactions(&self) -> Result<()> {
-        let range = tables::TRANSACTIONS_BY_TIME.range(&()).start..tables::TRANSACTIONS_BY_TIME.prefix_of(&self.host.now().saturating_sub(KEPT));
+        let range = tables::TRANSACTIONS_BY_TIME.range(&()).start..tables::TRANSACTIONS_BY_TIME.prefix_of(&self.host.now().saturating_sub(RETENTION));
         let slice = TimeSlice::new(&*self.host);
         loop {
             let generation = self.fresh_generation();

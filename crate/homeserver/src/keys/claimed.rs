@@ -84,7 +84,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_full_row_forgets_nothing_and_takes_nothing() {
+    fn a_full_row_of_claimed_keys_keeps_its_keys_and_adds_none() {
         let mut claimed = Claimed(BTreeMap::new());
         let fingerprint = |number: usize| Fingerprint { row: 7, bytes: *number.to_be_bytes().last_chunk().expect("8 bytes") };
         for number in 0..MOST + 10 {

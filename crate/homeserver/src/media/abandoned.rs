@@ -12,7 +12,7 @@ use ephapse_store::{ChunkId, Direction};
 use std::collections::BTreeSet;
 
 /// Chunks that go at a time.
-const AT_ONCE: usize = 64;
+const BATCH: usize = 64;
 
 impl Homeserver {
     /// Deletes what is left of uploads of earlier runs.
@@ -44,12 +44,12 @@ impl Homeserver {
         }
         loop {
             let generation = self.fresh_generation();
-            let chunks = tables::MEDIA_CHUNKS.scan(self.store(), key, Direction::Forward, AT_ONCE).await?;
+            let chunks = tables::MEDIA_CHUNKS.scan(self.store(), key, Direction::Forward, BATCH).await?;
             let ids: BTreeSet<ChunkId> = chunks.iter().map(|(_, id)| *id).collect();
             let _locks = self.lock_chunks(&ids).await;
             // First, since it makes the room that the batch needs.
             self.delete_unused(key, &ids).await?;
-            let is_last = chunks.len() < AT_ONCE;
+            let is_last = chunks.len() < BATCH;
             let forgotten = self.write(generation, |tx| {
                 tx.frees_space();
                 for id in &ids {

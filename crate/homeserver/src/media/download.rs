@@ -15,7 +15,7 @@ use std::{
 };
 
 /// Bytes read at a time.
-const PIECE: u64 = 128 << 10;
+const READ_BYTES: u64 = 128 << 10;
 
 /// The bytes of a file, as a body.
 pub struct Download {
@@ -38,7 +38,7 @@ impl Download {
 async fn piece(hs: Rc<Homeserver>, (server, media_id, variant): FileKey, at: u64, size: u64) -> Result<Bytes, StoreError> {
     let chunk = LARGEST_CHUNK as u64;
     let (number, within) = (at / chunk, at % chunk);
-    let length = PIECE.min(chunk - within).min(size - at);
+    let length = READ_BYTES.min(chunk - within).min(size - at);
     let missing = || StoreError::Platform(format!("chunk {number} of mxc://{server}/{media_id} is missing"));
     let key = (server.clone(), media_id.clone(), variant, u32::try_from(number).map_err(|_| missing())?);
     let id = tables::MEDIA_CHUNKS.get(hs.store(), &key).await?.ok_or_else(missing)?;

@@ -35,7 +35,7 @@ const MAX_EXTREMITIES: usize = 64;
 
 /// At how many rejected and soft-failed events one looks for the extremities that an event takes
 /// the place of.
-const LOOKED_BEHIND: usize = 256;
+const MAX_UNACCEPTED_ANCESTORS: usize = 256;
 
 /// What is known of an event beside what it says.
 #[derive(Debug, Default)]
@@ -49,7 +49,7 @@ pub struct Verdict {
 }
 
 /// A user whose membership changes.
-struct Moved {
+struct MembershipChange {
     user: UserNid,
     old: Option<Membership>,
     /// The member event that holds from now on.
@@ -148,7 +148,7 @@ impl Write<'_> {
         let mut rest = VecDeque::from(pdu.prev_events.clone());
         let mut looked_at = 0;
         while let Some(id) = rest.pop_front() {
-            if !is_end(&id) && !reached.contains(&id) && looked_at < LOOKED_BEHIND {
+            if !is_end(&id) && !reached.contains(&id) && looked_at < MAX_UNACCEPTED_ANCESTORS {
                 looked_at += 1;
                 let parent = self.event_by_id(&id)?.filter(|parent| !parent.is_accepted());
                 rest.extend(parent.iter().flat_map(|parent| parent.pdu.prev_events.iter().cloned()));
@@ -225,16 +225,16 @@ impl Write<'_> {
 
     /// Whose membership a place in the state is, and what it becomes; of a name that is no user's,
     /// none.
-    fn moved(&self, state_key: &str, after: Option<Position>) -> Result<Option<Moved>, Vec<Need>> {
+    fn moved(&self, state_key: &str, after: Option<Position>) -> Result<Option<MembershipChange>, Vec<Need>> {
         let Ok(user) = OwnedUserId::try_from(state_key) else { return Ok(None) };
         let member = self.user_nid(&user).and_then(|user| Ok((user, self.member(user)?)));
         match (member, after.map(|position| self.event(position)).transpose()) {
-            (Ok((user, old)), Ok(event)) => Ok(Some(Moved { user, old, event })),
+            (Ok((user, old)), Ok(event)) => Ok(Some(MembershipChange { user, old, event })),
             (member, event) => Err(member.err().into_iter().chain(event.err()).collect()),
         }
     }
 
-    fn follow_member(&mut self, Moved { user, old, event }: Moved) {
+    fn follow_member(&mut self, MembershipChange { user, old, event }: MembershipChange) {
         let (kind, position) = match event {
             Some(event) => (membership_of(&event), event.position),
             None => (MembershipKind::Leave, self.head.newest),

@@ -19,7 +19,7 @@ use std::rc::Rc;
 
 /// Says in a member event on whose word its user has joined a restricted room. That user's server
 /// signs it; here it is said by [`Draft::authorised_via`] alone.
-const LET_IN_BY: &str = "join_authorised_via_users_server";
+const AUTHORISED_VIA: &str = "join_authorised_via_users_server";
 
 /// What a local user wants to say in a room.
 #[derive(Clone, Debug)]
@@ -64,7 +64,7 @@ impl Draft {
     /// say.
     pub fn without_vouching(event_type: &TimelineEventType, mut content: JsonObject) -> JsonObject {
         if *event_type == TimelineEventType::RoomMember {
-            content.remove(LET_IN_BY);
+            content.remove(AUTHORISED_VIA);
         }
         content
     }
@@ -85,7 +85,7 @@ impl Write<'_> {
         let transaction = draft.transaction.take();
         draft.content = Draft::without_vouching(&draft.event_type, draft.content);
         if let Some(user) = draft.authorised_via.take() {
-            draft.content.insert(LET_IN_BY.to_owned(), CanonicalJsonValue::String(user.to_string()));
+            draft.content.insert(AUTHORISED_VIA.to_owned(), CanonicalJsonValue::String(user.to_string()));
         }
         let pdu = self.build(draft, before)?;
         if pdu.event_type == TimelineEventType::RoomPowerLevels {

@@ -26,9 +26,9 @@ use std::{
 /// redaction of an event stands: rooms, section, room, timeline, events, event, unsigned and
 /// redacted_because, with the answer itself. The same below a bundled thread, its latest event and
 /// that one's edit are nine more.
-const ANSWERS_ADD: usize = 9 + 9;
+const RESPONSE_DEPTH: usize = 9 + 9;
 
-const _: () = assert!(MAX_DEPTH + ANSWERS_ADD <= READERS_MAX_DEPTH);
+const _: () = assert!(MAX_DEPTH + RESPONSE_DEPTH <= READERS_MAX_DEPTH);
 
 #[derive(Serialize)]
 struct ClientEvent<'a> {

@@ -24,7 +24,7 @@ use serde::Deserialize;
 use std::rc::Rc;
 
 /// How many members are looked at before others have their turn.
-const LOOKED_AT: usize = 500;
+const BATCH: usize = 500;
 /// How many guests leave with one batch.
 const LEAVE_AT_ONCE: usize = 16;
 
@@ -86,7 +86,7 @@ impl Homeserver {
         let mut from = range.start;
         let slice = TimeSlice::new(&*self.host);
         loop {
-            let page = tables::MEMBERS.scan_range(self.store(), from..range.end.clone(), Direction::Forward, LOOKED_AT).await?;
+            let page = tables::MEMBERS.scan_range(self.store(), from..range.end.clone(), Direction::Forward, BATCH).await?;
             let mut guests = Vec::new();
             for ((_, _, user), _) in &page {
                 if self.is_guest(*user).await? {
@@ -98,7 +98,7 @@ impl Homeserver {
                 self.leave_together(room, generation, guests).await?;
                 slice.end().await;
             }
-            let Some((last, _)) = page.last().filter(|_| page.len() == LOOKED_AT) else { break };
+            let Some((last, _)) = page.last().filter(|_| page.len() == BATCH) else { break };
             from = tables::MEMBERS.key(last);
             // The first key behind it.
             from.push(0);

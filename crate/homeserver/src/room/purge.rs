@@ -16,7 +16,7 @@ use ephapse_store::Direction;
 use std::rc::Rc;
 
 /// How many members or events are looked at, or go in one batch, before others have their turn.
-const AT_ONCE: usize = 500;
+const BATCH: usize = 500;
 
 impl Homeserver {
     /// Deletes a room when no local user is in it or remembers it. Whoever forgets it, ends their
@@ -55,7 +55,7 @@ impl Homeserver {
         let range = tables::MEMBERS.range(&room);
         let mut from = range.start;
         loop {
-            let page = tables::MEMBERS.scan_range(self.store(), from..range.end.clone(), Direction::Forward, AT_ONCE).await?;
+            let page = tables::MEMBERS.scan_range(self.store(), from..range.end.clone(), Direction::Forward, BATCH).await?;
             let places: Vec<_> = page.iter().map(|((_, _, user), _)| (*user, room)).collect();
             let memberships = tables::MEMBERSHIPS.get_all(self.store(), &places).await?;
             for ((user, _), membership) in places.iter().zip(memberships) {
@@ -64,7 +64,7 @@ impl Homeserver {
                     return Ok(false);
                 }
             }
-            let Some((last, _)) = page.last().filter(|_| page.len() == AT_ONCE) else { return Ok(true) };
+            let Some((last, _)) = page.last().filter(|_| page.len() == BATCH) else { return Ok(true) };
             from = tables::MEMBERS.key(last);
             // The first key behind it.
             from.push(0);
@@ -89,7 +89,7 @@ impl Homeserver {
         let slice = TimeSlice::new(&*self.host);
         loop {
             let generation = self.fresh_generation();
-            let members = tables::MEMBERS.scan(self.store(), &room, Direction::Forward, AT_ONCE).await?;
+            let members = tables::MEMBERS.scan(self.store(), &room, Direction::Forward, BATCH).await?;
             if members.is_empty() {
                 break;
             }
@@ -106,7 +106,7 @@ impl Homeserver {
         // Who was never in it may have account data of it all the same.
         loop {
             let generation = self.fresh_generation();
-            let owners = tables::ROOM_ACCOUNT_DATA.scan(self.store(), &room, Direction::Forward, AT_ONCE).await?;
+            let owners = tables::ROOM_ACCOUNT_DATA.scan(self.store(), &room, Direction::Forward, BATCH).await?;
             if owners.is_empty() {
                 break;
             }
@@ -120,7 +120,7 @@ impl Homeserver {
         }
         loop {
             let generation = self.fresh_generation();
-            let events = tables::EVENTS.scan(self.store(), &room, Direction::Backward, AT_ONCE).await?;
+            let events = tables::EVENTS.scan(self.store(), &room, Direction::Backward, BATCH).await?;
             if events.is_empty() {
                 return self.purged(generation, &slice, |tx| delete_ranges(tx, room)).await;
             }

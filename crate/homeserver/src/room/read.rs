@@ -23,9 +23,9 @@ use std::{collections::HashMap, rc::Rc};
 /// Events of so many bytes are read or written in one go before others get their turn.
 const SLICE: usize = 256 << 10;
 /// How many events are read at once at most.
-const PORTION: usize = 256;
+const MAX_BATCH: usize = 256;
 /// How many are read at once while nothing is known of their size.
-const FIRST_PORTION: usize = 16;
+const FIRST_BATCH: usize = 16;
 
 /// Many events one after another, as many at a time as others can wait for.
 pub(super) struct Portions<'a> {
@@ -35,7 +35,7 @@ pub(super) struct Portions<'a> {
 
 impl<'a> Portions<'a> {
     pub(super) fn new(host: &'a dyn Host) -> Self {
-        Self { next: FIRST_PORTION, slice: TimeSlice::of(host, SLICE) }
+        Self { next: FIRST_BATCH, slice: TimeSlice::of(host, SLICE) }
     }
 
     /// How many to read now, going by the size of those before.
@@ -46,7 +46,7 @@ impl<'a> Portions<'a> {
     /// Takes note of some that were read or written; others have their turn when it is time.
     pub(super) async fn took(&mut self, events: &[Rc<Event>]) {
         let bytes: usize = events.iter().map(|event| event.weight()).sum();
-        self.next = (SLICE * events.len()).checked_div(bytes).map_or(PORTION, |count| count.clamp(1, PORTION));
+        self.next = (SLICE * events.len()).checked_div(bytes).map_or(MAX_BATCH, |count| count.clamp(1, MAX_BATCH));
         self.slice.spend(bytes);
         self.slice.check().await;
     }

@@ -15,9 +15,9 @@ use serde::Deserialize;
 use std::collections::BTreeSet;
 
 /// How many children of an event are read at first: mostly the newest is one that counts.
-const FIRST_PORTION: usize = 8;
+const FIRST_BATCH: usize = 8;
 /// How many are read at once after that.
-const PORTION: usize = 128;
+const BATCH: usize = 128;
 
 /// What a filter says of the events that relate to an event.
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -86,7 +86,7 @@ impl Homeserver {
             return Ok(true);
         }
         let mut range = tables::RELATIONS.range(&(event.room, event.pdu.event_id.clone()));
-        let mut portion = FIRST_PORTION;
+        let mut portion = FIRST_BATCH;
         let slice = TimeSlice::new(&*self.host);
         loop {
             let children = tables::RELATIONS.scan_range(self.store(), range.clone(), Direction::Backward, portion).await?;
@@ -99,7 +99,7 @@ impl Homeserver {
             }
             let Some((oldest, _)) = children.last().filter(|_| children.len() == portion) else { return Ok(false) };
             range.end = tables::RELATIONS.key(oldest);
-            portion = PORTION;
+            portion = BATCH;
             slice.end().await;
         }
     }

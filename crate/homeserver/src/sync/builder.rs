@@ -34,7 +34,7 @@ use std::{
 };
 
 /// How many rooms are read at a time, so that their reads share the way to the store.
-const AT_A_TIME: usize = 16;
+const BATCH: usize = 16;
 
 /// What a request asks for.
 pub struct SyncRequest {
@@ -150,7 +150,7 @@ impl SyncBuilder<'_> {
                 Ok::<_, crate::Error>((info, section.flatten()))
             }
         }));
-        let mut sections = sections.buffered(AT_A_TIME);
+        let mut sections = sections.buffered(BATCH);
         let rooms = &mut response.rooms;
         while let Some((info, section)) = sections.try_next().await? {
             let id = info.id.clone();

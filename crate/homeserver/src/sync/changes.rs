@@ -18,7 +18,7 @@ use std::{
 };
 
 /// From how many changes on it is cheaper to look at each of the user's rooms.
-pub(super) const WALK_FROM: usize = 2000;
+pub(super) const MAX_CHANGES_READ: usize = 2000;
 /// How many changes are read at once.
 const PAGE: usize = 1000;
 
@@ -121,9 +121,9 @@ impl Homeserver {
         let is_listed = || range.start >= self.sync.changes_floor.get();
         if is_listed() {
             let keys = tables::CHANGES.key(&range.start.next())..tables::CHANGES.key(&range.end.next());
-            let changes = tables::CHANGES.scan_range(self.store(), keys, Direction::Forward, WALK_FROM + 1).await?;
+            let changes = tables::CHANGES.scan_range(self.store(), keys, Direction::Forward, MAX_CHANGES_READ + 1).await?;
             // The beginning may have gone while this was read.
-            if changes.len() <= WALK_FROM && is_listed() {
+            if changes.len() <= MAX_CHANGES_READ && is_listed() {
                 return Ok(Listed { changes, complete: true });
             }
         }
@@ -196,7 +196,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn private_receipts_of_others_are_nobodys_business() {
+    fn private_receipts_of_others_are_not_shown() {
         let mut changes = Changes::default();
         let kind = |private| ReceiptKind { private, thread: None };
         for (user, private) in [(1, true), (1, false), (2, true), (2, false)] {
@@ -207,7 +207,7 @@ mod tests {
     }
 
     #[test]
-    fn account_data_of_others_is_nobodys_business() {
+    fn account_data_of_others_is_not_shown() {
         let mut changes = Changes::default();
         for (user, room) in [(1, 0), (2, 0), (1, 5), (2, 6)] {
             changes.take(1, &Change::AccountData { user, room, kind: "t".to_owned() });

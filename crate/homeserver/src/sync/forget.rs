@@ -6,7 +6,7 @@
 //! these the newest of each user, pair and room *outlives* the list, at its place; so what is kept
 //! grows with users and rooms.
 
-use super::changes::WALK_FROM;
+use super::changes::MAX_CHANGES_READ;
 use crate::{
     error::Result,
     homeserver::Homeserver,
@@ -20,18 +20,18 @@ use std::collections::BTreeMap;
 
 /// How many changes are kept; syncs do not read more than half of that. Positions have gaps, which
 /// do not count.
-const KEPT: usize = 2 * WALK_FROM;
+const MAX_CHANGES: usize = 2 * MAX_CHANGES_READ;
 /// How many positions go in one batch.
-const AT_ONCE: i64 = 1000;
+const BATCH: i64 = 1000;
 /// How many outdated positions are too many to wait for the next clearing.
-const TOO_MANY: i64 = 16 * AT_ONCE;
+const MAX_OUTDATED: i64 = 16 * BATCH;
 
 /// What tells a change that outlives the list from all that it takes the place of: its kind, and
 /// what of.
-pub(crate) type Outliving = (u8, u32, u32);
+pub(crate) type RetainedKey = (u8, u32, u32);
 
 /// `None`: other tables tell of it.
-pub(super) fn outliving(change: &Change) -> Option<Outliving> {
+pub(super) fn outliving(change: &Change) -> Option<RetainedKey> {
     match change {
         Change::DeviceList { user } => Some((1, *user, 0)),
         Change::KeySignature { by, of } => Some((2, *by, *of)),
@@ -50,16 +50,16 @@ pub(super) fn outliving(change: &Change) -> Option<Outliving> {
 impl Homeserver {
     /// Whether so much of the list is outdated that it should not wait.
     pub(crate) fn has_many_old_changes(&self) -> bool {
-        self.positions.newest().0 - self.sync.changes_floor.get().0 > KEPT as i64 + TOO_MANY
+        self.positions.newest().0 - self.sync.changes_floor.get().0 > MAX_CHANGES as i64 + MAX_OUTDATED
     }
 
     /// Drops what no sync reads from the list any more.
     pub(crate) async fn forget_old_changes(&self) -> Result<()> {
         let listed = tables::CHANGES.key(&self.sync.changes_floor.get().next())..tables::CHANGES.range(&()).end;
-        let kept = tables::CHANGES.scan_range(self.store(), listed, Direction::Backward, KEPT + 1).await?;
-        let Some((to, _)) = kept.get(KEPT) else { return Ok(()) };
+        let kept = tables::CHANGES.scan_range(self.store(), listed, Direction::Backward, MAX_CHANGES + 1).await?;
+        let Some((to, _)) = kept.get(MAX_CHANGES) else { return Ok(()) };
         // A batch for a few changes takes more room than it makes.
-        if to.0 - self.sync.changes_floor.get().0 < AT_ONCE { Ok(()) } else { self.forget_changes(*to).await }
+        if to.0 - self.sync.changes_floor.get().0 < BATCH { Ok(()) } else { self.forget_changes(*to).await }
     }
 
     /// Drops the list up to and including `to`, but for what outlives it.
@@ -72,7 +72,7 @@ impl Homeserver {
             if after >= to {
                 return Ok(());
             }
-            let end = Position(to.0.min(after.0 + AT_ONCE));
+            let end = Position(to.0.min(after.0 + BATCH));
             let range = tables::CHANGES.key(&after.next())..tables::CHANGES.key(&end.next());
             let mut outlive = BTreeMap::new();
             for (position, change) in tables::CHANGES.scan_range(self.store(), range.clone(), Direction::Forward, usize::MAX).await? {
@@ -80,7 +80,7 @@ impl Homeserver {
                     outlive.insert(key, (position, change));
                 }
             }
-            let keys: Vec<Outliving> = outlive.keys().copied().collect();
+            let keys: Vec<RetainedKey> = outlive.keys().copied().collect();
             let older = tables::RETAINED_CHANGES.get_many(self.store(), &keys).await?;
             let forgotten = self.write(generation, |tx| {
                 tables::CHANGES.delete_range(tx, range);

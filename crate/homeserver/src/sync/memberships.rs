@@ -16,12 +16,12 @@ use std::{
 };
 
 /// How many memberships are held in all, beside those of users who are waited for.
-const HELD: usize = 50_000;
+const MAX_MEMBERSHIPS: usize = 50_000;
 /// How many of a user's rooms are asked for at once.
-const AT_ONCE: usize = 64;
+const BATCH: usize = 64;
 
 /// So few users' rooms need no clearing up.
-const FEW: usize = 64;
+const MIN_USERS: usize = 64;
 
 /// One user's rooms.
 #[derive(Default)]
@@ -154,7 +154,7 @@ impl Memberships {
         if let Some(rooms) = known.get(&user).and_then(Weak::upgrade) {
             return rooms;
         }
-        if known.len() >= 2 * self.in_use.get().max(FEW) {
+        if known.len() >= 2 * self.in_use.get().max(MIN_USERS) {
             known.retain(|_, rooms| rooms.strong_count() > 0);
             self.in_use.set(known.len());
         }
@@ -188,7 +188,7 @@ impl Memberships {
         rooms.held.set((place, count));
         held.insert(place, rooms.clone());
         total += count;
-        while total > HELD && held.len() > 1 {
+        while total > MAX_MEMBERSHIPS && held.len() > 1 {
             total -= held.pop_first().map_or(0, |(_, dropped)| dropped.held.get().1);
         }
         self.total.set(total);
@@ -209,15 +209,15 @@ impl Homeserver {
         if let Some(theirs) = self.sync.memberships.at_hand(user) {
             return Ok(theirs.is_joined_to_one_of(rooms));
         }
-        if rooms.len() > AT_ONCE {
+        if rooms.len() > BATCH {
             // Most users have few rooms.
-            let theirs = tables::MEMBERSHIPS.scan(self.store(), &user, Direction::Forward, AT_ONCE).await?;
-            if theirs.len() < AT_ONCE {
+            let theirs = tables::MEMBERSHIPS.scan(self.store(), &user, Direction::Forward, BATCH).await?;
+            if theirs.len() < BATCH {
                 let mut joined = theirs.iter().filter(|(_, membership)| membership.kind == MembershipKind::Join);
                 return Ok(joined.any(|((_, room), _)| rooms.binary_search(room).is_ok()));
             }
         }
-        for rooms in rooms.chunks(AT_ONCE) {
+        for rooms in rooms.chunks(BATCH) {
             let keys: Vec<_> = rooms.iter().map(|room| (user, *room)).collect();
             let found = tables::MEMBERSHIPS.get_many(self.store(), &keys).await?;
             if found.into_iter().flatten().any(|membership| membership.kind == MembershipKind::Join) {

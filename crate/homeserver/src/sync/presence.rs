@@ -26,7 +26,7 @@ use std::{
 };
 
 /// How long after its last sync a device counts as there, in ms.
-const GONE_AFTER: u64 = 30_000;
+const OFFLINE_AFTER: u64 = 30_000;
 /// "The server will automatically set a user's presence to unavailable if their last active time
 /// was over a threshold value", in ms.
 const IDLE_AFTER: u64 = 5 * 60_000;
@@ -35,7 +35,7 @@ const MOST_PRESENT: usize = 4096;
 /// How many devices of a user are told apart.
 const MOST_DEVICES: usize = 16;
 /// How many users' changes are written together.
-const TOGETHER: usize = 64;
+const BATCH: usize = 64;
 
 /// How exactly it is written when somebody was last active who is offline, in ms.
 const WRITTEN_AFTER: u64 = 60_000;
@@ -138,7 +138,7 @@ impl Drop for PresenceGuard {
 
 impl Attached {
     fn is_live(&self, now: u64) -> bool {
-        self.held > 0 || self.seen + GONE_AFTER > now
+        self.held > 0 || self.seen + OFFLINE_AFTER > now
     }
 }
 
@@ -169,7 +169,7 @@ impl Present {
     /// The next time at which its state may change by itself.
     fn deadline(&self, now: u64) -> Option<u64> {
         let waiting = self.devices.values().filter(|device| device.held == 0);
-        let gone = waiting.map(|device| device.seen + GONE_AFTER).filter(|at| *at > now).min();
+        let gone = waiting.map(|device| device.seen + OFFLINE_AFTER).filter(|at| *at > now).min();
         let idle = Some(self.quiet_from + IDLE_AFTER).filter(|at| *at > now && self.state(now) == PresenceKind::Online);
         gone.into_iter().chain(idle).min()
     }
@@ -281,7 +281,7 @@ impl Presences {
         }
         // A device that ends its sync in the meantime is there for this long.
         let next = users.values().filter_map(|present| present.deadline(now)).min().unwrap_or(u64::MAX);
-        Some(Duration::from_millis(next.saturating_sub(now).clamp(1, GONE_AFTER)))
+        Some(Duration::from_millis(next.saturating_sub(now).clamp(1, OFFLINE_AFTER)))
     }
 }
 
@@ -311,7 +311,7 @@ impl Homeserver {
     pub(crate) async fn set_presence(self: &Rc<Self>, session: &Session, says: PresenceKind, status_msg: Option<String>) -> Result<()> {
         let rooms = self.user_rooms(session.user).await?;
         if !self.remember_presence(session.user).await? {
-            return Err(Error::limit_exceeded(Duration::from_millis(GONE_AFTER)));
+            return Err(Error::limit_exceeded(Duration::from_millis(OFFLINE_AFTER)));
         }
         let now = self.host.now();
         let before = {
@@ -495,7 +495,7 @@ async fn watch(hs: Rc<Homeserver>) {
     let slice = TimeSlice::new(&*hs.host);
     while !hs.notify.is_closed() {
         hs.fresh_generation();
-        for due in hs.sync.presence.due(hs.host.now()).chunks(TOGETHER) {
+        for due in hs.sync.presence.due(hs.host.now()).chunks(BATCH) {
             let mut users = Vec::new();
             for user in due {
                 match hs.user_rooms(*user).await {
@@ -525,7 +525,7 @@ mod tests {
     }
 
     #[test]
-    fn devices_are_put_together_and_go_one_by_one() {
+    fn the_presence_of_a_users_devices_is_combined_and_ends_one_by_one() {
         let mut user = present();
         user.device("A".into(), PresenceKind::Unavailable, 0).expect("there is room").held = 1;
         assert_eq!(user.state(0), PresenceKind::Unavailable);
@@ -544,7 +544,7 @@ mod tests {
         user.device("A".into(), PresenceKind::Online, 1).expect("there is room").held = 1;
         presences.users.borrow_mut().insert(1, user);
         assert_eq!(presences.news(1, 1, false).map(|shown| shown.state), Some(PresenceKind::Online));
-        assert_eq!(presences.quiet_for(1), Some(Duration::from_millis(GONE_AFTER)));
+        assert_eq!(presences.quiet_for(1), Some(Duration::from_millis(OFFLINE_AFTER)));
         presences.users.borrow_mut().get_mut(&1).and_then(|user| user.device("A".into(), PresenceKind::Online, 200_000)).expect("known");
         assert_eq!(presences.due(300_000), [] as [UserNid; 0]);
         assert_eq!(presences.due(300_001), [1]);
@@ -570,6 +570,6 @@ mod tests {
             assert!(user.device(<&DeviceId>::from(&*number.to_string()), PresenceKind::Online, 0).is_some());
         }
         assert!(user.device("more".into(), PresenceKind::Online, 0).is_none());
-        assert!(user.device("more".into(), PresenceKind::Online, GONE_AFTER).is_some(), "the others are gone");
+        assert!(user.device("more".into(), PresenceKind::Online, OFFLINE_AFTER).is_some(), "the others are gone");
     }
 }

@@ -130,7 +130,7 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_counts_when_the_device_goes_on_from_it() {
+    fn sent_members_count_once_the_device_uses_the_next_token() {
         let members = SentMembers::default();
         let device: OwnedDeviceId = "D".into();
         let ask = |since: Option<i64>, to| members.recipient(1, &device, since.map(Position), Position(to));

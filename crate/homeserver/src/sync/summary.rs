@@ -17,7 +17,7 @@ use serde::Deserialize;
 const HEROES: usize = 5;
 /// How many members are looked at to find those who came first. In larger rooms they are those whom
 /// this server has known longest.
-const LOOKED_AT: usize = 64;
+const MAX_MEMBERS_READ: usize = 64;
 
 impl Homeserver {
     /// The summary of a room for one of its members; heroes where the room has no name of its own.
@@ -55,7 +55,7 @@ impl Homeserver {
     async fn members_but(&self, room: &RoomInfo, kinds: &[MembershipKind], user: UserNid) -> Result<Vec<UserNid>> {
         let mut members = Vec::new();
         for kind in kinds {
-            members.extend(tables::MEMBERS.scan(self.store(), &(room.nid, *kind as u8), Direction::Forward, LOOKED_AT).await?);
+            members.extend(tables::MEMBERS.scan(self.store(), &(room.nid, *kind as u8), Direction::Forward, MAX_MEMBERS_READ).await?);
         }
         let mut members: Vec<(Position, UserNid)> =
             members.into_iter().map(|((_, _, member), position)| (position, member)).filter(|(_, member)| *member != user).collect();

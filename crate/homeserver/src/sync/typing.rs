@@ -20,10 +20,10 @@ use std::{
 /// How long somebody types at most without saying so again.
 const LONGEST: Duration = Duration::from_secs(120);
 /// How late the end of typing may be noticed.
-const SWEEP: Duration = Duration::from_secs(1);
+const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
 /// How many changes are looked through at the start for rooms in which somebody typed when the
 /// server stopped.
-const LOOKED_THROUGH: usize = 256;
+const MAX_CHANGES_SEARCHED: usize = 256;
 
 /// Who types in each room, and until when.
 #[derive(Default)]
@@ -122,7 +122,7 @@ impl Homeserver {
 
     /// Nobody types after a restart: tells the clients that were told otherwise.
     pub(crate) async fn end_typing_of_last_run(&self) -> Result<(), StoreError> {
-        let changes = tables::CHANGES.scan(self.store(), &(), Direction::Backward, LOOKED_THROUGH).await?;
+        let changes = tables::CHANGES.scan(self.store(), &(), Direction::Backward, MAX_CHANGES_SEARCHED).await?;
         let mut newest: BTreeMap<RoomNid, bool> = BTreeMap::new();
         for (_, change) in changes {
             if let Change::Typing { room, anybody } = change {
@@ -141,7 +141,7 @@ impl Homeserver {
 /// Runs as long as anybody types.
 async fn sweep(hs: Rc<Homeserver>) {
     while !hs.notify.is_closed() && !hs.sync.typing.rooms.borrow().is_empty() {
-        hs.host.sleep(SWEEP).await;
+        hs.host.sleep(SWEEP_INTERVAL).await;
         let ended = hs.sync.typing.expire(hs.host.now());
         if let Err(error) = hs.typing_changed(ended) {
             tracing::debug!("could not announce that typing ended: {error}");
@@ -155,7 +155,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_who_begins_or_stops_is_news() {
+    fn only_a_start_or_stop_of_typing_is_a_change() {
         let typing = Typing::default();
         assert!(typing.set(1, 7, Some(100)));
         assert!(!typing.set(1, 7, Some(200)), "goes on");

@@ -10,7 +10,7 @@ const V3: &str = "/_matrix/client/v3";
 
 /// hydrogen and older SDKs write a token that they do not have as an empty one.
 #[test]
-fn an_empty_token_is_none() {
+fn an_empty_access_token_counts_as_missing() {
     let server = TestServer::new();
     let alice = server.register("alice");
     let id = room(&server, &alice, json!({}));

@@ -47,7 +47,7 @@ fn an_alias_leads_to_its_room_until_it_is_deleted() {
 }
 
 #[test]
-fn an_alias_is_given_once_and_to_a_room_that_there_is() {
+fn an_alias_is_created_once_and_for_an_existing_room() {
     let server = TestServer::new();
     let (alice, bob) = (server.register("alice"), server.register("bob"));
     let (one, two) = (room(&server, &alice, json!({"preset": "public_chat"})), room(&server, &alice, json!({"preset": "public_chat"})));

@@ -73,7 +73,7 @@ fn lazy_loading_leaves_out_members_and_nothing_else() {
 /// "The filter is only applied to events_before, events_after, and state. It is not applied to the
 /// event itself."
 #[test]
-fn a_filter_is_for_what_stands_around() {
+fn a_filter_of_context_applies_to_the_events_around_only() {
     let server = TestServer::new();
     let alice = server.register("alice");
     let id = room(&server, &alice, json!({"name": "Garden"}));

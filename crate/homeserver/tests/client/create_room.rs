@@ -207,7 +207,7 @@ fn power_levels_of_the_wrong_shape_are_a_mistake_and_no_matter_of_rights() {
 }
 
 #[test]
-fn who_wants_no_invitations_gets_none() {
+fn blocked_invites_are_refused() {
     let server = TestServer::new();
     let [alice, bob, carol] = ["alice", "bob", "carol"].map(|name| server.register(name));
     let early = room(&server, &alice, json!({ "invite": [bob.id] }));

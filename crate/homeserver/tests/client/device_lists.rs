@@ -229,7 +229,7 @@ fn a_room_that_is_encrypted_twice_meanwhile_is_told_once() {
 }
 
 #[test]
-fn a_room_that_is_gone_for_good_does_not_stand_in_the_way() {
+fn a_deleted_room_does_not_break_device_lists() {
     let server = TestServer::new();
     let (mut alice, bob) = (Client::new(&server, "alice"), Client::new(&server, "bob"));
     let gone = room(&server, &alice.user, serde_json::from_str(ENCRYPTED).expect("JSON"));
@@ -332,7 +332,7 @@ fn tokens_that_are_none_are_refused() {
 
 /// The distance between the two overflowed.
 #[test]
-fn a_crafted_token_is_before_everything() {
+fn a_token_before_the_first_position_is_accepted() {
     let server = TestServer::new();
     let (alice, bob) = (server.register("alice"), server.register("bob"));
     let id = room(&server, &alice, json!({"preset": "public_chat"}));

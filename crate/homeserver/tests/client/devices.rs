@@ -86,7 +86,7 @@ fn a_lost_answer_to_a_confirmed_deletion_can_be_asked_for_again() {
 }
 
 #[test]
-fn it_is_known_to_the_hour_when_a_device_was_last_seen() {
+fn when_a_device_was_last_seen_is_kept_to_the_hour() {
     let server = TestServer::new();
     let phone = server.register("alice");
     let seen = |server: &TestServer| {

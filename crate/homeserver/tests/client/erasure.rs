@@ -40,7 +40,7 @@ fn contents(server: &TestServer, user: &TestUser, room: &str, event: &str, paren
 }
 
 #[test]
-fn who_was_not_there_sees_none_of_it_and_who_was_still_does() {
+fn erased_messages_are_shown_only_to_those_who_were_in_the_room() {
     let server = TestServer::new();
     let [alice, bob, carol, dave] = ["alice", "bob", "carol", "dave"].map(|name| server.register(name));
     let id = room(&server, &bob, json!({ "preset": "public_chat" }));
@@ -78,7 +78,7 @@ fn who_was_not_there_sees_none_of_it_and_who_was_still_does() {
 /// What the room's state says now is how the room works: whoever comes later has to know that it is
 /// encrypted.
 #[test]
-fn the_room_stays_as_it_is() {
+fn erasing_a_user_keeps_the_state_of_rooms() {
     let server = TestServer::new();
     let [alice, bob, carol, erin] = ["alice", "bob", "carol", "erin"].map(|name| server.register(name));
     let id = room(&server, &alice, json!({ "preset": "public_chat", "name": "Garden" }));
@@ -108,7 +108,7 @@ fn the_room_stays_as_it_is() {
 }
 
 #[test]
-fn what_is_no_event_goes_and_without_the_wish_all_events_stay() {
+fn erasure_deletes_what_is_no_event_and_happens_only_on_request() {
     let server = TestServer::new();
     let [alice, bob, carol] = ["alice", "bob", "carol"].map(|name| server.register(name));
     let id = room(&server, &bob, json!({ "preset": "public_chat" }));

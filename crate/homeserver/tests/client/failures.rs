@@ -237,7 +237,7 @@ fn to_device_messages_that_were_refused_leave_the_queue_as_it_was() {
 /// More than a sync shows wait for a device, and storage is full: the rest must not count as
 /// delivered.
 #[test]
-fn at_the_quota_no_to_device_message_is_taken_for_delivered() {
+fn at_the_quota_no_to_device_message_counts_as_delivered() {
     let store = UnreliableStore::new();
     let server = server_on(&store);
     let alice = server.register("alice");
@@ -288,7 +288,7 @@ fn a_sync_is_answered_where_not_even_its_acknowledgements_can_be_written() {
 /// What is cleared away behind the first answer was written into that room too, and took back what
 /// was read meanwhile.
 #[test]
-fn nothing_is_cleared_away_where_there_is_no_room() {
+fn no_cleanup_runs_when_storage_is_full() {
     let store = UnreliableStore::new();
     let server = server_on(&store);
     let alice = server.register("alice");

@@ -55,7 +55,7 @@ fn other_devices_learn_that_a_room_was_left_that_is_forgotten() {
 
 /// A name with a typing error in it kept the room forever: who has no account forgets nothing.
 #[test]
-fn a_name_without_an_account_keeps_no_room() {
+fn a_user_without_an_account_does_not_keep_a_room_stored() {
     let server = TestServer::new();
     let (alice, bob) = (server.register("alice"), server.register("bob"));
     let id = den(&server, &alice, json!({"invite": [bob.id]}));
@@ -70,7 +70,7 @@ fn a_name_without_an_account_keeps_no_room() {
 }
 
 #[test]
-fn who_deactivates_their_account_keeps_no_room() {
+fn a_deactivated_account_does_not_keep_a_room_stored() {
     let server = TestServer::new();
     let [alice, bob, carol] = ["alice", "bob", "carol"].map(|name| server.register(name));
     let id = den(&server, &alice, json!({}));
@@ -137,7 +137,7 @@ fn a_room_goes_with_the_last_account_that_remembers_it() {
 /// What a sync finds of a room that goes meanwhile is part of the room or nothing; it was never
 /// seen to fail, and is not to.
 #[test]
-fn a_room_that_goes_while_somebody_syncs_costs_the_sync_nothing() {
+fn a_room_deleted_during_a_sync_does_not_fail_the_sync() {
     for turns in (0..48).step_by(4) {
         let server = TestServer::with(Rc::new(SlowStore::default()), config());
         let [alice, bob] = ["alice", "bob"].map(|name| server.register(name));

@@ -150,7 +150,7 @@ fn guests_reach_what_the_specification_lists() {
 }
 
 #[test]
-fn guests_leave_when_a_room_lets_them_in_no_more() {
+fn guests_leave_when_a_room_forbids_guest_access() {
     let server = TestServer::new();
     let (alice, bob) = (server.register("alice"), server.register("bob"));
     let id = open_room(&server, &alice);
@@ -239,7 +239,7 @@ fn guests_leave_also_when_that_is_interrupted() {
 
 /// Forgetting a room is not for guests, and rooms that they had left stayed for ever.
 #[test]
-fn a_guest_who_left_keeps_no_room() {
+fn a_guest_who_left_does_not_keep_a_room_stored() {
     let server = TestServer::new();
     let is_there = || server.request("GET", "/_matrix/client/v3/directory/room/%23den:test.example", None, None).status == 200;
     for guest_is_last in [false, true] {

@@ -64,7 +64,7 @@ impl Scene {
 /// `/messages`, `/context` and relations showed what they wrote, and a single event did: only a
 /// sync knew who is ignored.
 #[test]
-fn no_endpoint_shows_what_they_say() {
+fn no_endpoint_shows_events_of_ignored_users() {
     let Scene { server, alice, bob, id, root, heard: [hush, last], .. } = Scene::new();
     let filter = "%7B%22room%22%3A%7B%22include_leave%22%3Atrue%7D%7D";
     let says_hush = |path: &str| {
@@ -114,7 +114,7 @@ fn a_page_is_full_of_what_is_shown_and_goes_on_behind_it() {
 
 /// An event counted as one with a thread by what only somebody had answered who is ignored.
 #[test]
-fn their_answers_make_no_thread() {
+fn replies_of_ignored_users_make_no_thread() {
     let Scene { server, alice, bob, carol, id, root, .. } = Scene::new();
     let threads = || {
         let filter = "%7B%22related_by_rel_types%22%3A%5B%22m.thread%22%5D%7D";

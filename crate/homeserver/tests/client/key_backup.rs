@@ -80,7 +80,7 @@ fn keys_are_stored_counted_read_and_deleted_by_session_room_and_all_at_once() {
 }
 
 #[test]
-fn the_better_key_is_kept() {
+fn the_more_trusted_backup_key_is_kept() {
     let server = TestServer::new();
     let alice = server.register("alice");
     let version = create(&server, &alice);

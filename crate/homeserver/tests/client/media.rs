@@ -294,7 +294,7 @@ fn nothing_is_left_of_an_upload_that_came_to_nothing() {
 /// A site says it when a page starts the server; the worker may be ended and started again at any
 /// time, without a page that says it again.
 #[test]
-fn the_bound_that_a_site_sets_holds_until_it_sets_another() {
+fn the_upload_limit_of_a_site_holds_until_it_sets_another() {
     let mut server = TestServer::new();
     let alice = server.register("alice");
     let told = |server: &TestServer| server.get(&alice, "/_matrix/client/v1/media/config").ok()["m.upload.size"].as_u64();
@@ -399,7 +399,7 @@ fn a_crash_while_an_upload_is_cleared_away_leaves_the_rest_to_the_next_run() {
 }
 
 #[test]
-fn a_note_that_is_lost_with_a_write_of_somebody_else_is_written_again() {
+fn an_upload_record_lost_in_a_failed_write_is_written_again() {
     let (server, store, alice) = with_store();
     store.hold();
     let uploading = server.start_request(request("POST", UPLOAD, Some(&alice), &[], body_of(in_pieces(&file(10, MIB)))));

@@ -43,7 +43,7 @@ impl Hall {
 }
 
 #[test]
-fn a_kick_takes_power_over_somebody_who_is_there() {
+fn a_kick_needs_power_and_a_target_in_the_room() {
     let hall = Hall::new();
     hall.act(&hall.carol, "kick", &hall.dave).fails(403, "M_FORBIDDEN");
     hall.act(&hall.bob, "kick", &hall.alice).fails(403, "M_FORBIDDEN");
@@ -82,7 +82,7 @@ fn a_ban_keeps_out_until_it_is_lifted() {
 }
 
 #[test]
-fn an_invitation_takes_power_and_somebody_who_is_not_there() {
+fn an_invite_needs_power_and_a_target_outside_the_room() {
     let hall = Hall::new();
     hall.act(&hall.carol, "invite", &hall.erin).fails(403, "M_FORBIDDEN");
     hall.act(&hall.bob, "invite", &hall.carol).fails(403, "M_FORBIDDEN");

@@ -211,7 +211,7 @@ fn dropping_the_list_in_bits_leaves_what_dropping_it_at_once_leaves() {
 
 /// However much passes, what is kept of it in the list is bounded.
 #[test]
-fn chatter_does_not_fill_the_disk() {
+fn repeated_changes_do_not_grow_the_list_of_changes() {
     let server = TestServer::new();
     let alice = server.register("alice");
     let path = format!("/_matrix/client/v3/user/{}/account_data/org.example.test", alice.id);

@@ -322,7 +322,7 @@ fn the_filter_decides_what_arrives() {
 }
 
 #[test]
-fn who_comes_to_share_a_room_is_seen_at_once() {
+fn presence_is_sent_when_two_users_begin_to_share_a_room() {
     let server = TestServer::new();
     let (alice, bob, carol, id) = three(&server);
     for user in [&bob, &carol] {
@@ -348,7 +348,7 @@ fn who_comes_to_share_a_room_is_seen_at_once() {
 }
 
 #[test]
-fn the_ignored_are_not_seen() {
+fn presence_of_ignored_users_is_not_sent() {
     let server = TestServer::new();
     let (alice, bob, _, _) = three(&server);
     let path = format!("/_matrix/client/v3/user/{}/account_data/m.ignored_user_list", alice.id);
@@ -362,7 +362,7 @@ fn the_ignored_are_not_seen() {
 }
 
 #[test]
-fn the_deactivated_vanish() {
+fn deactivated_users_go_offline_and_lose_their_status() {
     let server = TestServer::new();
     let (alice, bob, _, _) = three(&server);
     set(&server, &bob, json!({"presence": "online", "status_msg": "farewell"})).ok();

@@ -16,7 +16,7 @@ fn receipt(server: &TestServer, user: &TestUser, room: &str, event: &str, thread
 /// An answer that told a hidden event from one that is not there would say that somebody wrote
 /// something.
 #[test]
-fn a_hidden_event_cannot_be_told_from_none() {
+fn a_hidden_event_is_answered_like_an_unknown_one() {
     let server = TestServer::new();
     let (alice, bob) = (server.register("alice"), server.register("bob"));
     let id = room(&server, &alice, json!({"preset": "public_chat"}));
@@ -150,7 +150,7 @@ fn typing_ends_with_the_stay_in_the_room() {
 
 /// The notice had seen its user in the room, and came in behind the leaving.
 #[test]
-fn a_notice_on_its_way_does_not_outlive_the_stay() {
+fn a_typing_notification_under_way_does_not_outlive_the_membership() {
     let server = TestServer::with(std::rc::Rc::new(SlowStore::default()), config());
     let (alice, bob) = (server.register("alice"), server.register("bob"));
     let id = room(&server, &alice, json!({"preset": "public_chat"}));

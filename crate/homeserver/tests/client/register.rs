@@ -233,7 +233,7 @@ fn a_guest_becomes_a_user_in_two_steps() {
 }
 
 #[test]
-fn everybody_is_called_by_their_name_at_first() {
+fn the_display_name_is_the_localpart_at_first() {
     let server = TestServer::new();
     let alice = server.register("Alice");
     let profile = |id: &str| server.request("GET", &format!("/_matrix/client/v3/profile/{id}"), None, None).ok();
@@ -306,7 +306,7 @@ fn nobody_registers_where_registration_is_closed() {
 }
 
 #[test]
-fn names_follow_the_grammar_and_are_given_once() {
+fn usernames_follow_the_grammar_and_are_unique() {
     let server = TestServer::new();
     let available = |name: &str| server.request("GET", &format!("/_matrix/client/v3/register/available?username={name}"), None, None);
     assert_eq!(available("alice").ok(), json!({ "available": true }));

@@ -78,7 +78,7 @@ fn children_come_newest_first_in_pages_and_by_their_types() {
 
 /// Only the first 5,000 children were ever looked at, whatever was asked for.
 #[test]
-fn the_rare_and_the_newest_are_found_among_many() {
+fn rare_and_newest_related_events_are_found_among_many() {
     let server = TestServer::new();
     let alice = server.register("alice");
     let id = room(&server, &alice, json!({}));

@@ -298,7 +298,7 @@ fn is_content(path: &str, pointer: &str) -> bool {
 }
 
 #[test]
-fn null_is_nothing_where_something_is_optional() {
+fn null_counts_as_absent_in_optional_fields() {
     let table = Table::new();
     let ask = |method, path: &str, body| table.ask(method, &path.replace("{room}", &table.example.room), &body);
     let v3 = "/_matrix/client/v3";
@@ -423,7 +423,7 @@ fn every_endpoint_refuses_the_same_identifiers() {
 
 /// `PUT /directory/room/{alias}` made an alias with a space, createRoom refused it.
 #[test]
-fn an_alias_is_made_by_one_rule() {
+fn create_room_and_the_directory_refuse_the_same_aliases() {
     let table = Table::new();
     for wrong in ["a b", "a\tb", "", "a\u{a0}b", "a\u{0}b"] {
         table.refuses("M_INVALID_PARAM", "POST", "/_matrix/client/v3/createRoom", &json!({ "room_alias_name": wrong }));

@@ -50,7 +50,7 @@ fn hall(version: &str, rule: &str, allow: Value) -> Value {
 /// Who set their own membership named a member on whose word they came, and this server signed
 /// that, whoever they were: anybody joined any restricted room.
 #[test]
-fn nobody_says_on_whose_word_they_come() {
+fn a_client_cannot_choose_join_authorised_via_users_server() {
     for (version, rule) in [("8", "restricted"), ("10", "knock_restricted"), ("12", "restricted")] {
         let house = House::new(version, rule);
         let named = json!({ "membership": "join", "join_authorised_via_users_server": house.alice.id });
@@ -66,7 +66,7 @@ fn nobody_says_on_whose_word_they_come() {
 }
 
 #[test]
-fn who_may_join_does_so_by_either_door() {
+fn a_restricted_join_works_by_join_and_by_state_event() {
     for (version, rule) in [("8", "restricted"), ("10", "knock_restricted"), ("12", "restricted")] {
         let house = House::new(version, rule);
         let wish = json!({ "membership": "join", "displayname": "B", "join_authorised_via_users_server": "@bob:test.example" });
@@ -89,7 +89,7 @@ fn who_may_join_does_so_by_either_door() {
 
 /// Of the members only the 64 who were longest on this server were asked whether they may invite.
 #[test]
-fn whoever_here_may_invite_lets_in() {
+fn any_local_member_who_may_invite_authorises_a_restricted_join() {
     let house = House::new("11", "restricted");
     let (server, path) = (&house.server, format!("/_matrix/client/v3/rooms/{}", house.hall));
     for number in 0..65 {

@@ -148,7 +148,7 @@ fn an_initial_state_that_breaks_the_rules_is_refused_whole() {
 }
 
 #[test]
-fn forgetting_frees_the_room() {
+fn forgetting_a_room_frees_its_storage() {
     let server = TestServer::new();
     let alice = server.register("alice");
     let empty = server.store.stats().bytes_stored;

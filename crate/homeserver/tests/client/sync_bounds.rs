@@ -122,7 +122,7 @@ fn a_new_device_wakes_those_who_share_a_room_and_nobody_else() {
 }
 
 #[test]
-fn what_the_presence_of_strangers_costs_does_not_grow_with_their_rooms() {
+fn the_cost_of_presence_does_not_grow_with_the_rooms_of_others() {
     let server = TestServer::new();
     let (alice, bob) = (server.register("alice"), server.register("bob"));
     public(&server, &alice, &[]);

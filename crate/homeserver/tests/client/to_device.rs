@@ -58,7 +58,7 @@ fn a_transaction_is_sent_once_also_when_it_comes_twice_at_once_and_after_a_resta
 }
 
 #[test]
-fn messages_come_again_for_the_same_since_and_are_gone_with_the_next() {
+fn to_device_messages_are_repeated_for_the_same_since_and_deleted_by_the_next() {
     let server = TestServer::new();
     let (alice, bob) = (server.register("alice"), server.register("bob"));
     let (_, start) = sync(&server, &bob, None);
@@ -78,7 +78,7 @@ fn messages_come_again_for_the_same_since_and_are_gone_with_the_next() {
 }
 
 #[test]
-fn a_hundred_come_at_once_and_the_rest_at_once_after_them() {
+fn a_sync_has_a_hundred_to_device_messages_and_the_next_has_the_rest() {
     let server = TestServer::new();
     let (alice, bob) = (server.register("alice"), server.register("bob"));
     for n in 0..250 {
@@ -206,7 +206,7 @@ impl Store for FailsMeanwhile {
 /// A sync whose deletion of what had arrived was refused, since a write had failed meanwhile, read
 /// the same page for ever, and nobody else was served.
 #[test]
-fn what_arrived_is_passed_also_when_it_cannot_be_deleted() {
+fn a_sync_goes_on_when_delivered_messages_cannot_be_deleted() {
     let store = Rc::new(FailsMeanwhile { store: UnreliableStore::new(), armed: Cell::new(false), scans: Cell::new(0) });
     let server = TestServer::with(store.clone(), config());
     let (alice, bob) = (server.register("alice"), server.register("bob"));

@@ -19,7 +19,7 @@ const MOST_CONNECTIONS: usize = 4_096;
 const OTHER_DESCRIPTORS: u64 = 64;
 
 /// One address may have one of so many parts of the connections.
-const PART_OF_ONE: usize = 8;
+const SHARE_PER_ADDRESS: usize = 8;
 
 /// Bytes of a body that count for nothing, so that ordinary requests go on whatever large ones
 /// there are.
@@ -59,7 +59,7 @@ impl Places {
 
     /// So many.
     pub fn of(most: usize) -> Self {
-        Self { free: Arc::new(Semaphore::new(most)), most_of_one: (most / PART_OF_ONE).max(1), taken: Rc::default() }
+        Self { free: Arc::new(Semaphore::new(most)), most_of_one: (most / SHARE_PER_ADDRESS).max(1), taken: Rc::default() }
     }
 
     /// Waits until there is a place for one more connection.
@@ -200,7 +200,7 @@ mod tests {
     }
 
     #[test]
-    fn one_address_has_an_eighth_of_the_places_and_gets_them_back() {
+    fn one_address_may_use_an_eighth_of_the_connections() {
         let places = Places::of(32);
         let mut held: Vec<_> = (0..4).map(|_| take(&places, "203.0.113.5").expect("a place")).collect();
         assert!(take(&places, "203.0.113.5").is_none());
@@ -216,7 +216,7 @@ mod tests {
     }
 
     #[test]
-    fn a_proxy_on_this_machine_or_network_may_have_all_places() {
+    fn a_proxy_on_this_machine_or_network_may_use_all_connections() {
         for near in ["127.0.0.1", "::1", "172.17.0.1", "192.168.1.9", "fd00::1"] {
             let places = Places::of(32);
             let held: Vec<_> = (0..32).map(|_| take(&places, near).expect("a place")).collect();
@@ -225,7 +225,7 @@ mod tests {
     }
 
     #[test]
-    fn there_are_no_more_places_than_file_descriptors() {
+    fn there_are_no_more_connections_than_file_descriptors() {
         assert_eq!(places_within(1_024), 960);
         assert_eq!(places_within(1 << 20), 4_096);
         assert_eq!(places_within(u64::MAX), 4_096);

@@ -3,19 +3,15 @@
 //!
 //! No endpoint lives here: every request goes to `Homeserver::handle`.
 
-#[cfg(test)]
-mod abandoned;
 mod connection;
 mod host;
-#[cfg(test)]
-mod leaving;
 mod limits;
 mod listening;
 mod logged;
-#[cfg(test)]
-mod patience;
 mod request_body;
 mod target;
+#[cfg(test)]
+mod tests;
 mod tls;
 
 use crate::options::{self, Address};

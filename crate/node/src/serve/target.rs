@@ -50,14 +50,14 @@ mod tests {
     }
 
     #[test]
-    fn it_is_what_the_client_asked() {
+    fn the_target_is_the_address_the_client_used() {
         assert_eq!(target("/a?b=c", &[("host", "localhost:8008")], &Scheme::HTTP, false), "http://localhost:8008/a?b=c");
         assert_eq!(target("/a", &[("host", "[::1]:8448")], &Scheme::HTTPS, false), "https://[::1]:8448/a");
         assert_eq!(target("http://m.example/a", &[("host", "other.example")], &Scheme::HTTPS, false), "https://m.example/a");
     }
 
     #[test]
-    fn a_proxy_beside_the_server_says_which_scheme_it_was_and_nobody_else_does() {
+    fn only_a_proxy_on_this_machine_or_network_sets_the_scheme() {
         let headers = [("host", "m.example"), ("x-forwarded-proto", "https"), ("x-forwarded-host", "evil.example")];
         assert_eq!(target("/a", &headers, &Scheme::HTTP, true), "https://m.example/a");
         assert_eq!(target("/a", &headers, &Scheme::HTTP, false), "http://m.example/a");

@@ -194,7 +194,7 @@ fn the_events_that_rules_read_are_near_in_a_room_of_any_size() {
 }
 
 #[test]
-fn a_difference_costs_its_length_not_the_rooms() {
+fn the_cost_of_a_state_difference_does_not_grow_with_the_room() {
     let stored = Stored::default();
     let root = stored.build(&room_of(10_000));
     let other = stored.update(root, &[(key("m.room.member", "@new:example.org"), Some(Position(1)))]);

@@ -166,7 +166,7 @@ fn who_is_banned_may_not_speak_whatever_the_newest_ends_say() {
 }
 
 #[test]
-fn of_two_conflicting_bans_that_of_the_higher_level_holds() {
+fn of_two_conflicting_bans_the_one_of_the_higher_level_holds() {
     for version in versions() {
         let forked = Forked::new(&version);
         let mut levels = forked.server.get(&forked.alice, &format!("/_matrix/client/v3/rooms/{}/state/m.room.power_levels/", forked.room.id)).ok();

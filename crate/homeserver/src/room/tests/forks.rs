@@ -151,7 +151,7 @@ fn what_relates_through_a_late_event_is_found_when_that_has_come() {
 }
 
 #[test]
-fn behind_the_deepest_event_there_is_nothing_deeper() {
+fn an_event_after_the_deepest_one_has_the_same_depth() {
     for version in versions() {
         let forked = Forked::new(&version);
         let deepest = max_depth(&forked.room.rules);
@@ -166,7 +166,7 @@ fn behind_the_deepest_event_there_is_nothing_deeper() {
 /// Where servers give ids themselves, the same id in a second room took the event away from the
 /// first, which could not be read or written any more.
 #[test]
-fn an_id_is_given_in_one_room_only() {
+fn an_event_id_exists_in_one_room_only() {
     for version in [RoomVersionId::V1, RoomVersionId::V2] {
         for restarted in [false, true] {
             let mut forked = Forked::new(&version);
@@ -197,7 +197,7 @@ fn an_id_is_given_in_one_room_only() {
 /// Whoever receives an event has to fetch what it stands on: each answer named one event, and a
 /// room with many ends took as many rounds.
 #[test]
-fn all_that_an_event_stands_on_and_is_not_here_is_named_at_once() {
+fn all_missing_parents_of_an_event_are_named_at_once() {
     for version in versions() {
         let forked = Forked::new(&version);
         let end = forked.end();

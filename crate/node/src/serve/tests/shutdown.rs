@@ -1,10 +1,10 @@
-//! The server leaves in time, whatever its clients or its disk do meanwhile.
+//! The server stops in time, whatever its clients or its disk do meanwhile.
 
-use super::{
+use super::support::{assert_within, connect, homeserver, in_fast_time, put, register};
+use crate::serve::{
     connection::{Connections, handshake},
     host::NativeHost,
     leave,
-    patience::{assert_within, connect, homeserver, in_fast_time, put, register},
 };
 use ephapse_homeserver::{Config, Homeserver};
 use ephapse_store::{Batch, CrashPoint, Faults, RedbOptions, RedbStore, Store, StoreError};
@@ -84,7 +84,7 @@ fn an_unfinished_tls_handshake_is_not_waited_for() {
 
 /// What was acknowledged is in the log; that redb is still busy taking it over keeps nobody.
 #[test]
-fn redb_is_not_waited_for() {
+fn the_stop_does_not_wait_for_redb() {
     let directory = tempfile::tempdir().expect("a directory");
     let slow = Arc::new(Mutex::new(()));
     let (held, holding) = (slow.clone(), slow.lock().expect("free"));

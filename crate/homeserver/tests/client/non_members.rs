@@ -23,7 +23,7 @@ fn scene() -> (TestServer, TestUser, TestUser, String, String) {
 
 /// `/context` and relations answered 404, and wrong parameters were spoken of first.
 #[test]
-fn nothing_of_a_room_is_read_by_a_stranger() {
+fn a_user_outside_a_room_cannot_read_it() {
     let (server, alice, stranger, id, event) = scene();
     for (room, event) in [(id.as_str(), event.as_str()), (&id, "$unknown"), ("!unknown:test.example", "$unknown")] {
         for path in gets(&server, room, event) {
@@ -45,7 +45,7 @@ fn nothing_of_a_room_is_read_by_a_stranger() {
 }
 
 #[test]
-fn nothing_is_done_in_a_room_by_a_stranger() {
+fn a_user_outside_a_room_cannot_change_it() {
     let (server, alice, stranger, id, event) = scene();
     let elsewhere = room(&server, &stranger, json!({}));
     let foreign = send(&server, &stranger, &elsewhere, "1", "elsewhere");
@@ -69,7 +69,7 @@ fn nothing_is_done_in_a_room_by_a_stranger() {
 
 /// Who has left reads what was theirs to read, and is told of the rest that it is not there.
 #[test]
-fn who_has_left_is_no_stranger() {
+fn a_former_member_reads_what_they_could_see_before_leaving() {
     let server = TestServer::new();
     let (alice, bob) = (server.register("alice"), server.register("bob"));
     let id = room(&server, &alice, json!({ "preset": "public_chat" }));

@@ -1,10 +1,7 @@
-//! What becomes of requests whose clients went away: they are finished, and count until they are.
+//! Requests whose clients have gone: they are finished, and count until they are.
 
-use super::{
-    host::NativeHost,
-    limits::Places,
-    patience::{Served, connect_at, in_fast_time, place},
-};
+use super::support::{Served, connect_at, in_fast_time, place};
+use crate::serve::{host::NativeHost, limits::Places};
 use ephapse_homeserver::{Config, EndOfSlice, Homeserver, Host, Registration};
 use ephapse_store::{LocalBoxFuture, MemoryStore};
 use serde_json::json;

@@ -1,0 +1,6 @@
+//! Connections and shutdown, without sockets.
+
+mod abandoned_requests;
+mod shutdown;
+mod slow_clients;
+mod support;
