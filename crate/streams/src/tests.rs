@@ -278,6 +278,21 @@ fn what_is_too_old_goes_also_where_nobody_looks() {
     assert_eq!(bodies(node.take(&LOG, "young", "tail", 1)), [b"entry"]);
 }
 
+/// A database that an older version wrote has to open: these bytes are what version 0.1 stores.
+#[test]
+fn what_is_stored_keeps_its_format() {
+    let node = Node::new();
+    node.append(&WORK, "a", b"xy");
+    let stored = block_on(node.reader.scan(vec![0x60]..vec![0x64], Direction::Forward, 10)).expect("the store reads");
+    let stored: Vec<_> = stored.iter().map(|(key, value)| (&key[..], &value[..])).collect();
+    let entries: [(&[u8], &[u8]); 3] = [
+        (b"\x60work/a\0\x01", b"\0\0\x01\x02\x01\x06worker\0\0\0\0\0"),
+        (b"\x61work/a\0\x01\0\0\0\0\0\0\0\0", b"\xc0\x84\x3d\x01\x02\x02xy"),
+        (b"\x63work\0\x01", b"\0\x01\x01\x02\x01\x06worker\x01\0\0"),
+    ];
+    assert_eq!(stored, entries);
+}
+
 #[test]
 fn what_waits_is_found_after_a_restart() {
     let mut node = Node::new();

@@ -193,3 +193,62 @@ fn after(prefix: &[u8]) -> Vec<u8> {
     }
     end
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Batch, MemoryStore, Store};
+    use futures_executor::block_on;
+    use std::{cell::Cell, rc::Rc};
+
+    const TABLE: Table<(u32, String), u64> = Table::new(1, "a table");
+    const NEIGHBOUR: Table<u32, u64> = Table::new(2, "another table");
+
+    thread_local! {
+        static LOGGED: Cell<usize> = const { Cell::new(0) };
+    }
+
+    /// Five values, of which the third cannot be read, and one of another table.
+    fn damaged() -> Reader {
+        let store = MemoryStore::new();
+        let mut batch = Batch::new();
+        for number in 0..5 {
+            batch.put(TABLE.key(&place(number)), if number == 2 { vec![0xff; 3] } else { TABLE.value(&number) });
+        }
+        batch.put(NEIGHBOUR.key(&7), NEIGHBOUR.value(&7));
+        block_on(store.commit(batch)).expect("memory takes it");
+        Reader::logging(Rc::new(store), |what| {
+            assert!(what.to_string().contains(r#"the value of (7, "2") in a table"#), "{what}");
+            LOGGED.set(LOGGED.get() + 1);
+        })
+    }
+
+    fn place(number: u64) -> (u32, String) {
+        (7, number.to_string())
+    }
+
+    #[test]
+    fn of_many_the_damaged_one_is_left_out_and_logged() {
+        let reader = damaged();
+        let found = block_on(TABLE.get_many(&reader, &[place(1), place(2), place(3), place(9)])).expect("the others are read");
+        assert_eq!(found, [Some(1), None, Some(3), None]);
+        assert_eq!(LOGGED.get(), 1);
+        let scan = |direction, limit| {
+            let found = block_on(TABLE.scan(&reader, &7_u32, direction, limit)).expect("the others are read");
+            found.into_iter().map(|(_, value)| value).collect::<Vec<_>>()
+        };
+        assert_eq!(scan(Direction::Forward, 3), [0, 1, 3], "another takes its place");
+        assert_eq!(scan(Direction::Backward, 3), [4, 3, 1]);
+        assert_eq!(scan(Direction::Forward, 10), [0, 1, 3, 4], "and nothing of another table");
+    }
+
+    #[test]
+    fn what_a_decision_stands_on_is_not_left_out() {
+        let reader = damaged();
+        let unreadable = |error| matches!(error, StoreError::Unreadable(_));
+        assert!(block_on(TABLE.get(&reader, &place(2))).is_err_and(unreadable));
+        assert!(block_on(TABLE.get_all(&reader, &[place(1), place(2)])).is_err_and(unreadable));
+        assert_eq!(block_on(TABLE.last_key(&reader, &())), Ok(Some(place(4))));
+        assert_eq!(LOGGED.get(), 0);
+    }
+}
