@@ -49,7 +49,7 @@ impl Event {
         Ok(Self {
             room: room.nid,
             position,
-            pdu: Arc::new(Pdu { auth_depth: record.generation, ..pdu }),
+            pdu: Arc::new(Pdu { auth_depth: record.auth_depth, ..pdu }),
             rejected: record.rejected,
             soft_failed: record.withheld == Withheld::SoftFailed,
             waiting: record.withheld == Withheld::Waiting,
@@ -75,7 +75,7 @@ impl Event {
             transaction: self.transaction.clone(),
             replaces: self.replaces,
             redacted_by: self.redacted_by,
-            generation: self.pdu.auth_depth,
+            auth_depth: self.pdu.auth_depth,
         }
     }
 

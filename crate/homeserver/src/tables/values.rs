@@ -232,7 +232,7 @@ pub struct EventRecord {
     /// The redaction that took its content away.
     pub redacted_by: Option<Position>,
     /// One more than the greatest of its auth events, 0 without any: what orders auth chains.
-    pub generation: u64,
+    pub auth_depth: u64,
 }
 
 /// A child of an event.
