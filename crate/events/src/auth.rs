@@ -11,8 +11,12 @@
 //! with [`AuthError::Missing`] and is asked again.
 
 mod power_levels;
+mod redactions;
 
-pub use power_levels::{PowerLevels, check_power_levels};
+pub use self::{
+    power_levels::{PowerLevels, check_power_levels},
+    redactions::may_redact,
+};
 
 use crate::{Pdu, StateKey};
 use ruma::{
@@ -94,7 +98,7 @@ fn found<M>(fetched: Result<Option<Arc<Pdu>>, M>, missing: &RefCell<Vec<M>>) -> 
 
 /// A verdict counts only when nothing was missing: what a rule does not find it leaves out without
 /// saying so.
-fn unless_missing<M>(missing: Vec<M>, verdict: Result<(), String>) -> Result<(), AuthError<M>> {
+fn unless_missing<T, M>(missing: Vec<M>, verdict: Result<T, String>) -> Result<T, AuthError<M>> {
     if missing.is_empty() { verdict.map_err(AuthError::Forbidden) } else { Err(AuthError::Missing(missing)) }
 }
 

@@ -18,7 +18,8 @@
 //! | 4: the authorization rules, by the events that it names | [`auth::check_auth_events`] |
 //! | 4 to 6: the authorization rules in a state | [`auth::check_in_state`] |
 //! | Auth events selection | [`auth::auth_events_of`] |
-//! | Redactions | [`Pdu::redacted`] |
+//! | Redactions | [`auth::may_redact`], [`Pdu::redacted`] |
+//! | Forming relationships between events | [`RelatesTo`] |
 //! | State resolution | [`resolve::Resolution`], [`resolve::resolve_in_memory`] |
 //!
 //! # A room is made, and another server checks its first event
@@ -71,6 +72,7 @@ pub mod json;
 #[cfg(any(test, feature = "test-rooms"))]
 pub mod model;
 mod pdu;
+mod relations;
 pub mod resolve;
 #[cfg(any(test, feature = "test-rooms"))]
 pub mod scenarios;
@@ -81,6 +83,7 @@ pub use self::{
         EventReference, JsonObject, MAX_AUTH_EVENTS, MAX_ID_BYTES, MAX_PDU_BYTES, MAX_PREV_EVENTS, Pdu, PduError, ReceivedPdu, StateKey,
         create_of_room, max_depth, room_id_of_create,
     },
+    relations::RelatesTo,
     sign::{NewPdu, public_keys, signing_key},
 };
 

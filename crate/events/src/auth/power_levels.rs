@@ -73,6 +73,11 @@ impl<'a> PowerLevels<'a> {
         self.field(RoomPowerLevelsIntField::Redact)
     }
 
+    /// Whether a user's level is enough for it.
+    pub fn may_redact_others(&self, user: &UserId) -> Result<bool, String> {
+        Ok(self.user(user)? >= self.redact()?)
+    }
+
     /// What inviting takes.
     pub fn invite(&self) -> Result<i64, String> {
         self.field(RoomPowerLevelsIntField::Invite)

@@ -5,11 +5,12 @@ use crate::{
     error::Result,
     homeserver::Homeserver,
     position::Position,
-    room::{DEPTH, Event, Format, REDACTION, RelatesTo},
+    room::{DEPTH, Event, Format, REDACTION},
     router::UserCall,
     tables::{self, IndirectRelation, RoomNid},
     time_slice::TimeSlice,
 };
+use ephapse_events::RelatesTo;
 use ephapse_store::Direction;
 use ruma::{
     OwnedEventId, OwnedRoomId, UInt,

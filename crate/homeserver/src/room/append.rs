@@ -14,8 +14,8 @@ use crate::{
     tables::{self, Change, Extremity, Membership, MembershipKind, UserNid},
 };
 use ephapse_events::{
-    Pdu, StateKey,
-    auth::{self, AuthError, PowerLevels},
+    Pdu,
+    auth::{self, AuthError},
 };
 use ruma::{
     EventId, OwnedDeviceId, OwnedEventId, OwnedUserId, UserId,
@@ -337,27 +337,12 @@ impl Write<'_> {
         Ok(())
     }
 
-    /// "The power level of the redaction's sender is at least the redact level, or the domains of
-    /// both senders are the same" (rooms/v3, "Handling redactions").
+    /// Whether a redaction takes its target's content away.
     fn may_redact(&self, target: &Event, redaction: &Event) -> Result<bool, Stop> {
-        let rules = &self.room.rules;
-        // v1 and v2: the auth rules have decided on the redaction itself.
-        if rules.authorization.special_case_room_redaction || redaction.pdu.sender.server_name() == target.pdu.sender.server_name() {
-            return Ok(true);
-        }
-        let (own, needed) = self.power(redaction.state_before, &redaction.pdu.sender)?;
-        Ok(own >= needed)
-    }
-
-    /// A user's power level in a state, and what redacting others' events takes.
-    fn power(&self, state: NodeId, user: &UserId) -> Result<(i64, i64), Stop> {
-        let keys: [StateKey; 2] = [(StateEventType::RoomCreate, String::new()), (StateEventType::RoomPowerLevels, String::new())];
-        let found = self.state_get(state, &keys)?;
-        let event = |position: Option<Position>| position.map(|position| self.event(position).map(|event| event.pdu.clone())).transpose();
-        let Some(create) = event(found[0])? else { return Ok((0, 0)) };
-        let malformed = |reason: String| Stop::from(Refused::NotAllowed(reason));
-        let levels = PowerLevels::new(create, event(found[1])?, &self.room.rules.authorization).map_err(malformed)?;
-        Ok((levels.user(user).map_err(malformed)?, levels.redact().map_err(malformed)?))
+        let nodes = |id: NodeId| self.node(id);
+        let fetch = |kind: &StateEventType, state_key: &str| self.held(redaction.state_before, kind, state_key, &nodes);
+        let asked = auth::may_redact(&self.room.rules, &redaction.pdu, &target.pdu, fetch);
+        verdict(asked)?.map_err(|reason| Refused::NotAllowed(reason).into())
     }
 
     /// The auth rules over the events that an event names (state-independent), with its reason when
@@ -378,23 +363,26 @@ impl Write<'_> {
     /// The auth rules in a state some of whose nodes exist only for this question.
     pub(super) fn check_in_nodes(&self, pdu: &Pdu, state: NodeId, more: &HashMap<NodeId, Rc<Node>>) -> Result<Result<(), String>, Stop> {
         let nodes = |id: NodeId| more.get(&id).cloned().or_else(|| self.node(id));
-        let fetch = |kind: &StateEventType, state_key: &str| {
-            let found = state_tree::get(state, &[(kind.clone(), state_key.to_owned())], &nodes);
-            match found.map(|found| found[0].map(|position| self.event(position))) {
-                Ok(None) => Ok(None),
-                Ok(Some(Ok(event))) => Ok(Some(event.pdu.clone())),
-                Ok(Some(Err(need))) => Err(vec![need]),
-                Err(state_tree::Missing(ids)) => Err(ids.into_iter().map(Need::Node).collect()),
-            }
-        };
+        let fetch = |kind: &StateEventType, state_key: &str| self.held(state, kind, state_key, &nodes);
         verdict(auth::check_in_state(&self.room.rules.authorization, pdu, fetch))
+    }
+
+    /// The event that holds a place in a state; where something has to be read first, that.
+    fn held(&self, state: NodeId, kind: &StateEventType, state_key: &str, nodes: state_tree::Nodes<'_>) -> Result<Option<Arc<Pdu>>, Vec<Need>> {
+        let found = state_tree::get(state, &[(kind.clone(), state_key.to_owned())], nodes);
+        match found.map(|found| found[0].map(|position| self.event(position))) {
+            Ok(None) => Ok(None),
+            Ok(Some(Ok(event))) => Ok(Some(event.pdu.clone())),
+            Ok(Some(Err(need))) => Err(vec![need]),
+            Err(state_tree::Missing(ids)) => Err(ids.into_iter().map(Need::Node).collect()),
+        }
     }
 }
 
 /// What the rules say, unless something has to be read first.
-fn verdict(asked: Result<(), AuthError<Vec<Need>>>) -> Result<Result<(), String>, Stop> {
+fn verdict<T>(asked: Result<T, AuthError<Vec<Need>>>) -> Result<Result<T, String>, Stop> {
     match asked {
-        Ok(()) => Ok(Ok(())),
+        Ok(said) => Ok(Ok(said)),
         Err(AuthError::Forbidden(reason)) => Ok(Err(reason)),
         Err(AuthError::Missing(needs)) => Err(Stop::Missing(needs.into_iter().flatten().collect())),
     }

@@ -31,7 +31,7 @@ mod write;
 
 pub(crate) use self::{
     append::membership_of,
-    relations::{DEPTH, REDACTION, RelatesTo},
+    relations::{DEPTH, REDACTION},
 };
 pub use self::{
     build::Draft,

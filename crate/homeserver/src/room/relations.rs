@@ -7,9 +7,8 @@ use crate::{
     position::Position,
     tables::{self, IndirectRelation, Relation, UserNid},
 };
-use ruma::{CanonicalJsonObject, OwnedEventId, events::TimelineEventType};
-use serde::Deserialize;
-use serde_json::Value;
+use ephapse_events::RelatesTo;
+use ruma::events::TimelineEventType;
 use sha2::{Digest, Sha256};
 use std::rc::Rc;
 
@@ -20,45 +19,15 @@ pub(crate) const DEPTH: usize = 3;
 /// How redactions were listed among what relates to an event. They have a table of their own now,
 /// and are no relations.
 pub(crate) const REDACTION: &str = "m.redaction";
-const ANNOTATION: &str = "m.annotation";
 const THREAD: &str = "m.thread";
 
-/// A relation as it stands in an event's content.
-#[derive(Debug, Deserialize, PartialEq, Eq)]
-pub(crate) struct RelatesTo {
-    /// How it relates.
-    pub rel_type: String,
-    /// To what.
-    pub event_id: OwnedEventId,
-    /// What an annotation says.
-    key: Option<Value>,
-}
-
-impl RelatesTo {
-    /// The relation in an event's content; `None` also for one that is malformed.
-    pub fn in_json(content: &str) -> Option<Self> {
-        #[derive(Deserialize)]
-        struct Content {
-            #[serde(rename = "m.relates_to")]
-            relates_to: Option<RelatesTo>,
-        }
-        // Most contents have none, and need not be parsed.
-        content.contains("m.relates_to").then(|| serde_json::from_str::<Content>(content).ok()?.relates_to)?
-    }
-
-    fn in_object(content: &CanonicalJsonObject) -> Option<Self> {
-        let relates_to = serde_json::to_value(content.get("m.relates_to")?).ok()?;
-        serde_json::from_value(relates_to).ok()
-    }
-
-    /// Tells annotations of one event apart: by sender, type and key.
-    fn annotation(&self, sender: UserNid, event_type: &TimelineEventType) -> Option<[u8; 16]> {
-        let key = self.key.as_ref()?.as_str().filter(|_| self.rel_type == ANNOTATION)?;
-        let event_type = event_type.to_string();
-        let hash = Sha256::new().chain_update(sender.to_be_bytes()).chain_update((event_type.len() as u64).to_be_bytes());
-        let hash = hash.chain_update(event_type).chain_update(key).finalize();
-        hash.first_chunk().copied()
-    }
+/// Tells annotations of one event apart: by sender, type and key.
+fn annotation(relates: &RelatesTo, sender: UserNid, event_type: &TimelineEventType) -> Option<[u8; 16]> {
+    let key = relates.annotation_key()?;
+    let event_type = event_type.to_string();
+    let hash = Sha256::new().chain_update(sender.to_be_bytes()).chain_update((event_type.len() as u64).to_be_bytes());
+    let hash = hash.chain_update(event_type).chain_update(key).finalize();
+    hash.first_chunk().copied()
 }
 
 impl Write<'_> {
@@ -72,7 +41,7 @@ impl Write<'_> {
         {
             return Ok(Some(Refused::ThreadOnRelation));
         }
-        if let Some(fingerprint) = relates.annotation(self.user_nid(&draft.sender)?, &draft.event_type)
+        if let Some(fingerprint) = annotation(&relates, self.user_nid(&draft.sender)?, &draft.event_type)
             && let Some(before) = self.annotation(&relates.event_id, fingerprint)?
             && self.event(before)?.redacted_by.is_none()
         {
@@ -88,7 +57,7 @@ impl Write<'_> {
         let sender = self.user_nid(&pdu.sender)?;
         let relation = Relation { rel_type: relates.rel_type.clone(), event_type: pdu.event_type.to_string(), sender };
         tables::RELATIONS.put(self.tx, &(self.room.nid, relates.event_id.clone(), position), &relation);
-        if let Some(fingerprint) = relates.annotation(sender, &pdu.event_type).filter(|_| event.is_shown()) {
+        if let Some(fingerprint) = annotation(&relates, sender, &pdu.event_type).filter(|_| event.is_shown()) {
             tables::ANNOTATIONS.put(self.tx, &(self.room.nid, relates.event_id.clone(), fingerprint), &position);
         }
         match self.event_by_id(&relates.event_id)? {
@@ -120,20 +89,5 @@ impl Write<'_> {
             event = parent;
         }
         Ok(())
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn only_whole_relations_count() {
-        let content = r#"{"m.relates_to":{"rel_type":"m.thread","event_id":"$root","m.in_reply_to":{"event_id":"$x"}}}"#;
-        let root = RelatesTo { rel_type: "m.thread".to_owned(), event_id: "$root".try_into().expect("an id"), key: None };
-        assert_eq!(RelatesTo::in_json(content), Some(root));
-        for none in ["{}", r#"{"m.relates_to":{"m.in_reply_to":{"event_id":"$x"}}}"#, r#"{"m.relates_to":7}"#] {
-            assert_eq!(RelatesTo::in_json(none), None, "{none}");
-        }
     }
 }

@@ -1,12 +1,8 @@
 //! Which thread an event is in (Client-Server API, Threaded read receipts): its own `m.thread`
 //! relation, or that of what it relates to.
 
-use crate::{
-    error::Result,
-    homeserver::Homeserver,
-    room::{Event, RelatesTo},
-    tables::RoomNid,
-};
+use crate::{error::Result, homeserver::Homeserver, room::Event, tables::RoomNid};
+use ephapse_events::RelatesTo;
 use ruma::OwnedEventId;
 
 /// "A maximum of 3 hops is recommended to cover indirect relationships."
