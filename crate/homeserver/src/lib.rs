@@ -28,9 +28,12 @@ pub mod tables;
 #[cfg(feature = "test-support")]
 pub mod test_support;
 
+mod account_data;
+mod aliases;
 mod client;
 mod media;
 mod notify;
+mod profiles;
 mod push;
 pub mod room;
 mod sync;

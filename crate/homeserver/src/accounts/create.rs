@@ -5,10 +5,10 @@ use super::{
     sessions::{Login, NewSession},
 };
 use crate::{
-    client::{account_data, profile, push_rules},
     homeserver::Homeserver,
     locks::LockKey,
-    push::Rules,
+    profiles,
+    push::user_rules,
     tables::{self, Account, UserNid},
     transaction::Tx,
 };
@@ -69,8 +69,7 @@ pub async fn create(hs: &Homeserver, generation: u64, account: NewAccount) -> Re
     let made = hs.write(generation, |tx| {
         // Who was a guest has a name already, or none.
         if !was_guest {
-            let name = serde_json::to_string(display_name.as_deref().unwrap_or(user_id.localpart())).expect("a string can be written as JSON");
-            tables::PROFILES.put(tx, &(user, profile::NAME.to_owned()), &tables::Json(name));
+            profiles::put_first_name(tx, user, display_name.as_deref().unwrap_or(user_id.localpart()));
         }
         tables::ACCOUNTS.put(tx, &user, &account);
         if is_guest || was_guest {
@@ -83,9 +82,7 @@ pub async fn create(hs: &Homeserver, generation: u64, account: NewAccount) -> Re
             let device = login.as_ref().map(|login| login.session.device.clone());
             tables::REGISTERED.put(tx, session, &tables::Registered { user, device });
         }
-        // Clients see the push rules in their first sync, as any account data.
-        let rules = push_rules::stored_as(Rules::server_default(&user_id));
-        account_data::put(tx, user, 0, push_rules::TYPE.to_owned(), rules);
+        user_rules::put_first(tx, user, &user_id);
         if let Some(change) = devices {
             tx.change(change);
         }

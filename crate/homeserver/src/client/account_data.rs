@@ -1,16 +1,16 @@
 //! Account data, of the account and of rooms (Client-Server API, Client Config), and tags, which
 //! are account data of type `m.tag` (Room Tagging).
 
-use super::push_rules;
 use crate::{
+    account_data::{GLOBAL, put},
     client::receipts::FULLY_READ,
     damaged::Damaged,
     error::{Error, Result},
     homeserver::Homeserver,
     locks::LockKey,
+    push::{PUSH_RULES, user_rules},
     router::UserCall,
-    tables::{self, AccountData, Change, Json, RoomNid, UserNid},
-    transaction::Tx,
+    tables::{self, Json, RoomNid},
 };
 use async_lock::MutexGuardArc;
 use http::StatusCode;
@@ -30,9 +30,6 @@ use ruma::{
     serde::Raw,
 };
 use serde_json::value::RawValue;
-
-/// The account data that is of no room.
-const GLOBAL: RoomNid = 0;
 
 /// Bytes of one piece of account data.
 const LARGEST: usize = 1 << 20;
@@ -103,15 +100,6 @@ pub async fn delete_tag(call: UserCall, request: delete_tag::Request) -> Result<
     Ok(delete_tag::Response::new())
 }
 
-/// Stages a piece of account data.
-pub fn put(tx: &mut Tx, user: UserNid, room: RoomNid, kind: String, content: Json) {
-    let position = tx.change(Change::AccountData { user, room, kind: kind.clone() });
-    tables::ACCOUNT_DATA.put(tx, &(user, room, kind), &AccountData { content, position });
-    if room != GLOBAL {
-        tables::ROOM_ACCOUNT_DATA.put(tx, &(room, user), &());
-    }
-}
-
 async fn change_tags(call: &UserCall, room_id: &RoomId, change: impl FnOnce(&mut Tags)) -> Result<()> {
     let hs = &call.hs;
     let _lock = hs.lock(LockKey::Account(call.session.user_id.to_string())).await;
@@ -151,18 +139,18 @@ async fn kept_room(hs: &Homeserver, id: &RoomId) -> Result<(RoomNid, MutexGuardA
 }
 
 async fn read(call: &UserCall, room: RoomNid, kind: String) -> Result<Box<RawValue>> {
-    let is_push_rules = room == GLOBAL && kind == push_rules::TYPE;
+    let is_push_rules = room == GLOBAL && kind == PUSH_RULES;
     let stored = tables::ACCOUNT_DATA.get(call.hs.store(), &(call.session.user, room, kind)).await?;
     let mut content = stored.ok_or_else(|| Error::not_found("Account data not found"))?.content;
     if is_push_rules {
-        content = push_rules::up_to_date(&content, &call.session.user_id);
+        content = user_rules::up_to_date(&content, &call.session.user_id);
     }
     Ok(RawValue::from_string(content.0).map_err(|error| Damaged::new(format!("account data of {}", call.session.user_id), error))?)
 }
 
 fn write(call: &UserCall, room: RoomNid, kind: String, content: &RawValue) -> Result<()> {
     // "Servers MUST reject setting account data for event types that the server manages."
-    if kind == FULLY_READ || kind == push_rules::TYPE {
+    if kind == FULLY_READ || kind == PUSH_RULES {
         return Err(Error::new(StatusCode::METHOD_NOT_ALLOWED, ErrorKind::BadJson, format!("Cannot set {kind} through this API")));
     }
     if kind.len() > LONGEST_TYPE {

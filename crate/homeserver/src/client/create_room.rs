@@ -1,8 +1,9 @@
 //! `POST /_matrix/client/v3/createRoom` (Client-Server API, "Creation"): every event of a new room
 //! in one batch.
 
-use super::{aliases, canonical, content, invite_content, member_content, object, part_of_event};
+use super::{canonical, content, invite_content, member_content, object, part_of_event};
 use crate::{
+    aliases,
     error::{Error, Result},
     locks::LockKey,
     room::{Draft, Invitee, NewRoom, Stop, Write},
@@ -98,9 +99,9 @@ pub async fn create_room(call: UserCall, request: Request) -> Result<Response> {
         let event = initial_state(event.json().get(), rules.as_ref())?;
         if event.event_type == StateEventType::RoomCanonicalAlias {
             // Only the alias that is made with the room leads to it.
-            let named = aliases::named(&event.content)?;
+            let named = aliases::named(&event.content).map_err(|error| Error::unreadable(&error))?;
             let other = named.iter().find(|named| alias.as_ref().is_none_or(|alias| alias.as_str() != named.as_str()));
-            other.map_or(Ok(()), |other| Err(aliases::leads_elsewhere(other)))?;
+            other.map_or(Ok(()), |other| Err(aliases::Refused::LeadsElsewhere(other.clone())))?;
         }
         given.push(event);
         slice.check().await;

@@ -3,6 +3,7 @@
 
 use super::{bare_member_content, content, invite_content, member_content, state::set_already};
 use crate::{
+    aliases,
     damaged::LeaveOut,
     error::{Error, Result},
     homeserver::Homeserver,
@@ -73,10 +74,7 @@ pub async fn knock(call: UserCall, request: knock_room::v3::Request) -> Result<k
 async fn find(hs: &Homeserver, id: &RoomOrAliasId) -> Result<Rc<RoomInfo>> {
     let room = match <&ruma::RoomId>::try_from(id) {
         Ok(id) => hs.room(id).await?,
-        Err(alias) => match tables::ALIASES.get(hs.store(), &alias.to_owned()).await? {
-            Some(alias) => Some(hs.room_by_nid(alias.room).await?),
-            None => None,
-        },
+        Err(alias) => aliases::room_of(hs, alias).await?,
     };
     room.ok_or_else(|| Error::not_found(format!("{id} was not found on this server")))
 }

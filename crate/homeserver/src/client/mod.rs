@@ -2,7 +2,7 @@
 //! chapters.
 
 mod account;
-pub mod account_data;
+mod account_data;
 mod aliases;
 mod capabilities;
 mod create_room;
@@ -16,8 +16,8 @@ mod media;
 mod membership;
 mod messages;
 mod presence;
-pub mod profile;
-pub mod push_rules;
+mod profile;
+mod push_rules;
 mod read_markers;
 mod receipts;
 mod refused;
@@ -34,13 +34,13 @@ mod typing;
 mod versions;
 mod wire;
 
-pub use push_rules::{rules_of, up_to_date as push_rules_up_to_date};
 pub use state::readable;
 pub use versions::with_stable_names;
 
 use crate::{
     error::{Error, Result},
     homeserver::Homeserver,
+    profiles,
     router::Table,
     tables::UserNid,
 };
@@ -134,7 +134,7 @@ fn canonical(object: &CanonicalJsonObject) -> String {
 /// The content of a member event, with the profile of its user, who has an account here.
 async fn member_content(hs: &Homeserver, user: UserNid, membership: &str, reason: Option<String>) -> Result<CanonicalJsonObject> {
     let mut content = bare_member_content(membership, reason);
-    content.extend(profile::shown_in_rooms(hs, user).await?);
+    content.extend(profiles::shown_in_rooms(hs, user).await?);
     Ok(content)
 }
 

@@ -1,15 +1,18 @@
 //! What a client is told of what rooms and other modules refuse.
 
 use crate::{
-    accounts, devices,
+    accounts, aliases, devices,
     error::Error,
-    keys,
+    keys, profiles, push,
     rate_limits::TooMany,
     room::{Refused, Stop},
     to_device,
 };
 use http::StatusCode;
-use ruma::api::error::{ErrorKind, WrongRoomKeysVersionErrorData};
+use ruma::{
+    api::error::{ErrorKind, WrongRoomKeysVersionErrorData},
+    push::InsertPushRuleError,
+};
 
 impl From<Refused> for Error {
     fn from(refused: Refused) -> Self {
@@ -84,6 +87,50 @@ impl From<keys::Refused> for Error {
                 let kind = ErrorKind::WrongRoomKeysVersion(WrongRoomKeysVersionErrorData::new(newest.to_string()));
                 Self::new(StatusCode::FORBIDDEN, kind, message)
             }
+        }
+    }
+}
+
+impl From<aliases::Refused> for Error {
+    fn from(refused: aliases::Refused) -> Self {
+        let message = refused.to_string();
+        match refused {
+            aliases::Refused::Invalid(_) | aliases::Refused::Malformed(_) | aliases::Refused::OfAnotherServer(_) => Self::invalid_param(message),
+            aliases::Refused::NoSuchRoom | aliases::Refused::NotFound(_) => Self::not_found(message),
+            aliases::Refused::Exists(_) => Self::new(StatusCode::CONFLICT, ErrorKind::Unknown, message),
+            aliases::Refused::NotYours(_) => Self::forbidden(message),
+            // "One or more aliases within the `m.room.canonical_alias` event do not point to the
+            // room".
+            aliases::Refused::LeadsElsewhere(_) => Self::new(StatusCode::BAD_REQUEST, ErrorKind::BadAlias, message),
+            aliases::Refused::Room(refused) => refused.into(),
+        }
+    }
+}
+
+impl From<profiles::Refused> for Error {
+    fn from(refused: profiles::Refused) -> Self {
+        let message = refused.to_string();
+        match refused {
+            profiles::Refused::NoSuchUser | profiles::Refused::NoSuchField => Self::not_found(message),
+            profiles::Refused::TooLarge => Self::new(StatusCode::BAD_REQUEST, ErrorKind::ProfileTooLarge, message),
+            profiles::Refused::KeyTooLarge => Self::new(StatusCode::BAD_REQUEST, ErrorKind::KeyTooLarge, message),
+            profiles::Refused::NotAName | profiles::Refused::ValueTooLong(_) => Self::invalid_param(message),
+            profiles::Refused::NotAString(_) => Self::bad_json(message),
+            profiles::Refused::Room(refused) => refused.into(),
+        }
+    }
+}
+
+impl From<push::Refused> for Error {
+    fn from(refused: push::Refused) -> Self {
+        let message = refused.to_string();
+        match refused {
+            push::Refused::NotFound => Self::not_found(message),
+            push::Refused::TooLarge | push::Refused::PatternTooLong => Self::too_large(message),
+            push::Refused::Insertion(InsertPushRuleError::UnknownRuleId | InsertPushRuleError::BeforeHigherThanAfter) => {
+                Self::new(StatusCode::BAD_REQUEST, ErrorKind::Unknown, message)
+            }
+            push::Refused::NoAction | push::Refused::Insertion(_) | push::Refused::Removal(_) => Self::invalid_param(message),
         }
     }
 }

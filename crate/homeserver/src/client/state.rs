@@ -2,10 +2,11 @@
 //! as it was when they left for those who left.
 
 use super::{
-    aliases, content, membership,
+    content, membership,
     wire::{Json, Own},
 };
 use crate::{
+    aliases,
     damaged::LeaveOut,
     error::{Error, Result},
     homeserver::Homeserver,
@@ -16,7 +17,7 @@ use crate::{
 };
 use ephapse_store::Direction;
 use ruma::{
-    OwnedUserId, RoomId, UserId,
+    OwnedUserId, RoomId,
     api::client::{
         membership::{get_member_events, joined_members, joined_rooms},
         state::{get_state_event_for_key, get_state_events, send_state_event},
@@ -34,25 +35,6 @@ impl Homeserver {
     /// it.
     pub async fn room_for(&self, id: &RoomId) -> Result<Rc<RoomInfo>> {
         self.room(id).await?.ok_or_else(|| Error::forbidden("You are not in this room"))
-    }
-
-    /// Whether a joined user's power level allows a state event of a type now.
-    pub async fn may_send_state(&self, room: &Rc<RoomInfo>, user: &UserId, event_type: StateEventType) -> Result<bool> {
-        let head = self.room_head(room.nid).await?;
-        let member = self.state_event(room.nid, NodeId(head.state), (StateEventType::RoomMember, user.to_string())).await?;
-        if member.is_none_or(|event| crate::room::membership_of(&event) != MembershipKind::Join) {
-            return Ok(false);
-        }
-        let levels = self.levels(room, NodeId(head.state)).await?;
-        let needed = levels.event(&event_type.into(), Some("")).map_err(Error::forbidden)?;
-        Ok(levels.user(user).map_err(Error::forbidden)? >= needed)
-    }
-
-    /// Whether a user's power level allows to redact others' events now.
-    pub async fn may_redact_others(&self, room: &Rc<RoomInfo>, user: &UserId) -> Result<bool> {
-        let head = self.room_head(room.nid).await?;
-        let levels = self.levels(room, NodeId(head.state)).await?;
-        Ok(levels.user(user).map_err(Error::forbidden)? >= levels.redact().map_err(Error::forbidden)?)
     }
 }
 
@@ -134,7 +116,8 @@ pub async fn put(call: UserCall, request: send_state_event::v3::Request) -> Resu
     let content = content(request.body.json().get(), &room.rules)?;
     let mut unfit = BTreeMap::new();
     if request.event_type == StateEventType::RoomCanonicalAlias {
-        unfit = aliases::unfit(hs, room.nid, aliases::named(request.body.json().get())?).await?;
+        let named = aliases::named(request.body.json().get()).map_err(|error| Error::unreadable(&error))?;
+        unfit = aliases::unfit(hs, room.nid, named).await?;
     }
     let mut draft = Draft::state(call.session.user_id.clone(), request.event_type, request.state_key, content);
     if draft.is_join() {
@@ -142,7 +125,9 @@ pub async fn put(call: UserCall, request: send_state_event::v3::Request) -> Resu
     }
     hs.active(&call.session).await?;
     let set = |write: &mut Write<'_>| {
-        aliases::are_there_already(write, &mut unfit)?;
+        if let Some(refused) = aliases::take_refused(write, &mut unfit)? {
+            return Err(Stop::Refused(Error::from(refused)));
+        }
         match set_already(write, &draft)? {
             Some(event) => Ok::<_, Stop<Error>>(event),
             None => Ok(write.send(draft.clone())?),

@@ -6,9 +6,10 @@ mod glob;
 mod rules;
 mod ruleset;
 mod unread;
+pub mod user_rules;
 
-pub use glob::LONGEST as LONGEST_PATTERN;
 pub use rules::{PUSH_RULES, RuleSets};
 pub use ruleset::{NewRule, Rule, Rules};
 pub(crate) use unread::Receipts;
 pub use unread::{Count, Unreads};
+pub use user_rules::Refused;

@@ -1,6 +1,9 @@
 //! A user's push rules, and what they make of an event.
 
-use super::conditions::{Conditions, Context, Judge};
+use super::{
+    conditions::{Conditions, Context, Judge},
+    user_rules,
+};
 use crate::{
     damaged::LeaveOut,
     error::Result,
@@ -87,7 +90,7 @@ impl Homeserver {
             return Ok(rules);
         }
         let since = self.sync.rules.0.read_since();
-        let rules = Rc::new(Conditions::of(&crate::client::rules_of(self, user, user_id).await?));
+        let rules = Rc::new(Conditions::of(&user_rules::rules_of(self, user, user_id).await?));
         let weight = rules.weight();
         Ok(self.sync.rules.0.found(since, user, rules, weight))
     }

@@ -14,6 +14,7 @@ mod error;
 mod event;
 mod guests;
 mod invitee;
+mod permissions;
 mod purge;
 mod read;
 mod receive;
@@ -37,7 +38,7 @@ pub use self::{
     build::Draft,
     client_event::Format,
     create::NewRoom,
-    error::{Error, Refused},
+    error::{Error, Refused, Result},
     event::Event,
     invitee::Invitee,
     related::{Related, RelatedBy, Wanted},

@@ -9,12 +9,11 @@ use super::{
     sent_members::Recipient,
 };
 use crate::{
-    client::push_rules_up_to_date,
     damaged::LeaveOut,
     error::{Error, Result},
     homeserver::Homeserver,
     position::Position,
-    push::PUSH_RULES,
+    push::{PUSH_RULES, user_rules},
     room::{Related, RoomInfo, membership_of},
     tables::{self, AccountData, Json, Membership, MembershipKind, RoomNid, Session},
     time_slice::TimeSlice,
@@ -231,7 +230,7 @@ impl SyncBuilder<'_> {
 
     /// The user's push rules, as they are answered elsewhere too.
     fn push_rules(&self, stored: &Json) -> Result<Raw<AnyGlobalAccountDataEvent>> {
-        let content = RawValue::from_string(push_rules_up_to_date(stored, &self.ask.session.user_id).0);
+        let content = RawValue::from_string(user_rules::up_to_date(stored, &self.ask.session.user_id).0);
         bare_event(PUSH_RULES, content.map_err(|error| Error::Internal(format!("push rules are not JSON: {error}")))?)
     }
 
