@@ -16,7 +16,7 @@ use crate::{
     rate_limits::RateLimits,
     request_log::{self, RequestLog},
     room::Rooms,
-    router::{Entrance, MAX_ANONYMOUS_BODY, Router, StreamRequest},
+    router::{Entrance, MAX_ANONYMOUS_BODY, Router, Routers, StreamRequest},
     sync::Syncing,
     tables::{self, FORMAT},
     time_slice::TimeSlice,
@@ -62,7 +62,7 @@ pub struct Homeserver {
     pub(crate) sync: Syncing,
     pub(crate) uploads: Uploads,
     max_upload: Cell<u64>,
-    router: Router,
+    routers: Routers,
     /// The generation that the caches belong to.
     generation: Cell<u64>,
     panics: Cell<u64>,
@@ -173,7 +173,7 @@ impl Homeserver {
             sync,
             uploads: Uploads::default(),
             max_upload: Cell::new(max_upload.unwrap_or(config.max_upload)),
-            router: Router::new(),
+            routers: Routers::new(),
             config,
             panics: Cell::new(0),
             cleared_next: Cell::new(0),
@@ -243,7 +243,7 @@ impl Homeserver {
     }
 
     /// The request with all of its body.
-    async fn arrived(self: &Rc<Self>, request: Request<Body>, log: &RequestLog) -> Result<Request<Bytes>> {
+    async fn arrived(self: &Rc<Self>, router: &Router, request: Request<Body>, log: &RequestLog) -> Result<Request<Bytes>> {
         let (parts, body) = request.into_parts();
         let body = match body {
             // "Content in a GET or HEAD request has no generally defined semantics" (RFC 9110,
@@ -253,7 +253,7 @@ impl Homeserver {
             Body::Whole(bytes) if bytes.len() <= MAX_ANONYMOUS_BODY.min(self.config.largest_body) => bytes,
             body => {
                 let generation = self.fresh_generation();
-                let limit = match self.router.admit(self, &parts, log).await {
+                let limit = match router.admit(self, &parts, log).await {
                     Ok(limit) => limit,
                     Err(error) => {
                         self.durable_since(generation).await?;
@@ -270,12 +270,10 @@ impl Homeserver {
     }
 
     async fn answer(self: &Rc<Self>, entrance: Entrance, request: Request<Body>, log: &Rc<RequestLog>) -> Result<Response<Body>> {
-        if entrance == Entrance::Peer {
-            return Err(Error::unrecognized());
-        }
-        match self.router.streamed(request.method(), request.uri().path(), log) {
+        let router = self.routers.at(entrance);
+        match router.streamed(request.method(), request.uri().path(), log) {
             Some(endpoint) => self.answer_streamed(endpoint?, request, log).await,
-            None => Ok(self.answer_whole(request, log).await?.map(Body::from)),
+            None => Ok(self.answer_whole(router, request, log).await?.map(Body::from)),
         }
     }
 
@@ -291,10 +289,10 @@ impl Homeserver {
     }
 
     /// Has a handler answer that is given all of the request's body, and may run again.
-    async fn answer_whole(self: &Rc<Self>, request: Request<Body>, log: &Rc<RequestLog>) -> Result<Response<Vec<u8>>> {
+    async fn answer_whole(self: &Rc<Self>, router: &Router, request: Request<Body>, log: &Rc<RequestLog>) -> Result<Response<Vec<u8>>> {
         // Nothing is remembered of a request until its body is there: it may take long, and what it
         // says counts from then on.
-        let request = self.arrived(request, log).await?;
+        let request = self.arrived(router, request, log).await?;
         let reads_only = reads_only(request.method());
         for attempt in 1.. {
             let generation = self.fresh_generation();
@@ -302,7 +300,7 @@ impl Homeserver {
                 self.positions.found_newest(tables::NEWEST_POSITION.get(&self.reader, &()).await?.unwrap_or_default());
             }
             let writes = Rc::new(Writes::default());
-            let answer = self.run(self.router.handle(self.clone(), request.clone(), log), &writes, log).await;
+            let answer = self.run(router.handle(self.clone(), request.clone(), log), &writes, log).await;
             let Err(error) = self.durable_since(generation).await else { return answer };
             if attempt < ATTEMPTS && (reads_only || writes.are_none()) {
                 continue;
@@ -451,19 +449,19 @@ impl Homeserver {
 
     /// Whether a request's body is passed on as it comes: then a mebibyte or two of it are held at
     /// a time, and not all of it.
-    pub fn takes_stream(&self, method: &Method, path: &str) -> bool {
-        *method == Method::POST && self.router.streamed(method, path, &RequestLog::new(method)).is_some()
+    pub fn takes_stream(&self, entrance: Entrance, method: &Method, path: &str) -> bool {
+        *method == Method::POST && self.routers.at(entrance).streamed(method, path, &RequestLog::new(method)).is_some()
     }
 
     /// The path of the endpoint that a request is for, in ruma's spelling: says what was asked for,
     /// and nothing of whom or what it was about.
-    pub fn endpoint_of(&self, path: &str) -> Option<&'static str> {
-        self.router.template(path)
+    pub fn endpoint_of(&self, entrance: Entrance, path: &str) -> Option<&'static str> {
+        self.routers.at(entrance).template(path)
     }
 
-    /// Every implemented method and path, in ruma's spelling.
-    pub fn endpoints(&self) -> &[(Method, &'static str)] {
-        self.router.listed()
+    /// Every method and path that is implemented behind an entrance, in ruma's spelling.
+    pub fn endpoints(&self, entrance: Entrance) -> &[(Method, &'static str)] {
+        self.routers.at(entrance).listed()
     }
 
     /// What is stored, to be read. What is written is written by a [`Homeserver::transaction`].

@@ -1,8 +1,8 @@
 //! A Matrix homeserver without sockets, clock, threads or randomness of its own: it takes HTTP
 //! requests and a [`Store`], and gives responses.
 //!
-//! A request flows `router` -> `client` -> `room` or `sync` -> `tables` -> the store. Start reading
-//! at [`Homeserver::handle`], then `room::append`.
+//! A request flows `router` -> `client` or `federation` -> `room` or `sync` -> `tables` -> the
+//! store. Start reading at [`Homeserver::handle`], then `room::append`.
 
 mod accounts;
 mod body;
@@ -21,6 +21,7 @@ mod position;
 mod property_paths;
 mod rate_limits;
 mod request_log;
+mod requester;
 mod router;
 mod rows;
 mod schema;
@@ -31,6 +32,7 @@ pub mod test_support;
 mod account_data;
 mod aliases;
 mod client;
+mod federation;
 mod media;
 mod notify;
 mod profiles;
@@ -51,6 +53,7 @@ pub use homeserver::{Homeserver, OpenError, Status};
 pub use host::Host;
 pub use http::{Request, Response};
 pub use position::Position;
+pub use requester::Requester;
 pub use router::Entrance;
 pub use time_slice::EndOfSlice;
 pub use transaction::{Submitted, Tx};

@@ -1,16 +1,18 @@
 //! The table endpoint -> handler, and what every request goes through before its handler: method,
 //! access token, parsing.
 //!
-//! Paths, methods and request types are ruma's; [`Router::new`] reads as the table of contents of
-//! what is implemented.
+//! Paths, methods and request types are ruma's. `client::routes` and `federation::routes` read as
+//! the tables of contents of what is implemented behind each [`Entrance`].
 
 use crate::{
     accounts::token_hash,
     body::Body,
     client, devices,
     error::{self, Error, Result},
+    federation,
     homeserver::Homeserver,
     request_log::RequestLog,
+    requester::Requester,
     schema,
     tables::{self, Session},
 };
@@ -43,13 +45,21 @@ const MAX_USER_BODY: usize = 256 << 10;
 const MOST_PARTS: usize = 1 << 16;
 
 /// Which door a request came through: pages reach client paths only, peers reach federation and key
-/// paths only.
+/// paths only. The host says which it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Entrance {
     /// A page of the node's own origin, or a client on a TCP port.
     Client,
     /// Another server.
     Peer,
+}
+
+impl Entrance {
+    /// Which entrance has a path, for a host that takes requests of both kinds on one port.
+    pub fn of_path(path: &str) -> Self {
+        let is_peers = ["/_matrix/federation/", "/_matrix/key/"].iter().any(|prefix| path.starts_with(prefix));
+        if is_peers { Self::Peer } else { Self::Client }
+    }
 }
 
 /// A request without authentication.
@@ -70,6 +80,19 @@ pub struct UserCall {
     pub token: [u8; 32],
     /// The request as it came.
     pub raw: RawRequest,
+    is_guest: bool,
+}
+
+impl UserCall {
+    /// Who asks.
+    pub fn requester(&self) -> Requester<'_> {
+        Requester::local(&self.session, self.is_guest)
+    }
+
+    /// Whether it is a guest who asks.
+    pub fn is_guest(&self) -> bool {
+        self.is_guest
+    }
 }
 
 /// The parts of a request that handlers look at beside ruma's type.
@@ -89,6 +112,14 @@ pub struct RawRequest {
     pub generation: u64,
 }
 
+/// Whose an access token is.
+struct LoggedIn {
+    session: Session,
+    is_guest: bool,
+    /// The token's hash.
+    token: [u8; 32],
+}
+
 type Answer = LocalBoxFuture<'static, Result<Response<Vec<u8>>>>;
 
 type Handler = Rc<dyn Fn(Incoming) -> Result<Answer>>;
@@ -105,8 +136,8 @@ type StreamHandler = Rc<dyn Fn(Incoming, Body) -> Result<StreamAnswer>>;
 /// each endpoint.
 struct Incoming {
     hs: Rc<Homeserver>,
-    /// Who asks and with which token, where the endpoint is for logged-in users.
-    user: Option<(Session, [u8; 32])>,
+    /// Who asks, where the endpoint is for logged-in users.
+    user: Option<LoggedIn>,
     request: Request<Bytes>,
     /// What the path says.
     arguments: Vec<String>,
@@ -121,8 +152,8 @@ impl Incoming {
 
     #[inline(never)]
     fn user_call(self) -> Result<UserCall> {
-        let (session, token) = self.user.ok_or_else(Error::missing_token)?;
-        Ok(UserCall { hs: self.hs, session, token, raw: raw(self.request, self.generation) })
+        let LoggedIn { session, is_guest, token } = self.user.ok_or_else(Error::missing_token)?;
+        Ok(UserCall { hs: self.hs, session, token, raw: raw(self.request, self.generation), is_guest })
     }
 
     /// The answer to what cannot be parsed. Who may read nothing of a room is told that, and not
@@ -131,8 +162,8 @@ impl Incoming {
     fn refused(self, error: Error) -> Answer {
         Box::pin(async move {
             let (room, user) = (self.room_read(), self.user);
-            if let (Some(room), Some((session, _))) = (room, user) {
-                client::readable(&self.hs, &session, &room).await?;
+            if let (Some(room), Some(LoggedIn { session, is_guest, .. })) = (room, user) {
+                self.hs.readable(Requester::local(&session, is_guest), &room).await?;
             }
             Err(error)
         })
@@ -253,8 +284,30 @@ struct Methods<E> {
     endpoints: HashMap<Method, E>,
 }
 
+/// A router for each entrance.
+pub struct Routers {
+    client: Router,
+    peer: Router,
+}
+
+impl Routers {
+    /// Everything that is implemented.
+    pub fn new() -> Self {
+        Self { client: Router::of(Entrance::Client, client::routes), peer: Router::of(Entrance::Peer, federation::routes) }
+    }
+
+    /// What is behind an entrance.
+    pub fn at(&self, entrance: Entrance) -> &Router {
+        match entrance {
+            Entrance::Client => &self.client,
+            Entrance::Peer => &self.peer,
+        }
+    }
+}
+
 /// Finds the endpoint of a path and method.
 pub struct Router {
+    entrance: Entrance,
     paths: matchit::Router<Methods<Endpoint>>,
     /// Those whose bodies are passed on as they come.
     streamed: matchit::Router<Methods<StreamEndpoint>>,
@@ -263,11 +316,10 @@ pub struct Router {
 }
 
 impl Router {
-    /// Everything that is implemented.
-    pub fn new() -> Self {
+    fn of(entrance: Entrance, routes: fn(&mut Table)) -> Self {
         let mut table = Table::default();
-        client::routes(&mut table);
-        table.build()
+        routes(&mut table);
+        table.build(entrance)
     }
 
     /// Every implemented method and path.
@@ -280,13 +332,11 @@ impl Router {
         let generation = hs.fresh_generation();
         let (endpoint, arguments) = self.find(request.method(), request.uri().path(), log)?;
         let user = authenticate(&hs, endpoint.callers, request.headers(), request.uri()).await?;
-        if let Some((session, _)) = &user {
+        if let Some(LoggedIn { session, .. }) = &user {
             log.by(&session.user_id);
-        }
-        if let Some((session, _)) = &user
-            && request.method() == Method::GET
-        {
-            devices::seen(&hs, session);
+            if request.method() == Method::GET {
+                devices::seen(&hs, session);
+            }
         }
         endpoint.bound.check_parts(request.body())?;
         (endpoint.handler)(Incoming { hs, user, request, arguments, generation })?.await
@@ -319,7 +369,8 @@ impl Router {
             log.found(endpoint.path, arguments);
         }
         // Of push rules it is the scope, the kind or the attribute that there is not.
-        let of_push_rules = path.contains("/pushrules/") && [Method::GET, Method::PUT, Method::DELETE].contains(method);
+        let of_push_rules =
+            self.entrance == Entrance::Client && path.contains("/pushrules/") && [Method::GET, Method::PUT, Method::DELETE].contains(method);
         if of_push_rules { found.map_err(|_| Error::unrecognized_part()) } else { found }
     }
 }
@@ -329,7 +380,7 @@ impl StreamRequest {
     pub async fn handle(self, hs: Rc<Homeserver>, request: Request<Body>, log: &RequestLog) -> Result<Response<Body>> {
         let generation = hs.fresh_generation();
         let user = authenticate(&hs, self.endpoint.callers, request.headers(), request.uri()).await?;
-        if let Some((session, _)) = &user {
+        if let Some(LoggedIn { session, .. }) = &user {
             log.by(&session.user_id);
         }
         let (parts, body) = request.into_parts();
@@ -498,7 +549,7 @@ impl Table {
         self.listed.push((method, path));
     }
 
-    fn build(self) -> Router {
+    fn build(self, entrance: Entrance) -> Router {
         let mut paths = matchit::Router::new();
         // Paths that differ only in the names of their parameters are one path with several
         // methods.
@@ -518,7 +569,7 @@ impl Table {
         for (path, endpoints) in self.streamed {
             streamed.insert(path, Methods { path, endpoints }).expect("each of these paths has its handlers from one call");
         }
-        Router { paths, streamed, listed: self.listed }
+        Router { entrance, paths, streamed, listed: self.listed }
     }
 }
 
@@ -549,9 +600,8 @@ fn access_token(headers: &HeaderMap, uri: &Uri) -> Option<String> {
     parameter(uri.query()?, "access_token")
 }
 
-/// Whose request it is, and what its access token is kept as; nobody's where the endpoint is for
-/// all.
-async fn authenticate(hs: &Homeserver, callers: Callers, headers: &HeaderMap, uri: &Uri) -> Result<Option<(Session, [u8; 32])>> {
+/// Whose request it is; nobody's where the endpoint is for all.
+async fn authenticate(hs: &Homeserver, callers: Callers, headers: &HeaderMap, uri: &Uri) -> Result<Option<LoggedIn>> {
     if callers == Callers::All {
         return Ok(None);
     }
@@ -559,10 +609,11 @@ async fn authenticate(hs: &Homeserver, callers: Callers, headers: &HeaderMap, ur
     let since = hs.users.read_since();
     let session = tables::ACCESS_TOKENS.get(hs.store(), &token).await?.ok_or_else(Error::unknown_token)?;
     hs.users.found(since, &session.user_id, session.user);
-    if callers == Callers::Users && hs.is_guest(session.user).await? {
+    let is_guest = hs.is_guest(session.user).await?;
+    if callers == Callers::Users && is_guest {
         return Err(Error::guest_access_forbidden("Guest access not allowed: register an account"));
     }
-    Ok(Some((session, token)))
+    Ok(Some(LoggedIn { session, is_guest, token }))
 }
 
 fn parse<R: IncomingRequest>(incoming: &Incoming) -> Result<R> {

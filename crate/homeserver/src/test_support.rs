@@ -241,9 +241,14 @@ impl TestServer {
 
     /// As [`Self::start`], with any request.
     pub fn start_request(&self, request: http::Request<Body>) -> impl Future<Output = Answer> + use<> {
+        self.start_at(Entrance::Client, request)
+    }
+
+    /// As [`Self::start_request`], at any entrance.
+    pub fn start_at(&self, entrance: Entrance, request: http::Request<Body>) -> impl Future<Output = Answer> + use<> {
         let hs = self.hs.clone();
         async move {
-            let response = hs.handle(Entrance::Client, request).await;
+            let response = hs.handle(entrance, request).await;
             let (parts, body) = response.into_parts();
             let body = body.read(usize::MAX).await.expect("an answer does not break off");
             Answer { status: parts.status.as_u16(), body: serde_json::from_slice(&body).unwrap_or(Value::Null), headers: parts.headers }

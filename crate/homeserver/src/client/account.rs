@@ -16,8 +16,7 @@ use serde_json::json;
 
 /// `GET /_matrix/client/v3/account/whoami`
 pub async fn whoami(call: UserCall, _: Own<whoami::Request>) -> Result<Json> {
-    let is_guest = call.hs.is_guest(call.session.user).await?;
-    Ok(Json::of(&json!({ "user_id": call.session.user_id, "device_id": call.session.device, "is_guest": is_guest })))
+    Ok(Json::of(&json!({ "user_id": call.session.user_id, "device_id": call.session.device, "is_guest": call.is_guest() })))
 }
 
 /// `POST /_matrix/client/v3/account/password`

@@ -40,7 +40,7 @@ pub async fn delete(call: UserCall, request: delete_alias::v3::Request) -> Resul
 /// readable.
 pub async fn of_room(call: UserCall, request: room_aliases::v3::Request) -> Result<room_aliases::v3::Response> {
     let hs = &call.hs;
-    let (room, until) = super::state::readable(hs, &call.session, &request.room_id).await?;
+    let (room, until) = hs.readable(call.requester(), &request.room_id).await?;
     if until.is_some() {
         return Err(Error::forbidden("You are no longer in this room"));
     }

@@ -1,18 +1,15 @@
 //! Reading a room's history: messages, context, single events (Client-Server API, "Getting events
 //! for a room").
 
-use super::{
-    state::{readable, readable_state},
-    wire::{Json, Own, ReadMessages},
-};
+use super::wire::{Json, Own, ReadMessages};
 use crate::{
     error::{Error, Result},
     homeserver::Homeserver,
     position::Position,
+    requester::Requester,
     room::{Event, Format, NodeId, Related, RoomInfo, Viewer, Wanted, state_tree::Part},
     router::UserCall,
     sync::filter::{self, Facts},
-    tables::Session,
     time_slice::TimeSlice,
 };
 use ephapse_events::StateKey;
@@ -63,9 +60,9 @@ fn boundary(hs: &Homeserver, token: Option<&str>, otherwise: Position) -> Result
 /// `GET /rooms/{roomId}/messages`
 pub async fn messages(call: UserCall, ReadMessages(request): ReadMessages) -> Result<Json> {
     let hs = &call.hs;
-    let (room, root) = readable_state(hs, &call.session, &request.room_id).await?;
+    let (room, root) = hs.readable_state(call.requester(), &request.room_id).await?;
     let related = related(&call, &request.filter).await?;
-    let mut viewer = Viewer::new(hs, &room, call.session.user).await?;
+    let mut viewer = Viewer::new(hs, &room, call.requester()).await?;
     let (direction, start, range) = match request.dir {
         Dir::Forward => {
             let from = boundary(hs, request.from.as_deref(), Position::MIN)?;
@@ -91,8 +88,8 @@ pub async fn messages(call: UserCall, ReadMessages(request): ReadMessages) -> Re
         // Also where the filter lets nothing through, or this was the last: a client that finds
         // none takes its page for the whole history.
         end: (page.read || page.more).then(|| hs.token(page.end)),
-        chunk: hs.timeline_events(&room, &page.events, &call.session, Format::Whole, &viewer).await?,
-        state: hs.client_events(&room, &members, &call.session, Format::Whole).await?,
+        chunk: hs.timeline_events(&room, &page.events, call.requester(), Format::Whole, &viewer).await?,
+        state: hs.client_events(&room, &members, call.requester(), Format::Whole).await?,
     }))
 }
 
@@ -140,10 +137,10 @@ async fn state_for(hs: &Homeserver, room: &RoomInfo, state: NodeId, shown: &[Rc<
     Ok(hs.events_at(room.nid, &positions).await?.into_iter().flatten().collect())
 }
 
-/// An event of a room, if the user may see it.
-async fn seen_event(hs: &Homeserver, session: &Session, room: &Rc<RoomInfo>, id: &EventId) -> Result<Option<(Viewer, Rc<Event>)>> {
+/// An event of a room, if who asks may see it.
+async fn seen_event(hs: &Homeserver, requester: Requester<'_>, room: &Rc<RoomInfo>, id: &EventId) -> Result<Option<(Viewer, Rc<Event>)>> {
     let Some(event) = hs.event_by_id(room.nid, id).await? else { return Ok(None) };
-    let mut viewer = Viewer::new(hs, room, session.user).await?;
+    let mut viewer = Viewer::new(hs, room, requester).await?;
     Ok(if viewer.sees(hs, &event).await? { Some((viewer, event)) } else { None })
 }
 
@@ -151,16 +148,16 @@ fn unseen() -> Error {
     Error::not_found("Event not found, or you are not allowed to see it")
 }
 
-/// An event that the user may see.
+/// An event that who asks may see.
 ///
 /// # Errors
 /// 403 M_FORBIDDEN where nothing of the room is theirs to read; else 404 M_NOT_FOUND, whether the
 /// event is hidden from them or not there.
-pub async fn visible_event(hs: &Homeserver, session: &Session, room: &RoomId, id: &EventId) -> Result<(Rc<RoomInfo>, Viewer, Rc<Event>)> {
+pub async fn visible_event(hs: &Homeserver, requester: Requester<'_>, room: &RoomId, id: &EventId) -> Result<(Rc<RoomInfo>, Viewer, Rc<Event>)> {
     let room = hs.room_for(room).await?;
-    match seen_event(hs, session, &room, id).await? {
+    match seen_event(hs, requester, &room, id).await? {
         Some((viewer, event)) => Ok((room, viewer, event)),
-        None => Err(readable(hs, session, &room.id).await.err().unwrap_or_else(unseen)),
+        None => Err(hs.readable(requester, &room.id).await.err().map_or_else(unseen, Error::from)),
     }
 }
 
@@ -170,15 +167,15 @@ pub async fn event(call: UserCall, request: get_room_event::v3::Request) -> Resu
     // "The event was not found or you do not have permission to read this event": here a stranger
     // to the room is told no more.
     let room = hs.room(&request.room_id).await?.ok_or_else(unseen)?;
-    let (viewer, event) = seen_event(hs, &call.session, &room, &request.event_id).await?.ok_or_else(unseen)?;
-    let written = hs.timeline_events(&room, std::slice::from_ref(&event), &call.session, Format::Whole, &viewer).await?.pop();
+    let (viewer, event) = seen_event(hs, call.requester(), &room, &request.event_id).await?.ok_or_else(unseen)?;
+    let written = hs.timeline_events(&room, std::slice::from_ref(&event), call.requester(), Format::Whole, &viewer).await?.pop();
     Ok(get_room_event::v3::Response::new(written.ok_or_else(|| event.damaged(&room.id, "it cannot be serialized"))?))
 }
 
 /// `GET /rooms/{roomId}/context/{eventId}`
 pub async fn context(call: UserCall, Own(request): Own<get_context::v3::Request>) -> Result<Json> {
     let hs = &call.hs;
-    let (room, mut viewer, event) = visible_event(hs, &call.session, &request.room_id, &request.event_id).await?;
+    let (room, mut viewer, event) = visible_event(hs, call.requester(), &request.room_id, &request.event_id).await?;
     let related = related(&call, &request.filter).await?;
     let limit = limit(request.limit);
     let before_it = Position(event.position.0 - 1);
@@ -202,9 +199,9 @@ pub async fn context(call: UserCall, Own(request): Own<get_context::v3::Request>
     Ok(Json::of(&Context {
         start: hs.token(if before.end == Position::MIN { Position(0) } else { before.end }),
         end: hs.token(if after.end == Position::MAX { hs.positions.newest() } else { after.end }),
-        event: hs.timeline_events(&room, &[event], &call.session, Format::Whole, &viewer).await?.pop(),
-        events_before: hs.timeline_events(&room, &before.events, &call.session, Format::Whole, &viewer).await?,
-        events_after: hs.timeline_events(&room, &after.events, &call.session, Format::Whole, &viewer).await?,
-        state: hs.client_events(&room, &state, &call.session, Format::Whole).await?,
+        event: hs.timeline_events(&room, &[event], call.requester(), Format::Whole, &viewer).await?.pop(),
+        events_before: hs.timeline_events(&room, &before.events, call.requester(), Format::Whole, &viewer).await?,
+        events_after: hs.timeline_events(&room, &after.events, call.requester(), Format::Whole, &viewer).await?,
+        state: hs.client_events(&room, &state, call.requester(), Format::Whole).await?,
     }))
 }

@@ -34,7 +34,6 @@ mod typing;
 mod versions;
 mod wire;
 
-pub use state::readable;
 pub use versions::with_stable_names;
 
 use crate::{

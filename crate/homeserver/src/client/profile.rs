@@ -29,7 +29,7 @@ pub async fn get_field(call: Call, Own(request): Own<get_profile_field::Request>
 
 /// `PUT /_matrix/client/v3/profile/{userId}/{keyName}`
 pub async fn set_field(call: UserCall, request: SetProfileField) -> Result<set_profile_field::Response> {
-    let field = own_field(&call, &request.user_id, request.field.clone()).await?;
+    let field = own_field(&call, &request.user_id, request.field.clone())?;
     let value = request.value.ok_or_else(|| Error::missing_param(format!("Missing parameter {}", request.field)))?;
     profiles::set(&call.hs, call.raw.generation, call.session.user, field, Some(value)).await?;
     Ok(set_profile_field::Response::new())
@@ -37,19 +37,19 @@ pub async fn set_field(call: UserCall, request: SetProfileField) -> Result<set_p
 
 /// `DELETE /_matrix/client/v3/profile/{userId}/{keyName}`
 pub async fn delete_field(call: UserCall, request: delete_profile_field::Request) -> Result<delete_profile_field::Response> {
-    let field = own_field(&call, &request.user_id, request.field.to_string()).await?;
+    let field = own_field(&call, &request.user_id, request.field.to_string())?;
     profiles::set(&call.hs, call.raw.generation, call.session.user, field, None).await?;
     Ok(delete_profile_field::Response::new())
 }
 
 /// A field that the caller may change: one of their own. "Guest users may only modify their display
 /// name."
-async fn own_field(call: &UserCall, user: &UserId, field: String) -> Result<FieldName> {
+fn own_field(call: &UserCall, user: &UserId, field: String) -> Result<FieldName> {
     if user != call.session.user_id {
         return Err(Error::forbidden("You can only change your own profile"));
     }
     let field = FieldName::parse(field)?;
-    if !field.is_display_name() && call.hs.is_guest(call.session.user).await? {
+    if !field.is_display_name() && call.is_guest() {
         return Err(Error::guest_access_forbidden("Guests can only set a display name"));
     }
     Ok(field)

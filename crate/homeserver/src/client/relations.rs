@@ -115,7 +115,7 @@ endpoint!(
 
 async fn find(call: &UserCall, criteria: Criteria) -> Result<Found> {
     let hs = &call.hs;
-    let (room, mut viewer, parent) = visible_event(hs, &call.session, &criteria.room_id, &criteria.event_id).await?;
+    let (room, mut viewer, parent) = visible_event(hs, call.requester(), &criteria.room_id, &criteria.event_id).await?;
     let limit = criteria.limit.map_or(DEFAULT_PAGE, |limit| usize::try_from(u64::from(limit)).unwrap_or(LARGEST_PAGE).clamp(1, LARGEST_PAGE));
     let from = criteria.from.as_deref().map(|token| hs.position_of(token)).transpose()?.flatten();
     let to = criteria.to.as_deref().map(|token| hs.position_of(token)).transpose()?.flatten();
@@ -152,7 +152,7 @@ async fn find(call: &UserCall, criteria: Criteria) -> Result<Found> {
         (!unread.is_over).then(|| unread.boundary())
     };
     Ok(Found {
-        chunk: hs.timeline_events(&room, &found, &call.session, Format::Whole, &viewer).await?,
+        chunk: hs.timeline_events(&room, &found, call.requester(), Format::Whole, &viewer).await?,
         next_batch: next.map(|position| hs.token(position)),
         prev_batch: criteria.from.clone(),
         recursion_depth: criteria.recurse.then(|| UInt::try_from(DEPTH).expect("a small number")),

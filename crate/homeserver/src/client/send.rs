@@ -128,7 +128,7 @@ async fn may_redact(call: &UserCall, room: &Rc<RoomInfo>, target: &EventId) -> R
         Some(event) if event.pdu.event_type == TimelineEventType::RoomServerAcl => Err(Error::forbidden("Cannot redact m.room.server_acl events")),
         Some(event) if event.pdu.sender == *user || may_redact_others => Ok(()),
         None if may_redact_others => Ok(()),
-        Some(event) if Viewer::new(hs, room, call.session.user).await?.sees(hs, &event).await? => {
+        Some(event) if Viewer::new(hs, room, call.requester()).await?.sees(hs, &event).await? => {
             Err(Error::forbidden("You don't have permission to redact events of other users"))
         }
         _ => Err(Error::not_found("Event not found, or you are not allowed to see it")),

@@ -9,20 +9,18 @@ use crate::{
     aliases,
     damaged::LeaveOut,
     error::{Error, Result},
-    homeserver::Homeserver,
-    position::Position,
-    room::{Draft, Event, NodeId, RoomInfo, Stop, Viewer, Write, state_tree::Part},
+    room::{Draft, Event, NodeId, Stop, Viewer, Write, state_tree::Part},
     router::UserCall,
-    tables::{self, MembershipKind, Session},
+    tables::{self, MembershipKind},
 };
 use ephapse_store::Direction;
 use ruma::{
-    OwnedUserId, RoomId,
+    OwnedUserId,
     api::client::{
         membership::{get_member_events, joined_members, joined_rooms},
         state::{get_state_event_for_key, get_state_events, send_state_event},
     },
-    events::{StateEventType, TimelineEventType, room::history_visibility::HistoryVisibility},
+    events::{StateEventType, TimelineEventType},
 };
 use serde::{Deserialize, Serialize};
 use std::{collections::BTreeMap, rc::Rc};
@@ -30,61 +28,14 @@ use std::{collections::BTreeMap, rc::Rc};
 /// How many members one answer lists at most.
 const MEMBERS_LISTED: usize = 100_000;
 
-impl Homeserver {
-    /// A room that a client names: 403 M_FORBIDDEN when there is none, as when the user is not in
-    /// it.
-    pub async fn room_for(&self, id: &RoomId) -> Result<Rc<RoomInfo>> {
-        self.room(id).await?.ok_or_else(|| Error::forbidden("You are not in this room"))
-    }
-}
-
-/// A room and the root of the state that a user may read: the current one for members and where
-/// everybody may read, that of the departure for others.
-pub async fn readable_state(hs: &Homeserver, session: &Session, room_id: &RoomId) -> Result<(Rc<RoomInfo>, NodeId)> {
-    let (room, until) = readable(hs, session, room_id).await?;
-    let root = match until {
-        // The departure may have come without an event of its own, by a fork that was decided
-        // against the user.
-        Some(left) => hs.event_at(room.nid, left).await?.room_state,
-        None => NodeId(hs.room_head(room.nid).await?.state),
-    };
-    Ok((room, root))
-}
-
-/// A room that a user may read, and until when: where they left it, unless they are in it or
-/// everybody may read it. Who has forgotten it was never in it.
-pub async fn readable(hs: &Homeserver, session: &Session, room_id: &RoomId) -> Result<(Rc<RoomInfo>, Option<Position>)> {
-    let room = hs.room_for(room_id).await?;
-    let membership = tables::MEMBERSHIPS.get(hs.store(), &(session.user, room.nid)).await?.filter(|membership| !membership.forgotten);
-    match membership {
-        Some(membership) if membership.kind == MembershipKind::Join => Ok((room, None)),
-        _ if is_world_readable(hs, &room).await? => Ok((room, None)),
-        // Also who is invited again or knocks was once in it.
-        Some(membership) if membership.ever_joined => Ok((room, Some(membership.last_left.unwrap_or(membership.position)))),
-        _ => Err(Error::forbidden("You are not in this room")),
-    }
-}
-
-async fn is_world_readable(hs: &Homeserver, room: &RoomInfo) -> Result<bool> {
-    #[derive(Deserialize)]
-    struct Content {
-        history_visibility: HistoryVisibility,
-    }
-    let head = hs.room_head(room.nid).await?;
-    let Some(position) = head.history_visibility else { return Ok(false) };
-    let event = hs.event_at(room.nid, position).await?;
-    let content: Option<Content> = serde_json::from_str(event.pdu.content.get()).ok();
-    Ok(content.is_some_and(|content| content.history_visibility == HistoryVisibility::WorldReadable))
-}
-
 /// `GET /rooms/{roomId}/state`
 pub async fn all(call: UserCall, request: get_state_events::v3::Request) -> Result<get_state_events::v3::Response> {
     let hs = &call.hs;
-    let (room, root) = readable_state(hs, &call.session, &request.room_id).await?;
+    let (room, root) = hs.readable_state(call.requester(), &request.room_id).await?;
     let mut positions: Vec<_> = hs.state_entries(room.nid, root, Part::All).await?.into_iter().map(|(_, position)| position).collect();
     positions.sort_unstable();
     let events: Vec<_> = hs.events_at(room.nid, &positions).await?.into_iter().flatten().collect();
-    let events = hs.client_events(&room, &events, &call.session, crate::room::Format::Whole).await?;
+    let events = hs.client_events(&room, &events, call.requester(), crate::room::Format::Whole).await?;
     Ok(get_state_events::v3::Response::new(events))
 }
 
@@ -92,16 +43,16 @@ pub async fn all(call: UserCall, request: get_state_events::v3::Request) -> Resu
 /// `?format=event`.
 pub async fn one(call: UserCall, request: get_state_event_for_key::v3::Request) -> Result<get_state_event_for_key::v3::Response> {
     let hs = &call.hs;
-    let (room, root) = readable_state(hs, &call.session, &request.room_id).await?;
+    let (room, root) = hs.readable_state(call.requester(), &request.room_id).await?;
     let event = hs.state_event(room.nid, root, (request.event_type, request.state_key)).await?;
     let event = event.ok_or_else(|| Error::not_found("State event not found"))?;
     let answer = match request.format {
         get_state_event_for_key::v3::StateEventFormat::Event => {
-            let written: ruma::serde::Raw<ruma::events::AnyStateEvent> = hs.client_event(&room, &event, &call.session).await?;
+            let written: ruma::serde::Raw<ruma::events::AnyStateEvent> = hs.client_event(&room, &event, call.requester()).await?;
             written.into_json()
         }
         _ => {
-            let served = hs.served(std::slice::from_ref(&event), &call.session).await?;
+            let served = hs.served(std::slice::from_ref(&event), call.requester()).await?;
             served.first().ok_or_else(|| event.damaged(&room.id, "it cannot be redacted"))?.pdu.content.clone()
         }
     };
@@ -159,7 +110,7 @@ pub(super) fn set_already(write: &Write<'_>, draft: &Draft) -> Result<Option<Rc<
 /// the latest, and nobody those of a time whose history is not theirs to see.
 pub async fn members(call: UserCall, request: get_member_events::v3::Request) -> Result<get_member_events::v3::Response> {
     let hs = &call.hs;
-    let (room, until) = readable(hs, &call.session, &request.room_id).await?;
+    let (room, until) = hs.readable(call.requester(), &request.room_id).await?;
     let at = request.at.as_deref().map(|token| hs.position_of(token)).transpose()?.flatten();
     let head = hs.room_head(room.nid).await?;
     let root = match at.into_iter().chain(until).min() {
@@ -167,7 +118,7 @@ pub async fn members(call: UserCall, request: get_member_events::v3::Request) ->
         None => NodeId(head.state),
     };
     if let Some(position) = at.filter(|at| until.is_none_or(|until| *at < until)) {
-        let mut viewer = Viewer::new(hs, &room, call.session.user).await?;
+        let mut viewer = Viewer::new(hs, &room, call.requester()).await?;
         if !viewer.sees_state(hs, root, position).await? {
             return Err(Error::forbidden("You are not allowed to see the members of this room at that time"));
         }
@@ -183,7 +134,7 @@ pub async fn members(call: UserCall, request: get_member_events::v3::Request) ->
         // "The two parameters create an 'or' condition."
         is.into_iter().chain(is_not).reduce(|is, is_not| is || is_not).unwrap_or(true)
     });
-    let chunk = hs.client_events(&room, &events, &call.session, crate::room::Format::Whole).await?;
+    let chunk = hs.client_events(&room, &events, call.requester(), crate::room::Format::Whole).await?;
     Ok(get_member_events::v3::Response::new(chunk))
 }
 

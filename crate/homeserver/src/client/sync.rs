@@ -27,7 +27,8 @@ pub async fn sync_events(call: UserCall, Own(request): Own<Request>) -> Result<J
     let since = token.map(|token| token.position.max(Position(0)));
     let filter = hs.filter(call.session.user, call.raw.parameter("filter")).await?;
     let wants_presence = hs.config.presence && sync::wants_presence(&filter);
-    let ask = SyncRequest { session: call.session, filter, since, full_state: request.full_state, state_after: request.use_state_after };
+    let is_guest = call.is_guest();
+    let ask = SyncRequest { session: call.session, is_guest, filter, since, full_state: request.full_state, state_after: request.use_state_after };
     let deadline = hs.host.now() + request.timeout.unwrap_or_default().min(hs.config.longest_sync).as_millis() as u64;
     // Whoever syncs is there, until the answer leaves.
     let _attendance = call.hs.attend(&ask.session, kind_of(&request.set_presence)?).await?;

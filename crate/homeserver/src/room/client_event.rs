@@ -6,7 +6,8 @@ use crate::{
     damaged::{Damaged, LeaveOut},
     homeserver::Homeserver,
     position::Position,
-    tables::{MembershipKind, Session},
+    requester::Requester,
+    tables::MembershipKind,
 };
 use ephapse_events::json::{MAX_DEPTH, READERS_MAX_DEPTH};
 use ruma::{
@@ -67,7 +68,7 @@ struct Unsigned<'a> {
 /// For whom and how events are written.
 #[derive(Clone, Copy)]
 struct Reader<'a> {
-    session: &'a Session,
+    requester: Requester<'a>,
     format: Format,
     /// Whose eyes judged the events, where somebody's did.
     viewer: Option<&'a Viewer>,
@@ -85,42 +86,42 @@ pub enum Format {
 }
 
 impl Homeserver {
-    /// Events as the session's device sees them, but for damaged ones.
-    pub async fn client_events<T>(&self, room: &RoomInfo, events: &[Rc<Event>], session: &Session, format: Format) -> Result<Vec<Raw<T>>> {
-        self.write_events(room, events, session, format, None).await
+    /// Events as who asks sees them, but for damaged ones.
+    pub async fn client_events<T>(&self, room: &RoomInfo, events: &[Rc<Event>], requester: Requester<'_>, format: Format) -> Result<Vec<Raw<T>>> {
+        self.write_events(room, events, requester, format, None).await
     }
 
-    /// Events of a timeline as the session's device sees them, with the membership of its user at
+    /// Events of a timeline as who asks sees them, with the membership of a user at
     /// those that `viewer` has judged; elsewhere it would have to be read first, and "they MAY omit
     /// it".
     pub async fn timeline_events<T>(
         &self,
         room: &RoomInfo,
         events: &[Rc<Event>],
-        session: &Session,
+        requester: Requester<'_>,
         format: Format,
         viewer: &Viewer,
     ) -> Result<Vec<Raw<T>>> {
-        self.write_events(room, events, session, format, Some(viewer)).await
+        self.write_events(room, events, requester, format, Some(viewer)).await
     }
 
     async fn write_events<T>(
         &self,
         room: &RoomInfo,
         events: &[Rc<Event>],
-        session: &Session,
+        requester: Requester<'_>,
         format: Format,
         viewer: Option<&Viewer>,
     ) -> Result<Vec<Raw<T>>> {
-        let events = self.served(events, session).await?;
+        let events = self.served(events, requester).await?;
         let mut positions: Vec<Position> = events.iter().flat_map(|event| event.replaces.into_iter().chain(event.redacted_by)).collect();
         positions.sort_unstable();
         positions.dedup();
         let others: Vec<Rc<Event>> = self.events_at(room.nid, &positions).await?.into_iter().flatten().collect();
-        let others = self.served(&others, session).await?;
+        let others = self.served(&others, requester).await?;
         let others: HashMap<Position, Rc<Event>> = others.iter().map(|event| (event.position, event.clone())).collect();
         let replaced: Vec<Rc<Event>> = events.iter().filter_map(|event| others.get(&event.replaces?).cloned()).collect();
-        let reader = Reader { session, format, viewer, replaced: &self.shown(room, replaced, session).await? };
+        let reader = Reader { requester, format, viewer, replaced: &self.shown(room, replaced, requester).await? };
         let mut written = Vec::with_capacity(events.len());
         let mut portions = Portions::new(&*self.host);
         for event in events.iter() {
@@ -130,18 +131,18 @@ impl Homeserver {
         Ok(written)
     }
 
-    /// Those of `events` that the session's user sees.
-    async fn shown(&self, room: &RoomInfo, events: Vec<Rc<Event>>, session: &Session) -> Result<HashSet<Position>> {
+    /// Those of `events` that who asks sees.
+    async fn shown(&self, room: &RoomInfo, events: Vec<Rc<Event>>, requester: Requester<'_>) -> Result<HashSet<Position>> {
         if events.is_empty() {
             return Ok(HashSet::new());
         }
-        let mut viewer = Viewer::new(self, &self.room_by_nid(room.nid).await?, session.user).await?;
+        let mut viewer = Viewer::new(self, &self.room_by_nid(room.nid).await?, requester).await?;
         Ok(viewer.visible(self, events).await?.iter().map(|event| event.position).collect())
     }
 
-    /// One event as the session's device sees it.
-    pub async fn client_event<T>(&self, room: &RoomInfo, event: &Rc<Event>, session: &Session) -> Result<Raw<T>> {
-        let mut written = self.client_events(room, std::slice::from_ref(event), session, Format::Whole).await?;
+    /// One event as who asks sees it.
+    pub async fn client_event<T>(&self, room: &RoomInfo, event: &Rc<Event>, requester: Requester<'_>) -> Result<Raw<T>> {
+        let mut written = self.client_events(room, std::slice::from_ref(event), requester, Format::Whole).await?;
         written.pop().ok_or_else(|| event.damaged(&room.id, "it cannot be serialized").into())
     }
 
@@ -152,7 +153,7 @@ impl Homeserver {
         others: &HashMap<Position, Rc<Event>>,
         reader: Reader<'_>,
     ) -> Result<Box<RawValue>, Damaged> {
-        let Reader { session, format, viewer, replaced: seen } = reader;
+        let Reader { requester, format, viewer, replaced: seen } = reader;
         let pdu = &event.pdu;
         let replaced = event.replaces.and_then(|position| others.get(&position));
         // "Only returned if [...] the client has permission to see the previous event."
@@ -161,8 +162,8 @@ impl Homeserver {
             Some(redaction) => Some(self.write_event(room, redaction, &HashMap::new(), Reader { format: Format::Whole, viewer: None, ..reader })?),
             None => None,
         };
-        let own = pdu.sender == session.user_id;
-        let transaction = event.transaction.as_ref().filter(|(device, _)| own && *device == session.device);
+        let own = requester.session().filter(|session| session.user_id == pdu.sender);
+        let transaction = event.transaction.as_ref().filter(|(device, _)| own.is_some_and(|session| session.device == *device));
         let written = ClientEvent {
             content: content(event).map_err(|error| event.damaged(&room.id, error))?,
             event_id: &pdu.event_id,

@@ -6,13 +6,7 @@
 //! works, and a client that is told of no encryption would not encrypt.
 
 use super::{error::Result, event::Event, state_tree::NodeId, visibility::Viewer};
-use crate::{
-    damaged::LeaveOut,
-    homeserver::Homeserver,
-    position::Position,
-    tables::{RoomNid, Session},
-    time_slice::TimeSlice,
-};
+use crate::{damaged::LeaveOut, homeserver::Homeserver, position::Position, requester::Requester, tables::RoomNid, time_slice::TimeSlice};
 use ephapse_events::StateKey;
 use ruma::UserId;
 use std::{
@@ -23,9 +17,9 @@ use std::{
 };
 
 impl Homeserver {
-    /// Events of one room as the session's user is served them, but for damaged ones. Where nobody
+    /// Events of one room as who asks is served them, but for damaged ones. Where nobody
     /// wanted theirs erased, as they are.
-    pub async fn served<'a>(&self, events: &'a [Rc<Event>], session: &Session) -> Result<Cow<'a, [Rc<Event>]>> {
+    pub async fn served<'a>(&self, events: &'a [Rc<Event>], requester: Requester<'_>) -> Result<Cow<'a, [Rc<Event>]>> {
         let Some(first) = events.first().filter(|_| self.users.erased.may_be()) else { return Ok(Cow::Borrowed(events)) };
         let erased = self.erased_of(events).await?;
         if erased.is_empty() {
@@ -34,7 +28,7 @@ impl Homeserver {
         let room = self.room_by_nid(first.room).await?;
         let theirs: Vec<Rc<Event>> = events.iter().filter(|event| erased.contains(&*event.pdu.sender)).cloned().collect();
         let state = self.still_state(room.nid, &theirs).await?;
-        let mut viewer = Viewer::new(self, &room, session.user).await?;
+        let mut viewer = Viewer::new(self, &room, requester).await?;
         let slice = TimeSlice::new(&*self.host);
         let mut copies: HashMap<Position, Option<Rc<Event>>> = HashMap::new();
         for event in theirs.iter().filter(|event| !state.contains(&event.position)) {

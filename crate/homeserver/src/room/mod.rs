@@ -5,6 +5,7 @@
 //! turns a decision into one batch, `build` makes local events, `receive` checks remote ones, and
 //! both enter by `append`.
 
+mod access;
 mod append;
 mod build;
 mod client_event;

@@ -1,4 +1,4 @@
-//! What a user sees of a timeline, judged at the event by one function, everywhere: by the
+//! What somebody sees of a timeline, judged at the event by one function, everywhere: by the
 //! history's visibility (Client-Server API, "Room History Visibility"), and nothing of those whom
 //! the user ignores ("Ignoring Users"), but for state events, which make the room what it is.
 
@@ -6,7 +6,8 @@ use super::{error::Result, event::Event, rooms::RoomInfo, state_tree::NodeId};
 use crate::{
     homeserver::Homeserver,
     position::Position,
-    tables::{self, Membership, MembershipKind, UserNid},
+    requester::Requester,
+    tables::{self, Membership, MembershipKind},
     time_slice::TimeSlice,
 };
 use ephapse_events::StateKey;
@@ -39,7 +40,7 @@ struct AtState {
     membership: Option<MembershipKind>,
 }
 
-/// One user's eyes on one room.
+/// Somebody's eyes on one room.
 pub struct Viewer {
     room: Rc<RoomInfo>,
     user: Option<OwnedUserId>,
@@ -51,10 +52,16 @@ pub struct Viewer {
 }
 
 impl Viewer {
-    /// The eyes of a user of this server.
-    pub async fn new(hs: &Homeserver, room: &Rc<RoomInfo>, user: UserNid) -> Result<Self> {
-        let membership = tables::MEMBERSHIPS.get(hs.store(), &(user, room.nid)).await?;
-        Ok(Self::of(room, hs.user_id(user).await?, membership, hs.ignored_by(user).await?))
+    /// The eyes of who asks.
+    pub async fn new(hs: &Homeserver, room: &Rc<RoomInfo>, requester: Requester<'_>) -> Result<Self> {
+        match requester {
+            Requester::User(session) | Requester::Guest(session) => {
+                let membership = tables::MEMBERSHIPS.get(hs.store(), &(session.user, room.nid)).await?;
+                Ok(Self::of(room, session.user_id.clone(), membership, hs.ignored_by(session.user).await?))
+            }
+            // It sees what everybody sees: what else a server may see follows from its members.
+            Requester::Server(_) => Ok(Self { room: room.clone(), user: None, membership: None, ignored: Rc::default(), states: HashMap::new() }),
+        }
     }
 
     /// The eyes of a user whose part in the room has been read already, and whom they ignore. Who

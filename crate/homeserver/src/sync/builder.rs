@@ -14,6 +14,7 @@ use crate::{
     homeserver::Homeserver,
     position::Position,
     push::{PUSH_RULES, user_rules},
+    requester::Requester,
     room::{Related, RoomInfo, membership_of},
     tables::{self, AccountData, Json, Membership, MembershipKind, RoomNid, Session},
     time_slice::TimeSlice,
@@ -39,6 +40,8 @@ const BATCH: usize = 16;
 pub struct SyncRequest {
     /// Who asks, from which device.
     pub session: Session,
+    /// Whether it is a guest's.
+    pub is_guest: bool,
     /// What of it the client wants.
     pub filter: Definition,
     /// What the client has; `None`: nothing.
@@ -47,6 +50,13 @@ pub struct SyncRequest {
     pub full_state: bool,
     /// The state as of the end of the timeline instead of its start.
     pub state_after: bool,
+}
+
+impl SyncRequest {
+    /// Who asks.
+    pub(super) fn requester(&self) -> Requester<'_> {
+        Requester::local(&self.session, self.is_guest)
+    }
 }
 
 /// What one sync answers, from one position to another.

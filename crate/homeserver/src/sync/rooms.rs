@@ -428,7 +428,7 @@ impl SyncBuilder<'_> {
     async fn write<T>(&self, room: &RoomInfo, events: &[Rc<Event>], viewer: Option<&Viewer>) -> Result<Vec<Raw<T>>> {
         let written: Vec<Raw<T>> = if self.ask.filter.event_format == EventFormat::Federation {
             let mut written = Vec::with_capacity(events.len());
-            for event in self.hs.served(events, &self.ask.session).await?.iter() {
+            for event in self.hs.served(events, self.ask.requester()).await?.iter() {
                 let json = serde_json::from_slice::<Box<RawValue>>(&event.pdu.json).map_err(|error| event.damaged(&room.id, error));
                 written.extend(json.leave_out()?.map(Raw::from_json));
                 self.slice.check().await;
@@ -436,8 +436,8 @@ impl SyncBuilder<'_> {
             written
         } else {
             match viewer {
-                Some(viewer) => self.hs.timeline_events(room, events, &self.ask.session, Format::InRoom, viewer).await?,
-                None => self.hs.client_events(room, events, &self.ask.session, Format::InRoom).await?,
+                Some(viewer) => self.hs.timeline_events(room, events, self.ask.requester(), Format::InRoom, viewer).await?,
+                None => self.hs.client_events(room, events, self.ask.requester(), Format::InRoom).await?,
             }
         };
         let Some(fields) = &self.fields else { return Ok(written) };

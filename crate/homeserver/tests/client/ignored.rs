@@ -6,6 +6,7 @@ use crate::{
     rooms::{room, send},
     support::{TestServer, TestUser},
 };
+use ephapse_homeserver::Entrance;
 use serde_json::{Value, json};
 
 /// Every `GET` of a room's events, with its parameters filled in; one that is new is in it.
@@ -15,7 +16,7 @@ pub fn gets(server: &TestServer, room: &str, event: &str) -> Vec<String> {
         let kind = if path.contains("/relations/") { "m.room.message" } else { "m.room.topic" };
         path.replace("{event_type}", kind)
     };
-    let endpoints = server.hs.endpoints().iter().filter(|(method, path)| method == "GET" && path.contains("/rooms/{room_id}/"));
+    let endpoints = server.hs.endpoints(Entrance::Client).iter().filter(|(method, path)| method == "GET" && path.contains("/rooms/{room_id}/"));
     let gets: Vec<String> = endpoints.filter(|(_, path)| !path.contains("{user_id}")).map(|(_, path)| filled(path)).collect();
     assert!(gets.len() >= 20 && gets.iter().all(|path| !path.contains('{')), "{gets:?}");
     gets

@@ -13,6 +13,7 @@ mod damaged;
 mod device_lists;
 mod devices;
 mod endpoints;
+mod entrances;
 mod erasure;
 mod errors;
 mod failures;

@@ -191,20 +191,22 @@ struct GivenUp;
 /// Has the homeserver answer.
 async fn answer(serving: Serving, request: Request<Incoming>, place: Rc<Place>, running: watch::Receiver<bool>) -> Result<Response<Body>, GivenUp> {
     let Serving { homeserver, room } = serving;
-    let logged = Logged::new(&homeserver, &request);
-    let streams = homeserver.takes_stream(request.method(), request.uri().path());
+    // Clients and other servers come in by the same port.
+    let entrance = Entrance::of_path(request.uri().path());
+    let logged = Logged::new(&homeserver, entrance, &request);
+    let streams = homeserver.takes_stream(entrance, request.method(), request.uri().path());
     let incomplete = Rc::new(Incomplete::new(if streams { room.share_of_stream() } else { room.share() }));
     let request = request.map(|body| Body::stream(RequestBody::new(body, running.clone(), incomplete.clone())));
     if matches!(*request.method(), Method::GET | Method::HEAD | Method::OPTIONS) {
         // When the client goes away hyper drops this future, and with it a sync that is held for
         // nobody.
-        return Ok(logged.answered(homeserver.handle(Entrance::Client, request).await));
+        return Ok(logged.answered(homeserver.handle(entrance, request).await));
     }
     // What was begun is finished, whether the client waits for it or not. Until then it counts as a
     // connection, so that clients that send and go away do not have more under way than those that
     // wait.
     let handler = spawn_local(async move {
-        let response = logged.answered(homeserver.handle(Entrance::Client, request).await);
+        let response = logged.answered(homeserver.handle(entrance, request).await);
         drop((running, place));
         if incomplete.is_unanswered() { Err(GivenUp) } else { Ok(response) }
     });

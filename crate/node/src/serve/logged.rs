@@ -1,7 +1,7 @@
 //! What `--log debug` says of a request: a line with its method, its endpoint's path, the status,
 //! and how long it took. Of whom and of what it was about, and with which token, it says nothing.
 
-use ephapse_homeserver::Homeserver;
+use ephapse_homeserver::{Entrance, Homeserver};
 use http::{Method, Request, Response, StatusCode};
 use tokio::time::Instant;
 
@@ -17,10 +17,10 @@ struct LoggedRequest {
 
 impl Logged {
     /// A request that arrived just now.
-    pub fn new<B>(homeserver: &Homeserver, request: &Request<B>) -> Self {
+    pub fn new<B>(homeserver: &Homeserver, entrance: Entrance, request: &Request<B>) -> Self {
         let asked = || LoggedRequest {
             method: known(request.method()),
-            endpoint: homeserver.endpoint_of(request.uri().path()).unwrap_or("(no such endpoint)"),
+            endpoint: homeserver.endpoint_of(entrance, request.uri().path()).unwrap_or("(no such endpoint)"),
             began: Instant::now(),
         };
         Self(tracing::enabled!(tracing::Level::DEBUG).then(asked))
