@@ -147,7 +147,7 @@ impl Departing {
             messages.forget(tx);
             keys.forget(tx);
             tables::ACCESS_TOKENS.delete(tx, &device.token);
-            tables::TRANSACTIONS.delete_all(tx, &(self.user, id.clone()));
+            tables::ANSWERED_REQUESTS.delete_all(tx, &(self.user, id.clone()));
             tables::DEVICES.delete(tx, &(self.user, id));
         }
     }

@@ -217,7 +217,7 @@ impl Homeserver {
         self.watch_presence();
         let hs = self.clone();
         self.host.spawn(Box::pin(async move {
-            if let Err(error) = hs.forget_old_transactions().await {
+            if let Err(error) = hs.forget_old_answers().await {
                 tracing::warn!("could not delete old transaction ids: {error}");
             }
             if let Err(error) = hs.forget_ended_sessions().await {

@@ -32,7 +32,7 @@ pub enum LockKey {
     /// A chunk of files, and who uses it.
     Chunk([u8; 32]),
     /// One request of a client that must happen once: user, device, method and path.
-    Transaction(String),
+    TxnId(String),
 }
 
 /// Locks by key; a lock nobody holds or waits for takes no memory after the next clean-up.

@@ -107,10 +107,10 @@ pub const ROOM_ACCOUNT_DATA: Table<(RoomNid, UserNid), ()> = Table::new(0x4c, "u
 /// Uploaded filters.
 pub const FILTERS: Table<(UserNid, String), Json> = Table::new(0x45, "filters");
 /// Requests that were answered, by user, device, method and path with its transaction id.
-pub const TRANSACTIONS: Table<(UserNid, OwnedDeviceId, String), Transaction> = Table::new(0x46, "transactions");
+pub const ANSWERED_REQUESTS: Table<(UserNid, OwnedDeviceId, String), AnsweredRequest> = Table::new(0x46, "answered requests");
 /// When requests were answered, so that old ones can be dropped: `(time in ms, user, device,
 /// request)`.
-pub const TRANSACTIONS_BY_TIME: Table<(u64, UserNid, OwnedDeviceId, String), ()> = Table::new(0x47, "transactions by time");
+pub const ANSWERED_REQUESTS_BY_TIME: Table<(u64, UserNid, OwnedDeviceId, String), ()> = Table::new(0x47, "answered requests by time");
 /// User-interactive sessions under way, by their id.
 pub const INTERACTIVE_SESSIONS: Table<String, InteractiveSession> = Table::new(0x48, "user-interactive sessions");
 /// What was registered through a user-interactive session, for as long as there is one.

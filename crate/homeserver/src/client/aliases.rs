@@ -1,6 +1,6 @@
 //! Room aliases of this server (Client-Server API, "Room aliases").
 
-use super::transaction;
+use super::answered;
 use crate::{
     aliases::{self, Refused},
     error::{Error, Result},
@@ -28,9 +28,9 @@ pub async fn get(call: Call, request: get_alias::v3::Request) -> Result<get_alia
 
 /// `DELETE /directory/room/{alias}`
 pub async fn delete(call: UserCall, request: delete_alias::v3::Request) -> Result<delete_alias::v3::Response> {
-    let remember = |tx: &mut Tx| transaction::remember(&call, tx, None);
+    let remember = |tx: &mut Tx| answered::remember(&call, tx, None);
     match aliases::delete(&call.hs, call.raw.generation, &call.session, &request.room_alias, &remember).await {
-        Err(Failure::Refused(Refused::NotFound(_))) if transaction::is_repeated(&call).await? => {}
+        Err(Failure::Refused(Refused::NotFound(_))) if answered::is_repeated(&call).await? => {}
         deleted => deleted?,
     }
     Ok(delete_alias::v3::Response::new())

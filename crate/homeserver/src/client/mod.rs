@@ -4,6 +4,7 @@
 mod account;
 mod account_data;
 mod aliases;
+mod answered;
 mod capabilities;
 mod create_room;
 mod cross_signing;
@@ -29,7 +30,6 @@ mod shared_secret;
 mod state;
 mod sync;
 mod to_device;
-pub mod transaction;
 mod typing;
 mod versions;
 mod wire;
@@ -76,7 +76,7 @@ pub fn routes(table: &mut Table) {
     table.user(membership::invite).user(membership::kick).user(membership::ban).user(membership::unban);
     table.guest(state::all).guest(state::one).guest(state::put);
     table.guest(state::members).user(state::joined_members).user(state::joined_rooms);
-    table.guest(send::message).user(send::redact).user(send::message_without_transaction).user(send::redact_without_transaction);
+    table.guest(send::message).user(send::redact).user(send::message_without_txn_id).user(send::redact_without_txn_id);
     table.guest(messages::messages).guest(messages::context).guest(messages::event);
     table.guest_many(to_device::send);
     table.guest_many(keys::upload).guest_many(keys::query).guest_many(keys::claim).user(keys::changes);

@@ -1,7 +1,7 @@
 //! Each user's push rules (Client-Server API, Push Rules: API).
 
 use super::{
-    transaction,
+    answered,
     wire::{Json as Answer, Own, RulesOfKind, SetPushRule},
 };
 use crate::{
@@ -67,9 +67,9 @@ pub async fn set(call: UserCall, request: SetPushRule) -> Result<set_pushrule::R
 
 /// `DELETE /_matrix/client/v3/pushrules/global/{kind}/{ruleId}`
 pub async fn delete(call: UserCall, request: delete_pushrule::Request) -> Result<delete_pushrule::Response> {
-    let remember = |tx: &mut _| transaction::remember(&call, tx, None);
+    let remember = |tx: &mut _| answered::remember(&call, tx, None);
     match user_rules::delete(&call.hs, call.raw.generation, own(&call), request.kind, &request.rule_id, remember).await {
-        Err(Failure::Refused(Refused::NotFound)) if transaction::is_repeated(&call).await? => {}
+        Err(Failure::Refused(Refused::NotFound)) if answered::is_repeated(&call).await? => {}
         deleted => deleted?,
     }
     Ok(delete_pushrule::Response::new())

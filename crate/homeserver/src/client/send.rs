@@ -1,15 +1,16 @@
 //! Sending: messages and redactions (Client-Server API, "Sending events to a room", "Redactions").
 
 use super::{
+    answered::{self, NewRequest, Request},
     content,
     receipts::joined_room,
-    transaction::{self, First, Once},
-    wire::WithoutTransaction,
+    wire::WithoutTxnId,
 };
 use crate::{
     error::{Error, Result},
     room::{Draft, RoomInfo, Stop, Viewer},
     router::UserCall,
+    tables::AnsweredRequest,
 };
 use ruma::{
     CanonicalJsonObject, CanonicalJsonValue, EventId, OwnedEventId,
@@ -20,48 +21,43 @@ use std::rc::Rc;
 
 /// `PUT /rooms/{roomId}/send/{eventType}/{txnId}`
 pub async fn message(call: UserCall, request: send_message_event::v3::Request) -> Result<send_message_event::v3::Response> {
-    let once = match transaction::begin(&call).await? {
-        First::Again(answered) => return Ok(send_message_event::v3::Response::new(event_of(answered)?)),
-        First::Now(once) => once,
+    let new = match answered::look_up(&call, &request.txn_id).await? {
+        Request::Answered(answered) => return Ok(send_message_event::v3::Response::new(event_of(answered)?)),
+        Request::New(new) => new,
     };
-    let transaction = request.txn_id.to_string();
-    send_message(&call, request, Some((&once, transaction))).await
+    send_message(&call, request, Some(&new)).await
 }
 
 /// `POST /rooms/{roomId}/send/{eventType}`: as clients of before r0 sent it. Sent again, it is
 /// another event.
-pub async fn message_without_transaction(
+pub async fn message_without_txn_id(
     call: UserCall,
-    WithoutTransaction(request): WithoutTransaction<send_message_event::v3::Request>,
+    WithoutTxnId(request): WithoutTxnId<send_message_event::v3::Request>,
 ) -> Result<send_message_event::v3::Response> {
     send_message(&call, request, None).await
 }
 
 /// `PUT /rooms/{roomId}/redact/{eventId}/{txnId}`
 pub async fn redact(call: UserCall, request: redact_event::v3::Request) -> Result<redact_event::v3::Response> {
-    let once = match transaction::begin(&call).await? {
-        First::Again(answered) => return Ok(redact_event::v3::Response::new(event_of(answered)?)),
-        First::Now(once) => once,
+    let new = match answered::look_up(&call, &request.txn_id).await? {
+        Request::Answered(answered) => return Ok(redact_event::v3::Response::new(event_of(answered)?)),
+        Request::New(new) => new,
     };
-    let transaction = request.txn_id.to_string();
-    send_redaction(&call, request, Some((&once, transaction))).await
+    send_redaction(&call, request, Some(&new)).await
 }
 
 /// `POST /rooms/{roomId}/redact/{eventId}`: as clients of before r0 sent it.
-pub async fn redact_without_transaction(
+pub async fn redact_without_txn_id(
     call: UserCall,
-    WithoutTransaction(request): WithoutTransaction<redact_event::v3::Request>,
+    WithoutTxnId(request): WithoutTxnId<redact_event::v3::Request>,
 ) -> Result<redact_event::v3::Response> {
     send_redaction(&call, request, None).await
 }
 
-/// What keeps an event from being sent twice, and its transaction id.
-type Transaction<'a> = Option<(&'a Once, String)>;
-
 async fn send_message(
     call: &UserCall,
     request: send_message_event::v3::Request,
-    transaction: Transaction<'_>,
+    new: Option<&NewRequest>,
 ) -> Result<send_message_event::v3::Response> {
     let room = call.hs.room_for(&request.room_id).await?;
     let mut draft = Draft::message(call.session.user_id.clone(), request.event_type.into(), content(request.body.json().get(), &room.rules)?);
@@ -70,34 +66,33 @@ async fn send_message(
         may_redact(call, &room, &target).await?;
         draft.redacts = Some(target);
     }
-    Ok(send_message_event::v3::Response::new(send(call, &room, draft, transaction).await?))
+    Ok(send_message_event::v3::Response::new(send(call, &room, draft, new).await?))
 }
 
-async fn send_redaction(call: &UserCall, request: redact_event::v3::Request, transaction: Transaction<'_>) -> Result<redact_event::v3::Response> {
+async fn send_redaction(call: &UserCall, request: redact_event::v3::Request, new: Option<&NewRequest>) -> Result<redact_event::v3::Response> {
     let room = call.hs.room_for(&request.room_id).await?;
     may_redact(call, &room, &request.event_id).await?;
     let content: CanonicalJsonObject = request.reason.map(|reason| ("reason".to_owned(), CanonicalJsonValue::String(reason))).into_iter().collect();
     let mut draft = Draft::message(call.session.user_id.clone(), TimelineEventType::RoomRedaction, content);
     draft.redacts = Some(request.event_id);
-    Ok(redact_event::v3::Response::new(send(call, &room, draft, transaction).await?))
+    Ok(redact_event::v3::Response::new(send(call, &room, draft, new).await?))
 }
 
-/// The event and the memory of its transaction in one batch.
-async fn send(call: &UserCall, room: &Rc<RoomInfo>, mut draft: Draft, transaction: Transaction<'_>) -> Result<OwnedEventId> {
-    let (once, id) = transaction.unzip();
-    draft.transaction = id.map(|id| (call.session.device.clone(), id));
+/// The event, and where the request has a transaction id its answer, in one batch.
+async fn send(call: &UserCall, room: &Rc<RoomInfo>, mut draft: Draft, new: Option<&NewRequest>) -> Result<OwnedEventId> {
+    draft.txn_id = new.map(|new| (call.session.device.clone(), new.txn_id.clone()));
     call.hs.active(&call.session).await?;
     let event = call.hs.write_room(room, call.raw.generation, |write| {
         let event = write.send(draft.clone())?;
-        if let Some(once) = once {
-            once.done(call, write.tx, Some(event.pdu.event_id.clone()));
+        if let Some(new) = new {
+            new.remember(call, write.tx, Some(event.pdu.event_id.clone()));
         }
         Ok::<_, Stop>(event)
     });
     Ok(event.await?.pdu.event_id.clone())
 }
 
-fn event_of(answered: crate::tables::Transaction) -> Result<OwnedEventId> {
+fn event_of(answered: AnsweredRequest) -> Result<OwnedEventId> {
     answered.event_id.ok_or_else(|| Error::Internal("a stored send response has no event id".to_owned()))
 }
 

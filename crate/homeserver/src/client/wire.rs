@@ -380,10 +380,10 @@ impl IncomingRequest for RulesOfKind {
 
 /// A request of ruma's without the transaction id at the end of its path, as clients of before r0
 /// sent it with POST.
-pub struct WithoutTransaction<R>(pub R);
+pub struct WithoutTxnId<R>(pub R);
 
 metadata! {
-    @for WithoutTransaction<send_message_event::v3::Request>,
+    @for WithoutTxnId<send_message_event::v3::Request>,
     method: POST,
     rate_limited: false,
     authentication: AccessToken,
@@ -394,7 +394,7 @@ metadata! {
 }
 
 metadata! {
-    @for WithoutTransaction<redact_event::v3::Request>,
+    @for WithoutTxnId<redact_event::v3::Request>,
     method: POST,
     rate_limited: false,
     authentication: AccessToken,
@@ -404,7 +404,7 @@ metadata! {
     }
 }
 
-impl<R: IncomingRequest> IncomingRequest for WithoutTransaction<R>
+impl<R: IncomingRequest> IncomingRequest for WithoutTxnId<R>
 where
     Self: Metadata,
 {

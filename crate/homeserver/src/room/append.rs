@@ -37,15 +37,13 @@ const MAX_EXTREMITIES: usize = 64;
 /// the place of.
 const MAX_UNACCEPTED_ANCESTORS: usize = 256;
 
-/// What is known of an event beside what it says.
+/// What the auth rules say of an event.
 #[derive(Debug, Default)]
 pub struct Verdict {
     /// Why the auth rules reject it.
     pub rejected: Option<String>,
     /// Whether it passes before its own state, but not in the current one.
     pub soft_failed: bool,
-    /// The device and transaction id it was sent with.
-    pub transaction: Option<(OwnedDeviceId, String)>,
 }
 
 /// A user whose membership changes.
@@ -57,8 +55,9 @@ struct MembershipChange {
 }
 
 impl Write<'_> {
-    /// Adds an event whose parents' state resolves to `before`.
-    pub(super) fn append(&mut self, pdu: Pdu, before: NodeId, verdict: Verdict) -> Result<Rc<Event>, Stop> {
+    /// Adds an event whose parents' state resolves to `before`. `txn_id` is the device and the
+    /// transaction id it was sent with.
+    pub(super) fn append(&mut self, pdu: Pdu, before: NodeId, verdict: Verdict, txn_id: Option<(OwnedDeviceId, String)>) -> Result<Rc<Event>, Stop> {
         let position = self.next_position();
         let key = pdu.key().filter(|_| verdict.rejected.is_none());
         let mut after = before;
@@ -80,7 +79,7 @@ impl Write<'_> {
             state_before: before,
             state_after: after,
             room_state: after,
-            transaction: verdict.transaction,
+            txn_id,
             replaces,
             redacted_by: None,
         };

@@ -38,14 +38,14 @@ pub struct Draft {
     /// events the content never says so by itself.
     pub authorised_via: Option<OwnedUserId>,
     /// The device and transaction id it came with.
-    pub transaction: Option<(OwnedDeviceId, String)>,
+    pub txn_id: Option<(OwnedDeviceId, String)>,
 }
 
 impl Draft {
     /// A message-like event.
     pub fn message(sender: OwnedUserId, event_type: TimelineEventType, content: impl Into<JsonObject>) -> Self {
         let content = content.into();
-        Self { sender, event_type, state_key: None, content, redacts: None, authorised_via: None, transaction: None }
+        Self { sender, event_type, state_key: None, content, redacts: None, authorised_via: None, txn_id: None }
     }
 
     /// A state event.
@@ -82,7 +82,7 @@ impl Write<'_> {
         // Asked before anything is signed, so that what has to be read for it is; said only to
         // those who may send the event at all.
         let refused = self.relation_refused(&draft)?.or(self.invite_refused(&draft)?).or(self.guest_refused(&draft, before)?);
-        let transaction = draft.transaction.take();
+        let txn_id = draft.txn_id.take();
         draft.content = Draft::without_vouching(&draft.event_type, draft.content);
         if let Some(user) = draft.authorised_via.take() {
             draft.content.insert(AUTHORISED_VIA.to_owned(), CanonicalJsonValue::String(user.to_string()));
@@ -107,7 +107,7 @@ impl Write<'_> {
         if let Some(refused) = refused {
             return Err(refused.into());
         }
-        self.append(pdu, before, Verdict { transaction, ..Verdict::default() })
+        self.append(pdu, before, Verdict::default(), txn_id)
     }
 
     /// Power levels of the wrong shape are the client's mistake, and not a matter of what its user

@@ -163,7 +163,7 @@ impl Homeserver {
             None => None,
         };
         let own = requester.session().filter(|session| session.user_id == pdu.sender);
-        let transaction = event.transaction.as_ref().filter(|(device, _)| own.is_some_and(|session| session.device == *device));
+        let txn_id = event.txn_id.as_ref().filter(|(device, _)| own.is_some_and(|session| session.device == *device));
         let written = ClientEvent {
             content: content(event).map_err(|error| event.damaged(&room.id, error))?,
             event_id: &pdu.event_id,
@@ -180,7 +180,7 @@ impl Homeserver {
                 prev_sender: previous.map(|event| &*event.pdu.sender),
                 replaces_state: replaced.map(|event| &*event.pdu.event_id),
                 redacted_because,
-                transaction_id: transaction.map(|(_, id)| id.as_str()),
+                transaction_id: txn_id.map(|(_, id)| id.as_str()),
                 membership: viewer.and_then(|viewer| viewer.membership_at(event)).map(MembershipKind::as_str),
             },
         };

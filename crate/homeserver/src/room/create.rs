@@ -99,7 +99,7 @@ impl Write<'_> {
         if let Err(reason) = self.check_by_auth_events(&create)? {
             return Err(Refused::Malformed(reason).into());
         }
-        self.append(create, NodeId::EMPTY, Verdict::default())?;
+        self.append(create, NodeId::EMPTY, Verdict::default(), None)?;
         Ok(())
     }
 }

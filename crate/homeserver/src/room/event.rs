@@ -33,7 +33,7 @@ pub struct Event {
     /// The room's state once it had arrived: not the state after it where the room was forked.
     pub room_state: NodeId,
     /// The device and transaction id it was sent with.
-    pub transaction: Option<(OwnedDeviceId, String)>,
+    pub txn_id: Option<(OwnedDeviceId, String)>,
     /// The state event that it replaced.
     pub replaces: Option<Position>,
     /// The redaction that took its content away.
@@ -56,7 +56,7 @@ impl Event {
             state_before,
             state_after,
             room_state: record.room_state.map_or(state_after, NodeId),
-            transaction: record.transaction,
+            txn_id: record.txn_id,
             replaces: record.replaces,
             redacted_by: record.redacted_by,
         })
@@ -72,7 +72,7 @@ impl Event {
             state_before: self.state_before.0,
             state_after: (self.state_after != self.state_before).then_some(self.state_after.0),
             room_state: (self.room_state != self.state_after).then_some(self.room_state.0),
-            transaction: self.transaction.clone(),
+            txn_id: self.txn_id.clone(),
             replaces: self.replaces,
             redacted_by: self.redacted_by,
             auth_depth: self.pdu.auth_depth,

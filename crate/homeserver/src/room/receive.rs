@@ -47,7 +47,7 @@ impl Write<'_> {
             verdict.soft_failed = true;
         }
         let pdu = Pdu { rejected: verdict.rejected.is_some(), ..pdu };
-        let event = self.append(pdu, before, verdict)?;
+        let event = self.append(pdu, before, verdict, None)?;
         self.redact_if_asked_before(&event)?;
         self.relate_those_before(&event)?;
         Ok(event)

@@ -226,7 +226,7 @@ pub struct EventRecord {
     /// room was forked.
     pub room_state: Option<[u8; 16]>,
     /// The device and transaction id it was sent with.
-    pub transaction: Option<(OwnedDeviceId, String)>,
+    pub txn_id: Option<(OwnedDeviceId, String)>,
     /// The state event that it replaced.
     pub replaces: Option<Position>,
     /// The redaction that took its content away.
@@ -387,7 +387,7 @@ pub struct AccountData {
 
 /// What a request with a transaction id was answered.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Transaction {
+pub struct AnsweredRequest {
     /// The event it made, if it made one.
     pub event_id: Option<OwnedEventId>,
     /// When, in ms.
