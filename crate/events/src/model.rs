@@ -346,11 +346,11 @@ impl Model {
             let event = state.get(&key).cloned();
             resolution.add_unconflicted(key, event);
         }
-        for (id, behind) in missing.citing {
+        for (id, known) in missing.citing {
             let all: Vec<_> = self.citing.get(&id).into_iter().flatten().rev().cloned().collect();
             // Small pages, so that tests turn them.
-            let page: Vec<_> = all[behind..].iter().take(behind.max(2)).cloned().collect();
-            let is_all = behind + page.len() == all.len();
+            let page: Vec<_> = all[known..].iter().take(known.max(2)).cloned().collect();
+            let is_all = known + page.len() == all.len();
             resolution.add_citing(id, page, is_all);
         }
     }

@@ -4,7 +4,7 @@
 //! Positions of a room's events that were fetched from before its start are negative. A token is a
 //! position and the node's instance id, `s<position>_<instance>`, and means the same after any
 //! restart. That of a sync that had no room for every to-device message has the number of the first
-//! one left behind it, `s<position>_<instance>_<number>`.
+//! one left after it, `s<position>_<instance>_<number>`.
 
 use ephapse_store::KeyPart;
 use serde::{Deserialize, Serialize};
@@ -45,13 +45,13 @@ impl KeyPart for Position {
 #[derive(Debug, Default)]
 pub struct Positions {
     given: Cell<i64>,
-    /// Not known after a failed write: what was behind the last durable one is gone, and no client
+    /// Not known after a failed write: what came after the last durable one is gone, and no client
     /// may hold a token of it.
     newest: Cell<Option<i64>>,
 }
 
 impl Positions {
-    /// Goes on behind `newest`, the last position that is stored.
+    /// Goes on after `newest`, the last position that is stored.
     pub fn starting_after(newest: Position) -> Self {
         Self { given: Cell::new(newest.0), newest: Cell::new(Some(newest.0)) }
     }

@@ -166,7 +166,7 @@ impl<'de> Visitor<'de> for At<'_> {
     }
 }
 
-/// A name behind the first `depth` parts: those of the paths that go on with it.
+/// A name after the first `depth` parts: those of the paths that go on with it.
 struct Key<'a> {
     paths: &'a [Path],
     depth: usize,

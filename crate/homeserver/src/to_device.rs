@@ -1,7 +1,7 @@
 //! Send-to-device messaging (Client-Server API, Send-to-Device messaging): each device has a queue,
 //! a subject of the stream `to_device`.
 //!
-//! A message counts as delivered when the device syncs with a `since` at or behind the message's
+//! A message counts as delivered when the device syncs with a `since` at or after the message's
 //! position; until then every sync with an older `since` gets it again. A sync shows 100 at most.
 //! When there are more, its `next_batch` says which message is the first that it did not show.
 
@@ -206,7 +206,7 @@ pub struct Pending {
     pub next: Option<u64>,
 }
 
-/// The messages that wait for a session's device behind `since` and up to `to`, which will be that
+/// The messages that wait for a session's device after `since` and up to `to`, which will be that
 /// sync's `next_batch`: in order, 100 at most, the same again for the same `since`. Those that
 /// `since` says were seen have arrived and are deleted; where that is refused, as by a full store,
 /// they are passed over next time too.
@@ -220,7 +220,7 @@ pub async fn pending(hs: &Homeserver, session: &Session, since: Option<Token>, t
         let mut arrived = None;
         let mut goes_on = page.len() == PAGE;
         for entry in &page {
-            // One that is damaged goes when one behind it has arrived.
+            // One that is damaged goes when one after it has arrived.
             let Some(message) = Waiting::read(entry, session).leave_out()? else { continue };
             if since.is_some_and(|since| message.is_seen(since)) {
                 arrived = Some(entry);

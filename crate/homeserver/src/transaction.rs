@@ -79,7 +79,7 @@ pub struct Tx {
     staged: Staged,
     /// The last position given before.
     base: Position,
-    /// What becomes visible, at the positions behind `base`.
+    /// What becomes visible, at the positions after `base`.
     changes: Vec<Change>,
     then: Vec<Then>,
 }
@@ -143,7 +143,7 @@ pub(crate) struct Writes {
 impl Writes {
     fn add(&self, written: Written) {
         let before = self.last.replace(Some(written));
-        // One that still waits takes along what is behind it when it fails.
+        // One that still waits takes along what came after it when it fails.
         if let Some(Err(error)) = before.and_then(Written::now_or_never) {
             self.lost.borrow_mut().get_or_insert(error);
         }

@@ -42,7 +42,7 @@ impl Users {
         Ok(tables::USERS.last_key(store, &()).await?.unwrap_or(0))
     }
 
-    /// Forgets everything; new numbers go on behind those given.
+    /// Forgets everything; new numbers go on after those given.
     pub(crate) fn forget_all(&self) {
         self.by_id.clear();
         self.by_nid.clear();

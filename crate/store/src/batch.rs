@@ -53,7 +53,7 @@ impl Batch {
         self.ops.push(op);
     }
 
-    /// Adds all changes of `other` behind these.
+    /// Adds all changes of `other` after these.
     pub fn append(&mut self, other: Batch) {
         self.ops.extend(other.ops);
         self.generation = match (self.generation, other.generation) {

@@ -32,7 +32,7 @@ pub trait Chunks {
     fn delete(&self, ids: Vec<ChunkId>) -> LocalBoxFuture<'static, Result<(), StoreError>>;
 
     /// Bytes of all chunks: those of [`crate::Stats::bytes_stored`] that are not the map's.
-    /// Natively they are counted behind the opening, before the first write of a chunk.
+    /// Natively they are counted after the opening, before the first write of a chunk.
     fn bytes(&self) -> u64;
 }
 

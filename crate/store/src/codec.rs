@@ -1,4 +1,4 @@
-//! How batches are written into a log: one behind the other, each as the number of its operations
+//! How batches are written into a log: one after the other, each as the number of its operations
 //! and the operations.
 //!
 //! Numbers are LEB128. Byte strings carry their length. Nothing that is read back is trusted:

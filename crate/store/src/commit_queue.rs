@@ -39,7 +39,7 @@ pub(crate) struct CommitQueue {
     durable: Vec<Batch>,
     immutable: Option<ImmutableMemtable>,
     pending: Vec<PendingCommit>,
-    /// While a group is written: who waits for it and for nothing behind it.
+    /// While a group is written: who waits for it and for nothing after it.
     in_flight: Option<Vec<Completion>>,
     generation: u64,
     /// Why nothing can be written any more.
@@ -195,7 +195,7 @@ impl CommitQueue {
         group.into_iter().map(|pending| pending.completion).chain(self.in_flight.take().unwrap_or_default()).collect()
     }
 
-    /// Takes reads back to what is durable, and returns what had been submitted behind the group
+    /// Takes reads back to what is durable, and returns what had been submitted after the group
     /// that failed.
     pub(crate) fn roll_back(&mut self) -> Vec<PendingCommit> {
         self.immutable = self.immutable.take().filter(|immutable| immutable.last_record.is_some());
@@ -211,7 +211,7 @@ impl CommitQueue {
     }
 }
 
-/// Appends the batches of a group to `out`, one behind the other.
+/// Appends the batches of a group to `out`, one after the other.
 pub(crate) fn encode_group(out: &mut Vec<u8>, group: &[PendingCommit]) {
     group.iter().filter(|pending| !pending.batch.is_empty()).for_each(|pending| encode_batch(out, &pending.batch));
 }

@@ -329,14 +329,14 @@ pub async fn rolls_back_failed_writes<G: Storage>(fresh: impl AsyncFn() -> G, sc
                 assert_eq!(dump(&store).await.as_ref(), Ok(&model), "{place}");
                 continue;
             }
-            let behind = store.commit(Batch::since(generation));
+            let later = store.commit(Batch::since(generation));
             let result = if let Some(done) = at_once { done } else { mine.await };
             match result {
                 Ok(()) => apply(&mut model, batch),
                 Err(error) => {
                     assert_eq!(error, made_up(), "{place}");
                     assert_eq!(store.generation(), generation + 1, "{place}");
-                    assert!(behind.await.is_err() || batch.is_empty(), "{place}: a batch behind it was not refused");
+                    assert!(later.await.is_err() || batch.is_empty(), "{place}: a batch after it was not refused");
                     let mut late = Batch::since(generation);
                     late.put("late", "late");
                     assert_eq!(store.commit(late).await, Err(StoreError::RolledBack), "{place}");

@@ -172,7 +172,7 @@ pub enum StoreError {
         /// How that was found.
         reason: String,
     },
-    /// A log has damage with acknowledged records behind it.
+    /// A log has damage with acknowledged records after it.
     #[error(
         "{} is damaged at byte {offset} ({reason}): stop the server, and put a backup of the directory in its place; \
          or, to go on without the part of the log that begins there: truncate -s {keep} '{}'",
@@ -186,7 +186,7 @@ pub enum StoreError {
         /// How that was found.
         reason: String,
         /// The file that has to be cut for the log to end in front of the damage; of what comes
-        /// behind it nothing can be kept.
+        /// after it nothing can be kept.
         cut: PathBuf,
         /// How many of its bytes can be kept.
         keep: u64,

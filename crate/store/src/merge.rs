@@ -16,7 +16,7 @@ type Entries<'a, E> = Box<dyn Iterator<Item = Result<Entry, E>> + 'a>;
 pub(crate) struct Source<'a, E> {
     /// The next entry.
     head: Option<Result<Entry, E>>,
-    /// Those behind it.
+    /// Those after it.
     entries: Entries<'a, E>,
     /// The entries of a part of the source's range.
     part: Box<dyn Fn(Range<Vec<u8>>) -> Entries<'a, E> + 'a>,
@@ -69,7 +69,7 @@ impl<'a, E: 'a> Merge<'a, E> {
     }
 
     /// The source that comes next, which is the newest of those at the first key, and the one
-    /// behind it.
+    /// after it.
     fn next_source(&mut self) -> Option<Result<(usize, Option<usize>), E>> {
         // Neighbours in key often come from one source, which is then compared with one other.
         if let Some((age, other)) = self.front

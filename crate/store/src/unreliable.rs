@@ -167,8 +167,8 @@ impl Inner {
             Err(error) => {
                 self.visible = self.durable.clone();
                 self.generation += 1;
-                let behind = self.waiting.drain(..).map(|waiting| (waiting.completion, Err(StoreError::RolledBack)));
-                std::iter::once((next.completion, Err(error))).chain(behind).collect()
+                let later = self.waiting.drain(..).map(|waiting| (waiting.completion, Err(StoreError::RolledBack)));
+                std::iter::once((next.completion, Err(error))).chain(later).collect()
             }
         }
     }

@@ -11,7 +11,7 @@
 //!   ([`Subject::deliver`]). What it has not acknowledged it gets again, after a crash too, and
 //!   later each time. So it gets every entry at least once.
 //! - An entry that is delivered too often without an acknowledgement becomes a dead letter. It stays
-//!   to be seen ([`Streams::status`]), and those behind it follow.
+//!   to be seen ([`Streams::status`]), and those after it follow.
 //! - An entry goes when all consumers have acknowledged it, or when a limit is reached
 //!   ([`Retention`], [`Limits`], [`WhenFull`]).
 //! - Entries of a subject are numbered one by one. No number is given twice, even when a subject was
@@ -138,7 +138,7 @@ pub struct Stream {
     /// Its name; the subjects' keys begin with it. It has no `/`, and stays as it is once something
     /// was appended.
     pub name: &'static str,
-    /// Who consumes it. One that is new to a subject which holds something begins behind its last
+    /// Who consumes it. One that is new to a subject which holds something begins after its last
     /// entry.
     pub consumers: &'static [&'static str],
     /// When entries go.

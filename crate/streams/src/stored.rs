@@ -45,7 +45,7 @@ impl Tables {
 /// A place in a subject: how many entries and bytes lie before it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Offset {
-    /// Entries before it; also the number of the entry behind it.
+    /// Entries before it; also the number of the entry after it.
     pub entries: u64,
     /// Bytes of those entries.
     pub bytes: u64,
@@ -56,7 +56,7 @@ pub struct Offset {
 pub struct Entry {
     /// When it was appended, in ms.
     pub appended: u64,
-    /// The place right behind it.
+    /// The place right after it.
     pub end: Offset,
     /// What was appended.
     #[serde(with = "serde_bytes")]

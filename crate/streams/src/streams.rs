@@ -101,7 +101,7 @@ impl Streams {
     }
 
     /// The names of the subjects that hold something, in their order: at most `limit` of them, and
-    /// only those behind `after`. So a consumer finds after a restart what waits for it.
+    /// only those after `after`. So a consumer finds after a restart what waits for it.
     ///
     /// # Errors
     /// What the store says.
@@ -109,7 +109,7 @@ impl Streams {
         let mut range = heads_of(&self.tables, stream);
         if let Some(after) = after {
             range.start = self.tables.heads.key(&format!("{}/{after}", stream.name));
-            // The first key behind it.
+            // The first key after it.
             range.start.push(0);
         }
         let found = self.tables.heads.scan_range(store.reader(), range, Direction::Forward, limit).await?;
@@ -137,7 +137,7 @@ impl Streams {
                 }
                 let Some((last, _)) = page.last() else { break };
                 from = self.tables.heads.key(last);
-                // The first key behind it.
+                // The first key after it.
                 from.push(0);
             }
         }

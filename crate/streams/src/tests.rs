@@ -150,7 +150,7 @@ fn an_entry_is_delivered_again_later_each_time_then_given_up_and_the_next_one_fo
             next => assert_eq!(bodies(next), [b"good"]),
         }
     }
-    assert_eq!(waits, [100, 200, 400, 800], "the fifth delivery is the last: nothing is waited for behind it");
+    assert_eq!(waits, [100, 200, 400, 800], "the fifth delivery is the last: nothing is waited for after it");
     let status = &node.streams.status()[0];
     assert_eq!((status.dead_letters, status.length, status.consumers[0].lag), (1, 1, 1));
     let dead_letters = &status.newest_dead_letters[0];

@@ -290,7 +290,7 @@ fn up_to_v5_numbers_are_kept_as_python_writes_them() {
     }
 }
 
-/// Up to v5 a depth goes up to 2^63 - 1, and one past 2^53 was refused: the whole room behind it
+/// Up to v5 a depth goes up to 2^63 - 1, and one past 2^53 was refused: the whole room after it
 /// could not be received.
 #[test]
 fn up_to_v5_an_event_may_be_deeper_than_canonical_json_can_say() {

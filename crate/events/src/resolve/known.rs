@@ -35,7 +35,7 @@ pub struct Missing {
     pub events: BTreeSet<OwnedEventId>,
     /// Places in which the states agree: [`add_unconflicted`](super::Resolution::add_unconflicted).
     pub unconflicted: BTreeSet<StateKey>,
-    /// The accepted state events that name an event in their `auth_events`, behind this many of
+    /// The accepted state events that name an event in their `auth_events`, after this many of
     /// them that are known: [`add_citing`](super::Resolution::add_citing). Pages may grow with that
     /// number.
     pub citing: BTreeMap<OwnedEventId, usize>,

@@ -190,7 +190,7 @@ async fn member_who_may_invite(hs: &Homeserver, room: &RoomInfo, levels: &PowerL
         }
         let Some((last, _)) = members.last() else { break };
         from = tables::MEMBERS.key(last);
-        // The first key behind it.
+        // The first key after it.
         from.push(0);
     }
     Ok(None)

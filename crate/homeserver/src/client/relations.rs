@@ -147,7 +147,7 @@ async fn find(call: &UserCall, criteria: Criteria) -> Result<Found> {
     }
     let next = if found.len() > limit {
         found.truncate(limit);
-        found.last().map(|last| behind(last.position, criteria.dir))
+        found.last().map(|last| after(last.position, criteria.dir))
     } else {
         (!unread.is_over).then(|| unread.boundary())
     };
@@ -201,21 +201,21 @@ impl Unread {
         children.truncate(READ_AT_ONCE);
         if let Some((last, _)) = children.last() {
             match self.dir {
-                Dir::Backward => self.rest.end = behind(*last, self.dir),
-                Dir::Forward => self.rest.start = behind(*last, self.dir),
+                Dir::Backward => self.rest.end = after(*last, self.dir),
+                Dir::Forward => self.rest.start = after(*last, self.dir),
             }
         }
         Ok(children)
     }
 
-    /// The boundary behind the last one that was read.
+    /// The boundary after the last one that was read.
     fn boundary(&self) -> Position {
         if self.dir == Dir::Backward { self.rest.end } else { self.rest.start }
     }
 }
 
-/// The boundary behind an event, in the direction of reading.
-fn behind(position: Position, dir: Dir) -> Position {
+/// The boundary after an event, in the direction of reading.
+fn after(position: Position, dir: Dir) -> Position {
     if dir == Dir::Backward { Position(position.0 - 1) } else { position }
 }
 

@@ -313,7 +313,7 @@ pub struct SetPushRule {
     pub rule: NewRule,
     /// The rule in front of which it goes.
     pub before: Option<String>,
-    /// The rule behind which it goes.
+    /// The rule after which it goes.
     pub after: Option<String>,
 }
 

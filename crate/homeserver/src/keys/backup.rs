@@ -185,14 +185,14 @@ impl<'a> Pages<'a> {
         Self { hs, slice: TimeSlice::new(&*hs.host), rest: Some(tables::BACKED_UP_KEYS.range(part)) }
     }
 
-    /// The next page; `None` behind the last.
+    /// The next page; `None` after the last.
     pub async fn next(&mut self) -> Result<Option<Vec<(Place, BackedUpKey)>>, StoreError> {
         let Some(range) = self.rest.take() else { return Ok(None) };
         let end = range.end.clone();
         let page = tables::BACKED_UP_KEYS.scan_range(self.hs.store(), range, Direction::Forward, SLICE).await?;
         if let Some((last, _)) = page.last().filter(|_| page.len() == SLICE) {
             let mut start = tables::BACKED_UP_KEYS.key(last);
-            // The first key behind it.
+            // The first key after it.
             start.push(0);
             self.rest = Some(start..end);
             self.slice.end().await;

@@ -121,7 +121,7 @@ impl Given {
             }
             counts.one_time.retain(|_, count| *count > 0);
             range.start = tables::ONE_TIME_KEYS.key(&row);
-            // The first key behind it.
+            // The first key after it.
             range.start.push(0);
             self.gone.push((row, id.clone()));
             let damaged = |error| Damaged::new(format!("one-time key {id} of {device} of user number {user}"), error);

@@ -38,7 +38,7 @@ pub struct DeviceLists {
     pub left: Vec<OwnedUserId>,
 }
 
-/// What a user has to know of others' devices behind `since`, of which `listed` is what the list
+/// What a user has to know of others' devices after `since`, of which `listed` is what the list
 /// says.
 pub async fn device_lists(hs: &Homeserver, user: UserNid, since: Position, listed: &Listed) -> Result<DeviceLists> {
     let mut found = Found::default();
@@ -290,7 +290,7 @@ impl Judge<'_> {
             members.extend(found.iter().map(|((_, _, member), _)| *member));
             let Some((last, _)) = found.last().filter(|_| found.len() == page) else { break };
             range.start = tables::MEMBERS.key(last);
-            // The first key behind it.
+            // The first key after it.
             range.start.push(0);
             self.slice.step().await;
         }

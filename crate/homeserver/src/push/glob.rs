@@ -46,8 +46,8 @@ impl Glob {
         let Some(mut end) = first.at(text, 0) else { return false };
         let Some((last, middle)) = rest.split_last() else { return end == text.len() };
         for part in middle {
-            let Some((_, behind)) = part.find(text, end) else { return false };
-            end = behind;
+            let Some((_, end_of_part)) = part.find(text, end) else { return false };
+            end = end_of_part;
         }
         last.start_at_end(text).is_some_and(|start| start >= end)
     }
@@ -63,11 +63,11 @@ impl Glob {
         let Some((last, middle)) = rest.split_last() else {
             return first.find_where(text, 0, |start, end| starts(start, end) && ends(start, end)).is_some();
         };
-        // The first places are the best ones: all that comes behind finds more room.
+        // The first places are the best ones: all that comes after finds more room.
         let Some((_, mut end)) = first.find_where(text, 0, starts) else { return false };
         for part in middle {
-            let Some((_, behind)) = part.find(text, end) else { return false };
-            end = behind;
+            let Some((_, end_of_part)) = part.find(text, end) else { return false };
+            end = end_of_part;
         }
         last.text.is_empty() || last.find_where(text, end, ends).is_some()
     }
@@ -100,7 +100,7 @@ impl Part {
         Some(text.len() - letters.as_str().len())
     }
 
-    /// Where it first is at or behind `from`.
+    /// Where it first is at or after `from`.
     fn find(&self, text: &str, from: usize) -> Option<(usize, usize)> {
         let rest = &text[from..];
         if self.has_any {

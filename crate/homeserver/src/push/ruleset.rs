@@ -115,9 +115,9 @@ impl Rules {
         }
         rules.retain(|known| known.rule_id != rule_id);
         let place = |id: &str| rules.iter().position(|rule| rule.rule_id == id).ok_or(InsertPushRuleError::UnknownRuleId);
-        let behind = after.map(place).transpose()?.map_or(0, |after| after + 1);
-        let at = before.map(place).transpose()?.unwrap_or(behind);
-        if at < behind {
+        let lowest = after.map(place).transpose()?.map_or(0, |after| after + 1);
+        let at = before.map(place).transpose()?.unwrap_or(lowest);
+        if at < lowest {
             return Err(InsertPushRuleError::BeforeHigherThanAfter);
         }
         rules.insert(at, SimplePushRuleInit { actions, default: false, enabled: true, rule_id }.into());

@@ -29,12 +29,12 @@ use std::{
 };
 
 /// More forward extremities than this are not kept, so that nobody can make every send and
-/// resolution slow by forking a room without end. A local event is built on many of them and takes
-/// their place, and so does what other servers build on them.
+/// resolution slow by forking a room without end. A local event is built on many of them and
+/// replaces them, and so does what other servers build on them.
 const MAX_EXTREMITIES: usize = 64;
 
-/// At how many rejected and soft-failed events one looks for the extremities that an event takes
-/// the place of.
+/// At how many rejected and soft-failed events one looks for the extremities that an event
+/// replaces.
 const MAX_UNACCEPTED_ANCESTORS: usize = 256;
 
 /// What the auth rules say of an event.
@@ -120,12 +120,12 @@ impl Write<'_> {
         Ok(Pdu::auth_depth_after(auth_events.iter().map(|event| &*event.pdu)))
     }
 
-    /// Makes the event a forward extremity in place of those before it, and answers the room's
-    /// state then.
+    /// Makes the event a forward extremity in place of those that it replaces, and answers the
+    /// room's state then.
     fn extend(&mut self, event: &Event) -> Result<NodeId, Stop> {
         let pdu = &event.pdu;
-        let before = self.ends_before(pdu)?;
-        self.head.extremities.retain(|extremity| !before.contains(&extremity.event_id));
+        let replaced = self.replaced_by(pdu)?;
+        self.head.extremities.retain(|extremity| !replaced.contains(&extremity.event_id));
         self.head.extremities.push(Extremity {
             event_id: pdu.event_id.clone(),
             position: event.position,
@@ -139,15 +139,15 @@ impl Write<'_> {
         self.resolve(&states)
     }
 
-    /// Where forward extremities may stand that an event takes the place of: among its parents, and
-    /// behind those of them that were rejected or soft-failed, which never took the place of any.
-    fn ends_before(&self, pdu: &Pdu) -> Result<HashSet<OwnedEventId>, Stop> {
-        let is_end = |id: &EventId| self.head.extremities.iter().any(|extremity| extremity.event_id == id);
+    /// The extremities that an event replaces, among other events: its parents, and the parents of
+    /// those of them that were rejected or soft-failed, which never replaced any.
+    fn replaced_by(&self, pdu: &Pdu) -> Result<HashSet<OwnedEventId>, Stop> {
+        let is_extremity = |id: &EventId| self.head.extremities.iter().any(|extremity| extremity.event_id == id);
         let mut reached = HashSet::new();
         let mut rest = VecDeque::from(pdu.prev_events.clone());
         let mut looked_at = 0;
         while let Some(id) = rest.pop_front() {
-            if !is_end(&id) && !reached.contains(&id) && looked_at < MAX_UNACCEPTED_ANCESTORS {
+            if !is_extremity(&id) && !reached.contains(&id) && looked_at < MAX_UNACCEPTED_ANCESTORS {
                 looked_at += 1;
                 let parent = self.event_by_id(&id)?.filter(|parent| !parent.is_accepted());
                 rest.extend(parent.iter().flat_map(|parent| parent.pdu.prev_events.iter().cloned()));
@@ -157,11 +157,10 @@ impl Write<'_> {
         Ok(reached)
     }
 
-    /// Drops the oldest whose state another one has as well, since that changes nothing but the
-    /// graph's shape. If there is none, the newest, an event that forked the room once more, is no
-    /// end of it: nobody undoes what the state has become, such as a ban, by forking the room from
-    /// before it. To other servers it is as if it had not come to its end yet; it enters the state
-    /// with the first event that is built on it and on one of the ends.
+    /// Drops the oldest extremity whose state another one has too, since that changes nothing but
+    /// the graph. Where all states differ, it drops the newest, which forked the room once more: it
+    /// must not push out what made the state, such as a ban. The dropped event enters the state
+    /// with the first event that is built on it and on an extremity.
     fn drop_extremity(&mut self) {
         let extremities = &mut self.head.extremities;
         let twice = (0..extremities.len()).find(|at| extremities[at + 1..].iter().any(|other| other.state == extremities[*at].state));

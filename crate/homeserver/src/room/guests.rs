@@ -100,7 +100,7 @@ impl Homeserver {
             }
             let Some((last, _)) = page.last().filter(|_| page.len() == BATCH) else { break };
             from = tables::MEMBERS.key(last);
-            // The first key behind it.
+            // The first key after it.
             from.push(0);
         }
         let _lock = self.lock(LockKey::Room(room.nid)).await;

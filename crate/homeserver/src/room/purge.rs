@@ -66,7 +66,7 @@ impl Homeserver {
             }
             let Some((last, _)) = page.last().filter(|_| page.len() == BATCH) else { return Ok(true) };
             from = tables::MEMBERS.key(last);
-            // The first key behind it.
+            // The first key after it.
             from.push(0);
             slice.end().await;
         }

@@ -65,7 +65,7 @@ impl Rooms {
         Ok(tables::ROOMS.last_key(store, &()).await?.unwrap_or(0))
     }
 
-    /// Forgets everything in memory; new rooms go on behind the numbers given.
+    /// Forgets everything in memory; new rooms go on after the numbers given.
     pub(crate) fn forget_all(&self) {
         self.by_id.clear();
         self.by_nid.clear();

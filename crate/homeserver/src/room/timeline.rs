@@ -23,9 +23,9 @@ const CHILDREN_AT_MOST: usize = 4_000;
 pub struct Page {
     /// What the user sees, in the direction of reading.
     pub events: Vec<Rc<Event>>,
-    /// The boundary behind the last event that was looked at.
+    /// The boundary after the last event that was looked at.
     pub end: Position,
-    /// Whether there may be more behind it.
+    /// Whether there may be more after it.
     pub more: bool,
     /// Whether any event was looked at, seen or not.
     pub read: bool,
@@ -48,7 +48,7 @@ impl<'a> Reading<'a> {
         Self { hs, room, rest: boundaries, direction, portions: Portions::new(&*hs.host), goes_on: true }
     }
 
-    /// The boundary behind the last event that was read.
+    /// The boundary after the last event that was read.
     pub fn end(&self) -> Position {
         if self.direction == Direction::Forward { self.rest.start } else { self.rest.end }
     }
@@ -114,9 +114,9 @@ impl Homeserver {
                     continue;
                 }
                 if page.events.len() == limit {
-                    // It held more than was asked for: the page ends behind the last event on it.
+                    // It held more than was asked for: the page ends after the last event on it.
                     page.more = true;
-                    page.end = behind(page.events.last().map_or(event.position, |last| last.position), direction);
+                    page.end = after(page.events.last().map_or(event.position, |last| last.position), direction);
                     break;
                 }
                 page.events.push(event);
@@ -134,8 +134,8 @@ fn before(position: Position, direction: Direction) -> Position {
     }
 }
 
-/// The boundary behind it.
-fn behind(position: Position, direction: Direction) -> Position {
+/// The boundary after it.
+fn after(position: Position, direction: Direction) -> Position {
     match direction {
         Direction::Forward => position,
         Direction::Backward => Position(position.0 - 1),

@@ -77,7 +77,7 @@ impl Homeserver {
                     let newer = page.into_iter().filter(|(_, receipt)| receipt.position > since);
                     receipts.extend(newer.map(|((_, user, kind), receipt)| ((user, kind), receipt)));
                     let Some(mut last) = last else { return Ok(receipts) };
-                    // The first key behind it.
+                    // The first key after it.
                     last.push(0);
                     rest.start = last;
                     slice.end().await;

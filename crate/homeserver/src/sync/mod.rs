@@ -50,7 +50,7 @@ pub struct Syncing {
 }
 
 impl Syncing {
-    /// With nothing in memory; behind `changes_floor` every change is listed.
+    /// With nothing in memory; after `changes_floor` every change is listed.
     pub(crate) fn new(changes_floor: Position, reader: &Reader) -> Self {
         Self {
             typing: Typing::default(),

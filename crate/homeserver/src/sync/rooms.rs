@@ -5,7 +5,7 @@
 //! start of the timeline; the timeline does the rest. What changed within the timeline's span but
 //! is not in it (filtered out, not visible, or decided by a fork) goes into `state` too, so that
 //! the client arrives at the room's state; and a timeline whose last word on something is not the
-//! room's begins behind that. `state_after` is the difference to the end of the timeline, whatever
+//! room's begins after that. `state_after` is the difference to the end of the timeline, whatever
 //! the timeline contains.
 
 use super::{
@@ -82,7 +82,7 @@ struct Span<'a> {
 struct TimelineSlice {
     events: Vec<Rc<Event>>,
     limited: bool,
-    /// The boundary that it begins behind.
+    /// The boundary that it begins after.
     start: Position,
     /// Whose eyes judged them.
     viewer: Option<Viewer>,

@@ -26,7 +26,7 @@ const SHARE_PER_ADDRESS: usize = 8;
 const SMALL: usize = 64 << 10;
 
 /// Bytes that are held of a body that is passed on as it comes: what is being stored, and what has
-/// arrived behind it.
+/// arrived after it.
 const STREAMED: usize = 2 << 20;
 
 /// Bytes of all large bodies at a time.

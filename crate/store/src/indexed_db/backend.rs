@@ -359,7 +359,7 @@ pub(super) async fn bytes_of(blob: &Blob, part: &Range<u32>) -> Result<Bytes, St
     Ok(Uint8Array::new(&buffer.unchecked_into::<ArrayBuffer>()).to_vec().into())
 }
 
-/// The bytes of an array of values, one behind the other.
+/// The bytes of an array of values, one after the other.
 pub(super) fn joined(values: JsValue) -> Bytes {
     let values = values.unchecked_into::<Array>();
     let bytes: Vec<u8> = values.into_iter().flat_map(|value| value.unchecked_into::<Uint8Array>().to_vec()).collect();

@@ -180,7 +180,7 @@ impl Block {
         entries.filter(inside).chain(std::iter::from_fn(move || failed.take()))
     }
 
-    /// The restart points behind which entries of `range` may lie.
+    /// The restart points after which entries of `range` may lie.
     fn restarts_of(&self, range: &Range<Vec<u8>>) -> Result<Range<usize>, Damaged> {
         if self.restarts() == 0 || range.start >= range.end {
             return Ok(0..0);

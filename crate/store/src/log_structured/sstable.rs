@@ -24,7 +24,7 @@ pub(super) struct Sstable {
     pub(super) level: u8,
     /// No point or range tombstone lies before this key.
     pub(super) start: Bytes,
-    /// No point or range tombstone lies at or behind this key.
+    /// No point or range tombstone lies at or after this key.
     pub(super) end: Bytes,
     /// What this sstable deletes of older ones.
     pub(super) range_tombstones: RangeTombstones,

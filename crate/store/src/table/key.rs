@@ -4,7 +4,7 @@ use std::fmt::Debug;
 
 /// A value that can be a key, or a part of one. Keys sort as their values do.
 ///
-/// Tuples have their parts one behind the other: whoever knows the first parts finds all entries
+/// Tuples have their parts one after the other: whoever knows the first parts finds all entries
 /// that have them ([`Table::range`](super::Table::range)).
 pub trait KeyPart: Sized + Debug {
     /// Appends the encoding.

@@ -169,7 +169,7 @@ impl<K: KeyPart, V: Serialize + DeserializeOwned> Table<K, V> {
             }
             let Some((last, _)) = entries.last().filter(|_| entries.len() == wanted && found.len() - before < wanted) else { return Ok(found) };
             match direction {
-                // The first key behind it.
+                // The first key after it.
                 Direction::Forward => range.start = [&last[..], &[0]].concat(),
                 Direction::Backward => range.end = last.to_vec(),
             }

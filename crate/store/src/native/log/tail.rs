@@ -2,10 +2,10 @@
 //!
 //! A round is what was written to a file under one file header. Each record is synced before the
 //! next one is written. So a crash leaves one record at most that is not whole, and nothing of the
-//! same round behind it. A record behind it that is whole was acknowledged, and what precedes it
+//! same round after it. A record after it that is whole was acknowledged, and what precedes it
 //! was damaged later. What older rounds left there has another salt, and smaller numbers.
 //!
-//! One thing looks like a crash and may be damage: the last record of all, with nothing behind it.
+//! One thing looks like a crash and may be damage: the last record of all, with nothing after it.
 
 use super::{FILE_HEADER, RECORD_HEADER, RecordHeader, Salt, checksum, is_checked};
 use std::ops::RangeInclusive;
@@ -17,7 +17,7 @@ const BUDGET: usize = 1 << 30;
 /// Where the number is in a record's header.
 const NUMBER: usize = 8;
 
-/// Where a file is damaged, with acknowledged records behind it.
+/// Where a file is damaged, with acknowledged records after it.
 #[derive(Debug)]
 pub(super) struct Damage {
     pub(super) offset: u64,
@@ -55,14 +55,14 @@ impl Tail<'_> {
         }
     }
 
-    /// Numbers that records behind the end can have. None of them is in redb, and none is shorter
+    /// Numbers that records after the end can have. None of them is in redb, and none is shorter
     /// than its header and a byte.
     fn later_numbers(&self) -> RangeInclusive<u64> {
         let first = self.last.unwrap_or(0).max(self.applied) + 1;
         first..=first + (self.content.len() / (RECORD_HEADER + 1)) as u64
     }
 
-    /// The number of a whole record behind the end.
+    /// The number of a whole record after the end.
     fn later_record(&self) -> Option<u64> {
         let numbers = self.later_numbers();
         let mut budget = BUDGET;
