@@ -66,8 +66,8 @@ pub struct Homeserver {
     /// The generation that the caches belong to.
     generation: Cell<u64>,
     panics: Cell<u64>,
-    /// When outdated answers are cleared away next, in ms.
-    cleared_next: Cell<u64>,
+    /// When what is outdated was last cleared away, in ms; none: not since the start.
+    last_cleanup: Cell<Option<u64>>,
 }
 
 /// Why a server does not open.
@@ -176,7 +176,7 @@ impl Homeserver {
             routers: Routers::new(),
             config,
             panics: Cell::new(0),
-            cleared_next: Cell::new(0),
+            last_cleanup: Cell::new(None),
         });
         hs.end_typing_of_last_run().await?;
         hs.restore_presence().await?;
@@ -205,20 +205,20 @@ impl Homeserver {
         response
     }
 
-    /// Behind the first answer after the start, and then once an hour, sooner when there is much to
-    /// clear: nothing runs while nobody asks.
+    /// Clears away what is outdated: after the first answer since the start, and then once an hour,
+    /// sooner when there is much of it. Nothing runs while nobody asks.
     fn clear_when_due(self: &Rc<Self>) {
         let now = self.host.now();
-        let soonest = (self.cleared_next.get() + MIN_CLEANUP_INTERVAL).saturating_sub(CLEANUP_INTERVAL);
-        if now < self.cleared_next.get() && (now < soonest || !self.has_many_old_changes()) {
+        let is_due = |interval| self.last_cleanup.get().is_none_or(|last| now >= last + interval);
+        if !is_due(CLEANUP_INTERVAL) && !(is_due(MIN_CLEANUP_INTERVAL) && self.has_many_old_changes()) {
             return;
         }
-        self.cleared_next.set(now + CLEANUP_INTERVAL);
+        self.last_cleanup.set(Some(now));
         self.watch_presence();
         let hs = self.clone();
         self.host.spawn(Box::pin(async move {
             if let Err(error) = hs.forget_old_answers().await {
-                tracing::warn!("could not delete old transaction ids: {error}");
+                tracing::warn!("could not delete the answers of old requests: {error}");
             }
             if let Err(error) = hs.forget_ended_sessions().await {
                 tracing::warn!("could not delete expired user-interactive sessions: {error}");
@@ -277,7 +277,7 @@ impl Homeserver {
         }
     }
 
-    /// Has a handler answer that runs once.
+    /// Runs a handler that can run once only, since it takes the body as it comes.
     async fn answer_streamed(self: &Rc<Self>, endpoint: StreamRequest, request: Request<Body>, log: &Rc<RequestLog>) -> Result<Response<Body>> {
         let begun = self.fresh_generation();
         let reads_only = reads_only(request.method());
@@ -288,7 +288,7 @@ impl Homeserver {
         answer
     }
 
-    /// Has a handler answer that is given all of the request's body, and may run again.
+    /// Runs a handler that is given all of the request's body, and may run again.
     async fn answer_whole(self: &Rc<Self>, router: &Router, request: Request<Body>, log: &Rc<RequestLog>) -> Result<Response<Vec<u8>>> {
         // Nothing is remembered of a request until its body is there: it may take long, and what it
         // says counts from then on.
