@@ -42,9 +42,10 @@ pub enum Need {
 pub enum Stop<E = Error> {
     /// More has to be read first.
     Missing(Vec<Need>),
-    /// It is long, and goes on where it stopped when others have had their turn.
+    /// It is long: run it again once others have had their turn. State resolutions that were begun
+    /// go on.
     Unfinished,
-    /// It was, and the answer is no.
+    /// It was made: no.
     Refused(E),
 }
 
