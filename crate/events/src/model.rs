@@ -71,7 +71,7 @@ pub struct Model {
     events: Vec<Arc<Pdu>>,
     places: HashMap<OwnedEventId, usize>,
     after: HashMap<OwnedEventId, Rc<State>>,
-    citing: HashMap<OwnedEventId, Vec<OwnedEventId>>,
+    authorized_by: HashMap<OwnedEventId, Vec<OwnedEventId>>,
     /// Events that the last resolution loaded.
     pub loaded: Cell<usize>,
     /// How often it asked.
@@ -100,7 +100,7 @@ impl Model {
             events: Vec::new(),
             places: HashMap::new(),
             after: HashMap::new(),
-            citing: HashMap::new(),
+            authorized_by: HashMap::new(),
             loaded: Cell::default(),
             rounds: Cell::default(),
         }
@@ -195,8 +195,8 @@ impl Model {
         let mut after = before;
         if let (Some(key), Ok(())) = (pdu.key(), &verdict) {
             Rc::make_mut(&mut after).insert(key, pdu.event_id.clone());
-            for cited in &pdu.auth_events {
-                self.citing.entry(cited.clone()).or_default().push(pdu.event_id.clone());
+            for auth_event in &pdu.auth_events {
+                self.authorized_by.entry(auth_event.clone()).or_default().push(pdu.event_id.clone());
             }
         }
         self.after.insert(pdu.event_id.clone(), after);
@@ -346,12 +346,12 @@ impl Model {
             let event = state.get(&key).cloned();
             resolution.add_unconflicted(key, event);
         }
-        for (id, known) in missing.citing {
-            let all: Vec<_> = self.citing.get(&id).into_iter().flatten().rev().cloned().collect();
+        for (id, known) in missing.authorized_by {
+            let all: Vec<_> = self.authorized_by.get(&id).into_iter().flatten().rev().cloned().collect();
             // Small pages, so that tests turn them.
             let page: Vec<_> = all[known..].iter().take(known.max(2)).cloned().collect();
             let is_all = known + page.len() == all.len();
-            resolution.add_citing(id, page, is_all);
+            resolution.add_authorized_by(id, page, is_all);
         }
     }
 

@@ -107,10 +107,10 @@ impl Resolution {
 
     /// Adds the next page of the accepted state events that name `event` in their `auth_events`,
     /// the newest first, and whether these are the last.
-    pub fn add_citing(&mut self, event: OwnedEventId, page: impl IntoIterator<Item = OwnedEventId>, is_last: bool) {
-        let citing = self.known.citing.entry(event).or_default();
-        citing.events.extend(page);
-        citing.all = is_last;
+    pub fn add_authorized_by(&mut self, event: OwnedEventId, page: impl IntoIterator<Item = OwnedEventId>, is_last: bool) {
+        let authorized_by = self.known.authorized_by.entry(event).or_default();
+        authorized_by.events.extend(page);
+        authorized_by.all = is_last;
     }
 
     /// What the walks of auth chains find, for tests that compare it with the definitions.

@@ -4,8 +4,8 @@
 //! Auth chains are walked from the conflicting entries down, the greatest auth depth first, and end
 //! where every event left is in all of them. An event also belongs to all of them when an entry in
 //! which the states agree has it in its auth chain. There may be as many such entries as the room
-//! has members, so that is asked from below: which events cite this one, and does one of those, or
-//! one above it, hold an unconflicted place?
+//! has members, so that is asked from below: which events does this one authorize, and does one of
+//! those, or one above it, hold an unconflicted place?
 
 use super::known::{Gather, Waiting};
 use crate::Pdu;
@@ -215,15 +215,15 @@ impl<'k> Ascent<'_, 'k> {
         (self.gather.missing_count() == 0).then_some(false)
     }
 
-    /// Whether one of those that cite `event` is such an entry; else the way goes on above them, if
-    /// they are at hand.
+    /// Whether one of those that `event` authorizes is such an entry; else the way goes on above
+    /// them, if they are at hand.
     fn is_below_unconflicted(&self, event: &'k EventId, path: &mut Vec<Step<'k>>) -> bool {
         let missing_before = self.gather.missing_count();
-        let citing = self.gather.citing(event);
-        let is_directly = citing.iter().any(|id| self.is_unconflicted(id));
+        let authorized_by = self.gather.authorized_by(event);
+        let is_directly = authorized_by.iter().any(|id| self.is_unconflicted(id));
         if !is_directly && self.gather.missing_count() == missing_before {
-            self.gather.want_more_citing(event);
-            path.push(Step { event, above: citing.iter() });
+            self.gather.want_more_authorized_by(event);
+            path.push(Step { event, above: authorized_by.iter() });
         }
         is_directly
     }
@@ -252,7 +252,7 @@ pub(super) fn conflicted_subgraph(
     let mut subgraph = conflicted.clone();
     let mut up: Vec<&OwnedEventId> = conflicted.iter().collect();
     while let Some(id) = up.pop() {
-        for above in between.cited_by.get(id).into_iter().flatten() {
+        for above in between.authorized_by.get(id).into_iter().flatten() {
             if subgraph.insert(above.clone()) {
                 up.push(above);
             }
@@ -266,7 +266,7 @@ struct Between {
     least: u64,
     seen: HashSet<OwnedEventId>,
     down: Vec<OwnedEventId>,
-    cited_by: HashMap<OwnedEventId, Vec<OwnedEventId>>,
+    authorized_by: HashMap<OwnedEventId, Vec<OwnedEventId>>,
 }
 
 impl Between {
@@ -277,7 +277,7 @@ impl Between {
         }
         // No way down leads from an event to one of the same or a greater auth depth.
         let least = events.into_iter().map(auth_depth).min().flatten().unwrap_or(0);
-        Ok(Self { least, seen: conflicted.iter().cloned().collect(), down: conflicted.iter().cloned().collect(), cited_by: HashMap::new() })
+        Ok(Self { least, seen: conflicted.iter().cloned().collect(), down: conflicted.iter().cloned().collect(), authorized_by: HashMap::new() })
     }
 
     fn descend(&mut self, gather: &Gather<'_>) -> Result<(), Waiting> {
@@ -290,10 +290,10 @@ impl Between {
             if auth_depth(event).is_some_and(|auth_depth| auth_depth <= self.least) {
                 continue;
             }
-            for cited in &event.auth_events {
-                self.cited_by.entry(cited.clone()).or_default().push(id.clone());
-                if self.seen.insert(cited.clone()) {
-                    self.down.push(cited.clone());
+            for auth_event in &event.auth_events {
+                self.authorized_by.entry(auth_event.clone()).or_default().push(id.clone());
+                if self.seen.insert(auth_event.clone()) {
+                    self.down.push(auth_event.clone());
                 }
             }
         }

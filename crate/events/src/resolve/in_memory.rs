@@ -30,12 +30,12 @@ pub fn resolve_in_memory(
     events: &HashMap<OwnedEventId, Arc<Pdu>>,
 ) -> Result<StateMap<OwnedEventId>, Unresolved> {
     let Some(first) = states.first() else { return Ok(StateMap::new()) };
-    let citing = citing(events);
+    let authorized_by = authorized_by(events);
     let mut resolution = Resolution::new(conflicts(states));
     loop {
         match resolution.resolve(rules) {
             Ok(changes) => return Ok(changed(first, changes)),
-            Err(Unresolved::Missing(missing)) => load(missing, first, events, &citing, &mut resolution)?,
+            Err(Unresolved::Missing(missing)) => load(missing, first, events, &authorized_by, &mut resolution)?,
             Err(Unresolved::Unfinished) => {}
             Err(failed @ Unresolved::Failed(_)) => return Err(failed),
         }
@@ -55,21 +55,21 @@ fn changed(state: &StateMap<OwnedEventId>, changes: Changes) -> StateMap<OwnedEv
 }
 
 /// The accepted state events that name an event in their `auth_events`, by that event.
-fn citing(events: &HashMap<OwnedEventId, Arc<Pdu>>) -> HashMap<&OwnedEventId, Vec<OwnedEventId>> {
-    let mut citing: HashMap<&OwnedEventId, Vec<OwnedEventId>> = HashMap::new();
+fn authorized_by(events: &HashMap<OwnedEventId, Arc<Pdu>>) -> HashMap<&OwnedEventId, Vec<OwnedEventId>> {
+    let mut authorized_by: HashMap<&OwnedEventId, Vec<OwnedEventId>> = HashMap::new();
     for event in events.values().filter(|event| event.state_key.is_some() && !event.rejected) {
-        for cited in &event.auth_events {
-            citing.entry(cited).or_default().push(event.event_id.clone());
+        for auth_event in &event.auth_events {
+            authorized_by.entry(auth_event).or_default().push(event.event_id.clone());
         }
     }
-    citing
+    authorized_by
 }
 
 fn load(
     missing: Missing,
     state: &StateMap<OwnedEventId>,
     events: &HashMap<OwnedEventId, Arc<Pdu>>,
-    citing: &HashMap<&OwnedEventId, Vec<OwnedEventId>>,
+    authorized_by: &HashMap<&OwnedEventId, Vec<OwnedEventId>>,
     resolution: &mut Resolution,
 ) -> Result<(), Unresolved> {
     let absent: BTreeSet<OwnedEventId> = missing.events.iter().filter(|id| !events.contains_key(*id)).cloned().collect();
@@ -81,9 +81,9 @@ fn load(
         let event = state.get(&key).cloned();
         resolution.add_unconflicted(key, event);
     }
-    for id in missing.citing.into_keys() {
-        let all = citing.get(&id).cloned().unwrap_or_default();
-        resolution.add_citing(id, all, true);
+    for id in missing.authorized_by.into_keys() {
+        let all = authorized_by.get(&id).cloned().unwrap_or_default();
+        resolution.add_authorized_by(id, all, true);
     }
     Ok(())
 }

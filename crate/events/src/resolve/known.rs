@@ -16,7 +16,7 @@ pub(super) struct Known {
     /// What all states hold of a place in which they agree, None if nothing.
     pub(super) unconflicted: HashMap<StateKey, Option<OwnedEventId>>,
     /// The events that name an event in their `auth_events`.
-    pub(super) citing: HashMap<OwnedEventId, AuthorizedEvents>,
+    pub(super) authorized_by: HashMap<OwnedEventId, AuthorizedEvents>,
 }
 
 /// The accepted state events that name an event in their `auth_events`, as far as loaded.
@@ -36,15 +36,15 @@ pub struct Missing {
     /// Places in which the states agree: [`add_unconflicted`](super::Resolution::add_unconflicted).
     pub unconflicted: BTreeSet<StateKey>,
     /// The accepted state events that name an event in their `auth_events`, after this many of
-    /// them that are known: [`add_citing`](super::Resolution::add_citing). Pages may grow with that
-    /// number.
-    pub citing: BTreeMap<OwnedEventId, usize>,
+    /// them that are known: [`add_authorized_by`](super::Resolution::add_authorized_by). Pages may
+    /// grow with that number.
+    pub authorized_by: BTreeMap<OwnedEventId, usize>,
 }
 
 impl Missing {
     /// Whether nothing is missing.
     pub fn is_empty(&self) -> bool {
-        self.events.is_empty() && self.unconflicted.is_empty() && self.citing.is_empty()
+        self.events.is_empty() && self.unconflicted.is_empty() && self.authorized_by.is_empty()
     }
 }
 
@@ -86,17 +86,17 @@ impl<'a> Gather<'a> {
         found?.as_ref()
     }
 
-    /// The events known to cite `id`; all of them if [`Gather::want_more_citing`] has nothing to
-    /// ask.
-    pub(super) fn citing(&self, id: &EventId) -> &'a [OwnedEventId] {
-        self.known.citing.get(id).map_or(&[], |citing| &citing.events)
+    /// The events that `id` is known to authorize; all of them if
+    /// [`Gather::want_more_authorized_by`] has nothing to ask.
+    pub(super) fn authorized_by(&self, id: &EventId) -> &'a [OwnedEventId] {
+        self.known.authorized_by.get(id).map_or(&[], |authorized_by| &authorized_by.events)
     }
 
-    pub(super) fn want_more_citing(&self, id: &EventId) {
-        let citing = self.known.citing.get(id);
-        if !citing.is_some_and(|citing| citing.all) {
-            let known = citing.map_or(0, |citing| citing.events.len());
-            self.missing.borrow_mut().citing.insert(id.to_owned(), known);
+    pub(super) fn want_more_authorized_by(&self, id: &EventId) {
+        let authorized_by = self.known.authorized_by.get(id);
+        if !authorized_by.is_some_and(|authorized_by| authorized_by.all) {
+            let known = authorized_by.map_or(0, |authorized_by| authorized_by.events.len());
+            self.missing.borrow_mut().authorized_by.insert(id.to_owned(), known);
         }
     }
 
@@ -109,7 +109,7 @@ impl<'a> Gather<'a> {
             let mut missing = self.missing.borrow_mut();
             missing.events.extend(found_missing.events);
             missing.unconflicted.extend(found_missing.unconflicted);
-            missing.citing.extend(found_missing.citing);
+            missing.authorized_by.extend(found_missing.authorized_by);
             Waiting
         })
     }
@@ -117,7 +117,7 @@ impl<'a> Gather<'a> {
     /// How much is missing; in an [`Gather::attempt`], of what was asked since it began.
     pub(super) fn missing_count(&self) -> usize {
         let missing = self.missing.borrow();
-        missing.events.len() + missing.unconflicted.len() + missing.citing.len()
+        missing.events.len() + missing.unconflicted.len() + missing.authorized_by.len()
     }
 }
 

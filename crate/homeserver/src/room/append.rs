@@ -98,7 +98,7 @@ impl Write<'_> {
         }
         self.relate(&event)?;
         if key.is_some() {
-            self.cite(position, &event.pdu.auth_events)?;
+            self.add_auth_edges(position, &event.pdu.auth_events)?;
         }
         if event.is_accepted() {
             let state = self.extend(&event)?;

@@ -12,7 +12,7 @@ use ephapse_events::resolve::{self, Changes, Resolution, Unresolved};
 use ruma::{OwnedEventId, state_res::StateMap};
 use std::{cell::RefCell, collections::HashMap, rc::Rc};
 
-/// How many of those that cite an event are read at first; each further page doubles what is known.
+/// How many of those that an event authorizes are read at first; each further page doubles them.
 const PAGE: usize = 32;
 
 /// Resolutions begun and done for one decision, by the roots of their states: a decision that
@@ -126,11 +126,11 @@ impl Write<'_> {
                 Err(refused) => return Err(refused),
             }
         }
-        for (id, count) in missing.citing {
+        for (id, count) in missing.authorized_by {
             let Some(event) = self.event_by_id(&id)? else { return Err(absent(&id).into()) };
-            match self.citing(event.position, (2 * count).max(PAGE)) {
+            match self.authorized_by(event.position, (2 * count).max(PAGE)) {
                 Ok((page, all)) => match self.ids_of(&page[count.min(page.len())..]) {
-                    Ok(ids) => resolution.add_citing(id, ids, all),
+                    Ok(ids) => resolution.add_authorized_by(id, ids, all),
                     Err(more) => needs.extend(more),
                 },
                 Err(need) => needs.push(need),

@@ -34,7 +34,7 @@ pub enum Need {
     Guest(UserNid),
     /// The newest accepted state events, this many, that have the event at a position among their
     /// auth events.
-    Citing(Position, usize),
+    AuthEdges(Position, usize),
 }
 
 /// Why a decision was not made.

@@ -2,9 +2,13 @@
 //!
 //! Whoever changes a room gives [`Homeserver::write_room`] a plain function over a [`Write`]. It
 //! decides on what is in memory; where that is not enough it stops with what it [`Need`]s, the
-//! needs are read from the store, and it runs again from the start, in a new transaction. When it
-//! ends, everything it staged becomes one batch. The room's lock is held from the first read to the
-//! moment the batch is submitted, so nothing it decided on can change under it.
+//! needs are read from the store, and it runs again from the start, in a new transaction. Where it
+//! is long it stops as [`Stop::Unfinished`], others have their turn, and it runs again as well: only
+//! state resolutions go on where they stopped. When it ends, everything it staged becomes one batch.
+//!
+//! The room's lock is held from the first read to the moment the batch is submitted, so nothing of
+//! the room can change under it. What stands outside of the room, such as whether a user is a guest
+//! or takes invitations, is as of when it was read.
 
 use super::{
     error::{Error, Result},
@@ -38,7 +42,7 @@ use std::{
 const ROUNDS: usize = 4096;
 /// How many events a long auth chain may bring in ahead of being asked for.
 const READ_AHEAD: usize = 256;
-/// How far behind the newest position a new room begins that takes several turns: how many
+/// How far ahead of the last position given a new room begins that is made in turns: so many
 /// positions may be given meanwhile.
 const POSITIONS_AHEAD: i64 = 1 << 12;
 
@@ -57,7 +61,7 @@ struct Known {
     annotations: HashMap<(OwnedEventId, [u8; 16]), Option<Position>>,
     invitees: HashMap<OwnedUserId, Invitee>,
     guests: HashMap<UserNid, bool>,
-    citing: HashMap<Position, (Vec<Position>, bool)>,
+    authorized_by: HashMap<Position, (Vec<Position>, bool)>,
     resolutions: Resolutions,
 }
 
@@ -84,7 +88,7 @@ pub struct Write<'a> {
     members: HashMap<UserNid, Membership>,
     /// Those who were in the room and are not any more.
     pub(super) left: Vec<UserNid>,
-    citing: HashMap<Position, Vec<Position>>,
+    authorized_by: HashMap<Position, Vec<Position>>,
 }
 
 impl Homeserver {
@@ -111,8 +115,8 @@ impl Homeserver {
 
     /// Decides and writes the first events of a room that nobody else knows of yet, about `events`
     /// of them, which concern `users` and invite `invitees`. Many are decided on in turns: others
-    /// go on between them ([`Write::turn`]), and the room takes its positions some way behind
-    /// theirs, so that in the end it is still newer than all they did.
+    /// go on between them ([`Write::turn`]), and the room's positions are some way ahead of theirs,
+    /// so that in the end it is still newer than all they did.
     pub(super) async fn write_new_room<T, E: From<Error>>(
         &self,
         room: &Rc<RoomInfo>,
@@ -185,7 +189,7 @@ impl Homeserver {
             match written.map(Submitted::visible) {
                 Ok(decided) => return Ok(decided),
                 Err(Stop::Refused(error)) => return Err(error),
-                // The room's lock is held: whatever others do now, it changes nothing here.
+                // The room's lock is held: whatever others do now, nothing of the room changes.
                 Err(Stop::Missing(needs)) => {
                     rounds += 1;
                     self.read_needs(room, &mut known, needs).await?;
@@ -214,10 +218,10 @@ impl Homeserver {
                     slice.step().await;
                 }
                 Need::Member(user) => members.push((user, room.nid)),
-                Need::Citing(cited, count) => {
-                    let found = tables::AUTH_EDGES.scan(self.store(), &(room.nid, cited), Direction::Backward, count).await?;
+                Need::AuthEdges(auth_event, count) => {
+                    let found = tables::AUTH_EDGES.scan(self.store(), &(room.nid, auth_event), Direction::Backward, count).await?;
                     let all = found.len() < count;
-                    known.citing.insert(cited, (found.into_iter().map(|((_, _, position), ())| position).collect(), all));
+                    known.authorized_by.insert(auth_event, (found.into_iter().map(|((_, _, position), ())| position).collect(), all));
                 }
                 Need::Relations(id) => {
                     let place = (room.nid, id.clone());
@@ -317,14 +321,14 @@ impl<'a> Write<'a> {
             nodes: RefCell::default(),
             members: HashMap::new(),
             left: Vec::new(),
-            citing: HashMap::new(),
+            authorized_by: HashMap::new(),
         }
     }
 }
 
 impl Write<'_> {
-    /// After each of many events: lets others go on when its turn is over. In a room that others
-    /// know of it never is.
+    /// After each of many events: lets others go on when its turn is over. Only rooms that nobody
+    /// knows of yet are made in turns; elsewhere this does nothing.
     pub async fn turn(&mut self) {
         if let Some(slice) = &self.slice {
             slice.step().await;
@@ -424,24 +428,24 @@ impl Write<'_> {
         self.known.guests.get(&user).copied().ok_or(Need::Guest(user))
     }
 
-    /// The newest accepted state events that have the event at `cited` among their auth events, at
-    /// least `count` of them or all.
-    pub(super) fn citing(&self, cited: Position, count: usize) -> Result<(Vec<Position>, bool), Need> {
-        let staged = self.citing.get(&cited).map(Vec::as_slice).unwrap_or_default();
-        let (stored, all) = match self.known.citing.get(&cited) {
+    /// The newest accepted state events that have the event at `auth_event` among their auth events,
+    /// at least `count` of them or all.
+    pub(super) fn authorized_by(&self, auth_event: Position, count: usize) -> Result<(Vec<Position>, bool), Need> {
+        let staged = self.authorized_by.get(&auth_event).map(Vec::as_slice).unwrap_or_default();
+        let (stored, all) = match self.known.authorized_by.get(&auth_event) {
             Some((stored, all)) if *all || stored.len() >= count => (stored.as_slice(), *all),
-            _ if cited > self.tx.base() => (&[][..], true),
-            _ => return Err(Need::Citing(cited, count)),
+            _ if auth_event > self.tx.base() => (&[][..], true),
+            _ => return Err(Need::AuthEdges(auth_event, count)),
         };
         Ok((staged.iter().rev().chain(stored).copied().collect(), all))
     }
 
     /// Remembers which events an accepted state event has among its auth events.
-    pub(super) fn cite(&mut self, citing: Position, auth_events: &[OwnedEventId]) -> Result<(), Stop> {
+    pub(super) fn add_auth_edges(&mut self, authorized: Position, auth_events: &[OwnedEventId]) -> Result<(), Stop> {
         for id in auth_events {
-            let Some(cited) = self.event_by_id(id)? else { continue };
-            tables::AUTH_EDGES.put(self.tx, &(self.room.nid, cited.position, citing), &());
-            self.citing.entry(cited.position).or_default().push(citing);
+            let Some(auth_event) = self.event_by_id(id)? else { continue };
+            tables::AUTH_EDGES.put(self.tx, &(self.room.nid, auth_event.position, authorized), &());
+            self.authorized_by.entry(auth_event.position).or_default().push(authorized);
         }
         Ok(())
     }
