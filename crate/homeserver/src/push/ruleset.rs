@@ -5,6 +5,7 @@
 //! and of a kind without rules ruma writes nothing, where clients look for a list.
 
 use ruma::{
+    UserId,
     api::client::push::PushRule,
     push::{
         Action, ConditionalPushRule, InsertPushRuleError, NewPushRule, PatternedPushRule, RemovePushRuleError, RuleKind, Ruleset, SimplePushRule,
@@ -53,15 +54,20 @@ pub enum NewRule {
     Other(NewPushRule),
 }
 
+/// The default rules of this version of the server: ruma's.
+fn defaults(user: &UserId) -> Ruleset {
+    Ruleset::server_default(user)
+}
+
 impl Rules {
     /// What everybody begins with.
-    pub fn server_default(user: &ruma::UserId) -> Self {
-        Self { others: Ruleset::server_default(user), ..Self::default() }
+    pub fn server_default(user: &UserId) -> Self {
+        Self { others: defaults(user), ..Self::default() }
     }
 
     /// Brings the default rules up to those of this version of the server.
-    pub fn update_with_server_default(&mut self, defaults: Ruleset) {
-        self.others.update_with_server_default(defaults);
+    pub fn update_with_server_default(&mut self, user: &UserId) {
+        self.others.update_with_server_default(defaults(user));
     }
 
     /// All of them, those that decide first in front.

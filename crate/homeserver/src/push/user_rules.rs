@@ -17,7 +17,7 @@ use crate::{
 use ephapse_store::StoreError;
 use ruma::{
     UserId,
-    push::{Action, EventMatchConditionData, InsertPushRuleError, NewPushRule, PushCondition, RemovePushRuleError, RuleKind, Ruleset},
+    push::{Action, EventMatchConditionData, InsertPushRuleError, NewPushRule, PushCondition, RemovePushRuleError, RuleKind},
 };
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -84,7 +84,7 @@ pub async fn rules_of(hs: &Homeserver, user: UserNid, user_id: &UserId) -> Resul
 fn read(stored: &Json, user_id: &UserId) -> Rules {
     let stored = serde_json::from_str::<Content>(&stored.0).map_err(|error| Damaged::new(format!("the push rules of {user_id}"), error));
     let Some(Content { global: mut rules }) = readable([stored]).next() else { return Rules::server_default(user_id) };
-    rules.update_with_server_default(Ruleset::server_default(user_id));
+    rules.update_with_server_default(user_id);
     rules
 }
 

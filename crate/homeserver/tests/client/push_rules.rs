@@ -1,6 +1,9 @@
 //! Push rules (Client-Server API, Push Rules: API).
 
 use crate::support::{TestServer, TestUser};
+use ephapse_homeserver::{Position, tables};
+use ephapse_store::Reader;
+use ruma::UserId;
 use serde_json::{Value, json};
 
 const RULES: &str = "/_matrix/client/v3/pushrules/global";
@@ -29,6 +32,24 @@ fn everybody_begins_with_the_default_rules() {
     assert_eq!((&master["default"], &master["enabled"]), (&json!(true), &json!(false)));
     server.get(&alice, &format!("{RULES}/override/none")).fails(404, "M_NOT_FOUND");
     server.get(&alice, &format!("{RULES}/nonsense/none")).fails(404, "M_NOT_FOUND");
+}
+
+/// What is stored with an account is brought up to the default rules that a new account gets.
+#[test]
+fn who_has_an_account_for_long_gets_new_default_rules_too() {
+    let server = TestServer::new();
+    let (alice, bob) = (server.register("alice"), server.register("bob"));
+    let store = server.store.clone();
+    let reader = Reader::new(store.clone());
+    let id = UserId::parse(&alice.id).expect("an id");
+    let user = server.run(async move { tables::USER_NIDS.get(&reader, &id).await }).expect("a read").expect("a user");
+    let none = tables::AccountData { content: tables::Json(r#"{"global":{}}"#.to_owned()), position: Position(1) };
+    let written = server.hs.write(store.generation(), |tx| tables::ACCOUNT_DATA.put(tx, &(user, 0, "m.push_rules".to_owned()), &none));
+    written.expect("a write").visible();
+    let server = server.restart();
+    let rules = |user: &TestUser| server.get(user, &format!("{RULES}/")).ok().to_string().replace("alice", "bob");
+    assert_eq!(rules(&alice), rules(&bob));
+    assert!(rules(&bob).contains(".m.rule.master"));
 }
 
 #[test]
