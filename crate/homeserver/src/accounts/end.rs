@@ -3,9 +3,11 @@
 
 use super::{Error, Refused};
 use crate::{
+    account_data,
     damaged::LeaveOut,
     devices,
     homeserver::Homeserver,
+    keys,
     locks::LockKey,
     room::{self, Draft, Stop},
     sync::forget_presence,
@@ -46,15 +48,23 @@ async fn end_account(hs: &Homeserver, generation: u64, user: UserNid, user_id: &
     account.deactivated = true;
     let memberships = tables::MEMBERSHIPS.scan(hs.store(), &user, Direction::Forward, usize::MAX).await?;
     let rooms: Vec<RoomNid> = memberships.into_iter().map(|((_, room), _)| room).collect();
+    let rooms_with_data = account_data::rooms_of(hs, user).await?;
+    let signed = keys::signed_by(hs, user).await?;
     let devices = devices::departing(hs, user, &|_| true).await?;
     let ended = hs.write(generation, |tx| {
         tables::ACCOUNTS.put(tx, &user, &account);
         tables::PROFILES.delete_all(tx, &user);
         tables::ACCOUNT_DATA.delete_all(tx, &user);
+        for room in rooms_with_data {
+            tables::ROOM_ACCOUNT_DATA.delete(tx, &(room, user));
+        }
         tables::FILTERS.delete_all(tx, &user);
         tables::UNREAD.delete_all(tx, &user);
         tables::CROSS_SIGNING_KEYS.delete_all(tx, &user);
         tables::KEY_SIGNATURES.delete_all(tx, &user);
+        for of in signed {
+            tables::KEY_SIGNATURES.delete_all(tx, &(of, user));
+        }
         tables::KEY_BACKUPS.delete_all(tx, &user);
         tables::BACKED_UP_KEYS.delete_all(tx, &user);
         devices.forget(tx);

@@ -20,7 +20,7 @@ pub use claim::{OneTimeKeys, claim};
 pub use device_lists::{DeviceLists, device_lists};
 pub use error::{Error, Refused};
 pub use query::query;
-pub use signatures::upload_signatures;
+pub use signatures::{signed_by, upload_signatures};
 pub use upload::{Uploaded, upload};
 
 use crate::{

@@ -13,12 +13,14 @@ use crate::{
     failure::Failure,
     homeserver::Homeserver,
     locks::LockKey,
+    position::Position,
     tables::{self, Change, CrossSigningUse, UserNid},
     time_slice::TimeSlice,
 };
+use ephapse_store::StoreError;
 use ruma::{OwnedUserId, UserId};
 use serde_json::value::RawValue;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Keys that one request may sign.
 const MOST_SIGNED: usize = 10_000;
@@ -79,6 +81,17 @@ pub async fn upload_signatures(
     });
     written?.visible();
     Ok(failures)
+}
+
+/// Whose keys a user has signed. Signatures are found by whose key they are of, and the list of
+/// changes keeps the newest of each pair for good.
+pub async fn signed_by(hs: &Homeserver, user: UserNid) -> Result<BTreeSet<UserNid>, StoreError> {
+    let listed = hs.changes_between(Position::default()..hs.positions.newest()).await?;
+    let signed = listed.changes.iter().filter_map(|(_, change)| match change {
+        Change::KeySignature { by, of } if *by == user => Some(*of),
+        _ => None,
+    });
+    Ok(signed.collect())
 }
 
 /// Who signs, and with what.

@@ -10,7 +10,7 @@ use crate::{
     tables::{self, Change, Membership, MembershipKind, ReceiptKind, RoomNid, UserNid},
     time_slice::TimeSlice,
 };
-use ephapse_store::Direction;
+use ephapse_store::{Direction, StoreError};
 use ruma::{OwnedUserId, events::StateEventType};
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -117,7 +117,7 @@ impl Changes {
 
 impl Homeserver {
     /// What changed for anybody after `range.start`, up to and including `range.end`.
-    pub(crate) async fn changes_between(&self, range: Range<Position>) -> Result<Listed> {
+    pub(crate) async fn changes_between(&self, range: Range<Position>) -> Result<Listed, StoreError> {
         let is_listed = || range.start >= self.sync.changes_floor.get();
         if is_listed() {
             let keys = tables::CHANGES.key(&range.start.next())..tables::CHANGES.key(&range.end.next());

@@ -12,16 +12,16 @@ const UPLOAD: &str = "/_matrix/client/v3/keys/device_signing/upload";
 const SIGN: &str = "/_matrix/client/v3/keys/signatures/upload";
 
 /// A user with cross-signing keys.
-struct Signer {
-    user: TestUser,
-    device: Key,
+pub struct Signer {
+    pub user: TestUser,
+    pub device: Key,
     master: Key,
     self_signing: Key,
     user_signing: Key,
 }
 
 impl Signer {
-    fn new(server: &TestServer, name: &str, seed: u8) -> Self {
+    pub fn new(server: &TestServer, name: &str, seed: u8) -> Self {
         let user = server.register(name);
         let key = |offset| Key::new(seed + offset);
         let signer = Self { user, device: key(0), master: key(1), self_signing: key(2), user_signing: key(3) };
@@ -37,6 +37,19 @@ impl Signer {
             keys[format!("{usage}_key")] = signed;
         }
         keys
+    }
+
+    /// Uploads the cross-signing keys.
+    pub fn upload(&self, server: &TestServer) {
+        server.post(&self.user, UPLOAD, self.keys()).ok();
+    }
+
+    /// Signs another user's master key.
+    pub fn trust(&self, server: &TestServer, whom: &Self) {
+        let mut master = whom.keys()["master_key"].clone();
+        self.user_signing.sign(&mut master, &self.user.id, &self.user_signing.public());
+        let signed = json!({ &whom.user.id: { whom.master.public(): master } });
+        assert_eq!(server.post(&self.user, SIGN, signed).ok(), json!({ "failures": {} }));
     }
 
     fn query(&self, server: &TestServer, whom: &Self) -> Value {

@@ -26,6 +26,7 @@ mod invitations;
 mod key_backup;
 mod keys;
 mod knock;
+mod leftovers;
 mod media;
 mod members;
 mod membership;
