@@ -238,6 +238,16 @@ impl Homeserver {
         self.transaction(generation, |tx| Ok(fill(tx)))
     }
 
+    /// Has `write` write what a request notes beside what it is about, and may note twice. A request
+    /// that has written nothing else is still done again when what it had read was lost
+    /// ([`Homeserver::handle`]).
+    pub(crate) fn aside<T>(&self, write: impl FnOnce(&Self) -> T) -> T {
+        let writes = self.writer.writes.take();
+        let written = write(self);
+        self.writer.count_for(writes);
+        written
+    }
+
     /// As [`Self::transaction`], for the creation of a very large room, which nobody knows of
     /// before it is written: others go on while `fill` waits. It takes its positions `ahead` of the
     /// last one given. `None` where others were given as many meanwhile: then nothing is written,

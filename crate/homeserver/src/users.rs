@@ -110,7 +110,7 @@ impl Homeserver {
             if let Some(nid) = self.find_user(id).await? {
                 return Ok(nid);
             }
-            let numbered = self.write(generation, |tx| {
+            let give = |tx: &mut Tx| {
                 // Somebody else may have given one while this read.
                 if self.users.by_id.may_be_old(since, id) {
                     return None;
@@ -120,7 +120,8 @@ impl Homeserver {
                 tables::USERS.put(tx, &nid, &id);
                 tx.then(move |hs| hs.users.set(&id, nid));
                 Some(nid)
-            });
+            };
+            let numbered = self.aside(|hs| hs.write(generation, give));
             // Batches are written in order: what uses the number comes after it, and fails with it.
             if let Some(nid) = numbered?.visible() {
                 return Ok(nid);

@@ -77,7 +77,7 @@ pub async fn mark(call: &UserCall, (info, membership): (Rc<RoomInfo>, Membership
     let room = info.nid;
     // What somebody has written whom the user ignores can be passed like everything else.
     let mut viewer = Viewer::of(&info, call.session.user_id.clone(), Some(membership), Rc::default());
-    call.hs.active(&call.session).await?;
+    call.hs.note_activity(&call.session).await?;
     let _guard = hs.lock(LockKey::Receipts(room, user)).await;
 
     let mut receipts = Vec::new();

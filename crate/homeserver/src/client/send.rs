@@ -81,7 +81,7 @@ async fn send_redaction(call: &UserCall, request: redact_event::v3::Request, new
 /// The event, and where the request has a transaction id its answer, in one batch.
 async fn send(call: &UserCall, room: &Rc<RoomInfo>, mut draft: Draft, new: Option<&NewRequest>) -> Result<OwnedEventId> {
     draft.txn_id = new.map(|new| (call.session.device.clone(), new.txn_id.clone()));
-    call.hs.active(&call.session).await?;
+    call.hs.note_activity(&call.session).await?;
     let event = call.hs.write_room(room, call.raw.generation, |write| {
         let event = write.send(draft.clone())?;
         if let Some(new) = new {

@@ -74,7 +74,7 @@ pub async fn put(call: UserCall, request: send_state_event::v3::Request) -> Resu
     if draft.is_join() {
         draft.authorised_via = membership::authorised_via(hs, &call.session, &room).await?;
     }
-    hs.active(&call.session).await?;
+    hs.note_activity(&call.session).await?;
     let set = |write: &mut Write<'_>| {
         if let Some(refused) = aliases::take_refused(write, &mut unfit)? {
             return Err(Stop::Refused(Error::from(refused)));

@@ -22,7 +22,7 @@ pub async fn create_typing_event(call: UserCall, SetTyping(request): SetTyping) 
         Typing::No => None,
     };
     if duration.is_some() {
-        call.hs.active(&call.session).await?;
+        call.hs.note_activity(&call.session).await?;
     }
     call.hs.set_typing(room.nid, call.session.user, duration)?;
     Ok(Response::new())

@@ -338,7 +338,7 @@ impl Homeserver {
 
     /// A user did something. Who is offline stays so: sending alone does not show anybody, but when
     /// it was is remembered.
-    pub(crate) async fn active(self: &Rc<Self>, session: &Session) -> Result<()> {
+    pub(crate) async fn note_activity(self: &Rc<Self>, session: &Session) -> Result<()> {
         if !self.config.presence {
             return Ok(());
         }
@@ -347,10 +347,10 @@ impl Homeserver {
             Touched::Known => {}
             Touched::News => {
                 let rooms = self.user_rooms(session.user).await?;
-                self.tell_presence(&[(session.user, rooms)], false).ok();
+                self.aside(|hs| hs.tell_presence(&[(session.user, rooms)], false)).ok();
             }
             Touched::Offline if self.sync.presence.touch_offline(session.user, now) => {
-                let written = self.write(self.store().generation(), |tx| tables::LAST_ACTIVE.put(tx, &session.user, &now));
+                let written = self.aside(|hs| hs.write(hs.store().generation(), |tx| tables::LAST_ACTIVE.put(tx, &session.user, &now)));
                 // Where storage is full memory knows it for a while.
                 written.map(Submitted::visible).ok();
             }

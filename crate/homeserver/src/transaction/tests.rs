@@ -3,14 +3,18 @@
 use super::{Submitted, Tx};
 use crate::{
     homeserver::Homeserver,
+    locks::LockKey,
     position::Position,
     tables::{self, Change},
     test_support::{TestServer, config},
 };
 use ephapse_store::{StoreError, Transaction, unreliable::UnreliableStore};
+use futures_util::FutureExt;
+use serde_json::json;
 use std::{
     cell::{Cell, RefCell},
     rc::Rc,
+    time::Duration,
 };
 
 fn server() -> (TestServer, UnreliableStore) {
@@ -97,4 +101,29 @@ fn what_was_changed_last_is_undone_first_and_what_is_undone_once_is_as_at_first(
     });
     assert!(refused.map(Submitted::visible).is_err());
     assert_eq!(value.get(), 0);
+}
+
+/// That its sender was active was written first, in a batch of its own. Where that was lost, the
+/// message was not tried again, as if something of it had been written.
+#[test]
+fn a_message_is_sent_though_a_write_fails_before_its_own() {
+    let (server, store) = server();
+    let alice = server.register("alice");
+    let room = server.post(&alice, "/_matrix/client/v3/createRoom", json!({})).ok()["room_id"].as_str().expect("a room").to_owned();
+    server.host.advance(Duration::from_secs(60 * 60));
+    let hs = server.hs.clone();
+    let id = ruma::OwnedRoomId::try_from(room.as_str()).expect("a room id");
+    let guard = server.run(async move {
+        let room = hs.room(&id).await.expect("a read").expect("the room");
+        hs.lock(LockKey::Room(room.nid)).await
+    });
+    store.hold();
+    let path = format!("/_matrix/client/v3/rooms/{room}/send/m.room.message/t1");
+    let mut sending = Box::pin(server.start("PUT", &path, Some(&alice.token), Some(json!({ "body": "hello" }))));
+    assert!((&mut sending).now_or_never().is_none(), "it waits for the room");
+    assert_eq!(store.waiting(), 1, "when alice was active");
+    store.fail_next(StoreError::Platform("the disk is on fire".to_owned()));
+    store.release_all();
+    drop(guard);
+    server.run(sending).ok();
 }
