@@ -173,7 +173,7 @@ pub fn seen(hs: &Rc<Homeserver>, session: &Session) {
 }
 
 async fn write_seen(hs: &Homeserver, user_id: String, key: (UserNid, OwnedDeviceId), now: u64) -> Result<(), StoreError> {
-    let generation = hs.fresh_generation();
+    let generation = hs.begin_reading();
     let _lock = hs.lock(LockKey::Account(user_id)).await;
     let Some(mut device) = tables::DEVICES.get(hs.store(), &key).await? else { return Ok(()) };
     if device.last_seen.saturating_add(SEEN_EVERY.as_millis() as u64) <= now {

@@ -252,7 +252,7 @@ impl Homeserver {
             // No endpoint's bound is less.
             Body::Whole(bytes) if bytes.len() <= MAX_ANONYMOUS_BODY.min(self.config.largest_body) => bytes,
             body => {
-                let generation = self.fresh_generation();
+                let generation = self.begin_reading();
                 let limit = match router.admit(self, &parts, log).await {
                     Ok(limit) => limit,
                     Err(error) => {
@@ -279,7 +279,7 @@ impl Homeserver {
 
     /// Runs a handler that can run once only, since it takes the body as it comes.
     async fn answer_streamed(self: &Rc<Self>, endpoint: StreamRequest, request: Request<Body>, log: &Rc<RequestLog>) -> Result<Response<Body>> {
-        let begun = self.fresh_generation();
+        let begun = self.begin_reading();
         let reads_only = reads_only(request.method());
         let answer = self.run(endpoint.handle(self.clone(), request, log), &Rc::new(Writes::default()), log).await;
         // What takes a body waits for its writes itself, and looks again at what it stands on when
@@ -295,12 +295,13 @@ impl Homeserver {
         let request = self.arrived(router, request, log).await?;
         let reads_only = reads_only(request.method());
         for attempt in 1.. {
-            let generation = self.fresh_generation();
+            let generation = self.begin_reading();
             if !self.positions.newest_is_known() {
                 self.positions.found_newest(tables::NEWEST_POSITION.get(&self.reader, &()).await?.unwrap_or_default());
             }
             let writes = Rc::new(Writes::default());
-            let answer = self.run(router.handle(self.clone(), request.clone(), log), &writes, log).await;
+            let is_repeated = attempt > 1;
+            let answer = self.run(router.handle(self.clone(), request.clone(), is_repeated, log), &writes, log).await;
             let Err(error) = self.durable_since(generation).await else { return answer };
             if attempt < ATTEMPTS && (reads_only || writes.are_none()) {
                 continue;
@@ -321,13 +322,17 @@ impl Homeserver {
     async fn durable_since(&self, generation: u64) -> Result<(), StoreError> {
         let durable = self.writer.barrier();
         // What failed before leaves nothing for the barrier to wait for.
-        if self.reader.generation() != generation {
+        if self.begin_reading() != generation {
             return Err(StoreError::RolledBack);
         }
-        durable.await.map_err(|error| match error {
-            StoreError::Fenced | StoreError::Closed => error,
-            // Why it was lost concerns those who wrote it.
-            _ => StoreError::RolledBack,
+        durable.await.map_err(|error| {
+            // Held syncs may have seen it as well.
+            self.begin_reading();
+            match error {
+                StoreError::Fenced | StoreError::Closed => error,
+                // Why it was lost concerns those who wrote it.
+                _ => StoreError::RolledBack,
+            }
         })
     }
 
@@ -361,14 +366,15 @@ impl Homeserver {
         }
     }
 
-    /// The generation that a request or a task begins in, before its first read. When a write
-    /// failed since the last one began, what memory holds of it goes first; rows do so by
-    /// themselves.
-    pub(crate) fn fresh_generation(&self) -> u64 {
+    /// The generation in which a request or a task begins, before its first read. After a failed
+    /// write this first drops what memory has of it, and wakes those who wait, since they may have
+    /// seen it. Caches made of [`crate::rows::Rows`] notice by themselves.
+    pub(crate) fn begin_reading(&self) -> u64 {
         let generation = self.reader.generation();
         if self.generation.replace(generation) != generation {
             self.positions.forget_newest();
             self.sync.memberships.reset();
+            self.notify.wake_all();
         }
         generation
     }
@@ -400,7 +406,7 @@ impl Homeserver {
     /// # Errors
     /// It could not be stored, and holds until the server stops.
     pub async fn set_max_upload(&self, bytes: Option<u64>) -> Result<(), StoreError> {
-        let generation = self.fresh_generation();
+        let generation = self.begin_reading();
         let stored = tables::MAX_UPLOAD.get(self.store(), &()).await.leave_out()?.flatten();
         self.max_upload.set(bytes.unwrap_or(self.config.max_upload));
         if stored == bytes {

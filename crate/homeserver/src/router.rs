@@ -108,8 +108,11 @@ pub struct RawRequest {
     pub origin: Option<(Scheme, Authority)>,
     /// The body.
     pub body: Bytes,
-    /// The store's generation when the request came: what is written for it stands on its reads.
+    /// The store's generation when this attempt of the handler began: what is written for it stands
+    /// on its reads.
     pub generation: u64,
+    /// Whether the handler has run before, and what it had read was lost.
+    pub is_repeated: bool,
 }
 
 /// Whose an access token is.
@@ -142,18 +145,19 @@ struct Incoming {
     /// What the path says.
     arguments: Vec<String>,
     generation: u64,
+    is_repeated: bool,
 }
 
 impl Incoming {
     #[inline(never)]
     fn call(self) -> Call {
-        Call { hs: self.hs, raw: raw(self.request, self.generation) }
+        Call { hs: self.hs, raw: raw(self.request, self.generation, self.is_repeated) }
     }
 
     #[inline(never)]
     fn user_call(self) -> Result<UserCall> {
         let LoggedIn { session, is_guest, token } = self.user.ok_or_else(Error::missing_token)?;
-        Ok(UserCall { hs: self.hs, session, token, raw: raw(self.request, self.generation), is_guest })
+        Ok(UserCall { hs: self.hs, session, token, raw: raw(self.request, self.generation, self.is_repeated), is_guest })
     }
 
     /// The answer to what cannot be parsed. Who may read nothing of a room is told that, and not
@@ -327,9 +331,9 @@ impl Router {
         &self.listed
     }
 
-    /// Answers `request`; errors are the caller's to write.
-    pub async fn handle(&self, hs: Rc<Homeserver>, request: Request<Bytes>, log: &RequestLog) -> Result<Response<Vec<u8>>> {
-        let generation = hs.fresh_generation();
+    /// Answers `request`, for the first time or once more; errors are the caller's to write.
+    pub async fn handle(&self, hs: Rc<Homeserver>, request: Request<Bytes>, is_repeated: bool, log: &RequestLog) -> Result<Response<Vec<u8>>> {
+        let generation = hs.begin_reading();
         let (endpoint, arguments) = self.find(request.method(), request.uri().path(), log)?;
         let user = authenticate(&hs, endpoint.callers, request.headers(), request.uri()).await?;
         if let Some(LoggedIn { session, .. }) = &user {
@@ -339,7 +343,7 @@ impl Router {
             }
         }
         endpoint.bound.check_parts(request.body())?;
-        (endpoint.handler)(Incoming { hs, user, request, arguments, generation })?.await
+        (endpoint.handler)(Incoming { hs, user, request, arguments, generation, is_repeated })?.await
     }
 
     /// Refuses what can be refused before the body is read: no such endpoint, no valid access
@@ -378,13 +382,14 @@ impl Router {
 impl StreamRequest {
     /// Answers `request`; errors are the caller's to write.
     pub async fn handle(self, hs: Rc<Homeserver>, request: Request<Body>, log: &RequestLog) -> Result<Response<Body>> {
-        let generation = hs.fresh_generation();
+        let generation = hs.begin_reading();
         let user = authenticate(&hs, self.endpoint.callers, request.headers(), request.uri()).await?;
         if let Some(LoggedIn { session, .. }) = &user {
             log.by(&session.user_id);
         }
         let (parts, body) = request.into_parts();
-        let incoming = Incoming { hs, user, request: Request::from_parts(parts, Bytes::new()), arguments: self.arguments, generation };
+        let request = Request::from_parts(parts, Bytes::new());
+        let incoming = Incoming { hs, user, request, arguments: self.arguments, generation, is_repeated: false };
         (self.endpoint.handler)(incoming, body)?.await
     }
 }
@@ -573,10 +578,11 @@ impl Table {
     }
 }
 
-fn raw(request: Request<Bytes>, generation: u64) -> RawRequest {
+fn raw(request: Request<Bytes>, generation: u64, is_repeated: bool) -> RawRequest {
     let (parts, body) = request.into_parts();
     let origin = parts.uri.scheme().cloned().zip(parts.uri.authority().cloned());
-    RawRequest { method: parts.method, path: parts.uri.path().to_owned(), query: parts.uri.query().map(str::to_owned), origin, body, generation }
+    let (path, query) = (parts.uri.path().to_owned(), parts.uri.query().map(str::to_owned));
+    RawRequest { method: parts.method, path, query, origin, body, generation, is_repeated }
 }
 
 impl RawRequest {

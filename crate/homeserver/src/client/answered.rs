@@ -85,7 +85,7 @@ impl Homeserver {
             ..tables::ANSWERED_REQUESTS_BY_TIME.prefix_of(&self.host.now().saturating_sub(RETENTION));
         let slice = TimeSlice::new(&*self.host);
         loop {
-            let generation = self.fresh_generation();
+            let generation = self.begin_reading();
             let old =
                 tables::ANSWERED_REQUESTS_BY_TIME.scan_range(self.store(), range.clone(), ephapse_store::Direction::Forward, CLEARED_AT_ONCE).await?;
             if old.is_empty() {

@@ -213,7 +213,7 @@ impl Homeserver {
     pub(crate) async fn forget_ended_sessions(&self) -> Result<()> {
         let slice = TimeSlice::new(&*self.host);
         loop {
-            let generation = self.fresh_generation();
+            let generation = self.begin_reading();
             let ended = ended(self, CLEARED_AT_ONCE, self.host.now()).await?;
             if ended.is_empty() {
                 return Ok(());

@@ -109,7 +109,7 @@ async fn store(call: &UserCall, upload: &mut Upload, request: create_content::v3
         return Err(broke_off("the length differs from Content-Length"));
     }
     // It may have taken long: who was logged out meanwhile uploads nothing any more.
-    let generation = call.hs.fresh_generation();
+    let generation = call.hs.begin_reading();
     tables::ACCESS_TOKENS.get(call.hs.store(), &call.token).await?.ok_or_else(Error::unknown_token)?;
     let media = Media {
         size: upload.size(),

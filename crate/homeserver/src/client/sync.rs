@@ -16,6 +16,7 @@ use crate::{
     tables::{self, Change, Session},
     to_device,
 };
+use ephapse_store::StoreError;
 use futures_util::future::{self, Either};
 use ruma::api::client::sync::sync_events::v3::{Request, Response};
 use std::{pin::pin, time::Duration};
@@ -29,7 +30,9 @@ pub async fn sync_events(call: UserCall, Own(request): Own<Request>) -> Result<J
     let wants_presence = hs.config.presence && sync::wants_presence(&filter);
     let is_guest = call.is_guest();
     let ask = SyncRequest { session: call.session, is_guest, filter, since, full_state: request.full_state, state_after: request.use_state_after };
-    let deadline = hs.host.now() + request.timeout.unwrap_or_default().min(hs.config.longest_sync).as_millis() as u64;
+    // Whose answer a failed write took back has waited, and is told at once what there is now.
+    let longest = if call.raw.is_repeated { Duration::ZERO } else { hs.config.longest_sync };
+    let deadline = hs.host.now() + request.timeout.unwrap_or_default().min(longest).as_millis() as u64;
     // Whoever syncs is there, until the answer leaves.
     let _attendance = call.hs.attend(&ask.session, kind_of(&request.set_presence)?).await?;
     let mut from = since;
@@ -58,7 +61,11 @@ pub async fn sync_events(call: UserCall, Own(request): Own<Request>) -> Result<J
         from = Some(to);
         let timeout = hs.host.sleep(Duration::from_millis(deadline - now));
         if let Either::Left(_) = future::select(pin!(waiting.woken()), timeout).await {
-            // What woke it may have been the end of the session.
+            // What woke it may have been a failed write, and what was read may be lost by it.
+            if hs.store().generation() != call.raw.generation {
+                return Err(StoreError::RolledBack.into());
+            }
+            // Or the end of the session.
             let session = tables::ACCESS_TOKENS.get(hs.store(), &call.token).await?;
             session.ok_or_else(Error::unknown_token)?;
         }

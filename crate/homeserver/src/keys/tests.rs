@@ -32,7 +32,7 @@ fn another_server_sees_a_users_keys_but_for_the_user_signing_one_and_what_others
     let (hs, device) = (server.hs.clone(), alice.device.clone());
     let (devices, master) = server.run(async move {
         let (nid, bob) = (hs.intern_user(&id).await.expect("read"), hs.intern_user(&bob).await.expect("read"));
-        let written = hs.write(hs.fresh_generation(), |tx| {
+        let written = hs.write(hs.begin_reading(), |tx| {
             for used_for in [CrossSigningUse::Master, CrossSigningUse::SelfSigning, CrossSigningUse::UserSigning] {
                 tables::CROSS_SIGNING_KEYS.put(tx, &(nid, used_for as u8), &Json(json!({ "keys": { "ed25519:M": "M" } }).to_string()));
             }
@@ -65,7 +65,7 @@ fn another_server_claims_each_key_once_and_sends_messages_to_devices() {
         let messages: Messages = serde_json::from_value(json!({ id.as_str(): { "*": { "body": "hello" } } })).expect("messages");
         let done = Cell::new(0);
         let count = |_: &mut Tx| done.set(done.get() + 1);
-        to_device::send(&hs, hs.fresh_generation(), user_id!("@eve:other.example"), "m.dummy", &messages, &count).await.expect("sent");
+        to_device::send(&hs, hs.begin_reading(), user_id!("@eve:other.example"), "m.dummy", &messages, &count).await.expect("sent");
         (first.len(), second.len(), done.get())
     });
     assert_eq!(claimed, (1, 0, 1));

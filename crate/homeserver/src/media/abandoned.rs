@@ -27,7 +27,7 @@ impl Homeserver {
 
     /// Deletes a file of which nobody was told.
     pub(super) async fn forget_file(&self, key: &FileKey) -> Result<()> {
-        let begun = self.write(self.fresh_generation(), |tx| {
+        let begun = self.write(self.begin_reading(), |tx| {
             tx.frees_space();
             tables::MEDIA.delete(tx, key);
             tables::UPLOADS.put(tx, key, &());
@@ -43,7 +43,7 @@ impl Homeserver {
             return Ok(());
         }
         loop {
-            let generation = self.fresh_generation();
+            let generation = self.begin_reading();
             let chunks = tables::MEDIA_CHUNKS.scan(self.store(), key, Direction::Forward, BATCH).await?;
             let ids: BTreeSet<ChunkId> = chunks.iter().map(|(_, id)| *id).collect();
             let _locks = self.lock_chunks(&ids).await;

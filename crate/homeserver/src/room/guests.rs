@@ -80,7 +80,7 @@ impl Homeserver {
     }
 
     async fn guests_leave(&self, room: &Rc<RoomInfo>) -> Result<()> {
-        let generation = self.fresh_generation();
+        let generation = self.begin_reading();
         let Some(asked) = tables::GUESTS_TO_LEAVE.get(self.store(), &room.nid).await? else { return Ok(()) };
         let range = tables::MEMBERS.range(&(room.nid, MembershipKind::Join as u8));
         let mut from = range.start;

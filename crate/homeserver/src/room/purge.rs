@@ -23,7 +23,7 @@ impl Homeserver {
     /// account or leaves as a guest puts it into [`tables::ROOMS_TO_DELETE`] in the same batch.
     pub async fn purge_if_forgotten(&self, room: &Rc<RoomInfo>) -> Result<()> {
         let lock = self.lock(LockKey::Room(room.nid)).await;
-        let generation = self.fresh_generation();
+        let generation = self.begin_reading();
         if !self.is_forgotten(room.nid).await? {
             let stays = self.write(generation, |tx| tables::ROOMS_TO_DELETE.delete(tx, &room.nid));
             // It is asked again later if this is lost.
@@ -88,7 +88,7 @@ impl Homeserver {
     async fn purge(&self, room: RoomNid) -> Result<()> {
         let slice = TimeSlice::new(&*self.host);
         loop {
-            let generation = self.fresh_generation();
+            let generation = self.begin_reading();
             let members = tables::MEMBERS.scan(self.store(), &room, Direction::Forward, BATCH).await?;
             if members.is_empty() {
                 break;
@@ -105,7 +105,7 @@ impl Homeserver {
         }
         // Who was never in it may have account data of it all the same.
         loop {
-            let generation = self.fresh_generation();
+            let generation = self.begin_reading();
             let owners = tables::ROOM_ACCOUNT_DATA.scan(self.store(), &room, Direction::Forward, BATCH).await?;
             if owners.is_empty() {
                 break;
@@ -119,7 +119,7 @@ impl Homeserver {
             .await?;
         }
         loop {
-            let generation = self.fresh_generation();
+            let generation = self.begin_reading();
             let events = tables::EVENTS.scan(self.store(), &room, Direction::Backward, BATCH).await?;
             if events.is_empty() {
                 return self.purged(generation, &slice, |tx| delete_ranges(tx, room)).await;

@@ -67,7 +67,7 @@ impl Homeserver {
         let _lock = self.lock(LockKey::Changes).await;
         let slice = TimeSlice::new(&*self.host);
         loop {
-            let generation = self.fresh_generation();
+            let generation = self.begin_reading();
             let after = tables::CHANGES_FLOOR.get(self.store(), &()).await?.unwrap_or_default();
             if after >= to {
                 return Ok(());

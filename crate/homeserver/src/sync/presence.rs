@@ -494,7 +494,7 @@ pub fn forget_presence(tx: &mut Tx, user: UserNid) {
 async fn watch(hs: Rc<Homeserver>) {
     let slice = TimeSlice::new(&*hs.host);
     while !hs.notify.is_closed() {
-        hs.fresh_generation();
+        hs.begin_reading();
         for due in hs.sync.presence.due(hs.host.now()).chunks(BATCH) {
             let mut users = Vec::new();
             for user in due {

@@ -209,6 +209,34 @@ fn what_has_written_nothing_is_done_again_when_what_it_saw_is_lost() {
     server.run(asking).ok();
 }
 
+/// A held sync waited until its timeout though what it had read was lost, and then that long again.
+#[test]
+fn a_held_sync_is_answered_when_a_write_fails_and_never_after_its_timeout() {
+    let store = UnreliableStore::new();
+    let server = server_on(&store);
+    let (alice, bob) = (server.register("alice"), server.register("bob"));
+    let since = server.get(&alice, "/_matrix/client/v3/sync").ok()["next_batch"].as_str().expect("a token").to_owned();
+    let path = format!("/_matrix/client/v3/sync?timeout=20000&since={since}");
+    let hold = || {
+        let mut held = Box::pin(server.start("GET", &path, Some(&alice.token), None));
+        assert!((&mut held).now_or_never().is_none(), "there is nothing to tell");
+        (held, server.now())
+    };
+    let (held, begun) = hold();
+    store.fail_next(StoreError::Platform("the disk is on fire".to_owned()));
+    let answer = server.put(&bob, &format!("/_matrix/client/v3/user/{}/account_data/org.example.test", bob.id), json!({ "n": 1 }));
+    assert!(answer.status >= 500, "{answer:?}");
+    server.run(held).ok();
+    assert!(server.now() - begun < 1000, "it waited {} ms", server.now() - begun);
+    // No request has noticed this one.
+    let (held, begun) = hold();
+    store.fail_next(StoreError::Platform("the disk is on fire".to_owned()));
+    let hs = server.hs.clone();
+    server.run(async move { hs.set_max_upload(Some(1)).await }).expect_err("it was not written");
+    server.run(held).ok();
+    assert!(server.now() - begun <= 20_000, "it waited {} ms", server.now() - begun);
+}
+
 /// A message that a full store refused once stayed counted in memory, and the queue had a hole.
 #[test]
 fn to_device_messages_that_were_refused_leave_the_queue_as_it_was() {
