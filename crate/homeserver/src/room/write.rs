@@ -28,9 +28,10 @@ use crate::{
     time_slice::{self, TimeSlice},
     transaction::{Submitted, Tx},
 };
-use ephapse_store::Direction;
+use ephapse_store::{Direction, KeyPart, Table};
 use futures_util::FutureExt;
 use ruma::{EventId, OwnedEventId, OwnedUserId, UserId};
+use serde::{Serialize, de::DeserializeOwned};
 use std::{
     cell::RefCell,
     collections::{BTreeMap, HashMap, HashSet},
@@ -42,6 +43,8 @@ use std::{
 const ROUNDS: usize = 4096;
 /// How many events a long auth chain may bring in ahead of being asked for.
 const READ_AHEAD: usize = 256;
+/// How many rows of what may be many are read before others go on.
+const PORTION: usize = 256;
 /// How far ahead of the last position given a new room begins that is made in turns: so many
 /// positions may be given meanwhile.
 const POSITIONS_AHEAD: i64 = 1 << 12;
@@ -225,15 +228,15 @@ impl Homeserver {
                 }
                 Need::Relations(id) => {
                     let place = (room.nid, id.clone());
-                    let direct = tables::RELATIONS.scan(self.store(), &place, Direction::Forward, READ_AHEAD).await?;
-                    let indirect = tables::INDIRECT_RELATIONS.scan(self.store(), &place, Direction::Forward, READ_AHEAD).await?;
-                    let direct =
-                        direct.into_iter().map(|((_, _, position), relation)| (position, IndirectRelation { relation, through: Vec::new() }));
-                    let indirect = indirect.into_iter().map(|((_, _, position), indirect)| (position, indirect));
+                    let direct = self.all_of(&tables::RELATIONS, &place, &slice).await?.into_iter();
+                    let direct = direct.map(|((_, _, position), relation)| (position, IndirectRelation { relation, through: Vec::new() }));
+                    let indirect = self.all_of(&tables::INDIRECT_RELATIONS, &place, &slice).await?.into_iter();
+                    let indirect = indirect.map(|((_, _, position), indirect)| (position, indirect));
                     known.relations.insert(id, direct.chain(indirect).collect());
                 }
                 Need::WaitingRedactions(id) => {
-                    let found = tables::WAITING_REDACTIONS.scan(self.store(), &(room.nid, id.clone()), Direction::Forward, READ_AHEAD).await?;
+                    // One for each sender: any of them may be the one who has the power.
+                    let found = self.all_of(&tables::WAITING_REDACTIONS, &(room.nid, id.clone()), &slice).await?;
                     let found: Vec<_> = found.into_iter().map(|((_, _, sender), position)| (sender, position)).collect();
                     positions.extend(found.iter().map(|(_, position)| *position));
                     known.waiting_redactions.insert(id, found);
@@ -251,7 +254,7 @@ impl Homeserver {
                 }
             }
         }
-        for members in members.chunks(READ_AHEAD) {
+        for members in members.chunks(PORTION) {
             let found = tables::MEMBERSHIPS.get_all(self.store(), members).await?;
             known.members.extend(members.iter().map(|(user, _)| *user).zip(found));
             slice.step().await;
@@ -259,17 +262,38 @@ impl Homeserver {
         if !nodes.is_empty() {
             known.nodes.extend(self.load_nodes(room.nid, &nodes).await?);
         }
-        if !positions.is_empty() {
-            let events = self.events_at(room.nid, &positions).await?;
-            for (position, event) in positions.into_iter().zip(events) {
+        for positions in positions.chunks(PORTION) {
+            let events = self.events_at(room.nid, positions).await?;
+            for (position, event) in positions.iter().zip(events) {
                 let event = event.ok_or_else(|| Damaged::new(format!("the event at {position} of {}", room.id), "it is damaged or missing"))?;
-                known.events.insert(position, event);
+                known.events.insert(*position, event);
             }
+            slice.step().await;
         }
         if !ids.is_empty() {
             self.read_events_by_id(room, known, ids).await?;
         }
         Ok(())
+    }
+
+    /// Everything that a table has at a place; others go on while it is read.
+    async fn all_of<K: KeyPart, V: Serialize + DeserializeOwned>(
+        &self,
+        table: &Table<K, V>,
+        place: &impl KeyPart,
+        slice: &TimeSlice<'_>,
+    ) -> Result<Vec<(K, V)>> {
+        let mut range = table.range(place);
+        let mut all = Vec::new();
+        loop {
+            let portion = table.scan_range(self.store(), range.clone(), Direction::Forward, PORTION).await?;
+            let last = portion.last().filter(|_| portion.len() == PORTION).map(|(key, _)| table.key(key));
+            all.extend(portion);
+            // The first key after it.
+            let Some(last) = last else { return Ok(all) };
+            range.start = [&last[..], &[0]].concat();
+            slice.step().await;
+        }
     }
 
     /// Reads events, and ahead into their auth chains, since who asks for one mostly walks on.

@@ -87,6 +87,11 @@ impl Forked {
 
     /// An event of the other server, built on `parents`, which must not be in conflict.
     pub(super) fn remote_event(&self, draft: Draft, parents: &[Rc<Event>]) -> Pdu {
+        self.remote_event_of(&self.remote, draft, parents)
+    }
+
+    /// The same of any other server.
+    pub(super) fn remote_event_of(&self, remote: &Remote, draft: Draft, parents: &[Rc<Event>]) -> Pdu {
         let rules = &self.room.rules;
         let content = serde_json::value::to_raw_value(&*draft.content).expect("JSON");
         let keys =
@@ -110,10 +115,10 @@ impl Forked {
             redacts: draft.redacts,
             event_localpart: self.clock.get().to_string(),
         };
-        let signed = new.sign(&self.remote.name, &self.remote.key, rules).expect("an event");
+        let signed = new.sign(&remote.name, &remote.key, rules).expect("an event");
         // As it would come over the wire: parsed, its signature and hash verified.
         let received = ReceivedPdu::parse(&signed.json, rules).expect("an event");
-        received.verify(&public_keys(&self.remote.name, &self.remote.key), rules).expect("a good signature")
+        received.verify(&public_keys(&remote.name, &remote.key), rules).expect("a good signature")
     }
 
     pub(super) fn message(&self, body: &str, parents: &[Rc<Event>]) -> Pdu {

@@ -2,11 +2,11 @@
 
 use super::{
     super::{Draft, Error, Refused},
-    forked::{Forked, events_of, object, public_room, stray_nodes, topic_after, versions},
+    forked::{Forked, Remote, events_of, object, public_room, stray_nodes, topic_after, versions},
 };
 use ephapse_events::{Pdu, max_depth};
 use ruma::{
-    RoomVersionId,
+    CanonicalJsonObject, RoomVersionId,
     events::{StateEventType, TimelineEventType},
 };
 use serde_json::{Value, json};
@@ -123,6 +123,62 @@ fn a_redaction_is_not_lost_behind_what_came_before_it() {
         assert!(forked.event(redacted.pdu.event_id.as_str()).redacted_by.is_some(), "version {version}");
         assert!(!forked.seen().contains(&"secret".to_owned()));
     }
+}
+
+/// Of redactions that waited, those of 256 senders were looked at: it was chance whether the one
+/// who may redact was among them.
+#[test]
+fn the_redaction_of_who_may_is_found_among_those_of_many_who_may_not() {
+    let forked = Forked::new(&RoomVersionId::V11);
+    let other = Remote::new("third.example", 11);
+    let author = other.user("mallory");
+    let join = Draft::state(author.clone(), StateEventType::RoomMember, author.as_str(), object(&json!({ "membership": "join" })));
+    forked.receive(forked.remote_event_of(&other, join, &forked.end()));
+    let content = object(&json!({ "msgtype": "m.text", "body": "secret" }));
+    for n in 0..260 {
+        forked.join(&format!("eve{n}"));
+    }
+    let end = forked.end();
+    let target = forked.remote_event_of(&other, Draft::message(author, TimelineEventType::RoomMessage, content), &end);
+    for n in 0..260 {
+        let redaction = forked.receive(forked.redaction(&format!("eve{n}"), &target, &end));
+        assert!(redaction.is_accepted() && !redaction.is_shown());
+    }
+    // Heard of last, and so the last in the table.
+    let moderator = other.user("zoe");
+    let join = Draft::state(moderator.clone(), StateEventType::RoomMember, moderator.as_str(), object(&json!({ "membership": "join" })));
+    let joined = forked.receive(forked.remote_event_of(&other, join, &end));
+    let draft = Draft::message(moderator, TimelineEventType::RoomRedaction, CanonicalJsonObject::new());
+    let draft = Draft { redacts: Some(target.event_id.clone()), ..draft };
+    forked.receive(forked.remote_event_of(&other, draft, &[joined]));
+    let redacted = forked.receive(target);
+    assert!(forked.event(redacted.pdu.event_id.as_str()).redacted_by.is_some());
+}
+
+/// What relates to an event through one that this server did not have yet, however much it is.
+#[test]
+fn all_that_relates_through_a_late_event_is_found() {
+    let forked = Forked::new(&RoomVersionId::V11);
+    let end = forked.end();
+    let relating = |body: &str, rel_type: &str, parent: &Pdu| {
+        let content = json!({ "msgtype": "m.text", "body": body, "m.relates_to": { "rel_type": rel_type, "event_id": parent.event_id } });
+        forked.remote_event(Draft::message(forked.remote.user("eve"), TimelineEventType::RoomMessage, object(&content)), &end)
+    };
+    let root = forked.receive(forked.message("root", &end));
+    let late = relating("late", "m.thread", &root.pdu);
+    for n in 0..520 {
+        forked.receive(relating(&n.to_string(), "m.annotation", &late));
+    }
+    forked.receive(late);
+    let path = format!("/_matrix/client/v1/rooms/{}/relations/{}?recurse=true&limit=100", forked.room.id, root.pdu.event_id);
+    let (mut found, mut from) = (0, String::new());
+    loop {
+        let page = forked.server.get(&forked.alice, &format!("{path}{from}")).ok();
+        found += page["chunk"].as_array().expect("a chunk").len();
+        let Some(next) = page["next_batch"].as_str() else { break };
+        from = format!("&from={next}");
+    }
+    assert_eq!(found, 521);
 }
 
 /// What relates to an event through one that this server did not have yet.
