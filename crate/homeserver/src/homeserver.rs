@@ -336,8 +336,8 @@ impl Homeserver {
         })
     }
 
-    /// A panic costs one request: it is answered 500, and everything in memory is read anew from
-    /// disk.
+    /// Natively a panic costs one request: it is answered 500, and everything in memory is read anew
+    /// from disk. In the browser it ends the instance (`crate/wasm/src/calls.rs`).
     async fn run<T>(
         self: &Rc<Self>,
         handling: impl Future<Output = Result<Response<T>>>,
@@ -379,7 +379,7 @@ impl Homeserver {
         generation
     }
 
-    /// Drops every cache. Counters stay: a number or position that was given must not be given
+    /// Drops what memory holds of the store. Counters stay: a number or position that was given must not be given
     /// again with another meaning.
     fn forget_memory(&self) {
         self.users.forget_all();

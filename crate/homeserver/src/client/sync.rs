@@ -39,7 +39,8 @@ pub async fn sync_events(call: UserCall, Own(request): Own<Request>) -> Result<J
     loop {
         let rooms = hs.user_rooms(ask.session.user).await?;
         let session = ask.session.clone();
-        // In the queue before the look, so that nothing falls between look and wait.
+        // In the queue before the look, so that nothing falls between look and wait. `rooms` stays
+        // current: what changes is marked in it before anyone is woken.
         let server = call.hs.clone();
         let waiting = hs.notify.wait(move |change| {
             let is_near = |user| user == session.user || server.sync.memberships.may_share(&rooms, user);

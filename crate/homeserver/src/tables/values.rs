@@ -175,13 +175,14 @@ pub struct RoomHead {
     pub extremities: Vec<Extremity>,
     /// The root of the current state.
     pub state: [u8; 16],
-    /// The newest event.
+    /// The newest event that is shown.
     pub newest: Position,
     /// The oldest event: below 1 when earlier ones were fetched.
     pub oldest: Position,
     /// The newest event that changed the current state.
     pub newest_state: Position,
-    /// Where current events are that authorize most others.
+    // Where the events are of the current state that authorize most others.
+    /// The create event.
     pub create: Option<Position>,
     /// The current power levels.
     pub power_levels: Option<Position>,
@@ -291,7 +292,7 @@ pub struct Membership {
     pub kind: MembershipKind,
     /// The member event.
     pub position: Position,
-    /// The first and the last time the user was joined: which part of the history can be theirs.
+    /// Where the user last left after having been joined; none: never.
     pub last_left: Option<Position>,
     /// Whether the user has ever been joined.
     pub ever_joined: bool,
