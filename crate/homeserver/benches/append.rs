@@ -32,7 +32,7 @@ impl Bench {
         let user = OwnedUserId::try_from(account["user_id"].as_str().expect("a user")).expect("a user id");
         let created = request(&hs, "POST", "/_matrix/client/v3/createRoom", &token, &json!({})).await;
         let room_id = created["room_id"].as_str().expect("a room").to_owned();
-        let room = hs.room_for(RoomId::parse(&room_id).expect("a room id").as_ref()).await.expect("the room");
+        let room = hs.known_room(RoomId::parse(&room_id).expect("a room id").as_ref()).await.expect("the room");
         Self { hs, store, token, user, room_id, room }
     }
 

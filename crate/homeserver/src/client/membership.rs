@@ -206,7 +206,7 @@ pub async fn invite(call: UserCall, request: invite_user::v3::Request) -> Result
         ));
     };
     let hs = &call.hs;
-    let room = hs.room_for(&request.room_id).await?;
+    let room = hs.known_room(&request.room_id).await?;
     let content = invite_content(hs, &invite.user_id, invite.reason).await?;
     set(&call, &room, &invite.user_id, content).await?;
     Ok(invite_user::v3::Response::new())
@@ -215,7 +215,7 @@ pub async fn invite(call: UserCall, request: invite_user::v3::Request) -> Result
 /// `POST /rooms/{roomId}/leave`: also refuses an invitation and takes back a knock.
 pub async fn leave(call: UserCall, request: leave_room::v3::Request) -> Result<leave_room::v3::Response> {
     let hs = &call.hs;
-    let room = hs.room_for(&request.room_id).await?;
+    let room = hs.known_room(&request.room_id).await?;
     let own = tables::MEMBERSHIPS.get(hs.store(), &(call.session.user, room.nid)).await?;
     match own.map(|own| own.kind) {
         Some(MembershipKind::Leave) => return Ok(leave_room::v3::Response::new()),
@@ -228,7 +228,7 @@ pub async fn leave(call: UserCall, request: leave_room::v3::Request) -> Result<l
 
 /// `POST /rooms/{roomId}/kick`
 pub async fn kick(call: UserCall, request: kick_user::v3::Request) -> Result<kick_user::v3::Response> {
-    let room = call.hs.room_for(&request.room_id).await?;
+    let room = call.hs.known_room(&request.room_id).await?;
     let target = membership_of(&call.hs, &room, &request.user_id).await?;
     if !matches!(target, Some(MembershipKind::Join | MembershipKind::Invite | MembershipKind::Knock)) {
         return Err(Error::forbidden(format!("{} is not in this room", request.user_id)));
@@ -239,14 +239,14 @@ pub async fn kick(call: UserCall, request: kick_user::v3::Request) -> Result<kic
 
 /// `POST /rooms/{roomId}/ban`
 pub async fn ban(call: UserCall, request: ban_user::v3::Request) -> Result<ban_user::v3::Response> {
-    let room = call.hs.room_for(&request.room_id).await?;
+    let room = call.hs.known_room(&request.room_id).await?;
     set(&call, &room, &request.user_id, bare_member_content("ban", request.reason)).await?;
     Ok(ban_user::v3::Response::new())
 }
 
 /// `POST /rooms/{roomId}/unban`
 pub async fn unban(call: UserCall, request: unban_user::v3::Request) -> Result<unban_user::v3::Response> {
-    let room = call.hs.room_for(&request.room_id).await?;
+    let room = call.hs.known_room(&request.room_id).await?;
     if membership_of(&call.hs, &room, &request.user_id).await? != Some(MembershipKind::Ban) {
         return Err(Error::forbidden(format!("{} is not banned from this room", request.user_id)));
     }
@@ -257,7 +257,7 @@ pub async fn unban(call: UserCall, request: unban_user::v3::Request) -> Result<u
 /// `POST /rooms/{roomId}/forget`
 pub async fn forget(call: UserCall, request: forget_room::v3::Request) -> Result<forget_room::v3::Response> {
     let hs = &call.hs;
-    let room = hs.room_for(&request.room_id).await?;
+    let room = hs.known_room(&request.room_id).await?;
     let user = call.session.user;
     {
         let _lock = hs.lock(LockKey::Room(room.nid)).await;

@@ -154,7 +154,7 @@ fn unseen() -> Error {
 /// 403 M_FORBIDDEN where nothing of the room is theirs to read; else 404 M_NOT_FOUND, whether the
 /// event is hidden from them or not there.
 pub async fn visible_event(hs: &Homeserver, requester: Requester<'_>, room: &RoomId, id: &EventId) -> Result<(Rc<RoomInfo>, Viewer, Rc<Event>)> {
-    let room = hs.room_for(room).await?;
+    let room = hs.known_room(room).await?;
     match seen_event(hs, requester, &room, id).await? {
         Some((viewer, event)) => Ok((room, viewer, event)),
         None => Err(hs.readable(requester, &room.id).await.err().map_or_else(unseen, Error::from)),

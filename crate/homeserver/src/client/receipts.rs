@@ -10,12 +10,12 @@ use crate::{
     position::Position,
     room::{Event, RoomInfo, Viewer},
     router::UserCall,
-    tables::{self, AccountData, Change, Json, Membership, MembershipKind, ReceiptKind, RoomNid, StoredReceipt},
+    tables::{self, AccountData, Change, Json, Membership, ReceiptKind, RoomNid, StoredReceipt},
     transaction::Submitted,
 };
 use ephapse_store::Direction;
 use ruma::{
-    OwnedEventId, RoomId,
+    OwnedEventId,
     api::client::receipt::create_receipt::v3::{ReceiptType, Request, Response},
     events::receipt::ReceiptThread,
 };
@@ -27,7 +27,7 @@ pub const FULLY_READ: &str = "m.fully_read";
 
 /// Moves a receipt, or the read marker.
 pub async fn create_receipt(call: UserCall, request: Request) -> Result<Response> {
-    let place = joined_room(&call, &request.room_id).await?;
+    let place = call.hs.joined_room(call.session.user, &request.room_id).await?;
     let thread = match request.thread {
         ReceiptThread::Unthreaded => None,
         ReceiptThread::Main => Some("main".to_owned()),
@@ -44,15 +44,6 @@ pub async fn create_receipt(call: UserCall, request: Request) -> Result<Response
     };
     mark(&call, place, marks).await?;
     Ok(Response::new())
-}
-
-/// A room the user is joined to, and the user's part in it.
-pub async fn joined_room(call: &UserCall, room_id: &RoomId) -> Result<(Rc<RoomInfo>, Membership)> {
-    let forbidden = || Error::forbidden("You are not in this room");
-    let room = call.hs.room(room_id).await?.ok_or_else(forbidden)?;
-    let membership = tables::MEMBERSHIPS.get(call.hs.store(), &(call.session.user, room.nid)).await?;
-    let joined = membership.filter(|membership| membership.kind == MembershipKind::Join).ok_or_else(forbidden)?;
-    Ok((room, joined))
 }
 
 /// What is to be marked as read up to which event.

@@ -3,7 +3,6 @@
 use super::{
     answered::{self, NewRequest, Request},
     content,
-    receipts::joined_room,
     wire::WithoutTxnId,
 };
 use crate::{
@@ -59,7 +58,7 @@ async fn send_message(
     request: send_message_event::v3::Request,
     new: Option<&NewRequest>,
 ) -> Result<send_message_event::v3::Response> {
-    let room = call.hs.room_for(&request.room_id).await?;
+    let room = call.hs.known_room(&request.room_id).await?;
     let mut draft = Draft::message(call.session.user_id.clone(), request.event_type.into(), content(request.body.json().get(), &room.rules)?);
     if draft.event_type == TimelineEventType::RoomRedaction {
         let target = take_redacts(&mut draft.content)?;
@@ -70,7 +69,7 @@ async fn send_message(
 }
 
 async fn send_redaction(call: &UserCall, request: redact_event::v3::Request, new: Option<&NewRequest>) -> Result<redact_event::v3::Response> {
-    let room = call.hs.room_for(&request.room_id).await?;
+    let room = call.hs.known_room(&request.room_id).await?;
     may_redact(call, &room, &request.event_id).await?;
     let content: CanonicalJsonObject = request.reason.map(|reason| ("reason".to_owned(), CanonicalJsonValue::String(reason))).into_iter().collect();
     let mut draft = Draft::message(call.session.user_id.clone(), TimelineEventType::RoomRedaction, content);
@@ -111,7 +110,7 @@ fn take_redacts(content: &mut CanonicalJsonObject) -> Result<OwnedEventId> {
 /// user cannot know of.
 async fn may_redact(call: &UserCall, room: &Rc<RoomInfo>, target: &EventId) -> Result<()> {
     let (hs, user) = (&call.hs, &call.session.user_id);
-    joined_room(call, &room.id).await?;
+    hs.joined_room(call.session.user, &room.id).await?;
     let may_redact_others = hs.may_redact_others(room, user).await?;
     let target = match hs.find_event(target).await? {
         Some((found, _)) if found != room.nid => return Err(Error::invalid_param(format!("{target} is in another room"))),

@@ -63,7 +63,7 @@ pub async fn one(call: UserCall, request: get_state_event_for_key::v3::Request) 
 /// again, so that a client may repeat what it did not hear the answer of.
 pub async fn put(call: UserCall, request: send_state_event::v3::Request) -> Result<send_state_event::v3::Response> {
     let hs = &call.hs;
-    let room = hs.room_for(&request.room_id).await?;
+    let room = hs.known_room(&request.room_id).await?;
     let content = content(request.body.json().get(), &room.rules)?;
     let mut unfit = BTreeMap::new();
     if request.event_type == StateEventType::RoomCanonicalAlias {
@@ -142,11 +142,7 @@ pub async fn members(call: UserCall, request: get_member_events::v3::Request) ->
 /// out and some clients look for.
 pub async fn joined_members(call: UserCall, Own(request): Own<joined_members::v3::Request>) -> Result<Json> {
     let hs = &call.hs;
-    let room = hs.room_for(&request.room_id).await?;
-    let own = tables::MEMBERSHIPS.get(hs.store(), &(call.session.user, room.nid)).await?;
-    if own.is_none_or(|own| own.kind != MembershipKind::Join) {
-        return Err(Error::forbidden("You are not in this room"));
-    }
+    let (room, _) = hs.joined_room(call.session.user, &request.room_id).await?;
     #[derive(Default, Deserialize, Serialize)]
     struct Profile {
         #[serde(rename(serialize = "display_name"))]

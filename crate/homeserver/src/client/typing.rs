@@ -1,7 +1,7 @@
 //! `PUT /rooms/{roomId}/typing/{userId}` (Client-Server API, Typing Notifications).
 
 use crate::{
-    client::{receipts::joined_room, wire::SetTyping},
+    client::wire::SetTyping,
     error::{Error, Result},
     locks::LockKey,
     router::UserCall,
@@ -14,9 +14,9 @@ pub async fn create_typing_event(call: UserCall, SetTyping(request): SetTyping) 
         return Err(Error::forbidden("You can only set your own typing state"));
     }
     // Nobody leaves between the look and the notice, which would outlive it.
-    let room = call.hs.room_for(&request.room_id).await?;
+    let room = call.hs.known_room(&request.room_id).await?;
     let _guard = call.hs.lock(LockKey::Room(room.nid)).await;
-    joined_room(&call, &request.room_id).await?;
+    call.hs.joined_room(call.session.user, &request.room_id).await?;
     let duration = match request.state {
         Typing::Yes(info) => Some(info.timeout),
         Typing::No => None,

@@ -9,16 +9,28 @@ use crate::{
     homeserver::Homeserver,
     position::Position,
     requester::Requester,
-    tables::{self, MembershipKind},
+    tables::{self, Membership, MembershipKind, UserNid},
 };
 use ruma::{RoomId, events::room::history_visibility::HistoryVisibility};
 use serde::Deserialize;
 use std::rc::Rc;
 
 impl Homeserver {
-    /// A room that somebody names: where there is none, they are told that they are not in it.
-    pub async fn room_for(&self, id: &RoomId) -> Result<Rc<RoomInfo>> {
+    /// A room that somebody names, whether or not they are in it. Where there is none, they are told
+    /// that they are not in it.
+    pub async fn known_room(&self, id: &RoomId) -> Result<Rc<RoomInfo>> {
         Ok(self.room(id).await?.ok_or(Refused::NotInRoom)?)
+    }
+
+    /// A room that a user has joined, and their part in it.
+    ///
+    /// # Errors
+    /// [`Refused::NotInRoom`], also where there is no such room.
+    pub async fn joined_room(&self, user: UserNid, id: &RoomId) -> Result<(Rc<RoomInfo>, Membership)> {
+        let room = self.known_room(id).await?;
+        let membership = tables::MEMBERSHIPS.get(self.store(), &(user, room.nid)).await?;
+        let joined = membership.filter(|membership| membership.kind == MembershipKind::Join).ok_or(Refused::NotInRoom)?;
+        Ok((room, joined))
     }
 
     /// A room that somebody may read, and until when: where they left it, unless they are in it or
@@ -27,7 +39,7 @@ impl Homeserver {
     /// # Errors
     /// [`Refused::NotInRoom`], also where there is no such room.
     pub async fn readable(&self, requester: Requester<'_>, id: &RoomId) -> Result<(Rc<RoomInfo>, Option<Position>)> {
-        let room = self.room_for(id).await?;
+        let room = self.known_room(id).await?;
         let membership = match requester {
             Requester::User(session) | Requester::Guest(session) => tables::MEMBERSHIPS.get(self.store(), &(session.user, room.nid)).await?,
             // What a server may read beyond what everybody may follows from its members.
