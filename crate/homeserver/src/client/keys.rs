@@ -76,7 +76,7 @@ pub async fn changes(call: UserCall, request: get_key_changes::Request) -> Resul
     // A token of before the database was restored: everything may have changed since.
     let from = hs.position_of(&request.from)?.map_or(Position(0), |from| from.max(Position(0)));
     let to = hs.position_of(&request.to)?.unwrap_or_else(|| hs.positions.newest());
-    let listed = hs.changes_between(from..to).await?;
+    let listed = hs.changes_between(from, to).await?;
     let DeviceLists { changed, left } = keys::device_lists(hs, call.session.user, from, &listed).await?;
     Ok(get_key_changes::Response::new(changed, left))
 }

@@ -73,12 +73,12 @@ pub async fn sync_events(call: UserCall, Own(request): Own<Request>) -> Result<J
     }
 }
 
-/// What there is to see for a client that has seen everything up to `from`.
+/// The whole response for a client that has seen everything up to `from`.
 async fn sync_response(hs: &Homeserver, ask: &SyncRequest, since: Option<Token>, from: Option<Position>, to: Position) -> Result<Response> {
     let mut response = match from {
         Some(from) if from == to && !ask.full_state => Response::new(hs.token(to)),
         Some(from) => {
-            let listed = hs.changes_between(from..to).await?;
+            let listed = hs.changes_between(from, to).await?;
             let mut response = hs.sync_response(ask, Some((from, &listed)), to).await?;
             let lists = keys::device_lists(hs, ask.session.user, from, &listed).await?;
             (response.device_lists.changed, response.device_lists.left) = (lists.changed, lists.left);

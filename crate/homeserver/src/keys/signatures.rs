@@ -86,7 +86,7 @@ pub async fn upload_signatures(
 /// Whose keys a user has signed. Signatures are found by whose key they are of, and the list of
 /// changes keeps the newest of each pair for good.
 pub async fn signed_by(hs: &Homeserver, user: UserNid) -> Result<BTreeSet<UserNid>, StoreError> {
-    let listed = hs.changes_between(Position::default()..hs.positions.newest()).await?;
+    let listed = hs.changes_between(Position::default(), hs.positions.newest()).await?;
     let signed = listed.changes.iter().filter_map(|(_, change)| match change {
         Change::KeySignature { by, of } if *by == user => Some(*of),
         _ => None,

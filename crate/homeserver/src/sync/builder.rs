@@ -90,15 +90,15 @@ enum Section {
 }
 
 impl Homeserver {
-    /// What a client sees of its rooms and account data; `seen`: that has seen everything up to a
-    /// position, and what has changed since.
+    /// What a sync tells of rooms and account data. `seen`: the position up to which the client has
+    /// seen everything, and what has changed since.
     pub(crate) async fn sync_response(&self, ask: &SyncRequest, seen: Option<(Position, &Listed)>, to: Position) -> Result<Response> {
         let from = seen.map(|(from, _)| from);
         let user = ask.session.user;
         let mut response = Response::new(self.token(to));
         let rooms = self.user_rooms(user).await?;
         let changes = match seen {
-            Some((from, listed)) => Some(self.changes_for(user, &rooms, from..to, listed).await?),
+            Some((from, listed)) => Some(self.changes_for(user, &rooms, from, to, listed).await?),
             None => None,
         };
         let mut builder = SyncBuilder {

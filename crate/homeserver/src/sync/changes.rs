@@ -12,10 +12,7 @@ use crate::{
 };
 use ephapse_store::{Direction, StoreError};
 use ruma::{OwnedUserId, events::StateEventType};
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    ops::Range,
-};
+use std::collections::{BTreeMap, BTreeSet};
 
 /// From how many changes on it is cheaper to look at each of the user's rooms.
 pub(super) const MAX_CHANGES_READ: usize = 2000;
@@ -84,8 +81,8 @@ pub struct Changes {
 pub(crate) struct Listed {
     /// In order.
     pub changes: Vec<(Position, Change)>,
-    /// Whether these are all; otherwise only those that nothing else tells of, and they may go on
-    /// behind the end that was asked for.
+    /// Whether these are all; otherwise only those that nothing else tells of, and some of them may
+    /// come after the end that was asked for.
     pub complete: bool,
 }
 
@@ -116,11 +113,11 @@ impl Changes {
 }
 
 impl Homeserver {
-    /// What changed for anybody after `range.start`, up to and including `range.end`.
-    pub(crate) async fn changes_between(&self, range: Range<Position>) -> Result<Listed, StoreError> {
-        let is_listed = || range.start >= self.sync.changes_floor.get();
+    /// What changed for anybody after `since`, up to and including `to`.
+    pub(crate) async fn changes_between(&self, since: Position, to: Position) -> Result<Listed, StoreError> {
+        let is_listed = || since >= self.sync.changes_floor.get();
         if is_listed() {
-            let keys = tables::CHANGES.key(&range.start.next())..tables::CHANGES.key(&range.end.next());
+            let keys = tables::CHANGES.key(&since.next())..tables::CHANGES.key(&to.next());
             let changes = tables::CHANGES.scan_range(self.store(), keys, Direction::Forward, MAX_CHANGES_READ + 1).await?;
             // The beginning may have gone while this was read.
             if changes.len() <= MAX_CHANGES_READ && is_listed() {
@@ -129,7 +126,7 @@ impl Homeserver {
         }
         let slice = TimeSlice::new(&*self.host);
         let mut listed = Listed { changes: Vec::new(), complete: false };
-        let mut from = range.start.next();
+        let mut from = since.next();
         loop {
             let keys = tables::CHANGES.key(&from)..tables::CHANGES.range(&()).end;
             let page = tables::CHANGES.scan_range(self.store(), keys, Direction::Forward, PAGE).await?;
@@ -143,45 +140,47 @@ impl Homeserver {
         }
     }
 
-    /// What of that is a user's business at the end of `range`.
-    pub(super) async fn changes_for(&self, user: UserNid, rooms: &UserRooms, range: Range<Position>, listed: &Listed) -> Result<Changes> {
-        let mut changes = if listed.complete { Changes::default() } else { self.walk(user, rooms, range.start).await? };
+    /// What changed for a user after `since`, as of `to`; `listed` is what changed for anybody.
+    pub(super) async fn changes_for(&self, user: UserNid, rooms: &UserRooms, since: Position, to: Position, listed: &Listed) -> Result<Changes> {
+        let mut changes = if listed.complete { Changes::default() } else { self.changes_of_rooms(user, rooms, since).await? };
         listed.changes.iter().for_each(|(_, change)| changes.take(user, change));
-        // Whoever has left only behind the end was in the room at it: no later sync tells what came
+        // Who left a room after `to` was still in it at `to`, and no later sync tells what came
         // before.
-        let may_have_been_in = |room: Membership| room.kind == MembershipKind::Join || room.position > range.end;
+        let may_have_been_in = |room: Membership| room.kind == MembershipKind::Join || room.position > to;
         changes.rooms.retain(|room, changes| changes.own || rooms.get(*room).is_some_and(may_have_been_in));
         Ok(changes)
     }
 
-    async fn walk(&self, user: UserNid, rooms: &UserRooms, since: Position) -> Result<Changes> {
+    /// What changed for a user after `since` by the heads of their rooms, for where the list does
+    /// not reach back that far.
+    async fn changes_of_rooms(&self, user: UserNid, rooms: &UserRooms, since: Position) -> Result<Changes> {
         let mut changes = Changes { account_data: Which::Unknown, ..Changes::default() };
         let own = (StateEventType::RoomMember, self.user_id(user).await?.to_string());
         let all = rooms.all();
         let joined: Vec<RoomNid> = all.iter().filter(|(_, membership)| membership.kind == MembershipKind::Join).map(|(room, _)| *room).collect();
         for (room, membership) in all {
             if membership.position > since {
-                let changes = changes.rooms.entry(room).or_default();
-                (changes.events, changes.members, changes.own) = (true, true, true);
-                changes.account_data = Which::Unknown;
+                let in_room = changes.rooms.entry(room).or_default();
+                (in_room.events, in_room.members, in_room.own) = (true, true, true);
+                in_room.account_data = Which::Unknown;
             }
         }
         let mut moved: Vec<(RoomNid, String)> = Vec::new();
         for (head, room) in self.room_heads(&joined).await?.into_iter().zip(joined) {
             // Everybody may have left and forgotten the room meanwhile.
             let Some(head) = head else { continue };
-            let changes = changes.rooms.entry(room).or_default();
-            changes.events |= head.newest > since;
+            let in_room = changes.rooms.entry(room).or_default();
+            in_room.events |= head.newest > since;
             if head.newest_state > since {
                 let before = self.room_state_at(room, &head, since).await?;
                 let differences = self.state_diff(room, before, NodeId(head.state)).await?;
-                changes.own |= differences.iter().any(|difference| difference.key == own);
+                in_room.own |= differences.iter().any(|difference| difference.key == own);
                 let members = differences.into_iter().filter(|difference| difference.key.0 == StateEventType::RoomMember);
                 moved.extend(members.map(|difference| (room, difference.key.1)));
-                changes.members |= moved.last().is_some_and(|(last, _)| *last == room);
+                in_room.members |= moved.last().is_some_and(|(last, _)| *last == room);
             }
-            changes.receipts = Which::Unknown;
-            changes.account_data = Which::Unknown;
+            in_room.receipts = Which::Unknown;
+            in_room.account_data = Which::Unknown;
         }
         for (room, member) in moved.into_iter().filter(|(_, member)| *member != own.1) {
             let Ok(member) = OwnedUserId::try_from(member) else { continue };
