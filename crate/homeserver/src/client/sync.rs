@@ -51,7 +51,7 @@ pub async fn sync_events(call: UserCall, Own(request): Own<Request>) -> Result<J
             }
         });
         let to = hs.positions.newest();
-        let mut response = sync_response(hs, &ask, token, from, to).await?;
+        let mut response = look(hs, &ask, token, from, to).await?;
         let now = hs.host.now();
         if since.is_none() || ask.full_state || !is_empty(&response) || now >= deadline || hs.notify.is_closed() {
             let counts = keys::counts(hs, &ask.session).await?;
@@ -74,7 +74,7 @@ pub async fn sync_events(call: UserCall, Own(request): Own<Request>) -> Result<J
 }
 
 /// The whole response for a client that has seen everything up to `from`.
-async fn sync_response(hs: &Homeserver, ask: &SyncRequest, since: Option<Token>, from: Option<Position>, to: Position) -> Result<Response> {
+async fn look(hs: &Homeserver, ask: &SyncRequest, since: Option<Token>, from: Option<Position>, to: Position) -> Result<Response> {
     let mut response = match from {
         Some(from) if from == to && !ask.full_state => Response::new(hs.token(to)),
         Some(from) => {
