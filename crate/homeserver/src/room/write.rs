@@ -99,16 +99,16 @@ impl Homeserver {
     /// before a request is answered ([`Homeserver::handle`]).
     ///
     /// # Errors
-    /// Whatever `decide` refuses with, or why the write was refused at once.
+    /// Whatever `change` refuses with, or why the write was refused at once.
     pub async fn write_room<T, E: From<Error>>(
         &self,
         room: &Rc<RoomInfo>,
         generation: u64,
-        decide: impl FnMut(&mut Write<'_>) -> Result<T, Stop<E>>,
+        change: impl FnMut(&mut Write<'_>) -> Result<T, Stop<E>>,
     ) -> Result<T, E> {
         let guard = self.lock(LockKey::Room(room.nid)).await;
         let head = self.room_head(room.nid).await?;
-        let (answer, guest_access_changed) = self.decide(room, RoomHead::clone(&head), generation, decide).await?;
+        let (answer, guest_access_changed) = self.decide_until_made(room, RoomHead::clone(&head), generation, change).await?;
         drop(guard);
         if guest_access_changed {
             self.send_guests_away(room).await;
@@ -127,7 +127,7 @@ impl Homeserver {
         events: usize,
         users: HashMap<OwnedUserId, UserNid>,
         invitees: HashMap<OwnedUserId, Invitee>,
-        mut decide: impl AsyncFnMut(&mut Write<'_>) -> Result<T, Stop<E>>,
+        mut change: impl AsyncFnMut(&mut Write<'_>) -> Result<T, Stop<E>>,
     ) -> Result<T, E> {
         let is_long = events > time_slice::STEPS;
         // Two at once would have to know of each other's positions.
@@ -139,7 +139,7 @@ impl Homeserver {
             let mut fill = async |tx: &mut Tx| {
                 let slice = is_long.then(|| TimeSlice::new(&*self.host));
                 let mut write = Write { is_new: true, slice, ..Write::new(self, room, &known, RoomHead::default(), tx) };
-                let answer = decide(&mut write).await?;
+                let answer = change(&mut write).await?;
                 for event in write.changed_events() {
                     write.encode(&event);
                     write.turn().await;
@@ -167,12 +167,13 @@ impl Homeserver {
         Err(too_many_rounds(room).into())
     }
 
-    async fn decide<T, E: From<Error>>(
+    /// Runs `change` until it stops no more, each time with more of what it needs in memory.
+    async fn decide_until_made<T, E: From<Error>>(
         &self,
         room: &Rc<RoomInfo>,
         head: RoomHead,
         generation: u64,
-        mut decide: impl FnMut(&mut Write<'_>) -> Result<T, Stop<E>>,
+        mut change: impl FnMut(&mut Write<'_>) -> Result<T, Stop<E>>,
     ) -> Result<(T, bool), E> {
         let mut known = Known::default();
         let slice = TimeSlice::new(&*self.host);
@@ -180,7 +181,7 @@ impl Homeserver {
         while rounds < ROUNDS {
             let written = self.transaction(generation, |tx| {
                 let mut write = Write::new(self, room, &known, head.clone(), tx);
-                let answer = decide(&mut write)?;
+                let answer = change(&mut write)?;
                 write.end_typing();
                 for event in write.changed_events() {
                     write.encode(&event);
