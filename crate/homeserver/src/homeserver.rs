@@ -210,7 +210,8 @@ impl Homeserver {
     fn clear_when_due(self: &Rc<Self>) {
         let now = self.host.now();
         let is_due = |interval| self.last_cleanup.get().is_none_or(|last| now >= last + interval);
-        if !is_due(CLEANUP_INTERVAL) && !(is_due(MIN_CLEANUP_INTERVAL) && self.has_many_old_changes()) {
+        let is_early = is_due(MIN_CLEANUP_INTERVAL) && self.has_many_old_changes();
+        if !is_due(CLEANUP_INTERVAL) && !is_early {
             return;
         }
         self.last_cleanup.set(Some(now));
