@@ -1,9 +1,9 @@
 //! Rooms: the only writer of events. Build, receive, authorize, resolve, append.
 //!
 //! What an event is, and what the rules say of it, is in `ephapse_events`; the state of a room is
-//! in `state_tree`. Both are plain functions. `read` brings what they need into memory, `write`
-//! turns a decision into one batch, `build` makes local events, `receive` checks remote ones, and
-//! both enter by `append`.
+//! in `state_tree`. Both are plain functions. `read` and `needs` bring what they need into memory,
+//! `write` turns a decision into one batch, `build` makes local events, `receive` checks remote
+//! ones, and both enter by `append`.
 
 mod access;
 mod append;
@@ -15,6 +15,7 @@ mod error;
 mod event;
 mod guests;
 mod invitee;
+mod needs;
 mod permissions;
 mod purge;
 mod read;

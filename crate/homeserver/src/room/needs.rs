@@ -1,0 +1,172 @@
+//! What a decision needs, read from the store ([`Need`]).
+
+use super::{
+    error::Result,
+    event::Event,
+    invitee::Invitee,
+    resolution::Resolutions,
+    rooms::RoomInfo,
+    state_tree::{Node, NodeId},
+    stop::Need,
+};
+use crate::{
+    damaged::Damaged,
+    homeserver::Homeserver,
+    position::Position,
+    tables::{self, IndirectRelation, Membership, UserNid},
+    time_slice::TimeSlice,
+};
+use ephapse_store::{Direction, KeyPart, Table};
+use ruma::{OwnedEventId, OwnedUserId};
+use serde::{Serialize, de::DeserializeOwned};
+use std::{
+    collections::{HashMap, HashSet},
+    rc::Rc,
+};
+
+/// How many events a long auth chain may bring in ahead of being asked for.
+const READ_AHEAD: usize = 256;
+/// How many rows of what may be many are read before others go on.
+const PORTION: usize = 256;
+
+/// What was read for one decision, so that it cannot be evicted while the decision is made.
+#[derive(Default)]
+pub(super) struct Known {
+    pub(super) nodes: HashMap<NodeId, Rc<Node>>,
+    pub(super) events: HashMap<Position, Rc<Event>>,
+    pub(super) ids: HashMap<OwnedEventId, Option<Position>>,
+    /// Of the ids that are none of this room's events, those that are another's.
+    pub(super) elsewhere: HashSet<OwnedEventId>,
+    pub(super) users: HashMap<OwnedUserId, UserNid>,
+    pub(super) members: HashMap<UserNid, Option<Membership>>,
+    pub(super) relations: HashMap<OwnedEventId, Vec<(Position, IndirectRelation)>>,
+    pub(super) waiting_redactions: HashMap<OwnedEventId, Vec<(UserNid, Position)>>,
+    pub(super) annotations: HashMap<(OwnedEventId, [u8; 16]), Option<Position>>,
+    pub(super) invitees: HashMap<OwnedUserId, Invitee>,
+    pub(super) guests: HashMap<UserNid, bool>,
+    pub(super) authorized_by: HashMap<Position, (Vec<Position>, bool)>,
+    pub(super) resolutions: Resolutions,
+}
+
+impl Homeserver {
+    /// Reads into `known` what a decision needs.
+    pub(super) async fn read_needs(&self, room: &RoomInfo, known: &mut Known, needs: Vec<Need>) -> Result<()> {
+        let slice = TimeSlice::new(&*self.host);
+        let mut nodes = Vec::new();
+        let mut positions = Vec::new();
+        let mut ids = Vec::new();
+        let mut members = Vec::new();
+        for need in needs {
+            match need {
+                Need::Node(id) => nodes.push(id),
+                Need::Event(position) => positions.push(position),
+                Need::EventId(id) => ids.push(id),
+                Need::User(id) => {
+                    let nid = self.intern_user(&id).await?;
+                    known.users.insert(id, nid);
+                    slice.step().await;
+                }
+                Need::Member(user) => members.push((user, room.nid)),
+                Need::AuthEdges(auth_event, count) => {
+                    let found = tables::AUTH_EDGES.scan(self.store(), &(room.nid, auth_event), Direction::Backward, count).await?;
+                    let all = found.len() < count;
+                    known.authorized_by.insert(auth_event, (found.into_iter().map(|((_, _, position), ())| position).collect(), all));
+                }
+                Need::Relations(id) => {
+                    let place = (room.nid, id.clone());
+                    let direct = self.all_of(&tables::RELATIONS, &place, &slice).await?.into_iter();
+                    let direct = direct.map(|((_, _, position), relation)| (position, IndirectRelation { relation, through: Vec::new() }));
+                    let indirect = self.all_of(&tables::INDIRECT_RELATIONS, &place, &slice).await?.into_iter();
+                    let indirect = indirect.map(|((_, _, position), indirect)| (position, indirect));
+                    known.relations.insert(id, direct.chain(indirect).collect());
+                }
+                Need::WaitingRedactions(id) => {
+                    // One for each sender: any of them may be the one who has the power.
+                    let found = self.all_of(&tables::WAITING_REDACTIONS, &(room.nid, id.clone()), &slice).await?;
+                    let found: Vec<_> = found.into_iter().map(|((_, _, sender), position)| (sender, position)).collect();
+                    positions.extend(found.iter().map(|(_, position)| *position));
+                    known.waiting_redactions.insert(id, found);
+                }
+                Need::Annotation(id, fingerprint) => {
+                    let found = tables::ANNOTATIONS.get(self.store(), &(room.nid, id.clone(), fingerprint)).await?;
+                    known.annotations.insert((id, fingerprint), found);
+                }
+                Need::Invitee(user) => {
+                    let invitee = self.invitee(&user).await?;
+                    known.invitees.insert(user, invitee);
+                }
+                Need::Guest(user) => {
+                    known.guests.insert(user, self.is_guest(user).await?);
+                }
+            }
+        }
+        for members in members.chunks(PORTION) {
+            let found = tables::MEMBERSHIPS.get_all(self.store(), members).await?;
+            known.members.extend(members.iter().map(|(user, _)| *user).zip(found));
+            slice.step().await;
+        }
+        if !nodes.is_empty() {
+            known.nodes.extend(self.load_nodes(room.nid, &nodes).await?);
+        }
+        for positions in positions.chunks(PORTION) {
+            let events = self.events_at(room.nid, positions).await?;
+            for (position, event) in positions.iter().zip(events) {
+                let event = event.ok_or_else(|| Damaged::new(format!("the event at {position} of {}", room.id), "it is damaged or missing"))?;
+                known.events.insert(*position, event);
+            }
+            slice.step().await;
+        }
+        if !ids.is_empty() {
+            self.read_events_by_id(room, known, ids).await?;
+        }
+        Ok(())
+    }
+
+    /// Everything that a table has at a place; others go on while it is read.
+    async fn all_of<K: KeyPart, V: Serialize + DeserializeOwned>(
+        &self,
+        table: &Table<K, V>,
+        place: &impl KeyPart,
+        slice: &TimeSlice<'_>,
+    ) -> Result<Vec<(K, V)>> {
+        let mut range = table.range(place);
+        let mut all = Vec::new();
+        loop {
+            let portion = table.scan_range(self.store(), range.clone(), Direction::Forward, PORTION).await?;
+            let last = portion.last().filter(|_| portion.len() == PORTION).map(|(key, _)| table.key(key));
+            all.extend(portion);
+            // The first key after it.
+            let Some(last) = last else { return Ok(all) };
+            range.start = [&last[..], &[0]].concat();
+            slice.step().await;
+        }
+    }
+
+    /// Reads events, and ahead into their auth chains, since who asks for one mostly walks on.
+    async fn read_events_by_id(&self, room: &RoomInfo, known: &mut Known, mut ids: Vec<OwnedEventId>) -> Result<()> {
+        let mut read = 0;
+        while !ids.is_empty() {
+            let mut positions = Vec::new();
+            for id in std::mem::take(&mut ids) {
+                let found = self.find_event(&id).await?;
+                let place = found.filter(|(nid, _)| *nid == room.nid).map(|(_, position)| position);
+                if found.is_some() && place.is_none() {
+                    known.elsewhere.insert(id.clone());
+                }
+                known.ids.insert(id, place);
+                positions.extend(place.filter(|position| !known.events.contains_key(position)));
+            }
+            read += positions.len();
+            let events = self.events_at(room.nid, &positions).await?;
+            for event in events.into_iter().flatten() {
+                if read < READ_AHEAD {
+                    ids.extend(event.pdu.auth_events.iter().filter(|id| !known.ids.contains_key(*id)).cloned());
+                }
+                known.events.insert(event.position, event);
+            }
+            ids.sort_unstable();
+            ids.dedup();
+        }
+        Ok(())
+    }
+}
