@@ -160,8 +160,8 @@ impl Incoming {
         Ok(UserCall { hs: self.hs, session, token, raw: raw(self.request, self.generation, self.is_repeated), is_guest })
     }
 
-    /// The answer to what cannot be parsed. Who may read nothing of a room is told that, and not
-    /// what is wrong with a question about it.
+    /// The answer to what cannot be parsed. A user who may read nothing of a room is told that, and
+    /// not what is wrong with a question about it.
     #[inline(never)]
     fn refused(self, error: Error) -> Answer {
         Box::pin(async move {
