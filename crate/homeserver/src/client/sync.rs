@@ -12,7 +12,7 @@ use crate::{
     keys,
     position::{Position, Token},
     router::UserCall,
-    sync::{self, SyncRequest},
+    sync::{self, Memberships, SyncRequest, UserRooms},
     tables::{self, Change, Session},
     to_device,
 };
@@ -42,14 +42,7 @@ pub async fn sync_events(call: UserCall, Own(request): Own<Request>) -> Result<J
         // In the queue before the look, so that nothing falls between look and wait. `rooms` stays
         // current: what changes is marked in it before anyone is woken.
         let server = call.hs.clone();
-        let waiting = hs.notify.wait(move |change| {
-            let is_near = |user| user == session.user || server.sync.memberships.may_share(&rooms, user);
-            match change {
-                Change::Presence { user } => wants_presence && is_near(*user),
-                Change::DeviceList { user } => is_near(*user),
-                change => concerns(change, &session, |room| rooms.may_be_joined(room)),
-            }
-        });
+        let waiting = hs.notify.wait(move |change| concerns(change, &session, &rooms, &server.sync.memberships, wants_presence));
         let to = hs.positions.newest();
         let mut response = look(hs, &ask, token, from, to).await?;
         let now = hs.host.now();
@@ -92,17 +85,20 @@ async fn look(hs: &Homeserver, ask: &SyncRequest, since: Option<Token>, from: Op
     Ok(response)
 }
 
-/// Whether a change may be of interest to a session.
-fn concerns(change: &Change, session: &Session, may_be_joined: impl Fn(u32) -> bool) -> bool {
+/// Whether a change may be of interest to a session, whose user is in `rooms`: `memberships` knows
+/// who shares one with them.
+fn concerns(change: &Change, session: &Session, rooms: &UserRooms, memberships: &Memberships, wants_presence: bool) -> bool {
+    let is_near = |user| user == session.user || memberships.may_share(rooms, user);
     match change {
-        Change::Event { room, member } => *member == Some(session.user) || may_be_joined(*room),
-        Change::StateReset { room } | Change::Typing { room, .. } => may_be_joined(*room),
-        Change::Receipt { room, user, kind } => (*user == session.user || !kind.private) && may_be_joined(*room),
+        Change::Event { room, member } => *member == Some(session.user) || rooms.may_be_joined(*room),
+        Change::StateReset { room } | Change::Typing { room, .. } => rooms.may_be_joined(*room),
+        Change::Receipt { room, user, kind } => (*user == session.user || !kind.private) && rooms.may_be_joined(*room),
         Change::AccountData { user, .. } => *user == session.user,
         Change::ToDevice { user, device } => *user == session.user && *device == session.device,
         Change::KeySignature { by, .. } => *by == session.user,
-        // Who shares a room with whom is not the change's to say.
-        Change::DeviceList { .. } | Change::Presence { .. } | Change::Forgotten { .. } | Change::Hidden => false,
+        Change::DeviceList { user } => is_near(*user),
+        Change::Presence { user } => wants_presence && is_near(*user),
+        Change::Forgotten { .. } | Change::Hidden => false,
     }
 }
 

@@ -125,6 +125,7 @@ impl Homeserver {
             let written = if is_long {
                 self.transaction_in_turns(generation, ahead, fill).await
             } else {
+                // `Write::turn` goes on at once where there is no slice.
                 let at_once = |tx: &mut Tx| fill(tx).now_or_never().expect("only a long creation takes turns");
                 self.transaction(generation, at_once).map(Some)
             };

@@ -107,7 +107,12 @@ impl Changes {
             Change::AccountData { user: whose, room: 0, kind } if *whose == user => self.account_data.add(kind.clone()),
             Change::AccountData { user: whose, room, kind } if *whose == user => self.rooms.entry(*room).or_default().account_data.add(kind.clone()),
             Change::Presence { user } => drop(self.presence.insert(*user)),
-            _ => {}
+            // Others' own.
+            Change::Receipt { .. } | Change::AccountData { .. } => {}
+            // Looked up elsewhere: `keys::device_lists`, and the device's queue.
+            Change::DeviceList { .. } | Change::KeySignature { .. } | Change::ToDevice { .. } => {}
+            // Nobody is told of them.
+            Change::Forgotten { .. } | Change::Hidden => {}
         }
     }
 }

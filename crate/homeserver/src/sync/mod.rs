@@ -31,7 +31,7 @@ use crate::{
 };
 use ephapse_store::Reader;
 use ignored::Ignored;
-use memberships::Memberships;
+pub(crate) use memberships::{Memberships, UserRooms};
 use presence::Presences;
 use sent_members::SentMembers;
 use std::cell::Cell;
