@@ -140,6 +140,7 @@ impl Homeserver {
         let reader = Reader::logging(store.clone(), request_log::error);
         match tables::STORED_FORMAT.get(&reader, &()).await? {
             Some(found) if found > FORMAT => return Err(StoreError::NewerFormat { found, supported: FORMAT }.into()),
+            // There has been one format. What converts an older one belongs here, before anything is read.
             Some(_) => {}
             None => write_at_opening(&*store, |tx| tables::STORED_FORMAT.put(tx, &(), &FORMAT)).await?,
         }
