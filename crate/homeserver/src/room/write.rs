@@ -95,6 +95,9 @@ impl Homeserver {
     /// of them, which concern `users` and invite `invitees`. Many are decided on in turns: others
     /// go on between them ([`Write::turn`]), and the room's positions are some way ahead of theirs,
     /// so that in the end it is still newer than all they did.
+    ///
+    /// `decide` awaits nothing but [`Write::turn`]: few events are decided on in an ordinary
+    /// transaction, in which nothing can wait, and anything else that waits would panic there.
     pub(super) async fn write_new_room<T, E: From<Error>>(
         &self,
         room: &Rc<RoomInfo>,
