@@ -91,7 +91,11 @@ impl Streams {
     ///
     /// # Errors
     /// What the store says.
+    ///
+    /// # Panics
+    /// If the stream is none of those that were opened: its numbers would be given twice.
     pub async fn subject(&self, store: &dyn StreamStore, stream: &'static Stream, name: &str) -> Result<Subject, StoreError> {
+        assert!(self.streams.iter().any(|opened| opened.name == stream.name), "the stream `{}` was not opened", stream.name);
         let shared = self.current(store).await?;
         let key = format!("{}/{name}", stream.name);
         let head = shared.head(store.reader(), stream, &key).await?;

@@ -501,3 +501,18 @@ proptest! {
         }
     }
 }
+
+/// Whoever forgot to list a stream had its totals left out, and its numbers given twice.
+#[test]
+#[should_panic(expected = "the stream `unlisted` was not opened")]
+fn a_stream_that_was_not_opened_has_no_subjects() {
+    static UNLISTED: Stream = Stream {
+        name: "unlisted",
+        consumers: &["worker"],
+        retention: Retention::WorkQueue,
+        limits: Limits { entries: Some(2), bytes: Some(10), age: None },
+        when_full: WhenFull::Refuse,
+        redelivery: REDELIVERY,
+    };
+    Node::new().subject(&UNLISTED, "a");
+}
