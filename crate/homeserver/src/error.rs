@@ -110,6 +110,11 @@ impl Error {
         Self::new(StatusCode::UNAUTHORIZED, ErrorKind::MissingToken, "Missing access token")
     }
 
+    /// 401 M_UNAUTHORIZED: it is not known which server asks.
+    pub fn unauthorized(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::UNAUTHORIZED, ErrorKind::Unauthorized, message)
+    }
+
     /// 401 M_UNKNOWN_TOKEN.
     pub fn unknown_token() -> Self {
         Self::new(StatusCode::UNAUTHORIZED, ErrorKind::UnknownToken(UnknownTokenErrorData::new()), "Unrecognised access token: log in again")

@@ -108,6 +108,12 @@ pub fn key_of_name(name: &ServerName) -> Option<ed25519_dalek::VerifyingKey> {
     (name_of_key(&key).as_str() == label).then_some(key)
 }
 
+/// Whether other servers can reach `name` over HTTPS. A `k51…` name that is not below a gateway is
+/// no domain: its server has no such address, and asks and answers nobody there.
+pub fn has_address(name: &ServerName) -> bool {
+    key_of_name(name).is_none_or(|key| name_of_key(&key) != name)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -124,5 +130,14 @@ mod tests {
         let upper = OwnedServerName::try_from(name.as_str().replace("qzi", "QZI")).expect("a name");
         assert_eq!(key_of_name(&upper), None);
         assert_eq!(key_of_name(ruma::server_name!("matrix.org")), None);
+    }
+
+    #[test]
+    fn a_name_that_is_only_a_key_is_no_address() {
+        let name = name_of_key(&ed25519_dalek::SigningKey::from_bytes(&[7; 32]).verifying_key());
+        assert!(!has_address(&name), "{name}");
+        for domain in ["example.org", "example.org:8448", "localhost", "k51", &format!("{name}.gateway.example")] {
+            assert!(has_address(&OwnedServerName::try_from(domain).expect("a name")), "{domain}");
+        }
     }
 }

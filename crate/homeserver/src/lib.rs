@@ -15,6 +15,7 @@ mod failure;
 mod homeserver;
 pub mod host;
 pub mod identity;
+mod json_answer;
 mod keys;
 mod locks;
 mod position;

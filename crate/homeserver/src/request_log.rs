@@ -1,7 +1,8 @@
 //! What the log says of a request that failed by a mistake of the server: method, path template,
-//! and the user, room and event that it is about.
+//! who sent it, and the room and event that it is about.
 
 use http::Method;
+use ruma::ServerName;
 use std::{
     cell::{OnceCell, RefCell},
     fmt::Display,
@@ -28,13 +29,21 @@ pub(crate) struct RequestLog {
     method: Method,
     path: OnceCell<&'static str>,
     user: OnceCell<String>,
+    server: OnceCell<String>,
     room: OnceCell<String>,
     event: OnceCell<String>,
 }
 
 impl RequestLog {
     pub(crate) fn new(method: &Method) -> Self {
-        Self { method: method.clone(), path: OnceCell::new(), user: OnceCell::new(), room: OnceCell::new(), event: OnceCell::new() }
+        Self {
+            method: method.clone(),
+            path: OnceCell::new(),
+            user: OnceCell::new(),
+            server: OnceCell::new(),
+            room: OnceCell::new(),
+            event: OnceCell::new(),
+        }
     }
 
     /// Does a piece of the request's work.
@@ -64,6 +73,11 @@ impl RequestLog {
         self.user.set(user.to_string()).ok();
     }
 
+    /// Which other server's request it is.
+    pub(crate) fn by_server(&self, server: &ServerName) {
+        self.server.set(server.to_string()).ok();
+    }
+
     /// The method.
     pub(crate) fn method(&self) -> &str {
         self.method.as_str()
@@ -76,13 +90,13 @@ impl RequestLog {
 
     /// Says what the server did wrong.
     pub(crate) fn error(&self, error: &dyn Display) {
-        let (user, room, event) = (self.user.get(), self.room.get(), self.event.get());
-        let [user, room, event] = [user, room, event].map(|id| id.map(String::as_str));
-        tracing::error!(method = self.method(), path = self.path(), user, room, event, "{error}");
+        let [user, server, room, event] = [&self.user, &self.server, &self.room, &self.event].map(|id| id.get().map(String::as_str));
+        tracing::error!(method = self.method(), path = self.path(), user, server, room, event, "{error}");
     }
 
     /// Says what the server could not do now.
     pub(crate) fn warn(&self, error: &dyn Display) {
-        tracing::warn!(method = self.method(), path = self.path(), user = self.user.get().map(String::as_str), "{error}");
+        let [user, server] = [&self.user, &self.server].map(|id| id.get().map(String::as_str));
+        tracing::warn!(method = self.method(), path = self.path(), user, server, "{error}");
     }
 }

@@ -9,7 +9,7 @@ use crate::{
     body::Body,
     client, devices,
     error::{self, Error, Result},
-    federation,
+    federation::{self, authentication::Claim},
     homeserver::Homeserver,
     request_log::RequestLog,
     requester::Requester,
@@ -209,7 +209,7 @@ struct Endpoint {
     /// With names in braces, as the log says it.
     path: &'static str,
     handler: Handler,
-    callers: Callers,
+    credentials: Credentials,
     bound: Bound,
 }
 
@@ -281,6 +281,15 @@ enum Callers {
     Users,
 }
 
+/// How an endpoint knows who calls it.
+#[derive(Clone, Copy)]
+enum Credentials {
+    /// By an access token, if these callers need one.
+    Token(Callers),
+    /// By the signature of another server, which is over the body too.
+    Signature,
+}
+
 /// What there is at a path.
 #[derive(Clone)]
 struct Methods<E> {
@@ -335,7 +344,13 @@ impl Router {
     pub async fn handle(&self, hs: Rc<Homeserver>, request: Request<Bytes>, is_repeated: bool, log: &RequestLog) -> Result<Response<Vec<u8>>> {
         let generation = hs.begin_reading();
         let (endpoint, arguments) = self.find(request.method(), request.uri().path(), log)?;
-        let user = authenticate(&hs, endpoint.callers, request.headers(), request.uri()).await?;
+        let user = match endpoint.credentials {
+            Credentials::Token(callers) => authenticate(&hs, callers, request.headers(), request.uri()).await?,
+            Credentials::Signature => {
+                log.by_server(&Claim::of(request.headers(), hs.server_name())?.verify(&request, hs.server_name())?);
+                None
+            }
+        };
         if let Some(LoggedIn { session, .. }) = &user {
             log.by(&session.user_id);
             if request.method() == Method::GET {
@@ -347,11 +362,14 @@ impl Router {
     }
 
     /// Refuses what can be refused before the body is read: no such endpoint, no valid access
-    /// token, a guest's token. The token is looked at again when the body is there. Tells how many
-    /// bytes the body may have.
+    /// token, a guest's token, another server whose key is not known. All of it is looked at again
+    /// when the body is there. Tells how many bytes the body may have.
     pub async fn admit(&self, hs: &Homeserver, request: &Parts, log: &RequestLog) -> Result<usize> {
         let (endpoint, _) = self.find(&request.method, request.uri.path(), log)?;
-        authenticate(hs, endpoint.callers, &request.headers, &request.uri).await?;
+        match endpoint.credentials {
+            Credentials::Token(callers) => drop(authenticate(hs, callers, &request.headers, &request.uri).await?),
+            Credentials::Signature => drop(Claim::of(&request.headers, hs.server_name())?),
+        }
         Ok(endpoint.bound.bytes(hs))
     }
 
@@ -425,12 +443,17 @@ impl Table {
         F: Fn(Call, R) -> A + 'static,
         A: Future<Output = Result<R::OutgoingResponse>> + 'static,
     {
-        let handler = move |incoming: Incoming| {
-            let parsed = parse::<R>(&incoming)?;
-            Ok(answer::<R>(handler(incoming.call(), parsed)))
-        };
-        let endpoint = Endpoint { path: "", handler: Rc::new(handler), callers: Callers::All, bound: Bound::Bytes(MAX_ANONYMOUS_BODY) };
-        self.add(R::METHOD, &mut R::PATH_BUILDER.all_paths(), endpoint)
+        self.without_user(handler, Credentials::Token(Callers::All))
+    }
+
+    /// An endpoint for other servers.
+    pub fn peer<R, F, A>(&mut self, handler: F) -> &mut Self
+    where
+        R: IncomingRequest + 'static,
+        F: Fn(Call, R) -> A + 'static,
+        A: Future<Output = Result<R::OutgoingResponse>> + 'static,
+    {
+        self.without_user(handler, Credentials::Signature)
     }
 
     /// An endpoint for logged-in users who are no guests.
@@ -522,6 +545,20 @@ impl Table {
         self
     }
 
+    fn without_user<R, F, A>(&mut self, handler: F, credentials: Credentials) -> &mut Self
+    where
+        R: IncomingRequest + 'static,
+        F: Fn(Call, R) -> A + 'static,
+        A: Future<Output = Result<R::OutgoingResponse>> + 'static,
+    {
+        let handler = move |incoming: Incoming| {
+            let parsed = parse::<R>(&incoming)?;
+            Ok(answer::<R>(handler(incoming.call(), parsed)))
+        };
+        let bound = Bound::Bytes(MAX_ANONYMOUS_BODY);
+        self.add(R::METHOD, &mut R::PATH_BUILDER.all_paths(), Endpoint { path: "", handler: Rc::new(handler), credentials, bound })
+    }
+
     fn logged_in<R, F, A>(&mut self, handler: F, callers: Callers, bound: Bound) -> &mut Self
     where
         R: IncomingRequest + 'static,
@@ -532,7 +569,8 @@ impl Table {
             Ok(parsed) => Ok(answer::<R>(handler(incoming.user_call()?, parsed))),
             Err(error) => Ok(incoming.refused(error)),
         };
-        self.add(R::METHOD, &mut R::PATH_BUILDER.all_paths(), Endpoint { path: "", handler: Rc::new(handler), callers, bound })
+        let credentials = Credentials::Token(callers);
+        self.add(R::METHOD, &mut R::PATH_BUILDER.all_paths(), Endpoint { path: "", handler: Rc::new(handler), credentials, bound })
     }
 
     // Once for all endpoints and not once for each: a browser compiles what a cold start runs when

@@ -1,10 +1,11 @@
 //! Requests and responses that ruma's types read or write otherwise than the specification.
 
+pub use crate::json_answer::{Json, Own};
 use crate::{push::NewRule, router::parameter};
 use ruma::{
     OneTimeKeyAlgorithm, OwnedEventId, OwnedRoomId, OwnedUserId, UInt,
     api::{
-        BytesBody, IncomingRequest, Metadata, OutgoingResponse,
+        IncomingRequest, Metadata,
         auth_scheme::AccessToken,
         client::{
             message::{get_message_events, send_message_event},
@@ -21,7 +22,7 @@ use ruma::{
             },
             typing::create_typing_event,
         },
-        error::{DeserializationError, Error as MatrixError, IntoHttpError},
+        error::{DeserializationError, Error as MatrixError},
         metadata,
     },
     events::{AnyRoomAccountDataEvent, AnySyncEphemeralRoomEvent, AnySyncStateEvent, AnySyncTimelineEvent},
@@ -31,26 +32,6 @@ use ruma::{
 use serde::{Deserialize, Serialize, de};
 use serde_json::{Value, json, value::RawValue};
 use std::collections::BTreeMap;
-
-/// A request of ruma's that is answered with [`Json`].
-pub struct Own<R>(pub R);
-
-impl<R: Metadata> Metadata for Own<R> {
-    const METHOD: http::Method = R::METHOD;
-    const RATE_LIMITED: bool = R::RATE_LIMITED;
-    type Authentication = R::Authentication;
-    type PathBuilder = R::PathBuilder;
-    const PATH_BUILDER: R::PathBuilder = R::PATH_BUILDER;
-}
-
-impl<R: IncomingRequest> IncomingRequest for Own<R> {
-    type EndpointError = R::EndpointError;
-    type OutgoingResponse = Json;
-
-    fn try_from_http_request_inner(request: http::Request<&[u8]>, path_args: &[&str]) -> Result<Self, DeserializationError> {
-        R::try_from_http_request_inner(request, path_args).map(Self)
-    }
-}
 
 /// A request of ruma's that may hold a password for user-interactive authentication; before r0.4
 /// the user stood beside it, as some clients still write it. An empty `auth` is none: "It should be
@@ -99,26 +80,6 @@ fn by_user(auth: &Value) -> Option<Value> {
     let user = auth.remove("user")?;
     auth.insert("identifier".to_owned(), json!({ "type": "m.id.user", "user": user }));
     Some(Value::Object(auth))
-}
-
-/// A 200 with a body of our own.
-pub struct Json(Vec<u8>);
-
-impl Json {
-    /// The answer that says `value`.
-    pub fn of(value: &impl Serialize) -> Self {
-        Self(serde_json::to_vec(value).expect("our own answers can be written as JSON"))
-    }
-}
-
-impl OutgoingResponse for Json {
-    type Body = BytesBody;
-
-    fn try_into_http_response_inner(self) -> Result<http::Response<BytesBody>, IntoHttpError> {
-        let mut response = http::Response::new(BytesBody(self.0));
-        response.headers_mut().insert(http::header::CONTENT_TYPE, http::HeaderValue::from_static("application/json"));
-        Ok(response)
-    }
 }
 
 /// The answer to a sync. Of the rooms in it everything is said that Synapse says, also where it is

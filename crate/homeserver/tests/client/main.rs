@@ -17,6 +17,7 @@ mod entrances;
 mod erasure;
 mod errors;
 mod failures;
+mod federation;
 mod forgotten_rooms;
 mod guests;
 mod hostile;

@@ -6,7 +6,7 @@ use super::{
     request_body::{Incomplete, RequestBody},
     target::with_target,
 };
-use ephapse_homeserver::{Body, Entrance, Homeserver};
+use ephapse_homeserver::{Body, Entrance, Homeserver, identity::has_address};
 use http::{Method, Request, Response, uri::Scheme};
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -188,11 +188,16 @@ pub(super) async fn http<S: AsyncRead + AsyncWrite + Unpin + 'static>(
 #[error("the request was aborted")]
 struct GivenUp;
 
+/// Clients and other servers come in by the same port; where no server has an address to send to,
+/// all that comes is clients'.
+fn entrance(homeserver: &Homeserver, path: &str) -> Entrance {
+    if has_address(homeserver.server_name()) { Entrance::of_path(path) } else { Entrance::Client }
+}
+
 /// Has the homeserver answer.
 async fn answer(serving: Serving, request: Request<Incoming>, place: Rc<Place>, running: watch::Receiver<bool>) -> Result<Response<Body>, GivenUp> {
     let Serving { homeserver, room } = serving;
-    // Clients and other servers come in by the same port.
-    let entrance = Entrance::of_path(request.uri().path());
+    let entrance = entrance(&homeserver, request.uri().path());
     let logged = Logged::new(&homeserver, entrance, &request);
     let streams = homeserver.takes_stream(entrance, request.method(), request.uri().path());
     let incomplete = Rc::new(Incomplete::new(if streams { room.share_of_stream() } else { room.share() }));

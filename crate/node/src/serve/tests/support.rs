@@ -31,8 +31,12 @@ pub(super) fn in_fast_time(test: impl Future<Output = ()>) {
 }
 
 pub(super) async fn homeserver() -> Rc<Homeserver> {
-    let name = "test.example".try_into().expect("a name");
-    let config = Config { server_name: Some(name), registration: Registration::Open, rate_limits: false, ..Config::default() };
+    homeserver_of(Some("test.example")).await
+}
+
+pub(super) async fn homeserver_of(name: Option<&str>) -> Rc<Homeserver> {
+    let server_name = name.map(|name| name.try_into().expect("a name"));
+    let config = Config { server_name, registration: Registration::Open, rate_limits: false, ..Config::default() };
     Homeserver::open(Rc::new(MemoryStore::default()), Rc::new(NativeHost), config).await.expect("it opens")
 }
 

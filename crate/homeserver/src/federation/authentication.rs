@@ -1,0 +1,186 @@
+//! Which server sent a request (Server-Server API, "Request Authentication"). Parsing and verifying
+//! are ruma's; here it is said whose keys are known.
+//!
+//! So far these are the keys of servers whose names say them (`k51…`). Those of others would have
+//! to be fetched.
+
+use crate::{
+    error::{Error, Result},
+    identity::{KEY_VERSION, key_of_name},
+};
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, Request, header::AUTHORIZATION};
+use ruma::{OwnedServerName, ServerName, api::federation::authentication::XMatrix, serde::Base64, signatures::PublicKeyMap};
+
+/// Who a request says it is from, before it is known whether they signed it.
+pub struct Claim {
+    authorization: XMatrix,
+    keys: PublicKeyMap,
+}
+
+impl Claim {
+    /// What the headers of a request to the server `destination` say: 401 M_UNAUTHORIZED where they
+    /// say nothing, or are for another server, or of one whose keys are not known. A server with
+    /// several keys may sign with each, in a header of its own: the first known one counts.
+    pub fn of(headers: &HeaderMap, destination: &ServerName) -> Result<Self> {
+        let mut claims = headers.get_all(AUTHORIZATION).iter().map(|header| Self::of_header(header, destination));
+        let first = claims.next().ok_or_else(|| Error::unauthorized("Missing Authorization header"))?;
+        first.or_else(|refused| claims.find_map(Result::ok).ok_or(refused))
+    }
+
+    fn of_header(header: &HeaderValue, destination: &ServerName) -> Result<Self> {
+        // What ruma says of it repeats the header, which may be long.
+        let authorization = XMatrix::try_from(header).map_err(|_| Error::unauthorized("Malformed Authorization header"))?;
+        if authorization.destination.as_ref().is_some_and(|named| named != destination) {
+            return Err(Error::unauthorized("Destination mismatch in Authorization header"));
+        }
+        let keys = keys_of(&authorization).ok_or_else(|| Error::unauthorized(format!("Signing key of server {} not found", authorization.origin)))?;
+        Ok(Self { authorization, keys })
+    }
+
+    /// The server that signed the request: 401 M_UNAUTHORIZED where it is not the one that the
+    /// headers say.
+    pub fn verify(self, request: &Request<Bytes>, destination: &ServerName) -> Result<OwnedServerName> {
+        let origin = &self.authorization.origin;
+        let verified = self.authorization.verify_http_request(request, destination, &self.keys);
+        verified.map_err(|_| Error::unauthorized(format!("Invalid signature for server {origin}")))?;
+        Ok(self.authorization.origin)
+    }
+}
+
+/// The key that a request says it is signed with, if it is one of its sender's.
+fn keys_of(authorization: &XMatrix) -> Option<PublicKeyMap> {
+    let origin = &authorization.origin;
+    let key = Base64::new(key_of_name(origin)?.to_bytes().to_vec());
+    let key_id = format!("ed25519:{KEY_VERSION}");
+    (authorization.key.as_str() == key_id).then(|| [(origin.to_string(), [(key_id, key)].into())].into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::identity::name_of_key;
+    use ephapse_events::signing_key;
+    use ruma::{api::federation::authentication::XMatrixSigningInput, server_name};
+
+    const SEED: [u8; 32] = [7; 32];
+
+    fn peer() -> OwnedServerName {
+        name_of_key(&ed25519_dalek::SigningKey::from_bytes(&SEED).verifying_key())
+    }
+
+    fn request(body: &str) -> Request<Bytes> {
+        Request::put("/_matrix/federation/v1/send/1?a=b").body(Bytes::from(body.to_owned())).expect("a request")
+    }
+
+    /// The header by which `origin` would sign `request` with a key.
+    fn signed(request: &Request<Bytes>, origin: &ServerName, seed: &[u8; 32], version: &str) -> XMatrix {
+        let key = signing_key(seed, version);
+        let input = XMatrixSigningInput::new(origin.to_owned(), server_name!("test.example").to_owned(), &key);
+        XMatrix::sign_http_request(request, input).expect("JSON")
+    }
+
+    /// Who `request` is from, with these credentials, at the server test.example.
+    fn origin(request: &Request<Bytes>, authorization: &str) -> Result<OwnedServerName> {
+        origin_of(request, &[authorization])
+    }
+
+    fn origin_of(request: &Request<Bytes>, authorizations: &[&str]) -> Result<OwnedServerName> {
+        let mut headers = HeaderMap::new();
+        for authorization in authorizations {
+            headers.append(AUTHORIZATION, (*authorization).try_into().expect("a header"));
+        }
+        Claim::of(&headers, server_name!("test.example"))?.verify(request, server_name!("test.example"))
+    }
+
+    #[test]
+    fn a_request_is_from_the_server_that_signed_it() {
+        let sent = request(r#"{"pdus":[]}"#);
+        let authorization = signed(&sent, &peer(), &SEED, KEY_VERSION).to_string();
+        assert_eq!(origin(&sent, &authorization).expect("it is signed"), peer());
+        // Spaces and the order of members do not count: canonical JSON is signed.
+        assert_eq!(origin(&request(r#"{ "pdus" : [] }"#), &authorization).expect("it is signed"), peer());
+        // "For compatibility with older servers, recipients should accept requests without this
+        // parameter".
+        let without_destination = authorization.replace("destination=test.example,", "");
+        assert_ne!(without_destination, authorization);
+        assert_eq!(origin(&sent, &without_destination).expect("it is signed"), peer());
+    }
+
+    #[test]
+    fn a_server_below_a_gateway_signs_by_the_key_of_its_first_label() {
+        let sent = request("");
+        let gateway = format!("{}.{}", ["g"; 50].concat(), [["g"; 58].concat(), ["g"; 57].concat()].join("."));
+        let name = OwnedServerName::try_from(format!("{}.{gateway}", peer())).expect("a name");
+        assert_eq!(name.as_str().len(), 230);
+        let authorization = signed(&sent, &name, &SEED, KEY_VERSION).to_string();
+        assert_eq!(origin(&sent, &authorization).expect("it is signed"), name);
+        // It is not the server of the label alone.
+        let plain = authorization.replace(&format!(".{gateway}"), "");
+        assert_ne!(plain, authorization);
+        assert_refused(origin(&sent, &plain), &plain);
+    }
+
+    #[test]
+    fn of_several_keys_the_known_one_counts() {
+        let sent = request("");
+        let known = signed(&sent, &peer(), &SEED, KEY_VERSION).to_string();
+        let unknown = signed(&sent, &peer(), &[8; 32], "1").to_string();
+        for both in [[known.as_str(), &unknown], [&unknown, &known], ["Basic abc", &known], [&known, "X-Matrix"]] {
+            assert_eq!(origin_of(&sent, &both).expect("it is signed"), peer());
+        }
+        assert_refused(origin_of(&sent, &[&unknown, "Bearer abc"]), "two that are not known");
+    }
+
+    #[test]
+    fn the_path_is_signed_as_it_was_sent() {
+        let get = |uri: &str| Request::get(uri).body(Bytes::new()).expect("a request");
+        let sent = get("/_matrix/federation/v1/query/directory?room_alias=%23a%3Atest.example&x=%e4");
+        let authorization = signed(&sent, &peer(), &SEED, KEY_VERSION).to_string();
+        // Where it was sent to does not count: a host or a proxy may have put it in front.
+        let absolute = get("https://elsewhere.example/_matrix/federation/v1/query/directory?room_alias=%23a%3Atest.example&x=%e4");
+        for same in [&sent, &absolute] {
+            assert_eq!(origin(same, &authorization).expect("it is signed"), peer());
+        }
+        for other in ["room_alias=%23a:test.example&x=%e4", "room_alias=%23a%3Atest.example&x=%E4", "room_alias=%23a%3Atest.example"] {
+            assert_refused(origin(&get(&format!("/_matrix/federation/v1/query/directory?{other}")), &authorization), other);
+        }
+    }
+
+    #[test]
+    fn what_is_refused_is_not_repeated() {
+        let long = format!("X-Matrix origin={}", "=".repeat(50_000));
+        let unknown = format!("X-Matrix origin={},key=\"ed25519:{}\",sig=AA", peer(), "a".repeat(50_000));
+        for header in [&long, &unknown] {
+            let Err(Error::Matrix(error)) = origin(&request(""), header) else { panic!("it is not refused") };
+            assert!(error.to_string().len() < 1000, "{error}");
+        }
+    }
+
+    #[test]
+    fn whoever_did_not_sign_a_request_did_not_send_it() {
+        let sent = request(r#"{"pdus":[]}"#);
+        let good = signed(&sent, &peer(), &SEED, KEY_VERSION);
+        let elsewhere = Request::put("/_matrix/federation/v1/send/2?a=b").body(sent.body().clone()).expect("a request");
+        let by_another_method = Request::post(sent.uri()).body(sent.body().clone()).expect("a request");
+        for other in [request(r#"{"pdus":[1]}"#), request(""), request("[1"), request(&"[".repeat(60_000)), elsewhere, by_another_method] {
+            assert_refused(origin(&other, &good.to_string()), &format!("{other:?}"));
+        }
+        let other_destination = good.to_string().replace("test.example", "other.example");
+        let other_key = signed(&sent, &peer(), &[8; 32], KEY_VERSION).to_string();
+        let other_key_id = signed(&sent, &peer(), &SEED, "1").to_string();
+        // Its name says no key, and none is fetched.
+        let ordinary = signed(&sent, server_name!("one.example"), &SEED, KEY_VERSION).to_string();
+        for authorization in
+            [&other_destination, &other_key, &other_key_id, &ordinary, "", "Bearer abc", "X-Matrix", "X-Matrix origin=", "X-Matrix \"\\"]
+        {
+            assert_refused(origin(&sent, authorization), authorization);
+        }
+        assert_refused(Claim::of(&HeaderMap::new(), server_name!("test.example")), "no credentials");
+    }
+
+    fn assert_refused<T>(answer: Result<T>, what: &str) {
+        let Err(Error::Matrix(error)) = answer else { panic!("{what} is not refused") };
+        assert_eq!(error.status_code, http::StatusCode::UNAUTHORIZED, "{what}");
+    }
+}
