@@ -124,8 +124,8 @@ async function testFiles(directory) {
 const limit = 3_600_000;
 
 async function nodeTests(files, { env = {}, quiet = false } = {}) {
-  // Two files at a time, since the tests wait for much.
-  const { code, output } = await run('node', ['--test', '--test-concurrency=2', `--test-timeout=${limit}`, '--test-reporter=spec', ...files], { tee: !quiet, quiet, mayFail: true, env });
+  // Three files at a time, since the tests wait for much.
+  const { code, output } = await run('node', ['--test', '--test-concurrency=3', `--test-timeout=${limit}`, '--test-reporter=spec', ...files], { tee: !quiet, quiet, mayFail: true, env });
   if (quiet) console.log(`\n${output}`);
   const count = (name) => Number(new RegExp(`^ℹ ${name} (\\d+)$`, 'm').exec(output)?.[1] ?? 0);
   return honest(code, { passed: count('pass'), failed: count('fail') + count('cancelled') });
