@@ -20,7 +20,8 @@ pub fn put(tx: &mut Tx, user: UserNid, room: RoomNid, kind: String, content: Jso
     }
 }
 
-/// The rooms that a user has account data of. Each is one read: what is kept of a room may be large.
+/// The rooms that a user has account data of. Each is one read: what is kept of a room may be
+/// large.
 pub async fn rooms_of(hs: &Homeserver, user: UserNid) -> Result<Vec<RoomNid>, StoreError> {
     let slice = TimeSlice::new(&*hs.host);
     let mut rest = tables::ACCOUNT_DATA.range(&(user, GLOBAL)).end..tables::ACCOUNT_DATA.range(&user).end;

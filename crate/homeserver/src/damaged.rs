@@ -2,8 +2,8 @@
 //! may have taken in what this one cannot read.
 //!
 //! Where many things are answered together, a damaged one is left out and logged, and the others
-//! are answered ([`LeaveOut`], and the tables' `get_many` and `scan`). Where one thing is asked for, or a decision stands on it, the
-//! request fails instead (500 M_UNKNOWN).
+//! are answered ([`LeaveOut`], and the tables' `get_many` and `scan`). Where one thing is asked
+//! for, or a decision stands on it, the request fails instead (500 M_UNKNOWN).
 
 use crate::{
     error::{Error, Result},

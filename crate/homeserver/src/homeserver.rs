@@ -140,7 +140,8 @@ impl Homeserver {
         let reader = Reader::logging(store.clone(), request_log::error);
         match tables::STORED_FORMAT.get(&reader, &()).await? {
             Some(found) if found > FORMAT => return Err(StoreError::NewerFormat { found, supported: FORMAT }.into()),
-            // There has been one format. What converts an older one belongs here, before anything is read.
+            // There has been one format. What converts an older one belongs here, before anything
+            // is read.
             Some(_) => {}
             None => write_at_opening(&*store, |tx| tables::STORED_FORMAT.put(tx, &(), &FORMAT)).await?,
         }
@@ -338,8 +339,8 @@ impl Homeserver {
         })
     }
 
-    /// Natively a panic costs one request: it is answered 500, and everything in memory is read anew
-    /// from disk. In the browser it ends the instance (`crate/wasm/src/calls.rs`).
+    /// Natively a panic costs one request: it is answered 500, and everything in memory is read
+    /// anew from disk. In the browser it ends the instance (`crate/wasm/src/calls.rs`).
     async fn run<T>(
         self: &Rc<Self>,
         handling: impl Future<Output = Result<Response<T>>>,
@@ -381,8 +382,8 @@ impl Homeserver {
         generation
     }
 
-    /// Drops what memory holds of the store. Counters stay: a number or position that was given must not be given
-    /// again with another meaning.
+    /// Drops what memory holds of the store. Counters stay: a number or position that was given
+    /// must not be given again with another meaning.
     fn forget_memory(&self) {
         self.users.forget_all();
         self.rooms.forget_all();

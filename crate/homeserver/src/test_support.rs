@@ -1,5 +1,5 @@
-//! A server for one test, with the feature `test-support`: a fake clock that jumps to the next timer
-//! whenever nothing else can run, seeded dice, and requests in one line.
+//! A server for one test, with the feature `test-support`: a fake clock that jumps to the next
+//! timer whenever nothing else can run, seeded dice, and requests in one line.
 
 use crate::{Body, Config, EndOfSlice, Entrance, Homeserver, Host, Registration, Store};
 use ephapse_store::{LocalBoxFuture, MemoryStore};

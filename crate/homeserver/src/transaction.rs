@@ -238,8 +238,8 @@ impl Homeserver {
         self.transaction(generation, |tx| Ok(fill(tx)))
     }
 
-    /// Has `write` write what a request notes beside what it is about, and may note twice. A request
-    /// that has written nothing else is still done again when what it had read was lost
+    /// Has `write` write what a request notes beside what it is about, and may note twice. A
+    /// request that has written nothing else is still done again when what it had read was lost
     /// ([`Homeserver::handle`]).
     pub(crate) fn aside<T>(&self, write: impl FnOnce(&Self) -> T) -> T {
         let writes = self.writer.writes.take();

@@ -10,12 +10,12 @@
 //! - Each consumer takes the entries of a subject in order, and acknowledges what it has done
 //!   ([`Subject::deliver`]). What it has not acknowledged it gets again, after a crash too, and
 //!   later each time. So it gets every entry at least once.
-//! - An entry that is delivered too often without an acknowledgement becomes a dead letter. It stays
-//!   to be seen ([`Streams::status`]), and those after it follow.
+//! - An entry that is delivered too often without an acknowledgement becomes a dead letter. It
+//!   stays to be seen ([`Streams::status`]), and those after it follow.
 //! - An entry goes when all consumers have acknowledged it, or when a limit is reached
 //!   ([`Retention`], [`Limits`], [`WhenFull`]).
-//! - Entries of a subject are numbered one by one. No number is given twice, even when a subject was
-//!   gone in between.
+//! - Entries of a subject are numbered one by one. No number is given twice, even when a subject
+//!   was gone in between.
 //!
 //! Nothing here runs by itself: there are no tasks, threads or timers. The application says when
 //! it takes what waits. It lends the store, a clock and its transactions through [`StreamStore`].

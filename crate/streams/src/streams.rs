@@ -44,7 +44,8 @@ pub(super) struct Shared {
 }
 
 impl Streams {
-    /// The streams that a store holds at some prefixes; `now` is what [`StreamStore::now`] will say.
+    /// The streams that a store holds at some prefixes; `now` is what [`StreamStore::now`] will
+    /// say.
     ///
     /// # Errors
     /// What the store says.

@@ -169,9 +169,9 @@ impl Subject {
         });
     }
 
-    /// Takes at most `limit` entries, lets `process` do its work, and acknowledges or says what went
-    /// wrong; a panic is one of the things that go wrong. Where panics abort, as in the browser, the
-    /// entries are delivered again by the next run.
+    /// Takes at most `limit` entries, lets `process` do its work, and acknowledges or says what
+    /// went wrong; a panic is one of the things that go wrong. Where panics abort, as in the
+    /// browser, the entries are delivered again by the next run.
     ///
     /// # Errors
     /// The store did not take the count of the delivery, and nothing was processed; or it did not

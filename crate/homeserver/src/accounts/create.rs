@@ -109,8 +109,8 @@ pub fn new_user_id(hs: &Homeserver, username: &str) -> Result<OwnedUserId, Refus
     user_id.filter(|id| id.as_str().len() <= 255).ok_or(Refused::MalformedName)
 }
 
-/// The user id that somebody means by a name, which may be a whole id. Names are registered in lower
-/// case.
+/// The user id that somebody means by a name, which may be a whole id. Names are registered in
+/// lower case.
 pub fn named(hs: &Homeserver, user: &str) -> Option<OwnedUserId> {
     let id = if user.starts_with('@') { UserId::parse(user) } else { UserId::parse_with_server_name(user, hs.server_name()) }.ok()?;
     UserId::parse_with_server_name(id.localpart().to_lowercase(), id.server_name()).ok()

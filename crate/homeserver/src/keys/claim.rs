@@ -46,8 +46,8 @@ pub async fn claim(hs: &Homeserver, claims: &BTreeMap<OwnedUserId, Claims>) -> R
     Ok(claimed)
 }
 
-/// A key for each of a local user's devices that has one. The keys are gone in the order of commits,
-/// and no answer leaves before its commit is durable.
+/// A key for each of a local user's devices that has one. The keys are gone in the order of
+/// commits, and no answer leaves before its commit is durable.
 async fn claim_of(hs: &Homeserver, user: &UserId, devices: &Claims) -> Result<OneTimeKeys, StoreError> {
     let mut claimed = OneTimeKeys::new();
     let generation = hs.store().generation();

@@ -1,5 +1,5 @@
-//! Why something is not done with keys. It knows no HTTP: who asked is told at the edges, a client by
-//! `client/refused.rs`.
+//! Why something is not done with keys. It knows no HTTP: who asked is told at the edges, a client
+//! by `client/refused.rs`.
 
 use crate::failure::Failure;
 

@@ -1,6 +1,6 @@
-//! Keys of devices and cross-signing keys (Client-Server API, End-to-End Encryption): upload, query,
-//! claim, signatures, backups, and who has to be told. Another server asks for them by the same
-//! functions as a client.
+//! Keys of devices and cross-signing keys (Client-Server API, End-to-End Encryption): upload,
+//! query, claim, signatures, backups, and who has to be told. Another server asks for them by the
+//! same functions as a client.
 //!
 //! A user's keys are written under the lock of the user's account, which deleting a device holds
 //! too. For syncs: [`counts`] and [`device_lists`]; for the deletion of devices: [`departing`].

@@ -2,8 +2,8 @@
 //! signatures that who asks may see.
 //!
 //! Each local user who is asked for has an entry. The specification leaves unknown users out, but
-//! matrix-sdk-crypto takes a user who is missing for one it has no answer for yet, and asks again at
-//! once.
+//! matrix-sdk-crypto takes a user who is missing for one it has no answer for yet, and asks again
+//! at once.
 
 use super::{Error, MOST, Refused, signed, stored_object};
 use crate::{

@@ -105,8 +105,8 @@ struct Signer<'a> {
 type Accepted = (UserNid, Vec<(String, String)>);
 
 impl Signer<'_> {
-    /// The new signatures of one key, each verified: of an own device by the self-signing key, of the
-    /// own master key by own devices, of another user's master key by the user-signing key.
+    /// The new signatures of one key, each verified: of an own device by the self-signing key, of
+    /// the own master key by own devices, of another user's master key by the user-signing key.
     async fn accept(&self, hs: &Homeserver, owner: &UserId, key: &str, json: &str, slice: &TimeSlice<'_>) -> Result<Accepted, Error> {
         if json.len() > LONGEST_SIGNED {
             return Err(Refused::TooLarge(format!("JSON object too large: at most {LONGEST_SIGNED} bytes are allowed")).into());

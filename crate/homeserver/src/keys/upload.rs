@@ -1,5 +1,5 @@
-//! Uploads (Client-Server API, Uploading keys): a device's identity keys, one-time keys and fallback
-//! keys.
+//! Uploads (Client-Server API, Uploading keys): a device's identity keys, one-time keys and
+//! fallback keys.
 
 use super::{
     Error, Refused,

@@ -16,8 +16,8 @@ use serde::Deserialize;
 use std::rc::Rc;
 
 impl Homeserver {
-    /// A room that somebody names, whether or not they are in it. Where there is none, they are told
-    /// that they are not in it.
+    /// A room that somebody names, whether or not they are in it. Where there is none, they are
+    /// told that they are not in it.
     pub async fn known_room(&self, id: &RoomId) -> Result<Rc<RoomInfo>> {
         Ok(self.room(id).await?.ok_or(Refused::NotInRoom)?)
     }

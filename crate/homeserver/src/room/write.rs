@@ -3,8 +3,9 @@
 //! Whoever changes a room gives [`Homeserver::write_room`] a plain function over a [`Write`]. It
 //! decides on what is in memory; where that is not enough it stops with what it [`Need`]s, the
 //! needs are read from the store, and it runs again from the start, in a new transaction. Where it
-//! is long it stops as [`Stop::Unfinished`], others have their turn, and it runs again as well: only
-//! state resolutions go on where they stopped. When it ends, everything it staged becomes one batch.
+//! is long it stops as [`Stop::Unfinished`], others have their turn, and it runs again as well:
+//! only state resolutions go on where they stopped. When it ends, everything it staged becomes one
+//! batch.
 //!
 //! The room's lock is held from the first read to the moment the batch is submitted, so nothing of
 //! the room can change under it. What stands outside of the room, such as whether a user is a guest
@@ -312,8 +313,8 @@ impl Write<'_> {
         self.known.guests.get(&user).copied().ok_or(Need::Guest(user))
     }
 
-    /// The newest accepted state events that have the event at `auth_event` among their auth events,
-    /// at least `count` of them or all.
+    /// The newest accepted state events that have the event at `auth_event` among their auth
+    /// events, at least `count` of them or all.
     pub(super) fn authorized_by(&self, auth_event: Position, count: usize) -> Result<(Vec<Position>, bool), Need> {
         let staged = self.authorized_by.get(&auth_event).map(Vec::as_slice).unwrap_or_default();
         let (stored, all) = match self.known.authorized_by.get(&auth_event) {

@@ -346,8 +346,8 @@ pub struct StoredReceipt {
 /// An account.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Account {
-    /// The argon2id hash, as `accounts/password.rs` writes it; none for an account that cannot log in
-    /// by password.
+    /// The argon2id hash, as `accounts/password.rs` writes it; none for an account that cannot log
+    /// in by password.
     pub password: Option<String>,
     /// Whether the account has been deactivated for good.
     pub deactivated: bool,
