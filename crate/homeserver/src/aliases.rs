@@ -2,7 +2,7 @@
 //! `m.room.canonical_alias` may say of them.
 
 use crate::{
-    failure::Failure,
+    failure::{Failure, Refusal},
     homeserver::Homeserver,
     locks::LockKey,
     room::{self, Draft, RoomInfo, Stop, Write},
@@ -58,11 +58,7 @@ pub enum Refused {
 pub type Error = Failure<Refused>;
 type Result<T, E = Error> = std::result::Result<T, E>;
 
-impl From<Refused> for Error {
-    fn from(refused: Refused) -> Self {
-        Self::Refused(refused)
-    }
-}
+impl Refusal for Refused {}
 
 impl From<room::Error> for Error {
     fn from(error: room::Error) -> Self {

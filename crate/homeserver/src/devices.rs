@@ -5,7 +5,7 @@
 
 use crate::{
     cache::Cache,
-    failure::Failure,
+    failure::{Failure, Refusal},
     homeserver::Homeserver,
     keys,
     locks::LockKey,
@@ -61,11 +61,7 @@ pub enum Refused {
 /// Why something is not done with a device.
 pub type Error = Failure<Refused>;
 
-impl From<Refused> for Error {
-    fn from(refused: Refused) -> Self {
-        Self::Refused(refused)
-    }
-}
+impl Refusal for Refused {}
 
 /// Refuses ids and names that no device can have.
 pub fn acceptable(id: Option<&DeviceId>, display_name: Option<&str>) -> Result<(), Refused> {

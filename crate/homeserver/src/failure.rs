@@ -34,6 +34,15 @@ impl<R> Failure<R> {
     }
 }
 
+/// What a module refuses, and why.
+pub trait Refusal {}
+
+impl<R: Refusal> From<R> for Failure<R> {
+    fn from(refused: R) -> Self {
+        Self::Refused(refused)
+    }
+}
+
 impl<R> From<StoreError> for Failure<R> {
     fn from(error: StoreError) -> Self {
         Self::Store(error)

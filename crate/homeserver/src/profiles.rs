@@ -3,7 +3,7 @@
 
 use crate::{
     damaged::{Damaged, LeaveOut, readable},
-    failure::Failure,
+    failure::{Failure, Refusal},
     homeserver::Homeserver,
     locks::LockKey,
     room::{self, Draft, Stop},
@@ -67,11 +67,7 @@ pub enum Refused {
 pub type Error = Failure<Refused>;
 type Result<T, E = Error> = std::result::Result<T, E>;
 
-impl From<Refused> for Error {
-    fn from(refused: Refused) -> Self {
-        Self::Refused(refused)
-    }
-}
+impl Refusal for Refused {}
 
 impl From<room::Error> for Error {
     fn from(error: room::Error) -> Self {

@@ -7,7 +7,7 @@
 
 use crate::{
     damaged::{Damaged, LeaveOut},
-    failure::Failure,
+    failure::{Failure, Refusal},
     homeserver::Homeserver,
     position::{Position, Token},
     tables::{self, Change, Session, UserNid},
@@ -83,11 +83,7 @@ pub enum Refused {
 /// Why messages are not sent.
 pub type Error = Failure<Refused>;
 
-impl From<Refused> for Error {
-    fn from(refused: Refused) -> Self {
-        Self::Refused(refused)
-    }
-}
+impl Refusal for Refused {}
 
 /// Puts messages of a user, of this server or another, into the queues of the devices of this
 /// server's users; those for others are passed over. `done` stages that it was done, in the same

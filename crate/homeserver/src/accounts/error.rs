@@ -2,7 +2,11 @@
 //! client by `client/refused.rs`.
 
 use super::password::LONGEST;
-use crate::{failure::Failure, rate_limits::TooMany, room};
+use crate::{
+    failure::{Failure, Refusal},
+    rate_limits::TooMany,
+    room,
+};
 
 /// Why something is not done with an account.
 pub type Error = Failure<Refused>;
@@ -39,11 +43,7 @@ pub enum Refused {
     TooMany(TooMany),
 }
 
-impl From<Refused> for Error {
-    fn from(refused: Refused) -> Self {
-        Self::Refused(refused)
-    }
-}
+impl Refusal for Refused {}
 
 impl From<room::Error> for Error {
     fn from(error: room::Error) -> Self {

@@ -1,7 +1,7 @@
 //! Why something is not done with keys. It knows no HTTP: who asked is told at the edges, a client
 //! by `client/refused.rs`.
 
-use crate::failure::Failure;
+use crate::failure::{Failure, Refusal};
 
 /// Why something is not done with keys.
 pub type Error = Failure<Refused>;
@@ -41,8 +41,4 @@ pub enum Refused {
     NotNewestVersion(u64),
 }
 
-impl From<Refused> for Error {
-    fn from(refused: Refused) -> Self {
-        Self::Refused(refused)
-    }
-}
+impl Refusal for Refused {}

@@ -8,7 +8,7 @@ use super::{
 use crate::{
     account_data,
     damaged::{Damaged, LeaveOut, readable},
-    failure::Failure,
+    failure::{Failure, Refusal},
     homeserver::Homeserver,
     locks::LockKey,
     tables::{self, Json, UserNid},
@@ -52,11 +52,7 @@ pub enum Refused {
 pub type Error = Failure<Refused>;
 type Result<T, E = Error> = std::result::Result<T, E>;
 
-impl From<Refused> for Error {
-    fn from(refused: Refused) -> Self {
-        Self::Refused(refused)
-    }
-}
+impl Refusal for Refused {}
 
 impl From<RemovePushRuleError> for Refused {
     fn from(error: RemovePushRuleError) -> Self {

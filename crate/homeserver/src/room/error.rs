@@ -1,7 +1,7 @@
 //! Why a room does not do what it is asked for. It knows no HTTP: who asked is told at the edges, a
 //! client by `client/refused.rs`.
 
-use crate::failure::Failure;
+use crate::failure::{Failure, Refusal};
 use ephapse_events::PduError;
 use ruma::{OwnedEventId, OwnedRoomId, OwnedUserId, RoomVersionId};
 
@@ -11,11 +11,7 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 /// Why a room does not do what it is asked for.
 pub type Error = Failure<Refused>;
 
-impl From<Refused> for Error {
-    fn from(refused: Refused) -> Self {
-        Self::Refused(refused)
-    }
-}
+impl Refusal for Refused {}
 
 /// What is refused, and why. The texts are for whoever asked.
 #[derive(Debug, thiserror::Error)]

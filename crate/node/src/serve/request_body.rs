@@ -78,7 +78,7 @@ impl Incomplete {
 }
 
 impl RequestBody {
-    /// The body of a request that arrived just now; `shutting down` becomes true when the process
+    /// The body of a request that arrived just now; `leaving` becomes true when the process
     /// is about to end.
     pub fn new(incoming: Incoming, leaving: watch::Receiver<bool>, request: Rc<Incomplete>) -> Self {
         Self { incoming: Some(incoming), began: Instant::now(), received: 0, pause: None, leaving, request }
