@@ -1,7 +1,8 @@
 //! What an operator or a page decides about its server.
 
-use ruma::{OwnedServerName, RoomVersionId};
-use std::time::Duration;
+use crate::glob::{Glob, folded};
+use ruma::{OwnedServerName, RoomVersionId, ServerName};
+use std::{rc::Rc, time::Duration};
 
 /// Who may register an account.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -12,6 +13,31 @@ pub enum Registration {
     Token(String),
     /// Everybody (`m.login.dummy`).
     Open,
+}
+
+/// The other servers that this one asks and answers: patterns of their names, in which `*` stands
+/// for any characters and `?` for one. A pattern is for the whole name or for its host, so that
+/// `evil.example` is also for `evil.example:8448`.
+#[derive(Clone, Debug, Default)]
+pub struct FederatesWith {
+    allowed: Option<Rc<[Glob]>>,
+    denied: Rc<[Glob]>,
+}
+
+impl FederatesWith {
+    /// Servers that match one of `allowed` (all, where there are none), but for those that match one
+    /// of `denied`. A pattern that is longer than any name matches nothing.
+    pub fn new(allowed: &[String], denied: &[String]) -> Self {
+        let globs = |patterns: &[String]| patterns.iter().filter_map(|pattern| Glob::new(pattern)).collect();
+        Self { allowed: (!allowed.is_empty()).then(|| globs(allowed)), denied: globs(denied) }
+    }
+
+    /// Whether `server` is one of them.
+    pub fn includes(&self, server: &ServerName) -> bool {
+        let (name, host) = (folded(server.as_str()), folded(server.host()));
+        let matches = |patterns: &[Glob]| patterns.iter().any(|pattern| pattern.matches(&name) || pattern.matches(&host));
+        self.allowed.as_deref().is_none_or(matches) && !matches(&self.denied)
+    }
 }
 
 /// The settings of one homeserver.
@@ -33,6 +59,13 @@ pub struct Config {
     pub rate_limits: bool,
     /// Whether users see who of those they share a room with is there.
     pub presence: bool,
+    /// Whether there is federation: other servers are asked, and answered.
+    pub federation: bool,
+    /// With which other servers.
+    pub federates_with: FederatesWith,
+    /// Notaries: servers that are asked for the keys of those that do not answer themselves. Empty:
+    /// none is asked.
+    pub trusted_key_servers: Vec<OwnedServerName>,
     /// The base URL in `/.well-known/matrix/client`; `None`: the one that the request came by,
     /// where it says so.
     pub public_url: Option<String>,
@@ -58,11 +91,45 @@ impl Default for Config {
             longest_sync: Duration::from_secs(25),
             rate_limits: true,
             presence: true,
+            federation: true,
+            federates_with: FederatesWith::default(),
+            trusted_key_servers: Vec::new(),
             public_url: None,
             admin_contact: "https://github.com/ephapse/ephapse#storage-is-full".to_owned(),
             storage_full: "Storage is full: leave and forget rooms that you no longer need".to_owned(),
             largest_body: 2 << 20,
             max_upload: 100 << 20,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn includes(allowed: &[&str], denied: &[&str], server: &str) -> bool {
+        let owned = |patterns: &[&str]| patterns.iter().map(ToString::to_string).collect::<Vec<_>>();
+        FederatesWith::new(&owned(allowed), &owned(denied)).includes(server.try_into().expect("a name"))
+    }
+
+    #[test]
+    fn servers_are_allowed_and_denied_by_patterns_of_their_names() {
+        for (allowed, denied, server, expected) in [
+            (&[][..], &[][..], "one.example", true),
+            (&["one.example"], &[], "one.example", true),
+            (&["one.example"], &[], "two.example", false),
+            (&["ONE.example"], &[], "one.EXAMPLE:8448", true),
+            (&["localhost:1"], &[], "localhost:1", true),
+            (&["localhost:1"], &[], "localhost:2", false),
+            (&["*.example"], &["evil.example"], "good.example", true),
+            (&["*.example"], &["evil.example"], "evil.example:8448", false),
+            (&["*.example"], &[], "example", false),
+            (&[], &["*"], "one.example", false),
+            (&[], &["[::1]"], "[::1]:8448", false),
+        ] {
+            assert_eq!(includes(allowed, denied, server), expected, "{allowed:?} {denied:?} {server}");
+        }
+        // A pattern that cannot match does not open what it was meant to close.
+        assert!(!includes(&[&"a".repeat(300)], &[], "one.example"));
     }
 }

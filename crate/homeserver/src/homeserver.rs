@@ -8,7 +8,7 @@ use crate::{
     devices::Seen,
     error::{Error, Result},
     host::Host,
-    identity::{Identity, IdentityError},
+    identity::{Identity, IdentityError, has_address},
     locks::{LockKey, Locks},
     media::Uploads,
     notify::Notify,
@@ -454,6 +454,12 @@ impl Homeserver {
     /// The name of this server.
     pub fn server_name(&self) -> &ServerName {
         &self.identity.server_name
+    }
+
+    /// Whether there are other servers for this one over HTTPS: its operator wants it, and its name
+    /// is one that they can find.
+    pub fn federates(&self) -> bool {
+        self.config.federation && has_address(self.server_name())
     }
 
     /// Whether a request's body is passed on as it comes: then a mebibyte or two of it are held at

@@ -12,6 +12,7 @@ mod damaged;
 mod devices;
 pub mod error;
 mod failure;
+mod glob;
 mod homeserver;
 pub mod host;
 pub mod identity;
@@ -47,7 +48,7 @@ mod user_flag;
 mod users;
 
 pub use body::{Body, BodyError, PIECE, ReadError};
-pub use config::{Config, Registration};
+pub use config::{Config, FederatesWith, Registration};
 pub use ephapse_store::Store;
 pub use error::Error;
 pub use homeserver::{Homeserver, OpenError, Status};

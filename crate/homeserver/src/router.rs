@@ -57,7 +57,8 @@ pub enum Entrance {
 impl Entrance {
     /// Which entrance has a path, for a host that takes requests of both kinds on one port.
     pub fn of_path(path: &str) -> Self {
-        let is_peers = ["/_matrix/federation/", "/_matrix/key/"].iter().any(|prefix| path.starts_with(prefix));
+        let is_peers =
+            path == "/.well-known/matrix/server" || ["/_matrix/federation/", "/_matrix/key/"].iter().any(|prefix| path.starts_with(prefix));
         if is_peers { Self::Peer } else { Self::Client }
     }
 }

@@ -1,7 +1,7 @@
 //! The command line: every option is a flag and an environment variable of the same meaning.
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use ephapse_homeserver::{Config, Registration};
+use ephapse_homeserver::{Config, FederatesWith, Registration};
 use ruma::{OwnedServerName, RoomVersionId, room_version_rules::RoomVersionRules};
 use std::{fmt, net::SocketAddr, path::PathBuf, str::FromStr, time::Duration};
 
@@ -79,6 +79,24 @@ pub struct Serve {
     /// Whether users can see who is online in their rooms
     #[arg(long, env = "HS_PRESENCE", value_enum, default_value_t = Switch::On)]
     pub presence: Switch,
+
+    /// Whether other servers are asked and answered; a server without --server-name does neither
+    #[arg(long, env = "HS_FEDERATION", value_enum, default_value_t = Switch::On)]
+    pub federation: Switch,
+
+    /// The only other servers to federate with: names, in which * stands for any characters,
+    /// separated by commas
+    #[arg(long, env = "HS_FED_ALLOW", value_name = "SERVERS", value_delimiter = ',')]
+    pub federation_allow: Vec<String>,
+
+    /// Other servers not to federate with, as --federation-allow
+    #[arg(long, env = "HS_FED_DENY", value_name = "SERVERS", value_delimiter = ',')]
+    pub federation_deny: Vec<String>,
+
+    /// Servers to ask for the signing keys of servers that do not answer themselves, separated by
+    /// commas [default: none]
+    #[arg(long, env = "HS_TRUSTED_KEY_SERVERS", value_name = "SERVERS", value_delimiter = ',', value_parser = one_of_server_names)]
+    pub trusted_key_servers: Vec<Listed<OwnedServerName>>,
 
     /// The largest allowed upload, in bytes
     #[arg(long, visible_alias = "max-upload-size", env = "HS_MAX_UPLOAD", value_name = "BYTES", default_value_t = Config::default().max_upload)]
@@ -175,6 +193,9 @@ impl Serve {
             longest_sync: LONGEST_SYNC,
             rate_limits: self.rate_limits == Switch::On,
             presence: self.presence == Switch::On,
+            federation: self.federation == Switch::On,
+            federates_with: FederatesWith::new(&named(&self.federation_allow), &named(&self.federation_deny)),
+            trusted_key_servers: self.trusted_key_servers.iter().filter_map(|server| server.0.clone()).collect(),
             public_url: self.public_url.clone(),
             max_upload: self.max_upload,
             storage_full: "The server's disk is full: leave and forget rooms that you no longer need, or ask the administrator to free disk space"
@@ -186,6 +207,19 @@ impl Serve {
 
 fn server_name(text: &str) -> Result<OwnedServerName, String> {
     OwnedServerName::try_from(text).map_err(|_| "expected a host or host:port, such as example.org or localhost:8448".to_owned())
+}
+
+/// One of several values that are separated by commas; none where the list is empty, as that of an
+/// environment variable may be.
+#[derive(Clone, Debug)]
+pub struct Listed<T>(pub Option<T>);
+
+fn one_of_server_names(text: &str) -> Result<Listed<OwnedServerName>, String> {
+    (!text.trim().is_empty()).then(|| server_name(text.trim())).transpose().map(Listed)
+}
+
+fn named(patterns: &[String]) -> Vec<String> {
+    patterns.iter().map(|pattern| pattern.trim().to_owned()).filter(|pattern| !pattern.is_empty()).collect()
 }
 
 fn room_version(text: &str) -> Result<RoomVersionId, String> {
@@ -238,6 +272,23 @@ mod tests {
     fn presence_can_be_switched_off() {
         assert!(serve(&[]).expect("valid").config().presence);
         assert!(!serve(&["--presence", "off"]).expect("valid").config().presence);
+    }
+
+    #[test]
+    fn other_servers_are_named_in_lists() {
+        let config = |arguments: &[&str]| serve(arguments).expect("valid").config();
+        let includes = |config: Config, server: &str| config.federates_with.includes(server.try_into().expect("a name"));
+        assert!(config(&[]).federation && includes(config(&[]), "one.example"));
+        assert!(!config(&["--federation", "off"]).federation);
+        let some = ["--federation-allow", "*.example, localhost:1", "--federation-deny", "evil.example"];
+        for (server, expected) in [("one.example", true), ("localhost:1", true), ("localhost:2", false), ("evil.example", false)] {
+            assert_eq!(includes(config(&some), server), expected, "{server}");
+        }
+        // An environment variable that is set and empty.
+        assert!(includes(config(&["--federation-allow", ""]), "one.example"));
+        assert!(config(&["--trusted-key-servers", ""]).trusted_key_servers.is_empty());
+        assert_eq!(config(&["--trusted-key-servers", "one.example,[::1]:8448"]).trusted_key_servers, ["one.example", "[::1]:8448"]);
+        assert!(serve(&["--trusted-key-servers", "no spaces"]).is_err());
     }
 
     #[test]

@@ -4,11 +4,12 @@ pub mod authentication;
 mod query;
 mod server_keys;
 mod version;
+mod well_known;
 
 use crate::router::Table;
 
 /// Everything of this API that is implemented, and for whom.
 pub fn routes(table: &mut Table) {
-    table.public(version::version).public(server_keys::own);
+    table.public(well_known::server).public(version::version).public(server_keys::own);
     table.peer(query::profile).peer(query::directory);
 }

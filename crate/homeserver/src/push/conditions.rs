@@ -6,11 +6,15 @@
 //! a rule that panics.
 
 use super::{
-    glob::{self, Glob},
     rules::Effect,
     ruleset::{self, Rules},
 };
-use crate::{host::Host, property_paths::Paths, time_slice::TimeSlice};
+use crate::{
+    glob::{self, Glob},
+    host::Host,
+    property_paths::Paths,
+    time_slice::TimeSlice,
+};
 use ephapse_events::Pdu;
 use ruma::{
     OwnedRoomId, OwnedUserId, UInt,

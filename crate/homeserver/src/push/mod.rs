@@ -2,7 +2,6 @@
 //! many of them are unread.
 
 mod conditions;
-mod glob;
 mod rules;
 mod ruleset;
 mod unread;

@@ -1,7 +1,6 @@
 //! Each user's push rules as they are kept: account data of type `m.push_rules`.
 
 use super::{
-    glob::LONGEST as LONGEST_PATTERN,
     rules::PUSH_RULES,
     ruleset::{NewRule, Rules},
 };
@@ -9,6 +8,7 @@ use crate::{
     account_data,
     damaged::{Damaged, LeaveOut, readable},
     failure::{Failure, Refusal},
+    glob::LONGEST as LONGEST_PATTERN,
     homeserver::Homeserver,
     locks::LockKey,
     tables::{self, Json, UserNid},

@@ -46,6 +46,7 @@ fn a_path_tells_its_entrance() {
         ("/_matrix/client/v3/sync", Entrance::Client),
         ("/_matrix/keys", Entrance::Client),
         ("/.well-known/matrix/client", Entrance::Client),
+        ("/.well-known/matrix/server", Entrance::Peer),
         ("/", Entrance::Client),
     ] {
         assert_eq!(Entrance::of_path(path), entrance, "{path}");

@@ -56,6 +56,18 @@ fn a_server_says_what_it_is() {
     assert_eq!(answer, json!({ "server": { "name": "ephapse", "version": env!("CARGO_PKG_VERSION") } }));
 }
 
+#[test]
+fn a_server_with_a_public_url_says_where_it_is() {
+    let asked = |public_url: Option<&str>| {
+        let server = TestServer::with(Rc::new(MemoryStore::new()), Config { public_url: public_url.map(str::to_owned), ..config() });
+        ask(&server, "/.well-known/matrix/server", None)
+    };
+    assert_eq!(asked(Some("https://chat.example")).ok(), json!({ "m.server": "chat.example:443" }));
+    assert_eq!(asked(Some("https://chat.example:8443")).ok(), json!({ "m.server": "chat.example:8443" }));
+    asked(Some("http://chat.example")).fails(404, "M_NOT_FOUND");
+    asked(None).fails(404, "M_NOT_FOUND");
+}
+
 /// The form is that of `definitions/keys.yaml`.
 #[test]
 fn a_server_publishes_the_key_that_its_events_are_signed_with() {

@@ -6,7 +6,7 @@ use super::{
     request_body::{Incomplete, RequestBody},
     target::with_target,
 };
-use ephapse_homeserver::{Body, Entrance, Homeserver, identity::has_address};
+use ephapse_homeserver::{Body, Entrance, Homeserver};
 use http::{Method, Request, Response, uri::Scheme};
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -188,10 +188,10 @@ pub(super) async fn http<S: AsyncRead + AsyncWrite + Unpin + 'static>(
 #[error("the request was aborted")]
 struct GivenUp;
 
-/// Clients and other servers come in by the same port; where no server has an address to send to,
-/// all that comes is clients'.
+/// Clients and other servers come in by the same port; where there is no federation, all that comes
+/// is clients'.
 fn entrance(homeserver: &Homeserver, path: &str) -> Entrance {
-    if has_address(homeserver.server_name()) { Entrance::of_path(path) } else { Entrance::Client }
+    if homeserver.federates() { Entrance::of_path(path) } else { Entrance::Client }
 }
 
 /// Has the homeserver answer.

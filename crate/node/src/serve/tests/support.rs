@@ -35,8 +35,16 @@ pub(super) async fn homeserver() -> Rc<Homeserver> {
 }
 
 pub(super) async fn homeserver_of(name: Option<&str>) -> Rc<Homeserver> {
+    homeserver_with(named(name)).await
+}
+
+/// What the tests' servers are configured with.
+pub(super) fn named(name: Option<&str>) -> Config {
     let server_name = name.map(|name| name.try_into().expect("a name"));
-    let config = Config { server_name, registration: Registration::Open, rate_limits: false, ..Config::default() };
+    Config { server_name, registration: Registration::Open, rate_limits: false, ..Config::default() }
+}
+
+pub(super) async fn homeserver_with(config: Config) -> Rc<Homeserver> {
     Homeserver::open(Rc::new(MemoryStore::default()), Rc::new(NativeHost), config).await.expect("it opens")
 }
 

@@ -1,5 +1,5 @@
-//! Patterns of push conditions (Appendices, Glob-style matching), against a whole value or against
-//! words of it.
+//! Patterns of push conditions and of server names (Appendices, Glob-style matching), against a
+//! whole value or against words of it.
 //!
 //! Anybody's patterns meet anybody's texts, so matching takes no longer than to look for each part
 //! of a pattern at each place of a text, and patterns are short.
