@@ -7,6 +7,7 @@ use crate::{
     damaged::LeaveOut,
     devices::Seen,
     error::{Error, Result},
+    federation::Federation,
     host::Host,
     identity::{Identity, IdentityError, has_address},
     locks::{LockKey, Locks},
@@ -49,6 +50,7 @@ pub struct Homeserver {
     reader: Reader,
     pub(crate) writer: Writer,
     pub(crate) host: Rc<dyn Host>,
+    pub(crate) federation: Federation,
     pub(crate) config: Config,
     pub(crate) identity: Identity,
     pub(crate) positions: Positions,
@@ -162,6 +164,7 @@ impl Homeserver {
             generation: Cell::new(reader.generation()),
             reader,
             writer: Writer::new(store),
+            federation: Federation::new(host.transport()),
             host,
             identity,
             positions: Positions::starting_after(newest),
@@ -276,7 +279,7 @@ impl Homeserver {
         let router = self.routers.at(entrance);
         match router.streamed(request.method(), request.uri().path(), log) {
             Some(endpoint) => self.answer_streamed(endpoint?, request, log).await,
-            None => Ok(self.answer_whole(router, request, log).await?.map(Body::from)),
+            None => self.answer_whole(router, request, log).await,
         }
     }
 
@@ -292,7 +295,7 @@ impl Homeserver {
     }
 
     /// Runs a handler that is given all of the request's body, and may run again.
-    async fn answer_whole(self: &Rc<Self>, router: &Router, request: Request<Body>, log: &Rc<RequestLog>) -> Result<Response<Vec<u8>>> {
+    async fn answer_whole(self: &Rc<Self>, router: &Router, request: Request<Body>, log: &Rc<RequestLog>) -> Result<Response<Body>> {
         // Nothing is remembered of a request until its body is there: it may take long, and what it
         // says counts from then on.
         let request = self.arrived(router, request, log).await?;

@@ -1,8 +1,12 @@
-//! What the host lends the homeserver: time, randomness, timers, tasks and Unicode's tables.
+//! What the host lends the homeserver: time, randomness, timers, tasks, Unicode's tables, and a way
+//! to other servers.
 
-use crate::time_slice::EndOfSlice;
+use crate::{
+    time_slice::EndOfSlice,
+    transport::{NoTransport, Transport},
+};
 use ephapse_store::LocalBoxFuture;
-use std::time::Duration;
+use std::{rc::Rc, time::Duration};
 
 /// The world outside: the browser's service worker, a native process, or a simulation with a clock
 /// and dice of its own.
@@ -31,5 +35,10 @@ pub trait Host {
     /// thread where there are threads.
     fn compute(&self, work: Box<dyn FnOnce() -> Vec<u8> + Send>) -> LocalBoxFuture<'static, Vec<u8>> {
         Box::pin(async move { work() })
+    }
+
+    /// The way to other servers, asked for once, when the homeserver opens: by itself, none.
+    fn transport(&self) -> Rc<dyn Transport> {
+        Rc::new(NoTransport)
     }
 }

@@ -68,6 +68,11 @@ impl Identity {
         self.key_pair.get_or_init(|| signing_key(&self.seed, KEY_VERSION))
     }
 
+    /// The public half of the signing key.
+    pub fn public_key(&self) -> ed25519_dalek::VerifyingKey {
+        ed25519_dalek::SigningKey::from_bytes(&self.seed).verifying_key()
+    }
+
     async fn create(store: &dyn Store, host: &dyn Host, asked: Option<&ServerName>) -> Result<StoredIdentity, IdentityError> {
         let mut seed = [0; 32];
         host.random(&mut seed);

@@ -44,6 +44,7 @@ mod sync;
 mod time_slice;
 mod to_device;
 mod transaction;
+pub mod transport;
 mod user_flag;
 mod users;
 
@@ -59,3 +60,4 @@ pub use requester::Requester;
 pub use router::Entrance;
 pub use time_slice::EndOfSlice;
 pub use transaction::{Submitted, Tx};
+pub use transport::{Transport, TransportError};

@@ -2,6 +2,7 @@
 //! account) takes the lock of its name.
 
 use async_lock::{Mutex, MutexGuardArc};
+use ruma::OwnedServerName;
 use std::{
     cell::RefCell,
     collections::HashMap,
@@ -31,6 +32,8 @@ pub enum LockKey {
     Changes,
     /// A chunk of files, and who uses it.
     Chunk([u8; 32]),
+    /// The signing keys of another server, being asked for.
+    ServerKeys(OwnedServerName),
     /// One request of a client that must happen once: user, device, method and path.
     TxnId(String),
 }

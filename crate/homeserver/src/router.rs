@@ -9,7 +9,7 @@ use crate::{
     body::Body,
     client, devices,
     error::{self, Error, Result},
-    federation::{self, authentication::Claim},
+    federation,
     homeserver::Homeserver,
     request_log::RequestLog,
     requester::Requester,
@@ -24,7 +24,7 @@ use http::{
     uri::{Authority, Scheme},
 };
 use ruma::{
-    OwnedRoomId,
+    OwnedRoomId, OwnedServerName,
     api::{
         IncomingRequest, IncomingRequestExt, OutgoingResponseExt,
         error::{DeserializationError, FromHttpRequestError, IntoHttpError},
@@ -39,6 +39,10 @@ pub const MAX_ANONYMOUS_BODY: usize = 64 << 10;
 /// Bytes that the body of a logged-in user may have, but for endpoints that say otherwise: an event
 /// of 64 KiB with all that is not ASCII escaped.
 const MAX_USER_BODY: usize = 256 << 10;
+
+/// Bytes that the body of another server may have where it holds events: 50 of the largest, and 100
+/// messages beside them.
+const MAX_PEER_BODY: usize = 16 << 20;
 
 /// Values and names that a larger body may have where each of them is made into something: more
 /// would take longer than others can wait.
@@ -69,6 +73,23 @@ pub struct Call {
     pub hs: Rc<Homeserver>,
     /// The request as it came: for what ruma's types leave out.
     pub raw: RawRequest,
+}
+
+/// A request of another server.
+pub struct PeerCall {
+    /// The server.
+    pub hs: Rc<Homeserver>,
+    /// Who asks.
+    pub origin: OwnedServerName,
+    /// The request as it came.
+    pub raw: RawRequest,
+}
+
+impl PeerCall {
+    /// Who asks.
+    pub fn requester(&self) -> Requester<'_> {
+        Requester::Server(&self.origin)
+    }
 }
 
 /// A request of a logged-in user.
@@ -124,16 +145,13 @@ struct LoggedIn {
     token: [u8; 32],
 }
 
-type Answer = LocalBoxFuture<'static, Result<Response<Vec<u8>>>>;
+type Answer = LocalBoxFuture<'static, Result<Response<Body>>>;
 
 type Handler = Rc<dyn Fn(Incoming) -> Result<Answer>>;
 
-/// The answer of a [`StreamHandler`].
-type StreamAnswer = LocalBoxFuture<'static, Result<Response<Body>>>;
-
 /// A handler that takes the request's body as it comes, which can be read once; so the handler runs
 /// once.
-type StreamHandler = Rc<dyn Fn(Incoming, Body) -> Result<StreamAnswer>>;
+type StreamHandler = Rc<dyn Fn(Incoming, Body) -> Result<Answer>>;
 
 /// A request on its way into its handler. What is done with it for every endpoint alike is done
 /// here and not in [`Table`]'s generic functions, which a browser downloads and compiles once for
@@ -142,6 +160,8 @@ struct Incoming {
     hs: Rc<Homeserver>,
     /// Who asks, where the endpoint is for logged-in users.
     user: Option<LoggedIn>,
+    /// Which other server asks, where the endpoint is for those.
+    origin: Option<OwnedServerName>,
     request: Request<Bytes>,
     /// What the path says.
     arguments: Vec<String>,
@@ -153,6 +173,12 @@ impl Incoming {
     #[inline(never)]
     fn call(self) -> Call {
         Call { hs: self.hs, raw: raw(self.request, self.generation, self.is_repeated) }
+    }
+
+    #[inline(never)]
+    fn peer_call(self) -> Result<PeerCall> {
+        let origin = self.origin.ok_or_else(|| Error::unauthorized("Missing Authorization header"))?;
+        Ok(PeerCall { hs: self.hs, origin, raw: raw(self.request, self.generation, self.is_repeated) })
     }
 
     #[inline(never)]
@@ -233,6 +259,8 @@ pub struct StreamRequest {
 enum Bound {
     /// So many bytes.
     Bytes(usize),
+    /// So many bytes, whatever the settings say of those of clients.
+    Exactly(usize),
     /// As many bytes as any may have here: most of them are kept as they came.
     Whole,
     /// As many bytes, of [`MOST_PARTS`] parts.
@@ -243,6 +271,7 @@ impl Bound {
     fn bytes(self, hs: &Homeserver) -> usize {
         match self {
             Self::Bytes(largest) => largest.min(hs.config.largest_body),
+            Self::Exactly(largest) => largest,
             Self::Whole | Self::Parts => hs.config.largest_body,
         }
     }
@@ -342,16 +371,14 @@ impl Router {
     }
 
     /// Answers `request`, for the first time or once more; errors are the caller's to write.
-    pub async fn handle(&self, hs: Rc<Homeserver>, request: Request<Bytes>, is_repeated: bool, log: &RequestLog) -> Result<Response<Vec<u8>>> {
+    pub async fn handle(&self, hs: Rc<Homeserver>, request: Request<Bytes>, is_repeated: bool, log: &RequestLog) -> Result<Response<Body>> {
         let generation = hs.begin_reading();
         let (endpoint, arguments) = self.find(request.method(), request.uri().path(), log)?;
-        let user = match endpoint.credentials {
-            Credentials::Token(callers) => authenticate(&hs, callers, request.headers(), request.uri()).await?,
-            Credentials::Signature => {
-                log.by_server(&Claim::of(request.headers(), hs.server_name())?.verify(&request, hs.server_name())?);
-                None
-            }
+        let (user, origin) = match endpoint.credentials {
+            Credentials::Token(callers) => (authenticate(&hs, callers, request.headers(), request.uri()).await?, None),
+            Credentials::Signature => (None, Some(hs.claim(request.headers()).await?.verify(&request, hs.server_name())?)),
         };
+        origin.iter().for_each(|origin| log.by_server(origin));
         if let Some(LoggedIn { session, .. }) = &user {
             log.by(&session.user_id);
             if request.method() == Method::GET {
@@ -359,7 +386,7 @@ impl Router {
             }
         }
         endpoint.bound.check_parts(request.body())?;
-        (endpoint.handler)(Incoming { hs, user, request, arguments, generation, is_repeated })?.await
+        (endpoint.handler)(Incoming { hs, user, origin, request, arguments, generation, is_repeated })?.await
     }
 
     /// Refuses what can be refused before the body is read: no such endpoint, no valid access
@@ -369,7 +396,7 @@ impl Router {
         let (endpoint, _) = self.find(&request.method, request.uri.path(), log)?;
         match endpoint.credentials {
             Credentials::Token(callers) => drop(authenticate(hs, callers, &request.headers, &request.uri).await?),
-            Credentials::Signature => drop(Claim::of(&request.headers, hs.server_name())?),
+            Credentials::Signature => drop(hs.claim(&request.headers).await?),
         }
         Ok(endpoint.bound.bytes(hs))
     }
@@ -408,7 +435,7 @@ impl StreamRequest {
         }
         let (parts, body) = request.into_parts();
         let request = Request::from_parts(parts, Bytes::new());
-        let incoming = Incoming { hs, user, request, arguments: self.arguments, generation, is_repeated: false };
+        let incoming = Incoming { hs, user, origin: None, request, arguments: self.arguments, generation, is_repeated: false };
         (self.endpoint.handler)(incoming, body)?.await
     }
 }
@@ -444,17 +471,47 @@ impl Table {
         F: Fn(Call, R) -> A + 'static,
         A: Future<Output = Result<R::OutgoingResponse>> + 'static,
     {
-        self.without_user(handler, Credentials::Token(Callers::All))
+        let handler = move |incoming: Incoming| {
+            let parsed = parse::<R>(&incoming)?;
+            Ok(answer::<R>(handler(incoming.call(), parsed)))
+        };
+        let (credentials, bound) = (Credentials::Token(Callers::All), Bound::Bytes(MAX_ANONYMOUS_BODY));
+        self.add(R::METHOD, &mut R::PATH_BUILDER.all_paths(), Endpoint { path: "", handler: Rc::new(handler), credentials, bound })
     }
 
     /// An endpoint for other servers.
     pub fn peer<R, F, A>(&mut self, handler: F) -> &mut Self
     where
         R: IncomingRequest + 'static,
-        F: Fn(Call, R) -> A + 'static,
+        F: Fn(PeerCall, R) -> A + 'static,
         A: Future<Output = Result<R::OutgoingResponse>> + 'static,
     {
-        self.without_user(handler, Credentials::Signature)
+        self.signed(handler, Bound::Bytes(MAX_USER_BODY))
+    }
+
+    /// As [`Self::peer`], for bodies of many events.
+    pub fn peer_many<R, F, A>(&mut self, handler: F) -> &mut Self
+    where
+        R: IncomingRequest + 'static,
+        F: Fn(PeerCall, R) -> A + 'static,
+        A: Future<Output = Result<R::OutgoingResponse>> + 'static,
+    {
+        self.signed(handler, Bound::Exactly(MAX_PEER_BODY))
+    }
+
+    /// As [`Self::peer`], for answers that leave as they are made.
+    pub fn peer_stream<R, F, A>(&mut self, handler: F) -> &mut Self
+    where
+        R: IncomingRequest + 'static,
+        F: Fn(PeerCall, R) -> A + 'static,
+        A: Future<Output = Result<Response<Body>>> + 'static,
+    {
+        let handler = move |incoming: Incoming| -> Result<Answer> {
+            let parsed = parse::<R>(&incoming)?;
+            Ok(Box::pin(handler(incoming.peer_call()?, parsed)))
+        };
+        let (credentials, bound) = (Credentials::Signature, Bound::Bytes(MAX_USER_BODY));
+        self.add(R::METHOD, &mut R::PATH_BUILDER.all_paths(), Endpoint { path: "", handler: Rc::new(handler), credentials, bound })
     }
 
     /// An endpoint for logged-in users who are no guests.
@@ -534,7 +591,7 @@ impl Table {
         F: Fn(UserCall, R, Body) -> A + 'static,
         A: Future<Output = Result<Response<Body>>> + 'static,
     {
-        let handler = move |incoming: Incoming, body: Body| -> Result<StreamAnswer> {
+        let handler = move |incoming: Incoming, body: Body| -> Result<Answer> {
             let parsed = parse::<R>(&incoming)?;
             Ok(Box::pin(handler(incoming.user_call()?, parsed, body)))
         };
@@ -546,17 +603,17 @@ impl Table {
         self
     }
 
-    fn without_user<R, F, A>(&mut self, handler: F, credentials: Credentials) -> &mut Self
+    fn signed<R, F, A>(&mut self, handler: F, bound: Bound) -> &mut Self
     where
         R: IncomingRequest + 'static,
-        F: Fn(Call, R) -> A + 'static,
+        F: Fn(PeerCall, R) -> A + 'static,
         A: Future<Output = Result<R::OutgoingResponse>> + 'static,
     {
         let handler = move |incoming: Incoming| {
             let parsed = parse::<R>(&incoming)?;
-            Ok(answer::<R>(handler(incoming.call(), parsed)))
+            Ok(answer::<R>(handler(incoming.peer_call()?, parsed)))
         };
-        let bound = Bound::Bytes(MAX_ANONYMOUS_BODY);
+        let credentials = Credentials::Signature;
         self.add(R::METHOD, &mut R::PATH_BUILDER.all_paths(), Endpoint { path: "", handler: Rc::new(handler), credentials, bound })
     }
 
@@ -686,7 +743,10 @@ fn parse_error(error: FromHttpRequestError, body: &[u8]) -> Error {
 }
 
 fn answer<R: IncomingRequest>(response: impl Future<Output = Result<R::OutgoingResponse>> + 'static) -> Answer {
-    Box::pin(async move { response.await?.try_into_http_response().map_err(unwritable) })
+    Box::pin(async move {
+        let response: Response<Vec<u8>> = response.await?.try_into_http_response().map_err(unwritable)?;
+        Ok(response.map(Body::from))
+    })
 }
 
 #[inline(never)]

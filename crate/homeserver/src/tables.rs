@@ -149,6 +149,11 @@ pub const KEY_BACKUPS: Table<(UserNid, u64), KeyBackup> = Table::new(0x6c, "key 
 /// Keys in backups: `(user, version, room, session)`.
 pub const BACKED_UP_KEYS: Table<(UserNid, u64, OwnedRoomId, String), BackedUpKey> = Table::new(0x6d, "backed-up keys");
 
+/// Signing keys of other servers, by their ids.
+pub const SERVER_KEYS: Table<(OwnedServerName, String), ServerKey> = Table::new(0x50, "server keys");
+/// What other servers say of their signing keys.
+pub const SERVER_KEY_DOCUMENTS: Table<OwnedServerName, ServerKeyDocument> = Table::new(0x51, "server key documents");
+
 /// What a user has not read in a room, as far as it was counted.
 pub const UNREAD: Table<(UserNid, RoomNid), Unread> = Table::new(0x70, "unread counts");
 

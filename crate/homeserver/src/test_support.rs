@@ -1,7 +1,10 @@
 //! A server for one test, with the feature `test-support`: a fake clock that jumps to the next
-//! timer whenever nothing else can run, seeded dice, and requests in one line.
+//! timer whenever nothing else can run, seeded dice, and requests in one line. Several servers that
+//! reach each other are in [`network`].
 
-use crate::{Body, Config, EndOfSlice, Entrance, Homeserver, Host, Registration, Store};
+pub mod network;
+
+use crate::{Body, Config, EndOfSlice, Entrance, Homeserver, Host, Registration, Store, Transport, transport::NoTransport};
 use ephapse_store::{LocalBoxFuture, MemoryStore};
 use futures_channel::oneshot;
 use futures_executor::LocalPool;
@@ -18,34 +21,31 @@ use std::{
 
 type Task = LocalBoxFuture<'static, ()>;
 
-/// Time and dice of a test.
-pub struct TestHost {
+/// The one thread of a test, its clock and its timers: servers that reach each other share them.
+pub struct World {
     now: Cell<u64>,
-    dice: Cell<u64>,
     timers: RefCell<Vec<(u64, oneshot::Sender<()>)>>,
     spawned: RefCell<Vec<Task>>,
-    /// How often something long was computed.
-    pub computed: Cell<u32>,
-    /// How often something long let others go on.
-    pub yielded: Cell<u32>,
+    pool: RefCell<LocalPool>,
 }
 
-impl TestHost {
-    /// A host whose dice have a seed.
-    pub fn new(seed: u64) -> Rc<Self> {
-        Rc::new(Self {
-            now: Cell::new(1_700_000_000_000),
-            dice: Cell::new(seed),
-            timers: RefCell::default(),
-            spawned: RefCell::default(),
-            computed: Cell::default(),
-            yielded: Cell::default(),
+impl World {
+    /// A new one, on a day in 2023.
+    pub fn new() -> Rc<Self> {
+        let pool = RefCell::new(LocalPool::new());
+        Rc::new(Self { now: Cell::new(1_700_000_000_000), timers: RefCell::default(), spawned: RefCell::default(), pool })
+    }
+
+    fn sleep(&self, duration: Duration) -> LocalBoxFuture<'static, ()> {
+        let (sender, receiver) = oneshot::channel();
+        self.timers.borrow_mut().push((self.now.get() + duration.as_millis() as u64, sender));
+        Box::pin(async move {
+            receiver.await.ok();
         })
     }
 
-    /// Lets time pass.
-    pub fn advance(&self, duration: Duration) {
-        self.now.set(self.now.get() + duration.as_millis() as u64);
+    fn spawn(&self, task: Task) {
+        self.spawned.borrow_mut().push(task);
     }
 
     fn next_timer(&self) -> bool {
@@ -57,11 +57,59 @@ impl TestHost {
         timer.send(()).ok();
         true
     }
+
+    /// Runs a future and everything that was spawned, letting time jump whenever nothing else can
+    /// run.
+    #[track_caller]
+    pub fn run<T: 'static>(&self, future: impl Future<Output = T> + 'static) -> T {
+        let mut pool = self.pool.borrow_mut();
+        let result = Rc::new(RefCell::new(None));
+        let slot = result.clone();
+        pool.spawner().spawn_local(async move { *slot.borrow_mut() = Some(future.await) }).expect("the pool runs");
+        loop {
+            for task in self.spawned.take() {
+                pool.spawner().spawn_local(task).expect("the pool runs");
+            }
+            pool.run_until_stalled();
+            if let Some(done) = result.borrow_mut().take() {
+                return done;
+            }
+            assert!(!self.spawned.borrow().is_empty() || self.next_timer(), "nothing can run, and nothing is waited for");
+        }
+    }
+}
+
+/// Time and dice of a test.
+pub struct TestHost {
+    world: Rc<World>,
+    dice: Cell<u64>,
+    transport: RefCell<Option<Rc<dyn Transport>>>,
+    /// How often something long was computed.
+    pub computed: Cell<u32>,
+    /// How often something long let others go on.
+    pub yielded: Cell<u32>,
+}
+
+impl TestHost {
+    /// A host whose dice have a seed, with a clock of its own.
+    pub fn new(seed: u64) -> Rc<Self> {
+        Self::in_world(World::new(), seed)
+    }
+
+    /// A host whose dice have a seed.
+    pub fn in_world(world: Rc<World>, seed: u64) -> Rc<Self> {
+        Rc::new(Self { world, dice: Cell::new(seed), transport: RefCell::default(), computed: Cell::default(), yielded: Cell::default() })
+    }
+
+    /// Lets time pass.
+    pub fn advance(&self, duration: Duration) {
+        self.world.now.set(self.world.now.get() + duration.as_millis() as u64);
+    }
 }
 
 impl Host for TestHost {
     fn now(&self) -> u64 {
-        self.now.get()
+        self.world.now.get()
     }
 
     /// SplitMix64.
@@ -80,15 +128,15 @@ impl Host for TestHost {
     }
 
     fn sleep(&self, duration: Duration) -> LocalBoxFuture<'static, ()> {
-        let (sender, receiver) = oneshot::channel();
-        self.timers.borrow_mut().push((self.now.get() + duration.as_millis() as u64, sender));
-        Box::pin(async move {
-            receiver.await.ok();
-        })
+        self.world.sleep(duration)
     }
 
     fn spawn(&self, task: LocalBoxFuture<'static, ()>) {
-        self.spawned.borrow_mut().push(task);
+        self.world.spawn(task);
+    }
+
+    fn transport(&self) -> Rc<dyn Transport> {
+        self.transport.borrow().clone().unwrap_or_else(|| Rc::new(NoTransport))
     }
 
     fn yield_now(&self, _: EndOfSlice) -> LocalBoxFuture<'static, ()> {
@@ -112,7 +160,6 @@ pub struct TestServer {
     /// What it stands on.
     pub store: Rc<dyn Store>,
     config: Config,
-    pool: RefCell<LocalPool>,
 }
 
 /// An answer.
@@ -171,15 +218,17 @@ impl TestServer {
     }
 
     fn on(host: Rc<TestHost>, store: Rc<dyn Store>, config: Config) -> Self {
-        let mut pool = LocalPool::new();
-        let hs = pool.run_until(Homeserver::open(store.clone(), host.clone(), config.clone())).expect("the server opens");
-        Self { hs, host, store, config, pool: RefCell::new(pool) }
+        let opened = Homeserver::open(store.clone(), host.clone(), config.clone());
+        let hs = host.world.run(opened).expect("the server opens");
+        Self { hs, host, store, config }
     }
 
     /// The same store after a restart: everything in memory is gone; time and dice go on.
     pub fn restart(self) -> Self {
-        let host = TestHost::new(self.host.dice.get());
-        host.now.set(self.host.now.get());
+        let host = TestHost::in_world(self.host.world.clone(), self.host.dice.get());
+        // What the former process had begun ends with it.
+        host.world.spawned.take();
+        host.transport.replace(self.host.transport.take());
         Self::on(host, self.store, self.config)
     }
 
@@ -209,20 +258,7 @@ impl TestServer {
     /// run.
     #[track_caller]
     pub fn run<T: 'static>(&self, future: impl Future<Output = T> + 'static) -> T {
-        let mut pool = self.pool.borrow_mut();
-        let result = Rc::new(RefCell::new(None));
-        let slot = result.clone();
-        pool.spawner().spawn_local(async move { *slot.borrow_mut() = Some(future.await) }).expect("the pool runs");
-        loop {
-            for task in self.host.spawned.take() {
-                pool.spawner().spawn_local(task).expect("the pool runs");
-            }
-            pool.run_until_stalled();
-            if let Some(done) = result.borrow_mut().take() {
-                return done;
-            }
-            assert!(!self.host.spawned.borrow().is_empty() || self.host.next_timer(), "nothing can run, and nothing is waited for");
-        }
+        self.host.world.run(future)
     }
 
     /// The future of an answer, to run several requests at once.

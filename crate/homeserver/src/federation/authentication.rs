@@ -1,66 +1,117 @@
 //! Which server sent a request (Server-Server API, "Request Authentication"). Parsing and verifying
-//! are ruma's; here it is said whose keys are known.
-//!
-//! So far these are the keys of servers whose names say them (`k51…`). Those of others would have
-//! to be fetched.
+//! are ruma's; the keys are those of `keys`.
 
+use super::keys::{KnownKeys, Wanted};
 use crate::{
     error::{Error, Result},
-    identity::{KEY_VERSION, key_of_name},
+    homeserver::Homeserver,
 };
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Request, header::AUTHORIZATION};
-use ruma::{OwnedServerName, ServerName, api::federation::authentication::XMatrix, serde::Base64, signatures::PublicKeyMap};
+use ruma::{OwnedServerName, ServerName, api::federation::authentication::XMatrix, signatures::PublicKeyMap};
+
+/// How many headers of a request are looked at.
+const MOST_HEADERS: usize = 8;
 
 /// Who a request says it is from, before it is known whether they signed it.
 pub struct Claim {
-    authorization: XMatrix,
+    /// Of one server: who has several keys may sign with each, in a header of its own.
+    authorizations: Vec<XMatrix>,
+}
+
+/// The same, with the keys that can say whether it is true.
+pub struct KnownClaim {
+    claim: Claim,
     keys: PublicKeyMap,
 }
 
 impl Claim {
-    /// What the headers of a request to the server `destination` say: 401 M_UNAUTHORIZED where they
-    /// say nothing, or are for another server, or of one whose keys are not known. A server with
-    /// several keys may sign with each, in a header of its own: the first known one counts.
+    /// What the headers of a request to the server `destination` say.
+    ///
+    /// # Errors
+    /// 401 M_UNAUTHORIZED where they say nothing, or are for another server.
     pub fn of(headers: &HeaderMap, destination: &ServerName) -> Result<Self> {
-        let mut claims = headers.get_all(AUTHORIZATION).iter().map(|header| Self::of_header(header, destination));
-        let first = claims.next().ok_or_else(|| Error::unauthorized("Missing Authorization header"))?;
-        first.or_else(|refused| claims.find_map(Result::ok).ok_or(refused))
-    }
-
-    fn of_header(header: &HeaderValue, destination: &ServerName) -> Result<Self> {
-        // What ruma says of it repeats the header, which may be long.
-        let authorization = XMatrix::try_from(header).map_err(|_| Error::unauthorized("Malformed Authorization header"))?;
-        if authorization.destination.as_ref().is_some_and(|named| named != destination) {
-            return Err(Error::unauthorized("Destination mismatch in Authorization header"));
+        let mut refused = Error::unauthorized("Missing Authorization header");
+        let mut authorizations: Vec<XMatrix> = Vec::new();
+        for (number, header) in headers.get_all(AUTHORIZATION).iter().take(MOST_HEADERS).enumerate() {
+            match authorization(header, destination) {
+                Ok(found) if authorizations.first().is_none_or(|first| first.origin == found.origin) => authorizations.push(found),
+                Ok(_) => {}
+                Err(error) if number == 0 => refused = error,
+                Err(_) => {}
+            }
         }
-        let keys = keys_of(&authorization).ok_or_else(|| Error::unauthorized(format!("Signing key of server {} not found", authorization.origin)))?;
-        Ok(Self { authorization, keys })
+        if authorizations.is_empty() { Err(refused) } else { Ok(Self { authorizations }) }
     }
 
-    /// The server that signed the request: 401 M_UNAUTHORIZED where it is not the one that the
-    /// headers say.
-    pub fn verify(self, request: &Request<Bytes>, destination: &ServerName) -> Result<OwnedServerName> {
-        let origin = &self.authorization.origin;
-        let verified = self.authorization.verify_http_request(request, destination, &self.keys);
-        verified.map_err(|_| Error::unauthorized(format!("Invalid signature for server {origin}")))?;
-        Ok(self.authorization.origin)
+    /// Who it says it is from.
+    pub fn origin(&self) -> &ServerName {
+        &self.authorizations[0].origin
+    }
+
+    /// The keys that it says it is signed with.
+    fn wanted(&self, now: u64) -> Wanted {
+        let key_ids = self.authorizations.iter().map(|authorization| authorization.key.to_string()).collect();
+        Wanted { server: self.origin().to_owned(), key_ids, at: Some(now) }
+    }
+
+    fn with_keys(self, keys: &KnownKeys, now: u64) -> Result<KnownClaim> {
+        let keys = keys.at(now).into_owned();
+        let of_origin = keys.get(self.origin().as_str());
+        if !self.authorizations.iter().any(|authorization| of_origin.is_some_and(|keys| keys.contains_key(authorization.key.as_str()))) {
+            return Err(Error::unauthorized(format!("Signing key of server {} not found", self.origin())));
+        }
+        Ok(KnownClaim { claim: self, keys })
     }
 }
 
-/// The key that a request says it is signed with, if it is one of its sender's.
-fn keys_of(authorization: &XMatrix) -> Option<PublicKeyMap> {
-    let origin = &authorization.origin;
-    let key = Base64::new(key_of_name(origin)?.to_bytes().to_vec());
-    let key_id = format!("ed25519:{KEY_VERSION}");
-    (authorization.key.as_str() == key_id).then(|| [(origin.to_string(), [(key_id, key)].into())].into())
+fn authorization(header: &HeaderValue, destination: &ServerName) -> Result<XMatrix> {
+    // What ruma says of it repeats the header, which may be long.
+    let authorization = XMatrix::try_from(header).map_err(|_| Error::unauthorized("Malformed Authorization header"))?;
+    if authorization.destination.as_ref().is_some_and(|named| named != destination) {
+        return Err(Error::unauthorized("Destination mismatch in Authorization header"));
+    }
+    Ok(authorization)
+}
+
+impl KnownClaim {
+    /// The server that signed the request.
+    ///
+    /// # Errors
+    /// 401 M_UNAUTHORIZED where it is not the one that the headers say.
+    pub fn verify(self, request: &Request<Bytes>, destination: &ServerName) -> Result<OwnedServerName> {
+        let is_signed = |authorization: &XMatrix| authorization.verify_http_request(request, destination, &self.keys).is_ok();
+        if !self.claim.authorizations.iter().any(is_signed) {
+            return Err(Error::unauthorized(format!("Invalid signature for server {}", self.claim.origin())));
+        }
+        Ok(self.claim.origin().to_owned())
+    }
+}
+
+impl Homeserver {
+    /// Who a request says it is from, with the keys of that server, which are fetched where they
+    /// are not known.
+    ///
+    /// # Errors
+    /// 401 M_UNAUTHORIZED, as [`Claim::of`], and where there is no such key. 403 M_FORBIDDEN where
+    /// the operator wants nothing of that server.
+    pub(crate) async fn claim(&self, headers: &HeaderMap) -> Result<KnownClaim> {
+        let claim = Claim::of(headers, self.server_name())?;
+        if !self.config.federates_with.includes(claim.origin()) {
+            return Err(Error::forbidden("Federation denied"));
+        }
+        let now = self.host.now();
+        let keys = self.server_keys(vec![claim.wanted(now)]).await?;
+        claim.with_keys(&keys, now)
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::identity::name_of_key;
+    use crate::identity::{KEY_VERSION, name_of_key};
     use ephapse_events::signing_key;
+    use futures_executor::block_on;
     use ruma::{api::federation::authentication::XMatrixSigningInput, server_name};
 
     const SEED: [u8; 32] = [7; 32];
@@ -90,7 +141,9 @@ mod tests {
         for authorization in authorizations {
             headers.append(AUTHORIZATION, (*authorization).try_into().expect("a header"));
         }
-        Claim::of(&headers, server_name!("test.example"))?.verify(request, server_name!("test.example"))
+        let hs = crate::test_support::TestServer::new().hs;
+        let claim = block_on(hs.claim(&headers))?;
+        claim.verify(request, server_name!("test.example"))
     }
 
     #[test]

@@ -7,14 +7,14 @@ use crate::{
     failure::Failure,
     json_answer::{Json, Own},
     profiles,
-    router::Call,
+    router::PeerCall,
 };
 use ruma::api::federation::query::{get_profile_information::v1 as get_profile_information, get_room_information::v1 as get_room_information};
 use std::collections::BTreeMap;
 
 /// `GET /_matrix/federation/v1/query/profile`: all fields, or one. "If a `field` is specified in
 /// the request, only the matching field should be included": none where it is not set.
-pub async fn profile(call: Call, Own(request): Own<get_profile_information::Request>) -> Result<Json> {
+pub async fn profile(call: PeerCall, Own(request): Own<get_profile_information::Request>) -> Result<Json> {
     let Some(field) = request.field.map(|field| field.to_string()) else {
         return Ok(Json::of(&profiles::fields(&call.hs, &request.user_id).await?));
     };
@@ -27,7 +27,7 @@ pub async fn profile(call: Call, Own(request): Own<get_profile_information::Requ
 }
 
 /// `GET /_matrix/federation/v1/query/directory`
-pub async fn directory(call: Call, request: get_room_information::Request) -> Result<get_room_information::Response> {
+pub async fn directory(call: PeerCall, request: get_room_information::Request) -> Result<get_room_information::Response> {
     let hs = &call.hs;
     let room = aliases::room_of(hs, &request.room_alias).await?.ok_or(aliases::Refused::NotFound(request.room_alias))?;
     Ok(get_room_information::Response::new(room.id.clone(), vec![hs.server_name().to_owned()]))

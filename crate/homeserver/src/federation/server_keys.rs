@@ -1,14 +1,24 @@
-//! The key that this server signs with (Server-Server API, "Publishing keys").
+//! The key that this server signs with, and those of others, as a notary (Server-Server API,
+//! "Publishing keys", "Querying keys through another server").
 
 use crate::{
     error::{Error, Result},
     homeserver::Homeserver,
-    router::Call,
+    router::{Call, parameter},
 };
 use ephapse_events::public_keys;
 use ruma::{
-    CanonicalJsonObject,
-    api::federation::discovery::get_server_keys::v2::{Request, Response},
+    CanonicalJsonObject, OwnedServerName, ServerName,
+    api::{
+        IncomingRequest, Metadata,
+        error::DeserializationError,
+        federation::discovery::{
+            ServerSigningKeys,
+            get_remote_server_keys::v2 as get_remote_server_keys,
+            get_remote_server_keys_batch::v2::{Request as BatchRequest, Response as BatchResponse},
+            get_server_keys::v2::{Request, Response},
+        },
+    },
     serde::Raw,
     signatures::sign_json,
 };
@@ -20,6 +30,9 @@ use serde_json::{
 /// How long the answer counts, in ms: "Servers MUST use the lesser of this field and 7 days into
 /// the future". The key itself never changes.
 const VALID_FOR: u64 = 7 * 24 * 60 * 60 * 1000;
+
+/// How many servers' keys are asked for in one request.
+const MOST_SERVERS: usize = 100;
 
 /// `GET /_matrix/key/v2/server`
 pub async fn own(call: Call, _: Request) -> Result<Response> {
@@ -39,4 +52,63 @@ fn signed_keys(hs: &Homeserver) -> Result<Box<RawValue>, Box<dyn std::error::Err
     }))?;
     sign_json(name.as_str(), key, &mut keys)?;
     Ok(to_raw_value(&keys)?)
+}
+
+/// `GET /_matrix/key/v2/query/{serverName}`, without ruma's default for the time, which would ask
+/// the system's clock.
+pub struct NotaryRequest {
+    server: OwnedServerName,
+    valid_until: Option<u64>,
+}
+
+impl Metadata for NotaryRequest {
+    const METHOD: http::Method = get_remote_server_keys::Request::METHOD;
+    const RATE_LIMITED: bool = false;
+    type Authentication = <get_remote_server_keys::Request as Metadata>::Authentication;
+    type PathBuilder = <get_remote_server_keys::Request as Metadata>::PathBuilder;
+    const PATH_BUILDER: Self::PathBuilder = get_remote_server_keys::Request::PATH_BUILDER;
+}
+
+impl IncomingRequest for NotaryRequest {
+    type EndpointError = ruma::api::error::Error;
+    type OutgoingResponse = get_remote_server_keys::Response;
+
+    fn try_from_http_request_inner(request: http::Request<&[u8]>, path_args: &[&str]) -> Result<Self, DeserializationError> {
+        let server = path_args.first().copied().unwrap_or_default();
+        let valid_until = request.uri().query().and_then(|query| parameter(query, "minimum_valid_until_ts"));
+        Ok(Self { server: OwnedServerName::try_from(server)?, valid_until: valid_until.and_then(|time| time.parse().ok()) })
+    }
+}
+
+/// `GET /_matrix/key/v2/query/{serverName}`
+pub async fn notarized(call: Call, request: NotaryRequest) -> Result<get_remote_server_keys::Response> {
+    let until = request.valid_until.unwrap_or_else(|| call.hs.host.now());
+    let document = document(&call.hs, &request.server, until).await?;
+    Ok(get_remote_server_keys::Response::new(document.into_iter().collect()))
+}
+
+/// `POST /_matrix/key/v2/query`
+pub async fn notarized_many(call: Call, request: BatchRequest) -> Result<BatchResponse> {
+    if request.server_keys.len() > MOST_SERVERS {
+        return Err(Error::too_large(format!("Too many servers in one request: at most {MOST_SERVERS} are allowed")));
+    }
+    let mut documents = Vec::new();
+    for (server, keys) in &request.server_keys {
+        let until = keys.values().filter_map(|criteria| criteria.minimum_valid_until_ts).max();
+        let until = until.map_or_else(|| call.hs.host.now(), |until| u64::from(until.get()));
+        documents.extend(document(&call.hs, server, until).await?);
+    }
+    Ok(BatchResponse::new(documents))
+}
+
+/// What a server says of its keys, signed by this one too.
+async fn document(hs: &Homeserver, server: &ServerName, until: u64) -> Result<Option<Raw<ServerSigningKeys>>> {
+    let unsigned = |error: &dyn std::fmt::Display| Error::Internal(format!("could not sign the keys of {server}: {error}"));
+    if server == hs.server_name() {
+        return Ok(Some(Raw::from_json(signed_keys(hs).map_err(|error| unsigned(&error))?)));
+    }
+    let Some(stored) = hs.key_document(server, until).await? else { return Ok(None) };
+    let mut keys: CanonicalJsonObject = serde_json::from_str(&stored.json.0).map_err(|error| unsigned(&error))?;
+    sign_json(hs.server_name().as_str(), hs.identity.key_pair(), &mut keys).map_err(|error| unsigned(&error))?;
+    Ok(Some(Raw::from_json(to_raw_value(&keys).map_err(|error| unsigned(&error))?)))
 }

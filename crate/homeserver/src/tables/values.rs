@@ -26,6 +26,35 @@ pub struct StoredIdentity {
     pub instance: u32,
 }
 
+/// A signing key of another server.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ServerKey {
+    /// The ed25519 key.
+    pub key: [u8; 32],
+    /// Until when it is good, in ms, as far as its server has said.
+    pub valid_until: u64,
+    /// When its server stopped to use it, in ms.
+    pub expired: Option<u64>,
+}
+
+impl ServerKey {
+    /// Until when it is good, in ms.
+    pub fn good_until(&self) -> u64 {
+        self.expired.unwrap_or(self.valid_until)
+    }
+}
+
+/// What another server says of its signing keys.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ServerKeyDocument {
+    /// In its own words, with its signatures.
+    pub json: Json,
+    /// Until when it is good, in ms.
+    pub valid_until: u64,
+    /// When it was fetched, in ms.
+    pub fetched: u64,
+}
+
 /// What is known of a file.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Media {

@@ -1,0 +1,345 @@
+//! Signing keys of other servers: known from their names, from what is stored, or fetched
+//! (Server-Server API, "Retrieving server keys").
+//!
+//! A key that was seen once is kept: events of long ago are verified by it. What a server says of
+//! its keys now is kept as it said it, for whoever asks this server as a notary.
+
+use super::client::AskError;
+use crate::{
+    homeserver::Homeserver,
+    identity::{KEY_VERSION, key_of_name},
+    locks::LockKey,
+    tables::{self, Json, ServerKey, ServerKeyDocument},
+};
+use ephapse_events::{Pdu, PduError, ReceivedPdu};
+use ephapse_store::StoreError;
+use futures_util::{StreamExt, stream};
+use ruma::{
+    CanonicalJsonObject, OwnedServerName, ServerName,
+    api::federation::discovery::{ServerSigningKeys, get_remote_server_keys_batch, get_server_keys},
+    room_version_rules::RoomVersionRules,
+    serde::{Base64, Raw},
+    signatures::{PublicKeyMap, verify_json},
+};
+use std::{
+    borrow::Cow,
+    cell::RefCell,
+    collections::{BTreeMap, HashMap},
+    pin::pin,
+    rc::Rc,
+};
+
+/// How far into the future a server can say that its keys are valid, in ms: "Servers MUST use the
+/// lesser of this field and 7 days into the future".
+const LONGEST_VALIDITY: u64 = 7 * 24 * 60 * 60 * 1000;
+
+/// How long a server is not asked again whose keys could not be had, in ms: whoever names servers
+/// in events must not have them asked for each.
+const RETRY_AFTER: u64 = 60 * 1000;
+
+/// How many servers are asked at once for one batch of events.
+const ASKED_AT_ONCE: usize = 16;
+
+/// Servers that are remembered as having failed.
+const MOST_FAILED: usize = 4096;
+
+/// Keys that one server may have, old ones too.
+const MOST_KEYS: usize = 64;
+
+/// What memory holds of other servers' keys.
+#[derive(Default)]
+pub struct Keys {
+    /// Until when a server is not asked again, in ms.
+    failed: RefCell<HashMap<OwnedServerName, u64>>,
+    /// Keys lately used, with what they are good for.
+    known: RefCell<HashMap<(OwnedServerName, String), Rc<ServerKey>>>,
+}
+
+/// Keys kept in memory.
+const MOST_KNOWN: usize = 4096;
+
+/// Some keys of a server.
+#[derive(Clone, Debug)]
+pub struct Wanted {
+    /// Whose.
+    pub server: OwnedServerName,
+    /// Their ids, `ed25519:...`; those of other algorithms are passed over.
+    pub key_ids: Vec<String>,
+    /// When they have to be good, in ms; none: at any time, as in room versions 1 to 4.
+    pub at: Option<u64>,
+}
+
+/// Keys that signatures are verified by, each until it stops to be good.
+#[derive(Debug, Default)]
+pub struct KnownKeys {
+    keys: PublicKeyMap,
+    /// Until when each is good, in ms, by server and id.
+    good_until: HashMap<(String, String), u64>,
+    /// Until when all of them are.
+    all_good_until: Option<u64>,
+}
+
+impl KnownKeys {
+    fn add(&mut self, server: &ServerName, id: String, key: &[u8], good_until: u64) {
+        self.all_good_until = Some(self.all_good_until.map_or(good_until, |until| until.min(good_until)));
+        self.good_until.insert((server.to_string(), id.clone()), good_until);
+        self.keys.entry(server.to_string()).or_default().insert(id, Base64::new(key.to_vec()));
+    }
+
+    /// Those that are good at a time, in ms.
+    pub fn at(&self, time: u64) -> Cow<'_, PublicKeyMap> {
+        if self.all_good_until.is_none_or(|until| time <= until) {
+            return Cow::Borrowed(&self.keys);
+        }
+        let mut keys = self.keys.clone();
+        for (server, keys) in &mut keys {
+            keys.retain(|id, _| self.good_until.get(&(server.clone(), id.clone())).is_some_and(|until| time <= *until));
+        }
+        keys.retain(|_, keys| !keys.is_empty());
+        Cow::Owned(keys)
+    }
+
+    /// Verifies an event: signatures, by keys that were good when its server says it was sent, and
+    /// content hash (checks 2 and 3 on receipt of a PDU).
+    ///
+    /// # Errors
+    /// [`PduError::Signature`], also where a key is missing.
+    pub fn verify(&self, event: ReceivedPdu, rules: &RoomVersionRules) -> Result<Pdu, PduError> {
+        match rules.enforce_key_validity {
+            true => {
+                let time = u64::from(event.unverified().origin_server_ts.get());
+                event.verify(&self.at(time), rules)
+            }
+            false => event.verify(&self.keys, rules),
+        }
+    }
+}
+
+impl Homeserver {
+    /// Those of the wanted keys that there are. What is not known is fetched; a server that cannot
+    /// be asked has none.
+    pub(crate) async fn server_keys(&self, wanted: Vec<Wanted>) -> Result<KnownKeys, StoreError> {
+        let found = stream::iter(wanted).map(|wanted| async move {
+            let keys = self.keys_of_server(&wanted).await;
+            (wanted.server, keys)
+        });
+        let mut found = pin!(found.buffer_unordered(ASKED_AT_ONCE));
+        let mut all = KnownKeys::default();
+        while let Some((server, keys)) = found.next().await {
+            for (id, key, good_until) in keys? {
+                all.add(&server, id, &key, good_until);
+            }
+        }
+        Ok(all)
+    }
+
+    /// Its id, the key, and until when it is good.
+    async fn keys_of_server(&self, wanted: &Wanted) -> Result<Vec<(String, [u8; 32], u64)>, StoreError> {
+        let server = &*wanted.server;
+        // Any other key for a name that says its own is refused, also from a notary.
+        let says_its_own = server.host().starts_with("k51");
+        if says_its_own || server == self.server_name() {
+            let key = if says_its_own { key_of_name(server) } else { Some(self.identity.public_key()) };
+            return Ok(key.into_iter().map(|key| (format!("ed25519:{KEY_VERSION}"), key.to_bytes(), u64::MAX)).collect());
+        }
+        let ids: Vec<&String> = wanted.key_ids.iter().filter(|id| id.starts_with("ed25519:")).take(MOST_KEYS).collect();
+        let mut keys = self.known_keys(server, &ids).await?;
+        if !ids.is_empty() && !keys.iter().any(|(_, _, good_until)| wanted.at.is_none_or(|at| at <= *good_until)) {
+            self.fetch_keys(server, &ids, wanted.at).await?;
+            keys = self.known_keys(server, &ids).await?;
+        }
+        Ok(keys)
+    }
+
+    /// Those of a server's keys that are stored.
+    async fn known_keys(&self, server: &ServerName, ids: &[&String]) -> Result<Vec<(String, [u8; 32], u64)>, StoreError> {
+        let mut keys = Vec::new();
+        for id in ids {
+            let key = self.known_key(server, id).await?;
+            keys.extend(key.map(|key| ((*id).clone(), key.key, key.good_until())));
+        }
+        Ok(keys)
+    }
+
+    async fn known_key(&self, server: &ServerName, id: &str) -> Result<Option<Rc<ServerKey>>, StoreError> {
+        let place = (server.to_owned(), id.to_owned());
+        if let Some(key) = self.federation.keys.known.borrow().get(&place) {
+            return Ok(Some(key.clone()));
+        }
+        let Some(key) = tables::SERVER_KEYS.get(self.store(), &place).await?.map(Rc::new) else { return Ok(None) };
+        self.federation.keys.remember(place, key.clone());
+        Ok(Some(key))
+    }
+
+    /// Asks a server for its keys, and where that fails the notaries; what they say is stored.
+    async fn fetch_keys(&self, server: &ServerName, ids: &[&String], at: Option<u64>) -> Result<(), StoreError> {
+        let _one_at_a_time = self.lock(LockKey::ServerKeys(server.to_owned())).await;
+        for id in ids {
+            // Somebody else has fetched them meanwhile.
+            if self.known_key(server, id).await?.is_some_and(|key| at.is_none_or(|at| at <= key.good_until())) {
+                return Ok(());
+            }
+        }
+        if self.federation.keys.has_failed(server, self.host.now()) {
+            return Ok(());
+        }
+        let mut fetched = self.keys_by_server(server).await;
+        if fetched.is_err() {
+            for notary in &self.config.trusted_key_servers {
+                if let Ok(document) = self.keys_by_notary(notary, server).await {
+                    fetched = Ok(document);
+                    break;
+                }
+            }
+        }
+        match fetched {
+            Ok(document) => self.store_keys(server, document).await,
+            Err(error) => {
+                tracing::info!("could not fetch the signing keys of {server}: {error}");
+                self.federation.keys.failed(server, self.host.now());
+                Ok(())
+            }
+        }
+    }
+
+    async fn keys_by_server(&self, server: &ServerName) -> Result<Document, AskError> {
+        let answer = self.ask(server, get_server_keys::v2::Request::new()).await?;
+        Document::read(&answer.server_key, server).map_err(AskError::Malformed)
+    }
+
+    /// What a notary says of a server's keys; its own signature is verified too.
+    async fn keys_by_notary(&self, notary: &ServerName, server: &ServerName) -> Result<Document, AskError> {
+        let notary_keys = self.keys_by_server(notary).await?;
+        let request = get_remote_server_keys_batch::v2::Request::new([(server.to_owned(), BTreeMap::new())].into());
+        let answer = self.ask(notary, request).await?;
+        let documents = answer.server_keys.iter().filter_map(|raw| {
+            let document = Document::read(raw, server).ok()?;
+            let signed: CanonicalJsonObject = raw.deserialize_as_unchecked().ok()?;
+            verify_json(&[(notary.to_string(), notary_keys.current())].into(), &signed).ok()?;
+            Some(document)
+        });
+        let newest = documents.max_by_key(|document| document.keys.valid_until_ts);
+        newest.ok_or_else(|| AskError::Malformed(format!("it has no keys of {server} that are signed by both")))
+    }
+
+    async fn store_keys(&self, server: &ServerName, document: Document) -> Result<(), StoreError> {
+        let now = self.host.now();
+        let valid_until = u64::from(document.keys.valid_until_ts.get()).min(now + LONGEST_VALIDITY);
+        let current = document.keys.verify_keys.iter().map(|(id, key)| (id, &key.key, None));
+        let old = document.keys.old_verify_keys.iter().map(|(id, key)| (id, &key.key, Some(u64::from(key.expired_ts.get()))));
+        let keys: Vec<_> = current
+            .chain(old)
+            .take(MOST_KEYS)
+            .filter_map(|(id, key, expired)| {
+                let key = key.as_bytes().try_into().ok()?;
+                Some(((server.to_owned(), id.to_string()), Rc::new(ServerKey { key, valid_until, expired })))
+            })
+            .collect();
+        let generation = self.begin_reading();
+        // Nobody is told of it, and what is lost is fetched again.
+        let written = self.aside(|hs| {
+            hs.write(generation, |tx| {
+                let stored = ServerKeyDocument { json: Json(document.json.clone()), valid_until, fetched: now };
+                tables::SERVER_KEY_DOCUMENTS.put(tx, &server.to_owned(), &stored);
+                for (place, key) in &keys {
+                    tables::SERVER_KEYS.put(tx, place, key);
+                }
+            })
+        });
+        written?.visible();
+        keys.into_iter().for_each(|(place, key)| self.federation.keys.remember(place, key));
+        Ok(())
+    }
+
+    /// What a server says of its keys, valid at least until `until` where it can be had, for whoever
+    /// asks this server as a notary.
+    pub(super) async fn key_document(&self, server: &ServerName, until: u64) -> Result<Option<ServerKeyDocument>, StoreError> {
+        let server = server.to_owned();
+        let stored = tables::SERVER_KEY_DOCUMENTS.get(self.store(), &server).await?;
+        let now = self.host.now();
+        // What has passed half of its time is asked for again (`POST /_matrix/key/v2/query`).
+        let is_fresh = |stored: &ServerKeyDocument| stored.valid_until >= until && now < stored.fetched / 2 + stored.valid_until / 2;
+        if stored.as_ref().is_none_or(|stored| !is_fresh(stored)) && !self.federation.keys.has_failed(&server, now) {
+            match self.keys_by_server(&server).await {
+                Ok(document) => self.store_keys(&server, document).await?,
+                Err(_) => self.federation.keys.failed(&server, now),
+            }
+            return tables::SERVER_KEY_DOCUMENTS.get(self.store(), &server).await;
+        }
+        Ok(stored)
+    }
+
+    /// The keys that the signatures of these events need, where they can be had.
+    pub(crate) async fn keys_for(&self, events: &[ReceivedPdu], rules: &RoomVersionRules) -> Result<KnownKeys, StoreError> {
+        let mut wanted: HashMap<OwnedServerName, Wanted> = HashMap::new();
+        for event in events {
+            let at = rules.enforce_key_validity.then(|| u64::from(event.unverified().origin_server_ts.get()));
+            for server in event.signing_servers(rules).unwrap_or_default() {
+                let key_ids = event.key_ids(&server);
+                let entry = wanted.entry(server.clone()).or_insert_with(|| Wanted { server, key_ids: Vec::new(), at });
+                for id in key_ids {
+                    if entry.key_ids.len() < MOST_KEYS && !entry.key_ids.contains(&id) {
+                        entry.key_ids.push(id);
+                    }
+                }
+                // The newest decides whether keys are fetched again.
+                entry.at = entry.at.max(at);
+            }
+        }
+        self.server_keys(wanted.into_values().collect()).await
+    }
+
+    /// Verifies an event of a room, by keys that are fetched where they are not known.
+    pub(crate) async fn verified(&self, event: ReceivedPdu, rules: &RoomVersionRules) -> Result<Result<Pdu, PduError>, StoreError> {
+        let keys = self.keys_for(std::slice::from_ref(&event), rules).await?;
+        Ok(keys.verify(event, rules))
+    }
+}
+
+impl Keys {
+    fn has_failed(&self, server: &ServerName, now: u64) -> bool {
+        self.failed.borrow().get(server).is_some_and(|until| *until > now)
+    }
+
+    fn failed(&self, server: &ServerName, now: u64) {
+        let mut failed = self.failed.borrow_mut();
+        if failed.len() >= MOST_FAILED {
+            failed.retain(|_, until| *until > now);
+        }
+        if failed.len() < MOST_FAILED {
+            failed.insert(server.to_owned(), now + RETRY_AFTER);
+        }
+    }
+
+    fn remember(&self, place: (OwnedServerName, String), key: Rc<ServerKey>) {
+        let mut known = self.known.borrow_mut();
+        if known.len() >= MOST_KNOWN {
+            known.clear();
+        }
+        known.insert(place, key);
+    }
+}
+
+/// What a server says of its keys, signed by itself.
+struct Document {
+    json: String,
+    keys: ServerSigningKeys,
+}
+
+impl Document {
+    /// Reads and verifies it: one of the keys that it lists must have signed it.
+    fn read(raw: &Raw<ServerSigningKeys>, server: &ServerName) -> Result<Self, String> {
+        let keys = raw.deserialize().map_err(|error| error.to_string())?;
+        if keys.server_name != server {
+            return Err(format!("it is about {}", keys.server_name));
+        }
+        let signed: CanonicalJsonObject = raw.deserialize_as_unchecked().map_err(|error| error.to_string())?;
+        let document = Self { json: raw.json().get().to_owned(), keys };
+        verify_json(&[(server.to_string(), document.current())].into(), &signed).map_err(|error| error.to_string())?;
+        Ok(document)
+    }
+
+    fn current(&self) -> BTreeMap<String, Base64> {
+        self.keys.verify_keys.iter().map(|(id, key)| (id.to_string(), key.key.clone())).collect()
+    }
+}

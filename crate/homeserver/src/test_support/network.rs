@@ -1,0 +1,167 @@
+//! Several servers in one process that share nothing but the requests they send each other, signed
+//! and verified as over HTTPS.
+
+use super::{TestHost, TestServer, World, config};
+use crate::{Body, Config, Entrance, Transport, TransportError};
+use bytes::Bytes;
+use ephapse_store::{LocalBoxFuture, MemoryStore, Store};
+use futures_channel::oneshot;
+use http::{Request, Response};
+use ruma::OwnedServerName;
+use std::{
+    cell::{Cell, RefCell},
+    collections::{BTreeMap, BTreeSet},
+    rc::{Rc, Weak},
+    time::Duration,
+};
+
+/// A request that one server sent to another.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Sent {
+    /// Who sent it.
+    pub from: OwnedServerName,
+    /// Whom to.
+    pub to: OwnedServerName,
+    /// `GET` and the like.
+    pub method: String,
+    /// Path and query.
+    pub path: String,
+}
+
+/// The wires between servers.
+struct Wires {
+    world: Rc<World>,
+    servers: RefCell<BTreeMap<OwnedServerName, Rc<crate::Homeserver>>>,
+    /// Pairs that do not reach each other, and servers that nobody reaches.
+    cut: RefCell<BTreeSet<(OwnedServerName, OwnedServerName)>>,
+    down: RefCell<BTreeSet<OwnedServerName>>,
+    latency: Cell<Duration>,
+    sent: RefCell<Vec<Sent>>,
+}
+
+/// Servers that reach each other.
+pub struct Network {
+    wires: Rc<Wires>,
+}
+
+struct Wire {
+    from: OwnedServerName,
+    wires: Weak<Wires>,
+}
+
+impl Transport for Wire {
+    fn send(&self, destination: OwnedServerName, request: Request<Bytes>) -> LocalBoxFuture<'static, Result<Response<Body>, TransportError>> {
+        let (from, wires) = (self.from.clone(), self.wires.upgrade());
+        Box::pin(async move {
+            let wires = wires.ok_or(TransportError::NoFederation)?;
+            let (method, path) = (request.method().to_string(), request.uri().to_string());
+            wires.sent.borrow_mut().push(Sent { from: from.clone(), to: destination.clone(), method, path });
+            wires.world.sleep(wires.latency.get()).await;
+            let hs = wires.reached(&from, &destination)?;
+            // The other server works on a task of its own, as another process would.
+            let (sender, receiver) = oneshot::channel();
+            let request = request.map(Body::Whole);
+            wires.world.spawn(Box::pin(async move {
+                sender.send(hs.handle(Entrance::Peer, request).await).ok();
+            }));
+            let answer = receiver.await;
+            wires.world.sleep(wires.latency.get()).await;
+            wires.reached(&from, &destination)?;
+            answer.map_err(|_| TransportError::Unreachable("it broke off".to_owned()))
+        })
+    }
+}
+
+impl Wires {
+    fn reached(&self, from: &OwnedServerName, to: &OwnedServerName) -> Result<Rc<crate::Homeserver>, TransportError> {
+        let is_cut = self.cut.borrow().contains(&pair(from, to)) || self.down.borrow().contains(to);
+        let server = self.servers.borrow().get(to).cloned().filter(|_| !is_cut);
+        server.ok_or_else(|| TransportError::Unreachable("connection refused".to_owned()))
+    }
+}
+
+fn pair(one: &OwnedServerName, other: &OwnedServerName) -> (OwnedServerName, OwnedServerName) {
+    if one < other { (one.clone(), other.clone()) } else { (other.clone(), one.clone()) }
+}
+
+impl Default for Network {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Network {
+    /// A network without servers.
+    pub fn new() -> Self {
+        let wires = Wires {
+            world: World::new(),
+            servers: RefCell::default(),
+            cut: RefCell::default(),
+            down: RefCell::default(),
+            latency: Cell::new(Duration::from_millis(5)),
+            sent: RefCell::default(),
+        };
+        Self { wires: Rc::new(wires) }
+    }
+
+    /// A new server of this name, with the settings of test servers.
+    pub fn server(&self, name: &str) -> TestServer {
+        self.server_with(name, Rc::new(MemoryStore::new()), config())
+    }
+
+    /// A server on a store that may hold something already.
+    pub fn server_with(&self, name: &str, store: Rc<dyn Store>, config: Config) -> TestServer {
+        let name = OwnedServerName::try_from(name).expect("a name");
+        let seed = name.as_str().bytes().fold(1, |seed: u64, byte| seed.wrapping_mul(31).wrapping_add(byte.into()));
+        let host = TestHost::in_world(self.wires.world.clone(), seed);
+        host.transport.replace(Some(Rc::new(Wire { from: name.clone(), wires: Rc::downgrade(&self.wires) })));
+        let server = TestServer::on(host, store, Config { server_name: Some(name.clone()), ..config });
+        self.wires.servers.borrow_mut().insert(name, server.hs.clone());
+        server
+    }
+
+    /// The same store after a restart; others reach it again.
+    pub fn restart(&self, server: TestServer) -> TestServer {
+        let server = server.restart();
+        self.wires.servers.borrow_mut().insert(server.hs.server_name().to_owned(), server.hs.clone());
+        server
+    }
+
+    /// Two servers do not reach each other any more, or do again.
+    pub fn set_cut(&self, one: &TestServer, other: &TestServer, is_cut: bool) {
+        let pair = pair(&one.hs.server_name().to_owned(), &other.hs.server_name().to_owned());
+        let mut cut = self.wires.cut.borrow_mut();
+        if is_cut {
+            cut.insert(pair)
+        } else {
+            cut.remove(&pair)
+        };
+    }
+
+    /// Nobody reaches a server any more, or everybody does again. It goes on by itself.
+    pub fn set_down(&self, server: &TestServer, is_down: bool) {
+        let name = server.hs.server_name().to_owned();
+        let mut down = self.wires.down.borrow_mut();
+        if is_down {
+            down.insert(name)
+        } else {
+            down.remove(&name)
+        };
+    }
+
+    /// How long a request, and an answer, takes on its way.
+    pub fn set_latency(&self, latency: Duration) {
+        self.wires.latency.set(latency);
+    }
+
+    /// Lets the servers work for some time of the test's clock.
+    pub fn pass(&self, duration: Duration) {
+        let sleep = self.wires.world.sleep(duration);
+        self.wires.world.run(sleep);
+    }
+
+    /// What was sent since this was last asked.
+    pub fn sent(&self) -> Vec<Sent> {
+        self.wires.sent.take()
+    }
+}

@@ -1,0 +1,4 @@
+//! Several servers in one process, as their users and each other see them.
+
+mod server_keys;
+mod support;

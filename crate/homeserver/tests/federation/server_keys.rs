@@ -1,0 +1,32 @@
+//! Signing keys, of this server and of others.
+
+use crate::support::{Answer, Network, TestServer};
+use ephapse_homeserver::{Body, Entrance};
+use serde_json::json;
+
+fn ask(server: &TestServer, method: &str, path: &str, body: &str) -> Answer {
+    let request = http::Request::builder().method(method).uri(path).body(Body::from(body.to_owned())).expect("a request");
+    server.run(server.start_at(Entrance::Peer, request))
+}
+
+#[test]
+fn a_notary_signs_what_another_server_says_of_its_keys() {
+    let network = Network::new();
+    let (one, two) = (network.server("one.example"), network.server("two.example"));
+    let by_path = ask(&one, "GET", "/_matrix/key/v2/query/two.example", "").ok();
+    let query = json!({ "server_keys": { "two.example": {}, "three.example": {}, "one.example": {} } }).to_string();
+    let by_body = ask(&one, "POST", "/_matrix/key/v2/query", &query).ok();
+    let own = ask(&two, "GET", "/_matrix/key/v2/server", "").ok();
+    for keys in [&by_path["server_keys"][0], &by_body["server_keys"][1]] {
+        assert_eq!(keys["server_name"], "two.example");
+        assert_eq!(keys["verify_keys"], own["verify_keys"]);
+        assert!(keys["signatures"]["two.example"]["ed25519:0"].is_string(), "{keys}");
+        assert!(keys["signatures"]["one.example"]["ed25519:0"].is_string(), "{keys}");
+    }
+    assert_eq!(by_body["server_keys"].as_array().map(Vec::len), Some(2), "of who cannot be reached there is nothing: {by_body}");
+    // It is asked for once.
+    let fetched = network.sent().into_iter().filter(|sent| sent.to == "two.example").count();
+    assert_eq!(fetched, 1);
+    network.set_down(&two, true);
+    assert_eq!(ask(&one, "GET", "/_matrix/key/v2/query/two.example", "").ok()["server_keys"][0]["server_name"], "two.example");
+}
