@@ -19,6 +19,14 @@ impl Position {
     pub const MIN: Self = Self(i64::MIN);
     /// After everything.
     pub const MAX: Self = Self(i64::MAX);
+    /// Before every event that has a place in its room's timeline. Up to here are outliers: events
+    /// of other servers that states and auth chains refer to, in the order of their arrival.
+    pub const LAST_OUTLIER: Self = Self(-(1 << 62));
+
+    /// Whether it is an outlier's.
+    pub fn is_outlier(self) -> bool {
+        self <= Self::LAST_OUTLIER
+    }
 
     /// The position right after this one.
     pub fn next(self) -> Self {

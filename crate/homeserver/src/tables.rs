@@ -73,6 +73,11 @@ pub const AUTH_EDGES: Table<(RoomNid, Position, Position), ()> = Table::new(0x2b
 pub const MEMBERSHIPS: Table<(UserNid, RoomNid), Membership> = Table::new(0x25, "memberships");
 /// A room's members in its current state, by membership (`MembershipKind as u8`).
 pub const MEMBERS: Table<(RoomNid, u8, UserNid), Position> = Table::new(0x26, "members");
+/// Other servers that have members who have joined a room, and how many.
+pub const ROOM_SERVERS: Table<(RoomNid, OwnedServerName), u32> = Table::new(0x31, "servers in a room");
+/// What users of this server were told of a room that it was not in, beside their invitation or
+/// knock: a JSON array of stripped state events.
+pub const STRIPPED_STATES: Table<(RoomNid, UserNid), Json> = Table::new(0x32, "stripped states");
 /// Aliases of this server.
 pub const ALIASES: Table<OwnedRoomAliasId, Alias> = Table::new(0x27, "aliases");
 /// A room's aliases on this server.

@@ -5,7 +5,7 @@
 use super::{
     error::{Error, Refused},
     event::Event,
-    state_tree::{self, Difference, Node, NodeId},
+    state_tree::{self, Difference, NodeId},
     stop::{Need, Stop},
     write::Write,
 };
@@ -18,12 +18,12 @@ use ephapse_events::{
     auth::{self, AuthError},
 };
 use ruma::{
-    EventId, OwnedDeviceId, OwnedEventId, OwnedUserId, UserId,
+    EventId, OwnedDeviceId, OwnedEventId, OwnedServerName, OwnedUserId, UserId,
     events::{StateEventType, TimelineEventType},
 };
 use serde::Deserialize;
 use std::{
-    collections::{HashMap, HashSet, VecDeque},
+    collections::{HashSet, VecDeque},
     rc::Rc,
     sync::Arc,
 };
@@ -49,6 +49,8 @@ pub struct Verdict {
 /// A user whose membership changes.
 struct MembershipChange {
     user: UserNid,
+    /// Of which other server.
+    server: Option<OwnedServerName>,
     old: Option<Membership>,
     /// The member event that holds from now on.
     event: Option<Rc<Event>>,
@@ -59,12 +61,15 @@ impl Write<'_> {
     /// transaction id it was sent with.
     pub(super) fn append(&mut self, pdu: Pdu, before: NodeId, verdict: Verdict, txn_id: Option<(OwnedDeviceId, String)>) -> Result<Rc<Event>, Stop> {
         let position = self.next_position();
+        // States go on to refer to what they know.
+        let outlier = self.event_by_id(&pdu.event_id)?.filter(|known| known.is_outlier()).map(|known| known.position);
+        let state_position = outlier.unwrap_or(position);
         let key = pdu.key().filter(|_| verdict.rejected.is_none());
         let mut after = before;
         let mut replaces = None;
         if let Some(key) = &key {
             replaces = self.state_get(before, std::slice::from_ref(key))?[0];
-            let update = state_tree::update(before, [(key.clone(), Some(position))], &|id| self.node(id))?;
+            let update = state_tree::update(before, [(key.clone(), Some(state_position))], &|id| self.node(id))?;
             self.add_nodes(update.new_nodes);
             after = update.root;
         }
@@ -82,6 +87,7 @@ impl Write<'_> {
             txn_id,
             replaces,
             redacted_by: None,
+            outlier,
         };
         let event = Rc::new(Event { waiting: self.is_waiting(&event)?, ..event });
         let member = match &key {
@@ -97,7 +103,7 @@ impl Write<'_> {
             self.change(Change::Hidden);
         }
         self.relate(&event)?;
-        if key.is_some() {
+        if key.is_some() && outlier.is_none() {
             self.add_auth_edges(position, &event.pdu.auth_events)?;
         }
         if event.is_accepted() {
@@ -112,7 +118,7 @@ impl Write<'_> {
         Ok(event)
     }
 
-    fn auth_depth_of(&self, pdu: &Pdu) -> Result<u64, Stop> {
+    pub(super) fn auth_depth_of(&self, pdu: &Pdu) -> Result<u64, Stop> {
         let mut auth_events = Vec::with_capacity(pdu.auth_events.len());
         for id in &pdu.auth_events {
             auth_events.extend(self.event_by_id(id)?);
@@ -181,7 +187,7 @@ impl Write<'_> {
         let differences = match &own {
             // Nothing but this event lies between the two.
             Some(key) if (before, after) == (event.state_before, event.state_after) => {
-                vec![Difference { key: key.clone(), before: event.replaces, after: Some(event.position) }]
+                vec![Difference { key: key.clone(), before: event.replaces, after: Some(event.state_position()) }]
             }
             _ => state_tree::diff(before, after, &|id| self.node(id))?,
         };
@@ -217,7 +223,9 @@ impl Write<'_> {
         if !needs.is_empty() {
             return Err(Stop::Missing(needs));
         }
-        members.into_iter().for_each(|moved| self.follow_member(moved));
+        for moved in members {
+            self.follow_member(moved)?;
+        }
         Ok(())
     }
 
@@ -225,20 +233,28 @@ impl Write<'_> {
     /// none.
     fn moved(&self, state_key: &str, after: Option<Position>) -> Result<Option<MembershipChange>, Vec<Need>> {
         let Ok(user) = OwnedUserId::try_from(state_key) else { return Ok(None) };
-        let member = self.user_nid(&user).and_then(|user| Ok((user, self.member(user)?)));
+        let member = self.user_nid(&user).and_then(|nid| Ok((nid, self.member(nid)?)));
         match (member, after.map(|position| self.event(position)).transpose()) {
-            (Ok((user, old)), Ok(event)) => Ok(Some(MembershipChange { user, old, event })),
+            (Ok((nid, old)), Ok(event)) => {
+                let server = (!self.hs.is_local(&user)).then(|| user.server_name().to_owned());
+                Ok(Some(MembershipChange { user: nid, server, old, event }))
+            }
             (member, event) => Err(member.err().into_iter().chain(event.err()).collect()),
         }
     }
 
-    fn follow_member(&mut self, MembershipChange { user, old, event }: MembershipChange) {
+    fn follow_member(&mut self, MembershipChange { user, server, old, event }: MembershipChange) -> Result<(), Need> {
         let (kind, position) = match event {
             Some(event) => (membership_of(&event), event.position),
             None => (MembershipKind::Leave, self.head.newest),
         };
         let before = old.as_ref().map(|old| old.kind);
         let joined = kind == MembershipKind::Join;
+        if let Some(server) = &server
+            && (before == Some(MembershipKind::Join)) != joined
+        {
+            self.server_moved(server, joined)?;
+        }
         if before == Some(MembershipKind::Join) && !joined {
             self.head.joined = self.head.joined.saturating_sub(1);
         } else if before != Some(MembershipKind::Join) && joined {
@@ -260,6 +276,7 @@ impl Write<'_> {
             forgotten: old.as_ref().is_some_and(|old| old.forgotten) && matches!(kind, MembershipKind::Leave | MembershipKind::Ban),
         };
         self.set_member(user, before, member);
+        Ok(())
     }
 
     /// "While redactions are always accepted by the authorisation rules for events, they should not
@@ -355,13 +372,16 @@ impl Write<'_> {
 
     /// The auth rules in a state, with the reason when they fail.
     pub(super) fn check_in_state(&self, pdu: &Pdu, state: NodeId) -> Result<Result<(), String>, Stop> {
-        self.check_in_nodes(pdu, state, &HashMap::new())
+        let nodes = |id: NodeId| self.node(id);
+        self.check_by(pdu, |kind, state_key| self.held(state, kind, state_key, &nodes))
     }
 
-    /// The auth rules in a state some of whose nodes exist only for this question.
-    pub(super) fn check_in_nodes(&self, pdu: &Pdu, state: NodeId, more: &HashMap<NodeId, Rc<Node>>) -> Result<Result<(), String>, Stop> {
-        let nodes = |id: NodeId| more.get(&id).cloned().or_else(|| self.node(id));
-        let fetch = |kind: &StateEventType, state_key: &str| self.held(state, kind, state_key, &nodes);
+    /// The auth rules by what `fetch` says is the state, with the reason when they fail.
+    pub(super) fn check_by(
+        &self,
+        pdu: &Pdu,
+        fetch: impl Fn(&StateEventType, &str) -> Result<Option<Arc<Pdu>>, Vec<Need>>,
+    ) -> Result<Result<(), String>, Stop> {
         verdict(auth::check_in_state(&self.room.rules.authorization, pdu, fetch))
     }
 

@@ -38,6 +38,8 @@ pub struct Event {
     pub replaces: Option<Position>,
     /// The redaction that took its content away.
     pub redacted_by: Option<Position>,
+    /// Where states refer to it, when it was an outlier before it got its place in the timeline.
+    pub outlier: Option<Position>,
 }
 
 impl Event {
@@ -59,6 +61,7 @@ impl Event {
             txn_id: record.txn_id,
             replaces: record.replaces,
             redacted_by: record.redacted_by,
+            outlier: record.outlier,
         })
     }
 
@@ -76,6 +79,7 @@ impl Event {
             replaces: self.replaces,
             redacted_by: self.redacted_by,
             auth_depth: self.pdu.auth_depth,
+            outlier: self.outlier,
         }
     }
 
@@ -94,7 +98,18 @@ impl Event {
 
     /// Whether clients may be shown it at all.
     pub fn is_shown(&self) -> bool {
-        self.is_accepted() && !self.waiting
+        self.is_accepted() && !self.waiting && !self.is_outlier()
+    }
+
+    /// Whether it has no place in the timeline: the state before it is not known. It is here since
+    /// a state or an auth chain refers to it.
+    pub fn is_outlier(&self) -> bool {
+        self.position.is_outlier()
+    }
+
+    /// Where states refer to it.
+    pub fn state_position(&self) -> Position {
+        self.outlier.unwrap_or(self.position)
     }
 
     /// Says that it cannot be shown.

@@ -16,6 +16,7 @@ mod event;
 mod guests;
 mod invitee;
 mod needs;
+mod outliers;
 mod permissions;
 mod purge;
 mod read;

@@ -17,10 +17,10 @@ use crate::{
     time_slice::TimeSlice,
 };
 use ephapse_store::{Direction, KeyPart, Table};
-use ruma::{OwnedEventId, OwnedUserId};
+use ruma::{OwnedEventId, OwnedServerName, OwnedUserId};
 use serde::{Serialize, de::DeserializeOwned};
 use std::{
-    collections::{HashMap, HashSet},
+    collections::{BTreeMap, HashMap, HashSet},
     rc::Rc,
 };
 
@@ -44,6 +44,7 @@ pub(super) struct Known {
     pub(super) annotations: HashMap<(OwnedEventId, [u8; 16]), Option<Position>>,
     pub(super) invitees: HashMap<OwnedUserId, Invitee>,
     pub(super) guests: HashMap<UserNid, bool>,
+    pub(super) servers: Option<Rc<BTreeMap<OwnedServerName, u32>>>,
     pub(super) authorized_by: HashMap<Position, (Vec<Position>, bool)>,
     pub(super) resolutions: Resolutions,
 }
@@ -98,6 +99,7 @@ impl Homeserver {
                 Need::Guest(user) => {
                     known.guests.insert(user, self.is_guest(user).await?);
                 }
+                Need::Servers => known.servers = Some(self.servers_in(room.nid).await?),
             }
         }
         for members in members.chunks(PORTION) {

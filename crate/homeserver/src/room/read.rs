@@ -4,7 +4,7 @@
 use super::{
     error::{Error, Refused, Result},
     event::Event,
-    rooms::RoomInfo,
+    rooms::{RoomInfo, weight_of_servers},
     state_tree::{self, Missing, Node, NodeId, Part},
 };
 use crate::{
@@ -17,8 +17,12 @@ use crate::{
     time_slice::TimeSlice,
 };
 use ephapse_events::{StateKey, auth::PowerLevels};
-use ruma::{EventId, RoomId, events::StateEventType};
-use std::{collections::HashMap, rc::Rc};
+use ephapse_store::Direction;
+use ruma::{EventId, OwnedServerName, RoomId, events::StateEventType};
+use std::{
+    collections::{BTreeMap, HashMap},
+    rc::Rc,
+};
 
 /// Events of so many bytes are read or written in one go before others get their turn.
 const SLICE: usize = 256 << 10;
@@ -91,6 +95,25 @@ impl Homeserver {
         let since = self.rooms.heads.read_since();
         let head = tables::ROOM_HEADS.get(self.store(), &nid).await?.ok_or(Refused::NotInRoom)?;
         Ok(self.rooms.found_head(since, nid, Rc::new(head)))
+    }
+
+    /// The other servers that have members who have joined a room, and how many each.
+    pub async fn servers_in(&self, nid: RoomNid) -> Result<Rc<BTreeMap<OwnedServerName, u32>>> {
+        if let Some(servers) = self.rooms.servers.get(&nid) {
+            return Ok(servers);
+        }
+        let since = self.rooms.servers.read_since();
+        let found = tables::ROOM_SERVERS.scan(self.store(), &nid, Direction::Forward, usize::MAX).await?;
+        let servers = Rc::new(found.into_iter().map(|((_, server), count)| (server, count)).collect());
+        let weight = weight_of_servers(&servers);
+        Ok(self.rooms.servers.found(since, nid, servers, weight))
+    }
+
+    /// Whether a user of this server has joined a room: only then is what is here of it up to date.
+    pub async fn is_resident(&self, nid: RoomNid) -> Result<bool> {
+        let joined = self.room_head(nid).await?.joined;
+        let others: u32 = self.servers_in(nid).await?.values().sum();
+        Ok(joined > others)
     }
 
     /// The rooms of `numbers`, in their order; none where what is stored of one is damaged.

@@ -2,9 +2,9 @@
 //! (server-server-api, "Checks performed on receipt of a PDU").
 
 use super::{append::Verdict, error::Refused, event::Event, state_tree::NodeId, stop::Stop, write::Write};
-use ephapse_events::Pdu;
-use ruma::EventId;
-use std::rc::Rc;
+use ephapse_events::{Pdu, create_of_room};
+use ruma::{EventId, events::StateEventType};
+use std::{collections::HashMap, rc::Rc};
 
 impl Write<'_> {
     /// Takes in an event whose format, signatures and hash have been checked (steps 1 to 3), and
@@ -17,7 +17,7 @@ impl Write<'_> {
         if pdu.room_id != self.room.id {
             return Err(Refused::OfRoom(pdu.event_id, pdu.room_id).into());
         }
-        if let Some(known) = self.event_by_id(&pdu.event_id)? {
+        if let Some(known) = self.event_by_id(&pdu.event_id)?.filter(|known| !known.is_outlier()) {
             return Ok(known);
         }
         if self.stands_elsewhere(&pdu.event_id) {
@@ -25,7 +25,9 @@ impl Write<'_> {
         }
         let mut missing = Vec::new();
         for id in pdu.auth_events.iter().chain(&pdu.prev_events) {
-            if self.event_by_id(id)?.is_none() && !missing.contains(id) {
+            // Of an outlier it is not known what state comes after it.
+            let is_here = |event: &Rc<Event>| !event.is_outlier() || !pdu.prev_events.contains(id);
+            if self.event_by_id(id)?.is_none_or(|event| !is_here(&event)) && !missing.contains(id) {
                 missing.push(id.clone());
             }
         }
@@ -64,22 +66,19 @@ impl Write<'_> {
     }
 
     /// The rules in the state that the event's own auth events make.
-    fn check_in_auth_events(&mut self, pdu: &Pdu) -> Result<Result<(), String>, Stop> {
-        let mut entries = Vec::new();
+    pub(super) fn check_in_auth_events(&self, pdu: &Pdu) -> Result<Result<(), String>, Stop> {
+        let mut state = HashMap::new();
         for id in &pdu.auth_events {
             let event = self.event_by_id(id)?.ok_or_else(|| missing(pdu, id))?;
-            entries.extend(event.pdu.key().map(|key| (key, Some(event.position))));
+            state.extend(event.pdu.key().map(|key| (key, event.pdu.clone())));
         }
         // Since v12 the create event is no auth event, but implied by the room's id.
-        if let Some(create) = self.head.create
-            && self.room.rules.authorization.room_create_event_id_as_room_id
-        {
-            entries.push(((ruma::events::StateEventType::RoomCreate, String::new()), Some(create)));
+        if self.room.rules.authorization.room_create_event_id_as_room_id && !pdu.is_create() {
+            let id = create_of_room(&pdu.room_id).ok_or_else(|| Refused::Malformed(format!("{} is not made of an event's id", pdu.room_id)))?;
+            let create = self.event_by_id(&id)?.ok_or_else(|| missing(pdu, &id))?;
+            state.insert((StateEventType::RoomCreate, String::new()), create.pdu.clone());
         }
-        let update = super::state_tree::update(NodeId::EMPTY, entries, &|id| self.node(id))?;
-        // Made for this look only: the nodes are dropped again.
-        let nodes: std::collections::HashMap<_, _> = update.new_nodes.into_iter().collect();
-        self.check_in_nodes(pdu, update.root, &nodes)
+        self.check_by(pdu, |kind, state_key| Ok(state.get(&(kind.clone(), state_key.to_owned())).cloned()))
     }
 }
 

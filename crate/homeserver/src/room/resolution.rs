@@ -63,7 +63,7 @@ impl Write<'_> {
         let mut needs = Vec::new();
         for (key, id) in answer? {
             match id.map(|id| self.event_by_id(&id).map(|event| event.ok_or_else(|| absent(&id)))).transpose() {
-                Ok(event) => changes.push((key, event.transpose()?.map(|event| event.position))),
+                Ok(event) => changes.push((key, event.transpose()?.map(|event| event.state_position()))),
                 Err(need) => needs.push(need),
             }
         }
@@ -128,7 +128,7 @@ impl Write<'_> {
         }
         for (id, count) in missing.authorized_by {
             let Some(event) = self.event_by_id(&id)? else { return Err(absent(&id).into()) };
-            match self.authorized_by(event.position, (2 * count).max(PAGE)) {
+            match self.authorized_by(event.state_position(), (2 * count).max(PAGE)) {
                 Ok((page, all)) => match self.ids_of(&page[count.min(page.len())..]) {
                     Ok(ids) => resolution.add_authorized_by(id, ids, all),
                     Err(more) => needs.extend(more),

@@ -11,8 +11,8 @@ use crate::{
     tables::{self, RoomHead, RoomNid},
 };
 use ephapse_store::{Reader, StoreError};
-use ruma::{OwnedEventId, OwnedRoomId, RoomVersionId, room_version_rules::RoomVersionRules};
-use std::{cell::Cell, rc::Rc};
+use ruma::{OwnedEventId, OwnedRoomId, OwnedServerName, RoomVersionId, room_version_rules::RoomVersionRules};
+use std::{cell::Cell, collections::BTreeMap, rc::Rc};
 
 /// What never changes about a room, with the rules of its version.
 #[derive(Debug)]
@@ -45,6 +45,8 @@ pub struct Rooms {
     pub(super) events: Rows<(RoomNid, Position), Rc<Event>>,
     pub(super) ids: Rows<OwnedEventId, (RoomNid, Position)>,
     pub(super) nodes: Rows<(RoomNid, NodeId), Rc<Node>>,
+    /// The other servers in rooms.
+    pub(super) servers: Rows<RoomNid, Rc<BTreeMap<OwnedServerName, u32>>>,
 }
 
 impl Rooms {
@@ -58,6 +60,7 @@ impl Rooms {
             events: Rows::new(reader, CACHED_BYTES),
             ids: Rows::new(reader, INFOS_BYTES),
             nodes: Rows::new(reader, CACHED_BYTES),
+            servers: Rows::new(reader, INFOS_BYTES),
         }
     }
 
@@ -73,6 +76,7 @@ impl Rooms {
         self.events.clear();
         self.ids.clear();
         self.nodes.clear();
+        self.servers.clear();
     }
 
     /// The time at which a new room is made: now, or as little later as makes it differ from every
@@ -117,14 +121,20 @@ impl Rooms {
     pub(super) fn forget(&self, room: &RoomInfo) {
         self.by_id.forget(&room.id);
         self.heads.forget(&room.nid);
+        self.servers.forget(&room.nid);
         self.ids.retain(|(nid, _)| *nid != room.nid);
     }
 
     /// Bytes that all of it takes, roughly.
     pub(crate) fn cached_bytes(&self) -> usize {
         let infos = self.by_id.bytes() + self.by_nid.bytes();
-        infos + self.heads.bytes() + self.ids.bytes() + self.events.bytes() + self.nodes.bytes()
+        infos + self.servers.bytes() + self.heads.bytes() + self.ids.bytes() + self.events.bytes() + self.nodes.bytes()
     }
+}
+
+/// Bytes that the servers in a room take in memory, roughly.
+pub(super) fn weight_of_servers(servers: &BTreeMap<OwnedServerName, u32>) -> usize {
+    servers.keys().map(|server| 48 + server.as_str().len()).sum()
 }
 
 fn weight_of_info(info: &RoomInfo) -> usize {

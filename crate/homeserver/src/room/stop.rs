@@ -32,6 +32,8 @@ pub enum Need {
     Invitee(OwnedUserId),
     /// Whether a user is a guest of this server.
     Guest(UserNid),
+    /// The other servers in this room.
+    Servers,
     /// The newest accepted state events, this many, that have the event at a position among their
     /// auth events.
     AuthEdges(Position, usize),

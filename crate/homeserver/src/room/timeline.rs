@@ -75,6 +75,7 @@ impl Homeserver {
     /// Events between two boundaries, seen or not, but for damaged ones: at most `limit`, in the
     /// direction of reading.
     pub async fn events_between(&self, room: RoomNid, boundaries: Range<Position>, direction: Direction, limit: usize) -> Result<Vec<Rc<Event>>> {
+        let boundaries = boundaries.start.max(Position::LAST_OUTLIER)..boundaries.end;
         if boundaries.start >= boundaries.end {
             return Ok(Vec::new());
         }

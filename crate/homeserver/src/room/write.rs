@@ -17,7 +17,7 @@ use super::{
     invitee::Invitee,
     needs::Known,
     resolution::Resolutions,
-    rooms::RoomInfo,
+    rooms::{RoomInfo, weight_of_servers},
     state_tree::{self, Node, NodeId},
     stop::{Need, Stop},
 };
@@ -30,8 +30,9 @@ use crate::{
     transaction::{Submitted, Tx},
 };
 use futures_util::FutureExt;
-use ruma::{EventId, OwnedEventId, OwnedUserId, UserId};
+use ruma::{EventId, OwnedEventId, OwnedServerName, OwnedUserId, ServerName, UserId};
 use std::{
+    borrow::Cow,
     cell::RefCell,
     collections::{BTreeMap, HashMap},
     rc::Rc,
@@ -68,6 +69,8 @@ pub struct Write<'a> {
     /// Those who were in the room and are not any more.
     pub(super) left: Vec<UserNid>,
     authorized_by: HashMap<Position, Vec<Position>>,
+    /// The other servers in the room, where the decision changes them.
+    servers: Option<BTreeMap<OwnedServerName, u32>>,
 }
 
 impl Homeserver {
@@ -207,6 +210,7 @@ impl<'a> Write<'a> {
             members: HashMap::new(),
             left: Vec::new(),
             authorized_by: HashMap::new(),
+            servers: None,
         }
     }
 }
@@ -329,9 +333,33 @@ impl Write<'_> {
     pub(super) fn add_auth_edges(&mut self, authorized: Position, auth_events: &[OwnedEventId]) -> Result<(), Stop> {
         for id in auth_events {
             let Some(auth_event) = self.event_by_id(id)? else { continue };
-            tables::AUTH_EDGES.put(self.tx, &(self.room.nid, auth_event.position, authorized), &());
-            self.authorized_by.entry(auth_event.position).or_default().push(authorized);
+            tables::AUTH_EDGES.put(self.tx, &(self.room.nid, auth_event.state_position(), authorized), &());
+            self.authorized_by.entry(auth_event.state_position()).or_default().push(authorized);
         }
+        Ok(())
+    }
+
+    /// The other servers that have members who have joined the room, staged changes included.
+    pub fn servers(&self) -> Result<Cow<'_, BTreeMap<OwnedServerName, u32>>, Need> {
+        if let Some(servers) = &self.servers {
+            return Ok(Cow::Borrowed(servers));
+        }
+        if self.is_new {
+            return Ok(Cow::Owned(BTreeMap::new()));
+        }
+        let stored = self.known.servers.clone().or_else(|| self.hs.rooms.servers.get(&self.room.nid)).ok_or(Need::Servers)?;
+        Ok(Cow::Owned(BTreeMap::clone(&stored)))
+    }
+
+    /// A member of another server has joined, or is in the room no more.
+    pub(super) fn server_moved(&mut self, server: &ServerName, joined: bool) -> Result<(), Need> {
+        let mut servers = self.servers()?.into_owned();
+        let count = servers.entry(server.to_owned()).or_default();
+        *count = if joined { *count + 1 } else { count.saturating_sub(1) };
+        if *count == 0 {
+            servers.remove(server);
+        }
+        self.servers = Some(servers);
         Ok(())
     }
 
@@ -364,7 +392,19 @@ impl Write<'_> {
     /// Puts an event where it stands: a new one, or a changed one in place of what stood there.
     pub(super) fn put_event(&mut self, event: Rc<Event>) {
         self.ids.insert(event.pdu.event_id.clone(), event.position);
+        if let Some(outlier) = event.outlier {
+            // States refer to it as it is.
+            let copy = Event { position: outlier, outlier: None, ..Event::clone(&event) };
+            self.events.insert(outlier, Rc::new(copy));
+        }
         self.events.insert(event.position, event);
+    }
+
+    /// The position of the next outlier.
+    pub(super) fn next_outlier(&mut self) -> Position {
+        self.head.outliers += 1;
+        // From far below upwards, so that they stand in the order of their arrival.
+        Position(i64::MIN.saturating_add_unsigned(self.head.outliers).min(Position::LAST_OUTLIER.0))
     }
 
     /// Who has left types no more, and those who stay are told.
@@ -385,7 +425,8 @@ impl Write<'_> {
     fn encode(&mut self, event: &Event) {
         let place = (self.room.nid, event.position);
         tables::EVENTS.put(self.tx, &place, &event.to_record());
-        if event.position > self.tx.base() {
+        let is_new = event.position > self.tx.base() || event.is_outlier() && self.ids.get(&event.pdu.event_id) == Some(&event.position);
+        if is_new {
             tables::EVENT_IDS.put(self.tx, &event.pdu.event_id, &place);
         }
     }
@@ -393,8 +434,18 @@ impl Write<'_> {
     /// Stages the head as the decision leaves it, and what memory keeps of all this.
     fn finish(self, before: &RoomHead) {
         let room = self.room;
-        if self.head != *before {
+        if self.is_new || self.head != *before {
             tables::ROOM_HEADS.put(self.tx, &room.nid, &self.head);
+        }
+        let servers = self.servers.map(Rc::new);
+        if let Some(servers) = &servers {
+            let stored = self.known.servers.clone().or_else(|| self.hs.rooms.servers.get(&room.nid)).unwrap_or_default();
+            for server in stored.keys().filter(|server| !servers.contains_key(*server)) {
+                tables::ROOM_SERVERS.delete(self.tx, &(room.nid, server.clone()));
+            }
+            for (server, count) in servers.iter().filter(|(server, count)| stored.get(*server) != Some(count)) {
+                tables::ROOM_SERVERS.put(self.tx, &(room.nid, server.clone()), count);
+            }
         }
         let mut nodes = self.nodes.into_inner();
         if self.slice.is_some() {
@@ -402,7 +453,7 @@ impl Write<'_> {
             // place in memory.
             nodes = nodes_of(NodeId(self.head.state), nodes);
         }
-        let (is_new, left, head, events) = (self.is_new, self.left, self.head, self.events);
+        let (is_new, left, head, events, ids) = (self.is_new, self.left, self.head, self.events, self.ids);
         self.tx.then(move |hs| {
             let (rooms, nid) = (&hs.rooms, room.nid);
             left.iter().for_each(|user| hs.sync.typing.left(nid, *user));
@@ -410,11 +461,17 @@ impl Write<'_> {
                 rooms.set_info(&room);
             }
             rooms.set_head(nid, Rc::new(head));
+            if let Some(servers) = servers {
+                let weight = weight_of_servers(&servers);
+                rooms.servers.set(nid, servers, weight);
+            }
+            for (id, position) in ids {
+                let weight = id.as_str().len();
+                rooms.ids.set(id, (nid, position), weight);
+            }
             for (position, event) in events {
-                let id = event.pdu.event_id.clone();
-                let (of_id, of_event) = (id.as_str().len(), event.weight());
-                rooms.ids.set(id, (nid, position), of_id);
-                rooms.events.set((nid, position), event, of_event);
+                let weight = event.weight();
+                rooms.events.set((nid, position), event, weight);
             }
             for (id, node) in nodes {
                 let weight = node.weight();

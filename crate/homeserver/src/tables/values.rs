@@ -3,9 +3,15 @@
 use crate::position::Position;
 use ephapse_store::KeyPart;
 use ruma::{OwnedDeviceId, OwnedEventId, OwnedRoomId, OwnedServerName, OwnedUserId, RoomVersionId, presence::PresenceState};
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use super::{RoomNid, UserNid};
+
+/// Reads a field that was put behind the others later: in a record that was written before, it is
+/// the default.
+fn trailing<'de, D: Deserializer<'de>, T: Deserialize<'de> + Default>(deserializer: D) -> Result<T, D::Error> {
+    Ok(T::deserialize(deserializer).unwrap_or_default())
+}
 
 /// A piece of JSON, kept as the text it was given in.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -223,6 +229,9 @@ pub struct RoomHead {
     pub joined: u32,
     /// How many are invited.
     pub invited: u32,
+    /// How many outliers were given a position.
+    #[serde(deserialize_with = "trailing")]
+    pub outliers: u64,
 }
 
 /// Why nobody is shown an event that was not rejected. (The first two are as the flag was that
@@ -263,6 +272,9 @@ pub struct EventRecord {
     pub redacted_by: Option<Position>,
     /// One more than the greatest of its auth events, 0 without any: what orders auth chains.
     pub auth_depth: u64,
+    /// Where states refer to it, when it was an outlier before it got its place in the timeline.
+    #[serde(deserialize_with = "trailing")]
+    pub outlier: Option<Position>,
 }
 
 /// A child of an event.

@@ -1,0 +1,226 @@
+//! Events that come without a place in the timeline, and the state of a room as other servers tell
+//! it: what a join, or an event whose parents are not here, stands on.
+
+use super::{append::Verdict, error::Refused, event::Event, state_tree, state_tree::NodeId, stop::Stop, write::Write};
+use ephapse_events::Pdu;
+use ruma::{EventId, OwnedEventId, events::StateEventType};
+use std::{
+    collections::{HashMap, HashSet},
+    rc::Rc,
+    sync::Arc,
+};
+
+impl Write<'_> {
+    /// Keeps an event of which it is not known where it stands. Its signatures and hash have been
+    /// checked, and its auth events are here; by those it is accepted or rejected (check 4 on
+    /// receipt of a PDU). One that is here already stays as it is.
+    ///
+    /// # Errors
+    /// [`Refused::OfRoom`], [`Refused::OfAnotherRoom`], and [`Refused::MissingEvents`] with the auth
+    /// events that are not here.
+    pub fn add_outlier(&mut self, pdu: Pdu) -> Result<Rc<Event>, Stop> {
+        if pdu.room_id != self.room.id {
+            return Err(Refused::OfRoom(pdu.event_id, pdu.room_id).into());
+        }
+        if let Some(known) = self.event_by_id(&pdu.event_id)? {
+            return Ok(known);
+        }
+        if self.stands_elsewhere(&pdu.event_id) {
+            return Err(Refused::OfAnotherRoom(pdu.event_id).into());
+        }
+        self.check_auth_events_are_here(&pdu)?;
+        let rejected = match self.check_by_auth_events(&pdu)? {
+            Err(reason) => Some(reason),
+            Ok(()) => self.check_in_auth_events(&pdu)?.err(),
+        };
+        let auth_depth = self.auth_depth_of(&pdu)?;
+        let position = self.next_outlier();
+        let event = Rc::new(Event {
+            room: self.room.nid,
+            position,
+            pdu: Arc::new(Pdu { auth_depth, rejected: rejected.is_some(), ..pdu }),
+            rejected,
+            soft_failed: false,
+            waiting: false,
+            state_before: NodeId::EMPTY,
+            state_after: NodeId::EMPTY,
+            room_state: NodeId::EMPTY,
+            txn_id: None,
+            replaces: None,
+            redacted_by: None,
+            outlier: None,
+        });
+        self.put_event(event.clone());
+        if event.pdu.state_key.is_some() && event.rejected.is_none() {
+            self.add_auth_edges(position, &event.pdu.auth_events)?;
+        }
+        self.redact_if_asked_before(&event)?;
+        Ok(event)
+    }
+
+    /// Asks for all auth events of an event at once.
+    ///
+    /// # Errors
+    /// [`Refused::MissingEvents`] with those that are not here.
+    pub(super) fn check_auth_events_are_here(&self, pdu: &Pdu) -> Result<(), Stop> {
+        let (mut missing, mut needs) = (Vec::new(), Vec::new());
+        for id in &pdu.auth_events {
+            match self.event_by_id(id) {
+                Ok(Some(_)) => {}
+                Ok(None) => missing.push(id.clone()),
+                Err(need) => needs.push(need),
+            }
+        }
+        if !needs.is_empty() {
+            return Err(Stop::Missing(needs));
+        }
+        if missing.is_empty() { Ok(()) } else { Err(Refused::MissingEvents { event: pdu.event_id.clone(), missing }.into()) }
+    }
+
+    /// The root of the state that consists of these events, which are here. Those that were rejected
+    /// are no part of it; of two for the same place the last counts.
+    ///
+    /// # Errors
+    /// [`Refused::MissingEvents`] with those that are not here, for `of`.
+    pub fn state_of(&mut self, of: &EventId, events: &[OwnedEventId]) -> Result<NodeId, Stop> {
+        let (mut missing, mut needs) = (Vec::new(), Vec::new());
+        let mut entries = HashMap::with_capacity(events.len());
+        for id in events {
+            match self.event_by_id(id) {
+                Ok(Some(event)) if event.rejected.is_none() => {
+                    entries.extend(event.pdu.key().map(|key| (key, Some(event.state_position()))));
+                }
+                Ok(Some(_)) => {}
+                Ok(None) => missing.push(id.clone()),
+                Err(need) => needs.push(need),
+            }
+        }
+        if !needs.is_empty() {
+            return Err(Stop::Missing(needs));
+        }
+        if !missing.is_empty() {
+            return Err(Refused::MissingEvents { event: of.to_owned(), missing }.into());
+        }
+        let update = state_tree::update(NodeId::EMPTY, entries, &|id| self.node(id))?;
+        self.add_nodes(update.new_nodes);
+        Ok(update.root)
+    }
+
+    /// Enters the room by a join that another server has accepted, in a state that it tells. What
+    /// was known of the room's end before counts no more: no user of this server was in it.
+    ///
+    /// # Errors
+    /// As [`Self::state_of`]; [`Refused::NotAllowed`] where the auth rules do not allow the join in
+    /// that state, and where it has no create event.
+    pub fn enter(&mut self, state: &[OwnedEventId], join: Pdu) -> Result<Rc<Event>, Stop> {
+        if let Some(known) = self.event_by_id(&join.event_id)?.filter(|known| !known.is_outlier()) {
+            return Ok(known);
+        }
+        self.check_auth_events_are_here(&join)?;
+        let before = self.state_of(&join.event_id, state)?;
+        let create = self.state_get(before, &[(StateEventType::RoomCreate, String::new())])?;
+        if create.first().copied().flatten().is_none() {
+            return Err(Refused::NotAllowed("The state of the room has no create event".to_owned()).into());
+        }
+        for checked in [self.check_by_auth_events(&join)?, self.check_in_state(&join, before)?] {
+            checked.map_err(Refused::NotAllowed)?;
+        }
+        self.head.extremities.clear();
+        self.append(join, before, Verdict::default(), None)
+    }
+
+    /// Takes in a membership of a user of this server in a room that it is not in: an invitation, a
+    /// knock, or the end of either. It changes what is known of the state, and is no end of the
+    /// room's graph.
+    pub fn add_membership(&mut self, pdu: Pdu) -> Result<Rc<Event>, Stop> {
+        if pdu.room_id != self.room.id {
+            return Err(Refused::OfRoom(pdu.event_id, pdu.room_id).into());
+        }
+        if let Some(known) = self.event_by_id(&pdu.event_id)?.filter(|known| !known.is_outlier()) {
+            return Ok(known);
+        }
+        if self.stands_elsewhere(&pdu.event_id) {
+            return Err(Refused::OfAnotherRoom(pdu.event_id).into());
+        }
+        let extremities = self.head.extremities.clone();
+        // By the state as it is known, it is the only one after which this state comes.
+        self.head.extremities.clear();
+        let added = self.append(pdu, self.state(), Verdict::default(), None);
+        self.head.extremities = extremities;
+        added
+    }
+}
+
+/// Events in an order in which each comes after those of its auth events that are among them; what
+/// stands in a circle is left out.
+pub fn by_auth_events(events: Vec<Pdu>) -> Vec<Pdu> {
+    let among: HashSet<OwnedEventId> = events.iter().map(|event| event.event_id.clone()).collect();
+    // Since v12 the create event is no auth event, but implied by the room's id.
+    let create = events.iter().find(|event| event.gives_room_id).map(|event| event.event_id.clone());
+    let mut waits: HashMap<OwnedEventId, usize> = HashMap::with_capacity(events.len());
+    let mut authorizes: HashMap<OwnedEventId, Vec<OwnedEventId>> = HashMap::new();
+    let mut by_id: HashMap<OwnedEventId, Pdu> = HashMap::with_capacity(events.len());
+    let mut ready = Vec::new();
+    for event in events {
+        let implied = create.iter().filter(|id| **id != event.event_id);
+        let auth_events: HashSet<&OwnedEventId> = event.auth_events.iter().filter(|id| among.contains(*id)).chain(implied).collect();
+        if by_id.contains_key(&event.event_id) {
+            continue;
+        }
+        for id in &auth_events {
+            authorizes.entry((*id).clone()).or_default().push(event.event_id.clone());
+        }
+        if auth_events.is_empty() {
+            ready.push(event.event_id.clone());
+        }
+        waits.insert(event.event_id.clone(), auth_events.len());
+        by_id.insert(event.event_id.clone(), event);
+    }
+    let mut ordered = Vec::with_capacity(by_id.len());
+    while let Some(id) = ready.pop() {
+        for next in authorizes.remove(&id).unwrap_or_default() {
+            let Some(count) = waits.get_mut(&next) else { continue };
+            *count -= 1;
+            if *count == 0 {
+                ready.push(next);
+            }
+        }
+        ordered.extend(by_id.remove(&id));
+    }
+    ordered
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ephapse_events::{JsonObject, NewPdu, signing_key};
+    use ruma::{MilliSecondsSinceUnixEpoch, UInt, room_version_rules::RoomVersionRules, server_name, user_id};
+
+    #[test]
+    fn events_come_after_those_that_allow_them() {
+        let rules = RoomVersionRules::V10;
+        let key = signing_key(&[7; 32], "1");
+        let event = |n: u32, auth_events: &[&Pdu]| {
+            let new = NewPdu {
+                room_id: Some(ruma::room_id!("!a:one.example").to_owned()),
+                sender: user_id!("@a:one.example").to_owned(),
+                event_type: "m.test".into(),
+                state_key: Some(n.to_string()),
+                content: JsonObject::default(),
+                prev_events: Vec::new(),
+                auth_events: auth_events.iter().map(|event| event.reference(&rules).expect("a reference")).collect(),
+                depth: 1,
+                origin_server_ts: MilliSecondsSinceUnixEpoch(UInt::from(n)),
+                redacts: None,
+                event_localpart: String::new(),
+            };
+            new.sign(server_name!("one.example"), &key, &rules).expect("it is signed")
+        };
+        let first = event(1, &[]);
+        let second = event(2, &[&first]);
+        let third = event(3, &[&first, &second]);
+        let ordered = by_auth_events(vec![third.clone(), second.clone(), third.clone(), first.clone()]);
+        let ids: Vec<_> = ordered.iter().map(|event| &event.event_id).collect();
+        assert_eq!(ids, [&first.event_id, &second.event_id, &third.event_id]);
+    }
+}
