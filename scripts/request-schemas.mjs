@@ -239,10 +239,14 @@ function endpoint({ method, path, file, route, parameters, operation }) {
     return schema.type === 'String' ? { type: named[name] ?? 'String' } : schema;
   });
   const inQuery = of('query').map((parameter) => ({ name: parameter[0].name, schema: schemaOf(parameter) })).filter(({ schema }) => !['any', 'String'].includes(schema.type));
-  const content = operation.requestBody?.content?.['application/json']?.schema;
-  const body = content === undefined ? { type: 'object', properties: [] } : simple(content, file);
-  if (body.type !== 'object') throw new Error(`${method} ${path}: the body is of type ${body.type}`);
-  const short = path.replace(/^\/_matrix\/client\/[^/]*\//, '');
+  const [requestBody] = follow(operation.requestBody, file);
+  const contents = requestBody?.content ?? { 'application/json': {} };
+  const content = contents['application/json']?.schema;
+  // A file is of no type that is looked at.
+  const nothing = { type: contents['application/json'] === undefined ? 'any' : 'object', properties: [] };
+  const body = content === undefined ? nothing : simple(content, file);
+  if (!['any', 'object'].includes(body.type)) throw new Error(`${method} ${path}: the body is of type ${body.type}`);
+  const short = path.replace(/^\/_matrix\/(client|media)\/[^/]*\//, '');
   for (const { property, schema } of otherwise.filter((other) => other.path === short)) {
     for (const found of body.properties.filter(({ name }) => name === property)) found.value = schema;
   }

@@ -25,10 +25,10 @@ export function createGlue() {
     setMaxUpload: async (bytes) => { engine.maxUpload = bytes; },
     hasLostDatabase: async () => engine.lost === true,
     shutdown: async () => { engine.closed = true; },
-    handle: (call, method, path, headers, body, rest) =>
+    handle: (call, method, path, headers, ownPage, body, rest) =>
       new Promise((resolve, reject) => {
         const answer = (status = 200, content = new Uint8Array()) => resolve({ status, headers: [], body: content });
-        engine.calls.push({ call, method, path, body, rest, answer, reject });
+        engine.calls.push({ call, method, path, ownPage, body, rest, answer, reject });
         engine.arrived?.();
       }),
   };

@@ -13,8 +13,11 @@ import { type Server } from './server.ts';
  */
 const usesOfMedia: ReadonlySet<string> = new Set(['', 'audio', 'image', 'track', 'video']);
 
-/** Answers `request`, whose path on this server is `path`. Never rejects. */
-export async function answer(server: Server, request: Request, path: string): Promise<Response> {
+/**
+ * Answers `request`, whose path on this server is `path`. `ownPage`: a page of our own origin sent
+ * it, which is shown media without a token, as in an `<img>`. Never rejects.
+ */
+export async function answer(server: Server, request: Request, path: string, ownPage = false): Promise<Response> {
   if (!usesOfMedia.has(request.destination) && isMedia(path)) {
     return problem(403, 'M_FORBIDDEN', 'Media is not served to frames, pages, scripts or workers');
   }
@@ -25,7 +28,7 @@ export async function answer(server: Server, request: Request, path: string): Pr
     }
     const { body, rest } = await received(request);
     try {
-      const response = await server.handle({ method: request.method, path, headers: [...request.headers].flat(), body, rest });
+      const response = await server.handle({ method: request.method, path, headers: [...request.headers].flat(), ownPage, body, rest });
       return toResponse(response);
     } finally {
       rest?.cancel();

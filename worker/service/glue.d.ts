@@ -53,7 +53,7 @@ declare module 'ephapse:glue' {
   }
 
   export interface Engine {
-    handle(call: number, method: string, pathAndQuery: string, headers: string[], body: Uint8Array, rest: Rest | undefined): Promise<RawResponse>;
+    handle(call: number, method: string, pathAndQuery: string, headers: string[], ownPage: boolean, body: Uint8Array, rest: Rest | undefined): Promise<RawResponse>;
     serverName(): string;
     status(): Record<string, unknown>;
     /**

@@ -15,6 +15,8 @@ export interface Call {
   method: string;
   path: string;
   headers: string[];
+  /** Whether a page of our own origin sent it. */
+  ownPage: boolean;
   /** All of the body, or its beginning. */
   body: Uint8Array;
   /** What follows `body`, where that is not all. */
@@ -93,9 +95,9 @@ export class Instance {
   }
 
   /** Answers one request; rejects with `InstanceCrashed`. */
-  async handle({ method, path, headers, body, rest }: Call): Promise<EngineResponse> {
+  async handle({ method, path, headers, ownPage, body, rest }: Call): Promise<EngineResponse> {
     const call = this.#lifecycle.nextCall();
-    const response = await this.#lifecycle.during(call, () => this.#engine.handle(call, method, path, headers, body, rest));
+    const response = await this.#lifecycle.during(call, () => this.#engine.handle(call, method, path, headers, ownPage, body, rest));
     const answered = response.body;
     if (answered instanceof Uint8Array) return { ...response, body: answered };
     // What is there as a whole leaves whatever becomes of the engine.

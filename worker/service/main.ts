@@ -26,7 +26,7 @@ const server = new Server(scope, tell);
 
 self.addEventListener('fetch', (event) => {
   const path = matrixPath(event.request.url, scope);
-  if (path !== undefined) event.respondWith(server.responses.pass(answer(server, event.request, path)));
+  if (path !== undefined) event.respondWith(server.responses.pass(answer(server, event.request, path, isOwnPage(event))));
 });
 
 self.addEventListener('install', (event) => {
@@ -69,6 +69,14 @@ if (self.registration.active && stateOf() === 'activated') server.prepare();
 
 self.addEventListener('error', ({ error }) => { server.trapped(error); });
 self.addEventListener('unhandledrejection', ({ reason }) => { server.trapped(reason); });
+
+/**
+ * Whether a page, or a worker of one, asks that this worker controls: so its origin is ours. What a
+ * browser is to show as a page is asked for by nobody.
+ */
+function isOwnPage({ clientId, request }: FetchEvent): boolean {
+  return clientId !== '' && request.mode !== 'navigate';
+}
 
 /** The browser tells a page that the installation failed, and not why. */
 function tellFailure(error: unknown): never {

@@ -1,6 +1,7 @@
 // Keeps one engine running: under the scope's lock, rebuilt from disk after a panic, stopped for a
 // newer version.
 
+import { isMedia } from '../shared/matrix-url.ts';
 import { type Broadcast, type Stage, channelName, mark } from '../shared/protocol.ts';
 import { failureOf } from './failed.ts';
 import { sleep } from './host.ts';
@@ -220,8 +221,10 @@ export class Server {
  * A large body is there once: keeping it to repeat it would hold in memory what streams so as not
  * to be. Its client is told, and does that better.
  */
-function isRepeatable({ method, rest }: Call): boolean {
-  return method !== 'POST' && !rest?.begun;
+function isRepeatable({ method, path, rest }: Call): boolean {
+  // A media id gets its file once.
+  const isUpload = method === 'PUT' && isMedia(path);
+  return method !== 'POST' && !isUpload && !rest?.begun;
 }
 
 function isLongPoll({ method, path }: Call): boolean {

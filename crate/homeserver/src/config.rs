@@ -79,6 +79,16 @@ pub struct Config {
     /// The largest allowed upload in bytes, unless `Homeserver::set_max_upload` says
     /// another number.
     pub max_upload: u64,
+    /// Bytes that all files together may have that one user uploads; `None`: as many as there is
+    /// room for.
+    pub media_quota: Option<u64>,
+    /// Where a user whose files have too many bytes can read about it, a URI: `info_uri` of
+    /// `M_USER_LIMIT_EXCEEDED`.
+    pub media_quota_info: String,
+    /// Whether files are given to users of this server and to other servers only, and not to
+    /// whoever knows where they are. A file that came while this was `false` stays open to
+    /// everybody.
+    pub authenticated_media: bool,
 }
 
 impl Default for Config {
@@ -99,6 +109,9 @@ impl Default for Config {
             storage_full: "Storage is full: leave and forget rooms that you no longer need".to_owned(),
             largest_body: 2 << 20,
             max_upload: 100 << 20,
+            media_quota: None,
+            media_quota_info: "https://github.com/ephapse/ephapse#storage-is-full".to_owned(),
+            authenticated_media: true,
         }
     }
 }

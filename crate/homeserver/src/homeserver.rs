@@ -468,7 +468,7 @@ impl Homeserver {
     /// Whether a request's body is passed on as it comes: then a mebibyte or two of it are held at
     /// a time, and not all of it.
     pub fn takes_stream(&self, entrance: Entrance, method: &Method, path: &str) -> bool {
-        *method == Method::POST && self.routers.at(entrance).streamed(method, path, &RequestLog::new(method)).is_some()
+        !reads_only(method) && self.routers.at(entrance).streamed(method, path, &RequestLog::new(method)).is_some()
     }
 
     /// The path of the endpoint that a request is for, in ruma's spelling: says what was asked for,

@@ -57,7 +57,7 @@ pub use host::Host;
 pub use http::{Request, Response};
 pub use position::Position;
 pub use requester::Requester;
-pub use router::Entrance;
+pub use router::{Entrance, OwnPage};
 pub use time_slice::EndOfSlice;
 pub use transaction::{Submitted, Tx};
 pub use transport::{Transport, TransportError};

@@ -34,6 +34,12 @@ pub enum LockKey {
     Chunk([u8; 32]),
     /// The signing keys of another server, being asked for.
     ServerKeys(OwnedServerName),
+    /// A file being uploaded, fetched or cleared away: server, media id, variant.
+    File(String, String, String),
+    /// Media ids that a user was given.
+    PendingMedia(u32),
+    /// How many bytes users have uploaded.
+    MediaUsed,
     /// One request of a client that must happen once: user, device, method and path.
     TxnId(String),
 }

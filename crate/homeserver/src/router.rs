@@ -67,6 +67,11 @@ impl Entrance {
     }
 }
 
+/// An extension of a request: the host knows that a page of its own origin sent it. What such a
+/// page shows, as in an `<img>`, is asked for without an access token.
+#[derive(Clone, Copy, Debug)]
+pub struct OwnPage;
+
 /// A request without authentication.
 pub struct Call {
     /// The server.
@@ -128,6 +133,10 @@ pub struct RawRequest {
     pub query: Option<String>,
     /// Where the request was sent to, where the host has made that a part of its URI.
     pub origin: Option<(Scheme, Authority)>,
+    /// The headers.
+    pub headers: HeaderMap,
+    /// Whether a page of the server's own origin sent it ([`OwnPage`]).
+    pub is_own_page: bool,
     /// The body.
     pub body: Bytes,
     /// The store's generation when this attempt of the handler began: what is written for it stands
@@ -305,6 +314,8 @@ fn parts(json: &[u8]) -> usize {
 enum Callers {
     /// Everybody.
     All,
+    /// Logged-in users, guests too, and pages of the server's own origin.
+    UsersAndPages,
     /// Logged-in users, guests too.
     UsersAndGuests,
     /// Logged-in users who are no guests.
@@ -403,17 +414,20 @@ impl Router {
 
     /// The endpoint of a request whose bodies are passed on as they come; `None` for all others.
     pub fn streamed(&self, method: &Method, path: &str, log: &RequestLog) -> Option<Result<StreamRequest>> {
-        let found = self.streamed.at(path).ok()?;
+        let path = client::with_stable_path(path);
+        let found = self.streamed.at(&path).ok()?;
         let chosen = chosen(found, method).map(|(endpoint, arguments)| StreamRequest { endpoint, arguments });
         Some(chosen.inspect(|request| log.found(request.endpoint.path, &request.arguments)))
     }
 
     /// The path of the endpoint that `path` is matched by, with the names of its parameters.
     pub fn template(&self, path: &str) -> Option<&'static str> {
+        let path = &client::with_stable_path(path);
         self.paths.at(path).map(|found| found.value.path).or_else(|_| self.streamed.at(path).map(|found| found.value.path)).ok()
     }
 
     fn find(&self, method: &Method, path: &str, log: &RequestLog) -> Result<(Endpoint, Vec<String>)> {
+        let path = &client::with_stable_path(path);
         let found = self.paths.at(path).map_err(|_| Error::unrecognized()).and_then(|found| chosen(found, method));
         if let Ok((endpoint, arguments)) = &found {
             log.found(endpoint.path, arguments);
@@ -429,7 +443,9 @@ impl StreamRequest {
     /// Answers `request`; errors are the caller's to write.
     pub async fn handle(self, hs: Rc<Homeserver>, request: Request<Body>, log: &RequestLog) -> Result<Response<Body>> {
         let generation = hs.begin_reading();
-        let user = authenticate(&hs, self.endpoint.callers, request.headers(), request.uri()).await?;
+        let needs_none = self.endpoint.callers == Callers::UsersAndPages && request.extensions().get::<OwnPage>().is_some();
+        let callers = if needs_none && access_token(request.headers(), request.uri()).is_none() { Callers::All } else { self.endpoint.callers };
+        let user = authenticate(&hs, callers, request.headers(), request.uri()).await?;
         if let Some(LoggedIn { session, .. }) = &user {
             log.by(&session.user_id);
         }
@@ -572,30 +588,39 @@ impl Table {
         F: Fn(UserCall, R, Body) -> A + 'static,
         A: Future<Output = Result<Response<Body>>> + 'static,
     {
-        self.stream(handler, Callers::Users)
+        self.stream::<R>(move |incoming, parsed, body| Ok(Box::pin(handler(incoming.user_call()?, parsed, body))), Callers::Users)
     }
 
-    /// As [`Self::user_stream`], for guests too.
-    pub fn guest_stream<R, F, A>(&mut self, handler: F) -> &mut Self
+    /// An endpoint for logged-in users, guests too, and for pages of the server's own origin, whose
+    /// answers are passed on as they come.
+    pub fn page_stream<R, F, A>(&mut self, handler: F) -> &mut Self
     where
         R: IncomingRequest + 'static,
-        F: Fn(UserCall, R, Body) -> A + 'static,
+        F: Fn(Call, R) -> A + 'static,
         A: Future<Output = Result<Response<Body>>> + 'static,
     {
-        self.stream(handler, Callers::UsersAndGuests)
+        self.stream::<R>(move |incoming, parsed, _| Ok(Box::pin(handler(incoming.call(), parsed))), Callers::UsersAndPages)
     }
 
-    fn stream<R, F, A>(&mut self, handler: F, callers: Callers) -> &mut Self
+    /// As [`Self::page_stream`], for everybody.
+    pub fn public_stream<R, F, A>(&mut self, handler: F) -> &mut Self
     where
         R: IncomingRequest + 'static,
-        F: Fn(UserCall, R, Body) -> A + 'static,
+        F: Fn(Call, R) -> A + 'static,
         A: Future<Output = Result<Response<Body>>> + 'static,
     {
-        let handler = move |incoming: Incoming, body: Body| -> Result<Answer> {
+        self.stream::<R>(move |incoming, parsed, _| Ok(Box::pin(handler(incoming.call(), parsed))), Callers::All)
+    }
+
+    fn stream<R: IncomingRequest + 'static>(
+        &mut self,
+        handler: impl Fn(Incoming, R, Body) -> Result<Answer> + 'static,
+        callers: Callers,
+    ) -> &mut Self {
+        let handler: StreamHandler = Rc::new(move |incoming, body| {
             let parsed = parse::<R>(&incoming)?;
-            Ok(Box::pin(handler(incoming.user_call()?, parsed, body)))
-        };
-        let handler: StreamHandler = Rc::new(handler);
+            handler(incoming, parsed, body)
+        });
         for path in R::PATH_BUILDER.all_paths() {
             self.streamed.entry(path).or_default().insert(R::METHOD, StreamEndpoint { path, handler: handler.clone(), callers });
             self.listed.push((R::METHOD, path));
@@ -678,7 +703,8 @@ fn raw(request: Request<Bytes>, generation: u64, is_repeated: bool) -> RawReques
     let (parts, body) = request.into_parts();
     let origin = parts.uri.scheme().cloned().zip(parts.uri.authority().cloned());
     let (path, query) = (parts.uri.path().to_owned(), parts.uri.query().map(str::to_owned));
-    RawRequest { method: parts.method, path, query, origin, body, generation, is_repeated }
+    let is_own_page = parts.extensions.get::<OwnPage>().is_some();
+    RawRequest { method: parts.method, path, query, origin, headers: parts.headers, is_own_page, body, generation, is_repeated }
 }
 
 impl RawRequest {

@@ -137,7 +137,8 @@ fn check_query(parameters: &[(&str, Schema)], query: &str) -> Result<()> {
 /// What follows the version of the API in a path. What was a proposal has the proposal's name
 /// before it.
 fn behind_version(path: &str) -> Option<&str> {
-    let (version, path) = path.strip_prefix("/_matrix/client/")?.split_once('/')?;
+    let behind_name = path.strip_prefix("/_matrix/client/").or_else(|| path.strip_prefix("/_matrix/media/"))?;
+    let (version, path) = behind_name.split_once('/')?;
     let proposal = if version == "unstable" { path.split_once('/').filter(|(proposal, _)| proposal.contains('.')) } else { None };
     Some(proposal.map_or(path, |(_, path)| path))
 }

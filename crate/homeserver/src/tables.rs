@@ -172,6 +172,16 @@ pub const CHUNK_USES: Table<([u8; 32], OwnedServerName, String, String), ()> = T
 /// Files that are being uploaded or deleted, from before their first chunk is written until after
 /// the last one is deleted.
 pub const UPLOADS: Table<FileKey, ()> = Table::new(0x83, "uploads under way");
+/// Media ids of this server that were given and have no file yet.
+pub const PENDING_MEDIA: Table<String, PendingMedia> = Table::new(0x84, "pending media");
+/// The same by whom they were given to, and when, in ms.
+pub const PENDING_MEDIA_OF: Table<(UserNid, String), u64> = Table::new(0x85, "pending media of users");
+/// Bytes of the files that a user has uploaded; none where that is 0.
+pub const MEDIA_USED: Table<UserNid, u64> = Table::new(0x86, "bytes uploaded by users");
+/// There once [`MEDIA_USED`] counts what was uploaded before there was such a count.
+pub const MEDIA_COUNTED: Table<(), ()> = Table::new(0x87, "uploads are counted");
+/// Files that came while files were given to everybody: they stay so.
+pub const PUBLIC_MEDIA: Table<FileKey, ()> = Table::new(0x88, "public media");
 
 #[cfg(test)]
 mod tests {

@@ -102,6 +102,19 @@ pub struct Serve {
     #[arg(long, visible_alias = "max-upload-size", env = "HS_MAX_UPLOAD", value_name = "BYTES", default_value_t = Config::default().max_upload)]
     pub max_upload: u64,
 
+    /// The most bytes that all files together may have that one user uploads [default: no limit]
+    #[arg(long, env = "HS_MEDIA_QUOTA", value_name = "BYTES")]
+    pub media_quota: Option<u64>,
+
+    /// Where users can read about --media-quota when they have reached it
+    #[arg(long, env = "HS_MEDIA_QUOTA_INFO", value_name = "URL", default_value_t = Config::default().media_quota_info)]
+    pub media_quota_info: String,
+
+    /// Whether files are for those who are logged in and for other servers only; files uploaded
+    /// while this is off stay open to everyone who knows their address
+    #[arg(long, env = "HS_AUTHENTICATED_MEDIA", value_enum, default_value_t = Switch::On)]
+    pub authenticated_media: Switch,
+
     /// The log level, for standard error: off, error, warn, info, debug or trace; or one per module
     #[arg(long, env = "HS_LOG", value_name = "FILTER", default_value = "info")]
     pub log: String,
@@ -198,6 +211,9 @@ impl Serve {
             trusted_key_servers: self.trusted_key_servers.iter().filter_map(|server| server.0.clone()).collect(),
             public_url: self.public_url.clone(),
             max_upload: self.max_upload,
+            media_quota: self.media_quota,
+            media_quota_info: self.media_quota_info.clone(),
+            authenticated_media: self.authenticated_media == Switch::On,
             storage_full: "The server's disk is full: leave and forget rooms that you no longer need, or ask the administrator to free disk space"
                 .to_owned(),
             ..Config::default()
@@ -297,6 +313,10 @@ mod tests {
         assert_eq!(serve(&["--max-upload", "5"]).expect("valid").config().max_upload, 5);
         assert_eq!(serve(&["--max-upload-size", "6"]).expect("valid").config().max_upload, 6);
         assert!(serve(&["--max-upload", "-1"]).is_err());
+        assert_eq!(serve(&[]).expect("valid").config().media_quota, None);
+        assert_eq!(serve(&["--media-quota", "7"]).expect("valid").config().media_quota, Some(7));
+        assert!(serve(&[]).expect("valid").config().authenticated_media);
+        assert!(!serve(&["--authenticated-media", "off"]).expect("valid").config().authenticated_media);
     }
 
     #[test]

@@ -10,7 +10,7 @@ use crate::{
     convert::{self, Headers},
     log::Console,
 };
-use ephapse_homeserver::{Body, Config, EndOfSlice, Entrance, Homeserver, Host, OpenError, PIECE, Registration, tables::FORMAT};
+use ephapse_homeserver::{Body, Config, EndOfSlice, Entrance, Homeserver, Host, OpenError, OwnPage, PIECE, Registration, tables::FORMAT};
 use ephapse_store::{IndexedDbOptions, IndexedDbStore, LocalBoxFuture, Store, StoreError};
 use http::Response;
 use js_sys::{JsString, Object, Promise, Reflect, Uint8Array};
@@ -118,13 +118,29 @@ async fn open_engine(database: String, public_url: String, worker: Worker) -> Re
 #[wasm_bindgen]
 impl Engine {
     /// Answers one request with `{ status, headers, body }`; `body` is a `Uint8Array`, or `Pieces`
-    /// of a large one. `call` is a number that [`current_call`] and the panic hook speak of; `rest`
-    /// is what has not come yet of the request's body.
-    pub async fn handle(&self, call: u32, method: String, path_and_query: String, headers: Headers, body: Vec<u8>, rest: Option<Rest>) -> JsValue {
+    /// of a large one. `call` is a number that [`current_call`] and the panic hook speak of;
+    /// `own_page`: a page of our own origin sent it; `rest` is what has not come yet of the
+    /// request's body.
+    #[expect(clippy::too_many_arguments, reason = "one object would be made and taken apart for each request")]
+    pub async fn handle(
+        &self,
+        call: u32,
+        method: String,
+        path_and_query: String,
+        headers: Headers,
+        own_page: bool,
+        body: Vec<u8>,
+        rest: Option<Rest>,
+    ) -> JsValue {
         let homeserver = self.homeserver.clone();
         let task = Box::pin(async move {
             match convert::request(&method, &path_and_query, headers, body::incoming(body, rest)) {
-                Ok(request) => homeserver.handle(Entrance::Client, request).await,
+                Ok(mut request) => {
+                    if own_page {
+                        request.extensions_mut().insert(OwnPage);
+                    }
+                    homeserver.handle(Entrance::Client, request).await
+                }
                 Err(status) => {
                     let mut response = Response::new(Body::from(""));
                     *response.status_mut() = status;

@@ -51,6 +51,7 @@ async fn end_account(hs: &Homeserver, generation: u64, user: UserNid, user_id: &
     let rooms_with_data = account_data::rooms_of(hs, user).await?;
     let signed = keys::signed_by(hs, user).await?;
     let devices = devices::departing(hs, user, &|_| true).await?;
+    let pending = tables::PENDING_MEDIA_OF.scan(hs.store(), &user, Direction::Forward, usize::MAX).await?;
     let ended = hs.write(generation, |tx| {
         tables::ACCOUNTS.put(tx, &user, &account);
         tables::PROFILES.delete_all(tx, &user);
@@ -67,6 +68,11 @@ async fn end_account(hs: &Homeserver, generation: u64, user: UserNid, user_id: &
         }
         tables::KEY_BACKUPS.delete_all(tx, &user);
         tables::BACKED_UP_KEYS.delete_all(tx, &user);
+        for ((_, media_id), _) in pending {
+            tables::PENDING_MEDIA.delete(tx, &media_id);
+        }
+        tables::PENDING_MEDIA_OF.delete_all(tx, &user);
+        tables::MEDIA_USED.delete(tx, &user);
         devices.forget(tx);
         forget_presence(tx, user);
         for room in &rooms {

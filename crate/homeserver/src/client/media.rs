@@ -4,25 +4,30 @@
 use crate::{
     body::Body,
     error::{Error, Result},
-    media::{Download, Receipt, Upload},
-    router::UserCall,
+    failure::Failure,
+    media::{Download, Receipt, Refused, Upload, Wanted},
+    router::{Call, RawRequest, UserCall},
     tables::{self, FileKey, Media},
 };
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode, header};
 use http_body::Body as _;
 use http_body_util::BodyExt;
 use ruma::{
-    OwnedServerName, UInt,
+    MilliSecondsSinceUnixEpoch, OwnedServerName, UInt,
     api::{
         OutgoingResponseExt,
         client::{
             authenticated_media::{get_content, get_content_as_filename, get_media_config},
-            media::{create_content, get_media_config as get_old_media_config},
+            media::{
+                create_content, create_content_async, create_mxc_uri, get_content as get_old_content,
+                get_content_as_filename as get_old_content_as_filename, get_media_config as get_old_media_config,
+            },
         },
         error::ErrorKind,
     },
     http_headers::{CROSS_ORIGIN_RESOURCE_POLICY, ContentDisposition, ContentDispositionType},
 };
+use std::time::Duration;
 
 /// Bytes that the name or the type of a file may have; a longer name is cut off.
 const LONGEST_TEXT: usize = 255;
@@ -76,19 +81,45 @@ const SECURITY_HEADERS: [(HeaderName, &str); 6] = [
 
 /// `POST /_matrix/media/v3/upload`
 pub async fn upload(call: UserCall, request: create_content::v3::Request, body: Body) -> Result<Response<Body>> {
-    let limit = call.hs.max_upload();
-    if body.size_hint().lower() > limit {
-        return Err(too_large(limit));
+    let upload = Upload::begin(&call.hs).await;
+    let key = receive(&call, upload, request.content_type, request.filename, body).await?;
+    let response = create_content::v3::Response::new(uri(&key).into()).try_into_http_response::<Vec<u8>>();
+    let response = response.map_err(|error| Error::Internal(format!("could not serialize a response: {error}")))?;
+    Ok(response.map(|bytes| Body::stream(Receipt::new(call.hs.clone(), key, bytes.into()))))
+}
+
+/// `POST /_matrix/media/v1/create`
+pub async fn create(call: UserCall, _: create_mxc_uri::v1::Request) -> Result<create_mxc_uri::v1::Response> {
+    let created = call.hs.create_media(call.raw.generation, call.session.user).await?;
+    let mut response = create_mxc_uri::v1::Response::new(uri(&created.key).into());
+    response.unused_expires_at = Some(MilliSecondsSinceUnixEpoch(UInt::new_saturating(created.expires)));
+    Ok(response)
+}
+
+/// `PUT /_matrix/media/v3/upload/{serverName}/{mediaId}`
+pub async fn upload_to(call: UserCall, request: create_content_async::v3::Request, body: Body) -> Result<Response<Body>> {
+    let key: FileKey = (request.server_name, request.media_id, String::new());
+    call.hs.may_fill(call.session.user, &key).await?;
+    let upload = Upload::begin_as(&call.hs, key).await?.ok_or(Failure::Refused(Refused::HasContent))?;
+    // It may have got its file before this one was begun.
+    if let Err(refused) = call.hs.may_fill(call.session.user, upload.key()).await {
+        upload.abandon().await;
+        return Err(refused.into());
     }
-    let mut upload = Upload::begin(&call.hs).await;
-    match store(&call, &mut upload, request, body, limit).await {
-        Ok(()) => {
-            let key = upload.key().clone();
-            let uri = format!("mxc://{}/{}", key.0, key.1).into();
-            let response = create_content::v3::Response::new(uri).try_into_http_response::<Vec<u8>>();
-            let response = response.map_err(|error| Error::Internal(format!("could not serialize a response: {error}")))?;
-            Ok(response.map(|bytes| Body::stream(Receipt::new(call.hs.clone(), key, bytes.into()))))
-        }
+    receive(&call, upload, request.content_type, request.filename, body).await?;
+    let mut response = Response::new(Body::from("{}"));
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    Ok(response)
+}
+
+fn uri(key: &FileKey) -> String {
+    format!("mxc://{}/{}", key.0, key.1)
+}
+
+/// Takes in a file. Nothing is left of one that is refused or breaks off.
+async fn receive(call: &UserCall, mut upload: Upload, kind: Option<String>, name: Option<String>, body: Body) -> Result<FileKey> {
+    match store(call, &mut upload, kind, name, body).await {
+        Ok(()) => Ok(upload.key().clone()),
         Err(error) => {
             upload.abandon().await;
             Err(error)
@@ -96,12 +127,23 @@ pub async fn upload(call: UserCall, request: create_content::v3::Request, body: 
     }
 }
 
-async fn store(call: &UserCall, upload: &mut Upload, request: create_content::v3::Request, mut body: Body, limit: u64) -> Result<()> {
+async fn store(call: &UserCall, upload: &mut Upload, kind: Option<String>, name: Option<String>, mut body: Body) -> Result<()> {
+    let hs = &call.hs;
+    let largest = hs.max_upload();
+    let left = hs.media_left(call.session.user).await?;
+    let limit = largest.min(left.unwrap_or(largest));
+    let refused = || match limit < largest {
+        true => Failure::from(Refused::OverQuota(hs.config.media_quota_info.clone())).into(),
+        false => too_large(largest),
+    };
+    if body.size_hint().lower() > limit {
+        return Err(refused());
+    }
     let declared = body.size_hint().exact();
     while let Some(frame) = body.frame().await {
         let Ok(data) = frame.map_err(|error| broke_off(&error.to_string()))?.into_data() else { continue };
         if data.len() as u64 > limit - upload.size() {
-            return Err(too_large(limit));
+            return Err(refused());
         }
         upload.append(data).await?;
     }
@@ -109,16 +151,16 @@ async fn store(call: &UserCall, upload: &mut Upload, request: create_content::v3
         return Err(broke_off("the length differs from Content-Length"));
     }
     // It may have taken long: who was logged out meanwhile uploads nothing any more.
-    let generation = call.hs.begin_reading();
-    tables::ACCESS_TOKENS.get(call.hs.store(), &call.token).await?.ok_or_else(Error::unknown_token)?;
+    let generation = hs.begin_reading();
+    tables::ACCESS_TOKENS.get(hs.store(), &call.token).await?.ok_or_else(Error::unknown_token)?;
     let media = Media {
         size: upload.size(),
-        content_type: request.content_type.filter(|kind| kind.len() <= LONGEST_TEXT),
-        file_name: request.filename.as_deref().and_then(file_name),
+        content_type: kind.filter(|kind| kind.len() <= LONGEST_TEXT),
+        file_name: name.as_deref().and_then(file_name),
         uploader: Some(call.session.user),
-        created: call.hs.host.now(),
+        created: hs.host.now(),
     };
-    upload.finish(media, generation).await
+    hs.keep_upload(upload, media, call.session.user, generation).await
 }
 
 fn too_large(limit: u64) -> Error {
@@ -153,30 +195,93 @@ fn largest(call: &UserCall) -> UInt {
 }
 
 /// `GET /_matrix/client/v1/media/download/{serverName}/{mediaId}`
-pub async fn download(call: UserCall, request: get_content::v1::Request, _: Body) -> Result<Response<Body>> {
-    answer(call, request.server_name, request.media_id, None).await
+pub async fn download(call: Call, request: get_content::v1::Request) -> Result<Response<Body>> {
+    answer(call, Access::Known, wanted(request.server_name, request.media_id), None, request.timeout_ms).await
 }
 
 /// `GET /_matrix/client/v1/media/download/{serverName}/{mediaId}/{fileName}`
-pub async fn download_as(call: UserCall, request: get_content_as_filename::v1::Request, _: Body) -> Result<Response<Body>> {
-    answer(call, request.server_name, request.media_id, file_name(&request.filename)).await
+pub async fn download_as(call: Call, request: get_content_as_filename::v1::Request) -> Result<Response<Body>> {
+    let name = file_name(&request.filename);
+    answer(call, Access::Known, wanted(request.server_name, request.media_id), name, request.timeout_ms).await
 }
 
-async fn answer(call: UserCall, server: OwnedServerName, media_id: String, name: Option<String>) -> Result<Response<Body>> {
-    let key: FileKey = (server, media_id, String::new());
-    let media = tables::MEDIA.get(call.hs.store(), &key).await?.ok_or_else(|| Error::not_found("Media not found"))?;
+/// `GET /_matrix/media/v3/download/{serverName}/{mediaId}`
+#[expect(deprecated, reason = "clients that do not know the other one still ask")]
+pub async fn old_download(call: Call, request: get_old_content::v3::Request) -> Result<Response<Body>> {
+    let access = Access::of_anybody(&call);
+    answer(call, access, wanted(request.server_name, request.media_id), None, request.timeout_ms).await
+}
+
+/// `GET /_matrix/media/v3/download/{serverName}/{mediaId}/{fileName}`
+#[expect(deprecated, reason = "clients that do not know the other one still ask")]
+pub async fn old_download_as(call: Call, request: get_old_content_as_filename::v3::Request) -> Result<Response<Body>> {
+    let (access, name) = (Access::of_anybody(&call), file_name(&request.filename));
+    answer(call, access, wanted(request.server_name, request.media_id), name, request.timeout_ms).await
+}
+
+/// Who asks for a file.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Access {
+    /// A user of this server, or a page of its own.
+    Known,
+    /// Anybody, at the paths that came before access tokens did. As on Synapse a token makes no
+    /// difference there.
+    Unknown,
+}
+
+impl Access {
+    fn of_anybody(call: &Call) -> Self {
+        if call.raw.is_own_page || !call.hs.config.authenticated_media { Self::Known } else { Self::Unknown }
+    }
+}
+
+fn wanted(server: OwnedServerName, media_id: String) -> FileKey {
+    (server, media_id, String::new())
+}
+
+async fn answer(call: Call, access: Access, key: FileKey, name: Option<String>, wait: Duration) -> Result<Response<Body>> {
+    let media = call.hs.media(&key, wait).await?;
+    if access == Access::Unknown && tables::PUBLIC_MEDIA.get(call.hs.store(), &key).await?.is_none() {
+        return Err(Failure::from(Refused::NotFound).into());
+    }
     let headers = headers(&media, name);
-    let size = media.size;
-    let mut response = match call.raw.method == Method::HEAD {
-        true => {
-            let mut response = Response::new(Body::from(""));
-            response.headers_mut().insert(header::CONTENT_LENGTH, size.into());
-            response
-        }
-        false => Response::new(Body::stream(Download::new(call.hs, key, size))),
-    };
+    let mut response = content(&call, key, media.size);
     response.headers_mut().extend(headers);
     Ok(response)
+}
+
+/// The bytes of a file that a request is for.
+fn content(call: &Call, key: FileKey, size: u64) -> Response<Body> {
+    let mut response = Response::new(Body::from(""));
+    let body = |bytes| Body::stream(Download::new(call.hs.clone(), key, bytes));
+    match range(&call.raw, size) {
+        _ if call.raw.method == Method::HEAD => {
+            response.headers_mut().insert(header::CONTENT_LENGTH, size.into());
+        }
+        Wanted::All => *response.body_mut() = body(0..size),
+        Wanted::Part(bytes) => {
+            *response.status_mut() = StatusCode::PARTIAL_CONTENT;
+            set(response.headers_mut(), header::CONTENT_RANGE, format!("bytes {}-{}/{size}", bytes.start, bytes.end - 1));
+            *response.body_mut() = body(bytes);
+        }
+        Wanted::Unsatisfiable => {
+            *response.status_mut() = StatusCode::RANGE_NOT_SATISFIABLE;
+            set(response.headers_mut(), header::CONTENT_RANGE, format!("bytes */{size}"));
+        }
+    }
+    response.headers_mut().insert(header::ACCEPT_RANGES, HeaderValue::from_static("bytes"));
+    response
+}
+
+/// `If-Range` names a version by something that was never sent, so that it is another's.
+fn range(request: &RawRequest, size: u64) -> Wanted {
+    let header = request.headers.get(header::RANGE).filter(|_| !request.headers.contains_key(header::IF_RANGE));
+    header.and_then(|header| header.to_str().ok()).map_or(Wanted::All, |header| Wanted::of(header, size))
+}
+
+/// What came in a header goes in one.
+fn set(headers: &mut HeaderMap, name: HeaderName, value: String) {
+    headers.extend(HeaderValue::try_from(value).ok().map(|value| (name, value)));
 }
 
 fn headers(media: &Media, name: Option<String>) -> HeaderMap {
@@ -191,9 +296,7 @@ fn headers(media: &Media, name: Option<String>) -> HeaderMap {
         false => ContentDispositionType::Attachment,
     };
     let disposition = ContentDisposition::new(disposition).with_filename(name.or_else(|| media.file_name.clone()));
-    for (name, value) in [(header::CONTENT_TYPE, kind), (header::CONTENT_DISPOSITION, disposition.to_string())] {
-        // What came in a header goes in one.
-        headers.extend(HeaderValue::try_from(value).ok().map(|value| (name, value)));
-    }
+    set(&mut headers, header::CONTENT_TYPE, kind);
+    set(&mut headers, header::CONTENT_DISPOSITION, disposition.to_string());
     headers
 }

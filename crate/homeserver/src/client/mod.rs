@@ -34,7 +34,7 @@ mod typing;
 mod versions;
 mod wire;
 
-pub use versions::with_stable_names;
+pub use versions::{with_stable_names, with_stable_path};
 
 use crate::{
     error::{Error, Result},
@@ -85,7 +85,9 @@ pub fn routes(table: &mut Table) {
     table.many(key_backup::put_keys).many(key_backup::put_keys_of_room).user(key_backup::put_key);
     table.user(key_backup::get_keys).user(key_backup::get_keys_of_room).user(key_backup::get_key);
     table.user(key_backup::delete_keys).user(key_backup::delete_keys_of_room).user(key_backup::delete_key);
-    table.user_stream(media::upload).guest_stream(media::download).guest_stream(media::download_as).user(media::config).user(media::old_config);
+    table.user_stream(media::upload).user(media::create).user_stream(media::upload_to).user(media::config).user(media::old_config);
+    table.page_stream(media::download).page_stream(media::download_as);
+    table.public_stream(media::old_download).public_stream(media::old_download_as);
     table.user(relations::all).user(relations::by_type).user(relations::by_types);
 }
 

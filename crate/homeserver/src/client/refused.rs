@@ -3,14 +3,14 @@
 use crate::{
     accounts, aliases, devices,
     error::Error,
-    keys, profiles, push,
+    keys, media, profiles, push,
     rate_limits::TooMany,
     room::{Refused, Stop},
     to_device,
 };
 use http::StatusCode;
 use ruma::{
-    api::error::{ErrorKind, WrongRoomKeysVersionErrorData},
+    api::error::{ErrorKind, UserLimitExceededErrorData, WrongRoomKeysVersionErrorData},
     push::InsertPushRuleError,
 };
 
@@ -44,6 +44,22 @@ impl From<accounts::Refused> for Error {
             accounts::Refused::Deactivated => Self::unknown_token(),
             accounts::Refused::Room(refused) => refused.into(),
             accounts::Refused::TooMany(too_many) => too_many.into(),
+        }
+    }
+}
+
+impl From<media::Refused> for Error {
+    fn from(refused: media::Refused) -> Self {
+        let message = refused.to_string();
+        match refused {
+            media::Refused::NotFound | media::Refused::OfAnotherServer => Self::not_found(message),
+            media::Refused::NotYetUploaded => Self::new(StatusCode::GATEWAY_TIMEOUT, ErrorKind::NotYetUploaded, message),
+            media::Refused::NotCreator => Self::forbidden(message),
+            media::Refused::HasContent => Self::new(StatusCode::CONFLICT, ErrorKind::CannotOverwriteMedia, message),
+            media::Refused::TooManyPending { retry_after } => Self::limit_exceeded(retry_after),
+            media::Refused::OverQuota(info) => {
+                Self::new(StatusCode::FORBIDDEN, ErrorKind::UserLimitExceeded(UserLimitExceededErrorData::new(info)), message)
+            }
         }
     }
 }

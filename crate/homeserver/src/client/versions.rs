@@ -7,6 +7,7 @@ use ruma::api::client::discovery::{
     discover_homeserver::{self, HomeserverInfo},
     get_supported_versions,
 };
+use std::borrow::Cow;
 
 /// Parts of later versions, and proposals, that clients may rely on here although the version as a
 /// whole is not claimed.
@@ -49,6 +50,15 @@ pub fn with_stable_names(uri: &Uri) -> Uri {
     }
     // A query that is shorter is as good as the one that was sent.
     format!("{}?{stable}", uri.path()).parse().unwrap_or_else(|_| uri.clone())
+}
+
+/// `path`, where it is one of files as the oldest clients say it.
+pub fn with_stable_path(path: &str) -> Cow<'_, str> {
+    // What is new in v1 is there as it is.
+    match path.strip_prefix("/_matrix/media/v1/").filter(|rest| *rest != "create") {
+        Some(rest) => format!("/_matrix/media/v3/{rest}").into(),
+        None => path.into(),
+    }
 }
 
 /// `GET /_matrix/client/versions`: v1.1 is the oldest version that today's clients accept; later

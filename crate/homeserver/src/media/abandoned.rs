@@ -18,6 +18,8 @@ impl Homeserver {
     /// Deletes what is left of uploads of earlier runs.
     pub(crate) async fn forget_abandoned_uploads(&self) -> Result<()> {
         for (key, ()) in tables::UPLOADS.scan(self.store(), &(), Direction::Forward, usize::MAX).await? {
+            let (server, media_id, variant) = &key;
+            let _lock = self.lock(LockKey::File(server.to_string(), media_id.clone(), variant.clone())).await;
             if !self.uploads.under_way.borrow().contains(&key) {
                 self.forget_upload(&key).await?;
             }
@@ -27,12 +29,7 @@ impl Homeserver {
 
     /// Deletes a file of which nobody was told.
     pub(super) async fn forget_file(&self, key: &FileKey) -> Result<()> {
-        let begun = self.write(self.begin_reading(), |tx| {
-            tx.frees_space();
-            tables::MEDIA.delete(tx, key);
-            tables::UPLOADS.put(tx, key, &());
-        });
-        begun?.durable().await?;
+        self.unkeep_upload(key, |tx| tables::UPLOADS.put(tx, key, &())).await?;
         self.forget_upload(key).await
     }
 

@@ -9,6 +9,7 @@ use bytes::Bytes;
 use ephapse_store::{LARGEST_CHUNK, LocalBoxFuture, StoreError};
 use http_body::{Body, Frame, SizeHint};
 use std::{
+    ops::Range,
     pin::Pin,
     rc::Rc,
     task::{Context, Poll, ready},
@@ -21,24 +22,23 @@ const READ_BYTES: u64 = 128 << 10;
 pub struct Download {
     hs: Rc<Homeserver>,
     key: FileKey,
-    size: u64,
-    /// Bytes read.
-    at: u64,
+    /// What is not read yet.
+    rest: Range<u64>,
     next: Option<LocalBoxFuture<'static, Result<Bytes, StoreError>>>,
 }
 
 impl Download {
-    /// Of a file of so many bytes.
-    pub fn new(hs: Rc<Homeserver>, key: FileKey, size: u64) -> Self {
-        Self { hs, key, size, at: 0, next: None }
+    /// These bytes of a file.
+    pub fn new(hs: Rc<Homeserver>, key: FileKey, bytes: Range<u64>) -> Self {
+        Self { hs, key, rest: bytes, next: None }
     }
 }
 
-/// The next bytes from `at` on, all of one chunk.
-async fn piece(hs: Rc<Homeserver>, (server, media_id, variant): FileKey, at: u64, size: u64) -> Result<Bytes, StoreError> {
+/// The first of the bytes `rest`, all of one chunk.
+async fn piece(hs: Rc<Homeserver>, (server, media_id, variant): FileKey, rest: Range<u64>) -> Result<Bytes, StoreError> {
     let chunk = LARGEST_CHUNK as u64;
-    let (number, within) = (at / chunk, at % chunk);
-    let length = READ_BYTES.min(chunk - within).min(size - at);
+    let (number, within) = (rest.start / chunk, rest.start % chunk);
+    let length = READ_BYTES.min(chunk - within).min(rest.end - rest.start);
     let missing = || StoreError::Platform(format!("chunk {number} of mxc://{server}/{media_id} is missing"));
     let key = (server.clone(), media_id.clone(), variant, u32::try_from(number).map_err(|_| missing())?);
     let id = tables::MEDIA_CHUNKS.get(hs.store(), &key).await?.ok_or_else(missing)?;
@@ -53,13 +53,13 @@ impl Body for Download {
         if self.is_end_stream() {
             return Poll::Ready(None);
         }
-        let Self { hs, key, size, at, next } = &mut *self;
-        let reading = next.get_or_insert_with(|| Box::pin(piece(hs.clone(), key.clone(), *at, *size)));
+        let Self { hs, key, rest, next } = &mut *self;
+        let reading = next.get_or_insert_with(|| Box::pin(piece(hs.clone(), key.clone(), rest.clone())));
         let read = ready!(reading.as_mut().poll(context));
         *next = None;
         Poll::Ready(Some(match read {
             Ok(bytes) => {
-                *at += bytes.len() as u64;
+                rest.start += bytes.len() as u64;
                 Ok(Frame::data(bytes))
             }
             Err(error) => {
@@ -71,10 +71,10 @@ impl Body for Download {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.at >= self.size
+        self.rest.is_empty()
     }
 
     fn size_hint(&self) -> SizeHint {
-        SizeHint::with_exact(self.size - self.at)
+        SizeHint::with_exact(self.rest.end - self.rest.start)
     }
 }

@@ -14,29 +14,67 @@
 
 mod abandoned;
 mod download;
+mod pending;
+mod range;
 mod receipt;
 mod upload;
+mod usage;
 
 pub use download::Download;
+pub use range::Wanted;
 pub use receipt::Receipt;
 pub use upload::Upload;
 
-use crate::tables::FileKey;
+use crate::{failure::Refusal, tables::FileKey};
 use async_lock::Semaphore;
-use std::{cell::RefCell, collections::HashSet, sync::Arc};
+use event_listener::Event;
+use std::{cell::RefCell, collections::HashSet, sync::Arc, time::Duration};
 
 /// Uploads that hold a piece of their file in memory at a time, a chunk at most; more wait.
 const MOST_BUFFERED: usize = 64;
+
+/// Why there is no file, or none may come.
+#[derive(Debug, thiserror::Error)]
+pub enum Refused {
+    /// No such file or media id.
+    #[error("Media not found")]
+    NotFound,
+    /// The media id has no file yet.
+    #[error("Media has not been uploaded yet")]
+    NotYetUploaded,
+    /// It is another server's to give files to its media ids.
+    #[error("Media of another server cannot be uploaded here")]
+    OfAnotherServer,
+    /// Somebody else was given the media id.
+    #[error("Only the creator of the media ID can upload to it")]
+    NotCreator,
+    /// The media id has its file, or is about to.
+    #[error("Media ID already has content")]
+    HasContent,
+    /// The user has as many media ids without files as they may.
+    #[error("Too many pending media uploads")]
+    TooManyPending {
+        /// When the first of them ends.
+        retry_after: Duration,
+    },
+    /// The user's files would take more bytes than they may.
+    #[error("Upload quota exceeded")]
+    OverQuota(String),
+}
+
+impl Refusal for Refused {}
 
 /// What memory has of uploads.
 pub struct Uploads {
     /// Those of this run that have not ended.
     under_way: RefCell<HashSet<FileKey>>,
     buffers: Arc<Semaphore>,
+    /// A file became known.
+    arrived: Event,
 }
 
 impl Default for Uploads {
     fn default() -> Self {
-        Self { under_way: RefCell::default(), buffers: Arc::new(Semaphore::new(MOST_BUFFERED)) }
+        Self { under_way: RefCell::default(), buffers: Arc::new(Semaphore::new(MOST_BUFFERED)), arrived: Event::new() }
     }
 }

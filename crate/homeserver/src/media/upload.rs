@@ -5,6 +5,7 @@ use crate::{
     homeserver::Homeserver,
     locks::LockKey,
     tables::{self, FileKey, Media},
+    transaction::{Submitted, Tx},
 };
 use async_lock::SemaphoreGuardArc;
 use bytes::{Bytes, BytesMut};
@@ -32,9 +33,23 @@ impl Upload {
     /// The upload of a new file of this server.
     pub async fn begin(hs: &Rc<Homeserver>) -> Self {
         let buffer = hs.uploads.buffers.acquire_arc().await;
-        let key = (hs.server_name().to_owned(), hs.random_string(MEDIA_ID), String::new());
+        let key = hs.new_media_key();
         hs.uploads.under_way.borrow_mut().insert(key.clone());
         Self { hs: hs.clone(), key, begun: BytesMut::new(), size: 0, chunks: 0, _buffer: buffer }
+    }
+
+    /// The upload of a file whose name is known already; `None` where one is under way.
+    pub async fn begin_as(hs: &Rc<Homeserver>, key: FileKey) -> Result<Option<Self>> {
+        let buffer = hs.uploads.buffers.acquire_arc().await;
+        let (server, media_id, variant) = &key;
+        // Whoever clears away what an earlier try has left clears away this one as well.
+        let _lock = hs.lock(LockKey::File(server.to_string(), media_id.clone(), variant.clone())).await;
+        if !hs.uploads.under_way.borrow_mut().insert(key.clone()) {
+            return Ok(None);
+        }
+        let upload = Self { hs: hs.clone(), key, begun: BytesMut::new(), size: 0, chunks: 0, _buffer: buffer };
+        hs.forget_upload(&upload.key).await?;
+        Ok(Some(upload))
     }
 
     /// The file that it is to become.
@@ -92,17 +107,24 @@ impl Upload {
         unreachable!("the loop ends at the last attempt")
     }
 
-    /// Stores the rest and makes the file known, as `media` says, if what was read in this
-    /// generation still holds; ends when it is on disk.
-    pub async fn finish(&mut self, media: Media, generation: u64) -> Result<()> {
-        if !self.begun.is_empty() {
-            self.store_begun().await?;
-        }
+    /// Stores what does not fill a chunk.
+    pub async fn store_rest(&mut self) -> Result<()> {
+        if self.begun.is_empty() { Ok(()) } else { self.store_begun().await }
+    }
+
+    /// Makes the file known, all of which is stored, as `media` says, and whatever goes with it, if
+    /// what was read in this generation still holds.
+    pub fn make_known(&mut self, media: Media, generation: u64, also: impl FnOnce(&mut Tx)) -> Result<Submitted<()>, StoreError> {
         let known = self.hs.write(generation, |tx| {
             tables::MEDIA.put(tx, &self.key, &media);
             tables::UPLOADS.delete(tx, &self.key);
-        });
-        Ok(known?.durable().await?)
+            if !self.hs.config.authenticated_media {
+                tables::PUBLIC_MEDIA.put(tx, &self.key, &());
+            }
+            also(tx);
+        })?;
+        self.hs.uploads.arrived.notify(usize::MAX);
+        Ok(known)
     }
 
     /// Deletes what was stored of a file that will not be.
@@ -120,6 +142,3 @@ impl Drop for Upload {
         self.hs.uploads.under_way.borrow_mut().remove(&self.key);
     }
 }
-
-/// Letters of a media id.
-const MEDIA_ID: usize = 24;

@@ -89,6 +89,20 @@ pub static ENDPOINTS: &[Endpoint] = &[
         body: Object(&[Required("room_id", Id(RoomId))], None),
     },
     Endpoint {
+        method: "GET",
+        path: "download/{}/{}",
+        arguments: &[Id(ServerName), String],
+        query: &[("allow_redirect", Boolean), ("allow_remote", Boolean), ("timeout_ms", Integer)],
+        body: Object(&[], None),
+    },
+    Endpoint {
+        method: "GET",
+        path: "download/{}/{}/{}",
+        arguments: &[Id(ServerName), String, String],
+        query: &[("allow_redirect", Boolean), ("allow_remote", Boolean), ("timeout_ms", Integer)],
+        body: Object(&[], None),
+    },
+    Endpoint {
         method: "POST",
         path: "join/{}",
         arguments: &[Id(RoomIdOrAlias)],
@@ -499,6 +513,7 @@ pub static ENDPOINTS: &[Endpoint] = &[
         ],
         body: Object(&[], None),
     },
+    Endpoint { method: "PUT", path: "upload/{}/{}", arguments: &[Id(ServerName), String], query: &[], body: Any },
     Endpoint { method: "GET", path: "user/{}/account_data/{}", arguments: &[Id(UserId), String], query: &[], body: Object(&[], None) },
     Endpoint { method: "PUT", path: "user/{}/account_data/{}", arguments: &[Id(UserId), String], query: &[], body: Object(&[], None) },
     Endpoint { method: "POST", path: "user/{}/filter", arguments: &[Id(UserId)], query: &[], body: FILTER },

@@ -76,6 +76,15 @@ pub struct Media {
     pub created: u64,
 }
 
+/// A media id without a file.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PendingMedia {
+    /// Who may upload the file.
+    pub creator: UserNid,
+    /// When the id was given, in ms.
+    pub created: u64,
+}
+
 /// Something that a client may see.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Change {

@@ -167,6 +167,7 @@ fn own(server: &TestServer, owner: &Signer) {
     let messages = json!({ "messages": { &alice.id: { "*": { "hello": "you" } } } });
     server.put(alice, "/_matrix/client/v3/sendToDevice/org.example.hello/1", messages).ok();
     set_account_data(server, alice, None);
+    server.post(alice, "/_matrix/media/v1/create", json!({})).ok();
 }
 
 #[test]
@@ -196,6 +197,7 @@ fn nothing_but_its_name_is_left_of_an_account_that_ended() {
     let written = server.hs.write(server.store.generation(), |tx| {
         tables::UNREAD.put(tx, &(nid, room), &tables::Unread::default());
         tables::CLAIMED_KEYS.put(tx, &(nid, device, 1), &tables::RawBytes(vec![1]));
+        tables::MEDIA_USED.put(tx, &nid, &1);
     });
     written.expect("a write").visible();
     forget_changes(&server);

@@ -29,6 +29,8 @@ mod keys;
 mod knock;
 mod leftovers;
 mod media;
+mod media_access;
+mod media_uploads;
 mod members;
 mod membership;
 mod messages;
