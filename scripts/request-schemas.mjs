@@ -154,6 +154,9 @@ const list = (values) => `&[${values.join(', ')}]`;
 /** What has a name of its own, because the server asks for it elsewhere too. */
 const alwaysNamed = ['Filter', 'RoomEventFilter'];
 
+/** Another object has the title of one of those: that of the room directory. */
+const isAnother = ({ title, properties }) => title === 'Filter' && properties.some(({ name }) => name === 'generic_search_term');
+
 /** What is written once and named by its title, since several endpoints have it. */
 class Shared {
   #titles = new Map();
@@ -170,7 +173,7 @@ class Shared {
   written(schema) {
     const found = this.#titles.get(schema.title) ?? [];
     const inline = this.#inline(schema);
-    const isShared = alwaysNamed.includes(schema.title) || (schema.type === 'object' && found.length > 1 && found.every((other) => other === found[0]));
+    const isShared = (alwaysNamed.includes(schema.title) && !isAnother(schema)) || (schema.type === 'object' && found.length > 1 && found.every((other) => other === found[0]));
     if (!isShared) return inline;
     const name = schema.title.replaceAll(/([a-z])([A-Z])/g, '$1_$2').replaceAll(/[^A-Za-z0-9]+/g, '_').toUpperCase();
     this.#constants.set(name, inline);

@@ -229,6 +229,9 @@ impl Homeserver {
             if let Err(error) = hs.forget_ended_sessions().await {
                 tracing::warn!("could not delete expired user-interactive sessions: {error}");
             }
+            if let Err(error) = hs.forget_openid_tokens().await {
+                tracing::warn!("could not delete expired OpenID tokens: {error}");
+            }
             if let Err(error) = hs.forget_abandoned_uploads().await {
                 tracing::warn!("could not delete unfinished uploads: {error}");
             }

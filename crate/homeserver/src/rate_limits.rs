@@ -36,6 +36,8 @@ pub struct RateLimits {
     pub registration_tokens: Buckets,
     /// Accounts asked for.
     pub registrations: Buckets,
+    /// OpenID tokens asked for, by user id.
+    pub openid_tokens: Buckets,
 }
 
 impl Default for RateLimits {
@@ -46,6 +48,7 @@ impl Default for RateLimits {
             hashing: Hashing::default(),
             registration_tokens: Buckets::new(20, Duration::from_secs(5)),
             registrations: Buckets::new(200, Duration::from_secs(1)),
+            openid_tokens: Buckets::new(50, Duration::from_secs(10)),
         }
     }
 }
@@ -53,7 +56,7 @@ impl Default for RateLimits {
 impl RateLimits {
     /// Bytes that all buckets take, roughly.
     pub(crate) fn cached_bytes(&self) -> usize {
-        let buckets = [&self.passwords, &self.unknown_names, &self.registration_tokens, &self.registrations];
+        let buckets = [&self.passwords, &self.unknown_names, &self.registration_tokens, &self.registrations, &self.openid_tokens];
         buckets.into_iter().map(|buckets| buckets.full_at.borrow().bytes()).sum()
     }
 

@@ -122,6 +122,20 @@ impl UserCall {
     }
 }
 
+/// A request that everybody may send, of a user where they are logged in.
+pub struct OptionalCall {
+    /// The server.
+    pub hs: Rc<Homeserver>,
+    user: Option<LoggedIn>,
+}
+
+impl OptionalCall {
+    /// Who asks, where they are logged in.
+    pub fn requester(&self) -> Option<Requester<'_>> {
+        self.user.as_ref().map(|user| Requester::local(&user.session, user.is_guest))
+    }
+}
+
 /// The parts of a request that handlers look at beside ruma's type.
 #[derive(Clone)]
 pub struct RawRequest {
@@ -194,6 +208,11 @@ impl Incoming {
     fn user_call(self) -> Result<UserCall> {
         let LoggedIn { session, is_guest, token } = self.user.ok_or_else(Error::missing_token)?;
         Ok(UserCall { hs: self.hs, session, token, raw: raw(self.request, self.generation, self.is_repeated), is_guest })
+    }
+
+    #[inline(never)]
+    fn optional_call(self) -> OptionalCall {
+        OptionalCall { hs: self.hs, user: self.user }
     }
 
     /// The answer to what cannot be parsed. A user who may read nothing of a room is told that, and
@@ -316,6 +335,8 @@ enum Callers {
     All,
     /// Logged-in users, guests too, and pages of the server's own origin.
     UsersAndPages,
+    /// Everybody; of whoever sends an access token it is known who they are.
+    Anybody,
     /// Logged-in users, guests too.
     UsersAndGuests,
     /// Logged-in users who are no guests.
@@ -492,6 +513,21 @@ impl Table {
             Ok(answer::<R>(handler(incoming.call(), parsed)))
         };
         let (credentials, bound) = (Credentials::Token(Callers::All), Bound::Bytes(MAX_ANONYMOUS_BODY));
+        self.add(R::METHOD, &mut R::PATH_BUILDER.all_paths(), Endpoint { path: "", handler: Rc::new(handler), credentials, bound })
+    }
+
+    /// An endpoint that everybody may call, and that wants to know of a user who it is.
+    pub fn optional<R, F, A>(&mut self, handler: F) -> &mut Self
+    where
+        R: IncomingRequest + 'static,
+        F: Fn(OptionalCall, R) -> A + 'static,
+        A: Future<Output = Result<R::OutgoingResponse>> + 'static,
+    {
+        let handler = move |incoming: Incoming| {
+            let parsed = parse::<R>(&incoming)?;
+            Ok(answer::<R>(handler(incoming.optional_call(), parsed)))
+        };
+        let (credentials, bound) = (Credentials::Token(Callers::Anybody), Bound::Bytes(MAX_ANONYMOUS_BODY));
         self.add(R::METHOD, &mut R::PATH_BUILDER.all_paths(), Endpoint { path: "", handler: Rc::new(handler), credentials, bound })
     }
 
@@ -733,7 +769,11 @@ async fn authenticate(hs: &Homeserver, callers: Callers, headers: &HeaderMap, ur
     if callers == Callers::All {
         return Ok(None);
     }
-    let token = token_hash(&access_token(headers, uri).ok_or_else(Error::missing_token)?);
+    let token = match access_token(headers, uri) {
+        Some(token) => token_hash(&token),
+        None if callers == Callers::Anybody => return Ok(None),
+        None => return Err(Error::missing_token()),
+    };
     let since = hs.users.read_since();
     let session = tables::ACCESS_TOKENS.get(hs.store(), &token).await?.ok_or_else(Error::unknown_token)?;
     hs.users.found(since, &session.user_id, session.user);

@@ -183,6 +183,9 @@ pub const MEDIA_COUNTED: Table<(), ()> = Table::new(0x87, "uploads are counted")
 /// Files that came while files were given to everybody: they stay so.
 pub const PUBLIC_MEDIA: Table<FileKey, ()> = Table::new(0x88, "public media");
 
+/// Whose OpenID tokens are, by when they end, in ms, and by their SHA-256.
+pub const OPENID_TOKENS: Table<(u64, [u8; 32]), UserNid> = Table::new(0x90, "OpenID tokens");
+
 #[cfg(test)]
 mod tests {
     use super::*;

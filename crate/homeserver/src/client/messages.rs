@@ -21,7 +21,7 @@ use ruma::{
         client::{
             context::get_context,
             filter::{LazyLoadOptions, RoomEventFilter},
-            room::get_room_event,
+            room::{get_event_by_timestamp, get_room_event},
         },
     },
     events::{AnyStateEvent, AnyTimelineEvent, StateEventType},
@@ -204,4 +204,18 @@ pub async fn context(call: UserCall, Own(request): Own<get_context::v3::Request>
         events_after: hs.timeline_events(&room, &after.events, call.requester(), Format::Whole, &viewer).await?,
         state: hs.client_events(&room, &state, call.requester(), Format::Whole).await?,
     }))
+}
+
+/// `GET /rooms/{roomId}/timestamp_to_event`: of the events that who asks may see.
+pub async fn at_time(call: UserCall, request: get_event_by_timestamp::v1::Request) -> Result<get_event_by_timestamp::v1::Response> {
+    let hs = &call.hs;
+    let (room, _) = hs.readable(call.requester(), &request.room_id).await?;
+    let mut viewer = Viewer::new(hs, &room, call.requester()).await?;
+    let (direction, words) = match request.dir {
+        Dir::Forward => (Direction::Forward, "forward"),
+        Dir::Backward => (Direction::Backward, "backward"),
+    };
+    let found = hs.event_at_time(&room, request.ts.0.into(), direction, async |events| viewer.visible(hs, events).await).await?;
+    let event = found.ok_or_else(|| Error::not_found(format!("Unable to find event from {} in {words} direction", request.ts.0)))?;
+    Ok(get_event_by_timestamp::v1::Response::new(event.pdu.event_id.clone(), event.pdu.origin_server_ts))
 }

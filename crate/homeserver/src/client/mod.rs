@@ -9,13 +9,16 @@ mod capabilities;
 mod create_room;
 mod cross_signing;
 mod devices;
+mod directory;
 mod filters;
+mod hierarchy;
 pub mod interactive;
 mod key_backup;
 mod keys;
 mod media;
 mod membership;
 mod messages;
+mod openid;
 mod presence;
 mod profile;
 mod push_rules;
@@ -72,12 +75,14 @@ pub fn routes(table: &mut Table) {
     table.user(presence::get).user(presence::set);
     table.large(create_room::create_room);
     table.user(aliases::create).public(aliases::get).user(aliases::delete).user(aliases::of_room);
+    table.public(directory::rooms).user(directory::filtered_rooms).public(directory::visibility).user(directory::set_visibility);
+    table.user(hierarchy::hierarchy).optional(hierarchy::summary);
     table.guest(membership::join).guest(membership::join_by_id).user(membership::knock).guest(membership::leave).user(membership::forget);
     table.user(membership::invite).user(membership::kick).user(membership::ban).user(membership::unban);
     table.guest(state::all).guest(state::one).guest(state::put);
     table.guest(state::members).user(state::joined_members).user(state::joined_rooms);
     table.guest(send::message).user(send::redact).user(send::message_without_txn_id).user(send::redact_without_txn_id);
-    table.guest(messages::messages).guest(messages::context).guest(messages::event);
+    table.guest(messages::messages).guest(messages::context).guest(messages::event).user(messages::at_time);
     table.guest_many(to_device::send);
     table.guest_many(keys::upload).guest_many(keys::query).guest_many(keys::claim).user(keys::changes);
     table.user(cross_signing::upload_keys).many(cross_signing::upload_signatures);
@@ -88,6 +93,7 @@ pub fn routes(table: &mut Table) {
     table.user_stream(media::upload).user(media::create).user_stream(media::upload_to).user(media::config).user(media::old_config);
     table.page_stream(media::download).page_stream(media::download_as);
     table.public_stream(media::old_download).public_stream(media::old_download_as);
+    table.user(openid::request_token);
     table.user(relations::all).user(relations::by_type).user(relations::by_types);
 }
 

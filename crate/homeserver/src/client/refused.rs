@@ -1,9 +1,9 @@
 //! What a client is told of what rooms and other modules refuse.
 
 use crate::{
-    accounts, aliases, devices,
+    accounts, aliases, devices, directory,
     error::Error,
-    keys, media, profiles, push,
+    hierarchy, keys, media, openid, profiles, push,
     rate_limits::TooMany,
     room::{Refused, Stop},
     to_device,
@@ -119,6 +119,38 @@ impl From<aliases::Refused> for Error {
             // room".
             aliases::Refused::LeadsElsewhere(_) => Self::new(StatusCode::BAD_REQUEST, ErrorKind::BadAlias, message),
             aliases::Refused::Room(refused) => refused.into(),
+        }
+    }
+}
+
+impl From<directory::Refused> for Error {
+    fn from(refused: directory::Refused) -> Self {
+        let message = refused.to_string();
+        match refused {
+            directory::Refused::NoSuchRoom => Self::not_found(message),
+            directory::Refused::NotYours => Self::forbidden(message),
+            directory::Refused::NotAToken => Self::invalid_param(message),
+            directory::Refused::Room(refused) => refused.into(),
+        }
+    }
+}
+
+impl From<hierarchy::Refused> for Error {
+    fn from(refused: hierarchy::Refused) -> Self {
+        let message = refused.to_string();
+        match refused {
+            hierarchy::Refused::Unknown(_) => Self::forbidden(message),
+            hierarchy::Refused::NotAToken | hierarchy::Refused::OfAnotherQuestion | hierarchy::Refused::NoRooms => Self::invalid_param(message),
+            hierarchy::Refused::Room(refused) => refused.into(),
+        }
+    }
+}
+
+impl From<openid::Error> for Error {
+    fn from(error: openid::Error) -> Self {
+        match error {
+            openid::Error::TooMany(too_many) => too_many.into(),
+            openid::Error::Store(error) => error.into(),
         }
     }
 }

@@ -11,12 +11,14 @@ use std::borrow::Cow;
 
 /// Parts of later versions, and proposals, that clients may rely on here although the version as a
 /// whole is not claimed.
-const FEATURES: [&str; 6] = [
+const FEATURES: [&str; 7] = [
     // v1.4: receipts that are their user's alone.
     "org.matrix.msc2285.stable",
     // v1.4: receipts in threads, and unread counts for each thread in /sync.
     "org.matrix.msc3771",
     "org.matrix.msc3773",
+    // v1.6: the event closest to a time.
+    "org.matrix.msc3030",
     // v1.7: mentions by user id decide what notifies.
     "org.matrix.msc3952_intentional_mentions",
     // v1.10: relations of relations.

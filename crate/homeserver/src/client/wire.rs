@@ -8,10 +8,12 @@ use ruma::{
         IncomingRequest, Metadata,
         auth_scheme::AccessToken,
         client::{
+            directory::set_room_visibility,
             message::{get_message_events, send_message_event},
             profile::set_profile_field,
             push::set_pushrule,
             redact::redact_event,
+            room::Visibility,
             session::login,
             sync::sync_events::{
                 DeviceLists, UnreadNotificationsCount,
@@ -432,5 +434,33 @@ impl IncomingRequest for SetTyping {
         let body = serde_json::to_vec(&body)?;
         let request = http::Request::from_parts(parts, body.as_slice());
         create_typing_event::v3::Request::try_from_http_request_inner(request, path_args).map(Self)
+    }
+}
+
+/// `PUT /_matrix/client/v3/directory/list/room/{roomId}`: ruma wants a `visibility`, which
+/// "defaults to `public`".
+pub struct SetVisibility(pub set_room_visibility::v3::Request);
+
+impl Metadata for SetVisibility {
+    const METHOD: http::Method = set_room_visibility::v3::Request::METHOD;
+    const RATE_LIMITED: bool = set_room_visibility::v3::Request::RATE_LIMITED;
+    type Authentication = <set_room_visibility::v3::Request as Metadata>::Authentication;
+    type PathBuilder = <set_room_visibility::v3::Request as Metadata>::PathBuilder;
+    const PATH_BUILDER: Self::PathBuilder = set_room_visibility::v3::Request::PATH_BUILDER;
+}
+
+impl IncomingRequest for SetVisibility {
+    type EndpointError = MatrixError;
+    type OutgoingResponse = set_room_visibility::v3::Response;
+
+    fn try_from_http_request_inner(request: http::Request<&[u8]>, path_args: &[&str]) -> Result<Self, DeserializationError> {
+        #[derive(Deserialize)]
+        struct Body {
+            visibility: Option<Visibility>,
+        }
+        let arguments = de::value::SeqDeserializer::<_, de::value::Error>::new(path_args.iter().copied());
+        let (room_id,): (OwnedRoomId,) = Deserialize::deserialize(arguments)?;
+        let body: Body = serde_json::from_slice(request.body())?;
+        Ok(Self(set_room_visibility::v3::Request::new(room_id, body.visibility.unwrap_or(Visibility::Public))))
     }
 }

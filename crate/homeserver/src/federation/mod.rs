@@ -4,6 +4,7 @@
 pub mod authentication;
 pub mod client;
 pub mod keys;
+mod openid;
 mod query;
 mod server_keys;
 mod version;
@@ -29,5 +30,6 @@ impl Federation {
 pub fn routes(table: &mut Table) {
     table.public(well_known::server).public(version::version).public(server_keys::own);
     table.public(server_keys::notarized).public(server_keys::notarized_many);
+    table.public(openid::userinfo);
     table.peer(query::profile).peer(query::directory);
 }

@@ -30,6 +30,7 @@ mod stop;
 #[cfg(test)]
 pub(crate) mod tests;
 mod timeline;
+mod timestamp;
 mod visibility;
 mod write;
 

@@ -79,6 +79,14 @@ pub static ENDPOINTS: &[Endpoint] = &[
     },
     Endpoint { method: "GET", path: "devices/{}", arguments: &[Id(DeviceId)], query: &[], body: Object(&[], None) },
     Endpoint { method: "PUT", path: "devices/{}", arguments: &[Id(DeviceId)], query: &[], body: Object(&[Optional("display_name", String)], None) },
+    Endpoint { method: "GET", path: "directory/list/room/{}", arguments: &[Id(RoomId)], query: &[], body: Object(&[], None) },
+    Endpoint {
+        method: "PUT",
+        path: "directory/list/room/{}",
+        arguments: &[Id(RoomId)],
+        query: &[],
+        body: Object(&[Optional("visibility", OneOf(&["private", "public"]))], None),
+    },
     Endpoint { method: "DELETE", path: "directory/room/{}", arguments: &[Id(RoomAlias)], query: &[], body: Object(&[], None) },
     Endpoint { method: "GET", path: "directory/room/{}", arguments: &[Id(RoomAlias)], query: &[], body: Object(&[], None) },
     Endpoint {
@@ -229,6 +237,29 @@ pub static ENDPOINTS: &[Endpoint] = &[
     Endpoint { method: "GET", path: "profile/{}/{}", arguments: &[Id(UserId), String], query: &[], body: Object(&[], None) },
     Endpoint { method: "PUT", path: "profile/{}/{}", arguments: &[Id(UserId), String], query: &[], body: Object(&[], None) },
     Endpoint {
+        method: "GET",
+        path: "publicRooms",
+        arguments: &[],
+        query: &[("limit", Integer), ("server", Id(ServerName))],
+        body: Object(&[], None),
+    },
+    Endpoint {
+        method: "POST",
+        path: "publicRooms",
+        arguments: &[],
+        query: &[("server", Id(ServerName))],
+        body: Object(
+            &[
+                Optional("filter", Object(&[Optional("generic_search_term", String), Optional("room_types", Array(&Either(&[String, Null])))], None)),
+                Optional("include_all_networks", Boolean),
+                Optional("limit", Integer),
+                Optional("since", String),
+                Optional("third_party_instance_id", String),
+            ],
+            None,
+        ),
+    },
+    Endpoint {
         method: "DELETE",
         path: "pushrules/global/{}/{}",
         arguments: &[OneOf(&["override", "underride", "sender", "room", "content"]), String],
@@ -353,6 +384,13 @@ pub static ENDPOINTS: &[Endpoint] = &[
             None,
         ),
     },
+    Endpoint {
+        method: "GET",
+        path: "room_summary/{}",
+        arguments: &[Id(RoomIdOrAlias)],
+        query: &[("via", Array(&Id(ServerName)))],
+        body: Object(&[], None),
+    },
     Endpoint { method: "GET", path: "rooms/{}/aliases", arguments: &[Id(RoomId)], query: &[], body: Object(&[], None) },
     Endpoint {
         method: "POST",
@@ -370,6 +408,13 @@ pub static ENDPOINTS: &[Endpoint] = &[
     },
     Endpoint { method: "GET", path: "rooms/{}/event/{}", arguments: &[Id(RoomId), Id(EventId)], query: &[], body: Object(&[], None) },
     Endpoint { method: "POST", path: "rooms/{}/forget", arguments: &[Id(RoomId)], query: &[], body: Object(&[], None) },
+    Endpoint {
+        method: "GET",
+        path: "rooms/{}/hierarchy",
+        arguments: &[Id(RoomId)],
+        query: &[("limit", Integer), ("max_depth", Integer), ("suggested_only", Boolean)],
+        body: Object(&[], None),
+    },
     Endpoint {
         method: "POST",
         path: "rooms/{}/invite",
@@ -481,6 +526,13 @@ pub static ENDPOINTS: &[Endpoint] = &[
     },
     Endpoint { method: "PUT", path: "rooms/{}/state/{}/{}", arguments: &[Id(RoomId), String, String], query: &[], body: Object(&[], None) },
     Endpoint {
+        method: "GET",
+        path: "rooms/{}/timestamp_to_event",
+        arguments: &[Id(RoomId)],
+        query: &[("dir", OneOf(&["f", "b"])), ("ts", Integer)],
+        body: Object(&[], None),
+    },
+    Endpoint {
         method: "PUT",
         path: "rooms/{}/typing/{}",
         arguments: &[Id(RoomId), Id(UserId)],
@@ -518,6 +570,7 @@ pub static ENDPOINTS: &[Endpoint] = &[
     Endpoint { method: "PUT", path: "user/{}/account_data/{}", arguments: &[Id(UserId), String], query: &[], body: Object(&[], None) },
     Endpoint { method: "POST", path: "user/{}/filter", arguments: &[Id(UserId)], query: &[], body: FILTER },
     Endpoint { method: "GET", path: "user/{}/filter/{}", arguments: &[Id(UserId), String], query: &[], body: Object(&[], None) },
+    Endpoint { method: "POST", path: "user/{}/openid/request_token", arguments: &[Id(UserId)], query: &[], body: Object(&[], None) },
     Endpoint {
         method: "GET",
         path: "user/{}/rooms/{}/account_data/{}",

@@ -18,6 +18,7 @@ fn versions_and_features_are_what_clients_may_rely_on() {
     let features = body["unstable_features"].as_object().expect("features");
     let expected = [
         "org.matrix.msc2285.stable",
+        "org.matrix.msc3030",
         "org.matrix.msc3771",
         "org.matrix.msc3773",
         "org.matrix.msc3916.stable",
