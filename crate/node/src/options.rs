@@ -1,6 +1,6 @@
 //! The command line: every option is a flag and an environment variable of the same meaning.
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, Parser, Subcommand, ValueEnum, builder::BoolishValueParser};
 use ephapse_homeserver::{Config, FederatesWith, Registration};
 use ruma::{OwnedServerName, RoomVersionId, room_version_rules::RoomVersionRules};
 use std::{fmt, net::SocketAddr, path::PathBuf, str::FromStr, time::Duration};
@@ -97,6 +97,19 @@ pub struct Serve {
     /// commas [default: none]
     #[arg(long, env = "HS_TRUSTED_KEY_SERVERS", value_name = "SERVERS", value_delimiter = ',', value_parser = one_of_server_names)]
     pub trusted_key_servers: Vec<Listed<OwnedServerName>>,
+
+    /// Certificates of authorities, PEM, that other servers' certificates may be of, beside those
+    /// that the system trusts
+    #[arg(long, env = "HS_CA_CERT", value_name = "FILE")]
+    pub ca_cert: Option<PathBuf>,
+
+    /// Where other servers are that are not looked up, as name=ip:port, separated by commas
+    #[arg(long, env = "HS_FED_RESOLVE", value_name = "NAME=IP:PORT", value_delimiter = ',', value_parser = resolved)]
+    pub resolve: Vec<Listed<(String, SocketAddr)>>,
+
+    /// Allows other servers to have addresses that are not public: of this machine or its networks
+    #[arg(long, env = "HS_ALLOW_LOOPBACK_FEDERATION", value_parser = BoolishValueParser::new())]
+    pub allow_loopback_federation: bool,
 
     /// The largest allowed upload, in bytes
     #[arg(long, visible_alias = "max-upload-size", env = "HS_MAX_UPLOAD", value_name = "BYTES", default_value_t = Config::default().max_upload)]
@@ -234,6 +247,16 @@ fn one_of_server_names(text: &str) -> Result<Listed<OwnedServerName>, String> {
     (!text.trim().is_empty()).then(|| server_name(text.trim())).transpose().map(Listed)
 }
 
+fn resolved(text: &str) -> Result<Listed<(String, SocketAddr)>, String> {
+    let text = text.trim();
+    if text.is_empty() {
+        return Ok(Listed(None));
+    }
+    let pair = text.split_once('=').and_then(|(name, address)| Some((server_name(name.trim()).ok()?, address.trim().parse().ok()?)));
+    let (name, address) = pair.ok_or("expected name=ip:port, such as example.org=192.0.2.1:8448")?;
+    Ok(Listed(Some((name.as_str().to_lowercase(), address))))
+}
+
 fn named(patterns: &[String]) -> Vec<String> {
     patterns.iter().map(|pattern| pattern.trim().to_owned()).filter(|pattern| !pattern.is_empty()).collect()
 }
@@ -305,6 +328,20 @@ mod tests {
         assert!(config(&["--trusted-key-servers", ""]).trusted_key_servers.is_empty());
         assert_eq!(config(&["--trusted-key-servers", "one.example,[::1]:8448"]).trusted_key_servers, ["one.example", "[::1]:8448"]);
         assert!(serve(&["--trusted-key-servers", "no spaces"]).is_err());
+
+        let found: Vec<_> = serve(&["--resolve", "One.example=127.0.0.1:1,localhost:8448=[::1]:2,"])
+            .expect("valid")
+            .resolve
+            .into_iter()
+            .filter_map(|listed| listed.0)
+            .collect();
+        assert_eq!(
+            found,
+            [("one.example".to_owned(), ([127, 0, 0, 1], 1).into()), ("localhost:8448".to_owned(), ([0, 0, 0, 0, 0, 0, 0, 1], 2).into())]
+        );
+        assert!(serve(&["--resolve", "one.example"]).is_err_and(|error| error.contains("name=ip:port")));
+        assert!(!serve(&[]).expect("valid").allow_loopback_federation);
+        assert!(serve(&["--allow-loopback-federation"]).expect("valid").allow_loopback_federation);
     }
 
     #[test]

@@ -1,13 +1,33 @@
 //! What a native process lends the homeserver.
 
-use ephapse_homeserver::{EndOfSlice, Host};
+use ephapse_homeserver::{
+    EndOfSlice, Host,
+    transport::{NoTransport, Transport},
+};
 use ephapse_store::LocalBoxFuture;
 use icu_normalizer::ComposingNormalizerBorrowed;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::{
+    rc::Rc,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
 
 /// The system's clock and randomness, Unicode's tables, tokio's timers and tasks, and its threads
 /// for what computes.
-pub struct NativeHost;
+pub struct NativeHost {
+    transport: Rc<dyn Transport>,
+}
+
+impl NativeHost {
+    /// A host from which there is this way to other servers.
+    pub fn new(transport: Rc<dyn Transport>) -> Self {
+        Self { transport }
+    }
+
+    /// A host from which there is no way to other servers.
+    pub fn alone() -> Self {
+        Self::new(Rc::new(NoTransport))
+    }
+}
 
 impl Host for NativeHost {
     fn now(&self) -> u64 {
@@ -33,6 +53,10 @@ impl Host for NativeHost {
 
     fn yield_now(&self, _: EndOfSlice) -> LocalBoxFuture<'static, ()> {
         Box::pin(tokio::task::yield_now())
+    }
+
+    fn transport(&self) -> Rc<dyn Transport> {
+        self.transport.clone()
     }
 
     fn compute(&self, work: Box<dyn FnOnce() -> Vec<u8> + Send>) -> LocalBoxFuture<'static, Vec<u8>> {

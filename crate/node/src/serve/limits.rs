@@ -14,6 +14,12 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 /// Connections at a time. Past this, new ones wait in the listener's backlog.
 const MOST_CONNECTIONS: usize = 4_096;
 
+/// Connections to other servers at a time.
+const MOST_OUTGOING: usize = 1_024;
+
+/// Where there are few file descriptors, one part of so many is for connections to other servers.
+const PART_OF_OUTGOING: u64 = 4;
+
 /// File descriptors that are not connections: the database, the listeners, the runtime, the
 /// standard streams.
 const OTHER_DESCRIPTORS: u64 = 64;
@@ -54,7 +60,7 @@ pub struct Place {
 impl Places {
     /// As many as the system has file descriptors for; the process asks it for what it may have.
     pub fn new() -> Self {
-        Self::of(places_within(raised_limit()))
+        Self::of(connections_within(raised_limit()).incoming)
     }
 
     /// So many.
@@ -109,14 +115,28 @@ impl Drop for Place {
 fn raised_limit() -> u64 {
     let limit = getrlimit(Resource::Nofile);
     let current = limit.current.unwrap_or(u64::MAX);
-    let wanted = (MOST_CONNECTIONS as u64 + OTHER_DESCRIPTORS).min(limit.maximum.unwrap_or(u64::MAX));
+    let wanted = ((MOST_CONNECTIONS + MOST_OUTGOING) as u64 + OTHER_DESCRIPTORS).min(limit.maximum.unwrap_or(u64::MAX));
     let raised = current < wanted && setrlimit(Resource::Nofile, Rlimit { current: Some(wanted), maximum: limit.maximum }).is_ok();
     if raised { wanted } else { current }
 }
 
-fn places_within(descriptors: u64) -> usize {
-    let places = usize::try_from(descriptors.saturating_sub(OTHER_DESCRIPTORS)).unwrap_or(usize::MAX);
-    places.clamp(1, MOST_CONNECTIONS)
+/// Connections to other servers at a time, as many as the system has file descriptors for.
+pub fn outgoing() -> usize {
+    connections_within(raised_limit()).outgoing
+}
+
+/// How many connections there may be at a time, of clients and other servers, and to others.
+#[derive(Debug, PartialEq, Eq)]
+struct MostConnections {
+    incoming: usize,
+    outgoing: usize,
+}
+
+fn connections_within(descriptors: u64) -> MostConnections {
+    let bounded = |places: u64, most: usize| usize::try_from(places).unwrap_or(usize::MAX).clamp(1, most);
+    let places = descriptors.saturating_sub(OTHER_DESCRIPTORS);
+    let outgoing = bounded(places / PART_OF_OUTGOING, MOST_OUTGOING);
+    MostConnections { incoming: bounded(places.saturating_sub(outgoing as u64), MOST_CONNECTIONS), outgoing }
 }
 
 /// The address, or of IPv6 the network that one customer is given, who may use any address in it.
@@ -226,10 +246,14 @@ mod tests {
 
     #[test]
     fn there_are_no_more_connections_than_file_descriptors() {
-        assert_eq!(places_within(1_024), 960);
-        assert_eq!(places_within(1 << 20), 4_096);
-        assert_eq!(places_within(u64::MAX), 4_096);
-        assert_eq!(places_within(10), 1);
+        let within = |descriptors| {
+            let MostConnections { incoming, outgoing } = connections_within(descriptors);
+            (incoming, outgoing)
+        };
+        assert_eq!(within(1_024), (720, 240));
+        assert_eq!(within(1 << 20), (4_096, 1_024));
+        assert_eq!(within(u64::MAX), (4_096, 1_024));
+        assert_eq!(within(10), (1, 1));
     }
 
     #[test]

@@ -4,10 +4,12 @@
 //! No endpoint lives here: every request goes to `Homeserver::handle`.
 
 mod connection;
+mod federation;
 mod host;
 mod limits;
 mod listening;
 mod logged;
+mod pace;
 mod request_body;
 mod target;
 #[cfg(test)]
@@ -18,6 +20,7 @@ use crate::options::{self, Address};
 use connection::Connections;
 use ephapse_homeserver::{Homeserver, OpenError, tables::FORMAT};
 use ephapse_store::{RedbOptions, RedbStore, Store, StoreError};
+use federation::{Https, TrustError};
 use host::NativeHost;
 use std::{
     fs::{self, DirBuilder},
@@ -65,6 +68,9 @@ pub enum ServeError {
     /// The certificate or its key.
     #[error(transparent)]
     Tls(#[from] TlsError),
+    /// The file of `--ca-cert`.
+    #[error(transparent)]
+    Trust(#[from] TrustError),
     /// The data directory cannot be made or written.
     #[error("{} cannot be written: {source}; choose another directory with --data-dir, or let this user write there", .directory.display())]
     DataDirectory {
@@ -126,9 +132,10 @@ pub fn serve(options: options::Serve) -> Result<(), ServeError> {
 async fn run(options: options::Serve) -> Result<(), ServeError> {
     let mut signals = Signals::new().map_err(ServeError::System)?;
     let acceptor = tls::acceptor(&options)?;
+    let host = host(&options)?;
     let plain = listening::listen(options.plain_address()).await?;
     let tls = listening::listen(options.listen_tls.clone()).await?;
-    let (homeserver, store) = open(&options).await?;
+    let (homeserver, store) = open(&options, host).await?;
 
     let connections = Connections::new(homeserver.clone());
     for (listener, address) in plain {
@@ -165,7 +172,22 @@ fn ready(homeserver: &Homeserver, scheme: &str, address: SocketAddr) {
     println!("{} listens on {scheme}://{address}", homeserver.server_name());
 }
 
-async fn open(options: &options::Serve) -> Result<(Rc<Homeserver>, Rc<dyn Store>), ServeError> {
+/// What the process lends: with a way to other servers, unless there are to be none.
+fn host(options: &options::Serve) -> Result<NativeHost, TrustError> {
+    if options.federation == options::Switch::Off {
+        return Ok(NativeHost::alone());
+    }
+    let authorities = options.ca_cert.as_deref().map(federation::extra_authorities).transpose()?.unwrap_or_default();
+    let https = Https::new(federation::Options {
+        authorities,
+        resolve: options.resolve.iter().flat_map(|listed| listed.0.clone()).collect(),
+        any_address: options.allow_loopback_federation,
+        most_connections: limits::outgoing(),
+    });
+    Ok(NativeHost::new(Rc::new(https)))
+}
+
+async fn open(options: &options::Serve, host: NativeHost) -> Result<(Rc<Homeserver>, Rc<dyn Store>), ServeError> {
     let directory = &options.data_dir;
     let unwritable = |source| ServeError::DataDirectory { directory: directory.clone(), source };
     make_private(directory).map_err(unwritable)?;
@@ -174,7 +196,7 @@ async fn open(options: &options::Serve) -> Result<(Rc<Homeserver>, Rc<dyn Store>
     let store_options = RedbOptions { content_format: FORMAT, ..RedbOptions::default() };
     let store = RedbStore::open_with(directory, store_options).map_err(|error| database_error(directory, error.into()))?;
     let store: Rc<dyn Store> = Rc::new(store);
-    match Homeserver::open(store.clone(), Rc::new(NativeHost), options.config()).await {
+    match Homeserver::open(store.clone(), Rc::new(host), options.config()).await {
         Ok(homeserver) => Ok((homeserver, store)),
         Err(error) => Err(database_error(directory, error)),
     }

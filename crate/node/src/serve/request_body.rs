@@ -1,7 +1,7 @@
 //! The body of a request as it arrives over a connection: within bounds of time while the
 //! homeserver reads it, and taken off the wire when it does not.
 
-use super::limits::Share;
+use super::{limits::Share, pace::Pace};
 use bytes::Bytes;
 use ephapse_homeserver::BodyError;
 use http_body::{Body, Frame, SizeHint};
@@ -17,18 +17,11 @@ use std::{
 use tokio::{
     sync::watch,
     task::spawn_local,
-    time::{Instant, sleep, sleep_until, timeout},
+    time::{sleep, sleep_until, timeout},
 };
 
-/// How long a body may pause.
-const PAUSE: Duration = Duration::from_secs(60);
-
-/// How long it may pause when the process is about to end.
+/// How long a body may pause when the process is about to end.
 const PAUSE_WHEN_LEAVING: Duration = Duration::from_millis(200);
-
-/// Bytes a second that a body must have on average once it is older than [`PAUSE`], so that one
-/// that drips does not hold its place for long.
-const SLOWEST: u64 = 16 << 10;
 
 /// How long the rest of a body that nobody reads is thrown away before the connection is closed.
 /// Closed at once, the system would reset it, and a client that is still sending would never see
@@ -39,8 +32,7 @@ const LINGER: Duration = Duration::from_secs(1);
 pub struct RequestBody {
     /// `None` when it ended.
     incoming: Option<Incoming>,
-    began: Instant,
-    received: u64,
+    pace: Pace,
     /// Made when it has to be waited for; ends when it need not be waited for any longer.
     pause: Option<Pin<Box<dyn Future<Output = GivenUp>>>>,
     leaving: watch::Receiver<bool>,
@@ -81,7 +73,7 @@ impl RequestBody {
     /// The body of a request that arrived just now; `leaving` becomes true when the process
     /// is about to end.
     pub fn new(incoming: Incoming, leaving: watch::Receiver<bool>, request: Rc<Incomplete>) -> Self {
-        Self { incoming: Some(incoming), began: Instant::now(), received: 0, pause: None, leaving, request }
+        Self { incoming: Some(incoming), pace: Pace::new(), pause: None, leaving, request }
     }
 
     /// Nothing more is read. The connection is closed with it: what comes later is no part of
@@ -92,13 +84,8 @@ impl RequestBody {
         Poll::Ready(Some(Err(why.into())))
     }
 
-    fn next_deadline(&self) -> Instant {
-        let slowest = self.began + PAUSE + Duration::from_secs(self.received / SLOWEST);
-        slowest.min(Instant::now() + PAUSE)
-    }
-
     fn pause(&self) -> Pin<Box<dyn Future<Output = GivenUp>>> {
-        let (deadline, mut leaving) = (self.next_deadline(), self.leaving.clone());
+        let (deadline, mut leaving) = (self.pace.deadline(), self.leaving.clone());
         Box::pin(async move {
             let left = async {
                 let _ = leaving.wait_for(|leaving| *leaving).await;
@@ -123,7 +110,7 @@ impl Body for RequestBody {
             match &frame {
                 Some(Ok(frame)) => {
                     let bytes = frame.data_ref().map_or(0, Bytes::len);
-                    self.received += bytes as u64;
+                    self.pace.received(bytes);
                     if !self.request.share.take(bytes) {
                         return self.give_up(GivenUp::NoRoom);
                     }

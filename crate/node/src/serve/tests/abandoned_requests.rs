@@ -13,27 +13,27 @@ struct Busy(watch::Sender<bool>);
 
 impl Host for Busy {
     fn now(&self) -> u64 {
-        NativeHost.now()
+        NativeHost::alone().now()
     }
 
     fn random(&self, bytes: &mut [u8]) {
-        NativeHost.random(bytes);
+        NativeHost::alone().random(bytes);
     }
 
     fn nfkc(&self, text: &str) -> String {
-        NativeHost.nfkc(text)
+        NativeHost::alone().nfkc(text)
     }
 
     fn sleep(&self, duration: Duration) -> LocalBoxFuture<'static, ()> {
-        NativeHost.sleep(duration)
+        NativeHost::alone().sleep(duration)
     }
 
     fn spawn(&self, task: LocalBoxFuture<'static, ()>) {
-        NativeHost.spawn(task);
+        NativeHost::alone().spawn(task);
     }
 
     fn yield_now(&self, end: EndOfSlice) -> LocalBoxFuture<'static, ()> {
-        NativeHost.yield_now(end)
+        NativeHost::alone().yield_now(end)
     }
 
     fn compute(&self, work: Box<dyn FnOnce() -> Vec<u8> + Send>) -> LocalBoxFuture<'static, Vec<u8>> {

@@ -99,7 +99,7 @@ fn the_stop_does_not_wait_for_redb() {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
     let began = LocalSet::new().block_on(&runtime, async {
         let store: Rc<dyn Store> = Rc::new(RedbStore::open_with(directory.path(), options).expect("opens"));
-        let homeserver = Homeserver::open(store.clone(), Rc::new(NativeHost), Config::default()).await.expect("opens");
+        let homeserver = Homeserver::open(store.clone(), Rc::new(NativeHost::alone()), Config::default()).await.expect("opens");
         for n in 0..16_u8 {
             let mut batch = Batch::new();
             batch.put(vec![0xff, n], vec![n; 500]);

@@ -45,7 +45,7 @@ pub(super) fn named(name: Option<&str>) -> Config {
 }
 
 pub(super) async fn homeserver_with(config: Config) -> Rc<Homeserver> {
-    Homeserver::open(Rc::new(MemoryStore::default()), Rc::new(NativeHost), config).await.expect("it opens")
+    Homeserver::open(Rc::new(MemoryStore::default()), Rc::new(NativeHost::alone()), config).await.expect("it opens")
 }
 
 /// One of `places`, that has to be free.
