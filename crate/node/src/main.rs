@@ -1,15 +1,22 @@
-//! The native binary `ephapse`. `ephapse serve` is the homeserver on TCP ports; everything Matrix
-//! is in `ephapse_homeserver`.
+//! The native binary `ephapse`. `ephapse serve` is the homeserver on TCP ports, `ephapse status` asks
+//! it how it is; everything Matrix is in `ephapse_homeserver`.
 
 mod options;
 mod serve;
+mod status;
 
 use clap::Parser;
 use options::{Command, Options};
-use std::process::ExitCode;
+use std::{fmt::Display, process::ExitCode};
 
 fn main() -> ExitCode {
-    let Command::Serve(options) = Options::parse().command;
+    match Options::parse().command {
+        Command::Serve(options) => serve(options),
+        Command::Status(options) => ended(status::status(&options)),
+    }
+}
+
+fn serve(options: options::Serve) -> ExitCode {
     let filter = match tracing_subscriber::EnvFilter::try_new(options.log_filter()) {
         Ok(filter) => filter,
         Err(error) => {
@@ -25,7 +32,11 @@ fn main() -> ExitCode {
             tell(panic);
         }
     }));
-    match serve::serve(options) {
+    ended(serve::serve(options))
+}
+
+fn ended(result: Result<(), impl Display>) -> ExitCode {
+    match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("ephapse: {error}");

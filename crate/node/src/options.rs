@@ -19,6 +19,20 @@ pub struct Options {
 pub enum Command {
     /// Runs the homeserver until SIGINT or SIGTERM
     Serve(Serve),
+    /// Shows how the server on a data directory is
+    Status(Status),
+}
+
+/// The options of `ephapse status`.
+#[derive(Args)]
+pub struct Status {
+    /// The data directory of the server that runs
+    #[arg(long, env = "HS_DATA_DIR", default_value = "ephapse-data", value_name = "DIRECTORY")]
+    pub data_dir: PathBuf,
+
+    /// Shows it as JSON
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// The options of `ephapse serve`.
@@ -110,6 +124,11 @@ pub struct Serve {
     /// Allows other servers to have addresses that are not public: of this machine or its networks
     #[arg(long, env = "HS_ALLOW_LOOPBACK_FEDERATION", value_parser = BoolishValueParser::new())]
     pub allow_loopback_federation: bool,
+
+    /// Where Prometheus finds /metrics, in plain HTTP: a port of this machine alone, ip:port or
+    /// name:port [default: nowhere]
+    #[arg(long, env = "HS_METRICS_BIND", value_name = "PORT", value_parser = metrics_address)]
+    pub metrics: Option<Address>,
 
     /// The largest allowed upload, in bytes
     #[arg(long, visible_alias = "max-upload-size", env = "HS_MAX_UPLOAD", value_name = "BYTES", default_value_t = Config::default().max_upload)]
@@ -234,6 +253,14 @@ impl Serve {
     }
 }
 
+/// Whoever can read metrics learns when how much is said: a port alone is one of this machine.
+fn metrics_address(text: &str) -> Result<Address, &'static str> {
+    match text.parse() {
+        Ok(port) => Ok(Address::Ip(([127, 0, 0, 1], port).into())),
+        Err(_) => text.parse(),
+    }
+}
+
 fn server_name(text: &str) -> Result<OwnedServerName, String> {
     OwnedServerName::try_from(text).map_err(|_| "expected a host or host:port, such as example.org or localhost:8448".to_owned())
 }
@@ -284,8 +311,10 @@ mod tests {
     use clap::CommandFactory;
 
     fn serve(arguments: &[&str]) -> Result<Serve, String> {
-        let Command::Serve(serve) = Options::try_parse_from(["ephapse", "serve"].iter().chain(arguments)).map_err(|error| error.to_string())?.command;
-        Ok(serve)
+        match Options::try_parse_from(["ephapse", "serve"].iter().chain(arguments)).map_err(|error| error.to_string())?.command {
+            Command::Serve(serve) => Ok(serve),
+            Command::Status(_) => panic!("it is serve that was parsed"),
+        }
     }
 
     #[test]
@@ -378,6 +407,15 @@ mod tests {
         for wrong in ["localhost", "8008", ":8008", "localhost:", "localhost:99999", "::1:8008", "http://localhost:8008", "a b:1"] {
             assert!(listen(wrong).is_err_and(|error| error.contains("localhost:8008")), "{wrong}");
         }
+    }
+
+    #[test]
+    fn metrics_are_for_this_machine_unless_said_otherwise() {
+        let metrics = |value: &str| serve(&["--metrics", value]).map(|serve| serve.metrics.expect("as given"));
+        assert_eq!(metrics("9000"), Ok(Address::Ip(([127, 0, 0, 1], 9000).into())));
+        assert_eq!(metrics("0.0.0.0:9000"), Ok(Address::Ip(([0, 0, 0, 0], 9000).into())));
+        assert!(metrics("99999").is_err());
+        assert!(serve(&[]).expect("valid").metrics.is_none());
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use super::{
     limits::{Place, Places, Room},
     logged::Logged,
+    metrics::Requests,
     request_body::{Incomplete, RequestBody},
     target::with_target,
 };
@@ -48,11 +49,13 @@ const NO_ROOM: Duration = Duration::from_millis(50);
 pub(super) struct Serving {
     homeserver: Rc<Homeserver>,
     room: Room,
+    /// Where requests are counted, if they are.
+    requests: Option<Rc<Requests>>,
 }
 
 impl Serving {
-    pub(super) fn new(homeserver: Rc<Homeserver>) -> Self {
-        Self { homeserver, room: Room::new() }
+    pub(super) fn new(homeserver: Rc<Homeserver>, requests: Option<Rc<Requests>>) -> Self {
+        Self { homeserver, room: Room::new(), requests }
     }
 }
 
@@ -67,8 +70,8 @@ pub struct Connections {
 
 impl Connections {
     /// None yet.
-    pub fn new(homeserver: Rc<Homeserver>) -> Self {
-        Self { serving: Serving::new(homeserver), places: Places::new(), leaving: watch::Sender::new(false) }
+    pub fn new(homeserver: Rc<Homeserver>, requests: Option<Rc<Requests>>) -> Self {
+        Self { serving: Serving::new(homeserver, requests), places: Places::new(), leaving: watch::Sender::new(false) }
     }
 
     /// Serves what connects to `listener`, in the background.
@@ -196,9 +199,9 @@ fn entrance(homeserver: &Homeserver, path: &str) -> Entrance {
 
 /// Has the homeserver answer.
 async fn answer(serving: Serving, request: Request<Incoming>, place: Rc<Place>, running: watch::Receiver<bool>) -> Result<Response<Body>, GivenUp> {
-    let Serving { homeserver, room } = serving;
+    let Serving { homeserver, room, requests } = serving;
     let entrance = entrance(&homeserver, request.uri().path());
-    let logged = Logged::new(&homeserver, entrance, &request);
+    let logged = Logged::new(&homeserver, entrance, &request, requests);
     let streams = homeserver.takes_stream(entrance, request.method(), request.uri().path());
     let incomplete = Rc::new(Incomplete::new(if streams { room.share_of_stream() } else { room.share() }));
     let request = request.map(|body| Body::stream(RequestBody::new(body, running.clone(), incomplete.clone())));

@@ -1,9 +1,6 @@
 //! What a native process lends the homeserver.
 
-use ephapse_homeserver::{
-    EndOfSlice, Host,
-    transport::{NoTransport, Transport},
-};
+use ephapse_homeserver::{EndOfSlice, Host, Transport};
 use ephapse_store::LocalBoxFuture;
 use icu_normalizer::ComposingNormalizerBorrowed;
 use std::{
@@ -24,8 +21,9 @@ impl NativeHost {
     }
 
     /// A host from which there is no way to other servers.
+    #[cfg(test)]
     pub fn alone() -> Self {
-        Self::new(Rc::new(NoTransport))
+        Self::new(Rc::new(ephapse_homeserver::transport::NoTransport))
     }
 }
 

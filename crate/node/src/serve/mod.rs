@@ -9,8 +9,11 @@ mod host;
 mod limits;
 mod listening;
 mod logged;
+mod metrics;
 mod pace;
+mod pages;
 mod request_body;
+pub mod status_socket;
 mod target;
 #[cfg(test)]
 mod tests;
@@ -18,10 +21,11 @@ mod tls;
 
 use crate::options::{self, Address};
 use connection::Connections;
-use ephapse_homeserver::{Homeserver, OpenError, tables::FORMAT};
+use ephapse_homeserver::{Homeserver, OpenError, Transport, tables::FORMAT};
 use ephapse_store::{RedbOptions, RedbStore, Store, StoreError};
 use federation::{Https, TrustError};
 use host::NativeHost;
+use metrics::Requests;
 use std::{
     fs::{self, DirBuilder},
     io,
@@ -132,12 +136,22 @@ pub fn serve(options: options::Serve) -> Result<(), ServeError> {
 async fn run(options: options::Serve) -> Result<(), ServeError> {
     let mut signals = Signals::new().map_err(ServeError::System)?;
     let acceptor = tls::acceptor(&options)?;
-    let host = host(&options)?;
+    let https = https(&options)?;
     let plain = listening::listen(options.plain_address()).await?;
     let tls = listening::listen(options.listen_tls.clone()).await?;
-    let (homeserver, store) = open(&options, host).await?;
+    let (homeserver, store) = open(&options, https.clone()).await?;
+    if homeserver.federates() {
+        https.open();
+    }
 
-    let connections = Connections::new(homeserver.clone());
+    let _socket = status_socket::open(&options.data_dir, homeserver.clone())
+        .inspect_err(|error| tracing::warn!("`ephapse status` will not work: {}: {error}", options.data_dir.join(status_socket::SOCKET).display()));
+    let requests = options.metrics.is_some().then(Rc::<Requests>::default);
+    for (listener, _) in listening::listen(options.metrics.clone()).await? {
+        metrics::serve(listener, homeserver.clone(), requests.clone().unwrap_or_default());
+    }
+
+    let connections = Connections::new(homeserver.clone(), requests);
     for (listener, address) in plain {
         ready(&homeserver, "http", address);
         connections.accept(listener, None);
@@ -172,22 +186,18 @@ fn ready(homeserver: &Homeserver, scheme: &str, address: SocketAddr) {
     println!("{} listens on {scheme}://{address}", homeserver.server_name());
 }
 
-/// What the process lends: with a way to other servers, unless there are to be none.
-fn host(options: &options::Serve) -> Result<NativeHost, TrustError> {
-    if options.federation == options::Switch::Off {
-        return Ok(NativeHost::alone());
-    }
+/// The way to other servers.
+fn https(options: &options::Serve) -> Result<Rc<Https>, TrustError> {
     let authorities = options.ca_cert.as_deref().map(federation::extra_authorities).transpose()?.unwrap_or_default();
-    let https = Https::new(federation::Options {
+    Ok(Rc::new(Https::new(federation::Options {
         authorities,
         resolve: options.resolve.iter().flat_map(|listed| listed.0.clone()).collect(),
         any_address: options.allow_loopback_federation,
         most_connections: limits::outgoing(),
-    });
-    Ok(NativeHost::new(Rc::new(https)))
+    })))
 }
 
-async fn open(options: &options::Serve, host: NativeHost) -> Result<(Rc<Homeserver>, Rc<dyn Store>), ServeError> {
+async fn open(options: &options::Serve, transport: Rc<dyn Transport>) -> Result<(Rc<Homeserver>, Rc<dyn Store>), ServeError> {
     let directory = &options.data_dir;
     let unwritable = |source| ServeError::DataDirectory { directory: directory.clone(), source };
     make_private(directory).map_err(unwritable)?;
@@ -196,7 +206,7 @@ async fn open(options: &options::Serve, host: NativeHost) -> Result<(Rc<Homeserv
     let store_options = RedbOptions { content_format: FORMAT, ..RedbOptions::default() };
     let store = RedbStore::open_with(directory, store_options).map_err(|error| database_error(directory, error.into()))?;
     let store: Rc<dyn Store> = Rc::new(store);
-    match Homeserver::open(store.clone(), Rc::new(host), options.config()).await {
+    match Homeserver::open(store.clone(), Rc::new(NativeHost::new(transport)), options.config()).await {
         Ok(homeserver) => Ok((homeserver, store)),
         Err(error) => Err(database_error(directory, error)),
     }

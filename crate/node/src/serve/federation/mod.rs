@@ -22,6 +22,7 @@ use connector::{ConnectError, Connector};
 use dns::Dns;
 use ephapse_homeserver::{
     Body,
+    identity::has_address,
     transport::{Transport, TransportError},
 };
 use ephapse_store::LocalBoxFuture;
@@ -38,7 +39,7 @@ use hyper_util::{
 use response_body::ResponseBody;
 use ruma::{OwnedServerName, ServerName};
 use std::{
-    cell::OnceCell,
+    cell::{Cell, OnceCell},
     collections::HashMap,
     error::Error,
     io::{
@@ -94,6 +95,8 @@ type HttpsClient = Client<Connector, Full<Bytes>>;
 /// many servers are started to do something else.
 pub struct Https {
     options: Options,
+    /// Whether anything is sent.
+    is_open: Cell<bool>,
     ready: OnceCell<Result<Rc<Ready>, TransportError>>,
 }
 
@@ -104,12 +107,25 @@ struct Ready {
 }
 
 impl Https {
-    /// Nothing is looked up yet.
+    /// Nothing is looked up yet, and nothing sent before [`Self::open`]: a server that other servers
+    /// cannot find asks none of them.
     pub fn new(options: Options) -> Self {
-        Self { options, ready: OnceCell::new() }
+        Self { options, is_open: Cell::new(false), ready: OnceCell::new() }
     }
 
-    fn ready(&self) -> Result<Rc<Ready>, TransportError> {
+    /// Requests are sent from now on.
+    pub fn open(&self) {
+        self.is_open.set(true);
+    }
+
+    /// What sends a request to this server, if one may be sent.
+    fn ready_for(&self, destination: &ServerName) -> Result<Rc<Ready>, TransportError> {
+        if !self.is_open.get() {
+            return Err(TransportError::NoFederation);
+        }
+        if !has_address(destination) {
+            return Err(TransportError::Unresolved("its name is that of its key, and leads to no address".to_owned()));
+        }
         let ready = || Ok(Rc::new(Ready::new(&self.options, Dns::of_system(), PORTS)?));
         self.ready.get_or_init(ready).clone()
     }
@@ -117,7 +133,7 @@ impl Https {
 
 impl Transport for Https {
     fn send(&self, destination: OwnedServerName, request: Request<Bytes>) -> LocalBoxFuture<'static, Result<Response<Body>, TransportError>> {
-        let ready = self.ready();
+        let ready = self.ready_for(&destination);
         Box::pin(async move { ready?.send(&destination, request).await })
     }
 }

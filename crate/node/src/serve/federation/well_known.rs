@@ -20,7 +20,7 @@ use tokio::{
 use url::Url;
 
 /// How long the answer may take, with all that it redirects to.
-const WITHIN: Duration = Duration::from_secs(15);
+const WITHIN: Duration = Duration::from_secs(10);
 
 /// Bytes of the answer.
 const LARGEST: usize = 50 << 10;

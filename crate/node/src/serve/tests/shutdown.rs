@@ -106,7 +106,7 @@ fn the_stop_does_not_wait_for_redb() {
             store.commit(batch).await.expect("durable");
         }
         let began = Instant::now();
-        leave(&homeserver, &*store, Connections::new(homeserver.clone())).await.expect("everything is durable");
+        leave(&homeserver, &*store, Connections::new(homeserver.clone(), None)).await.expect("everything is durable");
         began
     });
     // The store is gone here, and was not waited for either.

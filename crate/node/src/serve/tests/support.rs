@@ -4,6 +4,7 @@ use crate::serve::{
     connection::{Serving, http, patient},
     host::NativeHost,
     limits::{Place, Places},
+    metrics::Requests,
 };
 use ephapse_homeserver::{Config, Homeserver, Registration};
 use ephapse_store::MemoryStore;
@@ -61,8 +62,17 @@ pub(super) async fn connect(homeserver: &Rc<Homeserver>, buffer: usize) -> Serve
 
 /// As [`connect`], with a place to be taken.
 pub(super) fn connect_at(place: Place, homeserver: &Rc<Homeserver>, buffer: usize) -> Served {
+    connect_to(place, Serving::new(homeserver.clone(), None), buffer)
+}
+
+/// A connection whose requests are counted.
+pub(super) async fn connect_counted(homeserver: &Rc<Homeserver>, requests: Rc<Requests>) -> Served {
+    connect_to(place(&Places::of(1)).await, Serving::new(homeserver.clone(), Some(requests)), 1 << 16)
+}
+
+fn connect_to(place: Place, serving: Serving, buffer: usize) -> Served {
     let (client, server) = duplex(buffer);
-    let (leaving, serving) = (Rc::new(watch::Sender::new(false)), Serving::new(homeserver.clone()));
+    let leaving = Rc::new(watch::Sender::new(false));
     let told = leaving.subscribe();
     let connection = spawn_local(async move {
         http(patient(server), Scheme::HTTP, serving, Rc::new(place), told).await;

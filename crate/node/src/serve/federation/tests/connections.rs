@@ -2,12 +2,14 @@
 //! when there is no connection, and how answers come.
 
 use super::{
-    super::{Options, extra_authorities},
+    super::{Https, Options, extra_authorities},
     support::{Asked, Authority, Records, leads_to, ready, ready_with, run, serve, text},
 };
+use crate::serve::host::NativeHost;
 use bytes::Bytes;
-use ephapse_homeserver::{Body, ReadError};
-use http::Response;
+use ephapse_homeserver::{Body, Config, Homeserver, ReadError, Transport, TransportError};
+use ephapse_store::MemoryStore;
+use http::{Request, Response};
 use http_body_util::Full;
 use rcgen::{CertificateParams, date_time_ymd};
 use std::{cell::RefCell, collections::HashMap, net::Ipv4Addr, rc::Rc, time::Duration};
@@ -135,6 +137,19 @@ fn only_public_addresses_are_used_unless_the_operator_says_so() {
         // Where the operator says where a server is, it is there, and nobody else is asked.
         assert_eq!(ready.ask("Known.example").await.expect("it answers").status(), 200);
         assert_eq!(server.asked().len(), 1);
+    });
+}
+
+#[test]
+fn nothing_is_sent_before_it_is_known_that_other_servers_can_answer() {
+    run(async {
+        let https = Https::new(Options { most_connections: 1, ..Options::default() });
+        let send = |server: &str| https.send(server.try_into().expect("a name"), Request::get("/").body(Bytes::new()).expect("a request"));
+        assert_eq!(send("one.example").await.err(), Some(TransportError::NoFederation));
+        https.open();
+        let other = Homeserver::open(Rc::new(MemoryStore::default()), Rc::new(NativeHost::alone()), Config::default()).await.expect("it opens");
+        let error = send(other.server_name().as_str()).await.expect_err("it has no address");
+        assert_eq!(error.to_string(), "its address could not be found: its name is that of its key, and leads to no address");
     });
 }
 
