@@ -203,7 +203,7 @@ async fn answer(serving: Serving, request: Request<Incoming>, place: Rc<Place>, 
     let entrance = entrance(&homeserver, request.uri().path());
     let logged = Logged::new(&homeserver, entrance, &request, requests);
     let streams = homeserver.takes_stream(entrance, request.method(), request.uri().path());
-    let incomplete = Rc::new(Incomplete::new(if streams { room.share_of_stream() } else { room.share() }));
+    let incomplete = Rc::new(Incomplete::new(if streams { room.share_of_stream(entrance) } else { room.share(entrance) }));
     let request = request.map(|body| Body::stream(RequestBody::new(body, running.clone(), incomplete.clone())));
     if matches!(*request.method(), Method::GET | Method::HEAD | Method::OPTIONS) {
         // When the client goes away hyper drops this future, and with it a sync that is held for

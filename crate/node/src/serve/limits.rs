@@ -1,6 +1,7 @@
 //! What everything that is connected may take together: connections, by the system's limit and by
 //! where they come from, and bytes of bodies.
 
+use ephapse_homeserver::Entrance;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use std::{
     cell::{Cell, RefCell},
@@ -37,6 +38,10 @@ const STREAMED: usize = 2 << 20;
 
 /// Bytes of all large bodies at a time.
 const MOST_BUFFERED: usize = 128 << 20;
+
+/// Bytes of them that may be other servers': what they send is read before it is known whether it is
+/// theirs, and clients are not to wait for that.
+const MOST_BUFFERED_OF_PEERS: usize = MOST_BUFFERED / 2;
 
 /// How many connections each address or network has.
 type Counts = Rc<RefCell<HashMap<IpAddr, usize>>>;
@@ -157,11 +162,20 @@ fn is_near(network: IpAddr) -> bool {
 
 /// Room for the large bodies of everybody's requests.
 #[derive(Clone)]
-pub struct Room(Rc<Cell<usize>>);
+pub struct Room(Rc<Free>);
+
+/// Bytes that are free.
+struct Free {
+    /// For everybody together.
+    all: Cell<usize>,
+    /// For other servers.
+    peers: Cell<usize>,
+}
 
 /// What one request has taken of it, given back when the request has been answered.
 pub struct Share {
     room: Room,
+    is_peers: bool,
     /// Bytes of it that are held at a time at most.
     most: usize,
     received: Cell<usize>,
@@ -171,21 +185,21 @@ pub struct Share {
 impl Room {
     /// All of it free.
     pub fn new() -> Self {
-        Self(Rc::new(Cell::new(MOST_BUFFERED)))
+        Self(Rc::new(Free { all: Cell::new(MOST_BUFFERED), peers: Cell::new(MOST_BUFFERED_OF_PEERS) }))
     }
 
     /// What a new request takes whose body is gathered: nothing yet.
-    pub fn share(&self) -> Share {
-        self.share_of(usize::MAX)
+    pub fn share(&self, entrance: Entrance) -> Share {
+        self.share_of(entrance, usize::MAX)
     }
 
     /// What a new request takes whose body is passed on as it comes.
-    pub fn share_of_stream(&self) -> Share {
-        self.share_of(STREAMED)
+    pub fn share_of_stream(&self, entrance: Entrance) -> Share {
+        self.share_of(entrance, STREAMED)
     }
 
-    fn share_of(&self, most: usize) -> Share {
-        Share { room: self.clone(), most, received: Cell::new(0), taken: Cell::new(0) }
+    fn share_of(&self, entrance: Entrance, most: usize) -> Share {
+        Share { room: self.clone(), is_peers: entrance == Entrance::Peer, most, received: Cell::new(0), taken: Cell::new(0) }
     }
 }
 
@@ -194,8 +208,11 @@ impl Share {
     pub fn take(&self, bytes: usize) -> bool {
         self.received.set(self.received.get().saturating_add(bytes).min(self.most));
         let more = self.received.get().saturating_sub(SMALL) - self.taken.get();
-        let Some(left) = self.room.0.get().checked_sub(more) else { return false };
-        self.room.0.set(left);
+        let Free { all, peers } = &*self.room.0;
+        let Some(left) = all.get().checked_sub(more) else { return false };
+        let Some(left_for_peers) = peers.get().checked_sub(if self.is_peers { more } else { 0 }) else { return false };
+        all.set(left);
+        peers.set(left_for_peers);
         self.taken.set(self.taken.get() + more);
         true
     }
@@ -203,7 +220,11 @@ impl Share {
 
 impl Drop for Share {
     fn drop(&mut self) {
-        self.room.0.set(self.room.0.get() + self.taken.get());
+        let Free { all, peers } = &*self.room.0;
+        all.set(all.get() + self.taken.get());
+        if self.is_peers {
+            peers.set(peers.get() + self.taken.get());
+        }
     }
 }
 
@@ -260,14 +281,21 @@ mod tests {
     fn large_bodies_share_their_room_and_small_ones_need_none() {
         let room = Room::new();
         let large = 8 << 20;
-        let shares: Vec<_> = std::iter::repeat_with(|| room.share()).take_while(|share| share.take(large)).collect();
-        assert_eq!(shares.len(), MOST_BUFFERED / (large - SMALL));
-        let small = room.share();
+        let shares = |entrance| std::iter::repeat_with(|| room.share(entrance)).take_while(|share| share.take(large)).collect::<Vec<_>>();
+        let of_clients = shares(Entrance::Client);
+        assert_eq!(of_clients.len(), MOST_BUFFERED / (large - SMALL));
+        let small = room.share(Entrance::Client);
         assert!(small.take(SMALL / 2) && small.take(SMALL / 2));
-        drop(shares);
-        assert_eq!(room.0.get(), MOST_BUFFERED);
+        drop(of_clients);
+        // Other servers leave half of it to clients.
+        let of_peers = shares(Entrance::Peer);
+        assert_eq!(of_peers.len(), MOST_BUFFERED_OF_PEERS / (large - SMALL));
+        assert_eq!(shares(Entrance::Client).len(), (MOST_BUFFERED - of_peers.len() * (large - SMALL)) / (large - SMALL));
+        drop(of_peers);
+        assert_eq!((room.0.all.get(), room.0.peers.get()), (MOST_BUFFERED, MOST_BUFFERED_OF_PEERS));
         // Of what is passed on little is held, however long it is.
-        let streams: Vec<_> = std::iter::repeat_with(|| room.share_of_stream()).take_while(|share| (0..100).all(|_| share.take(large))).collect();
+        let streams: Vec<_> =
+            std::iter::repeat_with(|| room.share_of_stream(Entrance::Client)).take_while(|share| (0..100).all(|_| share.take(large))).collect();
         assert_eq!(streams.len(), MOST_BUFFERED / (STREAMED - SMALL));
     }
 }

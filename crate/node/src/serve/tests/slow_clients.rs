@@ -1,7 +1,8 @@
 //! Clients that are slow, or send without end: each is disconnected within its limit, and the
 //! server goes on.
 
-use super::support::{Served, assert_within, connect, homeserver, in_fast_time, put, register};
+use super::support::{Served, assert_within, connect, connect_at, homeserver, in_fast_time, place, put, register};
+use crate::serve::limits::Places;
 use serde_json::{Value, json};
 use std::time::Duration;
 use tokio::{
@@ -72,6 +73,32 @@ fn a_body_that_pauses_for_too_long_or_drips_is_given_up_and_has_no_effect() {
         let mut asking = connect(&homeserver, 1 << 20).await;
         asking.write(&put(&note, &token, 0).replace("PUT", "GET")).await;
         assert_eq!(asking.response().await.0, 404, "nothing was stored");
+    });
+}
+
+/// Other servers come by the same port, and before their bodies are there nobody knows whose they are.
+#[test]
+fn ten_thousand_connections_of_a_few_networks_leave_others_their_places() {
+    in_fast_time(async {
+        let (homeserver, places) = (homeserver().await, Places::of(80));
+        let mut held = Vec::new();
+        for n in 0..10_000 {
+            let address = [[203, 0, 113, 1], [198, 51, 100, 1], [192, 0, 2, 1]][n % 3];
+            let Some(place) = places.take(places.free().await, address.into()) else { continue };
+            let mut served = connect_at(place, &homeserver, 1 << 16);
+            served.write("PUT /_matrix/federation/v1/send/1 HTTP/1.1\r\nhost: x\r\ncontent-length: 10000000\r\n\r\n{").await;
+            held.push(served);
+        }
+        assert_eq!(held.len(), 30);
+        let mut client = connect_at(place(&places).await, &homeserver, 1 << 16);
+        client.write("GET /_matrix/client/versions HTTP/1.1\r\nhost: x\r\n\r\n").await;
+        assert_eq!(client.response().await.0, 200);
+        // And theirs are free again soon.
+        let began = Instant::now();
+        for served in held {
+            served.ends_after().await;
+        }
+        assert_within(began.elapsed(), 0..=165);
     });
 }
 

@@ -1,0 +1,76 @@
+// `ephapse serve` among other servers, over HTTPS with certificates of a test's authority.
+
+import assert from 'node:assert/strict';
+import { execFile } from 'node:child_process';
+import { once } from 'node:events';
+import https from 'node:https';
+import { test as anyTest } from 'node:test';
+import { promisify } from 'node:util';
+import { freePort } from '../../bench/targets/process.mjs';
+import { Authority } from './authority.mjs';
+import { Peer } from './peer.mjs';
+import { Server, binary } from './server.mjs';
+
+const test = (name, body) => anyTest(name, { timeout: 120_000 }, body);
+
+/** A server at `localhost` and a port, for other servers and for clients. */
+async function start(t, authority, options = []) {
+  const port = await freePort();
+  const name = `localhost:${port}`;
+  const { certificate, key } = await authority.issue('DNS:localhost');
+  const tls = ['--listen-tls', `127.0.0.1:${port}`, '--tls-cert', certificate, '--tls-key', key, '--ca-cert', authority.file];
+  const server = await Server.start(t, ['--server-name', name, ...tls, ...options]);
+  return Object.assign(server, { name, tlsPort: port });
+}
+
+/** A public answer of a server, over HTTPS. */
+async function ask(server, authority, path) {
+  const request = https.get({ host: '127.0.0.1', port: server.tlsPort, path, servername: 'localhost', ca: authority.certificate });
+  const [response] = await once(request, 'response');
+  let body = '';
+  for await (const chunk of response) body += chunk;
+  return { status: response.statusCode, body: JSON.parse(body) };
+}
+
+test('another server is known by its key, which is fetched over HTTPS', async (t) => {
+  const authority = await Authority.make(t);
+  const peer = await Peer.start(t, authority);
+  const server = await start(t, authority, ['--allow-loopback-federation']);
+  await server.register('alice');
+  const path = `/_matrix/federation/v1/query/profile?user_id=${encodeURIComponent(`@alice:${server.name}`)}`;
+  assert.deepEqual(await peer.ask(server.url, server.name, 'GET', path), { status: 200, body: { displayname: 'alice' } });
+  assert.deepEqual(peer.asked, ['GET /_matrix/key/v2/server']);
+  const forged = await peer.ask(server.url, server.name, 'GET', path, undefined, { as: '/_matrix/federation/v1/version' });
+  assert.deepEqual([forged.status, forged.body.errcode], [401, 'M_UNAUTHORIZED']);
+  assert.equal((await peer.ask(server.url, server.name, 'GET', path)).status, 200);
+  assert.equal(peer.asked.length, 1, 'its key is remembered');
+  assert.equal((await ask(server, authority, '/_matrix/key/v2/server')).body.server_name, server.name);
+});
+
+test('nothing goes out to an address that is not public, to a server that is denied, or without federation', async (t) => {
+  const authority = await Authority.make(t);
+  const peer = await Peer.start(t, authority);
+  for (const [options, status] of [
+    [[], 401],
+    [['--allow-loopback-federation', '--federation-deny', 'localhost'], 403],
+    [['--allow-loopback-federation', '--federation-allow', '*.example'], 403],
+    [['--allow-loopback-federation', '--federation', 'off'], 404],
+  ]) {
+    const server = await start(t, authority, options);
+    const refused = await peer.ask(server.url, server.name, 'GET', `/_matrix/federation/v1/query/profile?user_id=@alice:${server.name}`);
+    assert.equal(refused.status, status, `${options}: ${JSON.stringify(refused.body)}`);
+    await server.stop();
+  }
+  assert.deepEqual(peer.asked, []);
+});
+
+test('ephapse status asks the server on a directory, and says when none runs there', async (t) => {
+  const server = await Server.start(t, ['--server-name', 'status.example']);
+  const status = (...args) => promisify(execFile)(binary, ['status', '--data-dir', server.directory, ...args]);
+  assert.match((await status()).stdout, /^server name: status\.example$/m);
+  assert.equal(JSON.parse((await status('--json')).stdout).serverName, 'status.example');
+  await server.stop('SIGKILL');
+  await assert.rejects(status(), (error) => error.code === 1 && /no server runs on .+--data-dir/.test(error.stderr));
+  await server.run();
+  assert.match((await status()).stdout, /^server name: status\.example$/m);
+});
