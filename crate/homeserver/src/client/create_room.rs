@@ -67,7 +67,8 @@ pub async fn create_room(call: UserCall, request: Request) -> Result<Response> {
         _ => RoomPreset::PrivateChat,
     });
     let trusted: &[OwnedUserId] = if preset == RoomPreset::TrustedPrivateChat { &request.invite } else { &[] };
-    let create = create_content(&request, &version, rules.as_ref(), &creator, trusted)?;
+    let given = request.creation_content.as_ref().map(|content| part_of_event(content.json().get(), rules.as_ref())).transpose()?;
+    let create = create_content(given.unwrap_or_default(), &version, rules.as_ref(), &creator, trusted);
 
     let alias = request.room_alias_name.as_deref().map(|localpart| aliases::local_alias(hs, localpart)).transpose()?;
     let _alias_lock = match &alias {
@@ -172,7 +173,7 @@ pub async fn create_room(call: UserCall, request: Request) -> Result<Response> {
         Ok(())
     };
     let events = 2 + wanted.len() + invites.len();
-    let new = NewRoom { creator: creator.clone(), version, content: create, users, invitees, events };
+    let new = NewRoom { creator: creator.clone(), id: None, version, content: create, users, invitees, events };
     let room = hs.create_room(new, call.raw.generation, fill).await?;
     Ok(Response::new(room.id.clone()))
 }
@@ -192,15 +193,16 @@ fn invalid_room_state(stop: Stop, event_type: &StateEventType) -> Stop<Error> {
     }
 }
 
-fn create_content(
-    request: &Request,
+/// The content of the first event: `given`, and what the version wants. The `trusted` are creators
+/// too, where the version has that.
+pub(super) fn create_content(
+    given: JsonObject,
     version: &RoomVersionId,
     rules: Option<&RoomVersionRules>,
     creator: &OwnedUserId,
     trusted: &[OwnedUserId],
-) -> Result<JsonObject> {
-    let given = request.creation_content.as_ref().map(|content| part_of_event(content.json().get(), rules)).transpose()?;
-    let mut content = given.unwrap_or_default();
+) -> JsonObject {
+    let mut content = given;
     content.insert("room_version".to_owned(), CanonicalJsonValue::String(version.to_string()));
     let authorization = rules.map(|rules| &rules.authorization);
     if authorization.is_some_and(|rules| !rules.use_room_create_sender) {
@@ -219,7 +221,7 @@ fn create_content(
         all.dedup();
         content.insert("additional_creators".to_owned(), CanonicalJsonValue::Array(all.into_iter().map(CanonicalJsonValue::String).collect()));
     }
-    Ok(content)
+    content
 }
 
 /// The default levels, then the preset's, then the client's in place of them.

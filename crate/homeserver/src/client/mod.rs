@@ -34,6 +34,7 @@ mod state;
 mod sync;
 mod to_device;
 mod typing;
+mod upgrade;
 mod versions;
 mod wire;
 
@@ -73,7 +74,7 @@ pub fn routes(table: &mut Table) {
     table.user(push_rules::get_enabled).user(push_rules::set_enabled).user(push_rules::get_actions).user(push_rules::set_actions);
     table.guest(sync::sync_events).user(receipts::create_receipt).user(read_markers::set_read_marker).user(typing::create_typing_event);
     table.user(presence::get).user(presence::set);
-    table.large(create_room::create_room);
+    table.large(create_room::create_room).user(upgrade::upgrade);
     table.user(aliases::create).public(aliases::get).user(aliases::delete).user(aliases::of_room);
     table.public(directory::rooms).user(directory::filtered_rooms).public(directory::visibility).user(directory::set_visibility);
     table.user(hierarchy::hierarchy).optional(hierarchy::summary);

@@ -22,6 +22,8 @@ use std::{collections::HashMap, rc::Rc};
 pub struct NewRoom {
     /// Who makes it.
     pub creator: OwnedUserId,
+    /// Its id, where that is known before; since v12 it follows from the create event.
+    pub id: Option<OwnedRoomId>,
     /// Its version.
     pub version: RoomVersionId,
     /// The content of its create event.
@@ -45,12 +47,12 @@ impl Homeserver {
         generation: u64,
         mut fill: impl AsyncFnMut(&mut Write<'_>) -> Result<(), Stop<E>>,
     ) -> Result<Rc<RoomInfo>, E> {
-        let NewRoom { creator, version, content, users, invitees, events } = new;
+        let NewRoom { creator, id, version, content, users, invitees, events } = new;
         let unsupported = || Error::from(Refused::UnknownVersion(version.clone()));
         let rules = Some(&version).filter(|version| ROOM_VERSIONS.contains(version)).and_then(RoomVersionId::rules).ok_or_else(unsupported)?;
         let room_id = match rules.authorization.room_create_event_id_as_room_id {
             true => None,
-            false => Some(self.random_room_id()),
+            false => Some(id.unwrap_or_else(|| self.random_room_id())),
         };
         let event_localpart = self.random_string(18);
         let sign = |created: u64| {
@@ -84,7 +86,8 @@ impl Homeserver {
         Ok(info)
     }
 
-    fn random_room_id(&self) -> OwnedRoomId {
+    /// An id for a room of a version before v12.
+    pub fn random_room_id(&self) -> OwnedRoomId {
         let id = format!("!{}:{}", self.random_string(18), self.server_name());
         OwnedRoomId::try_from(id).expect("letters and a server name are a room id")
     }

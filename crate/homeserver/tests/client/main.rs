@@ -67,6 +67,7 @@ mod sync_unread;
 mod timestamps;
 mod to_device;
 mod transactions;
+mod upgrade;
 mod versions;
 
 use ephapse_homeserver::test_support as support;
