@@ -21,7 +21,8 @@ use ruma::{
     room_version_rules::{EventIdFormatVersion, EventsReferenceFormatVersion, RoomVersionRules},
     serde::{Base64, base64::Standard},
     signatures::{
-        JsonError, PublicKeyMap, VerificationError, Verified, required_server_signatures_to_verify_event, verify_canonical_json_bytes, verify_event,
+        JsonError, KeyPair, PublicKeyMap, VerificationError, Verified, required_server_signatures_to_verify_event, verify_canonical_json_bytes,
+        verify_event,
     },
     state_res::Event,
 };
@@ -180,6 +181,32 @@ impl Pdu {
             _ => None,
         };
         Ok(EventReference { event_id: self.event_id.clone(), sha256 })
+    }
+
+    /// The same event with one more signature, as a server adds it that vouches for a join or takes
+    /// an invitation.
+    ///
+    /// # Errors
+    /// [`PduError`] only if [`Pdu::json`] has not come through [`ReceivedPdu::parse`], or if the
+    /// event becomes too large.
+    pub fn signed_by(&self, server: &ServerName, key: &impl KeyPair, rules: &RoomVersionRules) -> Result<Self, PduError> {
+        let mut read = read(&self.json, rules)?;
+        let signature = key.sign(write(&read, &to_be_signed(rules))?.as_bytes());
+        let mut signatures = match read.remove("signatures") {
+            Some(CanonicalJsonValue::Object(signatures)) => signatures,
+            _ => return Err(PduError::Format("`signatures` is not an object".to_owned())),
+        };
+        let of_server = signatures.entry(server.to_string()).or_insert_with(|| CanonicalJsonValue::Object(Default::default()));
+        if let CanonicalJsonValue::Object(of_server) = of_server {
+            of_server.insert(signature.id(), CanonicalJsonValue::String(signature.base64()));
+        }
+        read.insert("signatures".to_owned(), CanonicalJsonValue::Object(signatures));
+        let json = write(&read, &RedactingSerializer::new())?;
+        if json.len() > MAX_PDU_BYTES {
+            return Err(PduError::TooLarge("event"));
+        }
+        let signed = Self::from_stored(self.event_id.clone(), json.into(), self.rejected, rules)?;
+        Ok(Self { auth_depth: self.auth_depth, ..signed })
     }
 
     /// The auth depth of an event with these auth events.

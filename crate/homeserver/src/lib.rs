@@ -24,6 +24,7 @@ mod property_paths;
 mod rate_limits;
 mod request_log;
 mod requester;
+mod restricted;
 mod router;
 mod rows;
 mod schema;

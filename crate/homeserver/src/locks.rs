@@ -2,7 +2,7 @@
 //! account) takes the lock of its name.
 
 use async_lock::{Mutex, MutexGuardArc};
-use ruma::OwnedServerName;
+use ruma::{OwnedRoomId, OwnedServerName};
 use std::{
     cell::RefCell,
     collections::HashMap,
@@ -14,6 +14,8 @@ use std::{
 pub enum LockKey {
     /// A room's head: build, authorize, append.
     Room(u32),
+    /// A room that was not known being noted.
+    NewRoom(OwnedRoomId),
     /// Rooms that are made in several turns.
     LongCreation,
     /// A room alias.

@@ -123,7 +123,9 @@ pub async fn create_room(call: UserCall, request: Request) -> Result<Response> {
     let mut users = HashMap::from([(creator.clone(), call.session.user)]);
     let mut invitees = HashMap::new();
     let mut invites = Vec::new();
-    for user in &request.invite {
+    // Other servers are asked once there is a room to ask about.
+    let (here, elsewhere): (Vec<_>, Vec<_>) = request.invite.iter().partition(|user| hs.is_local(user));
+    for user in here {
         users.extend(hs.find_account(user).await?.map(|nid| (user.clone(), nid)));
         invitees.insert(user.clone(), hs.invitee(user).await?);
         let mut content = invite_content(hs, user, None).await?;
@@ -139,7 +141,7 @@ pub async fn create_room(call: UserCall, request: Request) -> Result<Response> {
         if is_invite(&event.content) {
             let invitee = hs.invitee(&user).await?;
             invitees.insert(user.clone(), invitee);
-            if invitee != Invitee::Reached {
+            if invitee != Invitee::Reached || !hs.is_local(&user) {
                 // It will be refused, and nothing of it kept.
                 continue;
             }
@@ -175,6 +177,17 @@ pub async fn create_room(call: UserCall, request: Request) -> Result<Response> {
     let events = 2 + wanted.len() + invites.len();
     let new = NewRoom { creator: creator.clone(), id: None, version, content: create, users, invitees, events };
     let room = hs.create_room(new, call.raw.generation, fill).await?;
+    for user in elsewhere {
+        let mut content = invite_content(hs, user, None).await?;
+        if request.is_direct {
+            content.insert("is_direct".to_owned(), CanonicalJsonValue::Bool(true));
+        }
+        let draft = Draft::state(creator.clone(), StateEventType::RoomMember, user.as_str(), content);
+        // The room is there, and can be used: who could not be invited can be again.
+        if let Err(error) = hs.invite_through(&room, hs.begin_reading(), draft, user).await {
+            tracing::warn!("could not invite {user} to {}: {error}", room.id);
+        }
+    }
     Ok(Response::new(room.id.clone()))
 }
 

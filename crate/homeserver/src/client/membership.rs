@@ -4,20 +4,19 @@
 use super::{bare_member_content, content, invite_content, member_content, state::set_already};
 use crate::{
     aliases,
-    damaged::LeaveOut,
     error::{Error, Result},
+    federation::{joining::WantedMembership, refused::RemoteError},
     homeserver::Homeserver,
     locks::LockKey,
-    room::{Draft, NodeId, RoomInfo, Stop, Write},
+    restricted,
+    room::{Draft, RoomInfo, Stop, Write},
     router::UserCall,
     tables::{self, Change, Membership, MembershipKind, Session},
-    time_slice::TimeSlice,
 };
-use ephapse_events::{JsonObject, auth::PowerLevels};
-use ephapse_store::Direction;
+use ephapse_events::JsonObject;
 use http::StatusCode;
 use ruma::{
-    CanonicalJsonObject, CanonicalJsonValue, OwnedRoomId, OwnedUserId, RoomOrAliasId, UserId,
+    CanonicalJsonObject, CanonicalJsonValue, OwnedRoomId, OwnedServerName, OwnedUserId, RoomId, RoomOrAliasId, UserId,
     api::{
         client::{
             knock::knock_room,
@@ -27,34 +26,30 @@ use ruma::{
     },
     events::StateEventType,
 };
-use serde::Deserialize;
 use std::rc::Rc;
-
-/// How many members are looked at for one who can let somebody in, beside those who have a power
-/// level of their own.
-const AUTHORIZERS: usize = 1024;
-/// How many of them are read at once.
-const READ_AT_ONCE: usize = 64;
 
 /// `POST /join/{roomIdOrAlias}`
 pub async fn join(call: UserCall, request: join_room_by_id_or_alias::v3::Request) -> Result<join_room_by_id_or_alias::v3::Response> {
-    let room = find(&call.hs, &request.room_id_or_alias).await?;
-    join_room(&call, &room, request.reason).await?;
-    Ok(join_room_by_id_or_alias::v3::Response::new(room.id.clone()))
+    let (room, servers) = named(&call.hs, &request.room_id_or_alias, request.via).await?;
+    join_room(&call, &room, request.reason, servers).await?;
+    Ok(join_room_by_id_or_alias::v3::Response::new(room))
 }
 
 /// `POST /rooms/{roomId}/join`
 pub async fn join_by_id(call: UserCall, request: join_room_by_id::v3::Request) -> Result<join_room_by_id::v3::Response> {
-    let room = find(&call.hs, <&RoomOrAliasId>::from(&*request.room_id)).await?;
-    join_room(&call, &room, request.reason).await?;
-    Ok(join_room_by_id::v3::Response::new(room.id.clone()))
+    join_room(&call, &request.room_id, request.reason, Vec::new()).await?;
+    Ok(join_room_by_id::v3::Response::new(request.room_id))
 }
 
 /// `POST /knock/{roomIdOrAlias}`
 pub async fn knock(call: UserCall, request: knock_room::v3::Request) -> Result<knock_room::v3::Response> {
     let (hs, session) = (&call.hs, &call.session);
-    let room = find(hs, &request.room_id_or_alias).await?;
+    let (id, servers) = named(hs, &request.room_id_or_alias, request.via).await?;
     let content = member_content(hs, session.user, "knock", request.reason).await?;
+    let Some(room) = resident(hs, &id).await? else {
+        through_others(&call, &id, content.into(), servers, async |wanted| hs.knock_through(&wanted).await).await?;
+        return Ok(knock_room::v3::Response::new(id));
+    };
     let draft = Draft::state(session.user_id.clone(), StateEventType::RoomMember, session.user_id.as_str(), content);
     let knock = |write: &mut Write<'_>| {
         if let Some(own) = write.member(session.user)?.filter(|own| own.kind == MembershipKind::Knock) {
@@ -71,17 +66,57 @@ pub async fn knock(call: UserCall, request: knock_room::v3::Request) -> Result<k
     Ok(knock_room::v3::Response::new(room.id.clone()))
 }
 
-async fn find(hs: &Homeserver, id: &RoomOrAliasId) -> Result<Rc<RoomInfo>> {
-    let room = match <&ruma::RoomId>::try_from(id) {
-        Ok(id) => hs.room(id).await?,
-        Err(alias) => aliases::room_of(hs, alias).await?,
+/// The room that somebody names, and servers that may be in it.
+async fn named(hs: &Homeserver, id: &RoomOrAliasId, mut servers: Vec<OwnedServerName>) -> Result<(OwnedRoomId, Vec<OwnedServerName>)> {
+    let alias = match <&RoomId>::try_from(id) {
+        Ok(id) => return Ok((id.to_owned(), servers)),
+        Err(alias) => alias,
     };
-    room.ok_or_else(|| Error::not_found(format!("{id} was not found on this server")))
+    if alias.server_name() == hs.server_name() {
+        let room = aliases::room_of(hs, alias).await?;
+        let room = room.ok_or_else(|| Error::not_found(format!("{id} was not found on this server")))?;
+        return Ok((room.id.clone(), servers));
+    }
+    let found = hs.alias_of_others(alias).await?;
+    servers.extend(found.servers);
+    servers.push(alias.server_name().to_owned());
+    Ok((found.room_id, servers))
 }
 
-async fn join_room(call: &UserCall, room: &Rc<RoomInfo>, reason: Option<String>) -> Result<()> {
+/// The room, if users of this server are in it, so that it can be changed here.
+async fn resident(hs: &Homeserver, id: &RoomId) -> Result<Option<Rc<RoomInfo>>> {
+    let Some(room) = hs.room(id).await? else { return Ok(None) };
+    // A room that everybody here has left is still this server's where nobody else was ever in it.
+    let is_here = hs.is_resident(room.nid).await? || hs.servers_in(room.nid).await?.is_empty() && hs.room_head(room.nid).await?.create.is_some();
+    Ok(is_here.then_some(room))
+}
+
+/// Asks other servers for a membership in a room that this one is not in.
+async fn through_others(
+    call: &UserCall,
+    room: &RoomId,
+    content: JsonObject,
+    servers: Vec<OwnedServerName>,
+    ask: impl AsyncFnOnce(WantedMembership<'_>) -> Result<(), RemoteError>,
+) -> Result<()> {
+    let hs = &call.hs;
+    let mut named = servers;
+    if let Some(known) = hs.room(room).await? {
+        named.extend(hs.servers_of_membership(&known, call.session.user).await?);
+        named.extend(hs.servers_in(known.nid).await?.keys().cloned());
+    }
+    let candidates = hs.candidates(room, named);
+    let wanted = WantedMembership { room, user: &call.session.user_id, nid: call.session.user, content, candidates };
+    Ok(ask(wanted).await?)
+}
+
+async fn join_room(call: &UserCall, id: &RoomId, reason: Option<String>, servers: Vec<OwnedServerName>) -> Result<()> {
     let hs = &call.hs;
     let user = &call.session.user_id;
+    let Some(room) = &resident(hs, id).await? else {
+        let content = member_content(hs, call.session.user, "join", reason).await?;
+        return through_others(call, id, content.into(), servers, async |wanted| hs.join_through(&wanted).await).await;
+    };
     let further = further(call, room)?;
     let own = tables::MEMBERSHIPS.get(hs.store(), &(call.session.user, room.nid)).await?;
     if further.is_empty() && own.as_ref().is_some_and(|own| own.kind == MembershipKind::Join) {
@@ -120,80 +155,8 @@ pub(super) async fn authorised_via(hs: &Homeserver, session: &Session, room: &Rc
     let own = tables::MEMBERSHIPS.get(hs.store(), &(session.user, room.nid)).await?;
     match own.map(|own| own.kind) {
         Some(MembershipKind::Join | MembershipKind::Invite) => Ok(None),
-        _ => authorizer(hs, room, &session.user_id).await,
+        _ => restricted::authorizer(hs, room, &session.user_id).await,
     }
-}
-
-/// In a restricted room: a member who may invite, for a user who is in one of the rooms that the
-/// join rules allow.
-async fn authorizer(hs: &Homeserver, room: &Rc<RoomInfo>, user: &UserId) -> Result<Option<OwnedUserId>> {
-    #[derive(Deserialize)]
-    struct JoinRules {
-        join_rule: String,
-        #[serde(default)]
-        allow: serde_json::Value,
-    }
-    #[derive(Deserialize)]
-    struct Allow {
-        #[serde(rename = "type")]
-        kind: String,
-        room_id: OwnedRoomId,
-    }
-    let head = hs.room_head(room.nid).await?;
-    let Some(position) = head.join_rules else { return Ok(None) };
-    let event = hs.event_at(room.nid, position).await?;
-    let Ok(rules) = serde_json::from_str::<JoinRules>(event.pdu.content.get()) else { return Ok(None) };
-    if !matches!(rules.join_rule.as_str(), "restricted" | "knock_restricted") {
-        return Ok(None);
-    }
-    let Some(user) = hs.find_user(user).await? else { return Ok(None) };
-    let mut allowed = false;
-    // What is malformed allows nothing, and takes nothing from the others.
-    let allow = rules.allow.as_array().into_iter().flatten().filter_map(|entry| Allow::deserialize(entry).ok());
-    for allow in allow.filter(|allow| allow.kind == "m.room_membership") {
-        let Some(other) = hs.room(&allow.room_id).await? else { continue };
-        let membership = tables::MEMBERSHIPS.get(hs.store(), &(user, other.nid)).await?;
-        allowed |= membership.is_some_and(|membership| membership.kind == MembershipKind::Join);
-    }
-    if !allowed {
-        return Err(Error::forbidden("You do not belong to any of the required rooms/spaces to join this room"));
-    }
-    let levels = hs.levels(room, NodeId(head.state)).await?;
-    match member_who_may_invite(hs, room, &levels).await? {
-        Some(member) => Ok(Some(member)),
-        None => Err(Error::new(StatusCode::BAD_REQUEST, ErrorKind::UnableToGrantJoin, "No member on this server may invite you to this room")),
-    }
-}
-
-/// A member on this server who may invite: one of those with a level of their own, who are few and
-/// mostly may, or else any.
-async fn member_who_may_invite(hs: &Homeserver, room: &RoomInfo, levels: &PowerLevels<'_>) -> Result<Option<OwnedUserId>> {
-    let needed = levels.invite().map_err(Error::forbidden)?;
-    let may_invite = |user: &UserId| Ok::<_, Error>(hs.is_local(user) && levels.user(user).map_err(Error::forbidden)? >= needed);
-    let slice = TimeSlice::new(&*hs.host);
-    for user in levels.named().map_err(Error::forbidden)? {
-        if may_invite(&user)? && membership_of(hs, room, &user).await? == Some(MembershipKind::Join) {
-            return Ok(Some(user));
-        }
-        slice.step().await;
-    }
-    let range = tables::MEMBERS.range(&(room.nid, MembershipKind::Join as u8));
-    let mut from = range.start;
-    for _ in 0..AUTHORIZERS / READ_AT_ONCE {
-        let members = tables::MEMBERS.scan_range(hs.store(), from..range.end.clone(), Direction::Forward, READ_AT_ONCE).await?;
-        for ((_, _, user), _) in &members {
-            let Some(user) = hs.user_id(*user).await.leave_out()? else { continue };
-            if may_invite(&user)? {
-                return Ok(Some(user));
-            }
-            slice.step().await;
-        }
-        let Some((last, _)) = members.last() else { break };
-        from = tables::MEMBERS.key(last);
-        // The first key after it.
-        from.push(0);
-    }
-    Ok(None)
 }
 
 /// `POST /rooms/{roomId}/invite`
@@ -215,12 +178,22 @@ pub async fn invite(call: UserCall, request: invite_user::v3::Request) -> Result
 /// `POST /rooms/{roomId}/leave`: also refuses an invitation and takes back a knock.
 pub async fn leave(call: UserCall, request: leave_room::v3::Request) -> Result<leave_room::v3::Response> {
     let hs = &call.hs;
-    let room = hs.known_room(&request.room_id).await?;
+    let room = hs.noted_room(&request.room_id).await?;
     let own = tables::MEMBERSHIPS.get(hs.store(), &(call.session.user, room.nid)).await?;
     match own.map(|own| own.kind) {
         Some(MembershipKind::Leave) => return Ok(leave_room::v3::Response::new()),
         None => return Err(Error::forbidden("You are not in this room")),
         Some(_) => {}
+    }
+    if resident(hs, &room.id).await?.is_none() {
+        let content = bare_member_content("leave", request.reason);
+        let left = through_others(&call, &room.id, content.into(), Vec::new(), async |wanted| hs.leave_through(&wanted).await).await;
+        if let Err(error) = left {
+            // The user is rid of it all the same, as on other servers: nobody there may ever answer.
+            tracing::info!("nobody was told that {} left {}: {error:?}", call.session.user_id, room.id);
+            hs.end_membership(&room, &call.session).await?;
+        }
+        return Ok(leave_room::v3::Response::new());
     }
     set(&call, &room, &call.session.user_id.clone(), bare_member_content("leave", request.reason)).await?;
     Ok(leave_room::v3::Response::new())
@@ -257,7 +230,7 @@ pub async fn unban(call: UserCall, request: unban_user::v3::Request) -> Result<u
 /// `POST /rooms/{roomId}/forget`
 pub async fn forget(call: UserCall, request: forget_room::v3::Request) -> Result<forget_room::v3::Response> {
     let hs = &call.hs;
-    let room = hs.known_room(&request.room_id).await?;
+    let room = hs.noted_room(&request.room_id).await?;
     let user = call.session.user;
     {
         let _lock = hs.lock(LockKey::Room(room.nid)).await;
@@ -290,6 +263,10 @@ async fn set(call: &UserCall, room: &Rc<RoomInfo>, target: &UserId, content: Can
 }
 
 async fn send(call: &UserCall, room: &Rc<RoomInfo>, draft: Draft) -> Result<()> {
+    if let Some(user) = draft.invited().filter(|user| !call.hs.is_local(user)) {
+        call.hs.invite_through(room, call.raw.generation, draft, &user).await?;
+        return Ok(());
+    }
     // Who leaves makes room, in the end: it works where storage is full.
     let leaves = draft.content.get("membership").and_then(CanonicalJsonValue::as_str) == Some("leave");
     // Guests do not come to forget it.

@@ -75,6 +75,10 @@ pub async fn put(call: UserCall, request: send_state_event::v3::Request) -> Resu
         draft.authorised_via = membership::authorised_via(hs, &call.session, &room).await?;
     }
     hs.note_activity(&call.session).await?;
+    if let Some(user) = draft.invited().filter(|user| !hs.is_local(user)) {
+        let event = hs.invite_through(&room, call.raw.generation, draft, &user).await?;
+        return Ok(send_state_event::v3::Response::new(event.pdu.event_id.clone()));
+    }
     let set = |write: &mut Write<'_>| {
         if let Some(refused) = aliases::take_refused(write, &mut unfit)? {
             return Err(Stop::Refused(Error::from(refused)));

@@ -1,12 +1,19 @@
 //! The Server-Server API: what is behind the peers' entrance, one file for each group of endpoints,
 //! and what this server asks of others.
 
+mod access;
+pub mod acl;
 pub mod authentication;
 pub mod client;
+pub mod events;
+pub mod joining;
 pub mod keys;
+mod membership;
 mod openid;
 mod query;
+pub mod refused;
 mod server_keys;
+pub mod template;
 mod version;
 mod well_known;
 
@@ -32,4 +39,8 @@ pub fn routes(table: &mut Table) {
     table.public(server_keys::notarized).public(server_keys::notarized_many);
     table.public(openid::userinfo);
     table.peer(query::profile).peer(query::directory);
+    table.peer(membership::make_join).peer_stream(membership::send_join).peer_stream(membership::send_join_v1);
+    table.peer(membership::make_leave).peer(membership::send_leave).peer(membership::send_leave_v1);
+    table.peer(membership::make_knock).peer(membership::send_knock);
+    table.peer(membership::invite).peer(membership::invite_v1);
 }

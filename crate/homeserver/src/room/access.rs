@@ -19,6 +19,17 @@ impl Homeserver {
     /// A room that somebody names, whether or not they are in it. Where there is none, they are
     /// told that they are not in it.
     pub async fn known_room(&self, id: &RoomId) -> Result<Rc<RoomInfo>> {
+        let room = self.noted_room(id).await?;
+        // Of a room that users were only invited to there is nothing here yet.
+        if self.room_head(room.nid).await?.create.is_none() {
+            return Err(Refused::NotInRoom.into());
+        }
+        Ok(room)
+    }
+
+    /// As [`Self::known_room`], also one of which nothing is known but that users of this server
+    /// were invited or knock.
+    pub async fn noted_room(&self, id: &RoomId) -> Result<Rc<RoomInfo>> {
         Ok(self.room(id).await?.ok_or(Refused::NotInRoom)?)
     }
 

@@ -60,6 +60,13 @@ impl Draft {
             && self.content.get("membership").and_then(CanonicalJsonValue::as_str) == Some("join")
     }
 
+    /// Whom it invites.
+    pub fn invited(&self) -> Option<OwnedUserId> {
+        let is_invite =
+            self.event_type == TimelineEventType::RoomMember && self.content.get("membership").and_then(CanonicalJsonValue::as_str) == Some("invite");
+        self.state_key.as_deref().filter(|_| is_invite).and_then(|user| OwnedUserId::try_from(user).ok())
+    }
+
     /// The content as a client may give it: what this server vouches for is not the client's to
     /// say.
     pub fn without_vouching(event_type: &TimelineEventType, mut content: JsonObject) -> JsonObject {
@@ -78,11 +85,25 @@ impl Write<'_> {
     /// [`Refused::Malformed`] also for power levels of the wrong shape, and what
     /// [`Self::relation_refused`] and [`Self::invite_refused`] say.
     pub fn send(&mut self, mut draft: Draft) -> Result<Rc<Event>, Stop> {
+        let txn_id = draft.txn_id.take();
+        if let Some(user) = draft.invited().filter(|user| !self.hs.is_local(user)) {
+            // Its server has to agree first.
+            return Err(Refused::OutOfReach(user).into());
+        }
+        let (pdu, before) = self.prepare(draft)?;
+        self.append(pdu, before, Verdict::default(), txn_id)
+    }
+
+    /// An event as [`Self::send`] appends it, and the root of the state before it, for what another
+    /// server has to sign before it counts.
+    ///
+    /// # Errors
+    /// As [`Self::send`].
+    pub fn prepare(&mut self, mut draft: Draft) -> Result<(Pdu, NodeId), Stop> {
         let before = self.state_at_end()?;
         // Asked before anything is signed, so that what has to be read for it is; said only to
         // those who may send the event at all.
         let refused = self.relation_refused(&draft)?.or(self.invite_refused(&draft)?).or(self.guest_refused(&draft, before)?);
-        let txn_id = draft.txn_id.take();
         draft.content = Draft::without_vouching(&draft.event_type, draft.content);
         if let Some(user) = draft.authorised_via.take() {
             draft.content.insert(AUTHORISED_VIA.to_owned(), CanonicalJsonValue::String(user.to_string()));
@@ -107,7 +128,26 @@ impl Write<'_> {
         if let Some(refused) = refused {
             return Err(refused.into());
         }
-        self.append(pdu, before, Verdict::default(), txn_id)
+        Ok((pdu, before))
+    }
+
+    /// A member event of a user of another server, at the end of the room, as that server may sign
+    /// it.
+    ///
+    /// # Errors
+    /// [`Refused::NotAllowed`] with the rule's reason.
+    pub fn template(&mut self, mut draft: Draft) -> Result<NewPdu, Stop> {
+        let before = self.state_at_end()?;
+        if let Some(user) = draft.authorised_via.take() {
+            draft.content.insert(AUTHORISED_VIA.to_owned(), CanonicalJsonValue::String(user.to_string()));
+        }
+        let new = self.new_pdu(draft, before)?;
+        // Signed for the rules' eyes only.
+        let pdu = new.clone().sign(self.hs.server_name(), self.hs.identity.key_pair(), &self.room.rules).map_err(Refused::from)?;
+        for checked in [self.check_by_auth_events(&pdu)?, self.check_in_state(&pdu, before)?] {
+            checked.map_err(Refused::NotAllowed)?;
+        }
+        Ok(new)
     }
 
     /// Power levels of the wrong shape are the client's mistake, and not a matter of what its user
@@ -131,6 +171,11 @@ impl Write<'_> {
     }
 
     fn build(&self, draft: Draft, before: NodeId) -> Result<Pdu, Stop> {
+        let new = self.new_pdu(draft, before)?;
+        Ok(new.sign(self.hs.server_name(), self.hs.identity.key_pair(), &self.room.rules).map_err(Refused::from)?)
+    }
+
+    fn new_pdu(&self, draft: Draft, before: NodeId) -> Result<NewPdu, Stop> {
         let rules = &self.room.rules;
         let is_create = draft.event_type == TimelineEventType::RoomCreate;
         let mut prev_events = Vec::new();
@@ -144,7 +189,7 @@ impl Write<'_> {
             auth_events.push(self.event(position)?.pdu.reference(rules).map_err(Refused::from)?);
         }
         let without_id = is_create && rules.authorization.room_create_event_id_as_room_id;
-        let new = NewPdu {
+        Ok(NewPdu {
             room_id: (!without_id).then(|| self.room.id.clone()),
             sender: draft.sender,
             event_type: draft.event_type,
@@ -156,8 +201,7 @@ impl Write<'_> {
             origin_server_ts: MilliSecondsSinceUnixEpoch(UInt::new_saturating(self.hs.host.now())),
             redacts: draft.redacts,
             event_localpart: format!("{}-{:08x}", self.next_position(), self.hs.identity.instance),
-        };
-        Ok(new.sign(self.hs.server_name(), self.hs.identity.key_pair(), rules).map_err(Refused::from)?)
+        })
     }
 
     /// Where the state events stand that authorize an event ("Auth events selection").

@@ -1,7 +1,7 @@
 //! Events as clients see them (Client-Server API, "Room event format"): without what only servers
 //! need, with `unsigned`.
 
-use super::{error::Result, event::Event, read::Portions, rooms::RoomInfo, visibility::Viewer};
+use super::{error::Result, event::Event, read::Portions, rooms::RoomInfo, state_tree::NodeId, visibility::Viewer};
 use crate::{
     damaged::{Damaged, LeaveOut},
     homeserver::Homeserver,
@@ -9,10 +9,13 @@ use crate::{
     requester::Requester,
     tables::MembershipKind,
 };
-use ephapse_events::json::{MAX_DEPTH, READERS_MAX_DEPTH};
+use ephapse_events::{
+    StateKey,
+    json::{MAX_DEPTH, READERS_MAX_DEPTH},
+};
 use ruma::{
     EventId, RoomId, UserId,
-    events::{AnyStrippedStateEvent, TimelineEventType},
+    events::{AnyStrippedStateEvent, StateEventType, TimelineEventType},
     serde::Raw,
 };
 use serde::Serialize;
@@ -83,6 +86,29 @@ pub enum Format {
     Whole,
     /// Without `room_id`: inside a room of a sync.
     InRoom,
+}
+
+/// What somebody who is not in a room is told of it, beside their invitation or knock (Client-Server
+/// API, Stripped state).
+const STRIPPED: [StateEventType; 7] = [
+    StateEventType::RoomCreate,
+    StateEventType::RoomJoinRules,
+    StateEventType::RoomCanonicalAlias,
+    StateEventType::RoomName,
+    StateEventType::RoomAvatar,
+    StateEventType::RoomTopic,
+    StateEventType::RoomEncryption,
+];
+
+impl Homeserver {
+    /// The events of a state that tell of a room beside an invitation or a knock, the membership of
+    /// its sender among them.
+    pub async fn stripped_state(&self, room: &RoomInfo, state: NodeId, sender: Option<&UserId>) -> Result<Vec<Rc<Event>>> {
+        let mut keys: Vec<StateKey> = STRIPPED.into_iter().map(|kind| (kind, String::new())).collect();
+        keys.extend(sender.map(|sender| (StateEventType::RoomMember, sender.to_string())));
+        let positions: Vec<Position> = self.state_get(room.nid, state, &keys).await?.into_iter().flatten().collect();
+        Ok(self.events_at(room.nid, &positions).await?.into_iter().flatten().collect())
+    }
 }
 
 impl Homeserver {

@@ -15,7 +15,7 @@ use crate::{
     tables::{self, Room, UserNid},
 };
 use ephapse_events::{JsonObject, NewPdu, Pdu, ROOM_VERSIONS};
-use ruma::{MilliSecondsSinceUnixEpoch, OwnedRoomId, OwnedUserId, RoomVersionId, UInt, events::TimelineEventType};
+use ruma::{MilliSecondsSinceUnixEpoch, OwnedRoomId, OwnedUserId, RoomId, RoomVersionId, UInt, events::TimelineEventType};
 use std::{collections::HashMap, rc::Rc};
 
 /// What a room begins with.
@@ -86,6 +86,19 @@ impl Homeserver {
         Ok(info)
     }
 
+    /// Notes a room of other servers that is not known: nothing of it is here yet.
+    pub(crate) async fn note_room(&self, id: &RoomId, version: &RoomVersionId, generation: u64) -> Result<Rc<RoomInfo>> {
+        let rules = Some(version).filter(|version| ROOM_VERSIONS.contains(version)).and_then(RoomVersionId::rules);
+        let rules = rules.ok_or_else(|| Refused::UnknownVersion(version.clone()))?;
+        let info = Rc::new(RoomInfo { nid: self.rooms.next_nid(), id: id.to_owned(), version: version.clone(), rules });
+        let note = async |write: &mut Write<'_>| -> Result<(), Stop> {
+            write.name();
+            Ok(())
+        };
+        self.write_new_room(&info, generation, 1, HashMap::new(), HashMap::new(), note).await?;
+        Ok(info)
+    }
+
     /// An id for a room of a version before v12.
     pub fn random_room_id(&self) -> OwnedRoomId {
         let id = format!("!{}:{}", self.random_string(18), self.server_name());
@@ -94,11 +107,16 @@ impl Homeserver {
 }
 
 impl Write<'_> {
-    /// Puts the create event first.
-    pub(super) fn begin(&mut self, create: Pdu) -> Result<(), Stop> {
+    /// Puts its id and version where they are found.
+    fn name(&mut self) {
         let room = Room { id: self.room.id.clone(), version: self.room.version.clone() };
         tables::ROOM_NIDS.put(self.tx, &room.id, &self.room.nid);
         tables::ROOMS.put(self.tx, &self.room.nid, &room);
+    }
+
+    /// Puts the create event first.
+    pub(super) fn begin(&mut self, create: Pdu) -> Result<(), Stop> {
+        self.name();
         if let Err(reason) = self.check_by_auth_events(&create)? {
             return Err(Refused::Malformed(reason).into());
         }

@@ -9,28 +9,27 @@ use super::{
     write::Write,
 };
 use crate::homeserver::Homeserver;
-use ruma::{CanonicalJsonValue, UserId, events::TimelineEventType};
+use ruma::UserId;
 
 /// What becomes of an invitation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Invitee {
-    /// The user gets it. Also one whose account is deactivated, who will not answer.
+    /// The user gets it, as far as is known here. Also one whose account is deactivated, who will
+    /// not answer.
     Reached,
     /// The user wants none.
     WantsNone,
     /// The user would be of this server, and is not.
     HasNoAccount,
-    /// The user is of another server, and this one talks to none yet.
-    OutOfReach,
 }
 
 impl Invitee {
-    fn refusal(self, user: &UserId) -> Option<Refused> {
+    /// Why an invitation of `user` is refused, if it is.
+    pub fn refusal(self, user: &UserId) -> Option<Refused> {
         match self {
             Self::Reached => None,
             Self::WantsNone => Some(Refused::InvitesBlocked(user.to_owned())),
             Self::HasNoAccount => Some(Refused::NoAccount(user.to_owned())),
-            Self::OutOfReach => Some(Refused::OutOfReach(user.to_owned())),
         }
     }
 }
@@ -39,7 +38,8 @@ impl Homeserver {
     /// What would become of an invitation of a user.
     pub(crate) async fn invitee(&self, user: &UserId) -> Result<Invitee> {
         if !self.is_local(user) {
-            return Ok(Invitee::OutOfReach);
+            // Their server says whether they get it.
+            return Ok(Invitee::Reached);
         }
         let Some(nid) = self.find_account(user).await? else { return Ok(Invitee::HasNoAccount) };
         Ok(if self.blocks_invites(nid).await? { Invitee::WantsNone } else { Invitee::Reached })
@@ -48,11 +48,9 @@ impl Homeserver {
 
 impl Write<'_> {
     /// Why an invitation is refused ("Invite permission", for one): [`Refused::NoAccount`],
-    /// [`Refused::OutOfReach`], [`Refused::InvitesBlocked`].
+    /// [`Refused::InvitesBlocked`].
     pub(super) fn invite_refused(&self, draft: &Draft) -> Result<Option<Refused>, Stop> {
-        let is_invite = draft.event_type == TimelineEventType::RoomMember
-            && draft.content.get("membership").and_then(CanonicalJsonValue::as_str) == Some("invite");
-        let Some(user) = draft.state_key.as_deref().filter(|_| is_invite).and_then(|user| UserId::parse(user).ok()) else { return Ok(None) };
+        let Some(user) = draft.invited() else { return Ok(None) };
         Ok(self.invitee(&user)?.refusal(&user))
     }
 }

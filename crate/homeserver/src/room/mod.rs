@@ -7,6 +7,7 @@
 
 mod access;
 mod append;
+mod auth_chain;
 mod build;
 mod client_event;
 mod create;
@@ -45,6 +46,7 @@ pub use self::{
     error::{Error, Refused, Result},
     event::Event,
     invitee::Invitee,
+    outliers::by_auth_events,
     related::{Related, RelatedBy, Wanted},
     rooms::{RoomInfo, Rooms},
     state_tree::{Node, NodeId},

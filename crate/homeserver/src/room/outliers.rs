@@ -106,18 +106,30 @@ impl Write<'_> {
         Ok(update.root)
     }
 
-    /// Enters the room by a join that another server has accepted, in a state that it tells. What
-    /// was known of the room's end before counts no more: no user of this server was in it.
+    /// Enters the room by a join that another server has accepted, in a state that it tells, as far
+    /// as its events are here: those that could not be verified are no part of it. Unless users of
+    /// this server are in the room already (`is_resident`), what was known of its end before counts
+    /// no more.
     ///
     /// # Errors
-    /// As [`Self::state_of`]; [`Refused::NotAllowed`] where the auth rules do not allow the join in
+    /// [`Refused::MissingEvents`] with the auth events of the join that are not here. [`Refused::NotAllowed`] where the auth rules do not allow the join in
     /// that state, and where it has no create event.
-    pub fn enter(&mut self, state: &[OwnedEventId], join: Pdu) -> Result<Rc<Event>, Stop> {
+    pub fn enter(&mut self, state: &[OwnedEventId], join: Pdu, is_resident: bool) -> Result<Rc<Event>, Stop> {
         if let Some(known) = self.event_by_id(&join.event_id)?.filter(|known| !known.is_outlier()) {
             return Ok(known);
         }
         self.check_auth_events_are_here(&join)?;
-        let before = self.state_of(&join.event_id, state)?;
+        let (mut here, mut needs) = (Vec::with_capacity(state.len()), Vec::new());
+        for id in state {
+            match self.event_by_id(id) {
+                Ok(event) => here.extend(event.map(|_| id.clone())),
+                Err(need) => needs.push(need),
+            }
+        }
+        if !needs.is_empty() {
+            return Err(Stop::Missing(needs));
+        }
+        let before = self.state_of(&join.event_id, &here)?;
         let create = self.state_get(before, &[(StateEventType::RoomCreate, String::new())])?;
         if create.first().copied().flatten().is_none() {
             return Err(Refused::NotAllowed("The state of the room has no create event".to_owned()).into());
@@ -125,7 +137,9 @@ impl Write<'_> {
         for checked in [self.check_by_auth_events(&join)?, self.check_in_state(&join, before)?] {
             checked.map_err(Refused::NotAllowed)?;
         }
-        self.head.extremities.clear();
+        if !is_resident {
+            self.head.extremities.clear();
+        }
         self.append(join, before, Verdict::default(), None)
     }
 

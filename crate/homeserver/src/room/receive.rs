@@ -55,6 +55,12 @@ impl Write<'_> {
         Ok(event)
     }
 
+    /// As [`Self::receive`], for an event that its server has given to this one, which passes it on
+    /// to the other servers in the room.
+    pub fn receive_for_others(&mut self, pdu: Pdu) -> Result<Rc<Event>, Stop> {
+        self.receive(pdu)
+    }
+
     /// The state before an event: what its parents' states resolve to.
     fn state_after_all(&mut self, pdu: &Pdu) -> Result<NodeId, Stop> {
         let mut states = Vec::with_capacity(pdu.prev_events.len());

@@ -21,7 +21,7 @@ use crate::{
     position::Position,
     push::{Count, Receipts},
     room::{self, Event, Format, NodeId, Related, RoomInfo, Viewer, Wanted, membership_of, state_tree::Part},
-    tables::{Membership, RoomHead, RoomNid},
+    tables::{self, Json, Membership, RoomHead, RoomNid},
 };
 use ephapse_events::StateKey;
 use ephapse_store::Direction;
@@ -42,18 +42,6 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     rc::Rc,
 };
-
-/// What a client that is not in a room is told of it, beside its invite or knock (Client-Server
-/// API, Stripped state).
-const STRIPPED: [StateEventType; 7] = [
-    StateEventType::RoomCreate,
-    StateEventType::RoomJoinRules,
-    StateEventType::RoomCanonicalAlias,
-    StateEventType::RoomName,
-    StateEventType::RoomAvatar,
-    StateEventType::RoomTopic,
-    StateEventType::RoomEncryption,
-];
 
 /// How a user who has left a room was in it since the client's last sync.
 pub(super) struct FormerMembership {
@@ -244,13 +232,17 @@ impl SyncBuilder<'_> {
     }
 
     async fn stripped(&self, room: &RoomInfo, member: &Rc<Event>) -> Result<Vec<Raw<AnyStrippedStateEvent>>> {
-        let mut keys: Vec<StateKey> = STRIPPED.into_iter().map(|kind| (kind, String::new())).collect();
-        if member.pdu.state_key.as_deref() != Some(member.pdu.sender.as_str()) {
-            keys.push((StateEventType::RoomMember, member.pdu.sender.to_string()));
+        let sender = Some(&*member.pdu.sender).filter(|sender| member.pdu.state_key.as_deref() != Some(sender.as_str()));
+        let events = self.hs.stripped_state(room, member.state_before, sender).await?;
+        let is_known = events.iter().any(|event| event.pdu.is_create());
+        let mut stripped: Vec<_> = readable(events.iter().map(|event| Homeserver::stripped_event(event))).collect();
+        if !is_known && let Some(Json(told)) = tables::STRIPPED_STATES.get(self.hs.store(), &(room.nid, self.ask.session.user)).await? {
+            // This server was not in the room: it knows what another one told it.
+            let told: Vec<Raw<AnyStrippedStateEvent>> = serde_json::from_str(&told).unwrap_or_default();
+            stripped.extend(told);
         }
-        let positions: Vec<Position> = self.hs.state_get(room.nid, member.state_before, &keys).await?.into_iter().flatten().collect();
-        let events = self.hs.events_at(room.nid, &positions).await?;
-        Ok(readable(events.iter().flatten().chain([member]).map(|event| Homeserver::stripped_event(event))).collect())
+        stripped.extend(readable([Homeserver::stripped_event(member)]));
+        Ok(stripped)
     }
 
     async fn timeline_slice(&self, room: &Rc<RoomInfo>, head: &RoomHead, span: &Span<'_>) -> Result<TimelineSlice> {

@@ -1,6 +1,6 @@
 //! What tests of several servers share.
 
-pub use ephapse_homeserver::test_support::{Answer, TestServer, network::Network};
+pub use ephapse_homeserver::test_support::{Answer, TestServer, TestUser, network::Network};
 
 use ephapse_events::signing_key;
 use ephapse_homeserver::{Body, Entrance};

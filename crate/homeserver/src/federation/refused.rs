@@ -1,0 +1,77 @@
+//! Why something that needs other servers is not done.
+
+use super::client::AskError;
+use crate::{
+    error::Error,
+    failure::{Failure, Refusal},
+    room,
+};
+use http::StatusCode;
+use ruma::{OwnedRoomId, OwnedServerName, api::error::ErrorKind};
+
+/// What is refused, and why. The texts are for whoever asked.
+#[derive(Debug, thiserror::Error)]
+pub enum Refused {
+    /// Nobody is known who could help.
+    #[error("{0} is not known here, and no server is known that is in it: name one")]
+    NoServer(OwnedRoomId),
+    /// Another server did not do what was asked of it; of several, the last one.
+    #[error("{server}: {error}")]
+    Server {
+        /// Which.
+        server: OwnedServerName,
+        /// What it did instead.
+        error: AskError,
+    },
+    /// The room.
+    #[error(transparent)]
+    Room(#[from] room::Refused),
+}
+
+/// Why something that needs other servers is not done.
+pub type RemoteError = Failure<Refused>;
+
+impl Refusal for Refused {}
+
+impl Refused {
+    /// What became of asking one server after the other.
+    pub fn of(room: &ruma::RoomId, last: Option<(OwnedServerName, AskError)>) -> Self {
+        match last {
+            Some((server, error)) => Self::Server { server, error },
+            None => Self::NoServer(room.to_owned()),
+        }
+    }
+
+    /// What a server has answered is not what it should be.
+    pub fn malformed(server: &ruma::ServerName, why: impl Into<String>) -> Self {
+        Self::Server { server: server.to_owned(), error: AskError::Malformed(why.into()) }
+    }
+}
+
+impl From<room::Error> for RemoteError {
+    fn from(error: room::Error) -> Self {
+        error.map(Refused::Room)
+    }
+}
+
+impl From<Refused> for Error {
+    fn from(refused: Refused) -> Self {
+        let message = refused.to_string();
+        match refused {
+            Refused::NoServer(_) => Self::not_found(message),
+            Refused::Room(refused) => refused.into(),
+            // What another server refuses is refused here for the same reason.
+            Refused::Server { error: AskError::Refused { status, errcode, .. }, .. }
+                if [StatusCode::BAD_REQUEST, StatusCode::FORBIDDEN, StatusCode::NOT_FOUND].contains(&status) =>
+            {
+                Self::new(status, kind_of(&errcode), message)
+            }
+            Refused::Server { .. } => Self::new(StatusCode::BAD_GATEWAY, ErrorKind::Unknown, message),
+        }
+    }
+}
+
+/// The kind of an errcode. Those that say more than a code are passed on as what they are about.
+fn kind_of(errcode: &str) -> ErrorKind {
+    serde_json::from_value(serde_json::json!({ "errcode": errcode })).unwrap_or(ErrorKind::Unknown)
+}

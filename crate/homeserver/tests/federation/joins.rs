@@ -1,0 +1,162 @@
+//! Joins, knocks, invitations and leaves across servers.
+
+use crate::support::{Network, TestServer, TestUser};
+use serde_json::{Value, json};
+
+fn room(server: &TestServer, user: &TestUser, body: Value) -> String {
+    server.post(user, "/_matrix/client/v3/createRoom", body).ok()["room_id"].as_str().expect("a room id").to_owned()
+}
+
+fn sync(server: &TestServer, user: &TestUser) -> Value {
+    server.get(user, "/_matrix/client/v3/sync").ok()
+}
+
+fn membership(server: &TestServer, user: &TestUser, room: &str, of: &TestUser) -> Value {
+    server.get(user, &format!("/_matrix/client/v3/rooms/{room}/state/m.room.member/{}", of.id)).ok()["membership"].clone()
+}
+
+#[test]
+fn a_user_joins_a_room_of_another_server() {
+    for version in ["1", "6", "10", "11", "12"] {
+        let network = Network::new();
+        let (one, two) = (network.server("one.example"), network.server("two.example"));
+        let (alice, bob) = (one.register("alice"), two.register("bob"));
+        let id = room(&one, &alice, json!({ "preset": "public_chat", "room_version": version, "name": "Far away" }));
+        two.post(&bob, &format!("/_matrix/client/v3/join/{id}?via=one.example"), json!({})).ok();
+        let joined = &sync(&two, &bob)["rooms"]["join"][&id];
+        let state = joined["state"]["events"].as_array().expect("a state");
+        assert!(state.iter().any(|event| event["type"] == "m.room.name" && event["content"]["name"] == "Far away"), "{version}: {joined}");
+        let timeline = joined["timeline"]["events"].as_array().expect("a timeline");
+        assert_eq!(timeline.last().expect("the join")["state_key"], json!(bob.id), "{version}: {joined}");
+        for (server, user) in [(&one, &alice), (&two, &bob)] {
+            assert_eq!(membership(server, user, &id, &alice), "join", "{version}");
+            assert_eq!(membership(server, user, &id, &bob), "join", "{version}");
+        }
+    }
+}
+
+#[test]
+fn a_user_joins_by_an_alias_of_another_server() {
+    let network = Network::new();
+    let (one, two) = (network.server("one.example"), network.server("two.example"));
+    let (alice, bob) = (one.register("alice"), two.register("bob"));
+    let id = room(&one, &alice, json!({ "preset": "public_chat", "room_alias_name": "hall" }));
+    let joined = two.post(&bob, "/_matrix/client/v3/join/%23hall:one.example", json!({})).ok();
+    assert_eq!(joined["room_id"], json!(id));
+    two.post(&bob, "/_matrix/client/v3/join/%23cellar:one.example", json!({})).fails(404, "M_NOT_FOUND");
+}
+
+#[test]
+fn an_invitation_reaches_a_user_of_another_server() {
+    let network = Network::new();
+    let (one, two) = (network.server("one.example"), network.server("two.example"));
+    let (alice, bob) = (one.register("alice"), two.register("bob"));
+    let id = room(&one, &alice, json!({ "preset": "private_chat", "name": "For two", "invite": [bob.id] }));
+    let invited = &sync(&two, &bob)["rooms"]["invite"][&id]["invite_state"]["events"];
+    let told = |kind: &str| invited.as_array().into_iter().flatten().find(|event| event["type"] == kind).cloned().unwrap_or_default();
+    assert_eq!(told("m.room.name")["content"]["name"], "For two", "{invited}");
+    assert_eq!(told("m.room.create")["sender"], json!(alice.id), "{invited}");
+    assert_eq!(membership(&one, &alice, &id, &bob), "invite");
+    // The server of who invited is in the room.
+    two.post(&bob, &format!("/_matrix/client/v3/rooms/{id}/join"), json!({})).ok();
+    assert_eq!(membership(&one, &alice, &id, &bob), "join");
+    assert_eq!(membership(&two, &bob, &id, &alice), "join");
+}
+
+#[test]
+fn an_invitation_is_refused_across_servers() {
+    let network = Network::new();
+    let (one, two) = (network.server("one.example"), network.server("two.example"));
+    let (alice, bob) = (one.register("alice"), two.register("bob"));
+    let id = room(&one, &alice, json!({ "preset": "private_chat" }));
+    one.post(&alice, &format!("/_matrix/client/v3/rooms/{id}/invite"), json!({ "user_id": bob.id })).ok();
+    let since = sync(&two, &bob)["next_batch"].as_str().expect("a token").to_owned();
+    two.post(&bob, &format!("/_matrix/client/v3/rooms/{id}/leave"), json!({})).ok();
+    assert_eq!(membership(&one, &alice, &id, &bob), "leave");
+    let after = two.get(&bob, &format!("/_matrix/client/v3/sync?since={since}")).ok();
+    assert!(after["rooms"]["leave"][&id].is_object(), "{after}");
+    assert!(sync(&two, &bob)["rooms"]["invite"][&id].is_null());
+    // Also when nobody can be told.
+    one.post(&alice, &format!("/_matrix/client/v3/rooms/{id}/invite"), json!({ "user_id": bob.id })).ok();
+    network.set_down(&one, true);
+    two.post(&bob, &format!("/_matrix/client/v3/rooms/{id}/leave"), json!({})).ok();
+    assert!(sync(&two, &bob)["rooms"]["invite"][&id].is_null());
+}
+
+#[test]
+fn whom_a_server_does_not_know_is_not_invited() {
+    let network = Network::new();
+    let (one, _two) = (network.server("one.example"), network.server("two.example"));
+    let alice = one.register("alice");
+    let id = room(&one, &alice, json!({}));
+    let invite = |user: &str| one.post(&alice, &format!("/_matrix/client/v3/rooms/{id}/invite"), json!({ "user_id": user }));
+    invite("@nobody:two.example").fails(404, "M_NOT_FOUND");
+    let error = invite("@bob:three.example").fails(502, "M_UNKNOWN");
+    assert!(error["error"].as_str().is_some_and(|text| text.contains("three.example: it could not be reached")), "{error}");
+}
+
+#[test]
+fn a_user_knocks_on_a_room_of_another_server() {
+    let network = Network::new();
+    let (one, two) = (network.server("one.example"), network.server("two.example"));
+    let (alice, bob) = (one.register("alice"), two.register("bob"));
+    let rules = json!({ "type": "m.room.join_rules", "state_key": "", "content": { "join_rule": "knock" } });
+    let id = room(&one, &alice, json!({ "initial_state": [rules], "name": "Knock first" }));
+    two.post(&bob, &format!("/_matrix/client/v3/join/{id}?via=one.example"), json!({})).fails(403, "M_FORBIDDEN");
+    two.post(&bob, &format!("/_matrix/client/v3/knock/{id}?via=one.example"), json!({ "reason": "please" })).ok();
+    let knocked = &sync(&two, &bob)["rooms"]["knock"][&id]["knock_state"]["events"];
+    assert!(knocked.as_array().into_iter().flatten().any(|event| event["content"]["name"] == "Knock first"), "{knocked}");
+    assert_eq!(membership(&one, &alice, &id, &bob), "knock");
+    one.post(&alice, &format!("/_matrix/client/v3/rooms/{id}/invite"), json!({ "user_id": bob.id })).ok();
+    two.post(&bob, &format!("/_matrix/client/v3/rooms/{id}/join"), json!({})).ok();
+    assert_eq!(membership(&one, &alice, &id, &bob), "join");
+}
+
+#[test]
+fn a_restricted_room_is_joined_on_the_word_of_its_server() {
+    for version in ["8", "11", "12"] {
+        let network = Network::new();
+        let (one, two) = (network.server("one.example"), network.server("two.example"));
+        let (alice, bob) = (one.register("alice"), two.register("bob"));
+        let space = room(&one, &alice, json!({ "preset": "public_chat", "room_version": version }));
+        let content = json!({ "join_rule": "restricted", "allow": [{ "type": "m.room_membership", "room_id": space }] });
+        let rules = json!({ "type": "m.room.join_rules", "state_key": "", "content": content });
+        let id = room(&one, &alice, json!({ "initial_state": [rules], "room_version": version }));
+        let join = |id: &str| two.post(&bob, &format!("/_matrix/client/v3/join/{id}?via=one.example"), json!({}));
+        join(&id).fails(403, "M_FORBIDDEN");
+        join(&space).ok();
+        join(&id).ok();
+        assert_eq!(membership(&two, &bob, &id, &bob), "join", "{version}");
+        assert_eq!(membership(&one, &alice, &id, &bob), "join", "{version}");
+    }
+}
+
+#[test]
+fn a_join_says_whom_it_could_not_reach() {
+    let network = Network::new();
+    let (one, two) = (network.server("one.example"), network.server("two.example"));
+    let (alice, bob) = (one.register("alice"), two.register("bob"));
+    let id = room(&one, &alice, json!({ "preset": "public_chat" }));
+    two.post(&bob, &format!("/_matrix/client/v3/join/{id}"), json!({})).fails(404, "M_NOT_FOUND");
+    network.set_down(&one, true);
+    let error = two.post(&bob, &format!("/_matrix/client/v3/join/{id}?via=one.example"), json!({})).fails(502, "M_UNKNOWN");
+    assert!(error["error"].as_str().is_some_and(|text| text.contains("one.example: it could not be reached: connection refused")), "{error}");
+    network.set_down(&one, false);
+    two.post(&bob, &format!("/_matrix/client/v3/join/{id}?via=nowhere.example&via=one.example"), json!({})).ok();
+}
+
+#[test]
+fn a_user_comes_back_to_a_room_that_everybody_here_had_left() {
+    let network = Network::new();
+    let (one, two) = (network.server("one.example"), network.server("two.example"));
+    let (alice, bob) = (one.register("alice"), two.register("bob"));
+    let id = room(&one, &alice, json!({ "preset": "public_chat" }));
+    let join = || two.post(&bob, &format!("/_matrix/client/v3/join/{id}?via=one.example"), json!({}));
+    join().ok();
+    two.post(&bob, &format!("/_matrix/client/v3/rooms/{id}/leave"), json!({})).ok();
+    network.pass(std::time::Duration::from_secs(10));
+    one.put(&alice, &format!("/_matrix/client/v3/rooms/{id}/state/m.room.name/"), json!({ "name": "Changed" })).ok();
+    join().ok();
+    let name = two.get(&bob, &format!("/_matrix/client/v3/rooms/{id}/state/m.room.name")).ok();
+    assert_eq!(name["name"], "Changed");
+}
