@@ -12,6 +12,11 @@ pub trait Transport {
     /// Sends a request to a server. The URI is a path and a query, as they were signed. The answer
     /// is there when its head is; its body comes as it comes.
     fn send(&self, destination: OwnedServerName, request: Request<Bytes>) -> LocalBoxFuture<'static, Result<Response<Body>, TransportError>>;
+
+    /// Whether it can reach anybody at all.
+    fn leads_somewhere(&self) -> bool {
+        true
+    }
 }
 
 /// Why a request did not reach another server. The texts are for users, after the server's name.
@@ -37,5 +42,9 @@ pub struct NoTransport;
 impl Transport for NoTransport {
     fn send(&self, _: OwnedServerName, _: Request<Bytes>) -> LocalBoxFuture<'static, Result<Response<Body>, TransportError>> {
         Box::pin(async { Err(TransportError::NoFederation) })
+    }
+
+    fn leads_somewhere(&self) -> bool {
+        false
     }
 }

@@ -124,7 +124,7 @@ pub async fn create_room(call: UserCall, request: Request) -> Result<Response> {
     let mut invitees = HashMap::new();
     let mut invites = Vec::new();
     // Other servers are asked once there is a room to ask about.
-    let (here, elsewhere): (Vec<_>, Vec<_>) = request.invite.iter().partition(|user| hs.is_local(user));
+    let (here, elsewhere): (Vec<_>, Vec<_>) = request.invite.iter().partition(|user| hs.is_local(user) || !hs.asks_others());
     for user in here {
         users.extend(hs.find_account(user).await?.map(|nid| (user.clone(), nid)));
         invitees.insert(user.clone(), hs.invitee(user).await?);

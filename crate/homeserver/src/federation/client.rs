@@ -93,6 +93,11 @@ impl PeerAuthentication for NoAuthentication {
 }
 
 impl Homeserver {
+    /// Whether this server asks others at all.
+    pub(crate) fn asks_others(&self) -> bool {
+        self.config.federation && self.federation.transport.leads_somewhere()
+    }
+
     /// Asks another server, and reads its answer: at most [`LARGEST_ANSWER`] bytes, within
     /// [`PATIENCE`].
     ///

@@ -31,8 +31,8 @@ pub enum Refused {
     /// An invitation of a user who would be of this server, and is not.
     #[error("{0} does not exist on this server")]
     NoAccount(OwnedUserId),
-    /// An invitation of a user of another server, where it cannot be asked.
-    #[error("{0} is on another server: invite them when the room is there")]
+    /// An invitation of a user of another server, which cannot be asked.
+    #[error("{0} is on another server, which cannot be asked")]
     OutOfReach(OwnedUserId),
     /// An annotation that its sender has made before.
     #[error("You have already reacted to this event with the same key")]

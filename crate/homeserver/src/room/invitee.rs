@@ -21,6 +21,8 @@ pub enum Invitee {
     WantsNone,
     /// The user would be of this server, and is not.
     HasNoAccount,
+    /// The user is of another server, and this one asks no others.
+    OutOfReach,
 }
 
 impl Invitee {
@@ -29,6 +31,7 @@ impl Invitee {
         match self {
             Self::Reached => None,
             Self::WantsNone => Some(Refused::InvitesBlocked(user.to_owned())),
+            Self::OutOfReach => Some(Refused::OutOfReach(user.to_owned())),
             Self::HasNoAccount => Some(Refused::NoAccount(user.to_owned())),
         }
     }
@@ -39,7 +42,7 @@ impl Homeserver {
     pub(crate) async fn invitee(&self, user: &UserId) -> Result<Invitee> {
         if !self.is_local(user) {
             // Their server says whether they get it.
-            return Ok(Invitee::Reached);
+            return Ok(if self.asks_others() { Invitee::Reached } else { Invitee::OutOfReach });
         }
         let Some(nid) = self.find_account(user).await? else { return Ok(Invitee::HasNoAccount) };
         Ok(if self.blocks_invites(nid).await? { Invitee::WantsNone } else { Invitee::Reached })
@@ -48,7 +51,7 @@ impl Homeserver {
 
 impl Write<'_> {
     /// Why an invitation is refused ("Invite permission", for one): [`Refused::NoAccount`],
-    /// [`Refused::InvitesBlocked`].
+    /// [`Refused::OutOfReach`], [`Refused::InvitesBlocked`].
     pub(super) fn invite_refused(&self, draft: &Draft) -> Result<Option<Refused>, Stop> {
         let Some(user) = draft.invited() else { return Ok(None) };
         Ok(self.invitee(&user)?.refusal(&user))
