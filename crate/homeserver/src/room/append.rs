@@ -62,7 +62,7 @@ impl Write<'_> {
     pub(super) fn append(&mut self, pdu: Pdu, before: NodeId, verdict: Verdict, txn_id: Option<(OwnedDeviceId, String)>) -> Result<Rc<Event>, Stop> {
         let position = self.next_position();
         // States go on to refer to what they know.
-        let outlier = self.event_by_id(&pdu.event_id)?.filter(|known| known.is_outlier()).map(|known| known.position);
+        let outlier = self.outlier(&pdu.event_id)?;
         let state_position = outlier.unwrap_or(position);
         let key = pdu.key().filter(|_| verdict.rejected.is_none());
         let mut after = before;

@@ -260,6 +260,17 @@ impl Write<'_> {
         }
     }
 
+    /// The position of an event among the outliers. Who takes in another server's event has asked
+    /// for it by its id; one that was built just now is nowhere, and would be another one, with
+    /// another time, when that had been read.
+    pub(super) fn outlier(&self, id: &EventId) -> Result<Option<Position>, Need> {
+        match self.event_by_id(id) {
+            Ok(known) => Ok(known.filter(|known| known.is_outlier()).map(|known| known.position)),
+            Err(Need::EventId(_)) => Ok(None),
+            Err(need) => Err(need),
+        }
+    }
+
     /// Whether an event of which [`Self::event_by_id`] has said that this room does not have it
     /// stands in another room.
     pub(super) fn stands_elsewhere(&self, id: &EventId) -> bool {
