@@ -3,10 +3,7 @@
 
 mod access;
 pub mod acl;
-pub mod acl;
 pub mod authentication;
-pub mod authentication;
-pub mod client;
 pub mod client;
 pub mod edus;
 pub mod events;
@@ -16,7 +13,7 @@ mod membership;
 mod openid;
 mod query;
 pub mod refused;
-pub mod send;
+mod send;
 mod server_keys;
 pub mod template;
 mod version;
