@@ -74,3 +74,24 @@ test('ephapse status asks the server on a directory, and says when none runs the
   await server.run();
   assert.match((await status()).stdout, /^server name: status\.example$/m);
 });
+
+test('two servers: one joins a room of the other by its alias, and a server that is not there is named with the reason', async (t) => {
+  const authority = await Authority.make(t);
+  const [one, two] = await Promise.all([1, 2].map(() => start(t, authority, ['--allow-loopback-federation'])));
+  const [alice, bob] = [await one.register('alice'), await two.register('bob')];
+  await one.ok('POST', '/_matrix/client/v3/createRoom', alice.access_token, { preset: 'public_chat', room_alias_name: 'lobby', name: 'The lobby' });
+  const join = (alias) => two.request('POST', `/_matrix/client/v3/join/${encodeURIComponent(alias)}`, bob.access_token, {});
+  const joined = await join(`#lobby:${one.name}`);
+  assert.equal(joined.status, 200, JSON.stringify(joined.body));
+  const path = `/_matrix/client/v3/rooms/${encodeURIComponent(joined.body.room_id)}`;
+  for (const [server, user] of [[one, alice], [two, bob]]) {
+    const { joined: members } = await server.ok('GET', `${path}/joined_members`, user.access_token);
+    assert.deepEqual(Object.keys(members).sort(), [alice.user_id, bob.user_id].sort());
+    assert.deepEqual(await server.ok('GET', `${path}/state/m.room.name`, user.access_token), { name: 'The lobby' });
+  }
+
+  const closed = `localhost:${await freePort()}`;
+  const refused = await join(`#lobby:${closed}`);
+  assert.notEqual(refused.status, 200);
+  assert.match(refused.body.error, new RegExp(`${closed}.*could not be reached: 127\\.0\\.0\\.1:\\d+: connection refused`), JSON.stringify(refused));
+});

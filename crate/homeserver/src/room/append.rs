@@ -3,7 +3,7 @@
 //! format").
 
 use super::{
-    error::Error,
+    error::{Error, Refused},
     event::Event,
     state_tree::{self, Difference, NodeId},
     stop::{Need, Stop},
@@ -357,8 +357,7 @@ impl Write<'_> {
         let nodes = |id: NodeId| self.node(id);
         let fetch = |kind: &StateEventType, state_key: &str| self.held(redaction.state_before, kind, state_key, &nodes);
         let asked = auth::may_redact(&self.room.rules, &redaction.pdu, &target.pdu, fetch);
-        // Where the levels cannot be read nobody may.
-        Ok(verdict(asked)?.unwrap_or(false))
+        verdict(asked)?.map_err(|reason| Refused::NotAllowed(reason).into())
     }
 
     /// The auth rules over the events that an event names (state-independent), with its reason when

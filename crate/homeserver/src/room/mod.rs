@@ -15,7 +15,6 @@ mod erased;
 mod error;
 mod event;
 mod guests;
-mod incoming;
 mod invitee;
 mod needs;
 mod outliers;
@@ -46,7 +45,6 @@ pub use self::{
     create::NewRoom,
     error::{Error, Refused, Result},
     event::Event,
-    incoming::Received,
     invitee::Invitee,
     outliers::by_auth_events,
     related::{Related, RelatedBy, Wanted},

@@ -1,6 +1,5 @@
 //! Several servers in one process, as their users and each other see them.
 
 mod joins;
-mod send;
 mod server_keys;
 mod support;
