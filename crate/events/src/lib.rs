@@ -68,6 +68,7 @@
 //! for tests of this crate and of those that use it.
 
 pub mod auth;
+mod canonical;
 pub mod json;
 #[cfg(any(test, feature = "test-rooms"))]
 pub mod model;
@@ -79,6 +80,7 @@ pub mod scenarios;
 mod sign;
 
 pub use self::{
+    canonical::{NotJson, write_canonical},
     pdu::{
         EventReference, JsonObject, MAX_AUTH_EVENTS, MAX_ID_BYTES, MAX_PDU_BYTES, MAX_PREV_EVENTS, Pdu, PduError, ReceivedPdu, StateKey,
         create_of_room, max_depth, room_id_of_create,

@@ -9,6 +9,7 @@ mod format;
 mod numbers;
 
 pub use numbers::JsonObject;
+pub(crate) use numbers::python_number;
 
 use crate::json::{self, LimitError};
 use base64::{Engine, alphabet, engine::general_purpose};

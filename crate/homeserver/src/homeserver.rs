@@ -226,6 +226,9 @@ impl Homeserver {
             if let Err(error) = hs.forget_old_answers().await {
                 tracing::warn!("could not delete the answers of old requests: {error}");
             }
+            if let Err(error) = hs.forget_old_transactions().await {
+                tracing::warn!("could not delete the answers of old transactions: {error}");
+            }
             if let Err(error) = hs.forget_ended_sessions().await {
                 tracing::warn!("could not delete expired user-interactive sessions: {error}");
             }

@@ -38,6 +38,8 @@ pub struct RateLimits {
     pub registrations: Buckets,
     /// OpenID tokens asked for, by user id.
     pub openid_tokens: Buckets,
+    /// Transactions of other servers, by their names.
+    pub transactions: Buckets,
 }
 
 impl Default for RateLimits {
@@ -49,6 +51,8 @@ impl Default for RateLimits {
             registration_tokens: Buckets::new(20, Duration::from_secs(5)),
             registrations: Buckets::new(200, Duration::from_secs(1)),
             openid_tokens: Buckets::new(50, Duration::from_secs(10)),
+            // As fast as a server that was away can be told what it missed, one after the other.
+            transactions: Buckets::new(500, Duration::from_millis(20)),
         }
     }
 }
@@ -56,8 +60,9 @@ impl Default for RateLimits {
 impl RateLimits {
     /// Bytes that all buckets take, roughly.
     pub(crate) fn cached_bytes(&self) -> usize {
-        let buckets = [&self.passwords, &self.unknown_names, &self.registration_tokens, &self.registrations, &self.openid_tokens];
-        buckets.into_iter().map(|buckets| buckets.full_at.borrow().bytes()).sum()
+        let asked = [&self.passwords, &self.unknown_names, &self.registration_tokens, &self.registrations];
+        let buckets = asked.into_iter().chain([&self.openid_tokens, &self.transactions]);
+        buckets.map(|buckets| buckets.full_at.borrow().bytes()).sum()
     }
 
     /// Lets one more password be hashed or compared, until what is returned is dropped.

@@ -551,6 +551,22 @@ impl Table {
         self.signed(handler, Bound::Exactly(MAX_PEER_BODY))
     }
 
+    /// As [`Self::peer_many`], for a handler that reads the body itself, which is anything; it is
+    /// given what the path says.
+    pub fn peer_raw<R, F, A>(&mut self, handler: F) -> &mut Self
+    where
+        R: IncomingRequest + 'static,
+        F: Fn(PeerCall, Vec<String>) -> A + 'static,
+        A: Future<Output = Result<Response<Body>>> + 'static,
+    {
+        let handler = move |mut incoming: Incoming| -> Result<Answer> {
+            let arguments = std::mem::take(&mut incoming.arguments);
+            Ok(Box::pin(handler(incoming.peer_call()?, arguments)))
+        };
+        let (credentials, bound) = (Credentials::Signature, Bound::Exactly(MAX_PEER_BODY));
+        self.add(R::METHOD, &mut R::PATH_BUILDER.all_paths(), Endpoint { path: "", handler: Rc::new(handler), credentials, bound })
+    }
+
     /// As [`Self::peer`], for answers that leave as they are made.
     pub fn peer_stream<R, F, A>(&mut self, handler: F) -> &mut Self
     where

@@ -159,6 +159,11 @@ pub const SERVER_KEYS: Table<(OwnedServerName, String), ServerKey> = Table::new(
 /// What other servers say of their signing keys.
 pub const SERVER_KEY_DOCUMENTS: Table<OwnedServerName, ServerKeyDocument> = Table::new(0x51, "server key documents");
 
+/// What transactions of other servers were answered, by the server and its id of the transaction.
+pub const ANSWERED_TRANSACTIONS: Table<(OwnedServerName, String), AnsweredTransaction> = Table::new(0xa8, "answered transactions");
+/// When transactions were answered, so that old answers can be dropped: `(time in ms, server, id)`.
+pub const ANSWERED_TRANSACTIONS_BY_TIME: Table<(u64, OwnedServerName, String), ()> = Table::new(0xa9, "answered transactions by time");
+
 /// What a user has not read in a room, as far as it was counted.
 pub const UNREAD: Table<(UserNid, RoomNid), Unread> = Table::new(0x70, "unread counts");
 

@@ -180,6 +180,12 @@ impl<'a> Replacing<'a> {
     }
 }
 
+/// A number of any JSON as Python writes what it has read; none of what is no number, or beyond
+/// what any server reads.
+pub(crate) fn python_number(number: &str) -> Option<Cow<'_, str>> {
+    as_python(number).ok().filter(|_| is_number(number))
+}
+
 fn is_canonical(number: &str) -> bool {
     number != "-0" && number.parse::<i64>().is_ok_and(|value| (-LARGEST..=LARGEST).contains(&value))
 }

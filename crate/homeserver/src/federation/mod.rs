@@ -5,6 +5,7 @@ mod access;
 pub mod acl;
 pub mod authentication;
 pub mod client;
+pub mod edus;
 pub mod events;
 pub mod joining;
 pub mod keys;
@@ -12,6 +13,7 @@ mod membership;
 mod openid;
 mod query;
 pub mod refused;
+mod send;
 mod server_keys;
 pub mod template;
 mod version;
@@ -19,6 +21,7 @@ mod well_known;
 
 use crate::{router::Table, transport::Transport};
 use keys::Keys;
+use ruma::api::federation::transactions::send_transaction_message;
 use std::rc::Rc;
 
 /// What memory holds of other servers, and the way to them.
@@ -38,6 +41,7 @@ pub fn routes(table: &mut Table) {
     table.public(well_known::server).public(version::version).public(server_keys::own);
     table.public(server_keys::notarized).public(server_keys::notarized_many);
     table.public(openid::userinfo);
+    table.peer_raw::<send_transaction_message::v1::Request, _, _>(send::send);
     table.peer(query::profile).peer(query::directory);
     table.peer(membership::make_join).peer_stream(membership::send_join).peer_stream(membership::send_join_v1);
     table.peer(membership::make_leave).peer(membership::send_leave).peer(membership::send_leave_v1);

@@ -15,6 +15,7 @@ mod erased;
 mod error;
 mod event;
 mod guests;
+mod incoming;
 mod invitee;
 mod needs;
 mod outliers;
@@ -45,6 +46,7 @@ pub use self::{
     create::NewRoom,
     error::{Error, Refused, Result},
     event::Event,
+    incoming::Received,
     invitee::Invitee,
     outliers::by_auth_events,
     related::{Related, RelatedBy, Wanted},

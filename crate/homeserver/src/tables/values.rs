@@ -445,6 +445,15 @@ pub struct AnsweredRequest {
     pub ts: u64,
 }
 
+/// What a transaction of another server was answered.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AnsweredTransaction {
+    /// The whole answer.
+    pub response: Json,
+    /// When, in ms.
+    pub ts: u64,
+}
+
 /// A user-interactive session: bound to the request that began it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct InteractiveSession {

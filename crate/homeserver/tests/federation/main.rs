@@ -1,5 +1,6 @@
 //! Several servers in one process, as their users and each other see them.
 
 mod joins;
+mod send;
 mod server_keys;
 mod support;
