@@ -85,6 +85,9 @@ pub struct Config {
     /// Where a user whose files have too many bytes can read about it, a URI: `info_uri` of
     /// `M_USER_LIMIT_EXCEEDED`.
     pub media_quota_info: String,
+    /// Bytes that all files together may have that can be had again: of other servers, and
+    /// thumbnails. A larger file is not taken from another server.
+    pub media_cache: u64,
     /// Whether files are given to users of this server and to other servers only, and not to
     /// whoever knows where they are. A file that came while this was `false` stays open to
     /// everybody.
@@ -111,6 +114,7 @@ impl Default for Config {
             max_upload: 100 << 20,
             media_quota: None,
             media_quota_info: "https://github.com/ephapse/ephapse#storage-is-full".to_owned(),
+            media_cache: 1 << 30,
             authenticated_media: true,
         }
     }

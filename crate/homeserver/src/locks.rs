@@ -32,6 +32,8 @@ pub enum LockKey {
     Profile(String),
     /// The beginning of the list of changes.
     Changes,
+    /// Files that can be had again, and how many bytes they have.
+    MediaCache,
     /// A chunk of files, and who uses it.
     Chunk([u8; 32]),
     /// The signing keys of another server, being asked for.

@@ -187,6 +187,11 @@ pub const MEDIA_USED: Table<UserNid, u64> = Table::new(0x86, "bytes uploaded by 
 pub const MEDIA_COUNTED: Table<(), ()> = Table::new(0x87, "uploads are counted");
 /// Files that came while files were given to everybody: they stay so.
 pub const PUBLIC_MEDIA: Table<FileKey, ()> = Table::new(0x88, "public media");
+/// Files that can be had again, and their sizes: `(when it came here in ms, server name, media id,
+/// variant)`.
+pub const CACHED_MEDIA: Table<(u64, OwnedServerName, String, String), u64> = Table::new(0x89, "cached media");
+/// The bytes of all of them.
+pub const CACHED_MEDIA_BYTES: Table<(), u64> = Table::new(0x8a, "bytes of cached media");
 
 /// Whose OpenID tokens are, by when they end, in ms, and by their SHA-256.
 pub const OPENID_TOKENS: Table<(u64, [u8; 32]), UserNid> = Table::new(0x90, "OpenID tokens");

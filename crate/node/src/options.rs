@@ -142,6 +142,11 @@ pub struct Serve {
     #[arg(long, env = "HS_MEDIA_QUOTA_INFO", value_name = "URL", default_value_t = Config::default().media_quota_info)]
     pub media_quota_info: String,
 
+    /// The most bytes that files of other servers and thumbnails may take on disk; the oldest are
+    /// deleted first
+    #[arg(long, env = "HS_MEDIA_CACHE", value_name = "BYTES", default_value_t = Config::default().media_cache)]
+    pub media_cache: u64,
+
     /// Whether files are for those who are logged in and for other servers only; files uploaded
     /// while this is off stay open to everyone who knows their address
     #[arg(long, env = "HS_AUTHENTICATED_MEDIA", value_enum, default_value_t = Switch::On)]
@@ -245,6 +250,7 @@ impl Serve {
             max_upload: self.max_upload,
             media_quota: self.media_quota,
             media_quota_info: self.media_quota_info.clone(),
+            media_cache: self.media_cache,
             authenticated_media: self.authenticated_media == Switch::On,
             storage_full: "The server's disk is full: leave and forget rooms that you no longer need, or ask the administrator to free disk space"
                 .to_owned(),

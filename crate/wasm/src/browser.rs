@@ -101,6 +101,9 @@ pub async fn open(database: String, public_url: String, worker: Worker) -> Resul
     opened.map_err(|error| to_js(&OpenFailure::from(error)))
 }
 
+/// Bytes of files that can be had again: less than elsewhere, since a browser grants a site little.
+const MEDIA_CACHE: u64 = 128 << 20;
+
 async fn open_engine(database: String, public_url: String, worker: Worker) -> Result<Engine, OpenError> {
     let options = IndexedDbOptions { content_format: FORMAT, ..IndexedDbOptions::default() };
     let store: Rc<dyn Store> = Rc::new(RecordingStore(Rc::new(IndexedDbStore::open_with(&database, options).await?)));
@@ -108,6 +111,7 @@ async fn open_engine(database: String, public_url: String, worker: Worker) -> Re
         registration: Registration::Open,
         public_url: Some(public_url),
         rate_limits: false,
+        media_cache: MEDIA_CACHE,
         storage_full: "Storage is full: leave and forget rooms that you no longer need, or allow this site to store more".to_owned(),
         ..Config::default()
     };

@@ -5,11 +5,11 @@ use crate::{
     body::Body,
     error::{Error, Result},
     failure::Failure,
-    media::{Download, Receipt, Refused, Upload, Wanted},
+    media::{Download, Found, Receipt, Refused, Upload, Wanted, served},
     router::{Call, RawRequest, UserCall},
     tables::{self, FileKey, Media},
 };
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode, header};
+use http::{HeaderValue, Method, Response, StatusCode, header};
 use http_body::Body as _;
 use http_body_util::BodyExt;
 use ruma::{
@@ -25,59 +25,8 @@ use ruma::{
         },
         error::ErrorKind,
     },
-    http_headers::{CROSS_ORIGIN_RESOURCE_POLICY, ContentDisposition, ContentDispositionType},
 };
 use std::time::Duration;
-
-/// Bytes that the name or the type of a file may have; a longer name is cut off.
-const LONGEST_TEXT: usize = 255;
-
-/// Types that browsers show without running anything (Client-Server API, Serving inline content).
-const SHOWN_INLINE: [&str; 26] = [
-    "application/json",
-    "application/ld+json",
-    "audio/aac",
-    "audio/flac",
-    "audio/mp4",
-    "audio/mpeg",
-    "audio/ogg",
-    "audio/wav",
-    "audio/wave",
-    "audio/webm",
-    "audio/x-flac",
-    "audio/x-pn-wav",
-    "audio/x-wav",
-    "image/apng",
-    "image/avif",
-    "image/gif",
-    "image/jpeg",
-    "image/png",
-    "image/webp",
-    "text/css",
-    "text/csv",
-    "text/plain",
-    "video/mp4",
-    "video/ogg",
-    "video/quicktime",
-    "video/webm",
-];
-
-/// Texts that are not `text/`.
-const TEXTS: [&str; 4] = ["application/json", "application/ld+json", "application/rtf", "image/svg+xml"];
-
-/// What keeps a browser from running a file, or taking it for something else than it is said to be.
-const SECURITY_HEADERS: [(HeaderName, &str); 6] = [
-    (
-        header::CONTENT_SECURITY_POLICY,
-        "sandbox; default-src 'none'; script-src 'none'; plugin-types application/pdf; style-src 'unsafe-inline'; media-src 'self'; object-src 'self';",
-    ),
-    (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
-    (CROSS_ORIGIN_RESOURCE_POLICY, "cross-origin"),
-    (header::REFERRER_POLICY, "no-referrer"),
-    // Files never change, and are for those who may see them.
-    (header::CACHE_CONTROL, "private, max-age=86400"),
-    (HeaderName::from_static("x-robots-tag"), "noindex, nofollow, noarchive, noimageindex"),
-];
 
 /// `POST /_matrix/media/v3/upload`
 pub async fn upload(call: UserCall, request: create_content::v3::Request, body: Body) -> Result<Response<Body>> {
@@ -155,8 +104,8 @@ async fn store(call: &UserCall, upload: &mut Upload, kind: Option<String>, name:
     tables::ACCESS_TOKENS.get(hs.store(), &call.token).await?.ok_or_else(Error::unknown_token)?;
     let media = Media {
         size: upload.size(),
-        content_type: kind.filter(|kind| kind.len() <= LONGEST_TEXT),
-        file_name: name.as_deref().and_then(file_name),
+        content_type: kind.and_then(served::content_type),
+        file_name: name.as_deref().and_then(served::file_name),
         uploader: Some(call.session.user),
         created: hs.host.now(),
     };
@@ -169,14 +118,6 @@ fn too_large(limit: u64) -> Error {
 
 fn broke_off(reason: &str) -> Error {
     Error::new(StatusCode::BAD_REQUEST, ErrorKind::Unknown, format!("Upload failed: {reason}"))
-}
-
-/// A name without what is not to be seen, and not too long.
-fn file_name(given: &str) -> Option<String> {
-    let is_unseen = |c: char| c.is_control() || matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
-    let mut name: String = given.chars().filter(|c| !is_unseen(*c)).collect();
-    name.truncate(name.floor_char_boundary(LONGEST_TEXT));
-    Some(name).filter(|name| !name.is_empty())
 }
 
 /// `GET /_matrix/client/v1/media/config`
@@ -201,7 +142,7 @@ pub async fn download(call: Call, request: get_content::v1::Request) -> Result<R
 
 /// `GET /_matrix/client/v1/media/download/{serverName}/{mediaId}/{fileName}`
 pub async fn download_as(call: Call, request: get_content_as_filename::v1::Request) -> Result<Response<Body>> {
-    let name = file_name(&request.filename);
+    let name = served::file_name(&request.filename);
     answer(call, Access::Known, wanted(request.server_name, request.media_id), name, request.timeout_ms).await
 }
 
@@ -215,7 +156,7 @@ pub async fn old_download(call: Call, request: get_old_content::v3::Request) -> 
 /// `GET /_matrix/media/v3/download/{serverName}/{mediaId}/{fileName}`
 #[expect(deprecated, reason = "clients that do not know the other one still ask")]
 pub async fn old_download_as(call: Call, request: get_old_content_as_filename::v3::Request) -> Result<Response<Body>> {
-    let (access, name) = (Access::of_anybody(&call), file_name(&request.filename));
+    let (access, name) = (Access::of_anybody(&call), served::file_name(&request.filename));
     answer(call, access, wanted(request.server_name, request.media_id), name, request.timeout_ms).await
 }
 
@@ -240,13 +181,23 @@ fn wanted(server: OwnedServerName, media_id: String) -> FileKey {
 }
 
 async fn answer(call: Call, access: Access, key: FileKey, name: Option<String>, wait: Duration) -> Result<Response<Body>> {
-    let media = call.hs.media(&key, wait).await?;
+    let may_fetch = access == Access::Known;
+    let mut found = call.hs.find_media(&key, wait, may_fetch).await?;
     if access == Access::Unknown && tables::PUBLIC_MEDIA.get(call.hs.store(), &key).await?.is_none() {
         return Err(Failure::from(Refused::NotFound).into());
     }
-    let headers = headers(&media, name);
-    let mut response = content(&call, key, media.size);
-    response.headers_mut().extend(headers);
+    // A part of a file is known once all of it is, and so is its size.
+    if call.raw.method == Method::HEAD || call.raw.headers.contains_key(header::RANGE) {
+        found = found.whole().await?;
+    }
+    let (media, mut response) = match found {
+        Found::Whole(media) => {
+            let response = content(&call, key, media.size);
+            (media, response)
+        }
+        Found::Coming(fetch, media) => (media, Response::new(Body::stream(fetch.body(&call.hs)))),
+    };
+    response.headers_mut().extend(served::headers(&media, name));
     Ok(response)
 }
 
@@ -261,12 +212,12 @@ fn content(call: &Call, key: FileKey, size: u64) -> Response<Body> {
         Wanted::All => *response.body_mut() = body(0..size),
         Wanted::Part(bytes) => {
             *response.status_mut() = StatusCode::PARTIAL_CONTENT;
-            set(response.headers_mut(), header::CONTENT_RANGE, format!("bytes {}-{}/{size}", bytes.start, bytes.end - 1));
+            served::set(response.headers_mut(), header::CONTENT_RANGE, format!("bytes {}-{}/{size}", bytes.start, bytes.end - 1));
             *response.body_mut() = body(bytes);
         }
         Wanted::Unsatisfiable => {
             *response.status_mut() = StatusCode::RANGE_NOT_SATISFIABLE;
-            set(response.headers_mut(), header::CONTENT_RANGE, format!("bytes */{size}"));
+            served::set(response.headers_mut(), header::CONTENT_RANGE, format!("bytes */{size}"));
         }
     }
     response.headers_mut().insert(header::ACCEPT_RANGES, HeaderValue::from_static("bytes"));
@@ -277,26 +228,4 @@ fn content(call: &Call, key: FileKey, size: u64) -> Response<Body> {
 fn range(request: &RawRequest, size: u64) -> Wanted {
     let header = request.headers.get(header::RANGE).filter(|_| !request.headers.contains_key(header::IF_RANGE));
     header.and_then(|header| header.to_str().ok()).map_or(Wanted::All, |header| Wanted::of(header, size))
-}
-
-/// What came in a header goes in one.
-fn set(headers: &mut HeaderMap, name: HeaderName, value: String) {
-    headers.extend(HeaderValue::try_from(value).ok().map(|value| (name, value)));
-}
-
-fn headers(media: &Media, name: Option<String>) -> HeaderMap {
-    let mut headers: HeaderMap = SECURITY_HEADERS.into_iter().map(|(name, value)| (name, HeaderValue::from_static(value))).collect();
-    let kind = media.content_type.as_deref().unwrap_or("application/octet-stream");
-    let essence = kind.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
-    // What is text would else be read in the encoding of whoever looks at it.
-    let is_bare_text = kind.len() == essence.len() && (essence.starts_with("text/") || TEXTS.contains(&essence.as_str()));
-    let kind = if is_bare_text { format!("{kind}; charset=UTF-8") } else { kind.to_owned() };
-    let disposition = match SHOWN_INLINE.contains(&essence.as_str()) {
-        true => ContentDispositionType::Inline,
-        false => ContentDispositionType::Attachment,
-    };
-    let disposition = ContentDisposition::new(disposition).with_filename(name.or_else(|| media.file_name.clone()));
-    set(&mut headers, header::CONTENT_TYPE, kind);
-    set(&mut headers, header::CONTENT_DISPOSITION, disposition.to_string());
-    headers
 }

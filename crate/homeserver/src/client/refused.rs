@@ -3,16 +3,20 @@
 use crate::{
     accounts, aliases, devices, directory,
     error::Error,
-    hierarchy, keys, media, openid, profiles, push,
+    hierarchy, keys,
+    media::{self, FetchError},
+    openid, profiles, push,
     rate_limits::TooMany,
     room::{Refused, Stop},
     to_device,
 };
+use ephapse_store::StoreError;
 use http::StatusCode;
 use ruma::{
     api::error::{ErrorKind, UserLimitExceededErrorData, WrongRoomKeysVersionErrorData},
     push::InsertPushRuleError,
 };
+use std::time::Duration;
 
 impl From<Refused> for Error {
     fn from(refused: Refused) -> Self {
@@ -57,6 +61,14 @@ impl From<media::Refused> for Error {
             media::Refused::NotCreator => Self::forbidden(message),
             media::Refused::HasContent => Self::new(StatusCode::CONFLICT, ErrorKind::CannotOverwriteMedia, message),
             media::Refused::TooManyPending { retry_after } => Self::limit_exceeded(retry_after),
+            media::Refused::TooManyFetches => Self::limit_exceeded(Duration::from_secs(1)),
+            media::Refused::Remote(error) => match error {
+                FetchError::NotFound => Self::not_found(message),
+                FetchError::NotYetUploaded => Self::new(StatusCode::GATEWAY_TIMEOUT, ErrorKind::NotYetUploaded, message),
+                FetchError::TooLarge(_) => Self::new(StatusCode::BAD_GATEWAY, ErrorKind::TooLarge, message),
+                FetchError::Failed(_) => Self::new(StatusCode::BAD_GATEWAY, ErrorKind::Unknown, message),
+                FetchError::Full => StoreError::QuotaExceeded.into(),
+            },
             media::Refused::OverQuota(info) => {
                 Self::new(StatusCode::FORBIDDEN, ErrorKind::UserLimitExceeded(UserLimitExceededErrorData::new(info)), message)
             }

@@ -143,6 +143,19 @@ impl Homeserver {
         self.in_time(PATIENCE, async { succeeded(self.sent(destination, request).await?).await }).await
     }
 
+    /// Sends a request that nobody signs, for what is read as it comes. The head of the answer is
+    /// there within [`PATIENCE`]; an answer that leads elsewhere is not followed.
+    ///
+    /// # Errors
+    /// [`AskError`], also for every status that says that there is an error.
+    pub(crate) async fn ask_unsigned(&self, destination: &ServerName, request: Request<Bytes>) -> Result<Response<Body>, AskError> {
+        self.in_time(PATIENCE, async {
+            let answer = self.sent(destination, request).await?;
+            if answer.status().is_redirection() { Ok(answer) } else { succeeded(answer).await }
+        })
+        .await
+    }
+
     fn signed<R>(&self, destination: &ServerName, request: R) -> Result<Request<Bytes>, AskError>
     where
         R: OutgoingRequest<PathBuilder = SinglePath, Authentication: PeerAuthentication>,

@@ -9,7 +9,9 @@ pub mod edus;
 pub mod events;
 pub mod joining;
 pub mod keys;
+mod media;
 mod membership;
+pub mod multipart;
 mod openid;
 mod query;
 pub mod refused;
@@ -47,4 +49,5 @@ pub fn routes(table: &mut Table) {
     table.peer(membership::make_leave).peer(membership::send_leave).peer(membership::send_leave_v1);
     table.peer(membership::make_knock).peer(membership::send_knock);
     table.peer(membership::invite).peer(membership::invite_v1);
+    table.peer_stream(media::download);
 }

@@ -18,13 +18,20 @@ impl Homeserver {
     /// Deletes what is left of uploads of earlier runs.
     pub(crate) async fn forget_abandoned_uploads(&self) -> Result<()> {
         for (key, ()) in tables::UPLOADS.scan(self.store(), &(), Direction::Forward, usize::MAX).await? {
-            let (server, media_id, variant) = &key;
-            let _lock = self.lock(LockKey::File(server.to_string(), media_id.clone(), variant.clone())).await;
             if !self.uploads.under_way.borrow().contains(&key) {
-                self.forget_upload(&key).await?;
+                self.forget_upload_of(&key).await?;
             }
         }
         Ok(())
+    }
+
+    /// As [`Self::forget_upload`], of an upload that nobody here holds. One that begins meanwhile
+    /// waits for that.
+    pub(super) async fn forget_upload_of(&self, key: &FileKey) -> Result<()> {
+        let (server, media_id, variant) = key;
+        let _lock = self.lock(LockKey::File(server.to_string(), media_id.clone(), variant.clone())).await;
+        let is_under_way = self.uploads.under_way.borrow().contains(key);
+        if is_under_way { Ok(()) } else { self.forget_upload(key).await }
     }
 
     /// Deletes a file of which nobody was told.

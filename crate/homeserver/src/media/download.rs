@@ -1,5 +1,6 @@
 //! A file on its way to a client: read piece by piece, each when it is wanted.
 
+use super::cache::Reading;
 use crate::{
     body::BodyError,
     homeserver::Homeserver,
@@ -25,17 +26,19 @@ pub struct Download {
     /// What is not read yet.
     rest: Range<u64>,
     next: Option<LocalBoxFuture<'static, Result<Bytes, StoreError>>>,
+    _reading: Reading,
 }
 
 impl Download {
     /// These bytes of a file.
     pub fn new(hs: Rc<Homeserver>, key: FileKey, bytes: Range<u64>) -> Self {
-        Self { hs, key, rest: bytes, next: None }
+        let _reading = hs.uploads.readers.read(&key);
+        Self { hs, key, rest: bytes, next: None, _reading }
     }
 }
 
 /// The first of the bytes `rest`, all of one chunk.
-async fn piece(hs: Rc<Homeserver>, (server, media_id, variant): FileKey, rest: Range<u64>) -> Result<Bytes, StoreError> {
+pub async fn piece(hs: Rc<Homeserver>, (server, media_id, variant): FileKey, rest: Range<u64>) -> Result<Bytes, StoreError> {
     let chunk = LARGEST_CHUNK as u64;
     let (number, within) = (rest.start / chunk, rest.start % chunk);
     let length = READ_BYTES.min(chunk - within).min(rest.end - rest.start);
@@ -53,7 +56,7 @@ impl Body for Download {
         if self.is_end_stream() {
             return Poll::Ready(None);
         }
-        let Self { hs, key, rest, next } = &mut *self;
+        let Self { hs, key, rest, next, .. } = &mut *self;
         let reading = next.get_or_insert_with(|| Box::pin(piece(hs.clone(), key.clone(), rest.clone())));
         let read = ready!(reading.as_mut().poll(context));
         *next = None;

@@ -13,22 +13,37 @@
 //! [`UPLOADS`]: crate::tables::UPLOADS
 
 mod abandoned;
+mod cache;
 mod download;
 mod pending;
 mod range;
 mod receipt;
+mod remote;
+pub mod served;
 mod upload;
 mod usage;
 
 pub use download::Download;
 pub use range::Wanted;
 pub use receipt::Receipt;
+pub use remote::{FetchError, Found};
 pub use upload::Upload;
 
 use crate::{failure::Refusal, tables::FileKey};
 use async_lock::Semaphore;
+use cache::Readers;
 use event_listener::Event;
-use std::{cell::RefCell, collections::HashSet, sync::Arc, time::Duration};
+use remote::Fetch;
+use std::{
+    cell::{Cell, RefCell},
+    collections::{HashMap, HashSet},
+    rc::Rc,
+    sync::Arc,
+    time::Duration,
+};
+
+/// The longest that anybody waits for a file to begin.
+const LONGEST_WAIT: Duration = Duration::from_secs(60);
 
 /// Uploads that hold a piece of their file in memory at a time, a chunk at most; more wait.
 const MOST_BUFFERED: usize = 64;
@@ -57,6 +72,12 @@ pub enum Refused {
         /// When the first of them ends.
         retry_after: Duration,
     },
+    /// Another server's file cannot be had.
+    #[error(transparent)]
+    Remote(FetchError),
+    /// As many files of other servers are on their way as may be.
+    #[error("Too many requests for remote media")]
+    TooManyFetches,
     /// The user's files would take more bytes than they may.
     #[error("Upload quota exceeded")]
     OverQuota(String),
@@ -71,10 +92,22 @@ pub struct Uploads {
     buffers: Arc<Semaphore>,
     /// A file became known.
     arrived: Event,
+    /// Files of other servers on their way.
+    fetches: RefCell<HashMap<FileKey, Rc<Fetch>>>,
+    /// Bytes of those that are stored.
+    coming: Cell<u64>,
+    readers: Readers,
 }
 
 impl Default for Uploads {
     fn default() -> Self {
-        Self { under_way: RefCell::default(), buffers: Arc::new(Semaphore::new(MOST_BUFFERED)), arrived: Event::new() }
+        Self {
+            under_way: RefCell::default(),
+            buffers: Arc::new(Semaphore::new(MOST_BUFFERED)),
+            arrived: Event::new(),
+            fetches: RefCell::default(),
+            coming: Cell::new(0),
+            readers: Readers::default(),
+        }
     }
 }

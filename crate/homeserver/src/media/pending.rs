@@ -1,7 +1,7 @@
 //! Media ids that are given before there is a file (Client-Server API, "Content repository":
 //! asynchronous uploads), and the wait for that file.
 
-use super::Refused;
+use super::{LONGEST_WAIT, Refused};
 use crate::{
     failure::Failure,
     homeserver::Homeserver,
@@ -16,8 +16,6 @@ use std::time::Duration;
 const MOST_PENDING: usize = 5;
 /// How long an id waits for its file, in ms: a day, as on Synapse.
 const UNUSED_FOR: u64 = 24 * 60 * 60 * 1000;
-/// The longest that a download waits for its file.
-const LONGEST_WAIT: Duration = Duration::from_secs(60);
 
 /// A media id without a file.
 pub(crate) struct Created {

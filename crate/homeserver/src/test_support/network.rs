@@ -28,6 +28,8 @@ pub struct Sent {
     pub path: String,
 }
 
+type Played = Rc<dyn Fn(Request<Bytes>) -> Response<Body>>;
+
 /// The wires between servers.
 struct Wires {
     world: Rc<World>,
@@ -35,6 +37,8 @@ struct Wires {
     /// Pairs that do not reach each other, and servers that nobody reaches.
     cut: RefCell<BTreeSet<(OwnedServerName, OwnedServerName)>>,
     down: RefCell<BTreeSet<OwnedServerName>>,
+    /// Servers that a test plays itself.
+    played: RefCell<BTreeMap<OwnedServerName, Played>>,
     latency: Cell<Duration>,
     sent: RefCell<Vec<Sent>>,
 }
@@ -57,6 +61,10 @@ impl Transport for Wire {
             let (method, path) = (request.method().to_string(), request.uri().to_string());
             wires.sent.borrow_mut().push(Sent { from: from.clone(), to: destination.clone(), method, path });
             wires.world.sleep(wires.latency.get()).await;
+            let played = wires.played.borrow().get(&destination).cloned();
+            if let Some(answer) = played {
+                return Ok(answer(request));
+            }
             let hs = wires.reached(&from, &destination)?;
             // The other server works on a task of its own, as another process would.
             let (sender, receiver) = oneshot::channel();
@@ -98,6 +106,7 @@ impl Network {
             servers: RefCell::default(),
             cut: RefCell::default(),
             down: RefCell::default(),
+            played: RefCell::default(),
             latency: Cell::new(Duration::from_millis(5)),
             sent: RefCell::default(),
         };
@@ -125,6 +134,11 @@ impl Network {
         let server = server.restart();
         self.wires.servers.borrow_mut().insert(server.hs.server_name().to_owned(), server.hs.clone());
         server
+    }
+
+    /// A server that the test plays itself: what it answers, whoever asks.
+    pub fn play(&self, name: &str, answer: impl Fn(Request<Bytes>) -> Response<Body> + 'static) {
+        self.wires.played.borrow_mut().insert(name.try_into().expect("a name"), Rc::new(answer));
     }
 
     /// Two servers do not reach each other any more, or do again.
