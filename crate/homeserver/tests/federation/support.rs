@@ -6,7 +6,6 @@ use ephapse_events::{JsonObject, NewPdu, Pdu, auth, max_depth, signing_key, writ
 use ephapse_homeserver::{
     Body, Entrance,
     room::{Draft, NodeId, RoomInfo},
-    test_support::TestUser,
 };
 use ruma::{
     MilliSecondsSinceUnixEpoch, OwnedRoomId, OwnedServerName, OwnedUserId, UInt,
