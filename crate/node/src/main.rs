@@ -11,7 +11,7 @@ use std::{fmt::Display, process::ExitCode};
 
 fn main() -> ExitCode {
     match Options::parse().command {
-        Command::Serve(options) => serve(options),
+        Command::Serve(options) => serve(*options),
         Command::Status(options) => ended(status::status(&options)),
     }
 }

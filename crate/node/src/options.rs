@@ -18,7 +18,7 @@ pub struct Options {
 #[derive(Subcommand)]
 pub enum Command {
     /// Runs the homeserver until SIGINT or SIGTERM
-    Serve(Serve),
+    Serve(Box<Serve>),
     /// Shows how the server on a data directory is
     Status(Status),
 }
@@ -318,7 +318,7 @@ mod tests {
 
     fn serve(arguments: &[&str]) -> Result<Serve, String> {
         match Options::try_parse_from(["ephapse", "serve"].iter().chain(arguments)).map_err(|error| error.to_string())?.command {
-            Command::Serve(serve) => Ok(serve),
+            Command::Serve(serve) => Ok(*serve),
             Command::Status(_) => panic!("it is serve that was parsed"),
         }
     }

@@ -103,7 +103,7 @@ fn users_are_told_why_a_server_is_not_reached() {
         spawn_local(async move {
             while let Ok((mut stream, _)) = plain.accept().await {
                 stream.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n").await.ok();
-                stream.read(&mut [0; 1_024]).await.ok();
+                while stream.read(&mut [0; 1_024]).await.is_ok_and(|bytes| bytes > 0) {}
             }
         });
         let said = ready.refusal(&format!("one.example:{port}")).await;
@@ -185,10 +185,10 @@ fn a_request_that_meets_a_connection_being_closed_is_sent_again() {
                 let mut stream = tls.accept(stream).await.expect("TLS");
                 let (mut buffer, counted) = ([0; 1_024], counted.clone());
                 spawn_local(async move {
-                    stream.read(&mut buffer).await.ok();
+                    assert!(stream.read(&mut buffer).await.is_ok_and(|bytes| bytes > 0), "a request");
                     *counted.borrow_mut() += 1;
                     stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}").await.ok();
-                    stream.read(&mut buffer).await.ok();
+                    assert!(stream.read(&mut buffer).await.is_ok_and(|bytes| bytes > 0), "another one");
                 });
             }
         });
