@@ -7,7 +7,10 @@ use crate::{
     damaged::LeaveOut,
     devices::Seen,
     error::{Error, Result},
-    federation::Federation,
+    federation::{
+        Federation,
+        missing::{self, WAITING_EVENTS},
+    },
     host::Host,
     identity::{Identity, IdentityError, has_address},
     locks::{LockKey, Locks},
@@ -43,7 +46,7 @@ const MIN_CLEANUP_INTERVAL: u64 = 60 * 1000;
 const ATTEMPTS: usize = 3;
 
 /// Every durable stream.
-static STREAMS: &[&Stream] = &[&TO_DEVICE];
+static STREAMS: &[&Stream] = &[&WAITING_EVENTS, &TO_DEVICE];
 
 /// A Matrix homeserver.
 pub struct Homeserver {
@@ -228,6 +231,9 @@ impl Homeserver {
             }
             if let Err(error) = hs.forget_old_transactions().await {
                 tracing::warn!("could not delete the answers of old transactions: {error}");
+            }
+            if let Err(error) = missing::resume(&hs).await {
+                tracing::warn!("events that wait for others are left for later: {error}");
             }
             if let Err(error) = hs.forget_ended_sessions().await {
                 tracing::warn!("could not delete expired user-interactive sessions: {error}");

@@ -44,6 +44,8 @@ pub enum LockKey {
     PendingMedia(u32),
     /// How many bytes users have uploaded.
     MediaUsed,
+    /// The history of a room, being fetched.
+    Backfill(u32),
     /// The transactions of another server.
     Transactions(OwnedServerName),
     /// One request of a client that must happen once: user, device, method and path.

@@ -164,6 +164,10 @@ pub const ANSWERED_TRANSACTIONS: Table<(OwnedServerName, String), AnsweredTransa
 /// When transactions were answered, so that old answers can be dropped: `(time in ms, server, id)`.
 pub const ANSWERED_TRANSACTIONS_BY_TIME: Table<(u64, OwnedServerName, String), ()> = Table::new(0xa9, "answered transactions by time");
 
+/// Events that are not here though others are which are built on them, and where the newest of
+/// those stands: there the room's history goes on elsewhere.
+pub const MISSING_PARENTS: Table<(RoomNid, OwnedEventId), Position> = Table::new(0xaa, "missing parents");
+
 /// What a user has not read in a room, as far as it was counted.
 pub const UNREAD: Table<(UserNid, RoomNid), Unread> = Table::new(0x70, "unread counts");
 

@@ -4,10 +4,11 @@
 use super::wire::{Json, Own, ReadMessages};
 use crate::{
     error::{Error, Result},
+    federation::backfill,
     homeserver::Homeserver,
     position::Position,
     requester::Requester,
-    room::{Event, Format, NodeId, Related, RoomInfo, Viewer, Wanted, state_tree::Part},
+    room::{Event, Format, NodeId, Page, Related, RoomInfo, Viewer, Wanted, state_tree::Part},
     router::UserCall,
     sync::filter::{self, Facts},
     time_slice::TimeSlice,
@@ -74,8 +75,14 @@ pub async fn messages(call: UserCall, ReadMessages(request): ReadMessages) -> Re
         }
     };
     let by_itself = |event: &Event| allows(&request.filter, &room, event);
-    let wanted = Wanted { by_itself: &by_itself, related: &related };
-    let page = hs.page(&room, &mut viewer, range, direction, limit(request.limit), wanted).await?;
+    let wanted = || Wanted { by_itself: &by_itself, related: &related };
+    let (wholly, limit) = (range.start == Position::MIN, limit(request.limit));
+    let mut page = hs.page(&room, &mut viewer, range, direction, limit, wanted()).await?;
+    if direction == Direction::Backward && wholly && !page.more && page.events.len() < limit && goes_on_elsewhere(hs, &room, &mut viewer).await? {
+        let rest = hs.page(&room, &mut viewer, Position::MIN..page.end, direction, limit - page.events.len(), wanted()).await?;
+        page.events.extend(rest.events);
+        page = Page { events: page.events, read: page.read | rest.read, ..rest };
+    }
     // The oldest boundary has no token of its own: before the first position is before everything.
     let start = if start == Position::MIN { Position(0) } else { start };
     let mut members: Vec<Rc<Event>> = Vec::new();
@@ -91,6 +98,17 @@ pub async fn messages(call: UserCall, ReadMessages(request): ReadMessages) -> Re
         chunk: hs.timeline_events(&room, &page.events, call.requester(), Format::Whole, &viewer).await?,
         state: hs.client_events(&room, &members, call.requester(), Format::Whole).await?,
     }))
+}
+
+/// Fetches more of a room's history, where other servers have some that the user may see; says
+/// whether any came. Who does not see the oldest event here sees none before it.
+async fn goes_on_elsewhere(hs: &Rc<Homeserver>, room: &Rc<RoomInfo>, viewer: &mut Viewer) -> Result<bool> {
+    let oldest = hs.events_between(room.nid, Position::MIN..Position::MAX, Direction::Forward, 1).await?.pop();
+    let Some(oldest) = oldest else { return Ok(false) };
+    if oldest.is_shown() && !viewer.sees(hs, &oldest).await? {
+        return Ok(false);
+    }
+    Ok(backfill::fetch_history(hs, room).await?)
 }
 
 /// A page of a room's history; ruma's would leave out what is empty, and some clients look for it.

@@ -4,13 +4,16 @@
 mod access;
 pub mod acl;
 pub mod authentication;
+pub mod backfill;
 pub mod client;
 pub mod edus;
 pub mod events;
+mod fetch;
 pub mod joining;
 pub mod keys;
 mod media;
 mod membership;
+pub mod missing;
 pub mod multipart;
 mod openid;
 mod query;
@@ -21,20 +24,22 @@ pub mod template;
 mod version;
 mod well_known;
 
-use crate::{router::Table, transport::Transport};
+use crate::{router::Table, tables::RoomNid, transport::Transport};
 use keys::Keys;
 use ruma::api::federation::transactions::send_transaction_message;
-use std::rc::Rc;
+use std::{cell::RefCell, collections::HashSet, rc::Rc};
 
 /// What memory holds of other servers, and the way to them.
 pub struct Federation {
     transport: Rc<dyn Transport>,
     keys: Keys,
+    /// The rooms whose waiting events are worked on.
+    fetching: RefCell<HashSet<RoomNid>>,
 }
 
 impl Federation {
     pub(crate) fn new(transport: Rc<dyn Transport>) -> Self {
-        Self { transport, keys: Keys::default() }
+        Self { transport, keys: Keys::default(), fetching: RefCell::default() }
     }
 }
 

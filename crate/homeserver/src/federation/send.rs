@@ -4,7 +4,7 @@
 //! A transaction is read leniently: an event that cannot be read costs itself alone. What was
 //! answered is kept, and a transaction that comes again gets the same answer.
 
-use super::{acl, edus};
+use super::{acl, edus, missing};
 use crate::{
     body::Body,
     error::{Error, Result},
@@ -256,12 +256,22 @@ async fn enter(call: &PeerCall, room: &Rc<RoomInfo>, events: Vec<Pdu>, answer: &
         }
         Err(error) => return Err(error.into()),
     };
+    let mut waiting = HashSet::new();
     for (id, received) in ids.into_iter().zip(received) {
         match received {
             // What the rules say of it is for this server to know.
             Received::In(_) => drop(answer.pdus.entry(id).or_default()),
-            Received::Missing => answer.refuse(id, "It refers to events that are not here"),
+            Received::Missing => {
+                answer.pdus.entry(id.clone()).or_default();
+                waiting.insert(id);
+            }
             Received::Refused(refused) => answer.refuse(id, refused),
+        }
+    }
+    if !waiting.is_empty() {
+        let events = events.into_iter().filter(|event| waiting.contains(&event.event_id)).collect();
+        for id in missing::wait(&call.hs, room, &call.origin, events).await? {
+            answer.refuse(id, "Too many events of the room wait for others");
         }
     }
     Ok(())

@@ -61,6 +61,40 @@ impl Write<'_> {
     /// transaction id it was sent with.
     pub(super) fn append(&mut self, pdu: Pdu, before: NodeId, verdict: Verdict, txn_id: Option<(OwnedDeviceId, String)>) -> Result<Rc<Event>, Stop> {
         let position = self.next_position();
+        let event = self.placed(pdu, before, verdict, txn_id, position)?;
+        let member = match event.pdu.key().filter(|_| event.rejected.is_none()) {
+            Some((StateEventType::RoomMember, user)) => UserId::parse(&user).ok().map(|user| self.user_nid(&user)).transpose()?,
+            _ => None,
+        };
+        if event.is_shown() {
+            self.change(Change::Event { room: self.room.nid, member });
+            self.head.newest = position;
+        } else {
+            // It takes a place in the order, but there is nothing to see.
+            self.change(Change::Hidden);
+        }
+        self.relate(&event)?;
+        if event.is_accepted() {
+            let state = self.extend(&event)?;
+            if state != event.state_after {
+                // What clients are told of the state follows the room's, not one branch's.
+                self.put_event(Rc::new(Event { room_state: state, ..Event::clone(&event) }));
+            }
+            self.set_state(&event, state)?;
+            self.redact_target(&event)?;
+        }
+        Ok(event)
+    }
+
+    /// Puts an event at a place in the timeline, in the state before it.
+    pub(super) fn placed(
+        &mut self,
+        pdu: Pdu,
+        before: NodeId,
+        verdict: Verdict,
+        txn_id: Option<(OwnedDeviceId, String)>,
+        position: Position,
+    ) -> Result<Rc<Event>, Stop> {
         // States go on to refer to what they know.
         let outlier = self.outlier(&pdu.event_id)?;
         let state_position = outlier.unwrap_or(position);
@@ -90,30 +124,9 @@ impl Write<'_> {
             outlier,
         };
         let event = Rc::new(Event { waiting: self.is_waiting(&event)?, ..event });
-        let member = match &key {
-            Some((StateEventType::RoomMember, user)) => UserId::parse(user).ok().map(|user| self.user_nid(&user)).transpose()?,
-            _ => None,
-        };
         self.put_event(event.clone());
-        if event.is_shown() {
-            self.change(Change::Event { room: self.room.nid, member });
-            self.head.newest = position;
-        } else {
-            // It takes a place in the order, but there is nothing to see.
-            self.change(Change::Hidden);
-        }
-        self.relate(&event)?;
         if key.is_some() && outlier.is_none() {
             self.add_auth_edges(position, &event.pdu.auth_events)?;
-        }
-        if event.is_accepted() {
-            let state = self.extend(&event)?;
-            if state != event.state_after {
-                // What clients are told of the state follows the room's, not one branch's.
-                self.put_event(Rc::new(Event { room_state: state, ..Event::clone(&event) }));
-            }
-            self.set_state(&event, state)?;
-            self.redact_target(&event)?;
         }
         Ok(event)
     }
@@ -293,7 +306,7 @@ impl Write<'_> {
     }
 
     /// A redaction takes the content of its target away, if its sender may, or waits for it.
-    fn redact_target(&mut self, redaction: &Rc<Event>) -> Result<(), Stop> {
+    pub(super) fn redact_target(&mut self, redaction: &Rc<Event>) -> Result<(), Stop> {
         let Some(id) = &redaction.pdu.redacts else { return Ok(()) };
         if let Some(target) = self.event_by_id(id)? {
             if self.may_redact(&target, redaction)? {

@@ -81,7 +81,7 @@ impl Write<'_> {
 
     /// Asks for all that these events need, as far as they say it themselves: one by one they would
     /// be begun anew for each.
-    fn look_up(&self, events: &[Pdu]) -> Result<(), Stop> {
+    pub(super) fn look_up(&self, events: &[Pdu]) -> Result<(), Stop> {
         let mut needs: HashSet<Need> = HashSet::new();
         for event in events {
             let ids = event.prev_events.iter().chain(&event.auth_events).chain(&event.redacts);

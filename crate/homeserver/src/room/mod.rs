@@ -15,6 +15,7 @@ mod erased;
 mod error;
 mod event;
 mod guests;
+mod history;
 mod incoming;
 mod invitee;
 mod needs;

@@ -3,7 +3,7 @@
 
 use super::{append::Verdict, error::Refused, event::Event, state_tree, state_tree::NodeId, stop::Stop, write::Write};
 use ephapse_events::Pdu;
-use ruma::{EventId, OwnedEventId, events::StateEventType};
+use ruma::{EventId, OwnedEventId};
 use std::{
     collections::{HashMap, HashSet},
     rc::Rc,
@@ -106,6 +106,32 @@ impl Write<'_> {
         Ok(update.root)
     }
 
+    /// The root of the state before `of` as another server tells it, as far as its events are here:
+    /// those that could not be verified are no part of it.
+    ///
+    /// # Errors
+    /// [`Refused::NotAllowed`] where it has no create event.
+    pub(super) fn told_state(&mut self, of: &EventId, state: &[OwnedEventId]) -> Result<NodeId, Stop> {
+        let (mut here, mut needs, mut has_create) = (Vec::with_capacity(state.len()), Vec::new(), false);
+        for id in state {
+            match self.event_by_id(id) {
+                Ok(Some(event)) => {
+                    has_create |= event.pdu.is_create();
+                    here.push(id.clone());
+                }
+                Ok(None) => {}
+                Err(need) => needs.push(need),
+            }
+        }
+        if !needs.is_empty() {
+            return Err(Stop::Missing(needs));
+        }
+        if !has_create {
+            return Err(Refused::NotAllowed("The state of the room has no create event".to_owned()).into());
+        }
+        self.state_of(of, &here)
+    }
+
     /// Enters the room by a join that another server has accepted, in a state that it tells, as far
     /// as its events are here: those that could not be verified are no part of it. Unless users of
     /// this server are in the room already (`is_resident`), what was known of its end before counts
@@ -119,28 +145,16 @@ impl Write<'_> {
             return Ok(known);
         }
         self.check_auth_events_are_here(&join)?;
-        let (mut here, mut needs) = (Vec::with_capacity(state.len()), Vec::new());
-        for id in state {
-            match self.event_by_id(id) {
-                Ok(event) => here.extend(event.map(|_| id.clone())),
-                Err(need) => needs.push(need),
-            }
-        }
-        if !needs.is_empty() {
-            return Err(Stop::Missing(needs));
-        }
-        let before = self.state_of(&join.event_id, &here)?;
-        let create = self.state_get(before, &[(StateEventType::RoomCreate, String::new())])?;
-        if create.first().copied().flatten().is_none() {
-            return Err(Refused::NotAllowed("The state of the room has no create event".to_owned()).into());
-        }
+        let before = self.told_state(&join.event_id, state)?;
         for checked in [self.check_by_auth_events(&join)?, self.check_in_state(&join, before)?] {
             checked.map_err(Refused::NotAllowed)?;
         }
         if !is_resident {
             self.head.extremities.clear();
         }
-        self.append(join, before, Verdict::default(), None)
+        let event = self.append(join, before, Verdict::default(), None)?;
+        self.remember_missing_parents(&event)?;
+        Ok(event)
     }
 
     /// Takes in a membership of a user of this server in a room that it is not in: an invitation, a

@@ -171,6 +171,7 @@ fn delete_ranges(tx: &mut Tx, room: RoomNid) {
     tables::RECEIPTS.delete_all(tx, &room);
     tables::ROOM_SERVERS.delete_all(tx, &room);
     tables::STRIPPED_STATES.delete_all(tx, &room);
+    tables::MISSING_PARENTS.delete_all(tx, &room);
     tables::GUESTS_TO_LEAVE.delete(tx, &room);
     tables::ROOMS_TO_DELETE.delete(tx, &room);
 }

@@ -3,7 +3,7 @@
 
 use super::{append::Verdict, error::Refused, event::Event, state_tree::NodeId, stop::Stop, write::Write};
 use ephapse_events::{Pdu, create_of_room};
-use ruma::{EventId, events::StateEventType};
+use ruma::{EventId, OwnedEventId, events::StateEventType};
 use std::{collections::HashMap, rc::Rc};
 
 impl Write<'_> {
@@ -14,14 +14,8 @@ impl Write<'_> {
     /// [`Refused::OfRoom`]. [`Refused::MissingEvents`] names all that must be fetched first.
     /// [`Refused::OfAnotherRoom`]: up to v2 its server gave it the id, and may have given it twice.
     pub fn receive(&mut self, pdu: Pdu) -> Result<Rc<Event>, Stop> {
-        if pdu.room_id != self.room.id {
-            return Err(Refused::OfRoom(pdu.event_id, pdu.room_id).into());
-        }
-        if let Some(known) = self.event_by_id(&pdu.event_id)?.filter(|known| !known.is_outlier()) {
+        if let Some(known) = self.known(&pdu)? {
             return Ok(known);
-        }
-        if self.stands_elsewhere(&pdu.event_id) {
-            return Err(Refused::OfAnotherRoom(pdu.event_id).into());
         }
         let mut missing = Vec::new();
         for id in pdu.auth_events.iter().chain(&pdu.prev_events) {
@@ -35,24 +29,68 @@ impl Write<'_> {
             return Err(Refused::MissingEvents { event: pdu.event_id, missing }.into());
         }
         let before = self.state_after_all(&pdu)?;
-        let mut verdict = Verdict::default();
-        // 4. "Passes authorization rules based on the event's auth events, otherwise it is rejected."
-        if let Err(reason) = self.check_by_auth_events(&pdu)? {
-            verdict.rejected = Some(reason);
-        } else if let Err(reason) = self.check_in_auth_events(&pdu)? {
-            verdict.rejected = Some(reason);
-        // 5. "Passes authorization rules based on the state before the event, otherwise it is rejected."
-        } else if let Err(reason) = self.check_in_state(&pdu, before)? {
-            verdict.rejected = Some(reason);
-        // 6. "Passes authorization rules based on the current state of the room, otherwise it is soft failed."
-        } else if self.check_in_state(&pdu, self.state())?.is_err() {
-            verdict.soft_failed = true;
+        self.judge(pdu, before)
+    }
+
+    /// As [`Self::receive`], for an event whose parents are not all here: in the state that another
+    /// server says was before it, as far as that is here, and that after the parents which are.
+    ///
+    /// # Errors
+    /// As there, with the auth events that are missing; and as [`Self::told_state`].
+    pub fn receive_in_state(&mut self, pdu: Pdu, state: &[OwnedEventId]) -> Result<Rc<Event>, Stop> {
+        if let Some(known) = self.known(&pdu)? {
+            return Ok(known);
         }
-        let pdu = Pdu { rejected: verdict.rejected.is_some(), ..pdu };
-        let event = self.append(pdu, before, verdict, None)?;
+        self.check_auth_events_are_here(&pdu)?;
+        let mut states = Vec::new();
+        for id in &pdu.prev_events {
+            let parent = self.event_by_id(id)?.filter(|parent| !parent.is_outlier());
+            states.extend(parent.map(|parent| parent.state_after));
+        }
+        states.push(self.told_state(&pdu.event_id, state)?);
+        let before = self.resolve(&states)?;
+        let event = self.judge(pdu, before)?;
+        self.remember_missing_parents(&event)?;
+        Ok(event)
+    }
+
+    /// The event, where it has its place in the room already.
+    ///
+    /// # Errors
+    /// [`Refused::OfRoom`], [`Refused::OfAnotherRoom`]
+    pub(super) fn known(&self, pdu: &Pdu) -> Result<Option<Rc<Event>>, Stop> {
+        if pdu.room_id != self.room.id {
+            return Err(Refused::OfRoom(pdu.event_id.clone(), pdu.room_id.clone()).into());
+        }
+        let known = self.event_by_id(&pdu.event_id)?;
+        if known.is_none() && self.stands_elsewhere(&pdu.event_id) {
+            return Err(Refused::OfAnotherRoom(pdu.event_id.clone()).into());
+        }
+        Ok(known.filter(|known| !known.is_outlier()))
+    }
+
+    fn judge(&mut self, pdu: Pdu, before: NodeId) -> Result<Rc<Event>, Stop> {
+        let rejected = self.rejected(&pdu, before)?;
+        // 6. "Passes authorization rules based on the current state of the room, otherwise it is soft failed."
+        let soft_failed = rejected.is_none() && self.check_in_state(&pdu, self.state())?.is_err();
+        let pdu = Pdu { rejected: rejected.is_some(), ..pdu };
+        let event = self.append(pdu, before, Verdict { rejected, soft_failed }, None)?;
         self.redact_if_asked_before(&event)?;
         self.relate_those_before(&event)?;
         Ok(event)
+    }
+
+    /// Why an event is rejected whatever the room is now, if it is.
+    pub(super) fn rejected(&self, pdu: &Pdu, before: NodeId) -> Result<Option<String>, Stop> {
+        // 4. "Passes authorization rules based on the event's auth events, otherwise it is rejected."
+        if let Err(reason) = self.check_by_auth_events(pdu)? {
+            return Ok(Some(reason));
+        }
+        if let Err(reason) = self.check_in_auth_events(pdu)? {
+            return Ok(Some(reason));
+        }
+        // 5. "Passes authorization rules based on the state before the event, otherwise it is rejected."
+        Ok(self.check_in_state(pdu, before)?.err())
     }
 
     /// As [`Self::receive`], for an event that its server has given to this one, which passes it on
@@ -62,7 +100,7 @@ impl Write<'_> {
     }
 
     /// The state before an event: what its parents' states resolve to.
-    fn state_after_all(&mut self, pdu: &Pdu) -> Result<NodeId, Stop> {
+    pub(super) fn state_after_all(&mut self, pdu: &Pdu) -> Result<NodeId, Stop> {
         let mut states = Vec::with_capacity(pdu.prev_events.len());
         for id in &pdu.prev_events {
             let parent = self.event_by_id(id)?.ok_or_else(|| missing(pdu, id))?;

@@ -436,7 +436,9 @@ impl Write<'_> {
     fn encode(&mut self, event: &Event) {
         let place = (self.room.nid, event.position);
         tables::EVENTS.put(self.tx, &place, &event.to_record());
-        let is_new = event.position > self.tx.base() || event.is_outlier() && self.ids.get(&event.pdu.event_id) == Some(&event.position);
+        // Outliers and what was fetched of the past stand below all positions that are given.
+        let is_old = event.position <= Position(0);
+        let is_new = event.position > self.tx.base() || is_old && self.ids.get(&event.pdu.event_id) == Some(&event.position);
         if is_new {
             tables::EVENT_IDS.put(self.tx, &event.pdu.event_id, &place);
         }

@@ -133,7 +133,7 @@ fn nothing_but_its_number_is_left_of_a_room_that_everybody_has_forgotten() {
     });
     written.expect("a write").visible();
     let full = stored(&server);
-    assert_filled(&before, &full, "RoomNid", &[]);
+    assert_filled(&before, &full, "RoomNid", &["MISSING_PARENTS"]);
 
     for user in [&alice, &bob] {
         act(&server, user, &id, "leave", json!({})).ok();

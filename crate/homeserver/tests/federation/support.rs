@@ -1,6 +1,6 @@
 //! What tests of several servers share.
 
-pub use ephapse_homeserver::test_support::{Answer, TestServer, TestUser, network::Network};
+pub use ephapse_homeserver::test_support::{Answer, TestServer, TestUser, config, network::Network};
 
 use ephapse_events::{JsonObject, NewPdu, Pdu, auth, max_depth, signing_key, write_canonical};
 use ephapse_homeserver::{
@@ -44,6 +44,15 @@ impl Peer {
     #[track_caller]
     pub fn ask_raw(&self, server: &TestServer, method: &str, path: &str, body: &str) -> Answer {
         server.run(server.start_at(Entrance::Peer, self.request(server, method, path, body)))
+    }
+
+    /// Has it answer what other servers ask it: `answer` gives status and body.
+    pub fn play(&self, network: &Network, answer: impl Fn(&http::Request<bytes::Bytes>) -> (u16, Value) + 'static) {
+        network.play(self.name.as_str(), move |request| {
+            let (status, body) = answer(&request);
+            let response = http::Response::builder().status(status).header("content-type", "application/json");
+            response.body(Body::from(body.to_string())).expect("an answer")
+        });
     }
 
     /// A request that it signs.
@@ -156,6 +165,19 @@ impl Peer {
         new.sign(&self.name, &self.key, rules).expect("an event")
     }
 
+    /// An event that it has changed before it signed it.
+    pub fn changed(&self, room: &Room, event: &Pdu, change: impl FnOnce(&mut Value)) -> Pdu {
+        let mut changed: Value = serde_json::from_slice(&event.json).expect("JSON");
+        change(&mut changed);
+        let fields = changed.as_object_mut().expect("an object");
+        fields.remove("signatures");
+        fields.remove("hashes");
+        let mut object: ruma::CanonicalJsonObject = serde_json::from_value(changed).expect("canonical JSON");
+        ruma::signatures::hash_and_sign_event(self.name.as_str(), &self.key, &mut object, &room.info.rules.redaction).expect("it is signed");
+        let json = serde_json::to_string(&object).expect("JSON");
+        ephapse_events::ReceivedPdu::parse(json.as_bytes(), &room.info.rules).expect("an event").unverified().clone()
+    }
+
     /// An event of its like that somebody else has signed.
     pub fn signed_by(&self, other: &Self, event: &Pdu) -> Pdu {
         let json = str::from_utf8(&event.json).expect("UTF-8");
@@ -241,5 +263,60 @@ impl Room {
     #[track_caller]
     pub fn leave(&self, server: &TestServer) {
         server.post(&self.alice, &format!("/_matrix/client/v3/rooms/{}/leave", self.id), json!({})).ok();
+    }
+}
+
+/// What other servers are asked for, as a server that a test plays answers it.
+#[derive(Clone, Default)]
+pub struct History {
+    /// What there is, the oldest first.
+    pub events: Vec<Value>,
+    /// The ids of the state before all of them, and of what authorizes it.
+    pub state: Vec<String>,
+    /// Whether `get_missing_events` is answered.
+    pub fills_gaps: bool,
+    /// By their ids.
+    pub ids: Vec<String>,
+}
+
+impl History {
+    /// Of events, which come after the state of a room as it is.
+    pub fn of(server: &TestServer, room: &Room, events: &[Pdu]) -> Self {
+        let state = server.get(&room.alice, &format!("/_matrix/client/v3/rooms/{}/state", room.id)).ok();
+        let id = |event: &Value| event["event_id"].as_str().expect("an id").to_owned();
+        Self {
+            events: events.iter().map(|event| serde_json::from_slice(&event.json).expect("JSON")).collect(),
+            state: state.as_array().expect("a state").iter().map(id).collect(),
+            fills_gaps: true,
+            ids: events.iter().map(|event| event.event_id.to_string()).collect(),
+        }
+    }
+
+    /// The answer to a request for some of it.
+    pub fn answer(&self, request: &http::Request<bytes::Bytes>) -> (u16, Value) {
+        let path = request.uri().path().trim_start_matches("/_matrix/federation/v1/");
+        let query = request.uri().query().unwrap_or_default().replace("%24", "$");
+        let forbidden = || (403, json!({ "errcode": "M_FORBIDDEN", "error": "no" }));
+        match path.split('/').next().expect("a path") {
+            "get_missing_events" if self.fills_gaps => {
+                let asked: Value = serde_json::from_slice(request.body()).expect("JSON");
+                let limit = asked["limit"].as_u64().unwrap_or(10) as usize;
+                let latest: Vec<usize> = self.places(|id| asked["latest_events"].as_array().expect("ids").contains(&json!(id)));
+                let end = latest.into_iter().max().unwrap_or(self.events.len());
+                (200, json!({ "events": self.events[end.saturating_sub(limit)..end] }))
+            }
+            "backfill" => {
+                let limit: usize = query.split("limit=").nth(1).and_then(|rest| rest.split('&').next()?.parse().ok()).expect("a limit");
+                let Some(end) = self.places(|id| query.contains(id)).into_iter().max() else { return forbidden() };
+                let pdus = &self.events[(end + 1).saturating_sub(limit)..=end];
+                (200, json!({ "origin": "peer", "origin_server_ts": 1, "pdus": pdus }))
+            }
+            "state_ids" => (200, json!({ "pdu_ids": self.state, "auth_chain_ids": [] })),
+            _ => forbidden(),
+        }
+    }
+
+    fn places(&self, is_wanted: impl Fn(&String) -> bool) -> Vec<usize> {
+        (0..self.ids.len()).filter(|at| is_wanted(&self.ids[*at])).collect()
     }
 }

@@ -1,0 +1,41 @@
+//! History that other servers have.
+
+use crate::support::{History, Network, Peer, Room};
+use serde_json::Value;
+use std::time::Duration;
+
+/// The server was told of the newest event alone; a client reads back from there.
+#[test]
+fn a_client_reads_back_through_what_other_servers_have() {
+    let network = Network::new();
+    let server = network.server("one.example");
+    let peer = Peer::new(1);
+    let room = Room::public(&server, "12");
+    peer.join(&server, &room, "bob");
+    let mut chain = vec![peer.message(&server, &room, "bob", "0")];
+    for number in 1..250 {
+        let before = chain[number - 1].clone();
+        chain.push(peer.message_after(&server, &room, "bob", &number.to_string(), &[&before]));
+    }
+    let history = History { fills_gaps: false, ..History::of(&server, &room, &chain) };
+    peer.play(&network, move |request| history.answer(request));
+    peer.send(&server, "1", &chain[249..]).ok();
+    network.pass(Duration::from_secs(5));
+    let mut seen: Vec<String> = Vec::new();
+    let mut from = String::new();
+    for _ in 0..100 {
+        let path = format!("/_matrix/client/v3/rooms/{}/messages?dir=b&limit=20{from}", room.id);
+        let page = server.get(&room.alice, &path).ok();
+        let events = page["chunk"].as_array().expect("events");
+        seen.extend(events.iter().filter_map(|event: &Value| event["content"]["body"].as_str().map(str::to_owned)));
+        let Some(end) = page["end"].as_str() else { break };
+        from = format!("&from={end}");
+    }
+    let expected: Vec<String> = (0..250).rev().map(|number| number.to_string()).collect();
+    assert_eq!(seen, expected, "each once, and the newest first");
+    // After a restart it is all here.
+    network.sent();
+    let server = network.restart(server);
+    assert_eq!(room.bodies(&server).len(), 250);
+    assert!(network.sent().is_empty());
+}

@@ -1,0 +1,118 @@
+//! Servers that mean harm cost bounded time and memory.
+
+use crate::support::{History, Network, Peer, Room, TestServer};
+use ephapse_events::Pdu;
+use serde_json::{Value, json};
+use std::{cell::Cell, rc::Rc, time::Duration};
+
+fn joined(network: &Network, version: &str) -> (TestServer, Peer, Room) {
+    let server = network.server("one.example");
+    let peer = Peer::new(1);
+    let room = Room::public(&server, version);
+    peer.join(&server, &room, "bob");
+    (server, peer, room)
+}
+
+/// In version 1 a server names its events, so that each of two can be built on the other.
+#[test]
+fn events_that_stand_in_a_circle_are_dropped() {
+    let network = Network::new();
+    let (server, peer, room) = joined(&network, "1");
+    // Each names the other, by the ids that their server gives them next.
+    let (first, second) = (peer.message(&server, &room, "bob", "first"), peer.message(&server, &room, "bob", "second"));
+    let built_on = |event: &Pdu, parent: &Pdu| {
+        let id = parent.event_id.to_string();
+        peer.changed(&room, event, |event| event["prev_events"][0][0] = json!(id))
+    };
+    let one = built_on(&first, &second);
+    let other = built_on(&second, &first);
+    let history = History::of(&server, &room, &[one.clone(), other.clone()]);
+    peer.play(&network, move |request| match request.uri().path().contains("get_missing_events") {
+        true => history.answer(request),
+        false => (404, json!({ "errcode": "M_NOT_FOUND", "error": "no" })),
+    });
+    peer.send(&server, "1", &[one]).ok();
+    network.pass(Duration::from_secs(60));
+    assert!(room.bodies(&server).is_empty());
+    assert!(network.sent().len() < 50);
+    room.say(&server, "hello");
+    assert_eq!(room.bodies(&server), ["hello"]);
+}
+
+/// Whoever asks for what is missing is told of an event of which something is missing.
+#[test]
+fn a_history_without_an_end_is_given_up() {
+    let network = Network::new();
+    let (server, peer, room) = joined(&network, "11");
+    let endless: Vec<Pdu> = (0..400).fold(Vec::new(), |mut chain: Vec<Pdu>, number| {
+        let after: Vec<&Pdu> = chain.last().into_iter().collect();
+        chain.push(peer.message_after(&server, &room, "bob", &number.to_string(), &after));
+        chain
+    });
+    let events: Vec<Value> = endless.iter().map(|event| serde_json::from_slice(&event.json).expect("JSON")).collect();
+    let asked = Rc::new(Cell::new(0));
+    let counted = asked.clone();
+    peer.play(&network, move |request| {
+        counted.set(counted.get() + 1);
+        match request.uri().path().contains("get_missing_events") {
+            true => (200, json!({ "events": [events[399 - counted.get().min(399)]] })),
+            false => (500, json!({ "errcode": "M_UNKNOWN", "error": "no" })),
+        }
+    });
+    peer.send(&server, "1", &endless[399..]).ok();
+    network.pass(Duration::from_secs(600));
+    assert!(room.bodies(&server).is_empty());
+    assert!(asked.get() <= 100, "{} requests", asked.get());
+}
+
+#[test]
+fn very_many_ends_of_a_room_are_not_kept() {
+    let network = Network::new();
+    let (server, peer, room) = joined(&network, "11");
+    let start = peer.message(&server, &room, "bob", "start");
+    peer.send(&server, "start", std::slice::from_ref(&start)).ok();
+    for transaction in 0..10 {
+        let forks: Vec<Pdu> =
+            (0..50).map(|number| peer.message_after(&server, &room, "bob", &format!("{transaction} {number}"), &[&start])).collect();
+        peer.send(&server, &transaction.to_string(), &forks).ok();
+    }
+    let (hs, nid) = (server.hs.clone(), room.info.nid);
+    let head = server.run(async move { hs.room_head(nid).await }).expect("a head");
+    assert!(head.extremities.len() <= 64, "{}", head.extremities.len());
+    assert_eq!(room.bodies(&server).len(), 501);
+    room.say(&server, "hello");
+    assert_eq!(room.bodies(&server).last().map(String::as_str), Some("hello"));
+}
+
+#[test]
+fn an_event_of_another_room_authorizes_nothing() {
+    let network = Network::new();
+    let (server, peer, room) = joined(&network, "11");
+    let request = json!({ "preset": "public_chat", "room_version": "11" });
+    let other = server.post(&room.alice, "/_matrix/client/v3/createRoom", request).ok()["room_id"].as_str().expect("an id").to_owned();
+    let state = server.get(&room.alice, &format!("/_matrix/client/v3/rooms/{other}/state")).ok();
+    let foreign = state[0]["event_id"].as_str().expect("an id").to_owned();
+    peer.play(&network, |_| (404, json!({ "errcode": "M_NOT_FOUND", "error": "no" })));
+    let hello = peer.message(&server, &room, "bob", "hello");
+    for field in ["auth_events", "prev_events"] {
+        let bad = peer.changed(&room, &hello, |event| event[field].as_array_mut().expect("ids").push(json!(foreign)));
+        peer.send(&server, field, &[bad]).ok();
+        network.pass(Duration::from_secs(60));
+        assert!(room.bodies(&server).is_empty(), "{field}");
+    }
+}
+
+#[test]
+fn a_server_that_sends_too_often_is_told_to_wait() {
+    use crate::support::config;
+    let network = Network::new();
+    let server =
+        network.server_with("one.example", Rc::new(ephapse_store::MemoryStore::new()), ephapse_homeserver::Config { rate_limits: true, ..config() });
+    let peer = Peer::new(1);
+    let refused = (0..600).map(|number| peer.send(&server, &number.to_string(), &[])).find(|answer| answer.status != 200);
+    let refused = refused.expect("it is refused").fails(429, "M_LIMIT_EXCEEDED");
+    assert!(refused["retry_after_ms"].as_u64().is_some_and(|wait| wait > 0 && wait < 1000), "{refused}");
+    Peer::new(2).send(&server, "1", &[]).ok();
+    network.pass(Duration::from_secs(1));
+    peer.send(&server, "last", &[]).ok();
+}
