@@ -120,6 +120,11 @@ impl Error {
         Self::new(StatusCode::UNAUTHORIZED, ErrorKind::UnknownToken(UnknownTokenErrorData::new()), "Unrecognised access token: log in again")
     }
 
+    /// Whether a restricted room could be joined, if anybody here could invite to it.
+    pub fn is_inability_to_grant(&self) -> bool {
+        matches!(self, Self::Matrix(error) if matches!(error.error_kind(), Some(ErrorKind::UnableToGrantJoin)))
+    }
+
     /// 429 M_LIMIT_EXCEEDED.
     pub fn limit_exceeded(retry_after: Duration) -> Self {
         let mut data = LimitExceededErrorData::new();

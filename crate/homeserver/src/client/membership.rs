@@ -125,7 +125,13 @@ async fn join_room(call: &UserCall, id: &RoomId, reason: Option<String>, servers
     let mut content = member_content(hs, call.session.user, "join", reason).await?;
     content.extend(further.iter().map(|(key, value)| (key.clone(), value.clone())));
     let content = further.part(content);
-    let authorised_via = authorised_via(hs, &call.session, room).await?;
+    let authorised_via = match authorised_via(hs, &call.session, room).await {
+        // Members on other servers may be able to.
+        Err(error) if error.is_inability_to_grant() && !hs.servers_in(room.nid).await?.is_empty() => {
+            return through_others(call, id, content, servers, async |wanted| hs.join_through(&wanted).await).await;
+        }
+        authorised_via => authorised_via?,
+    };
     let draft = Draft { authorised_via, ..Draft::state(user.clone(), StateEventType::RoomMember, user.as_str(), content) };
     let join = |write: &mut Write<'_>| match set_already(write, &draft)? {
         Some(event) => Ok(event),

@@ -131,7 +131,9 @@ async fn room_state(hs: &Homeserver, room: &RoomInfo, join: &Event, omit_members
     if omit_members {
         // "Any events that are returned in `state` may be omitted from `auth_chain`, whether or not
         // membership events are omitted from `state`."
-        state.iter().for_each(|position| drop(chain.remove(position)));
+        for position in &state {
+            chain.remove(position);
+        }
     }
     let mut servers: Vec<String> = hs.servers_in(room.nid).await?.keys().map(ToString::to_string).collect();
     servers.push(hs.server_name().to_string());

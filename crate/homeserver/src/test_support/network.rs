@@ -40,7 +40,43 @@ struct Wires {
     /// Servers that a test plays itself.
     played: RefCell<BTreeMap<OwnedServerName, Played>>,
     latency: Cell<Duration>,
+    faults: RefCell<Faults>,
     sent: RefCell<Vec<Sent>>,
+}
+
+/// What goes wrong on the way, at random.
+#[derive(Clone, Debug, Default)]
+pub struct Faults {
+    /// Where the randomness comes from.
+    pub seed: u64,
+    /// How many of a hundred requests, or answers, are lost.
+    pub loss: u64,
+    /// How many of a hundred requests arrive twice.
+    pub duplication: u64,
+    /// How much longer a request or an answer takes at most, so that they overtake each other.
+    pub latency: Duration,
+}
+
+impl Faults {
+    fn dice(&mut self) -> u64 {
+        // SplitMix64.
+        self.seed = self.seed.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.seed;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    fn chance(&mut self, percent: u64) -> bool {
+        percent > 0 && self.dice() % 100 < percent
+    }
+
+    fn delay(&mut self) -> Duration {
+        match self.latency.as_millis() as u64 {
+            0 => Duration::ZERO,
+            most => Duration::from_millis(self.dice() % most),
+        }
+    }
 }
 
 /// Servers that reach each other.
@@ -60,12 +96,29 @@ impl Transport for Wire {
             let wires = wires.ok_or(TransportError::NoFederation)?;
             let (method, path) = (request.method().to_string(), request.uri().to_string());
             wires.sent.borrow_mut().push(Sent { from: from.clone(), to: destination.clone(), method, path });
-            wires.world.sleep(wires.latency.get()).await;
+            let lost = || TransportError::Unreachable("it broke off".to_owned());
+            wires.on_its_way().await;
             let played = wires.played.borrow().get(&destination).cloned();
             if let Some(answer) = played {
                 return Ok(answer(request));
             }
             let hs = wires.reached(&from, &destination)?;
+            let (is_lost, is_doubled) = {
+                let mut faults = wires.faults.borrow_mut();
+                let (loss, duplication) = (faults.loss, faults.duplication);
+                (faults.chance(loss), faults.chance(duplication))
+            };
+            if is_lost {
+                return Err(lost());
+            }
+            if is_doubled {
+                let (hs, request) = (hs.clone(), copy(&request));
+                let later = wires.on_its_way();
+                wires.world.spawn(Box::pin(async move {
+                    later.await;
+                    hs.handle(Entrance::Peer, request.map(Body::Whole)).await;
+                }));
+            }
             // The other server works on a task of its own, as another process would.
             let (sender, receiver) = oneshot::channel();
             let request = request.map(Body::Whole);
@@ -73,14 +126,28 @@ impl Transport for Wire {
                 sender.send(hs.handle(Entrance::Peer, request).await).ok();
             }));
             let answer = receiver.await;
-            wires.world.sleep(wires.latency.get()).await;
+            wires.on_its_way().await;
             wires.reached(&from, &destination)?;
-            answer.map_err(|_| TransportError::Unreachable("it broke off".to_owned()))
+            let loss = wires.faults.borrow().loss;
+            if wires.faults.borrow_mut().chance(loss) {
+                return Err(lost());
+            }
+            answer.map_err(|_| lost())
         })
     }
 }
 
+fn copy(request: &Request<Bytes>) -> Request<Bytes> {
+    let mut copy = Request::builder().method(request.method()).uri(request.uri()).body(request.body().clone()).expect("it was one before");
+    copy.headers_mut().clone_from(request.headers());
+    copy
+}
+
 impl Wires {
+    fn on_its_way(&self) -> LocalBoxFuture<'static, ()> {
+        self.world.sleep(self.latency.get() + self.faults.borrow_mut().delay())
+    }
+
     fn reached(&self, from: &OwnedServerName, to: &OwnedServerName) -> Result<Rc<crate::Homeserver>, TransportError> {
         let is_cut = self.cut.borrow().contains(&pair(from, to)) || self.down.borrow().contains(to);
         let server = self.servers.borrow().get(to).cloned().filter(|_| !is_cut);
@@ -108,6 +175,7 @@ impl Network {
             down: RefCell::default(),
             played: RefCell::default(),
             latency: Cell::new(Duration::from_millis(5)),
+            faults: RefCell::default(),
             sent: RefCell::default(),
         };
         Self { wires: Rc::new(wires) }
@@ -166,6 +234,11 @@ impl Network {
     /// How long a request, and an answer, takes on its way.
     pub fn set_latency(&self, latency: Duration) {
         self.wires.latency.set(latency);
+    }
+
+    /// What goes wrong on the way from now on.
+    pub fn set_faults(&self, faults: Faults) {
+        self.wires.faults.replace(faults);
     }
 
     /// Lets the servers work for some time of the test's clock.

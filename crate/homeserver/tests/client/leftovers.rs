@@ -130,6 +130,8 @@ fn nothing_but_its_number_is_left_of_a_room_that_everybody_has_forgotten() {
         tables::GUESTS_TO_LEAVE.put(tx, &nid, &Position(1));
         tables::ROOMS_TO_DELETE.put(tx, &nid, &false);
         tables::WAITING_REDACTIONS.put(tx, &(nid, "$elsewhere".try_into().expect("an id"), 1), &Position(1));
+        tables::ROOM_SERVERS.put(tx, &(nid, "other.example".try_into().expect("a name")), &1);
+        tables::STRIPPED_STATES.put(tx, &(nid, alices), &tables::Json("[]".to_owned()));
     });
     written.expect("a write").visible();
     let full = stored(&server);
@@ -198,6 +200,7 @@ fn nothing_but_its_name_is_left_of_an_account_that_ended() {
         tables::UNREAD.put(tx, &(nid, room), &tables::Unread::default());
         tables::CLAIMED_KEYS.put(tx, &(nid, device, 1), &tables::RawBytes(vec![1]));
         tables::MEDIA_USED.put(tx, &nid, &1);
+        tables::STRIPPED_STATES.put(tx, &(room, nid), &tables::Json("[]".to_owned()));
     });
     written.expect("a write").visible();
     forget_changes(&server);

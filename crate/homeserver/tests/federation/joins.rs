@@ -131,6 +131,26 @@ fn a_restricted_room_is_joined_on_the_word_of_its_server() {
     }
 }
 
+/// Where nobody on the user's own server may invite, though it is in the room.
+#[test]
+fn a_restricted_room_is_joined_on_the_word_of_another_server() {
+    let network = Network::new();
+    let (one, two) = (network.server("one.example"), network.server("two.example"));
+    let [alice, bob, carol] = [one.register("alice"), two.register("bob"), two.register("carol")];
+    let space = room(&one, &alice, json!({ "preset": "public_chat" }));
+    let content = json!({ "join_rule": "restricted", "allow": [{ "type": "m.room_membership", "room_id": space }] });
+    let rules = json!({ "type": "m.room.join_rules", "state_key": "", "content": content });
+    let id = room(&one, &alice, json!({ "initial_state": [rules], "power_level_content_override": { "invite": 50 } }));
+    let join = |user: &TestUser, id: &str| two.post(user, &format!("/_matrix/client/v3/join/{id}?via=one.example"), json!({}));
+    join(&bob, &space).ok();
+    join(&bob, &id).ok();
+    join(&carol, &id).fails(403, "M_FORBIDDEN");
+    join(&carol, &space).ok();
+    join(&carol, &id).ok();
+    assert_eq!(membership(&two, &bob, &id, &carol), "join");
+    assert_eq!(membership(&one, &alice, &id, &carol), "join");
+}
+
 #[test]
 fn a_join_says_whom_it_could_not_reach() {
     let network = Network::new();
