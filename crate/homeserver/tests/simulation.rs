@@ -10,8 +10,8 @@ use ephapse_homeserver::test_support::{
     Answer, TestServer, TestUser, config,
     network::{Faults, Network},
 };
-use ephapse_store::UnreliableStore;
-use futures_util::future::{Either, join_all, select};
+use ephapse_store::unreliable::UnreliableStore;
+use futures_util::future::{Either, select};
 use serde_json::{Value, json};
 use std::{
     cell::RefCell,

@@ -21,6 +21,7 @@ pub mod refused;
 mod send;
 mod server_keys;
 pub mod template;
+mod third_party;
 mod version;
 mod well_known;
 
@@ -55,4 +56,5 @@ pub fn routes(table: &mut Table) {
     table.peer(membership::make_knock).peer(membership::send_knock);
     table.peer(membership::invite).peer(membership::invite_v1);
     table.peer_stream(media::download);
+    table.peer(third_party::exchange).public(third_party::bound);
 }
