@@ -3,6 +3,7 @@
 
 use crate::{
     failure::{Failure, Refusal},
+    federation::refused as remote,
     homeserver::Homeserver,
     locks::LockKey,
     room::{self, Draft, RoomInfo, Stop, Write},
@@ -12,7 +13,7 @@ use crate::{
 };
 use ephapse_events::JsonObject;
 use ephapse_store::{Direction, StoreError};
-use ruma::{CanonicalJsonValue, OwnedRoomAliasId, RoomAliasId, RoomId, events::StateEventType};
+use ruma::{CanonicalJsonValue, OwnedRoomAliasId, OwnedRoomId, OwnedServerName, RoomAliasId, RoomId, events::StateEventType};
 use serde::Deserialize;
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -21,6 +22,8 @@ use std::{
 
 /// How many aliases of a room are listed at most.
 const LISTED: usize = 1000;
+/// How many servers are named by which a room can be joined.
+const SERVERS: usize = 100;
 
 /// What is refused of an alias, and why.
 #[derive(Debug, thiserror::Error)]
@@ -52,6 +55,9 @@ pub enum Refused {
     /// By the room.
     #[error(transparent)]
     Room(room::Refused),
+    /// By the server whose alias it is.
+    #[error(transparent)]
+    Remote(remote::Refused),
 }
 
 /// Why something is not done with an alias.
@@ -91,6 +97,25 @@ pub async fn room_of(hs: &Homeserver, alias: &RoomAliasId) -> room::Result<Optio
         Some(alias) => hs.room_by_nid(alias.room).await.map(Some),
         None => Ok(None),
     }
+}
+
+/// Where an alias leads, this server's or another's, and servers that are in the room.
+pub async fn resolved(hs: &Homeserver, alias: &RoomAliasId) -> Result<(OwnedRoomId, Vec<OwnedServerName>)> {
+    if alias.server_name() == hs.server_name() {
+        let room = room_of(hs, alias).await?.ok_or_else(|| Refused::NotFound(alias.to_owned()))?;
+        return Ok((room.id.clone(), servers(hs, room.nid).await?));
+    }
+    match hs.alias_of_others(alias).await {
+        Ok(found) => Ok((found.room_id, found.servers.into_iter().take(SERVERS).collect())),
+        Err(Failure::Refused(refused)) if refused.is_alone() => Err(Refused::NotFound(alias.to_owned()).into()),
+        Err(error) => Err(error.map(Refused::Remote)),
+    }
+}
+
+/// Servers that are in a room, this one first: by one of them it can be joined.
+pub async fn servers(hs: &Homeserver, room: RoomNid) -> room::Result<Vec<OwnedServerName>> {
+    let others = hs.servers_in(room).await?;
+    Ok([hs.server_name().to_owned()].into_iter().chain(others.keys().take(SERVERS).cloned()).collect())
 }
 
 /// Makes an alias, unless `creator` has made it before: who has not heard the answer asks again.

@@ -4,6 +4,10 @@
 use crate::{
     damaged::LeaveOut,
     failure::{Failure, Refusal},
+    federation::{
+        client::{LARGEST_ANSWER, PATIENCE},
+        refused as remote,
+    },
     homeserver::Homeserver,
     room::{self, RoomInfo},
     summaries::RoomSummary,
@@ -11,8 +15,14 @@ use crate::{
     time_slice::TimeSlice,
 };
 use ephapse_store::Direction;
-use ruma::{RoomId, events::StateEventType};
+use ruma::{
+    RoomId, ServerName, UInt,
+    api::federation::directory::{get_public_rooms, get_public_rooms_filtered},
+    directory::{Filter, RoomNetwork},
+    events::StateEventType,
+};
 use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
 use std::{cmp::Reverse, fmt, rc::Rc, str::FromStr};
 
 /// Rooms on a page, at most.
@@ -51,6 +61,34 @@ impl From<room::Error> for Error {
     }
 }
 
+/// A page of the directory of another server.
+pub async fn page_of(hs: &Homeserver, server: &ServerName, wanted: &Wanted) -> Result<Page, remote::Refused> {
+    #[derive(Deserialize)]
+    struct Answer {
+        chunk: Vec<Box<RawValue>>,
+        next_batch: Option<String>,
+        prev_batch: Option<String>,
+        total_room_count_estimate: Option<u64>,
+    }
+    let limit = wanted.limit.and_then(|limit| UInt::try_from(limit).ok());
+    let of_server = |error| remote::Refused::Server { server: server.to_owned(), error };
+    let answer: Answer = if wanted.is_filtered() {
+        let mut request = get_public_rooms_filtered::v1::Request::new();
+        (request.limit, request.since, request.filter) = (limit, wanted.since.clone(), wanted.filter());
+        hs.ask_for(server, request, PATIENCE, LARGEST_ANSWER).await.map_err(of_server)?
+    } else {
+        let mut request = get_public_rooms::v1::Request::new();
+        (request.limit, request.since) = (limit, wanted.since.clone());
+        hs.ask_for(server, request, PATIENCE, LARGEST_ANSWER).await.map_err(of_server)?
+    };
+    Ok(Page {
+        chunk: answer.chunk.iter().filter_map(|room| serde_json::from_str(room.get()).ok()).collect(),
+        next_batch: answer.next_batch,
+        prev_batch: answer.prev_batch,
+        total_room_count_estimate: answer.total_room_count_estimate,
+    })
+}
+
 /// Whether a room is published.
 pub async fn is_published(hs: &Homeserver, room: &RoomId) -> Result<bool> {
     let room = hs.room(room).await?.ok_or(Refused::NoSuchRoom)?;
@@ -85,6 +123,30 @@ pub struct Wanted {
     pub types: Vec<Option<String>>,
     /// Those of a network that there is no bridge to: none.
     pub is_elsewhere: bool,
+}
+
+impl Wanted {
+    fn is_filtered(&self) -> bool {
+        self.term.is_some() || !self.types.is_empty()
+    }
+
+    fn filter(&self) -> Filter {
+        let mut filter = Filter::new();
+        filter.generic_search_term.clone_from(&self.term);
+        filter.room_types = self.types.iter().map(|kind| kind.clone().into()).collect();
+        filter
+    }
+
+    /// What a request with a filter asks for.
+    pub fn filtered(limit: Option<UInt>, since: Option<String>, filter: Filter, network: &RoomNetwork) -> Self {
+        Self {
+            limit: limit.map(u64::from),
+            since,
+            term: filter.generic_search_term.filter(|term| !term.is_empty()),
+            types: filter.room_types.iter().map(|kind| kind.as_str().map(str::to_owned)).collect(),
+            is_elsewhere: matches!(network, RoomNetwork::ThirdParty(_)),
+        }
+    }
 }
 
 /// Rooms of a directory, this server's or another one's.
@@ -186,6 +248,7 @@ async fn places(hs: &Homeserver, wanted: &Wanted) -> Result<Vec<Place>> {
         let numbers: Vec<RoomNid> = rooms.iter().map(|(nid, ())| *nid).collect();
         for (nid, head) in numbers.iter().zip(hs.room_heads(&numbers).await?) {
             if let Some(head) = head.filter(|head| head.joined > 0)
+                && hs.is_resident(*nid).await?
                 && is_wanted(hs, *nid, &head, wanted).await.leave_out()?.unwrap_or(false)
             {
                 places.push((Reverse(head.joined), *nid));
@@ -199,7 +262,7 @@ async fn is_wanted(hs: &Homeserver, nid: RoomNid, head: &RoomHead, wanted: &Want
     if !is_open(hs, nid, head).await? {
         return Ok(false);
     }
-    if wanted.term.is_none() && wanted.types.is_empty() {
+    if !wanted.is_filtered() {
         return Ok(true);
     }
     let summary = RoomSummary::of(hs, &*hs.room_by_nid(nid).await?).await?;

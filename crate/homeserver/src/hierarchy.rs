@@ -4,20 +4,25 @@
 //! A page of it is found by going through the tree from its root again, since a token has to count
 //! after any restart: it holds how many rooms came before.
 
+pub mod remote;
+
 use crate::{
     damaged::LeaveOut,
     failure::{Failure, Refusal},
     homeserver::Homeserver,
     requester::Requester,
     room::{self, Event, NodeId, RoomInfo, state_tree::Part},
-    summaries::{RoomSummary, may_know},
+    summaries::{RoomSummary, may_know, may_know_of_remote},
     time_slice::TimeSlice,
 };
-use ruma::{OwnedRoomId, OwnedServerName, RoomId, events::StateEventType};
+use ruma::{OwnedRoomId, OwnedServerName, RoomId, ServerName, events::StateEventType};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, value::RawValue};
 use sha2::{Digest, Sha256};
-use std::{collections::HashSet, rc::Rc};
+use std::{
+    collections::{HashMap, HashSet},
+    rc::Rc,
+};
 
 /// Rooms on a page, where nobody says how many, and at most.
 const PAGE: usize = 50;
@@ -27,6 +32,8 @@ const PAGE_BYTES: usize = 1 << 20;
 const MOST_ROOMS: usize = 10_000;
 /// Rooms that one space leads to, at most; those that its order puts last are not shown.
 const MOST_CHILDREN: usize = 1_000;
+/// Rooms that other servers are asked for, for one page.
+const MOST_ASKED: usize = 20;
 /// Bytes of the events that say so.
 const MOST_CHILDREN_BYTES: usize = 1 << 20;
 
@@ -115,6 +122,12 @@ impl Child {
         (!child.via().is_empty()).then_some(child)
     }
 
+    /// An event that another server tells.
+    fn told(json: &str) -> Option<Self> {
+        let child: Self = serde_json::from_str(json).ok()?;
+        (child.kind == "m.space.child" && !child.via().is_empty()).then_some(child)
+    }
+
     fn said(&self) -> ChildContent {
         let nothing = ChildContent { via: Value::Null, order: Value::Null, suggested: Value::Null };
         serde_json::from_str(self.content.get()).unwrap_or(nothing)
@@ -201,32 +214,84 @@ impl Question<'_> {
 struct Next {
     room: OwnedRoomId,
     depth: u64,
+    /// Servers that may know it.
+    via: Vec<OwnedServerName>,
+}
+
+/// What other servers have said on the way, and how many more rooms they may be asked for.
+#[derive(Default)]
+struct Told {
+    rooms: HashMap<OwnedRoomId, RoomSummary>,
+    inaccessible: HashSet<OwnedRoomId>,
+    asked: usize,
+}
+
+impl Told {
+    /// A room that this server is not in.
+    async fn describe(&mut self, hs: &Homeserver, question: &Question<'_>, next: &Next) -> Result<Option<Described>> {
+        let room = &next.room;
+        if self.inaccessible.contains(room) {
+            return Ok(None);
+        }
+        // Of a space the server above does not say what is in it.
+        let summary = self.rooms.get(room).filter(|summary| !summary.is_space());
+        let described = match summary {
+            Some(summary) => Some(Described { summary: summary.clone(), children_state: Vec::new() }),
+            None => self.ask(hs, question, next).await.or_else(|| {
+                // Nobody says what is in it.
+                let summary = self.rooms.get(room)?.clone();
+                Some(Described { summary, children_state: Vec::new() })
+            }),
+        };
+        let Some(described) = described else { return Ok(None) };
+        let may_know = may_know_of_remote(hs, &described.summary, Some(question.requester)).await?;
+        Ok(may_know.then_some(described))
+    }
+
+    async fn ask(&mut self, hs: &Homeserver, question: &Question<'_>, next: &Next) -> Option<Described> {
+        let suggested_only = question.suggested_only;
+        let told = match remote::known(hs, &next.room, suggested_only, &next.via) {
+            Some(told) => told,
+            None if self.asked >= MOST_ASKED => None,
+            None => {
+                self.asked += 1;
+                remote::ask(hs, &next.room, suggested_only, &next.via).await
+            }
+        }?;
+        if self.rooms.len() < MOST_ROOMS {
+            self.rooms.extend(told.children.iter().map(|summary| (summary.room_id.clone(), summary.clone())));
+            self.inaccessible.extend(told.inaccessible.iter().cloned());
+        }
+        Some(told.room.clone())
+    }
 }
 
 /// A page of a hierarchy.
 pub async fn page(hs: &Homeserver, question: &Question<'_>) -> Result<Page> {
+    let mut told = Told::default();
+    let root = Next { room: question.room.to_owned(), depth: 0, via: question.room.server_name().map(ToOwned::to_owned).into_iter().collect() };
     let mut before = match question.before() {
         Ok(before) => before,
         // Who may know nothing of the room is told no more.
         Err(refused) => {
-            let root = describe(hs, question, question.room).await?;
+            let root = describe(hs, question, &root, &mut told).await?;
             return Err(root.map_or_else(|| Refused::Unknown(question.room.to_owned()), |_| refused).into());
         }
     };
     let limit = question.limit.and_then(|limit| usize::try_from(limit).ok()).unwrap_or(PAGE).clamp(1, PAGE);
     let mut page = Page { rooms: Vec::new(), next_batch: None };
     let (mut shown, mut bytes) = (0, 0);
-    let mut rest = vec![Next { room: question.room.to_owned(), depth: 0 }];
+    let mut rest = vec![root];
     let mut seen = HashSet::new();
     let slice = TimeSlice::new(&*hs.host);
-    while let Some(Next { room, depth }) = rest.pop() {
-        if seen.len() >= MOST_ROOMS || !seen.insert(room.clone()) {
+    while let Some(next) = rest.pop() {
+        if seen.len() >= MOST_ROOMS || !seen.insert(next.room.clone()) {
             continue;
         }
         slice.step().await;
-        let Some(described) = describe(hs, question, &room).await? else {
-            if depth == 0 {
-                return Err(Refused::Unknown(room).into());
+        let Some(described) = describe(hs, question, &next, &mut told).await? else {
+            if next.depth == 0 {
+                return Err(Refused::Unknown(next.room).into());
             }
             continue;
         };
@@ -235,9 +300,9 @@ pub async fn page(hs: &Homeserver, question: &Question<'_>) -> Result<Page> {
             break;
         }
         shown += 1;
-        if question.max_depth.is_none_or(|deepest| depth < deepest) {
+        if question.max_depth.is_none_or(|deepest| next.depth < deepest) {
             let children = described.children_state.iter().rev().filter(|child| !seen.contains(&child.state_key));
-            rest.extend(children.map(|child| Next { room: child.state_key.clone(), depth: depth + 1 }));
+            rest.extend(children.map(|child| Next { room: child.state_key.clone(), depth: next.depth + 1, via: child.via() }));
         }
         if before > 0 {
             before -= 1;
@@ -250,8 +315,8 @@ pub async fn page(hs: &Homeserver, question: &Question<'_>) -> Result<Page> {
 }
 
 /// A room that who asks may know of.
-async fn describe(hs: &Homeserver, question: &Question<'_>, room: &RoomId) -> Result<Option<Described>> {
-    let Some(room) = hs.room(room).await.leave_out()?.flatten() else { return Ok(None) };
+async fn describe(hs: &Homeserver, question: &Question<'_>, next: &Next, told: &mut Told) -> Result<Option<Described>> {
+    let Some(room) = here(hs, &next.room).await.leave_out()?.flatten() else { return told.describe(hs, question, next).await };
     let described = described(hs, &room, question.requester, question.suggested_only).await.leave_out()?;
     Ok(described.flatten())
 }
@@ -264,6 +329,57 @@ pub async fn described(hs: &Homeserver, room: &Rc<RoomInfo>, requester: Requeste
     }
     let children_state = if summary.is_space() { children(hs, room, suggested_only).await? } else { Vec::new() };
     Ok(Some(Described { summary, children_state }))
+}
+
+/// A room as who asks may know of it, by this server or by one of `via`. Others are asked for those
+/// alone who are logged in.
+pub async fn summary(hs: &Homeserver, room: &RoomId, via: &[OwnedServerName], requester: Option<Requester<'_>>) -> Result<Option<RoomSummary>> {
+    if let Some(room) = here(hs, room).await? {
+        let summary = RoomSummary::of(hs, &room).await?;
+        return Ok(may_know(hs, &room, &summary, requester).await?.then_some(summary));
+    }
+    let told = if requester.is_some() { remote::ask(hs, room, false, via).await } else { None };
+    let Some(told) = told else { return Ok(None) };
+    let summary = &told.room.summary;
+    Ok(may_know_of_remote(hs, summary, requester).await?.then(|| summary.clone()))
+}
+
+/// A space as another server is told of it.
+#[derive(Debug, Serialize)]
+pub struct ForServer {
+    room: Described,
+    /// Those of the rooms that it leads to that are known here.
+    children: Vec<RoomSummary>,
+    /// Those of them that the other server may not know of.
+    inaccessible_children: Vec<OwnedRoomId>,
+}
+
+/// A room, and those that it leads to, as far as another server may know of them.
+pub async fn for_server(hs: &Homeserver, server: &ServerName, room: &RoomId, suggested_only: bool) -> Result<Option<ForServer>> {
+    let requester = Requester::Server(server);
+    let Some(info) = here(hs, room).await? else { return Ok(None) };
+    let Some(room) = described(hs, &info, requester, suggested_only).await? else { return Ok(None) };
+    let (mut children, mut inaccessible_children) = (Vec::new(), Vec::new());
+    let slice = TimeSlice::new(&*hs.host);
+    for child in room.children_state.iter().take(PAGE) {
+        slice.step().await;
+        let Some(info) = here(hs, &child.state_key).await.leave_out()?.flatten() else { continue };
+        let Some(summary) = RoomSummary::of(hs, &info).await.leave_out()? else { continue };
+        if may_know(hs, &info, &summary, Some(requester)).await? {
+            children.push(summary);
+        } else {
+            inaccessible_children.push(child.state_key.clone());
+        }
+    }
+    Ok(Some(ForServer { room, children, inaccessible_children }))
+}
+
+/// A room that users of this server are in, so that what is here of it is true.
+pub async fn here(hs: &Homeserver, room: &RoomId) -> room::Result<Option<Rc<RoomInfo>>> {
+    match hs.room(room).await? {
+        Some(room) if hs.is_resident(room.nid).await? => Ok(Some(room)),
+        _ => Ok(None),
+    }
 }
 
 /// The events of a space that lead to other rooms, in their order.
@@ -279,14 +395,20 @@ async fn children(hs: &Homeserver, room: &RoomInfo, suggested_only: bool) -> roo
             // What is larger than all may be is not held while the others are read.
             let child = child.filter(|child| bytes + child.weight() <= 4 * MOST_CHILDREN_BYTES);
             bytes += child.as_ref().map_or(0, Child::weight);
-            children.extend(child.map(|child| (child.place(), child)));
+            children.extend(child);
         }
     }
+    Ok(in_order(children))
+}
+
+/// Those that are shown, in their order.
+fn in_order(children: impl IntoIterator<Item = Child>) -> Vec<Child> {
+    let mut children: Vec<_> = children.into_iter().map(|child| (child.place(), child)).collect();
     children.sort_by(|(a, _), (b, _)| a.cmp(b));
     let mut left = MOST_CHILDREN_BYTES;
     let fitting = children.into_iter().map(|(_, child)| child).take_while(|child| {
         left = left.saturating_sub(child.weight());
         left > 0
     });
-    Ok(fitting.take(MOST_CHILDREN).collect())
+    fitting.take(MOST_CHILDREN).collect()
 }

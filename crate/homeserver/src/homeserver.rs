@@ -463,7 +463,7 @@ impl Homeserver {
     /// Bytes that caches take, but for the store's, roughly. Each is bounded.
     fn cached_bytes(&self) -> usize {
         let named = self.users.cached_bytes() + self.rooms.cached_bytes();
-        named + self.sync.cached_bytes() + self.rate_limits.cached_bytes() + self.seen.cached_bytes()
+        named + self.sync.cached_bytes() + self.rate_limits.cached_bytes() + self.seen.cached_bytes() + self.federation.hierarchies.bytes()
     }
 
     /// The name of this server.

@@ -4,6 +4,7 @@
 use crate::{
     damaged::{Damaged, LeaveOut, readable},
     failure::{Failure, Refusal},
+    federation::{client::PATIENCE, refused as remote},
     homeserver::Homeserver,
     locks::LockKey,
     room::{self, Draft, Stop},
@@ -12,7 +13,7 @@ use crate::{
     transaction::Tx,
 };
 use ephapse_store::{Direction, StoreError};
-use ruma::{CanonicalJsonObject, CanonicalJsonValue, UserId, events::StateEventType};
+use ruma::{CanonicalJsonObject, CanonicalJsonValue, UserId, api::federation::query::get_profile_information, events::StateEventType};
 use serde_json::{Value, value::RawValue};
 use std::collections::BTreeMap;
 
@@ -61,6 +62,9 @@ pub enum Refused {
     /// By a room.
     #[error(transparent)]
     Room(room::Refused),
+    /// By the user's server.
+    #[error(transparent)]
+    Remote(remote::Refused),
 }
 
 /// Why a profile is not read or changed.
@@ -100,6 +104,18 @@ impl FieldName {
     fn is_shown(&self) -> bool {
         SHOWN.contains(&self.0.as_str())
     }
+}
+
+/// The fields of a user of another server, as it tells them; `field`: that one alone.
+pub async fn of_others(hs: &Homeserver, user: &UserId, field: Option<&str>) -> Result<BTreeMap<String, Box<RawValue>>> {
+    let mut request = get_profile_information::v1::Request::new(user.to_owned());
+    request.field = field.map(Into::into);
+    let server = user.server_name();
+    let answer = hs.ask_for(server, request, PATIENCE, 2 * LARGEST).await;
+    answer.map_err(|error| {
+        let refused = remote::Refused::Server { server: server.to_owned(), error };
+        if refused.is_alone() { Refused::NoSuchUser.into() } else { Refused::Remote(refused).into() }
+    })
 }
 
 /// The fields of a user who has an account here.

@@ -6,15 +6,18 @@ use crate::{
     homeserver::Homeserver,
     requester::Requester,
     room::{NodeId, Result, RoomInfo},
-    tables::{self, MembershipKind},
+    tables::{self, MembershipKind, Session},
+    time_slice::TimeSlice,
 };
+use ephapse_store::Direction;
 use ruma::{
-    OwnedMxcUri, OwnedRoomAliasId, OwnedRoomId,
+    OwnedMxcUri, OwnedRoomAliasId, OwnedRoomId, ServerName,
     events::StateEventType::{
         self, RoomAvatar, RoomCanonicalAlias, RoomCreate, RoomEncryption, RoomGuestAccess, RoomHistoryVisibility, RoomJoinRules, RoomName, RoomTopic,
     },
+    room_version_rules::AuthorizationRules,
 };
-use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use serde::{Deserialize, Deserializer, Serialize, de::DeserializeOwned};
 use serde_json::Value;
 use std::{collections::HashMap, rc::Rc};
 
@@ -24,6 +27,8 @@ const SHOWN: [StateEventType; 9] =
 
 /// The rooms whose members may join a restricted room, of more than anybody names.
 const MOST_ALLOWED: usize = 100;
+/// How many members are looked at at once.
+const PORTION: usize = 256;
 
 /// A room as those outside of it see it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -31,19 +36,19 @@ pub struct RoomSummary {
     /// Its id.
     pub room_id: OwnedRoomId,
     /// Its main alias.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "lenient", skip_serializing_if = "Option::is_none")]
     pub canonical_alias: Option<OwnedRoomAliasId>,
     /// Its name.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "lenient", skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
     /// Its topic, as plain text.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "lenient", skip_serializing_if = "Option::is_none")]
     pub topic: Option<String>,
     /// Its picture.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "lenient", skip_serializing_if = "Option::is_none")]
     pub avatar_url: Option<OwnedMxcUri>,
     /// Its type, such as `m.space`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "lenient", skip_serializing_if = "Option::is_none")]
     pub room_type: Option<String>,
     /// How many have joined it.
     #[serde(default)]
@@ -52,7 +57,7 @@ pub struct RoomSummary {
     #[serde(default = "public")]
     pub join_rule: String,
     /// The rooms whose members may join, where the rule is `restricted` or `knock_restricted`.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[serde(default, deserialize_with = "lenient_list", skip_serializing_if = "Vec::is_empty")]
     pub allowed_room_ids: Vec<OwnedRoomId>,
     /// Whether everybody may read it.
     #[serde(default)]
@@ -61,11 +66,22 @@ pub struct RoomSummary {
     #[serde(default)]
     pub guest_can_join: bool,
     /// The algorithm that it is encrypted with.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "lenient", skip_serializing_if = "Option::is_none")]
     pub encryption: Option<String>,
     /// Its version.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "lenient", skip_serializing_if = "Option::is_none")]
     pub room_version: Option<String>,
+}
+
+/// A value as another server tells it: one that is not what it should be is none.
+fn lenient<'de, D: Deserializer<'de>, T: DeserializeOwned>(from: D) -> Result<Option<T>, D::Error> {
+    Ok(T::deserialize(Value::deserialize(from)?).ok())
+}
+
+/// The same of many, each by itself.
+fn lenient_list<'de, D: Deserializer<'de>, T: DeserializeOwned>(from: D) -> Result<Vec<T>, D::Error> {
+    let values = Value::deserialize(from)?;
+    Ok(values.as_array().into_iter().flatten().filter_map(|value| T::deserialize(value).ok()).take(MOST_ALLOWED).collect())
 }
 
 fn public() -> String {
@@ -162,34 +178,86 @@ impl RoomSummary {
 /// may, or may ask to (`GET /rooms/{roomId}/hierarchy`, "The server should return any rooms where at
 /// least one of the following conditions is true").
 pub async fn may_know(hs: &Homeserver, room: &RoomInfo, summary: &RoomSummary, requester: Option<Requester<'_>>) -> Result<bool> {
-    let rules = &room.rules.authorization;
-    let is_open = match summary.join_rule.as_str() {
-        "public" => true,
-        "knock" => rules.knocking,
-        "knock_restricted" => rules.knock_restricted_join_rule,
-        _ => false,
-    };
-    if is_open || summary.world_readable {
+    if is_open(summary, Some(&room.rules.authorization)) {
         return Ok(true);
     }
-    let allowed: &[OwnedRoomId] = if rules.restricted_join_rule { &summary.allowed_room_ids } else { &[] };
+    let allowed: &[OwnedRoomId] = if room.rules.authorization.restricted_join_rule { &summary.allowed_room_ids } else { &[] };
     match requester {
         None => Ok(false),
         Some(Requester::User(session) | Requester::Guest(session)) => {
-            let membership = tables::MEMBERSHIPS.get(hs.store(), &(session.user, room.nid)).await?;
-            if membership.is_some_and(|own| matches!(own.kind, MembershipKind::Join | MembershipKind::Invite)) {
+            Ok(is_asked_in(hs, room, session).await? || is_in_any(hs, allowed, session).await?)
+        }
+        Some(Requester::Server(server)) => {
+            if hs.servers_in(room.nid).await?.contains_key(server) || is_invited(hs, room, server).await? {
                 return Ok(true);
             }
             for allowed in known(hs, allowed).await? {
-                let membership = tables::MEMBERSHIPS.get(hs.store(), &(session.user, allowed.nid)).await?;
-                if membership.is_some_and(|own| own.kind == MembershipKind::Join) {
+                if hs.servers_in(allowed.nid).await?.contains_key(server) {
                     return Ok(true);
                 }
             }
             Ok(false)
         }
-        // What it may know beyond that follows from its members.
-        Some(Requester::Server(_)) => Ok(false),
+    }
+}
+
+/// As [`may_know`], of a room that this server is not in, by what another server says of it.
+pub async fn may_know_of_remote(hs: &Homeserver, summary: &RoomSummary, requester: Option<Requester<'_>>) -> Result<bool> {
+    if is_open(summary, None) {
+        return Ok(true);
+    }
+    let Some(session) = requester.and_then(Requester::session) else { return Ok(false) };
+    let is_asked_in = match hs.room(&summary.room_id).await? {
+        Some(room) => is_asked_in(hs, &room, session).await?,
+        None => false,
+    };
+    Ok(is_asked_in || is_in_any(hs, &summary.allowed_room_ids, session).await?)
+}
+
+/// Whether everybody may join a room, ask to, or read it; by the rules of its version, where that
+/// is known.
+fn is_open(summary: &RoomSummary, rules: Option<&AuthorizationRules>) -> bool {
+    let by_join_rule = match summary.join_rule.as_str() {
+        "public" => true,
+        "knock" => rules.is_none_or(|rules| rules.knocking),
+        "knock_restricted" => rules.is_none_or(|rules| rules.knock_restricted_join_rule),
+        _ => false,
+    };
+    by_join_rule || summary.world_readable
+}
+
+/// Whether a user is in a room or invited to it.
+async fn is_asked_in(hs: &Homeserver, room: &RoomInfo, session: &Session) -> Result<bool> {
+    let membership = tables::MEMBERSHIPS.get(hs.store(), &(session.user, room.nid)).await?;
+    Ok(membership.is_some_and(|own| matches!(own.kind, MembershipKind::Join | MembershipKind::Invite)))
+}
+
+/// Whether a user is in one of these rooms.
+async fn is_in_any(hs: &Homeserver, rooms: &[OwnedRoomId], session: &Session) -> Result<bool> {
+    for room in known(hs, rooms).await? {
+        let membership = tables::MEMBERSHIPS.get(hs.store(), &(session.user, room.nid)).await?;
+        if membership.is_some_and(|own| own.kind == MembershipKind::Join) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+/// Whether a user of a server is invited to a room.
+async fn is_invited(hs: &Homeserver, room: &RoomInfo, server: &ServerName) -> Result<bool> {
+    let slice = TimeSlice::new(&*hs.host);
+    let mut range = tables::MEMBERS.range(&(room.nid, MembershipKind::Invite as u8));
+    loop {
+        let invited = tables::MEMBERS.scan_range(hs.store(), range.clone(), Direction::Forward, PORTION).await?;
+        let Some((last, _)) = invited.last() else { return Ok(false) };
+        // The first key after it.
+        range.start = [&tables::MEMBERS.key(last)[..], &[0]].concat();
+        let numbers: Vec<_> = invited.iter().map(|((_, _, user), _)| *user).collect();
+        let users = tables::USERS.get_many(hs.store(), &numbers).await?;
+        if users.into_iter().flatten().any(|user| user.server_name() == server) {
+            return Ok(true);
+        }
+        slice.step().await;
     }
 }
 

@@ -10,6 +10,7 @@ use futures_channel::oneshot;
 use futures_executor::LocalPool;
 use futures_util::{FutureExt, future::poll_fn, task::LocalSpawnExt};
 use icu_normalizer::ComposingNormalizerBorrowed;
+use ruma::api::federation::authentication::{XMatrix, XMatrixSigningInput};
 use serde_json::{Value, json};
 use std::{
     cell::{Cell, RefCell},
@@ -289,6 +290,19 @@ impl TestServer {
             let body = body.read(usize::MAX).await.expect("an answer does not break off");
             Answer { status: parts.status.as_u16(), body: serde_json::from_slice(&body).unwrap_or(Value::Null), headers: parts.headers }
         }
+    }
+
+    /// What another server answers to this one, which signs the request.
+    #[track_caller]
+    pub fn ask(&self, other: &Self, method: &str, path: &str, body: Option<&Value>) -> Answer {
+        let body = body.map(Value::to_string).unwrap_or_default();
+        let request = http::Request::builder().method(method).uri(path).body(body.clone().into_bytes()).expect("a request");
+        let input = XMatrixSigningInput::new(self.hs.server_name().to_owned(), other.hs.server_name().to_owned(), self.hs.identity.key_pair());
+        let authorization = XMatrix::sign_http_request(&request, input).expect("it is signed").to_string();
+        let request = request.map(|body| Body::from(body));
+        let (mut parts, body) = request.into_parts();
+        parts.headers.insert(http::header::AUTHORIZATION, authorization.try_into().expect("a header"));
+        other.run(other.start_at(Entrance::Peer, http::Request::from_parts(parts, body)))
     }
 
     /// One request, answered.

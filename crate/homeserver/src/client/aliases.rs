@@ -21,9 +21,8 @@ pub async fn create(call: UserCall, request: create_alias::v3::Request) -> Resul
 
 /// `GET /directory/room/{alias}`
 pub async fn get(call: Call, request: get_alias::v3::Request) -> Result<get_alias::v3::Response> {
-    let hs = &call.hs;
-    let room = aliases::room_of(hs, &request.room_alias).await?.ok_or(Refused::NotFound(request.room_alias))?;
-    Ok(get_alias::v3::Response::new(room.id.clone(), vec![hs.server_name().to_owned()]))
+    let (room, servers) = aliases::resolved(&call.hs, &request.room_alias).await?;
+    Ok(get_alias::v3::Response::new(room, servers))
 }
 
 /// `DELETE /directory/room/{alias}`

@@ -16,7 +16,6 @@ use ruma::{
         },
         room::Visibility,
     },
-    directory::RoomNetwork,
 };
 
 /// `GET /publicRooms`
@@ -27,22 +26,18 @@ pub async fn rooms(call: Call, Own(request): Own<get_public_rooms::Request>) -> 
 
 /// `POST /publicRooms`
 pub async fn filtered_rooms(call: UserCall, Own(request): Own<get_public_rooms_filtered::Request>) -> Result<Json> {
-    let wanted = Wanted {
-        limit: request.limit.map(u64::from),
-        since: request.since,
-        term: request.filter.generic_search_term.filter(|term| !term.is_empty()),
-        types: request.filter.room_types.iter().map(|kind| kind.as_str().map(str::to_owned)).collect(),
-        is_elsewhere: matches!(request.room_network, RoomNetwork::ThirdParty(_)),
-    };
+    let wanted = Wanted::filtered(request.limit, request.since, request.filter, &request.room_network);
     of_server(&call.hs, request.server.as_deref(), &wanted).await
 }
 
 /// The rooms that a server publishes.
 async fn of_server(hs: &Homeserver, server: Option<&ServerName>, wanted: &Wanted) -> Result<Json> {
-    if let Some(other) = server.filter(|server| *server != hs.server_name()) {
-        return Err(Error::not_found(format!("The directory of {other} is not known here")));
-    }
-    Ok(Json::of(&directory::page(hs, wanted).await?))
+    let page = match server.filter(|server| *server != hs.server_name()) {
+        // Of networks that it has bridges to, nothing is known here.
+        Some(other) => directory::page_of(hs, other, wanted).await?,
+        None => directory::page(hs, wanted).await?,
+    };
+    Ok(Json::of(&page))
 }
 
 /// `GET /directory/list/room/{roomId}`

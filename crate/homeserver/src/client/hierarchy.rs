@@ -6,8 +6,9 @@ use crate::{
     aliases,
     error::{Error, Result},
     hierarchy::{self, Question},
+    requester::Requester,
     router::{OptionalCall, UserCall},
-    summaries::{RoomSummary, may_know},
+    summaries::RoomSummary,
     tables,
 };
 use ruma::{
@@ -41,25 +42,22 @@ struct Summarized {
 /// `GET /room_summary/{roomIdOrAlias}`
 pub async fn summary(call: OptionalCall, Own(request): Own<get_summary::Request>) -> Result<Json> {
     let hs = &call.hs;
-    let room = match <&RoomId>::try_from(&*request.room_id_or_alias) {
-        Ok(id) => hs.room(id).await?,
-        Err(alias) => aliases::room_of(hs, alias).await?,
+    let (room, servers) = match <&RoomId>::try_from(&*request.room_id_or_alias) {
+        Ok(id) => (id.to_owned(), Vec::new()),
+        Err(alias) => aliases::resolved(hs, alias).await?,
     };
-    let room = room.ok_or_else(unknown)?;
-    let summary = RoomSummary::of(hs, &room).await?;
-    if !may_know(hs, &room, &summary, call.requester()).await? {
-        return Err(unknown());
-    }
-    let membership = match call.requester().and_then(|requester| requester.session()) {
+    let via = hs.candidates(&room, request.via.into_iter().chain(servers));
+    let summary = hierarchy::summary(hs, &room, &via, call.requester()).await?;
+    let summary = summary.ok_or_else(|| Error::not_found("Room not found, or you are not allowed to see it"))?;
+    let membership = match call.requester().and_then(Requester::session) {
         None => None,
         Some(session) => {
-            let own = tables::MEMBERSHIPS.get(hs.store(), &(session.user, room.nid)).await?;
+            let own = match hs.room(&room).await? {
+                Some(room) => tables::MEMBERSHIPS.get(hs.store(), &(session.user, room.nid)).await?,
+                None => None,
+            };
             Some(own.map_or("leave", |own| own.kind.as_str()))
         }
     };
     Ok(Json::of(&Summarized { summary, membership }))
-}
-
-fn unknown() -> Error {
-    Error::not_found("Room not found, or you are not allowed to see it")
 }

@@ -17,13 +17,20 @@ use std::collections::BTreeMap;
 
 /// `GET /_matrix/client/v3/profile/{userId}`
 pub async fn get(call: Call, Own(request): Own<get_profile::Request>) -> Result<Answer> {
-    Ok(Answer::of(&profiles::fields(&call.hs, &request.user_id).await?))
+    let (hs, user) = (&call.hs, &request.user_id);
+    let fields = if hs.is_local(user) { profiles::fields(hs, user).await? } else { profiles::of_others(hs, user, None).await? };
+    Ok(Answer::of(&fields))
 }
 
 /// `GET /_matrix/client/v3/profile/{userId}/{keyName}`
 pub async fn get_field(call: Call, Own(request): Own<get_profile_field::Request>) -> Result<Answer> {
+    let (hs, user) = (&call.hs, &request.user_id);
     let field = request.field.to_string();
-    let value = profiles::field(&call.hs, &request.user_id, &field).await?;
+    let value = if hs.is_local(user) {
+        profiles::field(hs, user, &field).await?
+    } else {
+        profiles::of_others(hs, user, Some(&field)).await?.remove(&field).ok_or(profiles::Refused::NoSuchField)?
+    };
     Ok(Answer::of(&BTreeMap::from([(field, value)])))
 }
 

@@ -131,6 +131,7 @@ impl From<aliases::Refused> for Error {
             // room".
             aliases::Refused::LeadsElsewhere(_) => Self::new(StatusCode::BAD_REQUEST, ErrorKind::BadAlias, message),
             aliases::Refused::Room(refused) => refused.into(),
+            aliases::Refused::Remote(refused) => refused.into(),
         }
     }
 }
@@ -177,6 +178,7 @@ impl From<profiles::Refused> for Error {
             profiles::Refused::NotAName | profiles::Refused::ValueTooLong(_) => Self::invalid_param(message),
             profiles::Refused::NotAString(_) => Self::bad_json(message),
             profiles::Refused::Room(refused) => refused.into(),
+            profiles::Refused::Remote(refused) => refused.into(),
         }
     }
 }

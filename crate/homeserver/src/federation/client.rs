@@ -19,7 +19,7 @@ use ruma::{
         path_builder::SinglePath,
     },
 };
-use serde::Deserialize;
+use serde::{Deserialize, de::DeserializeOwned};
 use std::{future::Future, pin::pin, time::Duration};
 
 /// Bytes of an answer that is read as a whole, unless its reader says otherwise.
@@ -128,6 +128,19 @@ impl Homeserver {
             FromHttpResponseError::Deserialization(error) => AskError::Malformed(error.to_string()),
             _ => AskError::Malformed("it is none of the specification's".to_owned()),
         })
+    }
+
+    /// As [`Self::ask_within`], parsed as a type of our own, for what ruma's types would refuse as a
+    /// whole where one of many is malformed.
+    pub(crate) async fn ask_for<T, R>(&self, destination: &ServerName, request: R, patience: Duration, limit: usize) -> Result<T, AskError>
+    where
+        T: DeserializeOwned,
+        R: OutgoingRequest<PathBuilder = SinglePath, Authentication: PeerAuthentication>,
+    {
+        let request = self.signed(destination, request)?;
+        let answer = self.answered(destination, request, patience, limit).await?.into_body();
+        ephapse_events::json::check(&answer).map_err(|unfit| AskError::Malformed(unfit.to_string()))?;
+        serde_json::from_slice(&answer).map_err(|error| AskError::Malformed(error.to_string()))
     }
 
     /// Asks another server for what is read as it comes. The head of the answer is there within

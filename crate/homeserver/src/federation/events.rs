@@ -4,6 +4,7 @@ use crate::{
     body::{Body, BodyError},
     homeserver::Homeserver,
     position::Position,
+    room::Event,
     tables::RoomNid,
 };
 use bytes::Bytes;
@@ -23,6 +24,10 @@ pub enum Piece {
     /// Events by where they stand, with commas between them, as servers exchange them. Those that
     /// cannot be read are left out.
     Events(Vec<Position>),
+    /// The ids of such events.
+    Ids(Vec<Position>),
+    /// Events that are at hand, in the form in which the server is shown them.
+    Held(Vec<Rc<Event>>),
 }
 
 struct Writing {
@@ -49,33 +54,51 @@ pub fn answer(hs: Rc<Homeserver>, room: RoomNid, pieces: impl IntoIterator<Item 
 impl Writing {
     async fn next(&mut self) -> Result<Option<Bytes>, crate::room::Error> {
         loop {
-            let positions = match self.pieces.front_mut() {
+            let (count, written) = match self.pieces.front_mut() {
                 None => return Ok(None),
                 Some(Piece::Text(text)) => {
                     let text = std::mem::take(text);
                     self.pieces.pop_front();
                     return Ok(Some(Bytes::from(text)));
                 }
-                Some(Piece::Events(positions)) => &positions[self.at..],
+                Some(Piece::Events(positions)) => {
+                    let portion = portion(positions, self.at);
+                    let events = self.hs.events_at(self.room, portion).await?;
+                    (portion.len(), events.into_iter().flatten().map(|event| event.pdu.json.clone()).collect::<Vec<_>>())
+                }
+                Some(Piece::Ids(positions)) => {
+                    let portion = portion(positions, self.at);
+                    let events = self.hs.events_at(self.room, portion).await?;
+                    let id = |event: &Event| Bytes::from(serde_json::to_vec(&event.pdu.event_id).expect("an id can be written"));
+                    (portion.len(), events.iter().flatten().map(|event| id(event)).collect())
+                }
+                Some(Piece::Held(events)) => {
+                    let portion = portion(events, self.at);
+                    (portion.len(), portion.iter().map(|event| event.pdu.json.clone()).collect())
+                }
             };
-            if positions.is_empty() {
+            if count == 0 {
                 self.pieces.pop_front();
                 (self.at, self.is_begun) = (0, false);
                 continue;
             }
-            let portion = &positions[..positions.len().min(PORTION)];
-            let mut bytes = Vec::new();
-            for event in self.hs.events_at(self.room, portion).await?.into_iter().flatten() {
+            self.at += count;
+            let mut bytes = Vec::with_capacity(written.iter().map(|item| item.len() + 1).sum());
+            for item in written {
                 if self.is_begun {
                     bytes.push(b',');
                 }
                 self.is_begun = true;
-                bytes.extend_from_slice(&event.pdu.json);
+                bytes.extend_from_slice(&item);
             }
-            self.at += portion.len();
             if !bytes.is_empty() {
                 return Ok(Some(bytes.into()));
             }
         }
     }
+}
+
+/// The next of many.
+fn portion<T>(all: &[T], from: usize) -> &[T] {
+    &all[from..all.len().min(from + PORTION)]
 }

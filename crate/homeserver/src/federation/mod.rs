@@ -6,9 +6,13 @@ pub mod acl;
 pub mod authentication;
 pub mod backfill;
 pub mod client;
+mod devices;
+mod directory;
 pub mod edus;
 pub mod events;
 mod fetch;
+mod hierarchy;
+mod history;
 pub mod joining;
 pub mod keys;
 mod media;
@@ -25,7 +29,7 @@ mod third_party;
 mod version;
 mod well_known;
 
-use crate::{router::Table, tables::RoomNid, transport::Transport};
+use crate::{hierarchy::remote::Answers, router::Table, tables::RoomNid, transport::Transport};
 use keys::Keys;
 use ruma::api::federation::transactions::send_transaction_message;
 use std::{cell::RefCell, collections::HashSet, rc::Rc};
@@ -36,11 +40,12 @@ pub struct Federation {
     keys: Keys,
     /// The rooms whose waiting events are worked on.
     fetching: RefCell<HashSet<RoomNid>>,
+    pub(crate) hierarchies: Answers,
 }
 
 impl Federation {
     pub(crate) fn new(transport: Rc<dyn Transport>) -> Self {
-        Self { transport, keys: Keys::default(), fetching: RefCell::default() }
+        Self { transport, keys: Keys::default(), fetching: RefCell::default(), hierarchies: Answers::default() }
     }
 }
 
@@ -50,11 +55,15 @@ pub fn routes(table: &mut Table) {
     table.public(server_keys::notarized).public(server_keys::notarized_many);
     table.public(openid::userinfo);
     table.peer_raw::<send_transaction_message::v1::Request, _, _>(send::send);
-    table.peer(query::profile).peer(query::directory);
     table.peer(membership::make_join).peer_stream(membership::send_join).peer_stream(membership::send_join_v1);
     table.peer(membership::make_leave).peer(membership::send_leave).peer(membership::send_leave_v1);
     table.peer(membership::make_knock).peer(membership::send_knock);
     table.peer(membership::invite).peer(membership::invite_v1);
     table.peer_stream(media::download);
     table.peer(third_party::exchange).public(third_party::bound);
+    table.peer(query::profile).peer(query::directory).peer(query::other);
+    table.peer(directory::rooms).peer(directory::filtered_rooms).peer(hierarchy::hierarchy);
+    table.peer(devices::of_user).peer_many(devices::query_keys).peer_many(devices::claim_keys);
+    table.peer_stream(history::state).peer_stream(history::state_ids).peer_stream(history::event_auth).peer(history::event);
+    table.peer_stream(history::backfill).peer(history::missing_events).peer(history::at_time);
 }

@@ -3,13 +3,16 @@
 
 use crate::{
     aliases,
-    error::Result,
+    error::{Error, Result},
     failure::Failure,
     json_answer::{Json, Own},
     profiles,
     router::PeerCall,
 };
-use ruma::api::federation::query::{get_profile_information::v1 as get_profile_information, get_room_information::v1 as get_room_information};
+use ruma::api::federation::query::{
+    get_custom_information::v1 as get_custom_information, get_profile_information::v1 as get_profile_information,
+    get_room_information::v1 as get_room_information,
+};
 use std::collections::BTreeMap;
 
 /// `GET /_matrix/federation/v1/query/profile`: all fields, or one. "If a `field` is specified in
@@ -30,5 +33,10 @@ pub async fn profile(call: PeerCall, Own(request): Own<get_profile_information::
 pub async fn directory(call: PeerCall, request: get_room_information::Request) -> Result<get_room_information::Response> {
     let hs = &call.hs;
     let room = aliases::room_of(hs, &request.room_alias).await?.ok_or(aliases::Refused::NotFound(request.room_alias))?;
-    Ok(get_room_information::Response::new(room.id.clone(), vec![hs.server_name().to_owned()]))
+    Ok(get_room_information::Response::new(room.id.clone(), aliases::servers(hs, room.nid).await?))
+}
+
+/// `GET /_matrix/federation/v1/query/{queryType}`: the specification has no other kind.
+pub async fn other(_: PeerCall, request: get_custom_information::Request) -> Result<get_custom_information::Response> {
+    Err(Error::not_found(format!("No handler for query type {}", request.query_type)))
 }

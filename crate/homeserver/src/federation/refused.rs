@@ -5,6 +5,7 @@ use crate::{
     error::Error,
     failure::{Failure, Refusal},
     room,
+    transport::TransportError,
 };
 use http::StatusCode;
 use ruma::{OwnedRoomId, OwnedServerName, api::error::ErrorKind};
@@ -40,6 +41,11 @@ impl Refused {
             Some((server, error)) => Self::Server { server, error },
             None => Self::NoServer(room.to_owned()),
         }
+    }
+
+    /// Whether nobody was asked, since this server does not federate.
+    pub fn is_alone(&self) -> bool {
+        matches!(self, Self::Server { error: AskError::Transport(TransportError::NoFederation), .. })
     }
 
     /// What a server has answered is not what it should be.

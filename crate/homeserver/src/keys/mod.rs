@@ -19,7 +19,7 @@ mod upload;
 pub use claim::{OneTimeKeys, claim};
 pub use device_lists::{DeviceLists, device_lists};
 pub use error::{Error, Refused};
-pub use query::query;
+pub use query::{keys_of, query};
 pub use signatures::{signed_by, upload_signatures};
 pub use upload::{Uploaded, upload};
 

@@ -51,7 +51,7 @@ pub async fn query(hs: &Homeserver, viewer: Option<UserNid>, users: &BTreeMap<Ow
         let keys = keys_of(hs, nid, user, viewer, devices).await?;
         let mut shown = BTreeMap::new();
         for (device, keys) in keys.devices {
-            shown.insert(device, keys.shown()?);
+            shown.insert(device, keys.shown(viewer)?);
             slice.step().await;
         }
         queried.devices.insert(user.clone(), shown);
@@ -83,9 +83,10 @@ pub struct SignedDevice {
 }
 
 impl SignedDevice {
-    /// Its keys with its name, which nobody signed.
-    fn shown(mut self) -> Result<Raw<DeviceKeys>, Error> {
-        let name = self.display_name.map(|name| ("device_display_name".to_owned(), CanonicalJsonValue::String(name)));
+    /// Its keys with its name, which nobody signed. Other servers are told no names: they may say
+    /// much of who uses the device, and nothing depends on them.
+    fn shown(mut self, viewer: Option<UserNid>) -> Result<Raw<DeviceKeys>, Error> {
+        let name = self.display_name.filter(|_| viewer.is_some()).map(|name| ("device_display_name".to_owned(), CanonicalJsonValue::String(name)));
         self.keys.insert("unsigned".to_owned(), CanonicalJsonValue::Object(name.into_iter().collect()));
         Ok(Raw::from_json(raw(self.keys)?))
     }

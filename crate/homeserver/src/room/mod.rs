@@ -14,6 +14,7 @@ mod create;
 mod erased;
 mod error;
 mod event;
+mod graph;
 mod guests;
 mod history;
 mod incoming;
@@ -28,6 +29,7 @@ mod related;
 mod relations;
 mod resolution;
 mod rooms;
+mod server_viewer;
 pub mod state_tree;
 mod stop;
 #[cfg(test)]
@@ -52,6 +54,7 @@ pub use self::{
     outliers::by_auth_events,
     related::{Related, RelatedBy, Wanted},
     rooms::{RoomInfo, Rooms},
+    server_viewer::ServerViewer,
     state_tree::{Node, NodeId},
     stop::{Need, Stop},
     timeline::{Page, Reading},

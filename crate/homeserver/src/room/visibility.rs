@@ -167,6 +167,15 @@ impl Viewer {
     }
 }
 
+/// Who sees what happens in a state.
+pub(super) async fn visibility_in(hs: &Homeserver, room: &RoomInfo, state: NodeId) -> Result<HistoryVisibility> {
+    let key = (StateEventType::RoomHistoryVisibility, String::new());
+    let Some(position) = hs.state_get(room.nid, state, &[key]).await?.first().copied().flatten() else { return Ok(HistoryVisibility::Shared) };
+    let event = hs.events_at(room.nid, &[position]).await?.into_iter().next().flatten();
+    // What it says cannot be read: at least those who were there have seen the rest.
+    Ok(event.map_or(HistoryVisibility::Joined, |event| visibility_of(&event)))
+}
+
 fn visibility_of(event: &Event) -> HistoryVisibility {
     #[derive(Deserialize)]
     struct Content {

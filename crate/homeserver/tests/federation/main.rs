@@ -1,10 +1,13 @@
 //! Several servers in one process, as their users and each other see them.
 
 mod backfill;
+mod history;
 mod hostile;
 mod joins;
 mod media;
 mod missing;
+mod reads;
 mod send;
 mod server_keys;
+mod spec;
 mod support;
