@@ -226,10 +226,18 @@ impl TestServer {
 
     /// The same store after a restart: everything in memory is gone; time and dice go on.
     pub fn restart(self) -> Self {
-        let host = TestHost::in_world(self.host.world.clone(), self.host.dice.get());
-        // What the former process had begun ends with it.
-        host.world.spawned.take();
-        host.transport.replace(self.host.transport.take());
+        let transport = self.host.transport.take();
+        let world = match transport {
+            Some(_) => self.host.world.clone(),
+            // What the former process had begun ends with it.
+            None => {
+                let world = World::new();
+                world.now.set(self.now());
+                world
+            }
+        };
+        let host = TestHost::in_world(world, self.host.dice.get());
+        host.transport.replace(transport);
         Self::on(host, self.store, self.config)
     }
 

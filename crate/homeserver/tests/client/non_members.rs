@@ -60,6 +60,7 @@ fn a_user_outside_a_room_cannot_change_it() {
             let filled = filled.replace("{user_id}", &stranger.id).replace("{txn_id}", "t").replace("{receipt_type}", "m.read");
             let body = json!({
                 "user_id": alice.id, "typing": true, "redacts": event, "topic": "x", "thread_id": "$nothing", "m.fully_read": event, "m.read": event,
+                "new_version": "12",
             });
             server.request(method, &filled, Some(&stranger.token), Some(body)).fails(403, "M_FORBIDDEN");
             asked += 1;
