@@ -16,6 +16,8 @@ pub enum LockKey {
     Room(u32),
     /// A room that was not known being noted.
     NewRoom(OwnedRoomId),
+    /// A room being joined through another server, until it is here.
+    Joining(OwnedRoomId),
     /// Rooms that are made in several turns.
     LongCreation,
     /// A room alias.
@@ -63,6 +65,11 @@ impl Locks {
     pub async fn lock(&self, key: LockKey) -> MutexGuardArc<()> {
         let mutex = self.mutex(key);
         mutex.lock_arc().await
+    }
+
+    /// Whether somebody holds the lock of `key`.
+    pub fn is_held(&self, key: &LockKey) -> bool {
+        self.map.borrow().get(key).and_then(Weak::upgrade).is_some_and(|lock| lock.try_lock().is_none())
     }
 
     fn mutex(&self, key: LockKey) -> Arc<Mutex<()>> {

@@ -114,6 +114,13 @@ async fn join_room(call: &UserCall, id: &RoomId, reason: Option<String>, servers
     let hs = &call.hs;
     let user = &call.session.user_id;
     let Some(room) = &resident(hs, id).await? else {
+        // What others send there meanwhile waits until the room is here.
+        let joining = hs.lock(LockKey::Joining(id.to_owned())).await;
+        if resident(hs, id).await?.is_some() {
+            // Somebody else here has joined it meanwhile.
+            drop(joining);
+            return Box::pin(join_room(call, id, reason, servers)).await;
+        }
         let content = member_content(hs, call.session.user, "join", reason).await?;
         return through_others(call, id, content.into(), servers, async |wanted| hs.join_through(&wanted).await).await;
     };

@@ -166,9 +166,8 @@ impl Homeserver {
         let (known, state) = self.verified_state(id, answer, &rules).await?;
         let room = self.room_or_new(id, &version).await?;
         self.add_outliers(&room, known).await?;
-        let is_resident = self.is_resident(room.nid).await?;
         let generation = self.begin_reading();
-        let enter = |write: &mut Write<'_>| write.enter(&state, join.clone(), is_resident);
+        let enter = |write: &mut Write<'_>| write.enter(&state, join.clone());
         match self.write_room(&room, generation, enter).await {
             Ok(_) => Ok(()),
             Err(room::Error::Refused(refused)) => Err(Refused::malformed(&server, refused.to_string()).into()),

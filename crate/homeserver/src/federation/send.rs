@@ -196,7 +196,14 @@ async fn by_room<'a>(hs: &Homeserver, origin: &ServerName, pdus: Vec<&'a RawValu
         };
         if let Some(of_room) = rooms.iter_mut().find(|of_room| of_room.room.id == id) {
             of_room.events.push(pdu);
-        } else if let Some(room) = hs.room(&id).await? {
+            continue;
+        }
+        // Who is in the room sends as soon as it knows of the join, which may still be under way.
+        let joining = LockKey::Joining(id.clone());
+        if hs.locks.is_held(&joining) {
+            drop(hs.lock(joining).await);
+        }
+        if let Some(room) = hs.room(&id).await? {
             rooms.push(OfRoom { room, events: vec![pdu] });
         } else {
             tracing::debug!("{origin} sent an event of {id}, which is not known here");

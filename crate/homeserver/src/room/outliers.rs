@@ -134,13 +134,13 @@ impl Write<'_> {
 
     /// Enters the room by a join that another server has accepted, in a state that it tells, as far
     /// as its events are here: those that could not be verified are no part of it. Unless users of
-    /// this server are in the room already (`is_resident`), what was known of its end before counts
+    /// this server are in the room already, what was known of its end before counts
     /// no more.
     ///
     /// # Errors
     /// [`Refused::MissingEvents`] with the auth events of the join that are not here. [`Refused::NotAllowed`] where the auth rules do not allow the join in
     /// that state, and where it has no create event.
-    pub fn enter(&mut self, state: &[OwnedEventId], join: Pdu, is_resident: bool) -> Result<Rc<Event>, Stop> {
+    pub fn enter(&mut self, state: &[OwnedEventId], join: Pdu) -> Result<Rc<Event>, Stop> {
         if let Some(known) = self.event_by_id(&join.event_id)?.filter(|known| !known.is_outlier()) {
             return Ok(known);
         }
@@ -149,7 +149,7 @@ impl Write<'_> {
         for checked in [self.check_by_auth_events(&join)?, self.check_in_state(&join, before)?] {
             checked.map_err(Refused::NotAllowed)?;
         }
-        if !is_resident {
+        if self.head.joined <= self.servers()?.values().sum() {
             self.head.extremities.clear();
         }
         let event = self.append(join, before, Verdict::default(), None)?;
