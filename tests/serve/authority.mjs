@@ -33,7 +33,7 @@ export class Authority {
     this.#issued += 1;
     await writeFile(extensions, `subjectAltName=${names.join(',')}\n`);
     await openssl('req', ...newKey, '-keyout', key, '-out', request, '-subj', '/CN=A server of a test');
-    const issuer = ['-CA', this.file, '-CAkey', this.key, '-CAcreateserial'];
+    const issuer = ['-CA', this.file, '-CAkey', this.key, '-set_serial', String(this.#issued)];
     await openssl('x509', '-req', '-in', request, ...issuer, '-days', '2', '-extfile', extensions, '-out', certificate);
     return { certificate, key };
   }

@@ -41,7 +41,9 @@ fcntl.ioctl(socket.socket(), 0x8914, struct.pack('16sh22x', b'lo', 0x41))`;
   const env = { ...process.env, OWN_NETWORK: '1' };
   // Else it would report to the runner that runs this file.
   delete env.NODE_TEST_CONTEXT;
-  const child = spawn('unshare', args, { env, stdio: ['ignore', 'pipe', 'pipe'] });
+  // What does not end is ended, with all that it started.
+  const limited = ['--signal=KILL', '100', 'unshare', '--pid', '--fork', '--kill-child'];
+  const child = spawn('timeout', [...limited, ...args], { env, stdio: ['ignore', 'pipe', 'pipe'] });
   let said = '';
   for (const stream of [child.stdout, child.stderr]) stream.on('data', (data) => { said += data; });
   const [code] = await once(child, 'close');
@@ -68,14 +70,15 @@ if (process.env.OWN_NETWORK) {
     const authority = await Authority.make(t);
     await serveDns(t, DNS, records);
     const asked = await serveFiles(t, authority, '127.0.2.1', { 'file.example': 'matrix.file.example:9000' });
-    const running = await Promise.all(servers.map(async ({ name, at, certified }) => {
+    const running = [];
+    for (const { name, at, certified } of servers) {
       const { certificate, key } = await authority.issue(`DNS:${certified}`);
       const tls = ['--listen-tls', at, '--tls-cert', certificate, '--tls-key', key, '--ca-cert', authority.file, '--allow-loopback-federation'];
       const server = await Server.start(t, ['--server-name', name, ...tls]);
       const user = await server.register('user');
       await server.ok('POST', '/_matrix/client/v3/createRoom', user.access_token, { preset: 'public_chat', room_alias_name: 'lobby' });
-      return { name, server, user };
-    }));
+      running.push({ name, server, user });
+    }
     for (const there of running) {
       for (const { name, server, user } of running.filter((here) => here !== there)) {
         const joined = await server.request('POST', `/_matrix/client/v3/join/${encodeURIComponent(`#lobby:${there.name}`)}`, user.access_token, {});

@@ -77,7 +77,8 @@ test('ephapse status asks the server on a directory, and says when none runs the
 
 test('two servers: one joins a room of the other by its alias, and a server that is not there is named with the reason', async (t) => {
   const authority = await Authority.make(t);
-  const [one, two] = await Promise.all([1, 2].map(() => start(t, authority, ['--allow-loopback-federation'])));
+  const one = await start(t, authority, ['--allow-loopback-federation']);
+  const two = await start(t, authority, ['--allow-loopback-federation']);
   const [alice, bob] = [await one.register('alice'), await two.register('bob')];
   await one.ok('POST', '/_matrix/client/v3/createRoom', alice.access_token, { preset: 'public_chat', room_alias_name: 'lobby', name: 'The lobby' });
   const join = (alias) => two.request('POST', `/_matrix/client/v3/join/${encodeURIComponent(alias)}`, bob.access_token, {});
