@@ -15,7 +15,7 @@ use crate::{
     summaries::{RoomSummary, may_know, may_know_of_remote},
     time_slice::TimeSlice,
 };
-use ruma::{OwnedRoomId, OwnedServerName, RoomId, ServerName, events::StateEventType};
+use ruma::{OwnedRoomId, OwnedServerName, RoomId, events::StateEventType};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, value::RawValue};
 use sha2::{Digest, Sha256};
@@ -355,8 +355,7 @@ pub struct ForServer {
 }
 
 /// A room, and those that it leads to, as far as another server may know of them.
-pub async fn for_server(hs: &Homeserver, server: &ServerName, room: &RoomId, suggested_only: bool) -> Result<Option<ForServer>> {
-    let requester = Requester::Server(server);
+pub async fn for_server(hs: &Homeserver, requester: Requester<'_>, room: &RoomId, suggested_only: bool) -> Result<Option<ForServer>> {
     let Some(info) = here(hs, room).await? else { return Ok(None) };
     let Some(room) = described(hs, &info, requester, suggested_only).await? else { return Ok(None) };
     let (mut children, mut inaccessible_children) = (Vec::new(), Vec::new());

@@ -307,8 +307,7 @@ impl TestServer {
         let request = http::Request::builder().method(method).uri(path).body(body.clone().into_bytes()).expect("a request");
         let input = XMatrixSigningInput::new(self.hs.server_name().to_owned(), other.hs.server_name().to_owned(), self.hs.identity.key_pair());
         let authorization = XMatrix::sign_http_request(&request, input).expect("it is signed").to_string();
-        let request = request.map(|body| Body::from(body));
-        let (mut parts, body) = request.into_parts();
+        let (mut parts, body) = request.map(Body::from).into_parts();
         parts.headers.insert(http::header::AUTHORIZATION, authorization.try_into().expect("a header"));
         other.run(other.start_at(Entrance::Peer, http::Request::from_parts(parts, body)))
     }

@@ -4,7 +4,7 @@
 use super::wire::{Json, Own, ReadMessages};
 use crate::{
     error::{Error, Result},
-    federation::backfill,
+    federation::{backfill, timestamps},
     homeserver::Homeserver,
     position::Position,
     requester::Requester,
@@ -78,7 +78,12 @@ pub async fn messages(call: UserCall, ReadMessages(request): ReadMessages) -> Re
     let wanted = || Wanted { by_itself: &by_itself, related: &related };
     let (wholly, limit) = (range.start == Position::MIN, limit(request.limit));
     let mut page = hs.page(&room, &mut viewer, range, direction, limit, wanted()).await?;
-    if direction == Direction::Backward && wholly && !page.more && page.events.len() < limit && goes_on_elsewhere(hs, &room, &mut viewer).await? {
+    if direction == Direction::Backward
+        && wholly
+        && !page.more
+        && page.events.len() < limit
+        && backfill::goes_on_elsewhere(hs, &room, &mut viewer).await?
+    {
         let rest = hs.page(&room, &mut viewer, Position::MIN..page.end, direction, limit - page.events.len(), wanted()).await?;
         page.events.extend(rest.events);
         page = Page { events: page.events, read: page.read | rest.read, ..rest };
@@ -98,17 +103,6 @@ pub async fn messages(call: UserCall, ReadMessages(request): ReadMessages) -> Re
         chunk: hs.timeline_events(&room, &page.events, call.requester(), Format::Whole, &viewer).await?,
         state: hs.client_events(&room, &members, call.requester(), Format::Whole).await?,
     }))
-}
-
-/// Fetches more of a room's history, where other servers have some that the user may see; says
-/// whether any came. Who does not see the oldest event here sees none before it.
-async fn goes_on_elsewhere(hs: &Rc<Homeserver>, room: &Rc<RoomInfo>, viewer: &mut Viewer) -> Result<bool> {
-    let oldest = hs.events_between(room.nid, Position::MIN..Position::MAX, Direction::Forward, 1).await?.pop();
-    let Some(oldest) = oldest else { return Ok(false) };
-    if oldest.is_shown() && !viewer.sees(hs, &oldest).await? {
-        return Ok(false);
-    }
-    Ok(backfill::fetch_history(hs, room).await?)
 }
 
 /// A page of a room's history; ruma's would leave out what is empty, and some clients look for it.
@@ -224,7 +218,8 @@ pub async fn context(call: UserCall, Own(request): Own<get_context::v3::Request>
     }))
 }
 
-/// `GET /rooms/{roomId}/timestamp_to_event`: of the events that who asks may see.
+/// `GET /rooms/{roomId}/timestamp_to_event`: of the events that who asks may see, also of those that
+/// other servers have.
 pub async fn at_time(call: UserCall, request: get_event_by_timestamp::v1::Request) -> Result<get_event_by_timestamp::v1::Response> {
     let hs = &call.hs;
     let (room, _) = hs.readable(call.requester(), &request.room_id).await?;
@@ -233,7 +228,14 @@ pub async fn at_time(call: UserCall, request: get_event_by_timestamp::v1::Reques
         Dir::Forward => (Direction::Forward, "forward"),
         Dir::Backward => (Direction::Backward, "backward"),
     };
-    let found = hs.event_at_time(&room, request.ts.0.into(), direction, async |events| viewer.visible(hs, events).await).await?;
-    let event = found.ok_or_else(|| Error::not_found(format!("Unable to find event from {} in {words} direction", request.ts.0)))?;
-    Ok(get_event_by_timestamp::v1::Response::new(event.pdu.event_id.clone(), event.pdu.origin_server_ts))
+    let ts = request.ts.0.into();
+    let told = timestamps::fetch(hs, &room, &mut viewer, ts, request.dir).await?;
+    let found = hs.event_at_time(&room, ts, direction, async |events| viewer.visible(hs, events).await).await?;
+    let (event_id, ts) = match (found, told) {
+        (Some(event), _) => (event.pdu.event_id.clone(), event.pdu.origin_server_ts),
+        // It is farther back than could be fetched now.
+        (None, Some(told)) => (told.event_id, told.origin_server_ts),
+        (None, None) => return Err(Error::not_found(format!("Unable to find event from {ts} in {words} direction"))),
+    };
+    Ok(get_event_by_timestamp::v1::Response::new(event_id, ts))
 }

@@ -5,9 +5,11 @@ use super::{fetch::Asking, missing::by_parents};
 use crate::{
     homeserver::Homeserver,
     locks::LockKey,
-    room::{self, RoomInfo},
+    position::Position,
+    room::{self, Event, RoomInfo, Viewer},
 };
 use ephapse_events::Pdu;
+use ephapse_store::Direction;
 use futures_util::future::{Either, select};
 use ruma::{
     OwnedEventId, UInt,
@@ -30,6 +32,21 @@ const MOST_NAMED: usize = 20;
 const MOST_STATES: usize = 4;
 /// How long a client waits for other servers.
 const PATIENCE: Duration = Duration::from_secs(15);
+
+/// Fetches more of a room's history, where other servers have some that the user may see; says
+/// whether any came. Who does not see the oldest event here sees none before it.
+pub async fn goes_on_elsewhere(hs: &Rc<Homeserver>, room: &Rc<RoomInfo>, viewer: &mut Viewer) -> Result<bool, room::Error> {
+    let Some(oldest) = oldest(hs, room).await? else { return Ok(false) };
+    if oldest.is_shown() && !viewer.sees(hs, &oldest).await? {
+        return Ok(false);
+    }
+    fetch_history(hs, room).await
+}
+
+/// The oldest event of a room that is here.
+pub async fn oldest(hs: &Homeserver, room: &RoomInfo) -> Result<Option<Rc<Event>>, room::Error> {
+    Ok(hs.events_between(room.nid, Position::LAST_OUTLIER..Position::MAX, Direction::Forward, 1).await?.pop())
+}
 
 /// Fetches some of a room's history from before what is here; says whether any came. A client waits
 /// for it, but not for long.

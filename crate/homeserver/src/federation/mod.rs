@@ -26,6 +26,7 @@ mod send;
 mod server_keys;
 pub mod template;
 mod third_party;
+pub mod timestamps;
 mod version;
 mod well_known;
 

@@ -45,7 +45,10 @@ impl Told {
 type Key = (OwnedRoomId, bool, Vec<OwnedServerName>);
 
 /// What was told lately, each with when it was, in ms; also that nobody said anything.
-pub struct Answers(RefCell<Cache<Key, (u64, Option<Rc<Told>>)>>);
+pub struct Answers(RefCell<Cache<Key, At>>);
+
+/// What was told, and when.
+type At = (u64, Option<Rc<Told>>);
 
 impl Default for Answers {
     fn default() -> Self {

@@ -124,8 +124,8 @@ fn a_server_that_is_not_in_the_room_reads_nothing() {
         ask(from, one, "POST", &format!("get_missing_events/{room}"), Some(&missing)).fails(403, "M_FORBIDDEN");
     };
     refused(three);
-    let answered = |from: &TestServer| paths.iter().map(|path| ask(from, one, "GET", path, None).ok()).count();
-    assert_eq!(answered(two), paths.len());
+    let answered = |from: &TestServer| paths.iter().for_each(|path| drop(ask(from, one, "GET", path, None).ok()));
+    answered(two);
     ask(two, one, "POST", &format!("get_missing_events/{room}"), Some(&missing)).ok();
     for path in ["state/!none:one.example?event_id=$a", "state_ids/!none:one.example?event_id=$a", "backfill/!none:one.example?v=$a&limit=1"] {
         ask(two, one, "GET", path, None).fails(404, "M_NOT_FOUND");
@@ -134,7 +134,7 @@ fn a_server_that_is_not_in_the_room_reads_nothing() {
     set(one, alice, room, "m.room.server_acl", json!({ "allow": ["*"], "deny": ["two.example"] }));
     refused(two);
     set(one, alice, room, "m.room.server_acl", json!({ "allow": ["*"] }));
-    assert_eq!(answered(two), paths.len());
+    answered(two);
     two.post(bob, &format!("/_matrix/client/v3/rooms/{room}/leave"), json!({})).ok();
     one.post(alice, &format!("/_matrix/client/v3/rooms/{room}/ban"), json!({ "user_id": bob.id })).ok();
     refused(two);
@@ -211,7 +211,7 @@ fn what_a_server_may_not_see_is_redacted() {
         let secret = if is_seen { "secret" } else { "" };
         assert_eq!(bodies(&pdus), ["seen", secret], "{visibility}");
         let events = pdus.as_array().expect("events");
-        let hidden = events.iter().filter(|event| event["type"] == "m.room.message").next_back().expect("the first message");
+        let hidden = events.iter().rfind(|event| event["type"] == "m.room.message").expect("the first message");
         assert!(hidden["signatures"]["one.example"].is_object() && hidden["prev_events"].is_array(), "{hidden}");
         let of_join = events.iter().find(|event| event["state_key"] == json!(shared.bob.id)).expect("the join");
         assert_eq!(of_join["content"]["displayname"], "bob", "his own join is seen");

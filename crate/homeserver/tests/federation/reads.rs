@@ -7,6 +7,7 @@ use crate::{
 };
 use ephapse_homeserver::{Body, Entrance};
 use serde_json::{Value, json};
+use std::time::Duration;
 
 #[track_caller]
 fn ask(from: &TestServer, to: &TestServer, method: &str, path: &str, body: Option<&Value>) -> Answer {
@@ -159,7 +160,7 @@ fn a_tree_goes_on_across_servers() {
     two.post(bob, &format!("/_matrix/client/v3/join/{top}?server_name=one.example"), json!({})).ok();
     assert_eq!(names(&spaces.hierarchy(two, bob, "")["rooms"]), ["top", "open", "below", "far"]);
     network.set_down(two, true);
-    one.host.advance(std::time::Duration::from_secs(600));
+    one.host.advance(Duration::from_secs(600));
     assert_eq!(names(&spaces.hierarchy(one, alice, "")["rooms"]), ["top", "open", "secret"], "what cannot be asked for is left out");
 }
 
@@ -246,4 +247,30 @@ fn strange_answers_of_other_servers_are_sorted_out() {
     state("m.room.name", json!({ "name": "fine" }));
     let page = two.post(&bob, "/_matrix/client/v3/publicRooms?server=one.example", json!({})).ok();
     assert_eq!((names(&page["chunk"]), &page["chunk"][0]["avatar_url"]), (vec!["fine"], &Value::Null));
+}
+
+/// Who comes into a room finds what was said long before.
+#[test]
+fn a_time_from_before_a_join_is_found_on_other_servers() {
+    let (_network, one, two) = two_servers();
+    let (alice, bob) = (one.register("alice"), two.register("bob"));
+    let id = room(&one, &alice, json!({ "preset": "public_chat" }));
+    let mut sent = Vec::new();
+    for number in 0..250 {
+        one.host.advance(Duration::from_secs(60));
+        let path = format!("/_matrix/client/v3/rooms/{id}/send/m.room.message/{number}");
+        let event = one.put(&alice, &path, json!({ "msgtype": "m.text", "body": number.to_string() })).ok()["event_id"].take();
+        sent.push((one.now(), event));
+    }
+    two.post(&bob, &format!("/_matrix/client/v3/join/{id}?via=one.example"), json!({})).ok();
+    let closest = |ts: u64, dir: &str| two.get(&bob, &format!("/_matrix/client/v1/rooms/{id}/timestamp_to_event?ts={ts}&dir={dir}"));
+    for (number, dir, by) in [(200, "f", -20_000), (30, "b", 20_000), (31, "f", -20_000)] {
+        let (ts, event) = &sent[number];
+        let found = closest(ts.saturating_add_signed(by), dir).ok();
+        assert_eq!((&found["event_id"], found["origin_server_ts"].as_u64()), (event, Some(*ts)), "{number} {dir}");
+        let context = two.get(&bob, &format!("/_matrix/client/v3/rooms/{id}/context/{}?limit=4", event.as_str().expect("an id"))).ok();
+        assert_eq!(context["event"]["content"]["body"], json!(number.to_string()));
+        assert_eq!(context["events_after"].as_array().map(Vec::len), Some(2));
+    }
+    closest(1, "b").fails(404, "M_NOT_FOUND");
 }
