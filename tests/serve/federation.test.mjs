@@ -75,7 +75,7 @@ test('ephapse status asks the server on a directory, and says when none runs the
   assert.match((await status()).stdout, /^server name: status\.example$/m);
 });
 
-test('two servers: one joins a room of the other by its alias, and a server that is not there is named with the reason', async (t) => {
+test('two servers: joins by alias, profiles, keys and files; one that is not there is named with the reason', async (t) => {
   const authority = await Authority.make(t);
   const one = await start(t, authority, ['--allow-loopback-federation']);
   const two = await start(t, authority, ['--allow-loopback-federation']);
@@ -90,6 +90,19 @@ test('two servers: one joins a room of the other by its alias, and a server that
     assert.deepEqual(Object.keys(members).sort(), [alice.user_id, bob.user_id].sort());
     assert.deepEqual(await server.ok('GET', `${path}/state/m.room.name`, user.access_token), { name: 'The lobby' });
   }
+
+  assert.deepEqual(await two.ok('GET', `/_matrix/client/v3/profile/${encodeURIComponent(alice.user_id)}`, bob.access_token), { displayname: 'alice' });
+  const { body: own } = await ask(one, authority, '/_matrix/key/v2/server');
+  const { server_keys: [passedOn] } = (await ask(two, authority, `/_matrix/key/v2/query/${one.name}`)).body;
+  assert.deepEqual(passedOn.verify_keys, own.verify_keys);
+  assert.deepEqual(Object.keys(passedOn.signatures).sort(), [one.name, two.name].sort());
+
+  const file = Buffer.from('a file of another server');
+  const uploaded = await fetch(`${one.url}/_matrix/media/v3/upload`, { method: 'POST', headers: { authorization: `Bearer ${alice.access_token}`, 'content-type': 'application/pdf' }, body: file });
+  const { content_uri: uri } = await uploaded.json();
+  const downloaded = await fetch(`${two.url}/_matrix/client/v1/media/download/${uri.slice('mxc://'.length)}`, { headers: { authorization: `Bearer ${bob.access_token}` } });
+  assert.deepEqual([downloaded.status, downloaded.headers.get('content-type')], [200, 'application/pdf']);
+  assert.deepEqual(Buffer.from(await downloaded.arrayBuffer()), file);
 
   const closed = `localhost:${await freePort()}`;
   const refused = await join(`#lobby:${closed}`);
