@@ -303,13 +303,18 @@ impl TestServer {
     /// What another server answers to this one, which signs the request.
     #[track_caller]
     pub fn ask(&self, other: &Self, method: &str, path: &str, body: Option<&Value>) -> Answer {
+        other.run(other.start_at(Entrance::Peer, self.signed(other, method, path, body)))
+    }
+
+    /// A request to another server, signed by this one.
+    #[track_caller]
+    pub fn signed(&self, other: &Self, method: &str, path: &str, body: Option<&Value>) -> http::Request<Body> {
         let body = body.map(Value::to_string).unwrap_or_default();
-        let request = http::Request::builder().method(method).uri(path).body(body.clone().into_bytes()).expect("a request");
+        let mut request = http::Request::builder().method(method).uri(path).body(body.into_bytes()).expect("a request");
         let input = XMatrixSigningInput::new(self.hs.server_name().to_owned(), other.hs.server_name().to_owned(), self.hs.identity.key_pair());
         let authorization = XMatrix::sign_http_request(&request, input).expect("it is signed").to_string();
-        let (mut parts, body) = request.map(Body::from).into_parts();
-        parts.headers.insert(http::header::AUTHORIZATION, authorization.try_into().expect("a header"));
-        other.run(other.start_at(Entrance::Peer, http::Request::from_parts(parts, body)))
+        request.headers_mut().insert(http::header::AUTHORIZATION, authorization.try_into().expect("a header"));
+        request.map(Body::from)
     }
 
     /// One request, answered.

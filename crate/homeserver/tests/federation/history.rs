@@ -4,6 +4,8 @@ use crate::{
     spec,
     support::{Answer, Network, TestServer, TestUser},
 };
+use ephapse_homeserver::Entrance;
+use http_body_util::BodyExt;
 use serde_json::{Value, json};
 use std::{collections::BTreeSet, time::Duration};
 
@@ -265,4 +267,25 @@ fn a_time_leads_to_an_event_for_servers_too() {
     assert_eq!(found["event_id"], json!(event));
     shared.get(&format!("timestamp_to_event/{room}?ts={}&dir=f", one.now() + 100_000)).fails(404, "M_NOT_FOUND");
     assert_eq!(shared.get(&format!("timestamp_to_event/{room}?ts=x&dir=f")).status, 400);
+}
+
+/// A room of any size costs the same memory: its state leaves in pieces.
+#[test]
+fn a_large_state_leaves_in_pieces() {
+    let large = |number: usize| json!({ "type": "org.example.large", "state_key": number.to_string(), "content": { "text": "x".repeat(4_000) } });
+    let state: Vec<Value> = (0..400).map(large).collect();
+    let shared = Shared::new(json!({ "preset": "public_chat", "initial_state": state }), |_, _, _| {});
+    let path = format!("/_matrix/federation/v1/state/{}?event_id={}", shared.room, shared.join());
+    let request = shared.two.signed(&shared.one, "GET", &path, None);
+    let hs = shared.one.hs.clone();
+    let sizes = shared.one.run(async move {
+        let mut body = hs.handle(Entrance::Peer, request).await.into_body();
+        let mut sizes = Vec::new();
+        while let Some(frame) = body.frame().await {
+            sizes.push(frame.expect("it does not break off").into_data().map_or(0, |data| data.len()));
+        }
+        sizes
+    });
+    let (whole, largest) = (sizes.iter().sum::<usize>(), sizes.iter().max().copied().unwrap_or_default());
+    assert!(whole > 400 * 4_000 && largest < 600_000, "{whole} bytes, at most {largest} at once");
 }
