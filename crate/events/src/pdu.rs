@@ -33,7 +33,10 @@ use serde::{
 };
 use serde_json::value::RawValue;
 use sha2::{Digest, Sha256};
-use std::{collections::BTreeSet, fmt};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+};
 
 /// The largest PDU in bytes of canonical JSON, signatures included (client-server-api "Size
 /// limits").
@@ -208,6 +211,37 @@ impl Pdu {
         }
         let signed = Self::from_stored(self.event_id.clone(), json.into(), self.rejected, rules)?;
         Ok(Self { auth_depth: self.auth_depth, ..signed })
+    }
+
+    /// Whether it has a good signature of `entity` by an Ed25519 key.
+    pub fn is_signed_by(&self, entity: &str, key_id: &str, key: &[u8], rules: &RoomVersionRules) -> bool {
+        let verified = || {
+            let read = read(&self.json, rules).ok()?;
+            let signatures = read.get("signatures")?.as_object()?.get(entity)?.as_object()?;
+            let signature = Base64::<Standard>::parse(signatures.get(key_id)?.as_str()?).ok()?;
+            let signed = write(&read, &to_be_signed(rules)).ok()?;
+            verify_canonical_json_bytes(&SigningKeyAlgorithm::Ed25519, key, signature.as_bytes(), signed.as_bytes()).ok()
+        };
+        verified().is_some()
+    }
+
+    /// The same event with one more signature, which its id does not depend on.
+    ///
+    /// # Errors
+    /// [`PduError::TooLarge`]
+    pub fn with_signature(&self, entity: &str, key_id: &str, signature: &str, rules: &RoomVersionRules) -> Result<Self, PduError> {
+        let mut read = read(&self.json, rules)?;
+        let none = || CanonicalJsonValue::Object(BTreeMap::new());
+        let signatures = read.entry("signatures".to_owned()).or_insert_with(none);
+        let CanonicalJsonValue::Object(signatures) = signatures else { return Err(PduError::Format("`signatures` is no object".to_owned())) };
+        let of_entity = signatures.entry(entity.to_owned()).or_insert_with(none);
+        let CanonicalJsonValue::Object(of_entity) = of_entity else { return Err(PduError::Format("`signatures` has no objects".to_owned())) };
+        of_entity.insert(key_id.to_owned(), signature.into());
+        let json = write(&read, &RedactingSerializer::new())?;
+        if json.len() > MAX_PDU_BYTES {
+            return Err(PduError::TooLarge("event"));
+        }
+        Ok(Self { json: json.into(), ..self.clone() })
     }
 
     /// The auth depth of an event with these auth events.

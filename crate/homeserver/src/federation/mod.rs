@@ -20,6 +20,7 @@ mod membership;
 pub mod missing;
 pub mod multipart;
 mod openid;
+pub mod policy;
 mod query;
 pub mod refused;
 mod send;

@@ -91,6 +91,7 @@ impl Write<'_> {
             return Err(Refused::OutOfReach(user).into());
         }
         let (pdu, before) = self.prepare(draft)?;
+        let (pdu, before) = self.recommended(pdu, before)?;
         self.append(pdu, before, Verdict::default(), txn_id)
     }
 

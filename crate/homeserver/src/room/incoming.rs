@@ -7,7 +7,7 @@ use super::{
     stop::{Need, Stop},
     write::Write,
 };
-use crate::{failure::Failure, homeserver::Homeserver};
+use crate::{failure::Failure, federation::policy, homeserver::Homeserver};
 use ephapse_events::Pdu;
 use ruma::{OwnedUserId, events::TimelineEventType};
 use std::{collections::HashSet, rc::Rc};
@@ -31,7 +31,13 @@ impl Homeserver {
     /// # Errors
     /// The store failed, or the room is gone. What is wrong with one event is in the answer.
     pub async fn receive(&self, room: &Rc<RoomInfo>, generation: u64, events: &[Pdu]) -> Result<Vec<Received>> {
-        let all = self.write_room(room, generation, |write: &mut Write<'_>| write.receive_all(events)).await;
+        let checked = policy::recommended(self, room, events).await?;
+        let (events, refused) = checked.as_ref().map_or((events, None), |(events, refused)| (&events[..], Some(refused)));
+        let receive = |write: &mut Write<'_>, events: &[Pdu]| {
+            write.not_recommended = refused.cloned().unwrap_or_default();
+            write.receive_all(events)
+        };
+        let all = self.write_room(room, generation, |write| receive(write, events)).await;
         match all {
             // Something here that one of them needs is broken: the others come in.
             Err(error @ (Failure::Damaged(_) | Failure::Internal(_))) if events.len() > 1 => {
@@ -42,7 +48,7 @@ impl Homeserver {
         let mut received = Vec::with_capacity(events.len());
         for event in events {
             let one = std::slice::from_ref(event);
-            match self.write_room(room, generation, |write: &mut Write<'_>| write.receive_all(one)).await {
+            match self.write_room(room, generation, |write| receive(write, one)).await {
                 Ok(mut one) => received.extend(one.pop()),
                 Err(error @ (Failure::Damaged(_) | Failure::Internal(_))) => {
                     tracing::error!("{} of {} could not be taken in: {error}", event.event_id, room.id);

@@ -22,6 +22,7 @@ mod invitee;
 mod needs;
 mod outliers;
 mod permissions;
+mod policy;
 mod purge;
 mod read;
 mod receive;
@@ -52,6 +53,7 @@ pub use self::{
     incoming::Received,
     invitee::Invitee,
     outliers::by_auth_events,
+    policy::{PolicyServer, Unsigned},
     related::{Related, RelatedBy, Wanted},
     rooms::{RoomInfo, Rooms},
     server_viewer::ServerViewer,

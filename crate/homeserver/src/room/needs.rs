@@ -16,6 +16,7 @@ use crate::{
     tables::{self, IndirectRelation, Membership, UserNid},
     time_slice::TimeSlice,
 };
+use ephapse_events::Pdu;
 use ephapse_store::{Direction, KeyPart, Table};
 use ruma::{OwnedEventId, OwnedServerName, OwnedUserId};
 use serde::{Serialize, de::DeserializeOwned};
@@ -47,6 +48,8 @@ pub(super) struct Known {
     pub(super) servers: Option<Rc<BTreeMap<OwnedServerName, u32>>>,
     pub(super) authorized_by: HashMap<Position, (Vec<Position>, bool)>,
     pub(super) resolutions: Resolutions,
+    /// Events that the room's policy server has signed, by what they say.
+    pub(super) signed: Vec<(String, Pdu)>,
 }
 
 impl Homeserver {

@@ -72,7 +72,9 @@ impl Write<'_> {
     fn judge(&mut self, pdu: Pdu, before: NodeId) -> Result<Rc<Event>, Stop> {
         let rejected = self.rejected(&pdu, before)?;
         // 6. "Passes authorization rules based on the current state of the room, otherwise it is soft failed."
-        let soft_failed = rejected.is_none() && self.check_in_state(&pdu, self.state())?.is_err();
+        // 7. A policy server that does not recommend it, "otherwise it is soft failed" too.
+        let is_recommended = !self.not_recommended.contains(&pdu.event_id);
+        let soft_failed = rejected.is_none() && !(is_recommended && self.check_in_state(&pdu, self.state())?.is_ok());
         let pdu = Pdu { rejected: rejected.is_some(), ..pdu };
         let event = self.append(pdu, before, Verdict { rejected, soft_failed }, None)?;
         self.redact_if_asked_before(&event)?;

@@ -3,6 +3,7 @@
 
 use super::{
     error::{Error, Refused},
+    policy::Unsigned,
     state_tree::{Missing, NodeId},
 };
 use crate::{position::Position, tables::UserNid};
@@ -47,6 +48,8 @@ pub enum Stop<E = Error> {
     /// It is long: run it again once others have had their turn. State resolutions that were begun
     /// go on.
     Unfinished,
+    /// The room's policy server has to sign an event first.
+    Unsigned(Box<Unsigned>),
     /// It was made: no.
     Refused(E),
 }
@@ -57,6 +60,7 @@ impl<E> Stop<E> {
         match self {
             Self::Missing(needs) => Stop::Missing(needs),
             Self::Unfinished => Stop::Unfinished,
+            Self::Unsigned(event) => Stop::Unsigned(event),
             Self::Refused(error) => Stop::Refused(say(error)),
         }
     }

@@ -16,12 +16,14 @@ use super::{
     event::Event,
     invitee::Invitee,
     needs::Known,
+    policy::Unsigned,
     resolution::Resolutions,
     rooms::{RoomInfo, weight_of_servers},
     state_tree::{self, Node, NodeId},
     stop::{Need, Stop},
 };
 use crate::{
+    federation::policy,
     homeserver::Homeserver,
     locks::LockKey,
     position::Position,
@@ -29,12 +31,13 @@ use crate::{
     time_slice::{self, TimeSlice},
     transaction::{Submitted, Tx},
 };
+use ephapse_events::Pdu;
 use futures_util::FutureExt;
 use ruma::{EventId, OwnedEventId, OwnedServerName, OwnedUserId, ServerName, UserId};
 use std::{
     borrow::Cow,
     cell::RefCell,
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, HashSet},
     rc::Rc,
 };
 
@@ -44,6 +47,17 @@ const ROUNDS: usize = 4096;
 /// How far ahead of the last position given a new room begins that is made in turns: so many
 /// positions may be given meanwhile.
 const POSITIONS_AHEAD: i64 = 1 << 12;
+
+/// Events of one decision that a policy server signs.
+const MOST_SIGNED: usize = 64;
+
+/// What a decision came to.
+enum Decided<T> {
+    /// It is made; and whether the room may say something else of guests now.
+    Made(T, bool),
+    /// A policy server has to sign an event first.
+    Unsigned(Box<Unsigned>),
+}
 
 /// A room as one decision sees it, and what the decision stages.
 pub struct Write<'a> {
@@ -66,6 +80,8 @@ pub struct Write<'a> {
     ids: HashMap<OwnedEventId, Position>,
     nodes: RefCell<HashMap<NodeId, Rc<Node>>>,
     members: HashMap<UserNid, Membership>,
+    /// Events that the room's policy server does not recommend.
+    pub(super) not_recommended: HashSet<OwnedEventId>,
     /// Those who were in the room and are not any more.
     pub(super) left: Vec<UserNid>,
     authorized_by: HashMap<Position, Vec<Position>>,
@@ -83,16 +99,29 @@ impl Homeserver {
         &self,
         room: &Rc<RoomInfo>,
         generation: u64,
-        change: impl FnMut(&mut Write<'_>) -> Result<T, Stop<E>>,
+        mut change: impl FnMut(&mut Write<'_>) -> Result<T, Stop<E>>,
     ) -> Result<T, E> {
-        let guard = self.lock(LockKey::Room(room.nid)).await;
-        let head = self.room_head(room.nid).await?;
-        let (answer, guest_access_changed) = self.decide_until_made(room, RoomHead::clone(&head), generation, change).await?;
-        drop(guard);
-        if guest_access_changed {
-            self.send_guests_away(room).await;
+        let mut signed: Vec<(String, Pdu)> = Vec::new();
+        while signed.len() < MOST_SIGNED {
+            let guard = self.lock(LockKey::Room(room.nid)).await;
+            let head = self.room_head(room.nid).await?;
+            let decided = self.decide_until_made(room, RoomHead::clone(&head), generation, signed.clone(), &mut change).await?;
+            // Nobody waits for the room while another server is asked.
+            drop(guard);
+            match decided {
+                Decided::Made(answer, guest_access_changed) => {
+                    if guest_access_changed {
+                        self.send_guests_away(room).await;
+                    }
+                    return Ok(answer);
+                }
+                Decided::Unsigned(event) => {
+                    let asked = policy::signed(self, &event.by, &event.pdu, &room.rules).await;
+                    signed.push((event.says, asked.map_err(|error| Unsigned::refused(error.to_string()))?));
+                }
+            }
         }
-        Ok(answer)
+        Err(too_many_rounds(room).into())
     }
 
     /// Decides and writes the first events of a room that nobody else knows of yet, about `events`
@@ -143,6 +172,8 @@ impl Homeserver {
                 }
                 Ok(None) => ahead *= 2,
                 Err(Stop::Refused(error)) => return Err(error),
+                // Nobody of another server is in it.
+                Err(Stop::Unsigned(_)) => return Err(Unsigned::refused("The policy server is not in the room".to_owned()).into()),
                 Err(Stop::Missing(needs)) => self.read_needs(room, &mut known, needs).await?,
                 Err(Stop::Unfinished) => slice.end().await,
             }
@@ -156,9 +187,10 @@ impl Homeserver {
         room: &Rc<RoomInfo>,
         head: RoomHead,
         generation: u64,
-        mut change: impl FnMut(&mut Write<'_>) -> Result<T, Stop<E>>,
-    ) -> Result<(T, bool), E> {
-        let mut known = Known::default();
+        signed: Vec<(String, Pdu)>,
+        change: &mut impl FnMut(&mut Write<'_>) -> Result<T, Stop<E>>,
+    ) -> Result<Decided<T>, E> {
+        let mut known = Known { signed, ..Known::default() };
         let slice = TimeSlice::new(&*self.host);
         let mut rounds = 0;
         while rounds < ROUNDS {
@@ -171,11 +203,12 @@ impl Homeserver {
                 }
                 let guest_access_changed = write.guest_access_changed;
                 write.finish(&head);
-                Ok((answer, guest_access_changed))
+                Ok(Decided::Made(answer, guest_access_changed))
             });
             match written.map(Submitted::visible) {
                 Ok(decided) => return Ok(decided),
                 Err(Stop::Refused(error)) => return Err(error),
+                Err(Stop::Unsigned(event)) => return Ok(Decided::Unsigned(event)),
                 // The room's lock is held: whatever others do now, nothing of the room changes.
                 Err(Stop::Missing(needs)) => {
                     rounds += 1;
@@ -208,6 +241,7 @@ impl<'a> Write<'a> {
             ids: HashMap::new(),
             nodes: RefCell::default(),
             members: HashMap::new(),
+            not_recommended: HashSet::new(),
             left: Vec::new(),
             authorized_by: HashMap::new(),
             servers: None,
@@ -372,6 +406,11 @@ impl Write<'_> {
         }
         self.servers = Some(servers);
         Ok(())
+    }
+
+    /// Events that the room's policy server has signed, by what they say.
+    pub(super) fn signed(&self) -> &[(String, Pdu)] {
+        &self.known.signed
     }
 
     pub(super) fn resolutions(&self) -> &Resolutions {

@@ -7,6 +7,7 @@ mod joins;
 mod media;
 mod missing;
 mod reads;
+mod policy;
 mod send;
 mod server_keys;
 mod spec;
