@@ -8,7 +8,11 @@ use crate::{Body, Config, EndOfSlice, Entrance, Homeserver, Host, Registration, 
 use ephapse_store::{LocalBoxFuture, MemoryStore};
 use futures_channel::oneshot;
 use futures_executor::LocalPool;
-use futures_util::{FutureExt, future::poll_fn, task::LocalSpawnExt};
+use futures_util::{
+    FutureExt,
+    future::{AbortHandle, abortable, poll_fn},
+    task::LocalSpawnExt,
+};
 use icu_normalizer::ComposingNormalizerBorrowed;
 use ruma::api::federation::authentication::{XMatrix, XMatrixSigningInput};
 use serde_json::{Value, json};
@@ -85,6 +89,8 @@ pub struct TestHost {
     world: Rc<World>,
     dice: Cell<u64>,
     transport: RefCell<Option<Rc<dyn Transport>>>,
+    /// What ends with the process.
+    tasks: RefCell<Vec<AbortHandle>>,
     /// How often something long was computed.
     pub computed: Cell<u32>,
     /// How often something long let others go on.
@@ -99,7 +105,14 @@ impl TestHost {
 
     /// A host whose dice have a seed.
     pub fn in_world(world: Rc<World>, seed: u64) -> Rc<Self> {
-        Rc::new(Self { world, dice: Cell::new(seed), transport: RefCell::default(), computed: Cell::default(), yielded: Cell::default() })
+        Rc::new(Self {
+            world,
+            dice: Cell::new(seed),
+            transport: RefCell::default(),
+            tasks: RefCell::default(),
+            computed: Cell::default(),
+            yielded: Cell::default(),
+        })
     }
 
     /// Lets time pass.
@@ -133,7 +146,9 @@ impl Host for TestHost {
     }
 
     fn spawn(&self, task: LocalBoxFuture<'static, ()>) {
-        self.world.spawn(task);
+        let (task, handle) = abortable(task);
+        self.tasks.borrow_mut().push(handle);
+        self.world.spawn(Box::pin(task.map(drop)));
     }
 
     fn transport(&self) -> Rc<dyn Transport> {
@@ -226,6 +241,7 @@ impl TestServer {
 
     /// The same store after a restart: everything in memory is gone; time and dice go on.
     pub fn restart(self) -> Self {
+        self.host.tasks.take().iter().for_each(AbortHandle::abort);
         let transport = self.host.transport.take();
         let world = match transport {
             Some(_) => self.host.world.clone(),

@@ -116,3 +116,80 @@ fn a_server_that_sends_too_often_is_told_to_wait() {
     network.pass(Duration::from_secs(1));
     peer.send(&server, "last", &[]).ok();
 }
+
+/// Each change of the power levels is allowed by the one before it.
+#[test]
+fn a_deep_chain_of_auth_events_is_fetched_at_once() {
+    let network = Network::new();
+    let (server, peer, room) = joined(&network, "11");
+    let levels = |number: usize| json!({ "users": { room.alice.id.as_str(): 100, peer.user("bob").as_str(): 100 }, "events_default": number % 50 });
+    room.put_state(&server, "m.room.power_levels", levels(0));
+    let mut chain: Vec<Pdu> = Vec::new();
+    for number in 1..300 {
+        let after: Vec<&Pdu> = chain.last().into_iter().collect();
+        let next = peer.state_after(&server, &room, "bob", ("m.room.power_levels", ""), levels(number), &after);
+        chain.push(match chain.last() {
+            Some(last) => peer.changed(&room, &next, |event| replace_levels(&server, &room, event, last)),
+            None => next,
+        });
+    }
+    let last = chain.last().expect("a chain").clone();
+    let hello = peer.message_after(&server, &room, "bob", "hello", &[&last]);
+    let hello = peer.changed(&room, &hello, |event| replace_levels(&server, &room, event, &last));
+    let mut history = History { fills_gaps: false, ..History::of(&server, &room, &chain) };
+    let current = levels_id(&server, &room);
+    history.state.retain(|id| *id != current);
+    history.state.push(last.event_id.to_string());
+    peer.play(&network, move |request| history.answer(request));
+    peer.send(&server, "1", &[hello]).ok();
+    network.pass(Duration::from_secs(60));
+    assert_eq!(room.state(&server, "m.room.power_levels"), Some(levels(299)));
+    assert!(room.bodies(&server).contains(&"hello".to_owned()));
+    assert!(network.sent().len() < 20);
+}
+
+/// The id of the power levels as they are.
+fn levels_id(server: &TestServer, room: &Room) -> String {
+    let state = server.get(&room.alice, &format!("/_matrix/client/v3/rooms/{}/state", room.id)).ok();
+    let levels = state.as_array().expect("a state").iter().find(|event| event["type"] == "m.room.power_levels");
+    levels.expect("levels")["event_id"].as_str().expect("an id").to_owned()
+}
+
+/// Has an event be allowed by other power levels than the server knows.
+fn replace_levels(server: &TestServer, room: &Room, event: &mut Value, levels: &Pdu) {
+    let current = levels_id(server, room);
+    for id in event["auth_events"].as_array_mut().expect("ids") {
+        if *id == json!(current) {
+            *id = json!(levels.event_id);
+        }
+    }
+}
+
+#[test]
+fn a_server_that_changes_its_keys_is_asked_for_them_and_not_too_often() {
+    let network = Network::new();
+    let server = network.server("one.example");
+    let room = Room::public(&server, "11");
+    let [old, new, never] = [1, 2, 3].map(|seed| Peer::named("two.example", seed));
+    old.play_keys(&network);
+    old.join(&server, &room, "bob");
+    let asked = |network: &Network| network.sent().iter().filter(|sent| sent.path.contains("/key/")).count();
+    assert_eq!(asked(&network), 1);
+    new.play_keys(&network);
+    let hello = new.message(&server, &room, "bob", "hello");
+    new.send(&server, "2", &[hello]).ok();
+    assert_eq!(room.bodies(&server), ["hello"]);
+    assert_eq!(asked(&network), 1);
+    // The old one was good when it was used.
+    let before = old.message(&server, &room, "bob", "before");
+    new.send(&server, "3", &[before]).ok();
+    assert_eq!(room.bodies(&server), ["hello", "before"]);
+    // One that it never had makes nobody ask again and again.
+    for number in 0..20 {
+        let forged = never.message(&server, &room, "bob", &number.to_string());
+        let answer = new.send(&server, &format!("forged-{number}"), std::slice::from_ref(&forged)).ok();
+        assert!(answer["pdus"][forged.event_id.as_str()]["error"].is_string(), "{answer}");
+    }
+    assert!(asked(&network) <= 20);
+    assert_eq!(room.bodies(&server), ["hello", "before"]);
+}

@@ -46,6 +46,30 @@ impl Peer {
         server.run(server.start_at(Entrance::Peer, self.request(server, method, path, body)))
     }
 
+    /// A server with a name that does not say its key.
+    pub fn named(name: &str, seed: u8) -> Self {
+        let name = OwnedServerName::try_from(name).expect("a name");
+        Self { name, key: signing_key(&[seed; 32], &format!("k{seed}")), clock: Cell::new(1_700_000_100_000) }
+    }
+
+    /// Has it answer what its key is, and nothing else.
+    pub fn play_keys(&self, network: &Network) {
+        let key = Base64::<ruma::serde::base64::Standard, _>::new(self.key.public_key().to_vec()).encode();
+        let mut keys: ruma::CanonicalJsonObject = serde_json::from_value(json!({
+            "server_name": self.name.as_str(),
+            "verify_keys": { format!("ed25519:{}", self.key.version()): { "key": key } },
+            "old_verify_keys": {},
+            "valid_until_ts": 1_700_000_000_000_u64 + 24 * 60 * 60 * 1000,
+        }))
+        .expect("canonical JSON");
+        ruma::signatures::sign_json(self.name.as_str(), &self.key, &mut keys).expect("it is signed");
+        let keys = serde_json::to_value(&keys).expect("JSON");
+        self.play(network, move |request| match request.uri().path() {
+            "/_matrix/key/v2/server" => (200, keys.clone()),
+            _ => (404, json!({ "errcode": "M_NOT_FOUND", "error": "no" })),
+        });
+    }
+
     /// Has it answer what other servers ask it: `answer` gives status and body.
     pub fn play(&self, network: &Network, answer: impl Fn(&http::Request<bytes::Bytes>) -> (u16, Value) + 'static) {
         network.play(self.name.as_str(), move |request| {
@@ -312,6 +336,12 @@ impl History {
                 (200, json!({ "origin": "peer", "origin_server_ts": 1, "pdus": pdus }))
             }
             "state_ids" => (200, json!({ "pdu_ids": self.state, "auth_chain_ids": [] })),
+            "event_auth" => (200, json!({ "auth_chain": self.events })),
+            "event" => {
+                let id = path.trim_start_matches("event/").replace("%24", "$");
+                let Some(at) = self.places(|found| *found == id).pop() else { return forbidden() };
+                (200, json!({ "origin": "peer", "origin_server_ts": 1, "pdus": [self.events[at]] }))
+            }
             _ => forbidden(),
         }
     }
