@@ -8,6 +8,7 @@ import { readdir } from 'node:fs/promises';
 import http from 'node:http';
 import { join } from 'node:path';
 import { test as anyTest } from 'node:test';
+import { deflateSync } from 'node:zlib';
 import { Server } from './server.mjs';
 
 const test = (name, body) => anyTest(name, { timeout: 240_000 }, body);
@@ -131,4 +132,84 @@ test('what is too large is refused before it is sent, and where its length is no
   chunked.end(Buffer.alloc(3 * MIB));
   assert.deepEqual([(await answered).status, (await answered).body.errcode], [413, 'M_TOO_LARGE']);
   assert.deepEqual(await chunks(server), []);
+});
+
+/** A chunk of a PNG. */
+function pngChunk(type, data) {
+  const body = Buffer.concat([Buffer.from(type), data]);
+  const chunk = Buffer.alloc(body.length + 8);
+  chunk.writeUInt32BE(data.length, 0);
+  body.copy(chunk, 4);
+  chunk.writeUInt32BE(crc32(body), body.length + 4);
+  return chunk;
+}
+
+/** CRC-32 as PNG has it; zlib's came with a later Node. */
+function crc32(bytes) {
+  let sum = 0xffffffff;
+  for (const byte of bytes) {
+    sum ^= byte;
+    for (let bit = 0; bit < 8; bit += 1) sum = sum & 1 ? (sum >>> 1) ^ 0xedb88320 : sum >>> 1;
+  }
+  return (sum ^ 0xffffffff) >>> 0;
+}
+
+/** A PNG of one colour that says to be so large, and has so many lines. */
+function png(width, height, lines = height) {
+  const head = Buffer.alloc(13);
+  head.writeUInt32BE(width, 0);
+  head.writeUInt32BE(height, 4);
+  head.set([8, 2, 0, 0, 0], 8);
+  const line = Buffer.concat([Buffer.from([0]), Buffer.alloc(width * 3, 200)]);
+  const data = deflateSync(Buffer.concat(Array.from({ length: lines }, () => line)), { level: 1 });
+  const signature = Buffer.from([0x89, 0x50, 0x4e, 0x47, 0x0d, 0x0a, 0x1a, 0x0a]);
+  return Buffer.concat([signature, pngChunk('IHDR', head), pngChunk('IDAT', data), pngChunk('IEND', Buffer.alloc(0))]);
+}
+
+test('a thumbnail is made of a picture, a bomb is refused, and others are answered meanwhile', async (t) => {
+  const server = await Server.start(t);
+  const { access_token: token } = await server.register('alice');
+  const headers = { authorization: `Bearer ${token}` };
+  const put = async (body) => {
+    const response = await fetch(server.url + upload, { method: 'POST', headers: { ...headers, 'content-type': 'image/png' }, body });
+    return (await response.json()).content_uri.slice('mxc://'.length);
+  };
+  const thumbnail = (id, query) => fetch(`${server.url}/_matrix/client/v1/media/thumbnail/${id}?${query}`, { headers });
+  const small = await thumbnail(await put(png(1000, 500)), 'width=320&height=240');
+  const bytes = Buffer.from(await small.arrayBuffer());
+  assert.deepEqual([small.status, small.headers.get('content-type'), bytes.readUInt32BE(16), bytes.readUInt32BE(20)], [200, 'image/png', 320, 160]);
+
+  // Small as a file, and large as a picture: the one that says it at once, and the largest that is
+  // taken.
+  const bomb = await thumbnail(await put(png(30_000, 30_000, 1)), 'width=32&height=32&method=crop');
+  assert.deepEqual([bomb.status, (await bomb.json()).errcode], [413, 'M_TOO_LARGE']);
+  const large = await put(png(6000, 5000));
+  const made = thumbnail(large, 'width=32&height=32&method=crop');
+  let slowest = 0;
+  let done = false;
+  const ended = made.then((response) => { done = true; return response; });
+  while (!done) {
+    const began = performance.now();
+    await server.ok('GET', '/_matrix/client/v3/account/whoami', token);
+    slowest = Math.max(slowest, performance.now() - began);
+  }
+  t.diagnostic(`${Math.round(slowest)} ms at most for others`);
+  assert.equal((await ended).status, 200);
+  assert.ok(slowest < 1000, `${slowest} ms`);
+  const text = await thumbnail(await put(Buffer.from('<svg/>')), 'width=32&height=32');
+  assert.deepEqual([text.status, (await text.json()).errcode], [400, 'M_UNKNOWN']);
+});
+
+test('a part of a file is sent where only that is asked for', async (t) => {
+  const server = await Server.start(t);
+  const { access_token: token } = await server.register('alice');
+  const headers = { authorization: `Bearer ${token}` };
+  const body = randomFillSync(Buffer.alloc(2 * MIB));
+  const { content_uri: uri } = await (await fetch(server.url + upload, { method: 'POST', headers, body })).json();
+  const path = `/_matrix/client/v1/media/download/${uri.slice('mxc://'.length)}`;
+  const part = await fetch(server.url + path, { headers: { ...headers, range: 'bytes=1000000-1100000' } });
+  assert.deepEqual([part.status, part.headers.get('content-range'), part.headers.get('content-length')], [206, `bytes 1000000-1100000/${2 * MIB}`, '100001']);
+  assert.ok(body.subarray(1_000_000, 1_100_001).equals(Buffer.from(await part.arrayBuffer())));
+  const none = await fetch(server.url + path, { headers: { ...headers, range: `bytes=${2 * MIB}-` } });
+  assert.deepEqual([none.status, none.headers.get('content-range')], [416, `bytes */${2 * MIB}`]);
 });

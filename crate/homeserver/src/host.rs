@@ -2,6 +2,7 @@
 //! to other servers.
 
 use crate::{
+    media::{NoThumbnail, Thumbnail, ThumbnailWanted},
     time_slice::EndOfSlice,
     transport::{NoTransport, Transport},
 };
@@ -35,6 +36,13 @@ pub trait Host {
     /// thread where there are threads.
     fn compute(&self, work: Box<dyn FnOnce() -> Vec<u8> + Send>) -> LocalBoxFuture<'static, Vec<u8>> {
         Box::pin(async move { work() })
+    }
+
+    /// Makes a small picture of a file, away from the engine's thread where there are threads. Files
+    /// are anybody's: it is bounded in time and memory. By itself, none.
+    fn thumbnail(&self, file: Vec<u8>, wanted: ThumbnailWanted) -> LocalBoxFuture<'static, Result<Thumbnail, NoThumbnail>> {
+        drop((file, wanted));
+        Box::pin(async { Err(NoThumbnail::Unsupported) })
     }
 
     /// The way to other servers, asked for once, when the homeserver opens: by itself, none.

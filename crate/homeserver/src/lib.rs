@@ -60,6 +60,7 @@ pub use error::Error;
 pub use homeserver::{Homeserver, OpenError, Status};
 pub use host::Host;
 pub use http::{Request, Response};
+pub use media::{NoThumbnail, Thumbnail, ThumbnailSize, ThumbnailWanted};
 pub use position::Position;
 pub use requester::Requester;
 pub use router::{Entrance, OwnPage};

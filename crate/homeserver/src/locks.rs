@@ -36,6 +36,8 @@ pub enum LockKey {
     Changes,
     /// Files that can be had again, and how many bytes they have.
     MediaCache,
+    /// The thumbnails of a file: server, media id.
+    Thumbnails(String, String),
     /// A chunk of files, and who uses it.
     Chunk([u8; 32]),
     /// The signing keys of another server, being asked for.

@@ -196,6 +196,8 @@ pub const PUBLIC_MEDIA: Table<FileKey, ()> = Table::new(0x88, "public media");
 pub const CACHED_MEDIA: Table<(u64, OwnedServerName, String, String), u64> = Table::new(0x89, "cached media");
 /// The bytes of all of them.
 pub const CACHED_MEDIA_BYTES: Table<(), u64> = Table::new(0x8a, "bytes of cached media");
+/// Width and height of pictures of which there are thumbnails: `(server name, media id)`.
+pub const IMAGE_SIZES: Table<(OwnedServerName, String), (u32, u32)> = Table::new(0x8b, "sizes of pictures");
 
 /// Whose OpenID tokens are, by when they end, in ms, and by their SHA-256.
 pub const OPENID_TOKENS: Table<(u64, [u8; 32]), UserNid> = Table::new(0x90, "OpenID tokens");

@@ -4,7 +4,10 @@
 
 pub mod network;
 
-use crate::{Body, Config, EndOfSlice, Entrance, Homeserver, Host, Registration, Store, Transport, transport::NoTransport};
+use crate::{
+    Body, Config, EndOfSlice, Entrance, Homeserver, Host, NoThumbnail, Registration, Store, Thumbnail, ThumbnailWanted, Transport,
+    transport::NoTransport,
+};
 use ephapse_store::{LocalBoxFuture, MemoryStore};
 use futures_channel::oneshot;
 use futures_executor::LocalPool;
@@ -84,6 +87,9 @@ impl World {
     }
 }
 
+/// Makes a thumbnail of a file.
+pub type Thumbnailer = Box<dyn Fn(&[u8], ThumbnailWanted) -> Result<Thumbnail, NoThumbnail>>;
+
 /// Time and dice of a test.
 pub struct TestHost {
     world: Rc<World>,
@@ -91,6 +97,8 @@ pub struct TestHost {
     transport: RefCell<Option<Rc<dyn Transport>>>,
     /// What ends with the process.
     tasks: RefCell<Vec<AbortHandle>>,
+    /// What makes thumbnails; none: nothing does.
+    pub thumbnailer: RefCell<Option<Thumbnailer>>,
     /// How often something long was computed.
     pub computed: Cell<u32>,
     /// How often something long let others go on.
@@ -110,6 +118,7 @@ impl TestHost {
             dice: Cell::new(seed),
             transport: RefCell::default(),
             tasks: RefCell::default(),
+            thumbnailer: RefCell::default(),
             computed: Cell::default(),
             yielded: Cell::default(),
         })
@@ -158,6 +167,11 @@ impl Host for TestHost {
     fn yield_now(&self, _: EndOfSlice) -> LocalBoxFuture<'static, ()> {
         self.yielded.set(self.yielded.get() + 1);
         Box::pin(turn())
+    }
+
+    fn thumbnail(&self, file: Vec<u8>, wanted: ThumbnailWanted) -> LocalBoxFuture<'static, Result<Thumbnail, NoThumbnail>> {
+        let made = self.thumbnailer.borrow().as_ref().map_or(Err(NoThumbnail::Unsupported), |make| make(&file, wanted));
+        Box::pin(turn().map(|()| made))
     }
 
     fn compute(&self, work: Box<dyn FnOnce() -> Vec<u8> + Send>) -> LocalBoxFuture<'static, Vec<u8>> {

@@ -5,7 +5,7 @@ use crate::{
     body::Body,
     error::{Error, Result},
     failure::Failure,
-    media::{Download, Found, Receipt, Refused, Upload, Wanted, served},
+    media::{Download, Found, Receipt, Refused, ThumbnailWanted, Upload, Wanted, served, thumbnail_of},
     router::{Call, RawRequest, UserCall},
     tables::{self, FileKey, Media},
 };
@@ -17,10 +17,11 @@ use ruma::{
     api::{
         OutgoingResponseExt,
         client::{
-            authenticated_media::{get_content, get_content_as_filename, get_media_config},
+            authenticated_media::{get_content, get_content_as_filename, get_content_thumbnail, get_media_config},
             media::{
                 create_content, create_content_async, create_mxc_uri, get_content as get_old_content,
-                get_content_as_filename as get_old_content_as_filename, get_media_config as get_old_media_config,
+                get_content_as_filename as get_old_content_as_filename, get_content_thumbnail as get_old_content_thumbnail,
+                get_media_config as get_old_media_config,
             },
         },
         error::ErrorKind,
@@ -158,6 +159,35 @@ pub async fn old_download(call: Call, request: get_old_content::v3::Request) -> 
 pub async fn old_download_as(call: Call, request: get_old_content_as_filename::v3::Request) -> Result<Response<Body>> {
     let (access, name) = (Access::of_anybody(&call), served::file_name(&request.filename));
     answer(call, access, wanted(request.server_name, request.media_id), name, request.timeout_ms).await
+}
+
+/// `GET /_matrix/client/v1/media/thumbnail/{serverName}/{mediaId}`
+pub async fn thumbnail(call: Call, request: get_content_thumbnail::v1::Request) -> Result<Response<Body>> {
+    let asked = thumbnail_of(request.width, request.height, request.method.as_ref(), request.animated);
+    answer_thumbnail(call, Access::Known, wanted(request.server_name, request.media_id), asked, request.timeout_ms).await
+}
+
+/// `GET /_matrix/media/v3/thumbnail/{serverName}/{mediaId}`
+#[expect(deprecated, reason = "clients that do not know the other one still ask")]
+pub async fn old_thumbnail(call: Call, request: get_old_content_thumbnail::v3::Request) -> Result<Response<Body>> {
+    let asked = thumbnail_of(request.width, request.height, request.method.as_ref(), request.animated);
+    let access = Access::of_anybody(&call);
+    answer_thumbnail(call, access, wanted(request.server_name, request.media_id), asked, request.timeout_ms).await
+}
+
+async fn answer_thumbnail(call: Call, access: Access, key: FileKey, asked: ThumbnailWanted, wait: Duration) -> Result<Response<Body>> {
+    if access == Access::Unknown && tables::PUBLIC_MEDIA.get(call.hs.store(), &key).await?.is_none() {
+        call.hs.media(&key, wait).await?;
+        return Err(Failure::from(Refused::NotFound).into());
+    }
+    let (media, body) = call.hs.find_thumbnail(&key, asked, wait, access == Access::Known).await?;
+    let mut response = Response::new(body);
+    response.headers_mut().extend(served::headers(&media, None));
+    if call.raw.method == Method::HEAD {
+        *response.body_mut() = Body::from("");
+        response.headers_mut().insert(header::CONTENT_LENGTH, media.size.into());
+    }
+    Ok(response)
 }
 
 /// Who asks for a file.

@@ -92,8 +92,8 @@ pub fn routes(table: &mut Table) {
     table.user(key_backup::get_keys).user(key_backup::get_keys_of_room).user(key_backup::get_key);
     table.user(key_backup::delete_keys).user(key_backup::delete_keys_of_room).user(key_backup::delete_key);
     table.user_stream(media::upload).user(media::create).user_stream(media::upload_to).user(media::config).user(media::old_config);
-    table.page_stream(media::download).page_stream(media::download_as);
-    table.public_stream(media::old_download).public_stream(media::old_download_as);
+    table.page_stream(media::download).page_stream(media::download_as).page_stream(media::thumbnail);
+    table.public_stream(media::old_download).public_stream(media::old_download_as).public_stream(media::old_thumbnail);
     table.user(openid::request_token);
     table.user(relations::all).user(relations::by_type).user(relations::by_types);
 }

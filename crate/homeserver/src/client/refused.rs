@@ -4,7 +4,7 @@ use crate::{
     accounts, aliases, devices, directory,
     error::Error,
     hierarchy, keys,
-    media::{self, FetchError},
+    media::{self, FetchError, NoThumbnail},
     openid, profiles, push,
     rate_limits::TooMany,
     room::{Refused, Stop},
@@ -61,6 +61,11 @@ impl From<media::Refused> for Error {
             media::Refused::NotCreator => Self::forbidden(message),
             media::Refused::HasContent => Self::new(StatusCode::CONFLICT, ErrorKind::CannotOverwriteMedia, message),
             media::Refused::TooManyPending { retry_after } => Self::limit_exceeded(retry_after),
+            media::Refused::NoThumbnail(none) => match none {
+                NoThumbnail::Unsupported => Self::unrecognized(),
+                NoThumbnail::NotAnImage => Self::new(StatusCode::BAD_REQUEST, ErrorKind::Unknown, message),
+                NoThumbnail::TooLarge => Self::too_large(message),
+            },
             media::Refused::TooManyFetches => Self::limit_exceeded(Duration::from_secs(1)),
             media::Refused::Remote(error) => match error {
                 FetchError::NotFound => Self::not_found(message),

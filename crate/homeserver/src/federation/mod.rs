@@ -68,4 +68,5 @@ pub fn routes(table: &mut Table) {
     table.peer(devices::of_user).peer_many(devices::query_keys).peer_many(devices::claim_keys);
     table.peer_stream(history::state).peer_stream(history::state_ids).peer_stream(history::event_auth).peer(history::event);
     table.peer_stream(history::backfill).peer(history::missing_events).peer(history::at_time);
+    table.peer_stream(media::download).peer_stream(media::thumbnail);
 }

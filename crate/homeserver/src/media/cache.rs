@@ -7,6 +7,7 @@ use crate::{
     homeserver::Homeserver,
     locks::LockKey,
     tables::{self, FileKey, Media},
+    transaction::Tx,
 };
 use ephapse_store::Direction;
 use std::{cell::RefCell, collections::HashMap, rc::Rc};
@@ -49,9 +50,9 @@ impl Drop for Reading {
 }
 
 impl Homeserver {
-    /// Makes a file known that can be had again, all of which is stored. Says `false` where there
+    /// Makes a file known that can be had again, all of which is stored, and whatever goes with it. Says `false` where there
     /// is no room for it.
-    pub(super) async fn keep_cached(&self, upload: &mut Upload, media: Media) -> Result<bool> {
+    pub(super) async fn keep_cached(&self, upload: &mut Upload, media: Media, also: impl FnOnce(&mut Tx)) -> Result<bool> {
         let known = {
             let _lock = self.lock(LockKey::MediaCache).await;
             if !self.make_room(media.size).await? {
@@ -63,6 +64,7 @@ impl Homeserver {
             upload.make_known(media, generation, |tx| {
                 tables::CACHED_MEDIA.put(tx, &(created, server, media_id, variant), &size);
                 tables::CACHED_MEDIA_BYTES.put(tx, &(), &bytes);
+                also(tx);
             })?
         };
         known.durable().await?;
@@ -108,6 +110,9 @@ impl Homeserver {
             tx.frees_space();
             tables::MEDIA.delete(tx, key);
             tables::PUBLIC_MEDIA.delete(tx, key);
+            if variant.is_empty() {
+                tables::IMAGE_SIZES.delete(tx, &(server.clone(), media_id.clone()));
+            }
             tables::CACHED_MEDIA.delete(tx, &(created, server, media_id, variant));
             tables::CACHED_MEDIA_BYTES.put(tx, &(), &bytes);
             tables::UPLOADS.put(tx, key, &());

@@ -20,6 +20,7 @@ mod range;
 mod receipt;
 mod remote;
 pub mod served;
+mod thumbnail;
 mod upload;
 mod usage;
 
@@ -27,6 +28,7 @@ pub use download::Download;
 pub use range::Wanted;
 pub use receipt::Receipt;
 pub use remote::{FetchError, Found};
+pub use thumbnail::{NoThumbnail, Thumbnail, ThumbnailSize, ThumbnailWanted, thumbnail_of};
 pub use upload::Upload;
 
 use crate::{failure::Refusal, tables::FileKey};
@@ -78,12 +80,23 @@ pub enum Refused {
     /// As many files of other servers are on their way as may be.
     #[error("Too many requests for remote media")]
     TooManyFetches,
+    /// There is no thumbnail of it.
+    #[error("{}", why_none(*.0))]
+    NoThumbnail(NoThumbnail),
     /// The user's files would take more bytes than they may.
     #[error("Upload quota exceeded")]
     OverQuota(String),
 }
 
 impl Refusal for Refused {}
+
+fn why_none(none: NoThumbnail) -> &'static str {
+    match none {
+        NoThumbnail::Unsupported => "Unrecognized request",
+        NoThumbnail::NotAnImage => "Cannot make a thumbnail of this media",
+        NoThumbnail::TooLarge => "Media is too large for a thumbnail",
+    }
+}
 
 /// What memory has of uploads.
 pub struct Uploads {
@@ -97,6 +110,9 @@ pub struct Uploads {
     /// Bytes of those that are stored.
     coming: Cell<u64>,
     readers: Readers,
+    /// Thumbnails being made, and those that wait for it.
+    thumbnails_wanted: Arc<Semaphore>,
+    thumbnails: Arc<Semaphore>,
 }
 
 impl Default for Uploads {
@@ -108,6 +124,8 @@ impl Default for Uploads {
             fetches: RefCell::default(),
             coming: Cell::new(0),
             readers: Readers::default(),
+            thumbnails_wanted: Arc::new(Semaphore::new(thumbnail::MOST_THUMBNAILS)),
+            thumbnails: Arc::new(Semaphore::new(thumbnail::THUMBNAILS_AT_A_TIME)),
         }
     }
 }

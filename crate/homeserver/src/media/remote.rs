@@ -304,7 +304,7 @@ impl Homeserver {
         }
         upload.store_rest().await?;
         media.size = upload.size();
-        if !self.keep_cached(upload, media.clone()).await? {
+        if !self.keep_cached(upload, media.clone(), |_| {}).await? {
             return Err(FetchError::Failed("too much is being fetched".to_owned()));
         }
         Ok(media)

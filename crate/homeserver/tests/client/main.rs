@@ -32,6 +32,7 @@ mod knock;
 mod leftovers;
 mod media;
 mod media_access;
+mod media_thumbnails;
 mod media_uploads;
 mod members;
 mod membership;

@@ -1,10 +1,10 @@
 //! Files between servers: fetched once, sent on as they come, kept within a limit, and refused
 //! where they must be.
 
-use crate::support::{Network, TestServer};
+use crate::support::{Network, Peer, TestServer};
 use bytes::Bytes;
 use ephapse_homeserver::{
-    Body, BodyError, Config, Entrance, Store,
+    Body, BodyError, Config, Entrance, Store, Thumbnail,
     test_support::{TestUser, config},
 };
 use ephapse_store::{Direction, unreliable::UnreliableStore};
@@ -87,6 +87,15 @@ fn got(server: &TestServer, request: Request<Body>) -> impl Future<Output = Got>
 #[track_caller]
 fn get(server: &TestServer, user: &TestUser, file: &str) -> Got {
     server.run(got(server, asked("GET", file, user, None)))
+}
+
+/// What another server asks.
+fn signed(server: &TestServer, path: &str) -> Request<Body> {
+    let peer = Peer::new(1);
+    let unsigned = Request::get(path).body(Vec::new()).expect("a request");
+    let input = XMatrixSigningInput::new(peer.name.clone(), server.hs.server_name().to_owned(), &peer.key);
+    let signature = XMatrix::sign_http_request(&unsigned, input).expect("it is signed");
+    Request::get(path).header("authorization", signature.to_string()).body(Body::from("")).expect("a request")
 }
 
 /// How many files were asked for since this was last asked.
@@ -427,12 +436,7 @@ fn a_server_is_given_this_servers_files_and_no_others() {
     let unsigned = Request::get(&path).body(Body::from("")).expect("a request");
     one.run(one.start_at(Entrance::Peer, unsigned)).fails(401, "M_UNAUTHORIZED");
 
-    let peer = crate::support::Peer::new(1);
-    let hs = one.hs.clone();
-    let unsigned = Request::get(&path).body(Vec::new()).expect("a request");
-    let input = XMatrixSigningInput::new(peer.name.clone(), one.hs.server_name().to_owned(), &peer.key);
-    let signature = XMatrix::sign_http_request(&unsigned, input).expect("it is signed");
-    let request = Request::get(&path).header("authorization", signature.to_string()).body(Body::from("")).expect("a request");
+    let (hs, request) = (one.hs.clone(), signed(&one, &path));
     let (parts, body) = one.run(async move {
         let (parts, body) = hs.handle(Entrance::Peer, request).await.into_parts();
         (parts, body.read(usize::MAX).await.expect("whole"))
@@ -443,4 +447,38 @@ fn a_server_is_given_this_servers_files_and_no_others() {
         "\r\n--{boundary}\r\nContent-Type: application/json\r\n\r\n{{}}\r\n--{boundary}\r\ncontent-type: text/html; charset=UTF-8\r\ncontent-disposition: attachment; filename=a.html\r\n\r\n<b>\r\n--{boundary}--\r\n"
     );
     assert_eq!(str::from_utf8(&body), Ok(expected.as_str()));
+}
+
+#[test]
+fn a_thumbnail_of_another_servers_file_is_made_here_and_of_this_ones_for_other_servers() {
+    let network = Network::new();
+    let (one, two) = (network.server("one.example"), network.server("two.example"));
+    let (alice, bob) = (one.register("alice"), two.register("bob"));
+    for server in [&one, &two] {
+        let name = server.hs.server_name().to_string();
+        server.host.thumbnailer.replace(Some(Box::new(move |_, wanted| {
+            let bytes = format!("{} by {name}", wanted.size.width).into_bytes();
+            Ok(Thumbnail { bytes, content_type: "image/jpeg".to_owned(), source: (1000, 1000) })
+        })));
+    }
+    let id = upload(&one, &alice, "a", "image/jpeg", b"\xff\xd8\xff of a picture".to_vec());
+    let thumbnail = |server: &TestServer, user: &TestUser| {
+        let path = format!("/_matrix/client/v1/media/thumbnail/{id}?width=32&height=32&method=crop");
+        server.run(got(server, Request::get(path).header("authorization", format!("Bearer {}", user.token)).body(Body::from("")).expect("a request")))
+    };
+    fetches(&network);
+    for _ in 0..2 {
+        let made = thumbnail(&two, &bob);
+        assert_eq!((made.status, &made.body[..], made.header("content-type")), (200, &b"32 by two.example"[..], "image/jpeg"));
+    }
+    assert_eq!(fetches(&network), 1);
+    let path = format!("/_matrix/federation/v1/media/thumbnail/{}?width=32&height=32&method=crop", id.rsplit('/').next().expect("an id"));
+    let hs = one.hs.clone();
+    let request = signed(&one, &path);
+    let (status, body) = one.run(async move {
+        let (parts, body) = hs.handle(Entrance::Peer, request).await.into_parts();
+        (parts.status, body.read(usize::MAX).await.expect("whole"))
+    });
+    let body = str::from_utf8(&body).expect("text");
+    assert!(status == 200 && body.contains("content-type: image/jpeg\r\n") && body.contains("\r\n\r\n32 by one.example\r\n--"), "{body}");
 }

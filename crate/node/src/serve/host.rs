@@ -1,12 +1,16 @@
 //! What a native process lends the homeserver.
 
-use ephapse_homeserver::{EndOfSlice, Host, Transport};
+use ephapse_homeserver::{EndOfSlice, Host, NoThumbnail, Thumbnail, ThumbnailSize, ThumbnailWanted, Transport};
 use ephapse_store::LocalBoxFuture;
+use ephapse_thumbnails::{Limits, Method, Refused, Wanted};
 use icu_normalizer::ComposingNormalizerBorrowed;
 use std::{
     rc::Rc,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
+
+/// What a picture may take of which a thumbnail is made: as many pixels as on Synapse.
+const LIMITS: Limits = Limits { pixels: 32 << 20, memory: 160 << 20 };
 
 /// The system's clock and randomness, Unicode's tables, tokio's timers and tasks, and its threads
 /// for what computes.
@@ -55,6 +59,25 @@ impl Host for NativeHost {
 
     fn transport(&self) -> Rc<dyn Transport> {
         self.transport.clone()
+    }
+
+    fn thumbnail(&self, file: Vec<u8>, wanted: ThumbnailWanted) -> LocalBoxFuture<'static, Result<Thumbnail, NoThumbnail>> {
+        Box::pin(async move {
+            let made = tokio::task::spawn_blocking(move || {
+                let ThumbnailSize { width, height, is_cropped } = wanted.size;
+                let method = if is_cropped { Method::Crop } else { Method::Scale };
+                ephapse_thumbnails::thumbnail(&file, Wanted { width, height, method, animated: wanted.is_animated }, LIMITS)
+            });
+            match made.await {
+                Ok(Ok(made)) => Ok(Thumbnail { bytes: made.bytes, content_type: made.content_type.to_owned(), source: made.source }),
+                Ok(Err(Refused::TooLarge)) => Err(NoThumbnail::TooLarge),
+                Ok(Err(Refused::NotAnImage)) => Err(NoThumbnail::NotAnImage),
+                Err(error) => {
+                    tracing::warn!("a decoder of pictures panicked: {error}");
+                    Err(NoThumbnail::NotAnImage)
+                }
+            }
+        })
     }
 
     fn compute(&self, work: Box<dyn FnOnce() -> Vec<u8> + Send>) -> LocalBoxFuture<'static, Vec<u8>> {
