@@ -111,6 +111,21 @@ export interface StreamStatus {
   consumers: { name: string; lag: number }[];
 }
 
+/** Another server that something is sent to. */
+export interface DestinationStatus {
+  server: string;
+  /** Whether it answered when it was last asked; null: it was not asked since the worker started. */
+  reachable: boolean | null;
+  /** Events and messages that wait for it. */
+  queued: number;
+  /** Whether events were dropped that it catches up with once it answers. */
+  catchingUp: boolean;
+  /** Why it did not take what it was last sent. */
+  lastError: string | null;
+  /** When it is tried again, in milliseconds since 1970, where it failed. */
+  nextTry: number | null;
+}
+
 /** What a server holds and does, as of one moment. */
 export interface Status {
   /** The server's name: what follows the colon in user ids. */
@@ -134,6 +149,8 @@ export interface Status {
   bytesWritten: number;
   /** What waits in durable queues. */
   streams: StreamStatus[];
+  /** The other servers that things are sent to. */
+  federation: { destinations: DestinationStatus[] };
   /** How often the engine was rebuilt from its database since the worker started. */
   rebuilds: number;
   /**

@@ -7,10 +7,10 @@ use crate::{
     cache::Cache,
     failure::{Failure, Refusal},
     homeserver::Homeserver,
-    keys,
+    keys::{self, Changed, DeviceListChange},
     locks::LockKey,
     schema::Identifier,
-    tables::{self, Change, Device, Session, UserNid},
+    tables::{self, Device, Session, UserNid},
     time_slice::TimeSlice,
     to_device,
     transaction::Tx,
@@ -94,8 +94,8 @@ pub async fn rename(hs: &Homeserver, generation: u64, user: UserNid, user_id: &U
         device.display_name = name;
         let change = hs.device_list_change(user).await?;
         let renamed = hs.write(generation, |tx| {
-            tables::DEVICES.put(tx, &(user, id), &device);
-            tx.change(change);
+            tables::DEVICES.put(tx, &(user, id.clone()), &device);
+            change.stage(tx, hs.host.now(), [Changed::Device(id)]);
         });
         renamed?.visible();
     }
@@ -116,7 +116,8 @@ pub struct Departing {
     user: UserNid,
     devices: Vec<(OwnedDeviceId, Device, to_device::Departing, keys::Departing)>,
     /// What others have to be told.
-    change: Change,
+    change: DeviceListChange,
+    now: u64,
 }
 
 /// Those devices of a user of which `which` says yes, for who holds the account's lock.
@@ -130,14 +131,14 @@ pub async fn departing(hs: &Homeserver, user: UserNid, which: &dyn Fn(&DeviceId)
         let keys = keys::departing(hs, user, &id).await?;
         devices.push((id, device, messages, keys));
     }
-    Ok(Departing { user, devices, change })
+    Ok(Departing { user, devices, change, now: hs.host.now() })
 }
 
 impl Departing {
     /// Deletes them, and has others told if there are any.
     pub fn forget(self, tx: &mut Tx) {
         if !self.devices.is_empty() {
-            tx.change(self.change);
+            self.change.stage(tx, self.now, self.devices.iter().map(|(id, ..)| Changed::Device(id.clone())));
         }
         for (id, device, messages, keys) in self.devices {
             messages.forget(tx);

@@ -10,6 +10,7 @@ use crate::{
     federation::{
         Federation,
         missing::{self, WAITING_EVENTS},
+        outbox::{FederationStatus, OUTBOX_EDUS, OUTBOX_EVENTS},
     },
     host::Host,
     identity::{Identity, IdentityError, has_address},
@@ -35,7 +36,13 @@ use ephapse_streams::{Stream, StreamStatus, Streams};
 use futures_util::{FutureExt, TryFutureExt, future::poll_fn, try_join};
 use http::{HeaderValue, Method, Request, Response, StatusCode, header};
 use ruma::{ServerName, api::error::ErrorKind};
-use std::{cell::Cell, future::Future, panic::AssertUnwindSafe, pin::pin, rc::Rc};
+use std::{
+    cell::Cell,
+    future::Future,
+    panic::AssertUnwindSafe,
+    pin::pin,
+    rc::{Rc, Weak},
+};
 
 /// How often what is outdated is cleared away, in ms.
 const CLEANUP_INTERVAL: u64 = 60 * 60 * 1000;
@@ -46,10 +53,12 @@ const MIN_CLEANUP_INTERVAL: u64 = 60 * 1000;
 const ATTEMPTS: usize = 3;
 
 /// Every durable stream.
-static STREAMS: &[&Stream] = &[&TO_DEVICE, &WAITING_EVENTS];
+static STREAMS: &[&Stream] = &[&WAITING_EVENTS, &OUTBOX_EVENTS, &OUTBOX_EDUS, &TO_DEVICE];
 
 /// A Matrix homeserver.
 pub struct Homeserver {
+    /// For tasks that go on by themselves.
+    me: Weak<Self>,
     reader: Reader,
     pub(crate) writer: Writer,
     pub(crate) host: Rc<dyn Host>,
@@ -133,6 +142,8 @@ pub struct Status {
     pub panics: u64,
     /// What waits in durable streams.
     pub streams: Vec<StreamStatus>,
+    /// Servers that things are sent to.
+    pub federation: FederationStatus,
 }
 
 fn reads_only(method: &Method) -> bool {
@@ -151,7 +162,7 @@ impl Homeserver {
             None => write_at_opening(&*store, |tx| tables::STORED_FORMAT.put(tx, &(), &FORMAT)).await?,
         }
         // Side by side: after a cold start each of them waits for a page or two.
-        let (identity, newest, changes_floor, max_upload, newest_user, newest_room, streams) = try_join!(
+        let (identity, newest, changes_floor, max_upload, newest_user, newest_room, streams, has_peers) = try_join!(
             Identity::open(&store, &*host, config.server_name.as_deref()).err_into(),
             tables::NEWEST_POSITION.get(&reader, &()).err_into(),
             tables::CHANGES_FLOOR.get(&reader, &()).err_into(),
@@ -159,15 +170,17 @@ impl Homeserver {
             Users::newest_stored(&reader).err_into(),
             Rooms::newest_stored(&reader).err_into(),
             Streams::open(&reader, tables::STREAMS, STREAMS, host.now()).err_into::<OpenError>(),
+            async { Ok(tables::ROOM_SERVERS.last_key(&reader, &()).await?.is_some()) },
         )?;
         let (newest, changes_floor) = (newest.unwrap_or_default(), changes_floor.unwrap_or_default());
         let (users, rooms) = (Users::new(newest_user, &reader), Rooms::new(newest_room, &reader));
         let sync = Syncing::new(changes_floor, &reader);
-        let hs = Rc::new(Self {
+        let hs = Rc::new_cyclic(|me| Self {
+            me: me.clone(),
             generation: Cell::new(reader.generation()),
             reader,
             writer: Writer::new(store),
-            federation: Federation::new(host.transport()),
+            federation: Federation::new(host.transport(), has_peers),
             host,
             identity,
             positions: Positions::starting_after(newest),
@@ -224,6 +237,7 @@ impl Homeserver {
         }
         self.last_cleanup.set(Some(now));
         self.watch_presence();
+        self.begin_sending();
         let hs = self.clone();
         self.host.spawn(Box::pin(async move {
             if let Err(error) = hs.forget_old_answers().await {
@@ -234,6 +248,9 @@ impl Homeserver {
             }
             if let Err(error) = missing::resume(&hs).await {
                 tracing::warn!("events that wait for others are left for later: {error}");
+            }
+            if let Err(error) = hs.forget_received_messages().await {
+                tracing::warn!("could not delete which messages of other servers came: {error}");
             }
             if let Err(error) = hs.forget_ended_sessions().await {
                 tracing::warn!("could not delete expired user-interactive sessions: {error}");
@@ -337,7 +354,7 @@ impl Homeserver {
 
     /// Ends when everything submitted so far is durable; fails when something was lost that could
     /// be read since `generation`. What is submitted while this waits may fail: nobody has seen it.
-    async fn durable_since(&self, generation: u64) -> Result<(), StoreError> {
+    pub(crate) async fn durable_since(&self, generation: u64) -> Result<(), StoreError> {
         let durable = self.writer.barrier();
         // What failed before leaves nothing for the barrier to wait for.
         if self.begin_reading() != generation {
@@ -408,7 +425,12 @@ impl Homeserver {
     /// Whether long polls may wait for something to happen; `false` also answers those that wait.
     /// For a host that is about to hand over to another.
     pub fn set_holding(&self, holding: bool) {
-        if holding { self.notify.reopen() } else { self.notify.close() }
+        if holding {
+            self.notify.reopen();
+            self.begin_sending_again();
+        } else {
+            self.notify.close()
+        }
     }
 
     /// Answers every held sync, holds none from now on, and ends when everything is durable and the
@@ -457,7 +479,13 @@ impl Homeserver {
             waiting: self.notify.waiting(),
             panics: self.panics.get(),
             streams: self.streams.status(),
+            federation: self.federation.outbox.status(),
         }
+    }
+
+    /// This server, for a task that goes on by itself; none where it is being dropped.
+    pub(crate) fn me(&self) -> Option<Rc<Self>> {
+        self.me.upgrade()
     }
 
     /// Bytes that caches take, but for the store's, roughly. Each is bounded.

@@ -52,6 +52,10 @@ pub enum LockKey {
     Backfill(u32),
     /// The transactions of another server.
     Transactions(OwnedServerName),
+    /// What waits for another server, being looked up.
+    Destination(OwnedServerName),
+    /// The device list of a user of another server, being fetched.
+    DeviceList(String),
     /// One request of a client that must happen once: user, device, method and path.
     TxnId(String),
 }

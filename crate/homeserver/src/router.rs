@@ -408,7 +408,11 @@ impl Router {
         let (endpoint, arguments) = self.find(request.method(), request.uri().path(), log)?;
         let (user, origin) = match endpoint.credentials {
             Credentials::Token(callers) => (authenticate(&hs, callers, request.headers(), request.uri()).await?, None),
-            Credentials::Signature => (None, Some(hs.claim(request.headers()).await?.verify(&request, hs.server_name())?)),
+            Credentials::Signature => {
+                let origin = hs.claim(request.headers()).await?.verify(&request, hs.server_name())?;
+                hs.heard_from(&origin);
+                (None, Some(origin))
+            }
         };
         origin.iter().for_each(|origin| log.by_server(origin));
         if let Some(LoggedIn { session, .. }) = &user {

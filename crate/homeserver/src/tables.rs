@@ -163,6 +163,19 @@ pub const SERVER_KEY_DOCUMENTS: Table<OwnedServerName, ServerKeyDocument> = Tabl
 pub const ANSWERED_TRANSACTIONS: Table<(OwnedServerName, String), AnsweredTransaction> = Table::new(0xa8, "answered transactions");
 /// When transactions were answered, so that old answers can be dropped: `(time in ms, server, id)`.
 pub const ANSWERED_TRANSACTIONS_BY_TIME: Table<(u64, OwnedServerName, String), ()> = Table::new(0xa9, "answered transactions by time");
+/// What is known of the servers that things are sent to.
+pub const DESTINATIONS: Table<OwnedServerName, Destination> = Table::new(0xa0, "destinations");
+/// The transaction that a server gets until it has answered it.
+pub const OUTBOX_TRANSACTIONS: Table<OwnedServerName, OutboxTransaction> = Table::new(0xa1, "outbox transactions");
+/// The versions of the device lists of this server's users: the `stream_id` of the last update.
+pub const DEVICE_LIST_VERSIONS: Table<UserNid, u64> = Table::new(0xa2, "device list versions");
+/// When to-device messages of other servers came, in ms: `(server, message id)`.
+pub const RECEIVED_MESSAGES: Table<(OwnedServerName, String), u64> = Table::new(0xa3, "received messages");
+/// The same by the time, so that old ones can be dropped: `(time in ms, server, message id)`.
+pub const RECEIVED_MESSAGES_BY_TIME: Table<(u64, OwnedServerName, String), ()> = Table::new(0xa4, "received messages by time");
+/// The device lists of users of other servers that are here; the keys are in [`DEVICE_KEYS`] and
+/// [`CROSS_SIGNING_KEYS`].
+pub const CACHED_DEVICE_LISTS: Table<UserNid, CachedDeviceList> = Table::new(0xa5, "cached device lists");
 
 /// Events that are not here though others are which are built on them, and where the newest of
 /// those stands: there the room's history goes on elsewhere.

@@ -8,6 +8,7 @@
 use crate::{
     damaged::{Damaged, LeaveOut},
     failure::{Failure, Refusal},
+    federation::outbox::{Queues as PeerQueues, WaitingEdu},
     homeserver::Homeserver,
     position::{Position, Token},
     tables::{self, Change, Session, UserNid},
@@ -17,14 +18,15 @@ use crate::{
 use ephapse_store::{Direction, StoreError};
 use ephapse_streams::{Entry, Limits, Redelivery, Retention, Stream, Subject, WhenFull};
 use ruma::{
-    DeviceId, OwnedDeviceId, OwnedUserId, UserId,
+    CanonicalJsonValue, DeviceId, OwnedDeviceId, OwnedUserId, ServerName, UserId,
+    api::federation::transactions::edu::{DirectDeviceContent, DirectDeviceMessages},
     events::{AnyToDeviceEvent, AnyToDeviceEventContent},
     serde::Raw,
     to_device::DeviceIdOrAllDevices,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
-use std::{collections::BTreeMap, fmt::Display, time::Duration};
+use std::{collections::BTreeMap, fmt::Display, rc::Rc, time::Duration};
 
 /// Messages that wait for devices.
 pub static TO_DEVICE: Stream = Stream {
@@ -75,6 +77,9 @@ pub enum Refused {
     /// The content of one message.
     #[error("Message too large: at most {} bytes are allowed", LONGEST_CONTENT)]
     LongContent,
+    /// A number that has no canonical form, in a message to another server.
+    #[error("Message to another server is not canonical JSON: numbers must be integers between -2^53 + 1 and 2^53 - 1")]
+    NotCanonical,
     /// More messages, or bytes of them, than are sent in one go.
     #[error("Too many to-device messages in one request")]
     TooMany,
@@ -86,7 +91,7 @@ pub type Error = Failure<Refused>;
 impl Refusal for Refused {}
 
 /// Puts messages of a user, of this server or another, into the queues of the devices of this
-/// server's users; those for others are passed over. `done` stages that it was done, in the same
+/// server's users. Those of a user of this server for users of others are sent there. `done` stages that it was done, in the same
 /// transaction.
 pub async fn send(
     hs: &Homeserver,
@@ -107,11 +112,13 @@ pub async fn send(
             queues.add(hs, user, messages).await?;
         }
     }
+    let others = if hs.is_local(sender) { for_others(hs, sender, event_type, messages).await? } else { Vec::new() };
     loop {
         let sent = hs.write(generation, |tx| {
             let is_current = queues.cleared == hs.streams.cleared();
             if is_current {
                 queues.queues.iter().for_each(|queue| queue.append(hs, tx, sender, event_type));
+                others.iter().for_each(|(queues, edu)| queues.append_edu(tx, hs.host.now(), edu));
                 done(tx);
             }
             is_current
@@ -121,6 +128,27 @@ pub async fn send(
         }
         queues.leave_out_deleted(hs).await?;
     }
+}
+
+/// What is sent to other servers, one message to each of them, with an id by which it takes effect
+/// there once.
+async fn for_others(hs: &Homeserver, sender: &UserId, event_type: &str, messages: &Messages) -> Result<Vec<(Rc<PeerQueues>, WaitingEdu)>, Error> {
+    let mut servers: BTreeMap<&ServerName, DirectDeviceMessages> = BTreeMap::new();
+    for (user, messages) in messages.iter().filter(|(user, _)| hs.tells(user.server_name())) {
+        for content in messages.values() {
+            // Requests between servers are signed, which only canonical JSON can be.
+            serde_json::from_str::<CanonicalJsonValue>(content.json().get()).map_err(|_| Refused::NotCanonical)?;
+        }
+        servers.entry(user.server_name()).or_default().insert(user.clone(), messages.clone());
+    }
+    let mut edus = Vec::with_capacity(servers.len());
+    for (server, messages) in servers {
+        let mut content = DirectDeviceContent::new(sender.to_owned(), event_type.into(), hs.random_string(24).into());
+        content.messages = messages;
+        let content = serde_json::to_string(&content).map_err(|error| Error::Internal(format!("could not write a message: {error}")))?;
+        edus.push((hs.queues(server).await?, WaitingEdu::ToDevice(content)));
+    }
+    Ok(edus)
 }
 
 /// A message and the queue it goes to.

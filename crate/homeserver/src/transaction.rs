@@ -298,6 +298,7 @@ impl Homeserver {
         }
         self.sync.changed(&changes);
         self.notify.changed(&changes);
+        self.tell_others(&changes);
         Ok(submitted)
     }
 }

@@ -71,6 +71,11 @@ impl Subject {
         Ok(number)
     }
 
+    /// How many entries it keeps.
+    pub fn entries(&self) -> u64 {
+        self.head.borrow().entries()
+    }
+
     /// At most `limit` entries from the number `from` on, in order. Reading alone acknowledges
     /// nothing.
     pub async fn read(&self, store: &Reader, from: u64, limit: usize) -> Result<Vec<Entry>, StoreError> {

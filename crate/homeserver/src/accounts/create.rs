@@ -6,6 +6,7 @@ use super::{
 };
 use crate::{
     homeserver::Homeserver,
+    keys::Changed,
     locks::LockKey,
     profiles,
     push::user_rules,
@@ -84,7 +85,7 @@ pub async fn create(hs: &Homeserver, generation: u64, account: NewAccount) -> Re
         }
         user_rules::put_first(tx, user, &user_id);
         if let Some(change) = devices {
-            tx.change(change);
+            change.stage(tx, hs.host.now(), login.iter().map(|login| Changed::Device(login.session.device.clone())));
         }
     });
     made?.visible();

@@ -74,6 +74,7 @@ async fn end_account(hs: &Homeserver, generation: u64, user: UserNid, user_id: &
         tables::PENDING_MEDIA_OF.delete_all(tx, &user);
         tables::MEDIA_USED.delete(tx, &user);
         devices.forget(tx);
+        tables::DEVICE_LIST_VERSIONS.delete(tx, &user);
         forget_presence(tx, user);
         for room in &rooms {
             tables::ROOMS_TO_DELETE.put(tx, room, &false);

@@ -4,6 +4,7 @@ use super::{Error, Refused, password::Checked};
 use crate::{
     damaged::{Damaged, LeaveOut},
     homeserver::Homeserver,
+    keys::Changed,
     locks::LockKey,
     tables::{self, Device, Session, UserNid},
     transaction::Tx,
@@ -50,7 +51,7 @@ pub async fn log_in(
     let begun = hs.write(generation, |tx| {
         new.begin(tx);
         if let Some(change) = change {
-            tx.change(change);
+            change.stage(tx, hs.host.now(), [Changed::Device(new.session.device.clone())]);
         }
     });
     begun?.visible();

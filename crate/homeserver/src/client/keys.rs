@@ -3,11 +3,9 @@
 use super::wire::{Json as Answer, Own};
 use crate::{
     error::Result,
-    homeserver::Homeserver,
     keys::{self, DeviceLists},
     position::Position,
     router::UserCall,
-    time_slice::TimeSlice,
 };
 use ruma::{
     OwnedDeviceId, OwnedUserId,
@@ -45,10 +43,11 @@ struct Queried {
 /// `POST /_matrix/client/v3/keys/query`: every user asked for is accounted for, local ones in
 /// `device_keys`, the servers of others in `failures`.
 pub async fn query(call: UserCall, Own(request): Own<get_keys::Request>) -> Result<Answer> {
-    let keys = keys::query(&call.hs, Some(call.session.user), &request.device_keys).await?;
+    let mut keys = keys::query(&call.hs, Some(call.session.user), &request.device_keys).await?;
+    let failures = keys::query_others(&call.hs, call.session.user, &request.device_keys, request.timeout, &mut keys).await?;
     Ok(Answer::of(&Queried {
         device_keys: keys.devices,
-        failures: unreachable_servers(&call.hs, request.device_keys.keys()).await,
+        failures: shown(failures),
         master_keys: keys.master,
         self_signing_keys: keys.self_signing,
         user_signing_keys: keys.user_signing,
@@ -65,9 +64,9 @@ struct Claimed {
 
 /// `POST /_matrix/client/v3/keys/claim`
 pub async fn claim(call: UserCall, Own(request): Own<claim_keys::Request>) -> Result<Answer> {
-    let one_time_keys = keys::claim(&call.hs, &request.one_time_keys).await?;
-    let failures = unreachable_servers(&call.hs, request.one_time_keys.keys()).await;
-    Ok(Answer::of(&Claimed { one_time_keys, failures }))
+    let mut one_time_keys = keys::claim(&call.hs, &request.one_time_keys).await?;
+    let failures = keys::claim_others(&call.hs, &request.one_time_keys, request.timeout, &mut one_time_keys).await?;
+    Ok(Answer::of(&Claimed { one_time_keys, failures: shown(failures) }))
 }
 
 /// `GET /_matrix/client/v3/keys/changes`
@@ -81,14 +80,8 @@ pub async fn changes(call: UserCall, request: get_key_changes::Request) -> Resul
     Ok(get_key_changes::Response::new(changed, left))
 }
 
-/// The servers of `users` that nothing can be asked of.
-async fn unreachable_servers(hs: &Homeserver, users: impl Iterator<Item = &OwnedUserId>) -> Failures {
-    let slice = TimeSlice::new(&*hs.host);
-    let mut servers = Failures::new();
-    for user in users.filter(|user| !hs.is_local(user)) {
-        let error = || json!({ "errcode": "M_UNKNOWN", "error": "Failed to connect to the server" });
-        servers.entry(user.server_name().to_string()).or_insert_with(error);
-        slice.step().await;
-    }
-    servers
+/// The servers that could not be asked, and why, as clients are told.
+fn shown(failures: keys::Failures) -> Failures {
+    let error = |why: String| json!({ "errcode": "M_UNKNOWN", "error": format!("Failed to connect to the server: {why}") });
+    failures.into_iter().map(|(server, why)| (server.to_string(), error(why))).collect()
 }

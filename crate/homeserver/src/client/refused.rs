@@ -99,7 +99,10 @@ impl From<devices::Refused> for Error {
 
 impl From<to_device::Refused> for Error {
     fn from(refused: to_device::Refused) -> Self {
-        Self::too_large(refused.to_string())
+        match refused {
+            to_device::Refused::NotCanonical => Self::bad_json(refused.to_string()),
+            _ => Self::too_large(refused.to_string()),
+        }
     }
 }
 
@@ -259,6 +262,7 @@ mod tests {
             (Device::MalformedId.into(), 400, "M_INVALID_PARAM"),
             (Device::LongName.into(), 400, "M_INVALID_PARAM"),
             (Message::LongContent.into(), 413, "M_TOO_LARGE"),
+            (Message::NotCanonical.into(), 400, "M_BAD_JSON"),
             (Message::TooMany.into(), 413, "M_TOO_LARGE"),
             (Key::NoDevice.into(), 401, "M_UNKNOWN_TOKEN"),
             (Key::NotFound("no").into(), 404, "M_NOT_FOUND"),

@@ -43,9 +43,12 @@ pub async fn of_user(call: PeerCall, Own(request): Own<get_devices::Request>) ->
     let user = request.user_id;
     let unknown = || Error::not_found(format!("{user} has no account on this server"));
     let nid = if hs.is_local(&user) { hs.find_account(&user).await? } else { None };
-    let keys = keys::keys_of(hs, nid.ok_or_else(unknown)?, &user, None, &[]).await?;
+    let nid = nid.ok_or_else(unknown)?;
+    // Read first: where something changes meanwhile, an update follows.
+    let stream_id = keys::device_list_version(hs, nid).await?;
+    let keys = keys::keys_of(hs, nid, &user, None, &[]).await?;
     let devices = keys.devices.into_iter().map(|(device_id, device)| Device { device_id, keys: device.keys });
-    Ok(Json::of(&Devices { devices: devices.collect(), stream_id: 0, user_id: user, master_key: keys.master, self_signing_key: keys.self_signing }))
+    Ok(Json::of(&Devices { devices: devices.collect(), stream_id, user_id: user, master_key: keys.master, self_signing_key: keys.self_signing }))
 }
 
 /// `POST /_matrix/federation/v1/user/keys/query`

@@ -20,10 +20,13 @@ mod membership;
 pub mod missing;
 pub mod multipart;
 mod openid;
+pub mod outbox;
+mod passing;
 pub mod policy;
 mod query;
 pub mod refused;
 mod send;
+mod sender;
 mod server_keys;
 pub mod template;
 mod third_party;
@@ -31,8 +34,9 @@ pub mod timestamps;
 mod version;
 mod well_known;
 
-use crate::{hierarchy::remote::Answers, router::Table, tables::RoomNid, transport::Transport};
+use crate::{hierarchy::remote::Answers, keys::Fetching, router::Table, tables::RoomNid, transport::Transport};
 use keys::Keys;
+use outbox::Outbox;
 use ruma::api::federation::transactions::send_transaction_message;
 use std::{cell::RefCell, collections::HashSet, rc::Rc};
 
@@ -43,11 +47,21 @@ pub struct Federation {
     /// The rooms whose waiting events are worked on.
     fetching: RefCell<HashSet<RoomNid>>,
     pub(crate) hierarchies: Answers,
+    pub(crate) outbox: Outbox,
+    /// Device lists that are being fetched.
+    pub(crate) device_lists: Fetching,
 }
 
 impl Federation {
-    pub(crate) fn new(transport: Rc<dyn Transport>) -> Self {
-        Self { transport, keys: Keys::default(), fetching: RefCell::default(), hierarchies: Answers::default() }
+    pub(crate) fn new(transport: Rc<dyn Transport>, has_peers: bool) -> Self {
+        Self {
+            transport,
+            keys: Keys::default(),
+            fetching: RefCell::default(),
+            hierarchies: Answers::default(),
+            outbox: Outbox::new(has_peers),
+            device_lists: Fetching::default(),
+        }
     }
 }
 

@@ -1,7 +1,7 @@
 //! Cross-signing keys (Client-Server API, Cross-signing).
 
 use super::{
-    Error, Refused, object,
+    Changed, Error, Refused, object,
     signed::{self, is_signed, keep_own_signatures, key_of, public_key, signature, signatures_of},
     stored_object,
 };
@@ -63,10 +63,13 @@ async fn replace(hs: &Homeserver, generation: u64, user: UserNid, stored: &Keys,
     // Nobody else sees a user-signing key.
     let is_seen = new.iter().any(|(used_for, key)| *used_for != CrossSigningUse::UserSigning && stored.get(used_for) != Some(key));
     let own = Change::KeySignature { by: user, of: user };
-    let change = if is_seen { hs.device_list_change(user).await? } else { own };
+    let seen = if is_seen { Some(hs.device_list_change(user).await?) } else { None };
     let replaced = hs.write(generation, |tx| {
         replacement.put(tx, user, new);
-        tx.change(change);
+        match seen {
+            Some(change) => change.stage(tx, hs.host.now(), [Changed::CrossSigning]),
+            None => _ = tx.change(own),
+        }
     });
     replaced?.visible();
     Ok(())

@@ -12,15 +12,19 @@ pub mod cross_signing;
 mod device_lists;
 mod error;
 mod query;
+mod remote;
 mod signatures;
 mod signed;
+mod updates;
 mod upload;
 
 pub use claim::{OneTimeKeys, claim};
 pub use device_lists::{DeviceLists, device_lists};
 pub use error::{Error, Refused};
 pub use query::{keys_of, query};
+pub use remote::{Failures, Fetching, claim_others, device_list_updated, query_others, signing_keys_updated};
 pub use signatures::{signed_by, upload_signatures};
+pub use updates::{Changed, DeviceListChange, device_list_version, device_update, signing_key_update};
 pub use upload::{Uploaded, upload};
 
 use crate::{

@@ -85,7 +85,7 @@ pub struct SignedDevice {
 impl SignedDevice {
     /// Its keys with its name, which nobody signed. Other servers are told no names: they may say
     /// much of who uses the device, and nothing depends on them.
-    fn shown(mut self, viewer: Option<UserNid>) -> Result<Raw<DeviceKeys>, Error> {
+    pub(super) fn shown(mut self, viewer: Option<UserNid>) -> Result<Raw<DeviceKeys>, Error> {
         let name = self.display_name.filter(|_| viewer.is_some()).map(|name| ("device_display_name".to_owned(), CanonicalJsonValue::String(name)));
         self.keys.insert("unsigned".to_owned(), CanonicalJsonValue::Object(name.into_iter().collect()));
         Ok(Raw::from_json(raw(self.keys)?))
@@ -102,7 +102,9 @@ pub async fn keys_of(hs: &Homeserver, nid: UserNid, user: &UserId, viewer: Optio
         let keys = stored_object(&keys, || format!("the keys of {device} of {user}")).leave_out()?;
         let Some(mut keys) = keys else { continue };
         signatures.add_to(&mut keys, device.as_str());
-        devices.insert(device, SignedDevice { keys, display_name: named.and_then(|device| device.display_name) });
+        // Of devices of other servers the name is kept with the keys.
+        let name_beside = keys.remove("unsigned").and_then(|unsigned| Some(unsigned.as_object()?.get("device_display_name")?.as_str()?.to_owned()));
+        devices.insert(device, SignedDevice { keys, display_name: named.and_then(|device| device.display_name).or(name_beside) });
         slice.step().await;
     }
     let mut cross_signing = BTreeMap::new();

@@ -2,7 +2,7 @@
 //! Cross-signing).
 
 use super::{
-    Error, Refused,
+    Changed, Error, Refused,
     cross_signing::{Keys, device_key, key_and_id, stored_keys},
     object,
     signed::{is_same, is_signed, public_key, signature, signatures_of},
@@ -49,6 +49,7 @@ pub async fn upload_signatures(
     let mut failures = Failures::new();
     let mut accepted = Vec::new();
     let mut changes = Vec::new();
+    let mut own = None;
     let slice = TimeSlice::new(&*hs.host);
     for (owner, keys) in signed {
         let mut is_changed = false;
@@ -68,12 +69,19 @@ pub async fn upload_signatures(
         }
         if is_changed {
             let of = hs.find_user(owner).await?.ok_or_else(|| Error::Internal(format!("{owner} has keys, but no numeric ID")))?;
-            changes.push(if of == user { hs.device_list_change(of).await? } else { Change::KeySignature { by: user, of } });
+            if of == user {
+                own = Some((hs.device_list_change(of).await?, hs.changed_by_signatures(of, &accepted).await?));
+            } else {
+                changes.push(Change::KeySignature { by: user, of });
+            }
         }
     }
     let written = hs.write(generation, |tx| {
         for (place, signature) in &accepted {
             tables::KEY_SIGNATURES.put(tx, place, signature);
+        }
+        if let Some((change, changed)) = own {
+            change.stage(tx, hs.host.now(), changed);
         }
         for change in changes {
             tx.change(change);
@@ -92,6 +100,21 @@ pub async fn signed_by(hs: &Homeserver, user: UserNid) -> Result<BTreeSet<UserNi
         _ => None,
     });
     Ok(signed.collect())
+}
+
+/// A signature by whose key it is of, who made it, the name of the key, and the key that made it.
+type Signature = ((UserNid, UserNid, String, String), String);
+
+impl Homeserver {
+    /// What of a user's devices and keys has new signatures.
+    async fn changed_by_signatures(&self, of: UserNid, accepted: &[Signature]) -> Result<Vec<Changed>, StoreError> {
+        let names: BTreeSet<&String> = accepted.iter().filter(|((whose, ..), _)| *whose == of).map(|((_, _, name, _), _)| name).collect();
+        let places: Vec<_> = names.iter().map(|name| (of, name.as_str().into())).collect();
+        let devices = tables::DEVICES.get_many(self.store(), &places).await?;
+        let (devices, keys): (Vec<_>, Vec<_>) = places.into_iter().zip(devices).partition(|(_, device)| device.is_some());
+        let devices = devices.into_iter().map(|((_, device), _)| Changed::Device(device));
+        Ok(devices.chain((!keys.is_empty()).then_some(Changed::CrossSigning)).collect())
+    }
 }
 
 /// Who signs, and with what.

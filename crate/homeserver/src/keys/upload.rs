@@ -2,7 +2,7 @@
 //! fallback keys.
 
 use super::{
-    Error, Refused,
+    Changed, Error, Refused,
     claimed::{Claimed, Fingerprint},
     object, shown,
     signed::{self, public_key},
@@ -80,7 +80,7 @@ pub async fn upload(hs: &Homeserver, generation: u64, session: &Session, keys: U
             tables::KEY_COUNTS.put(tx, &key, &counts);
         }
         if let Some(change) = change {
-            tx.change(change);
+            change.stage(tx, hs.host.now(), [Changed::Device(session.device.clone())]);
         }
     });
     written?.visible();

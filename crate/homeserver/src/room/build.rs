@@ -92,7 +92,10 @@ impl Write<'_> {
         }
         let (pdu, before) = self.prepare(draft)?;
         let (pdu, before) = self.recommended(pdu, before)?;
-        self.append(pdu, before, Verdict::default(), txn_id)
+        let servers = self.servers_told()?;
+        let event = self.append(pdu, before, Verdict::default(), txn_id)?;
+        self.send_to_servers(&event, servers)?;
+        Ok(event)
     }
 
     /// An event as [`Self::send`] appends it, and the root of the state before it, for what another

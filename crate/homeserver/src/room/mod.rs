@@ -20,6 +20,7 @@ mod history;
 mod incoming;
 mod invitee;
 mod needs;
+mod outgoing;
 mod outliers;
 mod permissions;
 mod policy;

@@ -11,6 +11,7 @@ use super::{
 };
 use crate::{
     damaged::Damaged,
+    federation::outbox::Queues,
     homeserver::Homeserver,
     position::Position,
     tables::{self, IndirectRelation, Membership, UserNid},
@@ -45,6 +46,7 @@ pub(super) struct Known {
     pub(super) annotations: HashMap<(OwnedEventId, [u8; 16]), Option<Position>>,
     pub(super) invitees: HashMap<OwnedUserId, Invitee>,
     pub(super) guests: HashMap<UserNid, bool>,
+    pub(super) queues: HashMap<OwnedServerName, Rc<Queues>>,
     pub(super) servers: Option<Rc<BTreeMap<OwnedServerName, u32>>>,
     pub(super) authorized_by: HashMap<Position, (Vec<Position>, bool)>,
     pub(super) resolutions: Resolutions,
@@ -101,6 +103,11 @@ impl Homeserver {
                 }
                 Need::Guest(user) => {
                     known.guests.insert(user, self.is_guest(user).await?);
+                }
+                Need::Queues(server) => {
+                    let queues = self.queues(&server).await?;
+                    known.queues.insert(server, queues);
+                    slice.step().await;
                 }
                 Need::Servers => known.servers = Some(self.servers_in(room.nid).await?),
             }

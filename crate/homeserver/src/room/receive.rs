@@ -98,7 +98,13 @@ impl Write<'_> {
     /// As [`Self::receive`], for an event that its server has given to this one, which passes it on
     /// to the other servers in the room.
     pub fn receive_for_others(&mut self, pdu: Pdu) -> Result<Rc<Event>, Stop> {
-        self.receive(pdu)
+        let is_known = self.event_by_id(&pdu.event_id)?.is_some_and(|known| !known.is_outlier());
+        let servers = self.servers_told()?;
+        let event = self.receive(pdu)?;
+        if !is_known && event.is_accepted() {
+            self.send_to_servers(&event, servers)?;
+        }
+        Ok(event)
     }
 
     /// The state before an event: what its parents' states resolve to.

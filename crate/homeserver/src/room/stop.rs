@@ -8,7 +8,7 @@ use super::{
 };
 use crate::{position::Position, tables::UserNid};
 use ephapse_store::StoreError;
-use ruma::{OwnedEventId, OwnedUserId};
+use ruma::{OwnedEventId, OwnedServerName, OwnedUserId};
 
 /// Something that must be in memory before a decision can be made.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -35,6 +35,8 @@ pub enum Need {
     Guest(UserNid),
     /// The other servers in this room.
     Servers,
+    /// What waits for another server.
+    Queues(OwnedServerName),
     /// The newest accepted state events, this many, that have the event at a position among their
     /// auth events.
     AuthEdges(Position, usize),

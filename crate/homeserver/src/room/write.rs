@@ -23,7 +23,7 @@ use super::{
     stop::{Need, Stop},
 };
 use crate::{
-    federation::policy,
+    federation::{outbox::Queues, policy},
     homeserver::Homeserver,
     locks::LockKey,
     position::Position,
@@ -396,6 +396,11 @@ impl Write<'_> {
         Ok(Cow::Owned(BTreeMap::clone(&stored)))
     }
 
+    /// What waits for another server, if memory has it.
+    pub(super) fn queues_of(&self, server: &ServerName) -> Option<Rc<Queues>> {
+        self.known.queues.get(server).cloned().or_else(|| self.hs.queues_at_hand(server))
+    }
+
     /// A member of another server has joined, or is in the room no more.
     pub(super) fn server_moved(&mut self, server: &ServerName, joined: bool) -> Result<(), Need> {
         let mut servers = self.servers()?.into_owned();
@@ -514,6 +519,9 @@ impl Write<'_> {
             }
             rooms.set_head(nid, Rc::new(head));
             if let Some(servers) = servers {
+                if !servers.is_empty() {
+                    hs.federation.outbox.found_peers();
+                }
                 let weight = weight_of_servers(&servers);
                 rooms.servers.set(nid, servers, weight);
             }

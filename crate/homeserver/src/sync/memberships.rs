@@ -196,13 +196,6 @@ impl Memberships {
 }
 
 impl Homeserver {
-    /// That a user has other devices or keys than before. The user's rooms are brought to memory,
-    /// since they say who has to wake up for it.
-    pub(crate) async fn device_list_change(&self, user: UserNid) -> Result<Change, StoreError> {
-        self.user_rooms(user).await?;
-        Ok(Change::DeviceList { user })
-    }
-
     /// Whether a user is joined to one of some rooms, which are in order. What is read grows with
     /// these, however many rooms the user has.
     pub(crate) async fn is_joined_to_one_of(&self, user: UserNid, rooms: &[RoomNid]) -> Result<bool, StoreError> {

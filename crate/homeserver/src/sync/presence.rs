@@ -10,6 +10,7 @@
 use super::memberships::UserRooms;
 use crate::{
     cache::Cache,
+    damaged::LeaveOut,
     error::{Error, Result},
     homeserver::Homeserver,
     tables::{self, Change, PresenceKind, Session, StoredPresence, UserNid},
@@ -17,7 +18,7 @@ use crate::{
     transaction::{Submitted, Tx},
 };
 use ephapse_store::{Direction, StoreError};
-use ruma::{DeviceId, OwnedDeviceId};
+use ruma::{DeviceId, OwnedDeviceId, UserId};
 use std::{
     cell::{Cell, RefCell},
     collections::HashMap,
@@ -30,12 +31,19 @@ const OFFLINE_AFTER: u64 = 30_000;
 /// "The server will automatically set a user's presence to unavailable if their last active time
 /// was over a threshold value", in ms.
 const IDLE_AFTER: u64 = 5 * 60_000;
+/// How long what another server has said of a user holds, in ms: it says when something changes.
+const BY_SERVER_FOR: u64 = 30 * 60_000;
+/// How many users of other servers can be there at a time.
+const MOST_OF_OTHERS: usize = MOST_PRESENT / 2;
 /// How many users can be there at a time; others are offline until somebody goes.
 const MOST_PRESENT: usize = 4096;
 /// How many devices of a user are told apart.
 const MOST_DEVICES: usize = 16;
 /// How many users' changes are written together.
 const BATCH: usize = 64;
+
+/// Characters that are kept of what another server says beside a user's presence.
+const LONGEST_STATUS: usize = 1000;
 
 /// How exactly it is written when somebody was last active who is offline, in ms.
 const WRITTEN_AFTER: u64 = 60_000;
@@ -77,6 +85,8 @@ struct Present {
     status_msg: Option<String>,
     /// What others know.
     told: PresenceKind,
+    /// What the user's server says, where that is another one, and when it did, in ms.
+    by_server: Option<(PresenceKind, u64)>,
 }
 
 /// What a device says of its user.
@@ -145,12 +155,15 @@ impl Attached {
 impl Present {
     /// What the user's devices say.
     fn said(&self, now: u64) -> PresenceKind {
+        if let Some((says, heard)) = self.by_server {
+            return if heard + BY_SERVER_FOR > now { says } else { PresenceKind::Offline };
+        }
         self.devices.values().filter(|device| device.is_live(now)).map(|device| device.says).max().unwrap_or(PresenceKind::Offline)
     }
 
     /// Whether the devices say online, and the user does nothing.
     fn is_idle(&self, now: u64) -> bool {
-        self.said(now) == PresenceKind::Online && self.quiet_from + IDLE_AFTER <= now
+        self.by_server.is_none() && self.said(now) == PresenceKind::Online && self.quiet_from + IDLE_AFTER <= now
     }
 
     fn state(&self, now: u64) -> PresenceKind {
@@ -171,7 +184,8 @@ impl Present {
         let waiting = self.devices.values().filter(|device| device.held == 0);
         let gone = waiting.map(|device| device.seen + OFFLINE_AFTER).filter(|at| *at > now).min();
         let idle = Some(self.quiet_from + IDLE_AFTER).filter(|at| *at > now && self.state(now) == PresenceKind::Online);
-        gone.into_iter().chain(idle).min()
+        let silent = self.by_server.map(|(_, heard)| heard + BY_SERVER_FOR).filter(|at| *at > now);
+        gone.into_iter().chain(idle.filter(|_| self.by_server.is_none())).chain(silent).min()
     }
 
     /// A device says something; `None` when there are too many of them.
@@ -212,6 +226,12 @@ impl Presences {
         let users = self.users.borrow();
         let is_known = users.contains_key(&user);
         (is_known || users.len() >= MOST_PRESENT).then_some(is_known)
+    }
+
+    /// Whether another user of another server may come into memory.
+    fn has_room_for(&self, user: UserNid) -> bool {
+        let users = self.users.borrow();
+        users.contains_key(&user) || users.values().filter(|present| present.by_server.is_some()).count() < MOST_OF_OTHERS
     }
 
     /// A device sends, types or reads.
@@ -359,6 +379,34 @@ impl Homeserver {
         Ok(())
     }
 
+    /// Another server says how one of its users is.
+    pub(crate) async fn presence_by_server(
+        self: &Rc<Self>,
+        user_id: &UserId,
+        says: PresenceKind,
+        last_active: u64,
+        status_msg: Option<String>,
+    ) -> Result<()> {
+        let status_msg = status_msg.map(|message| message.chars().take(LONGEST_STATUS).collect::<String>());
+        let Some(user) = self.find_user(user_id).await?.filter(|_| self.config.presence) else { return Ok(()) };
+        let rooms = self.user_rooms(user).await?;
+        // Nobody here is shown it.
+        if rooms.joined().is_empty() || !self.sync.presence.has_room_for(user) || !self.remember_presence(user).await? {
+            return Ok(());
+        }
+        let now = self.host.now();
+        let before = {
+            let mut users = self.sync.presence.users.borrow_mut();
+            let Some(present) = users.get_mut(&user) else { return Ok(()) };
+            present.by_server = Some((says, now));
+            present.last_active = last_active.min(now).max(present.last_active);
+            std::mem::replace(&mut present.status_msg, status_msg.clone())
+        };
+        self.tell_presence(&[(user, rooms)], before != status_msg).ok();
+        self.watch_presence();
+        Ok(())
+    }
+
     /// A user leaves for good: offline, without a word.
     pub(crate) async fn end_presence(&self, user: UserNid) -> Result<(), StoreError> {
         if self.config.presence && self.remember_presence(user).await? {
@@ -412,7 +460,8 @@ impl Homeserver {
         }
         let (last_active, status_msg) = stored.map_or((None, None), |stored| (stored.last_active, stored.status_msg));
         let last_active = last_active.unwrap_or_default();
-        let present = Present { devices: HashMap::new(), last_active, quiet_from: last_active, status_msg, told: PresenceKind::Offline };
+        let present =
+            Present { devices: HashMap::new(), last_active, quiet_from: last_active, status_msg, told: PresenceKind::Offline, by_server: None };
         self.sync.presence.users.borrow_mut().insert(user, present);
         Ok(true)
     }
@@ -443,12 +492,17 @@ impl Homeserver {
         }
         let users: Vec<UserNid> = present.iter().map(|(user, _)| *user).collect();
         let stored = self.stored_presence(&users).await?;
+        let mut is_local = Vec::with_capacity(users.len());
+        for user in &users {
+            is_local.push(self.user_id(*user).await.leave_out()?.is_none_or(|id| self.is_local(&id)));
+        }
         let mut users = self.sync.presence.users.borrow_mut();
-        for ((user, StoredPresence { told, is_idle }), stored) in present.into_iter().zip(stored) {
+        for (((user, StoredPresence { told, is_idle }), stored), is_local) in present.into_iter().zip(stored).zip(is_local) {
             let (says, quiet_from) = if is_idle { (PresenceKind::Online, now.saturating_sub(IDLE_AFTER)) } else { (told, now) };
             let devices = [(before_restart().to_owned(), Attached { says, held: 0, seen: now })].into();
             let last_active = stored.last_active.unwrap_or_default();
-            users.insert(user, Present { devices, last_active, quiet_from, status_msg: stored.status_msg, told });
+            let by_server = (!is_local).then_some((told, now));
+            users.insert(user, Present { devices, last_active, quiet_from, status_msg: stored.status_msg, told, by_server });
         }
         Ok(())
     }
@@ -521,7 +575,7 @@ mod tests {
     }
 
     fn present() -> Present {
-        Present { devices: HashMap::new(), last_active: 0, quiet_from: 0, status_msg: None, told: PresenceKind::Offline }
+        Present { devices: HashMap::new(), last_active: 0, quiet_from: 0, status_msg: None, told: PresenceKind::Offline, by_server: None }
     }
 
     #[test]

@@ -89,7 +89,9 @@ impl Homeserver {
         let until = duration.map(|duration| self.host.now() + duration.min(LONGEST).as_millis() as u64);
         let told = self.write(self.store().generation(), |tx| {
             let before = self.sync.typing.until(room, user);
-            if self.sync.typing.set(room, user, until) {
+            if !self.sync.typing.set(room, user, until) {
+                self.types_on(room, user);
+            } else {
                 let hs = self.clone();
                 tx.undo(move || _ = hs.sync.typing.set(room, user, before));
                 tx.change(self.sync.typing.change(room));

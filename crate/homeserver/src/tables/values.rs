@@ -2,6 +2,7 @@
 
 use crate::position::Position;
 use ephapse_store::KeyPart;
+use ephapse_streams::Offset;
 use ruma::{OwnedDeviceId, OwnedEventId, OwnedRoomId, OwnedServerName, OwnedUserId, RoomVersionId, presence::PresenceState};
 use serde::{Deserialize, Deserializer, Serialize};
 
@@ -59,6 +60,54 @@ pub struct ServerKeyDocument {
     pub valid_until: u64,
     /// When it was fetched, in ms.
     pub fetched: u64,
+}
+
+/// What is known of a server that things are sent to.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Destination {
+    /// How many transactions were made for it.
+    pub sequence: u64,
+    /// Where the newest event is that it got.
+    pub delivered: Position,
+    /// Events that were not kept for it.
+    pub missed: Option<Missed>,
+}
+
+/// Events that another server did not get, and that are not kept for it one by one.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Missed {
+    /// They stand after this position.
+    pub since: Position,
+    /// The first room that it has not caught up with; none: it does not catch up yet, and what
+    /// happens now is missed too.
+    pub next: Option<RoomNid>,
+}
+
+/// A transaction as another server gets it, and gets it again until it has answered.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OutboxTransaction {
+    /// Its id.
+    pub id: String,
+    /// The body of the request.
+    pub body: RawBytes,
+    /// What of the queue of events is done with it.
+    pub events: Option<Offset>,
+    /// What of the queue of EDUs is.
+    pub edus: Option<Offset>,
+    /// Where the newest of its events is.
+    pub newest: Position,
+}
+
+/// The device list of a user of another server.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CachedDeviceList {
+    /// Its version, as its server counts.
+    pub version: u64,
+    /// The newest position when it was fetched. It is kept up to date for as long as a room is
+    /// shared that was shared then.
+    pub fetched: Position,
+    /// Whether it is known that something is missing.
+    pub is_stale: bool,
 }
 
 /// What is known of a file.

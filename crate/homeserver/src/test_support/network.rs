@@ -26,6 +26,8 @@ pub struct Sent {
     pub method: String,
     /// Path and query.
     pub path: String,
+    /// The body.
+    pub body: Bytes,
 }
 
 type Played = Rc<dyn Fn(Request<Bytes>) -> Response<Body>>;
@@ -95,7 +97,8 @@ impl Transport for Wire {
         Box::pin(async move {
             let wires = wires.ok_or(TransportError::NoFederation)?;
             let (method, path) = (request.method().to_string(), request.uri().to_string());
-            wires.sent.borrow_mut().push(Sent { from: from.clone(), to: destination.clone(), method, path });
+            let body = request.body().clone();
+            wires.sent.borrow_mut().push(Sent { from: from.clone(), to: destination.clone(), method, path, body });
             let lost = || TransportError::Unreachable("it broke off".to_owned());
             wires.on_its_way().await;
             let played = wires.played.borrow().get(&destination).cloned();

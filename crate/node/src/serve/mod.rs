@@ -143,6 +143,7 @@ async fn run(options: options::Serve) -> Result<(), ServeError> {
     if homeserver.federates() {
         https.open();
     }
+    homeserver.begin_sending();
 
     let _socket = status_socket::open(&options.data_dir, homeserver.clone())
         .inspect_err(|error| tracing::warn!("`ephapse status` will not work: {}: {error}", options.data_dir.join(status_socket::SOCKET).display()));

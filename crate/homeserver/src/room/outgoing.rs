@@ -1,0 +1,51 @@
+//! Which other servers are sent an event: those with members in the room, before or after it. So
+//! the server of somebody who is kicked hears of it. Invitations go by a request of their own.
+
+use super::{
+    event::Event,
+    stop::{Need, Stop},
+    write::Write,
+};
+use crate::federation::outbox::WaitingEvent;
+use ruma::OwnedServerName;
+use std::collections::BTreeSet;
+
+impl Write<'_> {
+    /// The other servers that are told what happens in the room, as it is now.
+    pub(super) fn servers_told(&self) -> Result<BTreeSet<OwnedServerName>, Stop> {
+        if !self.hs.federation.outbox.has_peers() {
+            return Ok(BTreeSet::new());
+        }
+        Ok(self.servers()?.keys().filter(|server| self.hs.tells(server)).cloned().collect())
+    }
+
+    /// Has an event that was appended sent to the servers in the room, and to those that were in it
+    /// `before`, but for the one of its sender.
+    pub(super) fn send_to_servers(&mut self, event: &Event, before: BTreeSet<OwnedServerName>) -> Result<(), Stop> {
+        let mut servers = before;
+        servers.extend(self.servers_told()?);
+        servers.remove(event.pdu.sender.server_name());
+        self.queue(event, &servers)
+    }
+
+    fn queue(&mut self, event: &Event, servers: &BTreeSet<OwnedServerName>) -> Result<(), Stop> {
+        if servers.is_empty() {
+            return Ok(());
+        }
+        let mut queues = Vec::with_capacity(servers.len());
+        let mut needs = Vec::new();
+        for server in servers {
+            match self.queues_of(server) {
+                Some(found) => queues.push(found),
+                None => needs.push(Need::Queues(server.clone())),
+            }
+        }
+        if !needs.is_empty() {
+            return Err(Stop::Missing(needs));
+        }
+        let waiting = WaitingEvent { room: self.room.nid, event_id: event.pdu.event_id.clone(), position: event.position };
+        let now = self.hs.host.now();
+        queues.iter().for_each(|queues| queues.append_event(self.tx, now, &waiting));
+        Ok(())
+    }
+}
