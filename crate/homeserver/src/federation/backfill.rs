@@ -1,7 +1,7 @@
 //! History from before what is here, which is fetched when a client reads that far back
 //! (Server-Server API, "Backfilling and retrieving missing events").
 
-use super::{fetch::Asking, missing::by_parents};
+use super::{client::AskError, fetch::Asking, missing::by_parents};
 use crate::{
     homeserver::Homeserver,
     locks::LockKey,
@@ -76,7 +76,13 @@ async fn fetch(hs: &Rc<Homeserver>, room: &Rc<RoomInfo>) -> Result<bool, String>
     let asking = Asking::of(hs, room, []).await.map_err(words)?;
     let named: Vec<OwnedEventId> = missing.into_iter().take(MOST_NAMED).collect();
     let request = get_backfill::v1::Request::new(room.id.clone(), named.clone(), UInt::from(LIMIT));
-    let mut told = asking.ask(async |server| hs.ask(server, request.clone()).await).await?.pdus;
+    let mut told = asking
+        .ask(async |server| {
+            let told = hs.ask(server, request.clone()).await?.pdus;
+            // It may have begun where this server did: others may have more.
+            if told.is_empty() { Err(AskError::Malformed("it has nothing of what was before".to_owned())) } else { Ok(told) }
+        })
+        .await?;
     told.truncate(MOST);
     let events = new_history(&asking, named, &told).await?;
     let states = states_before(&asking, &events).await?;

@@ -6,6 +6,7 @@ use crate::{Body, Config, Entrance, Transport, TransportError};
 use bytes::Bytes;
 use ephapse_store::{LocalBoxFuture, MemoryStore, Store};
 use futures_channel::oneshot;
+use futures_util::future::pending;
 use http::{Request, Response};
 use ruma::OwnedServerName;
 use std::{
@@ -36,6 +37,8 @@ type Played = Rc<dyn Fn(Request<Bytes>) -> Response<Body>>;
 struct Wires {
     world: Rc<World>,
     servers: RefCell<BTreeMap<OwnedServerName, Rc<crate::Homeserver>>>,
+    /// How often each was started.
+    starts: RefCell<BTreeMap<OwnedServerName, u64>>,
     /// Pairs that do not reach each other, and servers that nobody reaches.
     cut: RefCell<BTreeSet<(OwnedServerName, OwnedServerName)>>,
     down: RefCell<BTreeSet<OwnedServerName>>,
@@ -88,14 +91,19 @@ pub struct Network {
 
 struct Wire {
     from: OwnedServerName,
+    /// Which start of the server it belongs to: an ended process sends nothing.
+    start: u64,
     wires: Weak<Wires>,
 }
 
 impl Transport for Wire {
     fn send(&self, destination: OwnedServerName, request: Request<Bytes>) -> LocalBoxFuture<'static, Result<Response<Body>, TransportError>> {
-        let (from, wires) = (self.from.clone(), self.wires.upgrade());
+        let (from, start, wires) = (self.from.clone(), self.start, self.wires.upgrade());
         Box::pin(async move {
             let wires = wires.ok_or(TransportError::NoFederation)?;
+            if wires.starts.borrow().get(&from) != Some(&start) {
+                return pending().await;
+            }
             let (method, path) = (request.method().to_string(), request.uri().to_string());
             let body = request.body().clone();
             wires.sent.borrow_mut().push(Sent { from: from.clone(), to: destination.clone(), method, path, body });
@@ -174,6 +182,7 @@ impl Network {
         let wires = Wires {
             world: World::new(),
             servers: RefCell::default(),
+            starts: RefCell::default(),
             cut: RefCell::default(),
             down: RefCell::default(),
             played: RefCell::default(),
@@ -194,7 +203,9 @@ impl Network {
         let name = OwnedServerName::try_from(name).expect("a name");
         let seed = name.as_str().bytes().fold(1, |seed: u64, byte| seed.wrapping_mul(31).wrapping_add(byte.into()));
         let host = TestHost::in_world(self.wires.world.clone(), seed);
-        host.transport.replace(Some(Rc::new(Wire { from: name.clone(), wires: Rc::downgrade(&self.wires) })));
+        let start = self.wires.starts.borrow().get(&name).map_or(1, |start| start + 1);
+        self.wires.starts.borrow_mut().insert(name.clone(), start);
+        host.transport.replace(Some(Rc::new(Wire { from: name.clone(), start, wires: Rc::downgrade(&self.wires) })));
         let server = TestServer::on(host, store, Config { server_name: Some(name.clone()), ..config });
         self.wires.servers.borrow_mut().insert(name, server.hs.clone());
         server
