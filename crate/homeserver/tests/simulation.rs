@@ -380,7 +380,9 @@ impl Simulation {
             for client in &joined[1..] {
                 let theirs = self.state(*client, &room);
                 let of = |client: usize| &self.clients[client].user.id;
-                assert_eq!(state, theirs, "{} and {} see another state of {room}", of(*first), of(*client));
+                let differs: Vec<_> = state.keys().chain(theirs.keys()).filter(|key| state.get(*key) != theirs.get(*key)).collect();
+                let differs: BTreeMap<_, _> = differs.into_iter().map(|key| (key, (state.get(key), theirs.get(key)))).collect();
+                assert!(differs.is_empty(), "{} and {} see another state of {room}: {differs:?}", of(*first), of(*client));
             }
             for client in &joined {
                 let history = self.history(*client, &room);
