@@ -1,6 +1,6 @@
 // Servers that find each other as the specification has it ("Resolving server names"): by port 8448,
-// by a file on a web server, and by an SRV record. For the ports, and for a DNS server of its own,
-// the test runs once more in a network of its own.
+// by a file on a web server, and by an SRV record; also when the DNS server changes meanwhile. For
+// the ports, and for a DNS server of its own, the test runs once more in a network of its own.
 
 import assert from 'node:assert/strict';
 import { spawn } from 'node:child_process';
@@ -79,6 +79,12 @@ if (process.env.OWN_NETWORK) {
       await server.ok('POST', '/_matrix/client/v3/createRoom', user.access_token, { preset: 'public_chat', room_alias_name: 'lobby' });
       running.push({ name, server, user });
     }
+    // The machine comes into another network, with another DNS server.
+    const [, { server: asking, user }] = running;
+    const lobby = `/_matrix/client/v3/join/${encodeURIComponent('#lobby:direct.example')}`;
+    const lost = await asking.request('POST', lobby, user.access_token, {});
+    assert.match(lost.body.error, /its address could not be found/, JSON.stringify(lost));
+    await writeFile('/etc/resolv.conf', `nameserver ${DNS}\n`);
     for (const there of running) {
       for (const { name, server, user } of running.filter((here) => here !== there)) {
         const joined = await server.request('POST', `/_matrix/client/v3/join/${encodeURIComponent(`#lobby:${there.name}`)}`, user.access_token, {});
@@ -93,7 +99,7 @@ if (process.env.OWN_NETWORK) {
 } else {
   test('servers find each other by port 8448, by a file on a web server, and by DNS', { timeout: 120_000 }, async (t) => {
     const resolvConf = join(await directory(t), 'resolv.conf');
-    await writeFile(resolvConf, `nameserver ${DNS}\n`);
+    await writeFile(resolvConf, 'nameserver 127.0.0.99\n');
     const { code, said } = await again(resolvConf);
     assert.equal(code, 0, said);
     assert.match(said, /^# pass 1$/m, said);

@@ -23,9 +23,9 @@ use tokio_io_timeout::TimeoutStream;
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
 
 /// How long a connection may take to send the headers of its next request. Longer than the 90 s for
-/// which common HTTP clients keep idle connections, so that the client closes first and no request
-/// is sent into a closing connection.
-const HEADERS_WITHIN: Duration = Duration::from_secs(100);
+/// which common HTTP clients keep idle connections, and the 120 s for which Synapse does, so that
+/// the client closes first and no request is sent into a closing connection.
+const HEADERS_WITHIN: Duration = Duration::from_secs(130);
 
 /// How long a TLS handshake may take.
 const HANDSHAKE_WITHIN: Duration = Duration::from_secs(15);

@@ -6,7 +6,13 @@ use hickory_resolver::{
     net::{NetError, runtime::TokioRuntimeProvider},
     proto::rr::{Name, RData, rdata::SRV},
 };
-use std::{cmp::Reverse, net::IpAddr, time::Duration};
+use std::{
+    cmp::Reverse,
+    fs,
+    net::IpAddr,
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, SystemTime},
+};
 
 /// How long one question to one DNS server may take.
 const QUESTION: Duration = Duration::from_secs(3);
@@ -17,9 +23,22 @@ const REMEMBERED: u64 = 4_096;
 /// Hosts of one service that are tried.
 const MOST_TARGETS: usize = 8;
 
+/// What says which DNS servers to ask, and of which hosts none is asked. Both change while the
+/// server runs, as when the machine comes into another network.
+const SYSTEM_FILES: [&str; 2] = ["/etc/resolv.conf", "/etc/hosts"];
+
 /// The system's DNS servers, and its hosts file.
 #[derive(Clone)]
-pub struct Dns(TokioResolver);
+pub struct Dns(Arc<Mutex<System>>);
+
+/// What was read of the system.
+struct System {
+    resolver: TokioResolver,
+    /// When each of the files was changed last before that; none: they are not looked at.
+    read: Option<Changed>,
+}
+
+type Changed = [Option<SystemTime>; SYSTEM_FILES.len()];
 
 /// Where a service of a domain is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -58,23 +77,28 @@ pub enum LookupError {
 impl Dns {
     /// As the system is configured.
     pub fn of_system() -> Self {
-        let provider = TokioRuntimeProvider::default();
-        let built = TokioResolver::builder_tokio().and_then(|builder| with_options(builder).build());
-        Self(built.unwrap_or_else(|error| {
-            tracing::warn!("cannot read which DNS servers to use: {error}; without them other servers are found by the hosts file and by --resolve");
-            let alone = TokioResolver::builder_with_config(ResolverConfig::from_parts(None, Vec::new(), Vec::new()), provider);
-            with_options(alone).build().expect("it reads nothing of the system but the hosts file, which may be missing")
-        }))
+        // First, so that what changes meanwhile is read again.
+        let read = Some(changed());
+        Self(Arc::new(Mutex::new(System { read, resolver: system_resolver() })))
     }
 
     #[cfg(test)]
     pub fn of(resolver: TokioResolver) -> Self {
-        Self(resolver)
+        Self(Arc::new(Mutex::new(System { resolver, read: None })))
+    }
+
+    fn resolver(&self) -> TokioResolver {
+        let mut system = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = system.read.is_some().then(changed);
+        if system.read != now {
+            *system = System { read: now, resolver: system_resolver() };
+        }
+        system.resolver.clone()
     }
 
     /// The addresses of a host.
     pub async fn addresses(&self, host: &str) -> Result<Vec<IpAddr>, LookupError> {
-        let found = self.0.lookup_ip(named(host)?).await.map_err(|error| failure(host, &error))?;
+        let found = self.resolver().lookup_ip(named(host)?).await.map_err(|error| failure(host, &error))?;
         let found: Vec<_> = found.iter().collect();
         if found.is_empty() { Err(LookupError::NoAddress(host.to_owned())) } else { Ok(found) }
     }
@@ -82,7 +106,7 @@ impl Dns {
     /// Where a service of a domain is, in the order in which to try; none: it is not said.
     pub async fn service(&self, service: &str, domain: &str) -> Result<Vec<Target>, LookupError> {
         let name = format!("{service}.{domain}");
-        let found = match self.0.srv_lookup(named(&name)?).await {
+        let found = match self.resolver().srv_lookup(named(&name)?).await {
             Ok(found) => found,
             Err(error) if error.is_no_records_found() => return Ok(Vec::new()),
             Err(error) => return Err(failure(&name, &error)),
@@ -98,6 +122,20 @@ impl Dns {
         let target = |srv: SRV| Target { host: srv.target.to_ascii().trim_end_matches('.').to_owned(), port: srv.port };
         Ok(ordered.into_iter().filter(|srv| !srv.target.is_root()).take(MOST_TARGETS).map(target).collect())
     }
+}
+
+fn changed() -> Changed {
+    SYSTEM_FILES.map(|file| fs::metadata(file).and_then(|file| file.modified()).ok())
+}
+
+fn system_resolver() -> TokioResolver {
+    let built = TokioResolver::builder_tokio().and_then(|builder| with_options(builder).build());
+    built.unwrap_or_else(|error| {
+        tracing::warn!("cannot read which DNS servers to use: {error}; without them other servers are found by the hosts file and by --resolve");
+        let none = ResolverConfig::from_parts(None, Vec::new(), Vec::new());
+        let alone = TokioResolver::builder_with_config(none, TokioRuntimeProvider::default());
+        with_options(alone).build().expect("it reads nothing of the system but the hosts file, which may be missing")
+    })
 }
 
 fn with_options<P: hickory_resolver::ConnectionProvider>(mut builder: hickory_resolver::ResolverBuilder<P>) -> hickory_resolver::ResolverBuilder<P> {
