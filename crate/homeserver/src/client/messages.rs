@@ -194,7 +194,10 @@ pub async fn context(call: UserCall, Own(request): Own<get_context::v3::Request>
     let by_itself = |event: &Event| allows(&request.filter, &room, event);
     let wanted = || Wanted { by_itself: &by_itself, related: &related };
     let older: Range<Position> = Position::MIN..before_it;
-    let before = hs.page(&room, &mut viewer, older, Direction::Backward, limit / 2, wanted()).await?;
+    let mut before = hs.page(&room, &mut viewer, older.clone(), Direction::Backward, limit / 2, wanted()).await?;
+    if !before.more && before.events.len() < limit / 2 && backfill::goes_on_elsewhere(hs, &room, &mut viewer).await? {
+        before = hs.page(&room, &mut viewer, older, Direction::Backward, limit / 2, wanted()).await?;
+    }
     let after = hs.page(&room, &mut viewer, event.position..Position::MAX, Direction::Forward, limit - limit / 2, wanted()).await?;
 
     let last = after.events.last().unwrap_or(&event);

@@ -7,6 +7,7 @@
 
 use super::fetch::Asking;
 use crate::{
+    failure::Failure,
     homeserver::Homeserver,
     room::{self, Received, RoomInfo},
     tables::{RawBytes, RoomNid},
@@ -139,10 +140,11 @@ async fn work(hs: &Rc<Homeserver>, room: RoomNid) -> Result<(), StoreError> {
 async fn take_in(hs: &Rc<Homeserver>, nid: RoomNid, entries: Vec<Entry>) -> Result<(), String> {
     let words = |error: room::Error| error.to_string();
     // Where nobody is in the room any more, nothing waits for it.
-    let Ok(room) = hs.room_by_nid(nid).await else { return Ok(()) };
-    if !matches!(hs.is_resident(nid).await, Ok(true)) {
-        return Ok(());
-    }
+    let room = match resident_room(hs, nid).await {
+        Ok(Some(room)) => room,
+        Ok(None) | Err(Failure::Refused(_)) => return Ok(()),
+        Err(error) => return Err(words(error)),
+    };
     let mut by_origin: Vec<(OwnedServerName, Vec<Pdu>)> = Vec::new();
     for entry in entries {
         let Ok(Waiting { origin, event_id, pdu }) = postcard::from_bytes(&entry.body) else { continue };
@@ -161,6 +163,11 @@ async fn take_in(hs: &Rc<Homeserver>, nid: RoomNid, entries: Vec<Entry>) -> Resu
         }
     }
     failed
+}
+
+async fn resident_room(hs: &Homeserver, nid: RoomNid) -> Result<Option<Rc<RoomInfo>>, room::Error> {
+    let room = hs.room_by_nid(nid).await?;
+    Ok(hs.is_resident(nid).await?.then_some(room))
 }
 
 /// Events that wait, and what was fetched between them and what is here.

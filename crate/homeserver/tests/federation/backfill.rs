@@ -39,3 +39,26 @@ fn a_client_reads_back_through_what_other_servers_have() {
     assert_eq!(room.bodies(&server).len(), 250);
     assert!(network.sent().is_empty());
 }
+
+#[test]
+fn what_is_around_an_event_is_fetched_too() {
+    let network = Network::new();
+    let server = network.server("one.example");
+    let peer = Peer::new(1);
+    let room = Room::public(&server, "11");
+    peer.join(&server, &room, "bob");
+    let mut chain = vec![peer.message(&server, &room, "bob", "0")];
+    for number in 1..5 {
+        let before = chain[number - 1].clone();
+        chain.push(peer.message_after(&server, &room, "bob", &number.to_string(), &[&before]));
+    }
+    let history = History { fills_gaps: false, ..History::of(&server, &room, &chain) };
+    peer.play(&network, move |request| history.answer(request));
+    peer.send(&server, "1", &chain[4..]).ok();
+    network.pass(Duration::from_secs(5));
+    let path = format!("/_matrix/client/v3/rooms/{}/context/{}?limit=100", room.id, chain[4].event_id);
+    let context = server.get(&room.alice, &path).ok();
+    let before = context["events_before"].as_array().expect("events");
+    let bodies: Vec<&str> = before.iter().filter_map(|event| event["content"]["body"].as_str()).collect();
+    assert_eq!(bodies, ["3", "2", "1", "0"], "{context}");
+}
