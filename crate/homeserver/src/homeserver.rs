@@ -53,7 +53,7 @@ const MIN_CLEANUP_INTERVAL: u64 = 60 * 1000;
 const ATTEMPTS: usize = 3;
 
 /// Every durable stream.
-static STREAMS: &[&Stream] = &[&WAITING_EVENTS, &OUTBOX_EVENTS, &OUTBOX_EDUS, &TO_DEVICE];
+static STREAMS: &[&Stream] = &[&TO_DEVICE, &WAITING_EVENTS, &OUTBOX_EVENTS, &OUTBOX_EDUS];
 
 /// A Matrix homeserver.
 pub struct Homeserver {
