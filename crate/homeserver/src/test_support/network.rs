@@ -33,6 +33,17 @@ pub struct Sent {
 
 type Played = Rc<dyn Fn(Request<Bytes>) -> Response<Body>>;
 
+/// What a request was answered.
+#[derive(Clone, Debug)]
+pub struct Answered {
+    /// The request.
+    pub request: Sent,
+    /// The HTTP status.
+    pub status: u16,
+    /// All of the body.
+    pub body: Bytes,
+}
+
 /// The wires between servers.
 struct Wires {
     world: Rc<World>,
@@ -47,6 +58,8 @@ struct Wires {
     latency: Cell<Duration>,
     faults: RefCell<Faults>,
     sent: RefCell<Vec<Sent>>,
+    /// The answers since they are listened to.
+    answered: RefCell<Option<Vec<Answered>>>,
 }
 
 /// What goes wrong on the way, at random.
@@ -106,7 +119,8 @@ impl Transport for Wire {
             }
             let (method, path) = (request.method().to_string(), request.uri().to_string());
             let body = request.body().clone();
-            wires.sent.borrow_mut().push(Sent { from: from.clone(), to: destination.clone(), method, path, body });
+            let sent = Sent { from: from.clone(), to: destination.clone(), method, path, body };
+            wires.sent.borrow_mut().push(sent.clone());
             let lost = || TransportError::Unreachable("it broke off".to_owned());
             wires.on_its_way().await;
             let played = wires.played.borrow().get(&destination).cloned();
@@ -137,6 +151,10 @@ impl Transport for Wire {
                 sender.send(hs.handle(Entrance::Peer, request).await).ok();
             }));
             let answer = receiver.await;
+            let answer = match answer {
+                Ok(answer) => Ok(wires.overheard(sent, answer).await),
+                lost => lost,
+            };
             wires.on_its_way().await;
             wires.reached(&from, &destination)?;
             let loss = wires.faults.borrow().loss;
@@ -155,6 +173,18 @@ fn copy(request: &Request<Bytes>) -> Request<Bytes> {
 }
 
 impl Wires {
+    /// An answer, which is taken down where answers are.
+    async fn overheard(&self, request: Sent, answer: Response<Body>) -> Response<Body> {
+        if self.answered.borrow().is_none() {
+            return answer;
+        }
+        let (parts, body) = answer.into_parts();
+        let body = body.read(usize::MAX).await.expect("an answer does not break off");
+        let answered = Answered { request, status: parts.status.as_u16(), body: body.clone() };
+        self.answered.borrow_mut().iter_mut().for_each(|list| list.push(answered.clone()));
+        Response::from_parts(parts, Body::Whole(body))
+    }
+
     fn on_its_way(&self) -> LocalBoxFuture<'static, ()> {
         self.world.sleep(self.latency.get() + self.faults.borrow_mut().delay())
     }
@@ -189,6 +219,7 @@ impl Network {
             latency: Cell::new(Duration::from_millis(5)),
             faults: RefCell::default(),
             sent: RefCell::default(),
+            answered: RefCell::default(),
         };
         Self { wires: Rc::new(wires) }
     }
@@ -259,6 +290,16 @@ impl Network {
     pub fn pass(&self, duration: Duration) {
         let sleep = self.wires.world.sleep(duration);
         self.wires.world.run(sleep);
+    }
+
+    /// Takes down what requests are answered from now on. Answers are there as a whole then.
+    pub fn listen(&self) {
+        self.wires.answered.replace(Some(Vec::new()));
+    }
+
+    /// What was answered since the last time that this was asked.
+    pub fn answered(&self) -> Vec<Answered> {
+        self.wires.answered.borrow_mut().as_mut().map(std::mem::take).unwrap_or_default()
     }
 
     /// What was sent since this was last asked.

@@ -14,4 +14,5 @@ mod reads;
 mod send;
 mod server_keys;
 mod spec;
+mod specified;
 mod support;

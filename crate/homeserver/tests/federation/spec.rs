@@ -11,9 +11,7 @@ static ENDPOINTS: LazyLock<Vec<Value>> = LazyLock::new(|| serde_json::from_str(i
 /// that it says nothing of, unless it has the form of all errors.
 #[track_caller]
 pub fn check(method: &str, path: &str, answer: &Answer) {
-    let path = path.split('?').next().unwrap_or_default();
-    let endpoint = ENDPOINTS.iter().find(|endpoint| endpoint["method"] == method && is_at(endpoint["path"].as_str().expect("a path"), path));
-    let endpoint = endpoint.unwrap_or_else(|| panic!("the specification has no {method} {path}"));
+    let endpoint = find(method, path);
     let error = json!({ "type": "object", "properties": { "errcode": { "type": "string" }, "error": { "type": "string" } }, "required": ["errcode", "error"] });
     let schema = match &endpoint["answers"][answer.status.to_string()] {
         Value::Null if answer.status >= 400 => &error,
@@ -22,6 +20,26 @@ pub fn check(method: &str, path: &str, answer: &Answer) {
     if let Err(why) = fits(schema, &answer.body) {
         panic!("{method} {path}: {} {}: {why}", answer.status, answer.body);
     }
+}
+
+#[track_caller]
+fn find(method: &str, path: &str) -> &'static Value {
+    let path = path.split('?').next().unwrap_or_default();
+    let at = |endpoint: &&Value| endpoint["method"] == method && is_at(endpoint["path"].as_str().expect("a path"), path);
+    // One whose path has no parameter there comes before one that has.
+    let found = ENDPOINTS.iter().filter(at).min_by_key(|endpoint| endpoint["path"].as_str().map(|path| path.matches('{').count()));
+    found.unwrap_or_else(|| panic!("the specification has no {method} {path}"))
+}
+
+/// Every operation: method and path, with names in braces.
+pub fn operations() -> impl Iterator<Item = (&'static str, &'static str)> {
+    ENDPOINTS.iter().map(|endpoint| (endpoint["method"].as_str().expect("a method"), endpoint["path"].as_str().expect("a path")))
+}
+
+/// The path of the operation that a path is of.
+#[track_caller]
+pub fn operation(method: &str, path: &str) -> &'static str {
+    find(method, path)["path"].as_str().expect("a path")
 }
 
 fn is_at(pattern: &str, path: &str) -> bool {
