@@ -109,3 +109,50 @@ test('two servers: joins by alias, profiles, keys and files; one that is not the
   assert.notEqual(refused.status, 200);
   assert.match(refused.body.error, new RegExp(`${closed}.*could not be reached: 127\\.0\\.0\\.1:\\d+: connection refused`), JSON.stringify(refused));
 });
+
+test('ephapse status and the metrics tell what waits for a server that is gone, and why', async (t) => {
+  const authority = await Authority.make(t);
+  const metrics = await freePort();
+  const one = await start(t, authority, ['--allow-loopback-federation', '--metrics', `${metrics}`]);
+  const two = await start(t, authority, ['--allow-loopback-federation']);
+  const [alice, bob] = [await one.register('alice'), await two.register('bob')];
+  const { room_id: room } = await one.ok('POST', '/_matrix/client/v3/createRoom', alice.access_token, { preset: 'public_chat', room_alias_name: 'lobby' });
+  await two.ok('POST', `/_matrix/client/v3/join/${encodeURIComponent(`#lobby:${one.name}`)}`, bob.access_token, {});
+  const path = `/_matrix/client/v3/rooms/${encodeURIComponent(room)}`;
+  const say = (body) => one.ok('PUT', `${path}/send/m.room.message/${body}`, alice.access_token, { msgtype: 'm.text', body });
+  const until = async (look) => {
+    for (let tries = 0; ; tries += 1) {
+      const seen = await look();
+      if (seen !== undefined) return seen;
+      assert.ok(tries < 200, 'it never comes');
+      await new Promise((resolve) => setTimeout(resolve, 50));
+    }
+  };
+  const status = async (...args) => (await promisify(execFile)(binary, ['status', '--data-dir', one.directory, ...args])).stdout;
+  const destination = async () => JSON.parse(await status('--json')).federation.destinations.find(({ server }) => server === two.name);
+
+  await say('hello');
+  await until(async () => {
+    const { chunk } = await two.ok('GET', `${path}/messages?dir=b&limit=5`, bob.access_token);
+    return chunk.find(({ content }) => content.body === 'hello');
+  });
+  assert.equal((await until(async () => {
+    const found = await destination();
+    return found?.queued === 0 ? found : undefined;
+  })).reachable, true);
+
+  await two.stop();
+  await say('anyone');
+  const gone = await until(async () => {
+    const found = await destination();
+    return found.lastError ? found : undefined;
+  });
+  assert.equal(gone.reachable, false);
+  assert.match(gone.lastError, /could not be reached: 127\.0\.0\.1:\d+: connection refused/);
+  assert.match(await status(), new RegExp(`^    ${two.name}$(\n      .+)*\n      last error: .*connection refused`, 'm'));
+  assert.match(await status(), /^ {6}next try: in \d+ s$/m);
+  const shown = await (await fetch(`http://127.0.0.1:${metrics}/metrics`)).text();
+  assert.match(shown, /^ephapse_federation_destinations 1$/m);
+  assert.match(shown, /^ephapse_federation_unreachable 1$/m);
+  assert.match(shown, /^ephapse_federation_queued [1-9]/m);
+});
