@@ -89,7 +89,7 @@ impl PeerAuthentication for ServerSignatures {
 }
 
 impl PeerAuthentication for NoAuthentication {
-    fn input<'a>(_: &'a Homeserver, _: &ServerName) {}
+    fn input(_: &Homeserver, _: &ServerName) {}
 }
 
 impl Homeserver {

@@ -228,15 +228,15 @@ impl http_body::Body for Following {
 }
 
 impl Homeserver {
-    /// A file of this server or, where that may be asked for it, of another one. Waits so long for
-    /// its beginning.
+    /// A file of this server, for which this waits so long if it is to be uploaded yet, or, where
+    /// that may be asked for it, of another one.
     pub(crate) async fn find_media(self: &Rc<Self>, key: &FileKey, wait: Duration, may_fetch: bool) -> Result<Found, Failure<Refused>> {
         let here = self.media(key, wait).await;
         if !may_fetch || key.0 == self.server_name() || !matches!(here, Err(Failure::Refused(Refused::NotFound))) {
             return here.map(Found::Whole);
         }
         let fetch = self.fetch(key)?;
-        match select(pin!(fetch.begun()), self.host.sleep(wait.min(super::LONGEST_WAIT))).await {
+        match select(pin!(fetch.begun()), self.host.sleep(super::LONGEST_WAIT)).await {
             Either::Left((found, _)) => Ok(found.map_err(Refused::Remote)?),
             Either::Right(_) => Err(Refused::NotYetUploaded.into()),
         }
@@ -324,7 +324,7 @@ impl Homeserver {
         };
         let mut parts = Parts::new(answer)?;
         match self.in_patience(parts.content()).await? {
-            Part::Content(headers) => Ok((headers, Content::Part(parts))),
+            Part::Content(headers) => Ok((headers, Content::Part(Box::new(parts)))),
             Part::Location(location) => self.fetch_from(&location).await,
         }
     }
@@ -369,7 +369,7 @@ enum Content {
     /// All of an answer.
     Whole(Body),
     /// A part of one.
-    Part(Parts),
+    Part(Box<Parts>),
 }
 
 impl Content {

@@ -121,6 +121,10 @@ fn a_file_of_another_server_is_fetched_once_for_all_and_kept() {
     let both = || got(&two, asked("GET", &id, &bob, None));
     let (first, second) = two.run(futures_util::future::join(both(), both()));
     assert_eq!(fetches(&network), 1);
+    // Who does not wait for an upload waits for what is there.
+    let other = upload(&one, &alice, "a", "text/plain", b"x".to_vec());
+    assert_eq!(get(&two, &bob, &format!("{other}?timeout_ms=0")).body, b"x");
+    fetches(&network);
     network.set_down(&one, true);
     let third = get(&two, &bob, &id);
     for got in [first, second, third] {
