@@ -382,6 +382,9 @@ impl Simulation {
                 let of = |client: usize| &self.clients[client].user.id;
                 let differs: Vec<_> = state.keys().chain(theirs.keys()).filter(|key| state.get(*key) != theirs.get(*key)).collect();
                 let differs: BTreeMap<_, _> = differs.into_iter().map(|key| (key, (state.get(key), theirs.get(key)))).collect();
+                if let Some(id) = differs.values().find_map(|(mine, theirs)| mine.or(*theirs)) {
+                    self.tell_of(&joined, &room, id);
+                }
                 assert!(differs.is_empty(), "{} and {} see another state of {room}: {differs:?}", of(*first), of(*client));
             }
             for client in &joined {

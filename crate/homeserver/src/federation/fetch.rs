@@ -16,7 +16,7 @@ use ruma::{
     },
 };
 use serde_json::value::RawValue;
-use std::{collections::HashSet, pin::pin, rc::Rc};
+use std::{collections::HashSet, pin::pin, rc::Rc, time::Duration};
 
 /// Servers of a room that are asked for the same, one after the other.
 const MOST_CANDIDATES: usize = 4;
@@ -26,6 +26,11 @@ const ASKED_AT_ONCE: usize = 8;
 const ONE_BY_ONE: usize = 100;
 /// Bytes of a room's state as another server tells it.
 const LARGEST_STATE: usize = 64 << 20;
+/// How often what is missing of a state is asked for. An event that is only late must not be left
+/// out: the room would be another one here from then on.
+const STATE_ROUNDS: usize = 3;
+/// How long one waits before the next time.
+const ROUND_PAUSE: Duration = Duration::from_secs(2);
 /// How often one asks for the auth events of auth events that came.
 const AUTH_ROUNDS: usize = 16;
 
@@ -90,7 +95,20 @@ impl<'a> Asking<'a> {
     /// Takes in what is missing of the state before `at`: those of `state` and `auth_chain`, which
     /// another server says it consists of, and what authorizes them. They are outliers here.
     pub async fn fetch_state(&self, at: &OwnedEventId, state: &[OwnedEventId], auth_chain: &[OwnedEventId]) -> Result<(), String> {
-        let absent = self.absent(state.iter().chain(auth_chain)).await.map_err(|error| error.to_string())?;
+        for round in 0..STATE_ROUNDS {
+            let absent = self.absent(state.iter().chain(auth_chain)).await.map_err(|error| error.to_string())?;
+            if absent.is_empty() {
+                break;
+            }
+            if round > 0 {
+                self.hs.host.sleep(ROUND_PAUSE).await;
+            }
+            self.fetch_absent(at, absent).await?;
+        }
+        Ok(())
+    }
+
+    async fn fetch_absent(&self, at: &OwnedEventId, absent: Vec<OwnedEventId>) -> Result<(), String> {
         let events = if absent.len() > ONE_BY_ONE {
             let request = get_room_state::v1::Request::new(at.clone(), self.room.id.clone());
             let told = self.ask(async |server| self.hs.ask_within(server, request.clone(), 2 * PATIENCE, LARGEST_STATE).await).await?;
