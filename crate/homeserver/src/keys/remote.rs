@@ -13,7 +13,7 @@ use super::{
     query::{Queried, keys_of},
 };
 use crate::{
-    federation::client::{AskError, LARGEST_ANSWER},
+    federation::client::{AskError, LARGEST_ANSWER, PeerAuthentication},
     homeserver::Homeserver,
     locks::LockKey,
     tables::{self, CachedDeviceList, Change, CrossSigningUse, Json, MembershipKind, UserNid},
@@ -22,11 +22,15 @@ use crate::{
 use ephapse_store::{Direction, StoreError};
 use futures_util::{StreamExt, stream};
 use ruma::{
-    CanonicalJsonObject, CanonicalJsonValue, OneTimeKeyAlgorithm, OwnedDeviceId, OwnedServerName, OwnedUserId, UserId,
-    api::federation::{
-        device::get_devices::v1 as get_devices,
-        keys::{claim_keys::v1 as claim_keys, get_keys::v1 as get_keys},
-        transactions::edu::{DeviceListUpdateContent, SigningKeyUpdateContent},
+    CanonicalJsonObject, CanonicalJsonValue, OneTimeKeyAlgorithm, OwnedDeviceId, OwnedServerName, OwnedUserId, ServerName, UserId,
+    api::{
+        OutgoingRequest,
+        federation::{
+            device::get_devices::v1 as get_devices,
+            keys::{claim_keys::v1 as claim_keys, get_keys::v1 as get_keys},
+            transactions::edu::{DeviceListUpdateContent, SigningKeyUpdateContent},
+        },
+        path_builder::SinglePath,
     },
     encryption::{CrossSigningKey, DeviceKeys},
     serde::Raw,
@@ -85,13 +89,15 @@ pub async fn query_others(
     patience: Option<Duration>,
     queried: &mut Queried,
 ) -> Result<Failures, Error> {
-    let patience = patience.unwrap_or(PATIENCE).min(LONGEST_PATIENCE);
+    let deadline = deadline(hs, patience);
+    let slice = TimeSlice::new(&*hs.host);
     let mut servers: BTreeMap<OwnedServerName, Vec<(&OwnedUserId, &Vec<OwnedDeviceId>)>> = BTreeMap::new();
     for (user, devices) in users.iter().filter(|(user, _)| !hs.is_local(user)) {
         servers.entry(user.server_name().to_owned()).or_default().push((user, devices));
+        slice.step().await;
     }
     let asked = stream::iter(servers).map(|(server, users)| async move {
-        let answer = of_server(hs, viewer, &server, users, patience).await;
+        let answer = of_server(hs, viewer, &server, users, deadline).await;
         (server, answer)
     });
     let mut asked = pin!(asked.buffer_unordered(SERVERS_AT_ONCE));
@@ -102,8 +108,24 @@ pub async fn query_others(
         queried.master.extend(found.master);
         queried.self_signing.extend(found.self_signing);
         failures.extend(failure.map(|failure| (server, failure)));
+        slice.step().await;
     }
     Ok(failures)
+}
+
+/// Until when servers are asked for one request, in ms: however many it names, it takes no longer.
+fn deadline(hs: &Homeserver, patience: Option<Duration>) -> u64 {
+    hs.host.now() + patience.unwrap_or(PATIENCE).min(LONGEST_PATIENCE).as_millis() as u64
+}
+
+async fn ask_until<R>(hs: &Homeserver, deadline: u64, server: &ServerName, request: R) -> Result<R::IncomingResponse, AskError>
+where
+    R: OutgoingRequest<PathBuilder = SinglePath, Authentication: PeerAuthentication>,
+{
+    match deadline.saturating_sub(hs.host.now()) {
+        0 => Err(AskError::TimedOut),
+        left => hs.ask_within(server, request, Duration::from_millis(left), LARGEST_ANSWER).await,
+    }
 }
 
 /// The keys of users of one server, and why it could not be asked for some of them.
@@ -112,7 +134,7 @@ async fn of_server(
     viewer: UserNid,
     server: &OwnedServerName,
     users: Vec<(&OwnedUserId, &Vec<OwnedDeviceId>)>,
-    patience: Duration,
+    deadline: u64,
 ) -> Result<(Queried, Option<String>), Error> {
     let mut found = Queried::default();
     let mut failure = None;
@@ -124,7 +146,7 @@ async fn of_server(
         }
     }
     let fetched = stream::iter(kept).map(|(user, devices, nid)| async move {
-        let current = make_current(hs, viewer, user, nid, patience).await;
+        let current = make_current(hs, viewer, user, nid, deadline).await;
         (user, devices, nid, current)
     });
     let mut fetched = pin!(fetched.buffer_unordered(LISTS_AT_ONCE));
@@ -141,7 +163,7 @@ async fn of_server(
         }
     }
     if !others.is_empty() && failure.is_none() {
-        match hs.ask_within(server, get_keys::Request::new(others.clone()), patience, LARGEST_ANSWER).await {
+        match ask_until(hs, deadline, server, get_keys::Request::new(others.clone())).await {
             Ok(answer) => found.add_answer(answer, &others),
             Err(error) => failure = Some(error.to_string()),
         }
@@ -235,7 +257,7 @@ fn internal(error: crate::room::Error) -> Error {
 }
 
 /// Fetches a user's list where what is kept is not current.
-async fn make_current(hs: &Homeserver, viewer: UserNid, user: &OwnedUserId, nid: UserNid, patience: Duration) -> Result<(), Unfetched> {
+async fn make_current(hs: &Homeserver, viewer: UserNid, user: &OwnedUserId, nid: UserNid, deadline: u64) -> Result<(), Unfetched> {
     let is_current = async || {
         let list = tables::CACHED_DEVICE_LISTS.get(hs.store(), &nid).await?;
         match &list {
@@ -251,14 +273,14 @@ async fn make_current(hs: &Homeserver, viewer: UserNid, user: &OwnedUserId, nid:
     if is_current().await? {
         return Ok(());
     }
-    fetch(hs, user, nid, patience).await
+    fetch(hs, user, nid, deadline).await
 }
 
 /// Fetches a user's list, for who holds its lock.
-async fn fetch(hs: &Homeserver, user: &OwnedUserId, nid: UserNid, patience: Duration) -> Result<(), Unfetched> {
+async fn fetch(hs: &Homeserver, user: &OwnedUserId, nid: UserNid, deadline: u64) -> Result<(), Unfetched> {
     let fetched = hs.positions.newest();
     hs.federation.device_lists.0.borrow_mut().insert(nid, 0);
-    let answer = hs.ask_within(user.server_name(), get_devices::Request::new(user.clone()), patience, LARGEST_ANSWER).await;
+    let answer = ask_until(hs, deadline, user.server_name(), get_devices::Request::new(user.clone())).await;
     let newest = hs.federation.device_lists.0.borrow_mut().remove(&nid).unwrap_or_default();
     let answer = answer.map_err(Unfetched::Asked)?;
     if answer.user_id != *user {
@@ -375,7 +397,7 @@ fn fetch_again(hs: &Homeserver, user: &OwnedUserId, nid: UserNid) {
         if !is_stale {
             return;
         }
-        match fetch(&hs, &user, nid, LONGEST_PATIENCE).await {
+        match fetch(&hs, &user, nid, deadline(&hs, Some(LONGEST_PATIENCE))).await {
             Ok(()) => {}
             // Whoever asks for it next has it tried again.
             Err(Unfetched::Asked(error)) => tracing::debug!("could not fetch the devices of {user}: {error}"),
@@ -437,14 +459,16 @@ pub async fn claim_others(
     patience: Option<Duration>,
     claimed: &mut BTreeMap<OwnedUserId, OneTimeKeys>,
 ) -> Result<Failures, Error> {
-    let patience = patience.unwrap_or(PATIENCE).min(LONGEST_PATIENCE);
+    let deadline = deadline(hs, patience);
+    let slice = TimeSlice::new(&*hs.host);
     let mut servers: BTreeMap<OwnedServerName, claim_keys::OneTimeKeyClaims> = BTreeMap::new();
     for (user, devices) in claims.iter().filter(|(user, _)| !hs.is_local(user)) {
         servers.entry(user.server_name().to_owned()).or_default().insert(user.clone(), devices.clone());
+        slice.step().await;
     }
     let asked = stream::iter(servers).map(|(server, claims)| async move {
         let request = claim_keys::Request::new(claims.clone());
-        let answer = hs.ask_within(&server, request, patience, LARGEST_ANSWER).await;
+        let answer = ask_until(hs, deadline, &server, request).await;
         (server, claims, answer)
     });
     let mut asked = pin!(asked.buffer_unordered(SERVERS_AT_ONCE));
@@ -459,6 +483,7 @@ pub async fn claim_others(
             })),
             Err(error) => drop(failures.insert(server, error.to_string())),
         }
+        slice.step().await;
     }
     Ok(failures)
 }

@@ -204,8 +204,9 @@ fn nothing_but_its_name_is_left_of_an_account_that_ended() {
     });
     written.expect("a write").visible();
     forget_changes(&server);
-    // Waiting redactions go with the room, guests are no accounts of this kind.
-    assert_filled(&before, &stored(&server), "UserNid", &["WAITING_REDACTIONS", "GUESTS", "ERASED"]);
+    // Waiting redactions go with the room, guests are no accounts of this kind, and device lists
+    // are kept of users of other servers.
+    assert_filled(&before, &stored(&server), "UserNid", &["WAITING_REDACTIONS", "GUESTS", "ERASED", "CACHED_DEVICE_LISTS"]);
 
     confirm(&server, &alice, "POST", "/_matrix/client/v3/account/deactivate", json!({ "erase": true }), PASSWORD).ok();
     act(&server, &bob, &id, "leave", json!({})).ok();
