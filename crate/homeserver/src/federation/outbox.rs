@@ -277,7 +277,7 @@ impl Queues {
         change(&mut self.stored.borrow_mut());
         tables::DESTINATIONS.put(tx, &self.server, &self.stored.borrow());
         let stored = self.stored.clone();
-        tx.undo(move || drop(stored.replace(before)));
+        tx.undo(move || _ = stored.replace(before));
     }
 }
 

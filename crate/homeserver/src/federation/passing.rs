@@ -193,10 +193,6 @@ impl News {
         any
     }
 
-    fn taken(&self) -> (BTreeSet<RoomNid>, BTreeSet<(RoomNid, UserNid, ReceiptKind)>, BTreeSet<UserNid>) {
-        (self.typing.take(), self.receipts.take(), self.presence.take())
-    }
-
     fn are_none(&self) -> bool {
         self.typing.borrow().is_empty() && self.receipts.borrow().is_empty() && self.presence.borrow().is_empty()
     }
@@ -241,7 +237,8 @@ impl Homeserver {
         self.begin_reading();
         let news = &self.federation.outbox.news;
         let slice = TimeSlice::new(&*self.host);
-        let (typing, receipts, presence) = news.taken();
+        // Taken first, so that nothing is borrowed while this waits.
+        let (typing, receipts, presence) = (news.typing.take(), news.receipts.take(), news.presence.take());
         for room in typing {
             self.spread_typing(room).await?;
             slice.step().await;
