@@ -116,8 +116,8 @@ async fn states_before(asking: &Asking<'_>, events: &[Pdu]) -> Result<HashMap<Ow
     for event in by_parents(events) {
         let mut has_parents = true;
         for parent in &event.prev_events {
-            let found = asking.hs.find_event(parent).await.map_err(|error| error.to_string())?;
-            has_parents &= here.contains(parent) || found.is_some_and(|(nid, position)| nid == asking.room.nid && !position.is_outlier());
+            let is_known = asking.hs.has_state_after(asking.room.nid, parent).await.map_err(|error| error.to_string())?;
+            has_parents &= here.contains(parent) || is_known;
         }
         if !asking.absent(&event.auth_events).await.map_err(|error| error.to_string())?.is_empty() {
             asking.fetch_auth_chain(event).await.ok();

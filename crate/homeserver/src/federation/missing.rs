@@ -233,8 +233,7 @@ impl Gap<'_> {
     }
 
     async fn is_here(&self, id: &OwnedEventId) -> Result<bool, String> {
-        let found = self.asking.hs.find_event(id).await.map_err(|error| error.to_string())?;
-        Ok(found.is_some_and(|(nid, position)| nid == self.asking.room.nid && !position.is_outlier()))
+        self.asking.hs.has_state_after(self.asking.room.nid, id).await.map_err(|error| error.to_string())
     }
 
     /// Asks for events that are missing, and those before them; says whether any came.

@@ -25,6 +25,7 @@ mod passing;
 pub mod policy;
 mod query;
 pub mod refused;
+mod rescinded;
 mod send;
 mod sender;
 mod server_keys;

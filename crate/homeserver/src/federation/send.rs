@@ -43,6 +43,9 @@ const RETENTION: u64 = 15 * 24 * 60 * 60 * 1000;
 /// How many outdated answers go in one batch.
 const CLEARED_AT_ONCE: usize = 256;
 
+/// Why events of a room are refused that nobody here is in.
+const NOT_IN_ROOM: &str = "No user of this server is in the room";
+
 /// A transaction as it is read at first: its events one by one, each as it stands.
 #[derive(Deserialize)]
 struct Transaction<'a> {
@@ -176,8 +179,18 @@ async fn take_in(call: &PeerCall, pdus: Vec<&RawValue>, answer: &mut Answer) -> 
             }
             slice.step().await;
         }
-        if !verified.is_empty() {
+        if verified.is_empty() {
+            continue;
+        }
+        if hs.is_resident(room.nid).await? {
             enter(call, &room, verified, answer).await?;
+            continue;
+        }
+        for event in verified {
+            match hs.rescind(&room, &event).await? {
+                true => drop(answer.pdus.entry(event.event_id).or_default()),
+                false => answer.refuse(event.event_id, NOT_IN_ROOM),
+            }
         }
     }
     Ok(())
@@ -217,7 +230,7 @@ async fn by_room<'a>(hs: &Homeserver, origin: &ServerName, pdus: Vec<&'a RawValu
 async fn read_events(hs: &Homeserver, origin: &ServerName, of_room: OfRoom<'_>, answer: &mut Answer) -> Result<(Rc<RoomInfo>, Vec<ReceivedPdu>)> {
     let OfRoom { room, events } = of_room;
     let refusal = if !hs.is_resident(room.nid).await? {
-        Some("No user of this server is in the room")
+        Some(NOT_IN_ROOM)
     } else if !acl::allows(hs, &room, origin).await? {
         Some("Server is banned from room")
     } else {
@@ -235,7 +248,9 @@ async fn read_events(hs: &Homeserver, origin: &ServerName, of_room: OfRoom<'_>, 
             }
         };
         let id = received.unverified().event_id.clone();
-        if let Some(refusal) = refusal {
+        // Of rooms that nobody here is in, the end of an invitation or a knock matters.
+        let matters = refusal == Some(NOT_IN_ROOM) && hs.rescinds(&room, received.unverified()).await?.is_some();
+        if let Some(refusal) = refusal.filter(|_| !matters) {
             answer.refuse(id, refusal);
         } else if is_here(hs, &room, &id).await? {
             answer.pdus.entry(id).or_default();

@@ -38,7 +38,8 @@ pub struct Event {
     pub replaces: Option<Position>,
     /// The redaction that took its content away.
     pub redacted_by: Option<Position>,
-    /// Where states refer to it, when it was an outlier before it got its place in the timeline.
+    /// Where states refer to it, when it was an outlier before it got its place in the timeline. Its
+    /// own position where it has a place and the state there is not known all the same.
     pub outlier: Option<Position>,
 }
 
@@ -105,6 +106,12 @@ impl Event {
     /// a state or an auth chain refers to it.
     pub fn is_outlier(&self) -> bool {
         self.position.is_outlier()
+    }
+
+    /// Whether it is known what the room's state is after it. It is not of an outlier, and not of a
+    /// membership of this server's users from before it was in the room.
+    pub fn has_state(&self) -> bool {
+        !self.is_outlier() && self.outlier != Some(self.position)
     }
 
     /// Where states refer to it.

@@ -16,13 +16,21 @@ use crate::{
 };
 use ephapse_events::Pdu;
 use ephapse_store::Direction;
-use ruma::OwnedEventId;
+use ruma::{EventId, OwnedEventId};
 use std::{collections::HashMap, rc::Rc};
 
 /// Missing events of a room that are looked at.
 const MOST_MISSING: usize = 1000;
 
 impl Homeserver {
+    /// Whether it is known what the room's state is after an event.
+    pub async fn has_state_after(&self, room: RoomNid, id: &EventId) -> Result<bool> {
+        match self.find_event(id).await? {
+            Some((nid, position)) if nid == room && !position.is_outlier() => Ok(self.event_at(room, position).await?.has_state()),
+            _ => Ok(false),
+        }
+    }
+
     /// Events that are not here though others are which are built on them: those first that the
     /// newest events are built on.
     pub async fn missing_parents(&self, room: RoomNid) -> Result<Vec<OwnedEventId>> {
@@ -101,7 +109,7 @@ impl Write<'_> {
     fn check_parents_are_here(&self, pdu: &Pdu) -> Result<(), Stop> {
         let mut missing = Vec::new();
         for id in &pdu.prev_events {
-            if self.event_by_id(id)?.is_none_or(|parent: Rc<Event>| parent.is_outlier()) {
+            if self.event_by_id(id)?.is_none_or(|parent: Rc<Event>| !parent.has_state()) {
                 missing.push(id.clone());
             }
         }

@@ -2,12 +2,13 @@
 //! the server of somebody who is kicked hears of it. Invitations go by a request of their own.
 
 use super::{
+    append::membership_of,
     event::Event,
     stop::{Need, Stop},
     write::Write,
 };
-use crate::federation::outbox::WaitingEvent;
-use ruma::OwnedServerName;
+use crate::{federation::outbox::WaitingEvent, tables::MembershipKind};
+use ruma::{OwnedServerName, UserId, events::TimelineEventType};
 use std::collections::BTreeSet;
 
 impl Write<'_> {
@@ -24,8 +25,19 @@ impl Write<'_> {
     pub(super) fn send_to_servers(&mut self, event: &Event, before: BTreeSet<OwnedServerName>) -> Result<(), Stop> {
         let mut servers = before;
         servers.extend(self.servers_told()?);
+        servers.extend(self.server_sent_away(event));
         servers.remove(event.pdu.sender.server_name());
         self.queue(event, &servers)
+    }
+
+    /// The server of a user who is in the room no more: who was only invited, or has knocked, learns
+    /// the end of it by this event alone.
+    fn server_sent_away(&self, event: &Event) -> Option<OwnedServerName> {
+        let is_member_event = event.pdu.event_type == TimelineEventType::RoomMember;
+        let ends = is_member_event && matches!(membership_of(event), MembershipKind::Leave | MembershipKind::Ban);
+        let user = event.pdu.state_key.as_deref().and_then(|user| UserId::parse(user).ok())?;
+        let server = user.server_name();
+        (ends && self.hs.tells(server)).then(|| server.to_owned())
     }
 
     fn queue(&mut self, event: &Event, servers: &BTreeSet<OwnedServerName>) -> Result<(), Stop> {

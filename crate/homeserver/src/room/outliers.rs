@@ -175,7 +175,12 @@ impl Write<'_> {
         self.head.extremities.clear();
         let added = self.append(pdu, self.state(), Verdict::default(), None);
         self.head.extremities = extremities;
-        added
+        let event = added?;
+        let event = Rc::new(Event { outlier: Some(event.position), ..Event::clone(&event) });
+        self.put_event(event.clone());
+        // Once this server is in the room, its history goes on there.
+        self.remember_missing_parents(&event)?;
+        Ok(event)
     }
 }
 

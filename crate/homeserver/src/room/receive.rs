@@ -19,8 +19,7 @@ impl Write<'_> {
         }
         let mut missing = Vec::new();
         for id in pdu.auth_events.iter().chain(&pdu.prev_events) {
-            // Of an outlier it is not known what state comes after it.
-            let is_here = |event: &Rc<Event>| !event.is_outlier() || !pdu.prev_events.contains(id);
+            let is_here = |event: &Rc<Event>| event.has_state() || !pdu.prev_events.contains(id);
             if self.event_by_id(id)?.is_none_or(|event| !is_here(&event)) && !missing.contains(id) {
                 missing.push(id.clone());
             }
@@ -44,7 +43,7 @@ impl Write<'_> {
         self.check_auth_events_are_here(&pdu)?;
         let mut states = Vec::new();
         for id in &pdu.prev_events {
-            let parent = self.event_by_id(id)?.filter(|parent| !parent.is_outlier());
+            let parent = self.event_by_id(id)?.filter(|parent| parent.has_state());
             states.extend(parent.map(|parent| parent.state_after));
         }
         states.push(self.told_state(&pdu.event_id, state)?);

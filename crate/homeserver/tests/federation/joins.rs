@@ -2,6 +2,7 @@
 
 use crate::support::{Network, TestServer, TestUser};
 use serde_json::{Value, json};
+use std::time::Duration;
 
 fn room(server: &TestServer, user: &TestUser, body: Value) -> String {
     server.post(user, "/_matrix/client/v3/createRoom", body).ok()["room_id"].as_str().expect("a room id").to_owned()
@@ -81,6 +82,31 @@ fn an_invitation_is_refused_across_servers() {
     network.set_down(&one, true);
     two.post(&bob, &format!("/_matrix/client/v3/rooms/{id}/leave"), json!({})).ok();
     assert!(sync(&two, &bob)["rooms"]["invite"][&id].is_null());
+}
+
+#[test]
+fn an_invitation_and_a_knock_are_ended_by_the_room() {
+    let network = Network::new();
+    let (one, two) = (network.server("one.example"), network.server("two.example"));
+    let (alice, bob) = (one.register("alice"), two.register("bob"));
+    let rules = json!({ "type": "m.room.join_rules", "state_key": "", "content": { "join_rule": "knock" } });
+    let id = room(&one, &alice, json!({ "initial_state": [rules] }));
+    for what in ["kick", "ban"] {
+        if what == "kick" {
+            one.post(&alice, &format!("/_matrix/client/v3/rooms/{id}/invite"), json!({ "user_id": bob.id })).ok();
+            assert!(sync(&two, &bob)["rooms"]["invite"][&id].is_object());
+        } else {
+            two.post(&bob, &format!("/_matrix/client/v3/knock/{id}?via=one.example"), json!({})).ok();
+            assert!(sync(&two, &bob)["rooms"]["knock"][&id].is_object());
+        }
+        let since = sync(&two, &bob)["next_batch"].as_str().expect("a token").to_owned();
+        one.post(&alice, &format!("/_matrix/client/v3/rooms/{id}/{what}"), json!({ "user_id": bob.id })).ok();
+        network.pass(Duration::from_secs(5));
+        let after = two.get(&bob, &format!("/_matrix/client/v3/sync?since={since}")).ok();
+        assert!(after["rooms"]["leave"][&id].is_object(), "{what}: {after}");
+        let now = sync(&two, &bob);
+        assert!(now["rooms"]["invite"][&id].is_null() && now["rooms"]["knock"][&id].is_null(), "{now}");
+    }
 }
 
 #[test]
@@ -181,4 +207,37 @@ fn a_user_comes_back_to_a_room_that_everybody_here_had_left() {
     join().ok();
     let name = two.get(&bob, &format!("/_matrix/client/v3/rooms/{id}/state/m.room.name")).ok();
     assert_eq!(name["name"], "Changed");
+}
+
+#[test]
+fn history_from_before_an_invitation_is_there_and_from_between_it_and_the_join() {
+    let network = Network::new();
+    let (one, two) = (network.server("one.example"), network.server("two.example"));
+    let (alice, bob, carol) = (one.register("alice"), two.register("bob"), two.register("carol"));
+    for between in [false, true] {
+        let id = room(&one, &alice, json!({ "preset": "private_chat" }));
+        let mut said = Vec::new();
+        let mut say = |body: &str| {
+            let path = format!("/_matrix/client/v3/rooms/{id}/send/m.room.message/{}{between}", body.replace(' ', "-"));
+            one.put(&alice, &path, json!({ "msgtype": "m.text", "body": body })).ok();
+            said.push(body.to_owned());
+        };
+        say("long before");
+        say("before");
+        // The state that the second invitation comes with is that of the first.
+        for user in [&carol, &bob] {
+            one.post(&alice, &format!("/_matrix/client/v3/rooms/{id}/invite"), json!({ "user_id": user.id })).ok();
+        }
+        if between {
+            say("between");
+        }
+        two.post(&bob, &format!("/_matrix/client/v3/join/{id}"), json!({})).ok();
+        let page = two.get(&bob, &format!("/_matrix/client/v3/rooms/{id}/messages?dir=b&limit=100")).ok();
+        let events = page["chunk"].as_array().expect("events");
+        let bodies: Vec<&str> = events.iter().rev().filter_map(|event| event["content"]["body"].as_str()).collect();
+        assert_eq!(bodies, said, "{page}");
+        assert_eq!(events.last().expect("the first event")["type"], "m.room.create");
+        let count = |kind: &str| events.iter().filter(|event| event["state_key"] == json!(bob.id) && event["content"]["membership"] == kind).count();
+        assert_eq!((count("invite"), count("join")), (1, 1), "{page}");
+    }
 }
