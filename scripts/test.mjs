@@ -5,9 +5,9 @@ import { lints } from './check.mjs';
 import { main, path, run } from './lib/run.mjs';
 import { npmPackages, rustToolchain } from './lib/tools.mjs';
 
-const suites = ['rust', 'serve', 'unit', 'package', 'clients', 'browser', 'durability', 'silence'];
+const suites = ['rust', 'serve', 'unit', 'federation', 'package', 'clients', 'browser', 'durability', 'silence'];
 /** Those that need nothing of `dist/`. */
-const native = ['rust', 'serve', 'unit'];
+const native = ['rust', 'serve', 'unit', 'federation'];
 
 const named = process.argv.slice(2).filter((argument) => !argument.startsWith('--'));
 const wanted = named.length === 0 ? suites : named;
@@ -39,13 +39,16 @@ await main(async () => {
     const { output } = await run('node', [path('scripts', 'build.mjs'), '--web'], { quiet: true });
     console.log(`\n== build\n${output}`);
   };
+  const programs = installPrograms(wanted);
   const needsBuild = wanted.some((name) => !native.includes(name));
   await Promise.all([
     needsBuild ? timed('build (wasm32, worker, page)', build) : undefined,
-    installPrograms(wanted),
+    programs,
     (async () => {
       if (process.argv.includes('--check')) await timed('check', lints);
       await inTurn(['rust', 'serve', 'unit']);
+      await programs;
+      await inTurn(['federation']);
     })(),
   ]);
   await Promise.all([

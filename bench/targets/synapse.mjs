@@ -2,16 +2,15 @@
 // limits are raised; everything else that is not about running on one machine is as it comes.
 
 import { execFile } from 'node:child_process';
-import { access, mkdir, rm, writeFile } from 'node:fs/promises';
+import { rm, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { promisify } from 'node:util';
+import { synapse } from '../../scripts/lib/tools.mjs';
 import { Connection } from '../connection.mjs';
 import { directoryOnDisk } from '../disk.mjs';
 import { ServerProcess, freePort } from './process.mjs';
 
 const run = promisify(execFile);
-const cache = join(import.meta.dirname, '..', '..', '.cache', 'synapse');
-const python = join(cache, 'venv', 'bin', 'python');
 
 const unlimited = 'per_second: 1000000, burst_count: 1000000';
 
@@ -48,7 +47,7 @@ export class Synapse {
   quick = true;
 
   async start() {
-    await access(python).catch(install);
+    const python = await synapse();
     this.directory = await directoryOnDisk('synapse');
     const port = await freePort();
     this.url = `http://127.0.0.1:${port}`;
@@ -70,11 +69,4 @@ export class Synapse {
     await this.process.stop();
     await rm(this.directory, { recursive: true });
   }
-}
-
-async function install() {
-  console.error('installing Synapse into .cache/synapse (once, some minutes)');
-  await mkdir(cache, { recursive: true });
-  await run('python3', ['-m', 'venv', join(cache, 'venv')]);
-  await run(python, ['-m', 'pip', 'install', '--quiet', 'matrix-synapse']);
 }

@@ -5,22 +5,26 @@ import { mkdir, readdir, rm } from 'node:fs/promises';
 import { build } from 'esbuild';
 import { native } from '../build.mjs';
 import { built, path, run } from './run.mjs';
-import { chromium, firefox, nio, webkit } from './tools.mjs';
+import { chromium, firefox, networkTools, nio, synapse, webkit } from './tools.mjs';
 
 /** Runs a suite. */
 export function runSuite(name) {
-  return { rust: rustTests, serve: serveTests, unit: unitTests, package: packageTests, clients: clientTests, browser: browserTests, durability: durabilityTests, silence: silenceTests }[name]();
+  return { rust: rustTests, serve: serveTests, federation: federationTests, unit: unitTests, package: packageTests, clients: clientTests, browser: browserTests, durability: durabilityTests, silence: silenceTests }[name]();
 }
 
 /** Finds, or installs, the programs that some suites need: two suites cannot install at once. */
 export async function installPrograms(suites) {
   const needs = (...names) => names.some((name) => suites.includes(name));
-  if (needs('package', 'clients', 'browser', 'durability', 'silence')) await chromium();
+  if (needs('federation', 'package', 'clients', 'browser', 'durability', 'silence')) await chromium();
   if (needs('browser')) {
     await firefox();
     await webkit();
   }
   if (needs('clients')) await nio();
+  if (needs('federation')) {
+    await networkTools();
+    await synapse();
+  }
 }
 
 /**
@@ -36,6 +40,14 @@ async function rustTests() {
  */
 async function serveTests() {
   return nodeTests(await testFiles('serve'), { env: { EPHAPSE: await ephapse() } });
+}
+
+/**
+ * `ephapse serve` and a real Synapse as servers of the same rooms. `PEERS` names two others of
+ * `ephapse` and `synapse`; with `KEEP` their logs stay.
+ */
+async function federationTests() {
+  return nodeTests(await testFiles('federation'), { env: { CHROMIUM: await chromium(), EPHAPSE: await ephapse(), SYNAPSE_PYTHON: await synapse() } });
 }
 
 /**

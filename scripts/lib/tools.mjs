@@ -90,16 +90,22 @@ function subdirectories(directory) {
 async function program(what, names, packages, variable) {
   const found = find(names);
   if (found) return found;
-  if (existsSync('/etc/debian_version') && process.getuid?.() === 0) {
-    console.log(`Installing ${packages.join(', ')}`);
-    const apt = { env: { DEBIAN_FRONTEND: 'noninteractive' }, quiet: true };
-    await run('apt-get', ['update'], apt);
-    await run('apt-get', ['install', '-y', '--no-install-recommends', ...packages], apt);
+  if (mayInstall()) {
+    await install(packages);
     const installed = find(names);
     if (installed) return installed;
   }
   const orElse = variable ? `, or set ${variable} to its path` : '';
-  throw new CommandFailed(`The browser tests need ${what} (${names[0]}). Install it (Debian and Ubuntu: sudo apt-get install ${packages.join(' ')})${orElse}.`);
+  throw new CommandFailed(`The tests need ${what} (${names[0]}). Install it (Debian and Ubuntu: sudo apt-get install ${packages.join(' ')})${orElse}.`);
+}
+
+const mayInstall = () => existsSync('/etc/debian_version') && process.getuid?.() === 0;
+
+async function install(packages) {
+  console.log(`Installing ${packages.join(', ')}`);
+  const apt = { env: { DEBIAN_FRONTEND: 'noninteractive' }, quiet: true };
+  await run('apt-get', ['update'], apt);
+  await run('apt-get', ['install', '-y', '--no-install-recommends', ...packages], apt);
 }
 
 function find(names) {
@@ -110,19 +116,39 @@ function find(names) {
 }
 
 /** A Python that has matrix-nio with its encryption, in `.cache/`. */
-export async function nio() {
-  const version = '0.26.0';
-  const home = path('.cache', `nio-${version}`);
-  const python = `${home}/bin/python`;
-  const works = () => run(python, ['-c', 'import nio, vodozemac'], { quiet: true, mayFail: true });
-  if ((await works()).code === 0) return python;
-  console.log(`Installing matrix-nio ${version} into .cache (once)`);
-  const made = await run('python3', ['-m', 'venv', '--clear', home], { quiet: true, mayFail: true });
-  if (made.code !== 0) {
-    throw new CommandFailed(`The tests with matrix-nio need Python 3.10 or newer with its venv module (Debian and Ubuntu: sudo apt-get install python3-venv).\n${made.output}`);
+export function nio() {
+  return python('nio', '0.26.0', 'matrix-nio[e2e]', ['nio', 'vodozemac']);
+}
+
+/** A Python that has Synapse, in `.cache/`. */
+export function synapse() {
+  return python('synapse', '1.163.2', 'matrix-synapse', ['synapse.app.homeserver']);
+}
+
+/** The programs for certificates and for networks of tests' own. */
+export async function networkTools() {
+  await program('OpenSSL', ['openssl'], ['openssl']);
+  await program('iproute2', ['ip'], ['iproute2']);
+}
+
+/** The path of a Python with that version of a package, from which `modules` can be imported. */
+async function python(name, version, pypi, modules) {
+  const home = path('.cache', `${name}-${version}`);
+  const installed = `${home}/bin/python`;
+  const works = () => run(installed, ['-c', `import ${modules.join(', ')}`], { quiet: true, mayFail: true });
+  if ((await works()).code === 0) return installed;
+  console.log(`Installing ${pypi} ${version} into .cache (once)`);
+  const make = () => run('python3', ['-m', 'venv', '--clear', home], { quiet: true, mayFail: true });
+  let made = await make();
+  if (made.code !== 0 && mayInstall()) {
+    await install(['python3-venv']);
+    made = await make();
   }
-  await run(python, ['-m', 'pip', 'install', '--quiet', '--disable-pip-version-check', `matrix-nio[e2e]==${version}`]);
-  return python;
+  if (made.code !== 0) {
+    throw new CommandFailed(`The tests with ${pypi} need Python 3.10 or newer with its venv module (Debian and Ubuntu: sudo apt-get install python3-venv).\n${made.output}`);
+  }
+  await run(installed, ['-m', 'pip', 'install', '--quiet', '--disable-pip-version-check', `${pypi}==${version}`]);
+  return installed;
 }
 
 /** Everything but the browser. */

@@ -14,8 +14,13 @@ export class Authority {
 
   /** Makes one, whose files go when the test `t` ends; `file` has its certificate, PEM. */
   static async make(t) {
+    return Authority.in(await directory(t));
+  }
+
+  /** Makes one with its files in a directory. */
+  static async in(directory) {
     const authority = new Authority();
-    authority.directory = await directory(t);
+    authority.directory = directory;
     authority.file = join(authority.directory, 'ca.pem');
     authority.key = join(authority.directory, 'ca.key');
     await openssl('req', '-x509', ...newKey, '-days', '2', '-keyout', authority.key, '-out', authority.file, '-subj', '/CN=An authority of a test');

@@ -221,6 +221,12 @@ const tests = {
     return (await client.sendMessage(roomId, { msgtype: MsgType.Text, body })).event_id;
   },
 
+  /** Sends when the client knows so many devices of a user. */
+  async sendOnceKnown({ roomId, body, userId, devices }) {
+    await until(`${devices} devices of ${userId}`, async () => (await client.getCrypto().getUserDeviceInfo([userId])).get(userId)?.size === devices);
+    return tests.send({ roomId, body });
+  },
+
   async edit({ roomId, eventId, body }) {
     const content = { msgtype: MsgType.Text, body };
     return (await client.sendMessage(roomId, { ...content, body: `* ${body}`, 'm.new_content': content, 'm.relates_to': { rel_type: 'm.replace', event_id: eventId } })).event_id;
