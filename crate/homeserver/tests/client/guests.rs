@@ -120,7 +120,7 @@ fn guests_reach_what_the_specification_lists() {
         GET /profile/{} | GET /profile/{}/{} | GET /directory/room/{}
         GET /publicRooms | GET /directory/list/room/{} | GET /room_summary/{}";
     // What the rooms refer to that guests read.
-    const MEDIA: &str = "GET /media/download/{}/{} | GET /media/download/{}/{}/{}";
+    const MEDIA: &str = "GET /media/download/{}/{} | GET /media/download/{}/{}/{} | GET /media/thumbnail/{}/{}";
     let endpoints = |text: &str| text.split(['|', '\n']).map(|line| line.trim().to_owned()).filter(|line| !line.is_empty()).collect::<Vec<_>>();
     let (listed, for_all) = ([endpoints(LISTED), endpoints(MEDIA)].concat(), endpoints(FOR_ALL));
     let server = TestServer::new();
