@@ -125,7 +125,7 @@ impl Engine {
     /// of a large one. `call` is a number that [`current_call`] and the panic hook speak of;
     /// `own_page`: a page of our own origin sent it; `rest` is what has not come yet of the
     /// request's body.
-    #[expect(clippy::too_many_arguments, reason = "one object would be made and taken apart for each request")]
+    #[allow(clippy::too_many_arguments, reason = "one object would be made and taken apart for each request")]
     pub async fn handle(
         &self,
         call: u32,

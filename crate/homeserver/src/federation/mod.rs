@@ -76,7 +76,6 @@ pub fn routes(table: &mut Table) {
     table.peer(membership::make_leave).peer(membership::send_leave).peer(membership::send_leave_v1);
     table.peer(membership::make_knock).peer(membership::send_knock);
     table.peer(membership::invite).peer(membership::invite_v1);
-    table.peer_stream(media::download);
     table.peer(third_party::exchange).public(third_party::bound);
     table.peer(query::profile).peer(query::directory).peer(query::other);
     table.peer(directory::rooms).peer(directory::filtered_rooms).peer(hierarchy::hierarchy);
