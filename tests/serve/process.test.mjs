@@ -171,7 +171,8 @@ test('what passwords take goes back to the system when they are hashed', async (
   await new Promise((resolve) => setTimeout(resolve, 500));
   const after = await server.process.memory();
   t.diagnostic(`${before.toFixed(1)} MB after one registration, ${after.toFixed(1)} MB after sixty more`);
-  assert.ok(before < 30 && after < 40, `${before} MB, then ${after} MB`);
+  // The certificates that other servers are verified by are a part of what it begins with.
+  assert.ok(before < 45 && after < before + 10, `${before} MB, then ${after} MB`);
 });
 
 test('--log debug says a line for each request, and nothing of whom or what it was about', async (t) => {
@@ -241,7 +242,7 @@ test('what keeps it from starting is said with the next step', async (t) => {
   assert.equal(renamed.code, 1);
   assert.match(renamed.said, /this database belongs to k51.*use another data directory, or leave the name out/);
 
-  assert.equal((await serve(newer, other, '--federation', 'on')).code, 2, 'what is not there yet is not accepted');
+  assert.equal((await serve(newer, other, '--appservice', 'bridge.yaml')).code, 2, 'what is not there yet is not accepted');
 });
 
 // Whoever could read it had the signing key and the hashes of passwords.

@@ -86,14 +86,16 @@ impl ThumbnailWanted {
     /// The one of [`SIZES`] that comes closest, chosen as Synapse does, of a picture of this size if
     /// that is known: larger ones first.
     fn nearest(self, source: Option<(u32, u32)>) -> Self {
-        let (asked_width, asked_height) = (i64::from(self.size.width), i64::from(self.size.height));
+        // Wide enough for the products of any two numbers that a request can name.
+        let (asked_width, asked_height) = (i128::from(self.size.width), i128::from(self.size.height));
         let rank = |size: &ThumbnailSize| {
             let (width, height) = size.of(source);
+            let (width, height) = (i128::from(width), i128::from(height));
             let is_smaller = width < asked_width && height < asked_height;
-            let distance = (asked_width - width).saturating_mul(asked_height - height).saturating_abs();
+            let distance = ((asked_width - width) * (asked_height - height)).abs();
             match size.is_cropped {
                 true => {
-                    let shape = asked_width.saturating_mul(height).saturating_sub(asked_height.saturating_mul(width)).saturating_abs();
+                    let shape = (asked_width * height - asked_height * width).abs();
                     (is_smaller, shape, asked_width > width || asked_height > height, distance)
                 }
                 false => (is_smaller, 0, false, distance),
