@@ -70,6 +70,7 @@ impl Federation {
 pub fn routes(table: &mut Table) {
     table.public(well_known::server).public(version::version).public(server_keys::own);
     table.public(server_keys::notarized).public(server_keys::notarized_many);
+    table.public(server_keys::own_with_key_id).public(server_keys::notarized_with_key_id);
     table.public(openid::userinfo);
     table.peer_raw::<send_transaction_message::v1::Request, _, _>(send::send);
     table.peer(membership::make_join).peer_stream(membership::send_join).peer_stream(membership::send_join_v1);

@@ -18,6 +18,7 @@ use ruma::{
             get_remote_server_keys_batch::v2::{Request as BatchRequest, Response as BatchResponse},
             get_server_keys::v2::{Request, Response},
         },
+        path_builder::SinglePath,
     },
     serde::Raw,
     signatures::sign_json,
@@ -78,6 +79,52 @@ impl IncomingRequest for NotaryRequest {
         let valid_until = request.uri().query().and_then(|query| parameter(query, "minimum_valid_until_ts"));
         Ok(Self { server: OwnedServerName::try_from(server)?, valid_until: valid_until.and_then(|time| time.parse().ok()) })
     }
+}
+
+/// As [`Request`] and [`NotaryRequest`], with the id of a key at the end of the path: until v1.6 it
+/// could be named, and servers ask so still. All keys are answered all the same.
+pub struct WithKeyId<R>(R);
+
+/// Where such a request is sent to.
+pub trait PathWithKeyId {
+    /// The path.
+    const PATH: SinglePath;
+}
+
+impl PathWithKeyId for Request {
+    const PATH: SinglePath = SinglePath::new("/_matrix/key/v2/server/{key_id}");
+}
+
+impl PathWithKeyId for NotaryRequest {
+    const PATH: SinglePath = SinglePath::new("/_matrix/key/v2/query/{server_name}/{key_id}");
+}
+
+impl<R: Metadata + PathWithKeyId> Metadata for WithKeyId<R> {
+    const METHOD: http::Method = R::METHOD;
+    const RATE_LIMITED: bool = false;
+    type Authentication = R::Authentication;
+    type PathBuilder = SinglePath;
+    const PATH_BUILDER: SinglePath = R::PATH;
+}
+
+impl<R: IncomingRequest + PathWithKeyId> IncomingRequest for WithKeyId<R> {
+    type EndpointError = R::EndpointError;
+    type OutgoingResponse = R::OutgoingResponse;
+
+    fn try_from_http_request_inner(request: http::Request<&[u8]>, path_args: &[&str]) -> Result<Self, DeserializationError> {
+        let without_key = &path_args[..path_args.len().saturating_sub(1)];
+        R::try_from_http_request_inner(request, without_key).map(Self)
+    }
+}
+
+/// `GET /_matrix/key/v2/server/{keyId}`
+pub async fn own_with_key_id(call: Call, WithKeyId(request): WithKeyId<Request>) -> Result<Response> {
+    own(call, request).await
+}
+
+/// `GET /_matrix/key/v2/query/{serverName}/{keyId}`
+pub async fn notarized_with_key_id(call: Call, WithKeyId(request): WithKeyId<NotaryRequest>) -> Result<get_remote_server_keys::Response> {
+    notarized(call, request).await
 }
 
 /// `GET /_matrix/key/v2/query/{serverName}`

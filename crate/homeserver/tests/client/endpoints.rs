@@ -14,10 +14,12 @@ const TABLE: &str = include_str!("../data/endpoints.tsv");
 const SERVED: &str = include_str!("../data/served.txt");
 
 /// What is served beside the specification, and why.
-const OURS: [(&str, &str, &str); 7] = [
+const OURS: [(&str, &str, &str); 9] = [
     ("GET", "/_matrix/client/v3/pushrules/global/{}/", "r0 had it, and other servers have it still"),
     ("POST", "/_matrix/client/v3/rooms/{}/redact/{}", "clients of before r0 have no transaction ids"),
     ("POST", "/_matrix/client/v3/rooms/{}/send/{}", "clients of before r0 have no transaction ids"),
+    ("GET", "/_matrix/key/v2/query/{}/{}", "servers of before v1.6 name a key"),
+    ("GET", "/_matrix/key/v2/server/{}", "servers of before v1.6 name a key"),
     ("PUT", "/_matrix/federation/v1/send_join/{}/{}", "servers of before 2019 know no other"),
     ("PUT", "/_matrix/federation/v1/send_leave/{}/{}", "servers of before 2019 know no other"),
     ("GET", "/_synapse/admin/v1/register", "the ecosystem's tools make accounts so"),

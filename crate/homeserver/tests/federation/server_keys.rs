@@ -24,6 +24,9 @@ fn a_notary_signs_what_another_server_says_of_its_keys() {
         assert!(keys["signatures"]["one.example"]["ed25519:0"].is_string(), "{keys}");
     }
     assert_eq!(by_body["server_keys"].as_array().map(Vec::len), Some(2), "of who cannot be reached there is nothing: {by_body}");
+    // Servers of before v1.6 name a key.
+    assert_eq!(ask(&two, "GET", "/_matrix/key/v2/server/ed25519:0", "").ok()["verify_keys"], own["verify_keys"]);
+    assert_eq!(ask(&one, "GET", "/_matrix/key/v2/query/two.example/ed25519:0", "").ok()["server_keys"][0]["verify_keys"], own["verify_keys"]);
     // It is asked for once.
     let fetched = network.sent().into_iter().filter(|sent| sent.to == "two.example").count();
     assert_eq!(fetched, 1);
