@@ -232,11 +232,20 @@ pub async fn invite(call: PeerCall, request: create_invite::v2::Request) -> Resu
 }
 
 /// `PUT /_matrix/federation/v1/invite/{roomId}/{eventId}`, for rooms of versions 1 and 2.
-pub async fn invite_v1(call: PeerCall, request: create_invite::v1::Request) -> Result<create_invite::v1::Response> {
-    let event: Box<RawValue> = serde_json::from_slice(&call.raw.body).map_err(|error| Error::unreadable(&error))?;
-    let told = request.unsigned.invite_room_state;
-    let event = invited(&call, &request.room_id, &request.event_id, &RoomVersionId::V1, &event, told).await?;
-    Ok(create_invite::v1::Response::new(event))
+pub async fn invite_v1(call: PeerCall, request: V1<Invite>) -> Result<Json> {
+    #[derive(Default, Deserialize)]
+    #[serde(default)]
+    struct Body {
+        unsigned: Unsigned,
+    }
+    #[derive(Default, Deserialize)]
+    #[serde(default)]
+    struct Unsigned {
+        invite_room_state: Vec<RawStrippedState>,
+    }
+    let told = serde_json::from_str(request.pdu.get()).map_or_else(|_| Vec::new(), |body: Body| body.unsigned.invite_room_state);
+    let event = invited(&call, &request.room_id, &request.event_id, &RoomVersionId::V1, &request.pdu, told).await?;
+    Ok(Json::of(&json!([200, { "event": event }])))
 }
 
 async fn invited(
@@ -300,6 +309,8 @@ pub trait V1Path {
 pub struct SendJoin;
 /// `send_leave`.
 pub struct SendLeave;
+/// `invite`.
+pub struct Invite;
 
 impl V1Path for SendJoin {
     const PATH: SinglePath = SinglePath::new("/_matrix/federation/v1/send_join/{room_id}/{event_id}");
@@ -307,6 +318,10 @@ impl V1Path for SendJoin {
 
 impl V1Path for SendLeave {
     const PATH: SinglePath = SinglePath::new("/_matrix/federation/v1/send_leave/{room_id}/{event_id}");
+}
+
+impl V1Path for Invite {
+    const PATH: SinglePath = SinglePath::new("/_matrix/federation/v1/invite/{room_id}/{event_id}");
 }
 
 impl<P: V1Path> Metadata for V1<P> {
