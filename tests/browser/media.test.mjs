@@ -88,6 +88,66 @@ test('a picture goes up and comes down, and a page shows it', async (t) => {
   assert.match(shown.headers['content-security-policy'], /^sandbox; default-src 'none'; script-src 'none';/);
 });
 
+test('a page shows a file by its address alone, and a part of it', async (t) => {
+  const { page } = await begin(t);
+  const shown = await page.evaluate(async () => {
+    const canvas = new OffscreenCanvas(320, 200);
+    canvas.getContext('2d').fillRect(10, 10, 100, 100);
+    const { content_uri: uri } = await globalThis.upload(await canvas.convertToBlob(), { type: 'image/png' });
+    const sizes = [];
+    for (const path of ['/_matrix/client/v1/media/download/', '/_matrix/media/v3/download/', '/_matrix/media/r0/download/']) {
+      const image = new Image();
+      image.src = path + uri.slice('mxc://'.length);
+      await image.decode();
+      sizes.push([image.naturalWidth, image.naturalHeight]);
+    }
+    const part = await globalThis.server.fetch(`/_matrix/client/v1/media/download/${uri.slice('mxc://'.length)}`, { headers: { range: 'bytes=1-3' } });
+    const whoami = await fetch('/_matrix/client/v3/account/whoami');
+    return { sizes, part: [part.status, await part.text()], whoami: whoami.status };
+  });
+  assert.deepEqual(shown, { sizes: [[320, 200], [320, 200], [320, 200]], part: [206, 'PNG'], whoami: 401 });
+});
+
+test('HTML and SVG run nothing, whatever type they are said to have', async (t) => {
+  const { page, site } = await begin(t);
+  const paths = await page.evaluate(async () => {
+    const script = '<script>top.ran = true</script>';
+    const files = [
+      [`<!doctype html>${script}`, 'text/html'],
+      [`<!doctype html>${script}`, 'image/png'],
+      [`<svg xmlns="http://www.w3.org/2000/svg"><script>top.ran = true</script></svg>`, 'image/svg+xml'],
+      [`<svg xmlns="http://www.w3.org/2000/svg"><script>top.ran = true</script></svg>`, 'text/plain'],
+      ['globalThis.ran = true; self.postMessage?.("ran");', 'text/javascript'],
+      ['globalThis.ran = true; self.postMessage?.("ran");', 'image/png'],
+    ];
+    const addresses = [];
+    for (const [text, type] of files) {
+      const { content_uri: uri } = await globalThis.upload(new Blob([text]), { type });
+      for (const path of ['/_matrix/client/v1/media/download/', '/_matrix/media/v3/download/']) addresses.push(path + uri.slice('mxc://'.length));
+    }
+    return addresses;
+  });
+  const ran = await page.evaluate(async (addresses) => {
+    for (const address of addresses) {
+      const frame = document.createElement('iframe');
+      frame.src = address;
+      await new Promise((resolve) => { frame.onload = resolve; document.body.append(frame); });
+      const script = document.createElement('script');
+      script.src = address;
+      await new Promise((resolve) => { script.onload = resolve; script.onerror = resolve; document.body.append(script); });
+      const worker = new Worker(address);
+      await new Promise((resolve) => { worker.onmessage = () => { globalThis.ran = true; resolve(); }; worker.onerror = resolve; });
+    }
+    return globalThis.ran === true;
+  }, paths);
+  assert.equal(ran, false);
+  for (const path of paths) {
+    const opened = await page.context().newPage();
+    assert.equal((await opened.goto(site.url + path)).status(), 403);
+    await opened.close();
+  }
+});
+
 test('100 MiB go up and down, and the engine holds no more than 4 MiB of them', async (t) => {
   const { page } = await begin(t);
   const run = (mebibytes) => page.evaluate(async (count) => {
