@@ -3,7 +3,8 @@
 //! to agree, and nobody may have lost anything or got it twice.
 //!
 //! Everything random comes from a seed, so that a run that fails is the same each time:
-//! `cargo test -p ephapse-homeserver --test simulation -- --seed 7`. `--seeds N` runs so many,
+//! `cargo test -p ephapse-homeserver --test simulation -- --seed 7`. `--seeds N` (`SIMULATION_SEEDS`)
+//! runs so many,
 //! `--seconds S` as many as fit, `--servers N` on so many servers, and `--log` says what they do.
 
 use ephapse_homeserver::{
@@ -433,7 +434,7 @@ fn main() -> ExitCode {
     let actions = given("--actions").unwrap_or(60) as usize;
     let (first, seeds) = match given("--seed") {
         Some(seed) => (seed, 1),
-        None => (1, given("--seeds").unwrap_or(20)),
+        None => (1, given("--seeds").or_else(|| std::env::var("SIMULATION_SEEDS").ok()?.parse().ok()).unwrap_or(60)),
     };
     let seconds = given("--seconds");
     let started = Instant::now();
