@@ -393,7 +393,10 @@ impl Simulation {
                 let unique: BTreeSet<&String> = history.iter().collect();
                 let whom = &self.clients[*client].user.id;
                 assert_eq!(unique.len(), history.len(), "{whom} reads an event of {room} twice");
-                for (by, at, id) in self.said.iter().filter(|(by, at, _)| *at == room && !self.clients[*by].restrained) {
+                // What was said on a server that has left the room may have gone with it.
+                let is_there = |by: usize| joined.iter().any(|client| self.clients[*client].node == self.clients[by].node);
+                let counts = |by: usize| !self.clients[by].restrained && is_there(by);
+                for (by, at, id) in self.said.iter().filter(|(by, at, _)| *at == room && counts(*by)) {
                     if !unique.contains(id) {
                         self.tell_of(&joined, &room, id);
                     }
