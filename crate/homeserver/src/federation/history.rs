@@ -7,13 +7,14 @@ use crate::{
     error::{Error, Result},
     homeserver::Homeserver,
     json_answer::{Json, Own},
+    position::Position,
     room::{Event, RoomInfo, ServerViewer},
     router::PeerCall,
 };
 use ephapse_store::Direction;
 use http::Response;
 use ruma::{
-    EventId, OwnedEventId, ServerName, UInt,
+    EventId, OwnedEventId, RoomId, ServerName, UInt,
     api::{
         Direction as Dir,
         federation::{
@@ -49,25 +50,30 @@ async fn placed(hs: &Homeserver, room: &RoomInfo, id: &EventId) -> Result<Rc<Eve
 
 /// `GET /_matrix/federation/v1/state/{roomId}`: the state before an event, and what it stands on.
 pub async fn state(call: PeerCall, request: get_room_state::Request) -> Result<Response<Body>> {
-    let hs = &call.hs;
-    let room = hs.room_of(&call.origin, &request.room_id).await?;
-    let event = placed(hs, &room, &request.event_id).await?;
-    let state = hs.state_positions(&room, event.state_before).await?;
-    let chain = hs.auth_chain(&room, &state).await?.into_iter().collect();
-    let text = |text: &str| Piece::Text(text.to_owned());
-    let pieces = [text(r#"{"auth_chain":["#), Piece::Events(chain), text(r#"],"pdus":["#), Piece::Events(state), text("]}")];
-    Ok(events::answer(call.hs.clone(), room.nid, pieces))
+    state_before(call, &request.room_id, &request.event_id, ["auth_chain", "pdus"], Piece::Events).await
 }
 
 /// `GET /_matrix/federation/v1/state_ids/{roomId}`
 pub async fn state_ids(call: PeerCall, request: get_room_state_ids::Request) -> Result<Response<Body>> {
+    state_before(call, &request.room_id, &request.event_id, ["auth_chain_ids", "pdu_ids"], Piece::Ids).await
+}
+
+/// The auth chain of the state before an event and that state, under these names, each written as a
+/// piece of an answer.
+async fn state_before(
+    call: PeerCall,
+    room: &RoomId,
+    event: &EventId,
+    [chain_name, state_name]: [&str; 2],
+    written: fn(Vec<Position>) -> Piece,
+) -> Result<Response<Body>> {
     let hs = &call.hs;
-    let room = hs.room_of(&call.origin, &request.room_id).await?;
-    let event = placed(hs, &room, &request.event_id).await?;
+    let room = hs.room_of(&call.origin, room).await?;
+    let event = placed(hs, &room, event).await?;
     let state = hs.state_positions(&room, event.state_before).await?;
     let chain = hs.auth_chain(&room, &state).await?.into_iter().collect();
-    let text = |text: &str| Piece::Text(text.to_owned());
-    let pieces = [text(r#"{"auth_chain_ids":["#), Piece::Ids(chain), text(r#"],"pdu_ids":["#), Piece::Ids(state), text("]}")];
+    let (beginning, middle) = (format!(r#"{{"{chain_name}":["#), format!(r#"],"{state_name}":["#));
+    let pieces = [Piece::Text(beginning), written(chain), Piece::Text(middle), written(state), Piece::Text("]}".to_owned())];
     Ok(events::answer(call.hs.clone(), room.nid, pieces))
 }
 
