@@ -72,15 +72,10 @@ async fn named(hs: &Homeserver, id: &RoomOrAliasId, mut servers: Vec<OwnedServer
         Ok(id) => return Ok((id.to_owned(), servers)),
         Err(alias) => alias,
     };
-    if alias.server_name() == hs.server_name() {
-        let room = aliases::room_of(hs, alias).await?;
-        let room = room.ok_or_else(|| Error::not_found(format!("{id} was not found on this server")))?;
-        return Ok((room.id.clone(), servers));
-    }
-    let found = hs.alias_of_others(alias).await?;
-    servers.extend(found.servers);
+    let (room, known) = aliases::resolved(hs, alias).await?;
+    servers.extend(known);
     servers.push(alias.server_name().to_owned());
-    Ok((found.room_id, servers))
+    Ok((room, servers))
 }
 
 /// The room, if users of this server are in it, so that it can be changed here.
