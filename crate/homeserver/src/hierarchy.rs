@@ -364,7 +364,7 @@ pub async fn for_server(hs: &Homeserver, requester: Requester<'_>, room: &RoomId
         slice.step().await;
         let Some(info) = here(hs, &child.state_key).await.leave_out()?.flatten() else { continue };
         let Some(summary) = RoomSummary::of(hs, &info).await.leave_out()? else { continue };
-        if may_know(hs, &info, &summary, Some(requester)).await? {
+        if may_know(hs, &info, &summary, Some(requester)).await.leave_out()?.unwrap_or(false) {
             children.push(summary);
         } else {
             inaccessible_children.push(child.state_key.clone());

@@ -33,7 +33,7 @@ use std::{
 /// lesser of this field and 7 days into the future".
 const LONGEST_VALIDITY: u64 = 7 * 24 * 60 * 60 * 1000;
 
-/// How long a server is not asked again whose keys could not be had, in ms: whoever names servers
+/// How long a server is not asked again whose keys could not be had, or not the wanted ones, in ms: whoever names servers
 /// in events must not have them asked for each.
 const RETRY_AFTER: u64 = 60 * 1000;
 
@@ -193,7 +193,14 @@ impl Homeserver {
             }
         }
         match fetched {
-            Ok(document) => self.store_keys(server, document).await,
+            Ok(document) => {
+                self.store_keys(server, document).await?;
+                if self.known_keys(server, ids).await?.is_empty() {
+                    // It has no such key: whoever makes up ids must not have it asked for each.
+                    self.federation.keys.failed(server, self.host.now());
+                }
+                Ok(())
+            }
             Err(error) => {
                 tracing::info!("could not fetch the signing keys of {server}: {error}");
                 self.federation.keys.failed(server, self.host.now());

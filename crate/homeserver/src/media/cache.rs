@@ -81,6 +81,10 @@ impl Homeserver {
     /// As [`Self::make_room_in_cache`], for who holds the lock.
     async fn make_room(&self, bytes: u64) -> Result<bool> {
         let limit = self.config.media_cache;
+        if bytes > limit {
+            // What never fits must not push out everything else.
+            return Ok(false);
+        }
         if self.cached_media_bytes().await?.saturating_add(bytes) <= limit {
             return Ok(true);
         }

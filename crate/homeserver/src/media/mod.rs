@@ -1,8 +1,8 @@
 //! Files that clients upload and download (Client-Server API, Content repository), cut into chunks
 //! that the store keeps by their hash, each once.
 //!
-//! `(server name, media id, variant)` names a file: one of another server will be kept the same
-//! way, and so will a thumbnail, which is a variant. A file is there when [`MEDIA`] says so. Before
+//! `(server name, media id, variant)` names a file: one of another server is kept the same way,
+//! and so is a thumbnail, which is a variant. A file is there when [`MEDIA`] says so. Before
 //! a chunk is written, [`MEDIA_CHUNKS`] and [`CHUNK_USES`] say durably which upload it is for, and
 //! [`UPLOADS`] that this one has not ended; so whatever ends an upload, what it has left is found,
 //! and goes.

@@ -105,6 +105,8 @@ impl Used<'_> {
             slice.end().await;
         }
         let counted = self.hs.write(generation, |tx| {
+            // Deleting a file stands on it, also where storage is full.
+            tx.frees_space();
             for (user, bytes) in bytes {
                 tables::MEDIA_USED.put(tx, &user, &bytes);
             }
