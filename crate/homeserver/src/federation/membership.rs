@@ -274,7 +274,8 @@ async fn invited(
     let content: Content = serde_json::from_str(pdu.content.get()).map_err(|error| Error::unreadable(&error))?;
     let user = pdu.state_key.as_deref().and_then(|user| UserId::parse(user).ok());
     let user = user.filter(|_| pdu.event_type == TimelineEventType::RoomMember && content.membership == "invite");
-    let user = user.ok_or_else(|| Error::invalid_param("The event is not an invitation of a user"))?;
+    let user = user.filter(|user| hs.is_local(user));
+    let user = user.ok_or_else(|| Error::invalid_param("The event is not an invitation of a user of this server"))?;
     is_of(&call.origin, &pdu.sender)?;
     let invitee = hs.invitee(&user).await?;
     if let Some(refused) = invitee.refusal(&user) {

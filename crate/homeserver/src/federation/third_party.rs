@@ -64,6 +64,10 @@ async fn invite(hs: &Rc<Homeserver>, room: &RoomId, sender: &UserId, user: &User
     let room = hs.known_room(room).await?;
     let strict = room.rules.authorization.strict_canonical_json;
     let mut content = JsonObject::read(content, strict).map_err(|error| Error::unreadable(&error))?;
+    if !matches!(content.get("third_party_invite"), Some(CanonicalJsonValue::Object(_))) {
+        // Else it would be an invitation in the sender's name that the sender never made.
+        return Err(Error::invalid_param("The event does not say which invitation by address it is of"));
+    }
     content.insert("membership".to_owned(), CanonicalJsonValue::String("invite".to_owned()));
     let draft = Draft::state(sender.to_owned(), StateEventType::RoomMember, user.as_str(), content);
     let generation = hs.begin_reading();

@@ -1,6 +1,6 @@
 //! Joins, knocks, invitations and leaves across servers.
 
-use crate::support::{Network, TestServer, TestUser};
+use crate::support::{Network, Peer, Room, TestServer, TestUser};
 use serde_json::{Value, json};
 use std::time::Duration;
 
@@ -240,4 +240,38 @@ fn history_from_before_an_invitation_is_there_and_from_between_it_and_the_join()
         let count = |kind: &str| events.iter().filter(|event| event["state_key"] == json!(bob.id) && event["content"]["membership"] == kind).count();
         assert_eq!((count("invite"), count("join")), (1, 1), "{page}");
     }
+}
+
+/// It made the server invite anybody in the name of any of its users.
+#[test]
+fn an_invitation_by_address_is_exchanged_only_where_there_is_one() {
+    let network = Network::new();
+    let server = network.server("one.example");
+    let room = Room::public(&server, "11");
+    let peer = Peer::new(1);
+    peer.join(&server, &room, "bob");
+    let body = json!({
+        "type": "m.room.member", "room_id": room.id, "sender": room.alice.id, "state_key": peer.user("mallory"),
+        "content": { "membership": "invite" },
+    });
+    let path = format!("/_matrix/federation/v1/exchange_third_party_invite/{}", room.id);
+    peer.ask(&server, "PUT", &path, Some(&body)).fails(400, "M_INVALID_PARAM");
+    let path = format!("/_matrix/client/v3/rooms/{}/state/m.room.member/{}", room.id, peer.user("mallory"));
+    server.get(&room.alice, &path).fails(404, "M_NOT_FOUND");
+}
+
+/// What it signs is for its own users to take.
+#[test]
+fn a_server_signs_no_invitation_of_another_server_s_user() {
+    let network = Network::new();
+    let server = network.server("one.example");
+    let room = Room::public(&server, "11");
+    let peer = Peer::new(1);
+    peer.join(&server, &room, "bob");
+    let other = Peer::new(2);
+    let invite = peer.state(&server, &room, "bob", "m.room.member", other.user("carol").as_str(), json!({ "membership": "invite" }));
+    let event: Value = serde_json::from_slice(&invite.json).expect("JSON");
+    let body = json!({ "room_version": "11", "event": event, "invite_room_state": [] });
+    let path = format!("/_matrix/federation/v2/invite/{}/{}", room.id, invite.event_id);
+    peer.ask(&server, "PUT", &path, Some(&body)).fails(400, "M_INVALID_PARAM");
 }
