@@ -48,6 +48,9 @@ struct Unsorted {
     members: Vec<Member>,
 }
 
+/// Arrays and objects that may stand within each other: each takes more memory than text.
+const MOST_OPEN: usize = 1 << 18;
+
 struct Reader<'a> {
     json: &'a str,
     at: usize,
@@ -73,6 +76,9 @@ impl Reader<'_> {
             b'{' | b'[' => {
                 self.at += 1;
                 let members = (byte == b'{').then(Vec::new);
+                if self.open.len() >= MOST_OPEN {
+                    return Err(NotJson);
+                }
                 self.open.push(Open { start: self.out.len(), members, is_sorted: true });
                 self.out.push(byte.into());
                 match self.peek().ok_or(NotJson)? {

@@ -17,6 +17,9 @@ use std::{cell::OnceCell, rc::Rc};
 /// bytes}`.
 const CID_PREFIX: [u8; 8] = [0x01, 0x72, 0x00, 0x24, 0x08, 0x01, 0x12, 0x20];
 
+/// Letters of the label that says a key.
+const KEY_LABEL: usize = 62;
+
 /// The key id of a node's one key, which is never rotated.
 pub const KEY_VERSION: &str = "0";
 
@@ -113,6 +116,13 @@ pub fn key_of_name(name: &ServerName) -> Option<ed25519_dalek::VerifyingKey> {
     (name_of_key(&key).as_str() == label).then_some(key)
 }
 
+/// Whether the first label of a name has the form of one that says its key, so that no other key
+/// counts for it, also where it is not the canonical form of any.
+pub fn looks_like_a_key(name: &ServerName) -> bool {
+    let label = name.host().split('.').next().unwrap_or_default();
+    label.len() == KEY_LABEL && label.get(..3).is_some_and(|start| start.eq_ignore_ascii_case("k51"))
+}
+
 /// Whether other servers can reach `name` over HTTPS. A `k51…` name that is not below a gateway is
 /// no domain: its server has no such address, and asks and answers nobody there.
 pub fn has_address(name: &ServerName) -> bool {
@@ -135,6 +145,8 @@ mod tests {
         let upper = OwnedServerName::try_from(name.as_str().replace("qzi", "QZI")).expect("a name");
         assert_eq!(key_of_name(&upper), None);
         assert_eq!(key_of_name(ruma::server_name!("matrix.org")), None);
+        assert!([&name, &below_gateway, &upper].into_iter().all(|name| looks_like_a_key(name)));
+        assert!(!looks_like_a_key(ruma::server_name!("k51.example.org")));
     }
 
     #[test]

@@ -7,7 +7,7 @@
 use super::client::AskError;
 use crate::{
     homeserver::Homeserver,
-    identity::{KEY_VERSION, key_of_name},
+    identity::{KEY_VERSION, key_of_name, looks_like_a_key},
     locks::LockKey,
     tables::{self, Json, ServerKey, ServerKeyDocument},
 };
@@ -137,7 +137,7 @@ impl Homeserver {
     async fn keys_of_server(&self, wanted: &Wanted) -> Result<Vec<(String, [u8; 32], u64)>, StoreError> {
         let server = &*wanted.server;
         // Any other key for a name that says its own is refused, also from a notary.
-        let says_its_own = server.host().starts_with("k51");
+        let says_its_own = looks_like_a_key(server);
         if says_its_own || server == self.server_name() {
             let key = if says_its_own { key_of_name(server) } else { Some(self.identity.public_key()) };
             return Ok(key.into_iter().map(|key| (format!("ed25519:{KEY_VERSION}"), key.to_bytes(), u64::MAX)).collect());
@@ -262,6 +262,8 @@ impl Homeserver {
     /// asks this server as a notary.
     pub(super) async fn key_document(&self, server: &ServerName, until: u64) -> Result<Option<ServerKeyDocument>, StoreError> {
         let server = server.to_owned();
+        // Nobody says more of the future than that: asking again would not bring it.
+        let until = until.min(self.host.now() + LONGEST_VALIDITY / 2);
         let stored = tables::SERVER_KEY_DOCUMENTS.get(self.store(), &server).await?;
         let now = self.host.now();
         // What has passed half of its time is asked for again (`POST /_matrix/key/v2/query`).

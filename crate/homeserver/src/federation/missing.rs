@@ -299,7 +299,9 @@ impl Gap<'_> {
     fn drop_branch(&mut self, id: OwnedEventId) {
         let mut dropped = VecDeque::from([id]);
         while let Some(id) = dropped.pop_front() {
-            self.waiting.remove(&id);
+            if self.waiting.remove(&id).is_none() {
+                continue;
+            }
             dropped.extend(self.waiting.values().filter(|event| event.prev_events.contains(&id)).map(|event| event.event_id.clone()));
         }
     }

@@ -88,6 +88,10 @@ impl Parts {
     async fn up_to(&mut self, end: &Finder<'_>) -> Result<Bytes, AskError> {
         loop {
             if let Some(at) = end.find(&self.read) {
+                // However it came: it may have come in one piece.
+                if at > LONGEST_HEAD {
+                    return Err(AskError::TooLarge(LONGEST_HEAD));
+                }
                 let before = self.read.split_to(at).freeze();
                 drop(self.read.split_to(end.needle().len()));
                 return Ok(before);
