@@ -1,4 +1,4 @@
-//! Canonical JSON of any JSON text: without a limit of depth, and with numbers as Python writes
+//! Canonical JSON of any JSON text: of half a million levels, and with numbers as Python writes
 //! them (appendices.md, "Canonical JSON"). What is signed of a request is the whole of it, and one
 //! event in it that only some servers read must not cost the others.
 //!
@@ -7,7 +7,7 @@
 use crate::pdu::python_number;
 use std::ops::Range;
 
-/// The text is no JSON, or holds a number that nobody reads.
+/// The text is no JSON, or holds a number or so many levels that nobody reads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("not JSON")]
 pub struct NotJson;
@@ -49,7 +49,7 @@ struct Unsorted {
 }
 
 /// Arrays and objects that may stand within each other: each takes more memory than text.
-const MOST_OPEN: usize = 1 << 18;
+const MOST_OPEN: usize = 1 << 19;
 
 struct Reader<'a> {
     json: &'a str,
@@ -313,6 +313,8 @@ mod tests {
         let expected = format!("{}0{}", r#"{"a":0,"b":"#.repeat(depth), "}".repeat(depth));
         assert!(canonical(&deep) == Some(expected));
         assert_eq!(canonical(&"[".repeat(depth)), None);
+        let too_deep = MOST_OPEN + 1;
+        assert_eq!(canonical(&format!("{}{}", "[".repeat(too_deep), "]".repeat(too_deep))), None);
     }
 
     fn any_json() -> impl Strategy<Value = Value> {
