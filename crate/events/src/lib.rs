@@ -89,7 +89,12 @@ pub use self::{
     sign::{NewPdu, public_keys, signing_key},
 };
 
-use ruma::RoomVersionId;
+use ruma::{RoomVersionId, room_version_rules::RoomVersionRules};
+
+/// The rules of a room version, if it is one of [`ROOM_VERSIONS`].
+pub fn rules_of(version: &RoomVersionId) -> Option<RoomVersionRules> {
+    Some(version).filter(|version| ROOM_VERSIONS.contains(version)).and_then(RoomVersionId::rules)
+}
 
 /// The room versions whose events this crate writes, checks and resolves.
 pub const ROOM_VERSIONS: [RoomVersionId; 12] = [

@@ -194,23 +194,8 @@ impl Pdu {
     /// [`PduError`] only if [`Pdu::json`] has not come through [`ReceivedPdu::parse`], or if the
     /// event becomes too large.
     pub fn signed_by(&self, server: &ServerName, key: &impl KeyPair, rules: &RoomVersionRules) -> Result<Self, PduError> {
-        let mut read = read(&self.json, rules)?;
-        let signature = key.sign(write(&read, &to_be_signed(rules))?.as_bytes());
-        let mut signatures = match read.remove("signatures") {
-            Some(CanonicalJsonValue::Object(signatures)) => signatures,
-            _ => return Err(PduError::Format("`signatures` is not an object".to_owned())),
-        };
-        let of_server = signatures.entry(server.to_string()).or_insert_with(|| CanonicalJsonValue::Object(Default::default()));
-        if let CanonicalJsonValue::Object(of_server) = of_server {
-            of_server.insert(signature.id(), CanonicalJsonValue::String(signature.base64()));
-        }
-        read.insert("signatures".to_owned(), CanonicalJsonValue::Object(signatures));
-        let json = write(&read, &RedactingSerializer::new())?;
-        if json.len() > MAX_PDU_BYTES {
-            return Err(PduError::TooLarge("event"));
-        }
-        let signed = Self::from_stored(self.event_id.clone(), json.into(), self.rejected, rules)?;
-        Ok(Self { auth_depth: self.auth_depth, ..signed })
+        let signature = key.sign(write(&read(&self.json, rules)?, &to_be_signed(rules))?.as_bytes());
+        self.with_signature(server.as_str(), &signature.id(), &signature.base64(), rules)
     }
 
     /// Whether it has a good signature of `entity` by an Ed25519 key.

@@ -11,7 +11,7 @@ use crate::{
     router::UserCall,
     tables::{self, Alias, MembershipKind},
 };
-use ephapse_events::{JsonObject, ROOM_VERSIONS};
+use ephapse_events::{JsonObject, rules_of};
 use ephapse_store::Direction;
 use ruma::{
     CanonicalJsonObject, CanonicalJsonValue, Int, OwnedRoomAliasId, OwnedRoomId, RoomId, RoomVersionId, UserId,
@@ -54,7 +54,7 @@ pub async fn upgrade(call: UserCall, request: Request) -> Result<Response> {
     let hs = &call.hs;
     let (user, generation) = (&call.session.user_id, call.raw.generation);
     let version = request.new_version;
-    let rules = Some(&version).filter(|version| ROOM_VERSIONS.contains(version)).and_then(RoomVersionId::rules);
+    let rules = rules_of(&version);
     let rules = rules.ok_or_else(|| room::Error::from(room::Refused::UnknownVersion(version.clone())))?;
     hs.room(&request.room_id).await?.ok_or_else(|| Error::not_found("Room not found"))?;
     let (room, _) = hs.joined_room(call.session.user, &request.room_id).await?;
