@@ -61,7 +61,7 @@ impl Claim {
     }
 
     fn with_keys(self, keys: &KnownKeys, now: u64) -> Result<KnownClaim> {
-        let keys = keys.at(now).into_owned();
+        let keys = keys.of([self.origin().as_str()].into_iter(), now).into_owned();
         let of_origin = keys.get(self.origin().as_str());
         if !self.authorizations.iter().any(|authorization| of_origin.is_some_and(|keys| keys.contains_key(authorization.key.as_str()))) {
             return Err(Error::unauthorized(format!("Signing key of server {} not found", self.origin())));

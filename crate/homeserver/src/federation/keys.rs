@@ -86,17 +86,17 @@ impl KnownKeys {
         self.keys.entry(server.to_string()).or_default().insert(id, Base64::new(key.to_vec()));
     }
 
-    /// Those that are good at a time, in ms.
-    pub fn at(&self, time: u64) -> Cow<'_, PublicKeyMap> {
+    /// Those of some servers that are good at a time, in ms.
+    pub fn of<'a>(&self, servers: impl Iterator<Item = &'a str>, time: u64) -> Cow<'_, PublicKeyMap> {
         if self.all_good_until.is_none_or(|until| time <= until) {
             return Cow::Borrowed(&self.keys);
         }
-        let mut keys = self.keys.clone();
-        for (server, keys) in &mut keys {
-            keys.retain(|id, _| self.good_until.get(&(server.clone(), id.clone())).is_some_and(|until| time <= *until));
-        }
-        keys.retain(|_, keys| !keys.is_empty());
-        Cow::Owned(keys)
+        let good = |server: &str| {
+            let is_good = |id: &String| self.good_until.get(&(server.to_owned(), id.clone())).is_some_and(|until| time <= *until);
+            let keys = self.keys.get(server).into_iter().flatten().filter(|(id, _)| is_good(id));
+            (server.to_owned(), keys.map(|(id, key)| (id.clone(), key.clone())).collect())
+        };
+        Cow::Owned(servers.map(good).filter(|(_, keys): &(_, BTreeMap<_, _>)| !keys.is_empty()).collect())
     }
 
     /// Verifies an event: signatures, by keys that were good when its server says it was sent, and
@@ -108,7 +108,9 @@ impl KnownKeys {
         match rules.enforce_key_validity {
             true => {
                 let time = u64::from(event.unverified().origin_server_ts.get());
-                event.verify(&self.at(time), rules)
+                let servers = event.signing_servers(rules)?;
+                let keys = self.of(servers.iter().map(|server| server.as_str()), time);
+                event.verify(&keys, rules)
             }
             false => event.verify(&self.keys, rules),
         }
@@ -144,7 +146,8 @@ impl Homeserver {
         }
         let ids: Vec<&String> = wanted.key_ids.iter().filter(|id| id.starts_with("ed25519:")).take(MOST_KEYS).collect();
         let mut keys = self.known_keys(server, &ids).await?;
-        if !ids.is_empty() && !keys.iter().any(|(_, _, good_until)| wanted.at.is_none_or(|at| at <= *good_until)) {
+        // Of several, those that are not known may be the ones of today.
+        if !are_good(&keys, ids.len(), wanted.at) {
             self.fetch_keys(server, &ids, wanted.at).await?;
             keys = self.known_keys(server, &ids).await?;
         }
@@ -174,13 +177,9 @@ impl Homeserver {
     /// Asks a server for its keys, and where that fails the notaries; what they say is stored.
     async fn fetch_keys(&self, server: &ServerName, ids: &[&String], at: Option<u64>) -> Result<(), StoreError> {
         let _one_at_a_time = self.lock(LockKey::ServerKeys(server.to_owned())).await;
-        for id in ids {
-            // Somebody else has fetched them meanwhile.
-            if self.known_key(server, id).await?.is_some_and(|key| at.is_none_or(|at| at <= key.good_until())) {
-                return Ok(());
-            }
-        }
-        if self.federation.keys.has_failed(server, self.host.now()) {
+        let is_fetched = are_good(&self.known_keys(server, ids).await?, ids.len(), at);
+        // By somebody else meanwhile.
+        if is_fetched || self.federation.keys.has_failed(server, self.host.now()) {
             return Ok(());
         }
         let mut fetched = self.keys_by_server(server).await;
@@ -195,7 +194,7 @@ impl Homeserver {
         match fetched {
             Ok(document) => {
                 self.store_keys(server, document).await?;
-                if self.known_keys(server, ids).await?.is_empty() {
+                if !are_good(&self.known_keys(server, ids).await?, ids.len(), at) {
                     // It has no such key: whoever makes up ids must not have it asked for each.
                     self.federation.keys.failed(server, self.host.now());
                 }
@@ -303,6 +302,11 @@ impl Homeserver {
         let keys = self.keys_for(std::slice::from_ref(&event), rules).await?;
         Ok(keys.verify(event, rules))
     }
+}
+
+/// Whether these keys are all of so many, and good at a time.
+fn are_good(keys: &[(String, [u8; 32], u64)], wanted: usize, at: Option<u64>) -> bool {
+    keys.len() == wanted && keys.iter().all(|(_, _, good_until)| at.is_none_or(|at| at <= *good_until))
 }
 
 impl Keys {
