@@ -120,9 +120,14 @@ impl Error {
         Self::new(StatusCode::UNAUTHORIZED, ErrorKind::UnknownToken(UnknownTokenErrorData::new()), "Unrecognised access token: log in again")
     }
 
-    /// Whether a restricted room could be joined, if anybody here could invite to it.
-    pub fn is_inability_to_grant(&self) -> bool {
-        matches!(self, Self::Matrix(error) if matches!(error.error_kind(), Some(ErrorKind::UnableToGrantJoin)))
+    /// Whether a restricted room could be joined on the word of another server, perhaps: nobody here
+    /// may invite to it, or it is not known here who may join.
+    pub fn is_for_others_to_grant(&self) -> bool {
+        let kind = match self {
+            Self::Matrix(error) => error.error_kind(),
+            _ => None,
+        };
+        matches!(kind, Some(ErrorKind::UnableToGrantJoin | ErrorKind::UnableToAuthorizeJoin))
     }
 
     /// 429 M_LIMIT_EXCEEDED.

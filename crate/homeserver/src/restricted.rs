@@ -42,14 +42,27 @@ pub async fn authorizer(hs: &Homeserver, room: &RoomInfo, user: &UserId) -> Resu
     if !matches!(rules.join_rule.as_str(), "restricted" | "knock_restricted") {
         return Ok(None);
     }
+    // Of its own users this server knows all rooms.
+    let is_local = hs.is_local(user);
     let Some(user) = hs.find_user(user).await? else { return Ok(None) };
-    let mut allowed = false;
+    let (mut allowed, mut is_known) = (false, true);
     // What is malformed allows nothing, and takes nothing from the others.
     let allow = rules.allow.as_array().into_iter().flatten().filter_map(|entry| Allow::deserialize(entry).ok());
     for allow in allow.filter(|allow| allow.kind == "m.room_membership") {
-        let Some(other) = hs.room(&allow.room_id).await? else { continue };
+        let other = match hs.room(&allow.room_id).await? {
+            Some(other) if hs.is_resident(other.nid).await? => other,
+            // Who is in it now is for other servers to say.
+            _ => {
+                is_known &= is_local;
+                continue;
+            }
+        };
         let membership = tables::MEMBERSHIPS.get(hs.store(), &(user, other.nid)).await?;
         allowed |= membership.is_some_and(|membership| membership.kind == MembershipKind::Join);
+    }
+    if !allowed && !is_known {
+        let message = "This server does not know who belongs to the required rooms/spaces";
+        return Err(Error::new(StatusCode::BAD_REQUEST, ErrorKind::UnableToAuthorizeJoin, message));
     }
     if !allowed {
         return Err(Error::forbidden("You do not belong to any of the required rooms/spaces to join this room"));

@@ -129,7 +129,7 @@ async fn join_room(call: &UserCall, id: &RoomId, reason: Option<String>, servers
     let content = further.part(content);
     let authorised_via = match authorised_via(hs, &call.session, room).await {
         // Members on other servers may be able to.
-        Err(error) if error.is_inability_to_grant() && !hs.servers_in(room.nid).await?.is_empty() => {
+        Err(error) if error.is_for_others_to_grant() && !hs.servers_in(room.nid).await?.is_empty() => {
             return through_others(call, id, content, servers, async |wanted| hs.join_through(&wanted).await).await;
         }
         authorised_via => authorised_via?,
