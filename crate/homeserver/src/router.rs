@@ -287,7 +287,7 @@ pub struct StreamRequest {
 enum Bound {
     /// So many bytes.
     Bytes(usize),
-    /// So many bytes, whatever the settings say of those of clients.
+    /// So many bytes, whatever the settings say of others.
     Exactly(usize),
     /// As many bytes as any may have here: most of them are kept as they came.
     Whole,
@@ -545,14 +545,15 @@ impl Table {
         self.signed(handler, Bound::Bytes(MAX_USER_BODY))
     }
 
-    /// As [`Self::peer`], for bodies of many events.
+    /// As [`Self::peer`], for bodies as large as any may be, of parts each of which is made into
+    /// something.
     pub fn peer_many<R, F, A>(&mut self, handler: F) -> &mut Self
     where
         R: IncomingRequest + 'static,
         F: Fn(PeerCall, R) -> A + 'static,
         A: Future<Output = Result<R::OutgoingResponse>> + 'static,
     {
-        self.signed(handler, Bound::Exactly(MAX_PEER_BODY))
+        self.signed(handler, Bound::Parts)
     }
 
     /// As [`Self::peer_many`], for a handler that reads the body itself, which is anything; it is

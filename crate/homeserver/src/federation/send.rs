@@ -18,7 +18,7 @@ use crate::{
 };
 use ephapse_events::{Pdu, ReceivedPdu};
 use ephapse_store::Direction;
-use futures_util::future::join_all;
+use futures_util::future::{join_all, select};
 use http::{Response, header};
 use ruma::{OwnedEventId, RoomId, ServerName, api::federation::transactions::edu::Edu, serde::Raw};
 use serde::{
@@ -30,12 +30,16 @@ use std::{
     borrow::Cow,
     collections::{BTreeMap, HashSet},
     fmt,
+    pin::pin,
     rc::Rc,
+    time::Duration,
 };
 
 /// "A maximum of 50 PDUs" and "100 EDUs".
 const MOST_PDUS: usize = 50;
 const MOST_EDUS: usize = 100;
+/// How long an event waits for its room to be joined.
+const JOIN_PATIENCE: Duration = Duration::from_secs(20);
 /// Bytes of a transaction's id.
 const LONGEST_TXN_ID: usize = 255;
 /// How long an answer is kept, in ms.
@@ -214,7 +218,8 @@ async fn by_room<'a>(hs: &Homeserver, origin: &ServerName, pdus: Vec<&'a RawValu
         // Who is in the room sends as soon as it knows of the join, which may still be under way.
         let joining = LockKey::Joining(id.clone());
         if hs.locks.is_held(&joining) {
-            drop(hs.lock(joining).await);
+            // Not for ever: what else the server sends waits too.
+            select(pin!(hs.lock(joining)), hs.host.sleep(JOIN_PATIENCE)).await;
         }
         if let Some(room) = hs.room(&id).await? {
             rooms.push(OfRoom { room, events: vec![pdu] });
