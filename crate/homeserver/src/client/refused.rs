@@ -31,7 +31,7 @@ impl From<Refused> for Error {
             Refused::Malformed(_) => Self::bad_json(message),
             Refused::TooLarge(_) => Self::too_large(message),
             Refused::UnknownVersion(_) => Self::new(StatusCode::BAD_REQUEST, ErrorKind::UnsupportedRoomVersion, message),
-            Refused::OfRoom(..) | Refused::OfAnotherRoom(_) => Self::invalid_param(message),
+            Refused::OfRoom(..) | Refused::OfAnotherRoom(_) | Refused::OfVersion(..) => Self::invalid_param(message),
         }
     }
 }

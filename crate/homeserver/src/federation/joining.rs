@@ -14,7 +14,7 @@ use crate::{
     tables::{self, Json, Session, UserNid},
     time_slice::TimeSlice,
 };
-use ephapse_events::{JsonObject, NewPdu, Pdu, ROOM_VERSIONS, ReceivedPdu};
+use ephapse_events::{JsonObject, NewPdu, Pdu, ROOM_VERSIONS, ReceivedPdu, rules_of};
 use ruma::{
     CanonicalJsonValue, MilliSecondsSinceUnixEpoch, OwnedEventId, OwnedServerName, OwnedUserId, RoomAliasId, RoomId, RoomVersionId, ServerName, UInt,
     UserId,
@@ -96,11 +96,9 @@ impl Homeserver {
     /// # Errors
     /// [`Refused`]: who was asked last, and what it said.
     pub(crate) async fn join_through(&self, wanted: &WantedMembership<'_>) -> Result<(), RemoteError> {
-        let mut candidates = wanted.candidates.clone();
         let mut last = None;
-        while let Some(server) = candidates.first().cloned() {
-            candidates.remove(0);
-            match self.join_through_server(&server, wanted).await {
+        for server in &wanted.candidates {
+            match self.join_through_server(server, wanted).await {
                 Ok(()) => return Ok(()),
                 Err(RemoteError::Refused(Refused::Server { server, error })) => {
                     tracing::info!("could not join {} through {server}: {error}", wanted.room);
@@ -139,8 +137,7 @@ impl Homeserver {
     ) -> Result<Signed, RemoteError> {
         let version = version.unwrap_or(RoomVersionId::V1);
         let unknown = || room::Refused::UnknownVersion(version.clone());
-        let rules = Some(&version).filter(|version| ROOM_VERSIONS.contains(version)).and_then(RoomVersionId::rules);
-        let rules = rules.ok_or_else(|| Refused::Room(unknown()))?;
+        let rules = rules_of(&version).ok_or_else(|| Refused::Room(unknown()))?;
         let template = Template::read(template, wanted.room, wanted.user, membership).map_err(|reason| Refused::malformed(server, reason))?;
         let content = wanted.content.clone();
         let (name, key) = (self.server_name(), self.identity.key_pair());
@@ -164,6 +161,10 @@ impl Homeserver {
     async fn enter_room(&self, id: &RoomId, signed: Signed, answer: State, join: Pdu) -> Result<(), RemoteError> {
         let Signed { server, version, rules, .. } = signed;
         let (known, state) = self.verified_state(id, answer, &rules).await?;
+        let said = known.iter().find(|event| event.is_create()).map(version_of);
+        if said.as_ref() != Some(&version) {
+            return Err(Refused::malformed(&server, format!("the room is not of version {version}")).into());
+        }
         let room = self.room_or_new(id, &version).await?;
         self.add_outliers(&room, known).await?;
         let generation = self.begin_reading();
@@ -239,11 +240,16 @@ impl Homeserver {
         Ok(())
     }
 
-    /// The room of an id; where it is not known, it is noted, without anything in it.
+    /// The room of an id; where it is not known, it is noted, without anything in it. One of which
+    /// nothing is here yet has the version that was said last: who said the other one may have lied.
+    ///
+    /// # Errors
+    /// [`room::Refused::OfVersion`] for a room that is here and has another version.
     pub(crate) async fn room_or_new(&self, id: &RoomId, version: &RoomVersionId) -> Result<Rc<RoomInfo>, RemoteError> {
         let _one_at_a_time = self.lock(LockKey::NewRoom(id.to_owned())).await;
         match self.room(id).await? {
-            Some(room) => Ok(room),
+            Some(room) if room.version == *version => Ok(room),
+            Some(room) => Ok(self.renote_room(&room, version, self.begin_reading()).await?),
             None => Ok(self.note_room(id, version, self.begin_reading()).await?),
         }
     }
@@ -389,6 +395,16 @@ impl Homeserver {
         }
         Ok(servers)
     }
+}
+
+/// The room version that a create event says; 1 where it says none.
+fn version_of(create: &Pdu) -> RoomVersionId {
+    #[derive(serde::Deserialize)]
+    struct Content {
+        room_version: Option<RoomVersionId>,
+    }
+    let content: Option<Content> = serde_json::from_str(create.content.get()).ok();
+    content.and_then(|content| content.room_version).unwrap_or(RoomVersionId::V1)
 }
 
 /// Whether no other server would say something else.

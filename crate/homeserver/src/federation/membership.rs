@@ -17,7 +17,7 @@ use crate::{
     router::PeerCall,
     tables::{self, MembershipKind},
 };
-use ephapse_events::{Pdu, ROOM_VERSIONS, ReceivedPdu};
+use ephapse_events::{Pdu, ReceivedPdu, rules_of};
 use http::{Response, StatusCode};
 use ruma::{
     CanonicalJsonObject, CanonicalJsonValue, OwnedEventId, OwnedRoomId, OwnedUserId, RoomId, RoomVersionId, ServerName, UserId,
@@ -261,8 +261,7 @@ async fn invited(
         membership: String,
     }
     let hs = &call.hs;
-    let rules = Some(version).filter(|version| ROOM_VERSIONS.contains(version)).and_then(RoomVersionId::rules);
-    let rules = rules.ok_or_else(|| {
+    let rules = rules_of(version).ok_or_else(|| {
         let kind = ErrorKind::IncompatibleRoomVersion(IncompatibleRoomVersionErrorData::new(version.clone()));
         Error::new(StatusCode::BAD_REQUEST, kind, format!("This server does not support room version {version}"))
     })?;

@@ -12,9 +12,10 @@ use super::{
 };
 use crate::{
     homeserver::Homeserver,
+    locks::LockKey,
     tables::{self, Room, UserNid},
 };
-use ephapse_events::{JsonObject, NewPdu, Pdu, ROOM_VERSIONS};
+use ephapse_events::{JsonObject, NewPdu, Pdu, rules_of};
 use ruma::{MilliSecondsSinceUnixEpoch, OwnedRoomId, OwnedUserId, RoomId, RoomVersionId, UInt, events::TimelineEventType};
 use std::{collections::HashMap, rc::Rc};
 
@@ -49,7 +50,7 @@ impl Homeserver {
     ) -> Result<Rc<RoomInfo>, E> {
         let NewRoom { creator, id, version, content, users, invitees, events } = new;
         let unsupported = || Error::from(Refused::UnknownVersion(version.clone()));
-        let rules = Some(&version).filter(|version| ROOM_VERSIONS.contains(version)).and_then(RoomVersionId::rules).ok_or_else(unsupported)?;
+        let rules = rules_of(&version).ok_or_else(unsupported)?;
         let room_id = match rules.authorization.room_create_event_id_as_room_id {
             true => None,
             false => Some(id.unwrap_or_else(|| self.random_room_id())),
@@ -88,14 +89,30 @@ impl Homeserver {
 
     /// Notes a room of other servers that is not known: nothing of it is here yet.
     pub(crate) async fn note_room(&self, id: &RoomId, version: &RoomVersionId, generation: u64) -> Result<Rc<RoomInfo>> {
-        let rules = Some(version).filter(|version| ROOM_VERSIONS.contains(version)).and_then(RoomVersionId::rules);
-        let rules = rules.ok_or_else(|| Refused::UnknownVersion(version.clone()))?;
+        let rules = rules_of(version).ok_or_else(|| Refused::UnknownVersion(version.clone()))?;
         let info = Rc::new(RoomInfo { nid: self.rooms.next_nid(), id: id.to_owned(), version: version.clone(), rules });
         let note = async |write: &mut Write<'_>| -> Result<(), Stop> {
             write.name();
             Ok(())
         };
         self.write_new_room(&info, generation, 1, HashMap::new(), HashMap::new(), note).await?;
+        Ok(info)
+    }
+
+    /// Notes another version of a room of which nothing is here yet.
+    pub(crate) async fn renote_room(&self, room: &Rc<RoomInfo>, version: &RoomVersionId, generation: u64) -> Result<Rc<RoomInfo>> {
+        let rules = rules_of(version).ok_or_else(|| Refused::UnknownVersion(version.clone()))?;
+        let _lock = self.lock(LockKey::Room(room.nid)).await;
+        if self.room_head(room.nid).await?.create.is_some() {
+            return Err(Refused::OfVersion(room.id.clone(), room.version.clone()).into());
+        }
+        let info = Rc::new(RoomInfo { nid: room.nid, id: room.id.clone(), version: version.clone(), rules });
+        let (known, stored) = (info.clone(), Room { id: room.id.clone(), version: version.clone() });
+        let noted = self.write(generation, |tx| {
+            tables::ROOMS.put(tx, &known.nid, &stored);
+            tx.then(move |hs| hs.rooms.set_info(&known));
+        });
+        noted?.visible();
         Ok(info)
     }
 

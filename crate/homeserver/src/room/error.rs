@@ -46,6 +46,9 @@ pub enum Refused {
     /// An event, or a field of it.
     #[error("{0} is too large")]
     TooLarge(&'static str),
+    /// A room of another version than somebody says.
+    #[error("{0} is a room of version {1}")]
+    OfVersion(OwnedRoomId, RoomVersionId),
     /// A new room.
     #[error("This server does not support room version {0}")]
     UnknownVersion(RoomVersionId),

@@ -275,3 +275,29 @@ fn a_server_signs_no_invitation_of_another_server_s_user() {
     let path = format!("/_matrix/federation/v2/invite/{}/{}", room.id, invite.event_id);
     peer.ask(&server, "PUT", &path, Some(&body)).fails(400, "M_INVALID_PARAM");
 }
+
+/// A lying invitation made a room unusable for good.
+#[test]
+fn a_room_has_the_version_that_its_servers_say_and_not_the_one_of_an_invitation() {
+    let network = Network::new();
+    let (one, two) = (network.server("one.example"), network.server("two.example"));
+    let (alice, bob) = (one.register("alice"), two.register("bob"));
+    let id = room(&one, &alice, json!({ "preset": "public_chat", "room_version": "10" }));
+    let peer = Peer::new(1);
+    let three = network.server("three.example");
+    let there = Room::public(&three, "11");
+    peer.join(&three, &there, "mallory");
+    let lie = peer.state(&three, &there, "mallory", "m.room.member", &bob.id, json!({ "membership": "invite" }));
+    let lie = peer.changed(&there, &lie, |event| event["room_id"] = json!(id));
+    let event: Value = serde_json::from_slice(&lie.json).expect("JSON");
+    let body = json!({ "room_version": "11", "event": event, "invite_room_state": [] });
+    peer.ask(&two, "PUT", &format!("/_matrix/federation/v2/invite/{id}/{}", lie.event_id), Some(&body)).ok();
+    assert!(sync(&two, &bob)["rooms"]["invite"][&id].is_object());
+    two.post(&bob, &format!("/_matrix/client/v3/join/{id}?via=one.example"), json!({})).ok();
+    let create = two.get(&bob, &format!("/_matrix/client/v3/rooms/{id}/state/m.room.create")).ok();
+    assert_eq!(create["room_version"], "10");
+    two.put(&bob, &format!("/_matrix/client/v3/rooms/{id}/send/m.room.message/1"), json!({ "msgtype": "m.text", "body": "hello" })).ok();
+    network.pass(Duration::from_secs(1));
+    let timeline = &sync(&one, &alice)["rooms"]["join"][&id]["timeline"]["events"];
+    assert!(timeline.as_array().into_iter().flatten().any(|event| event["content"]["body"] == "hello"), "{timeline}");
+}
