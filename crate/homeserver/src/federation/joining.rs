@@ -317,11 +317,11 @@ impl Homeserver {
             return Err(malformed("the invitation is not the one that was sent, with its signature".to_owned()).into());
         }
         let pdu = self.verified(received, &room.rules).await?.map_err(|error| malformed(error.to_string()))?;
-        let generation = self.begin_reading();
-        let receive = |write: &mut Write<'_>| write.receive_for_others(pdu.clone());
-        let event = self.write_room(room, generation, receive).await?;
+        let event = self.receive_one(room, pdu, |write, event| write.receive_for_others(event)).await?;
+        let not_allowed = |reason: &str| Refused::Room(room::Refused::NotAllowed(reason.to_owned()));
         match &event.rejected {
-            Some(reason) => Err(Refused::Room(room::Refused::NotAllowed(reason.clone())).into()),
+            Some(reason) => Err(not_allowed(reason).into()),
+            None if event.soft_failed => Err(not_allowed("The room has changed meanwhile: try again").into()),
             None => Ok(event),
         }
     }

@@ -214,10 +214,7 @@ async fn verified(hs: &Homeserver, received: ReceivedPdu, rules: &RoomVersionRul
 
 /// Takes in the event, and passes it on to the other servers in the room.
 async fn receive(call: &PeerCall, room: &Rc<RoomInfo>, pdu: Pdu) -> Result<Rc<Event>> {
-    // What was waited for since the request came may be long: it is read anew.
-    let generation = call.hs.begin_reading();
-    let receive = |write: &mut Write<'_>| write.receive_for_others(pdu.clone());
-    let event = call.hs.write_room(room, generation, receive).await?;
+    let event = call.hs.receive_one(room, pdu, |write, event| write.receive_for_others(event)).await?;
     match &event.rejected {
         Some(reason) => Err(Error::forbidden(reason.clone())),
         None if event.soft_failed => Err(Error::forbidden("The event is not allowed by the current state of the room")),

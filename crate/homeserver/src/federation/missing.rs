@@ -285,10 +285,9 @@ impl Gap<'_> {
             asking.fetch_state(&event.event_id, &told.pdu_ids, &told.auth_chain_ids).await?;
             Some(told.pdu_ids)
         };
-        let generation = asking.hs.begin_reading();
-        let entered = asking.hs.write_room(asking.room, generation, |write| match &state {
-            Some(state) => write.receive_in_state(event.clone(), state),
-            None => write.receive(event.clone()),
+        let entered = asking.hs.receive_one(asking.room, event.clone(), |write, event| match &state {
+            Some(state) => write.receive_in_state(event, state),
+            None => write.receive(event),
         });
         entered.await.map_err(words)?;
         self.waiting.remove(&event.event_id);

@@ -324,8 +324,9 @@ async fn send_passing(hs: &Homeserver, destination: &Destination, generation: u6
     // Another run begins to count anew.
     let run = outbox.run.borrow_mut().get_or_insert_with(|| hs.random_string(8)).clone();
     let id = format!("{:08x}-{run}-{number}", hs.identity.instance);
+    let body = contents.body(hs)?;
     let passing = std::mem::take(&mut contents.passing);
-    match send(hs, &destination.server, &id, contents.body(hs)?.into()).await {
+    match send(hs, &destination.server, &id, body.into()).await {
         Ok(()) => Ok(Attempt::Sent),
         Err(error) => {
             destination.passing.borrow_mut().put_back(passing);

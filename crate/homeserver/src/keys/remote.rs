@@ -358,18 +358,21 @@ pub async fn device_list_updated(hs: &Homeserver, update: DeviceListUpdateConten
     }
     hs.user_rooms(nid).await?;
     let follows = |known: &CachedDeviceList| !known.is_stale && update.prev_id.iter().all(|previous| u64::from(*previous) == known.version);
+    // A list that is full is fetched anew, of which the first are kept.
+    let place = (nid, update.device_id.clone());
+    let is_known_device = tables::DEVICE_KEYS.get(hs.store(), &place).await?.is_some();
+    let has_room = is_known_device || tables::DEVICE_KEYS.scan(hs.store(), &nid, Direction::Forward, MOST_DEVICES).await?.len() < MOST_DEVICES;
     let mut was_stale = false;
     let mut is_gap = false;
     let told = hs.write(generation, |tx| {
         tx.change(Change::DeviceList { user: nid });
         let Some(known) = known else { return };
-        let is_next = !update.prev_id.is_empty() && follows(&known);
+        let is_next = !update.prev_id.is_empty() && follows(&known) && has_room;
         was_stale = known.is_stale;
         is_gap = !is_next;
         let version = if is_next { version } else { known.version };
         tables::CACHED_DEVICE_LISTS.put(tx, &nid, &CachedDeviceList { version, is_stale: is_gap, ..known });
         if is_next {
-            let place = (nid, update.device_id.clone());
             let keys = update.keys.as_ref().filter(|_| update.deleted != Some(true));
             match keys.and_then(|keys| device_keys(user, &update.device_id, keys, update.device_display_name.as_deref())) {
                 Some(keys) => tables::DEVICE_KEYS.put(tx, &place, &stored(keys)),

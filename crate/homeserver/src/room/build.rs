@@ -91,7 +91,6 @@ impl Write<'_> {
             return Err(Refused::OutOfReach(user).into());
         }
         let (pdu, before) = self.prepare(draft)?;
-        let (pdu, before) = self.recommended(pdu, before)?;
         let servers = self.servers_told()?;
         let event = self.append(pdu, before, Verdict::default(), txn_id)?;
         self.send_to_servers(&event, servers)?;
@@ -132,7 +131,7 @@ impl Write<'_> {
         if let Some(refused) = refused {
             return Err(refused.into());
         }
-        Ok((pdu, before))
+        self.recommended(pdu, before)
     }
 
     /// A member event of a user of another server, at the end of the room, as that server may sign

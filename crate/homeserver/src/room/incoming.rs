@@ -59,6 +59,25 @@ impl Homeserver {
         }
         Ok(received)
     }
+
+    /// Takes in one event as `enter` does, once the room's policy server was asked about it.
+    pub async fn receive_one(
+        &self,
+        room: &Rc<RoomInfo>,
+        event: Pdu,
+        mut enter: impl FnMut(&mut Write<'_>, Pdu) -> Result<Rc<Event>, Stop>,
+    ) -> Result<Rc<Event>> {
+        let checked = policy::recommended(self, room, std::slice::from_ref(&event)).await?;
+        let (mut checked, refused) = checked.unwrap_or_else(|| (vec![event.clone()], HashSet::new()));
+        let event = checked.pop().unwrap_or(event);
+        // To ask may have taken long.
+        let generation = self.begin_reading();
+        let receive = |write: &mut Write<'_>| {
+            write.not_recommended.clone_from(&refused);
+            enter(write, event.clone())
+        };
+        self.write_room(room, generation, receive).await
+    }
 }
 
 impl Write<'_> {

@@ -73,3 +73,23 @@ fn received_events_that_are_not_recommended_are_not_seen() {
     assert_eq!(room.bodies(&server), ["hello", "spam"]);
     assert!(network.sent().iter().all(|sent| sent.path != "/_matrix/policy/v1/sign"));
 }
+
+/// What comes by a request of its own went past the server that recommends.
+#[test]
+fn invitations_of_other_servers_users_are_signed_too() {
+    let network = Network::new();
+    let (server, peer, room) = guarded(&network);
+    let two = network.server("two.example");
+    let carol = two.register("carol");
+    let invite = |body: Value| server.post(&room.alice, &format!("/_matrix/client/v3/rooms/{}/invite", room.id), body);
+    invite(json!({ "user_id": carol.id, "reason": "spam" })).fails(403, "M_FORBIDDEN");
+    invite(json!({ "user_id": carol.id })).ok();
+    let (hs, nid) = (server.hs.clone(), room.info.nid);
+    let newest = server.run(async move {
+        let head = hs.room_head(nid).await.expect("a head");
+        hs.event_at(nid, head.extremities[0].position).await.expect("an event")
+    });
+    let sent: Value = serde_json::from_slice(&newest.pdu.json).expect("JSON");
+    assert_eq!(sent["state_key"], json!(carol.id));
+    assert!(sent["signatures"][peer.name.as_str()]["ed25519:policy_server"].is_string(), "{sent}");
+}
