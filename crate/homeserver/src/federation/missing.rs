@@ -157,7 +157,8 @@ async fn take_in(hs: &Rc<Homeserver>, nid: RoomNid, entries: Vec<Entry>) -> Resu
     let mut failed = Ok(());
     for (origin, events) in by_origin {
         let asking = Asking::of(hs, &room, [origin.clone()]).await.map_err(words)?;
-        let mut gap = Gap { waiting: events.into_iter().map(|event| (event.event_id.clone(), event)).collect(), asking, origin };
+        let waiting = events.into_iter().map(|event| (event.event_id.clone(), event)).collect();
+        let mut gap = Gap { waiting, asking, origin, start: hs.room_head(nid).await.map_err(words)?.entered_at };
         if let Err(error) = gap.close().await {
             failed = Err(error);
         }
@@ -176,6 +177,9 @@ struct Gap<'a> {
     /// Who sent the events.
     origin: OwnedServerName,
     waiting: HashMap<OwnedEventId, Pdu>,
+    /// The depth at which this server came into the room. What happened before is history: here it
+    /// would come as if it were new, and be judged by a state that it knows nothing of.
+    start: u64,
 }
 
 impl Gap<'_> {
@@ -223,7 +227,8 @@ impl Gap<'_> {
     async fn missing(&self) -> Result<HashSet<OwnedEventId>, String> {
         let slice = TimeSlice::new(&*self.asking.hs.host);
         let mut missing = HashSet::new();
-        for parent in self.waiting.values().flat_map(|event| &event.prev_events) {
+        let after_the_start = self.waiting.values().filter(|event| event.depth > self.start);
+        for parent in after_the_start.flat_map(|event| &event.prev_events) {
             if !self.waiting.contains_key(parent) && !missing.contains(parent) && !self.is_here(parent).await? {
                 missing.insert(parent.clone());
             }
@@ -245,6 +250,7 @@ impl Gap<'_> {
         let latest = latest.take(MOST_NAMED).map(|event| event.event_id.clone()).collect();
         let mut request = get_missing_events::v1::Request::new(room.id.clone(), earliest, latest);
         request.limit = UInt::from(LIMIT);
+        request.min_depth = UInt::new_saturating(self.start);
         // Who sent an event has it, and what it is built on.
         let told = match hs.ask(&self.origin, request.clone()).await {
             Ok(answer) => answer,
@@ -255,6 +261,7 @@ impl Gap<'_> {
         let mut told = self.asking.verified(&told.events).await?;
         // They come in the order of the graph: what leads to those that are missing is wanted.
         let mut came = false;
+        told.retain(|event| event.depth >= self.start);
         told.sort_by_key(|event| std::cmp::Reverse(event.depth));
         for event in told {
             if missing.contains(&event.event_id) && self.waiting.len() < MOST_FETCHED {

@@ -7,7 +7,7 @@ use super::{
     stop::{Need, Stop},
     write::Write,
 };
-use crate::{federation::outbox::WaitingEvent, tables::MembershipKind};
+use crate::{federation::outbox::WaitingEvent, position::Position, tables::MembershipKind};
 use ruma::{OwnedServerName, UserId, events::TimelineEventType};
 use std::collections::BTreeSet;
 
@@ -28,6 +28,24 @@ impl Write<'_> {
         servers.extend(self.server_sent_away(event));
         servers.remove(event.pdu.sender.server_name());
         self.queue(event, &servers)
+    }
+
+    /// A server that has come into the room by an event of others may have joined on another branch
+    /// than the one that this server's events stand on. Nobody has sent it those, nor would, until
+    /// somebody says something after them: it gets their ends.
+    pub(super) fn send_ends_to_new_servers(&mut self, event: &Event, before: &BTreeSet<OwnedServerName>) -> Result<(), Stop> {
+        let new: BTreeSet<OwnedServerName> = self.servers_told()?.difference(before).cloned().collect();
+        if new.is_empty() {
+            return Ok(());
+        }
+        let ends: Vec<Position> = self.head.extremities.iter().map(|end| end.position).filter(|end| *end != event.position).collect();
+        for end in ends {
+            let end = self.event(end)?;
+            if self.hs.is_local(&end.pdu.sender) {
+                self.queue(&end, &new)?;
+            }
+        }
+        Ok(())
     }
 
     /// The server of a user who is in the room no more: who was only invited, or has knocked, learns

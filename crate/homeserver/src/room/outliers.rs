@@ -151,6 +151,7 @@ impl Write<'_> {
         }
         if self.head.joined <= self.servers()?.values().sum() {
             self.head.extremities.clear();
+            self.head.entered_at = join.depth;
         }
         let event = self.append(join, before, Verdict::default(), None)?;
         self.remember_missing_parents(&event)?;

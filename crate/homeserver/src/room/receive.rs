@@ -75,7 +75,9 @@ impl Write<'_> {
         let is_recommended = !self.not_recommended.contains(&pdu.event_id);
         let soft_failed = rejected.is_none() && !(is_recommended && self.check_in_state(&pdu, self.state())?.is_ok());
         let pdu = Pdu { rejected: rejected.is_some(), ..pdu };
+        let servers = self.servers_told()?;
         let event = self.append(pdu, before, Verdict { rejected, soft_failed }, None)?;
+        self.send_ends_to_new_servers(&event, &servers)?;
         self.redact_if_asked_before(&event)?;
         self.relate_those_before(&event)?;
         Ok(event)

@@ -290,6 +290,10 @@ pub struct RoomHead {
     /// How many outliers were given a position.
     #[serde(deserialize_with = "trailing")]
     pub outliers: u64,
+    /// The depth at which this server came into the room last: what lies below it happened before.
+    /// 0 where the room was made here.
+    #[serde(deserialize_with = "trailing")]
+    pub entered_at: u64,
 }
 
 /// Why nobody is shown an event that was not rejected. (The first two are as the flag was that

@@ -3,6 +3,7 @@
 mod backfill;
 mod device_lists;
 mod edus;
+mod forks;
 mod history;
 mod hostile;
 mod joins;
