@@ -6,8 +6,16 @@ use crate::{
     homeserver::Homeserver,
     room::RoomInfo,
 };
-use ruma::{RoomId, ServerName};
+use ruma::{RoomId, ServerName, UserId};
 use std::rc::Rc;
+
+/// A server speaks for its own users alone: "a valid user ID on the origin server".
+///
+/// # Errors
+/// 403 M_FORBIDDEN.
+pub fn must_be_of(origin: &ServerName, user: &UserId) -> Result<()> {
+    if user.server_name() == origin { Ok(()) } else { Err(Error::forbidden(format!("{user} is not a user of {origin}"))) }
+}
 
 impl Homeserver {
     /// A room that users of this server are in, so that it can be told about, and whose server ACL

@@ -1,6 +1,7 @@
 //! EDUs of other servers (Server-Server API, "EDUs"). Each is about users of the server that sends
 //! it, else it is passed over; so is one that is malformed.
 
+use super::access::must_be_of;
 use crate::{
     damaged::MayBeDamage,
     error::{Error, Result},
@@ -63,10 +64,6 @@ fn content<'a, T: Deserialize<'a>>(json: &'a RawValue) -> Result<T> {
     serde_json::from_str(json.get()).map_err(|error| Error::bad_json(error.to_string()))
 }
 
-fn check_origin(user: &UserId, origin: &ServerName) -> Result<()> {
-    if user.server_name() == origin { Ok(()) } else { Err(Error::forbidden(format!("{user} is not a user of {origin}"))) }
-}
-
 async fn take_in(hs: &Rc<Homeserver>, origin: &ServerName, edu: &RawValue) -> Result<()> {
     let edu: Parts<'_> = content(edu)?;
     match edu.edu_type {
@@ -76,13 +73,13 @@ async fn take_in(hs: &Rc<Homeserver>, origin: &ServerName, edu: &RawValue) -> Re
         "m.direct_to_device" => direct_to_device(hs, origin, content(edu.content)?).await,
         "m.device_list_update" => {
             let update: DeviceListUpdateContent = content(edu.content)?;
-            check_origin(&update.user_id, origin)?;
+            must_be_of(origin, &update.user_id)?;
             Ok(keys::device_list_updated(hs, update).await?)
         }
         // The second name is from before it was specified.
         "m.signing_key_update" | "org.matrix.signing_key_update" => {
             let update: SigningKeyUpdateContent = content(edu.content)?;
-            check_origin(&update.user_id, origin)?;
+            must_be_of(origin, &update.user_id)?;
             Ok(keys::signing_keys_updated(hs, update).await?)
         }
         other => Err(Error::bad_json(format!("unknown type {other}"))),
@@ -96,7 +93,7 @@ async fn is_joined(hs: &Homeserver, room: &RoomInfo, user: UserNid) -> Result<bo
 
 /// A user who is in a room, of the server that speaks of them.
 async fn member_of(hs: &Homeserver, origin: &ServerName, room: &RoomInfo, user: &UserId) -> Result<UserNid> {
-    check_origin(user, origin)?;
+    must_be_of(origin, user)?;
     let nid = hs.find_user(user).await?;
     match nid {
         Some(nid) if is_joined(hs, room, nid).await? => Ok(nid),
@@ -225,7 +222,7 @@ async fn presence(hs: &Rc<Homeserver>, origin: &ServerName, json: &RawValue) -> 
 
 async fn presence_of(hs: &Rc<Homeserver>, origin: &ServerName, update: &RawValue) -> Result<()> {
     let update: PresenceUpdate = content(update)?;
-    check_origin(&update.user_id, origin)?;
+    must_be_of(origin, &update.user_id)?;
     let state = match update.presence {
         PresenceState::Online => PresenceKind::Online,
         PresenceState::Unavailable => PresenceKind::Unavailable,
@@ -236,7 +233,7 @@ async fn presence_of(hs: &Rc<Homeserver>, origin: &ServerName, update: &RawValue
 }
 
 async fn direct_to_device(hs: &Homeserver, origin: &ServerName, content: DirectDeviceContent) -> Result<()> {
-    check_origin(&content.sender, origin)?;
+    must_be_of(origin, &content.sender)?;
     let id = content.message_id.to_string();
     if id.len() > LONGEST_MESSAGE_ID {
         return Err(Error::bad_json("the id of a message is too long"));

@@ -3,6 +3,7 @@
 //! Rooms").
 
 use super::{
+    access::must_be_of,
     events::{self, Piece},
     joining::{raw, stripped},
     template,
@@ -20,7 +21,7 @@ use crate::{
 use ephapse_events::{Pdu, ReceivedPdu, rules_of};
 use http::{Response, StatusCode};
 use ruma::{
-    CanonicalJsonObject, CanonicalJsonValue, OwnedEventId, OwnedRoomId, OwnedUserId, RoomId, RoomVersionId, ServerName, UserId,
+    CanonicalJsonObject, CanonicalJsonValue, OwnedEventId, OwnedRoomId, OwnedUserId, RoomId, RoomVersionId, UserId,
     api::{
         IncomingRequest, Metadata,
         error::{DeserializationError, ErrorKind, IncompatibleRoomVersionErrorData},
@@ -43,7 +44,7 @@ use std::rc::Rc;
 /// `GET /_matrix/federation/v1/make_join/{roomId}/{userId}`
 pub async fn make_join(call: PeerCall, request: prepare_join_event::v1::Request) -> Result<prepare_join_event::v1::Response> {
     let hs = &call.hs;
-    is_of(&call.origin, &request.user_id)?;
+    must_be_of(&call.origin, &request.user_id)?;
     let room = hs.room_for(&call.origin, &request.room_id).await?;
     is_compatible(&room, &request.ver)?;
     let authorised_via = match membership_of(hs, &room, &request.user_id).await? {
@@ -58,7 +59,7 @@ pub async fn make_join(call: PeerCall, request: prepare_join_event::v1::Request)
 
 /// `GET /_matrix/federation/v1/make_leave/{roomId}/{userId}`
 pub async fn make_leave(call: PeerCall, request: prepare_leave_event::v1::Request) -> Result<prepare_leave_event::v1::Response> {
-    is_of(&call.origin, &request.user_id)?;
+    must_be_of(&call.origin, &request.user_id)?;
     let room = call.hs.room_for(&call.origin, &request.room_id).await?;
     let template = template(&call, &room, member_draft(&request.user_id, "leave")).await?;
     Ok(prepare_leave_event::v1::Response::new(Some(room.version.clone()), template))
@@ -66,16 +67,11 @@ pub async fn make_leave(call: PeerCall, request: prepare_leave_event::v1::Reques
 
 /// `GET /_matrix/federation/v1/make_knock/{roomId}/{userId}`
 pub async fn make_knock(call: PeerCall, request: prepare_knock_event::v1::Request) -> Result<prepare_knock_event::v1::Response> {
-    is_of(&call.origin, &request.user_id)?;
+    must_be_of(&call.origin, &request.user_id)?;
     let room = call.hs.room_for(&call.origin, &request.room_id).await?;
     is_compatible(&room, &request.ver)?;
     let template = template(&call, &room, member_draft(&request.user_id, "knock")).await?;
     Ok(prepare_knock_event::v1::Response::new(room.version.clone(), template))
-}
-
-/// "A valid user ID on the origin server": nobody asks for another server's users.
-fn is_of(origin: &ServerName, user: &UserId) -> Result<()> {
-    if user.server_name() == origin { Ok(()) } else { Err(Error::forbidden(format!("{user} is not a user of {origin}"))) }
 }
 
 fn is_compatible(room: &RoomInfo, versions: &[RoomVersionId]) -> Result<()> {
@@ -196,7 +192,7 @@ async fn member_event(call: &PeerCall, room: &RoomInfo, id: &OwnedEventId, json:
     if pdu.event_type != TimelineEventType::RoomMember || pdu.state_key.as_deref() != Some(pdu.sender.as_str()) || content.membership != membership {
         return Err(Error::invalid_param(format!("The event is not a {membership} of its sender")));
     }
-    is_of(&call.origin, &pdu.sender)?;
+    must_be_of(&call.origin, &pdu.sender)?;
     if let Some(user) = content.join_authorised_via_users_server.filter(|user| hs.is_local(user)) {
         // Who let the user in is this server's: it says so once more, with its signature.
         if restricted::authorizer(hs, room, &pdu.sender).await?.is_some() && membership_of(hs, room, &user).await? == Some(MembershipKind::Join) {
@@ -272,7 +268,7 @@ async fn invited(
     let user = user.filter(|_| pdu.event_type == TimelineEventType::RoomMember && content.membership == "invite");
     let user = user.filter(|user| hs.is_local(user));
     let user = user.ok_or_else(|| Error::invalid_param("The event is not an invitation of a user of this server"))?;
-    is_of(&call.origin, &pdu.sender)?;
+    must_be_of(&call.origin, &pdu.sender)?;
     let invitee = hs.invitee(&user).await?;
     if let Some(refused) = invitee.refusal(&user) {
         return Err(refused.into());
