@@ -224,34 +224,31 @@ impl Homeserver {
         if !self.federation.outbox.news.is_told.replace(true) {
             self.host.spawn(Box::pin(async move {
                 while !hs.notify.is_closed() && !hs.federation.outbox.news.are_none() {
-                    if let Err(error) = hs.spread().await {
-                        tracing::debug!("could not tell other servers what passed: {error}");
-                    }
+                    hs.spread().await;
                 }
                 hs.federation.outbox.news.is_told.set(false);
             }));
         }
     }
 
-    async fn spread(&self) -> Result<()> {
+    async fn spread(&self) {
         self.begin_reading();
         let news = &self.federation.outbox.news;
         let slice = TimeSlice::new(&*self.host);
         // Taken first, so that nothing is borrowed while this waits.
         let (typing, receipts, presence) = (news.typing.take(), news.receipts.take(), news.presence.take());
         for room in typing {
-            self.spread_typing(room).await?;
+            tell_of(self.spread_typing(room).await);
             slice.step().await;
         }
         for (room, user, kind) in receipts {
-            self.spread_receipt(room, user, kind).await?;
+            tell_of(self.spread_receipt(room, user, kind).await);
             slice.step().await;
         }
         for user in presence {
-            self.spread_presence(user).await?;
+            tell_of(self.spread_presence(user).await);
             slice.step().await;
         }
-        Ok(())
     }
 
     async fn spread_typing(&self, room: RoomNid) -> Result<()> {
@@ -335,5 +332,12 @@ impl Homeserver {
             slice.step().await;
         }
         Ok(servers)
+    }
+}
+
+/// One that could not be told costs none of the others.
+fn tell_of(told: Result<()>) {
+    if let Err(error) = told {
+        tracing::debug!("could not tell other servers what passed: {error}");
     }
 }
