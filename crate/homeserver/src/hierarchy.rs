@@ -32,10 +32,10 @@ const PAGE_BYTES: usize = 1 << 20;
 const MOST_ROOMS: usize = 10_000;
 /// Rooms that one space leads to, at most; those that its order puts last are not shown.
 const MOST_CHILDREN: usize = 1_000;
+/// Bytes of the events that say to which rooms it leads.
+const MOST_CHILDREN_BYTES: usize = 1 << 20;
 /// Rooms that other servers are asked for, for one page.
 const MOST_ASKED: usize = 20;
-/// Bytes of the events that say so.
-const MOST_CHILDREN_BYTES: usize = 1 << 20;
 
 /// What is refused, and why.
 #[derive(Debug, thiserror::Error)]
@@ -302,6 +302,8 @@ pub async fn page(hs: &Homeserver, question: &Question<'_>) -> Result<Page> {
         shown += 1;
         if question.max_depth.is_none_or(|deepest| next.depth < deepest) {
             let children = described.children_state.iter().rev().filter(|child| !seen.contains(&child.state_key));
+            // Many wide spaces together lead to more than is ever looked at.
+            let children = children.take(MOST_ROOMS.saturating_sub(rest.len()));
             rest.extend(children.map(|child| Next { room: child.state_key.clone(), depth: next.depth + 1, via: child.via() }));
         }
         if before > 0 {
