@@ -143,7 +143,12 @@ fn seconds_until(at: u64) -> u64 {
 
 /// `bytesStored` as people write it.
 fn in_words(camel: &str) -> String {
-    camel.chars().flat_map(|letter| letter.is_uppercase().then_some(' ').into_iter().chain(letter.to_lowercase())).collect()
+    words(camel, ' ')
+}
+
+/// The words of a name such as `bytesStored`, with something between them.
+pub fn words(camel: &str, between: char) -> String {
+    camel.chars().flat_map(|letter| letter.is_uppercase().then_some(between).into_iter().chain(letter.to_lowercase())).collect()
 }
 
 #[cfg(test)]

@@ -2,6 +2,7 @@
 //! what `status` says in numbers.
 
 use super::pages::{self, Page};
+use crate::status::words;
 use ephapse_homeserver::Homeserver;
 use serde_json::Value;
 use std::{
@@ -82,8 +83,8 @@ fn write_requests(text: &mut String, requests: &Requests) -> fmt::Result {
     Ok(())
 }
 
-/// The numbers of the status. Of a list of things with names each is shown by its name: streams, but
-/// not other servers, of which there may be thousands: these are counted.
+/// The numbers of the status. Of a list of things with names each is shown by its name: streams,
+/// but not other servers, of which there may be thousands: these are counted.
 fn write_status(text: &mut String, status: &Value) -> fmt::Result {
     let fields = status.as_object().into_iter().flatten();
     for (field, value) in fields {
@@ -117,7 +118,7 @@ fn count(number: usize) -> f64 {
 
 /// `bytesStored` as Prometheus names things.
 fn snake(camel: &str) -> String {
-    camel.chars().flat_map(|letter| letter.is_uppercase().then_some('_').into_iter().chain(letter.to_lowercase())).collect()
+    words(camel, '_')
 }
 
 fn escaped(label: &str) -> String {
