@@ -8,7 +8,7 @@ import { readdir } from 'node:fs/promises';
 import http from 'node:http';
 import { join } from 'node:path';
 import { test as anyTest } from 'node:test';
-import { deflateSync } from 'node:zlib';
+import { crc32, deflateSync } from 'node:zlib';
 import { Server } from './server.mjs';
 
 const test = (name, body) => anyTest(name, { timeout: 240_000 }, body);
@@ -142,16 +142,6 @@ function pngChunk(type, data) {
   body.copy(chunk, 4);
   chunk.writeUInt32BE(crc32(body), body.length + 4);
   return chunk;
-}
-
-/** CRC-32 as PNG has it; zlib's came with a later Node. */
-function crc32(bytes) {
-  let sum = 0xffffffff;
-  for (const byte of bytes) {
-    sum ^= byte;
-    for (let bit = 0; bit < 8; bit += 1) sum = sum & 1 ? (sum >>> 1) ^ 0xedb88320 : sum >>> 1;
-  }
-  return (sum ^ 0xffffffff) >>> 0;
 }
 
 /** A PNG of one colour that says to be so large, and has so many lines. */
