@@ -1,5 +1,5 @@
-// Run by `discovery.test.mjs` in a network of its own: three servers, each found in another way, with
-// one room.
+// Run by `discovery.test.mjs` in a network of its own: three servers, each found in another way,
+// with one room.
 
 import assert from 'node:assert/strict';
 import { readFile } from 'node:fs/promises';

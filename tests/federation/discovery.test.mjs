@@ -1,5 +1,5 @@
-// Servers that find each other by their names alone. They need ports 443, 8448 and 53, and a resolver
-// of their own, so the test itself runs in namespaces of its own: `discovery.mjs`.
+// Servers that find each other by their names alone. They need ports 443, 8448 and 53, and a
+// resolver of their own, so the test itself runs in namespaces of its own: `discovery.mjs`.
 
 import assert from 'node:assert/strict';
 import { spawn } from 'node:child_process';

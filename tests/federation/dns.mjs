@@ -26,13 +26,12 @@ function data(record) {
 
 /**
  * Answers on port 53 of 127.0.0.1. `records` are `{ name, type: 'A', address }` and
- * `{ name, type: 'SRV', target, port }`; `asked` gets what was asked for.
+ * `{ name, type: 'SRV', target, port }`.
  */
-export function dnsServer(records, asked = []) {
+export function dnsServer(records) {
   const socket = dgram.createSocket('udp4');
   socket.on('message', (packet, { port, address }) => {
     const { name, type, end } = question(packet);
-    asked.push(`${Object.keys(types).find((key) => types[key] === type) ?? type} ${name}`);
     const known = records.filter((record) => record.name === name);
     const answers = known.filter((record) => types[record.type] === type).map((record) => {
       const bytes = data(record);

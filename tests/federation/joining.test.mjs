@@ -20,8 +20,8 @@ await scenarios('joining', ({ directions }) => {
       await bob.say(room, 'I am a member');
       await alice.reads(room, 'I am a member');
       await agree(room, alice, bob);
-      // Bob's server is in the room now and knows as well who is in the club. Bob may not invite, so
-      // Alice's server has to open.
+      // Bob's server is in the room now and knows as well who is in the club. Bob may not invite,
+      // so Alice's server has to open.
       await carol.mayNotJoin(room, there);
       await carol.join(club, here);
       await carol.join(room, here);

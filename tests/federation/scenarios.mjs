@@ -9,8 +9,8 @@ import { startPair } from './servers.mjs';
 const usual = /Metric named \S+ already registered/;
 
 /**
- * Runs the tests that `define` makes for a pair of servers. `provoked` are the complaints of Synapse
- * that they mean to cause: refusals, or a server that is stopped.
+ * Runs the tests that `define` makes for a pair of servers. `provoked` are the complaints of
+ * Synapse that they mean to cause: refusals, or a server that is stopped.
  */
 export async function scenarios(what, define, { provoked = [], concurrency = 6 } = {}) {
   const pair = await startPair();

@@ -1,6 +1,6 @@
 // Two homeservers that know each other: `ephapse serve` and a real Synapse, over HTTPS on the
-// loopback interface with certificates of the test's own authority. PEERS names other kinds, such as
-// `synapse,synapse`, which shows whether a test asks for what Synapse does among itself.
+// loopback interface with certificates of the test's own authority. PEERS names other kinds, such
+// as `synapse,synapse`, which shows whether a test asks for what Synapse does among itself.
 
 import { randomBytes } from 'node:crypto';
 import { createWriteStream } from 'node:fs';

@@ -1,5 +1,5 @@
-// Another server, as far as tests need one: a key that it publishes over HTTPS, and requests that it
-// signs (Server-Server API, "Request Authentication").
+// Another server, as far as tests need one: a key that it publishes over HTTPS, and requests that
+// it signs (Server-Server API, "Request Authentication").
 
 import { generateKeyPairSync, sign } from 'node:crypto';
 import { once } from 'node:events';

@@ -25,8 +25,8 @@ pub struct FederatesWith {
 }
 
 impl FederatesWith {
-    /// Servers that match one of `allowed` (all, where there are none), but for those that match one
-    /// of `denied`. A pattern that is longer than any name matches nothing.
+    /// Servers that match one of `allowed` (all, where there are none), but for those that match
+    /// one of `denied`. A pattern that is longer than any name matches nothing.
     pub fn new(allowed: &[String], denied: &[String]) -> Self {
         let globs = |patterns: &[String]| patterns.iter().filter_map(|pattern| Glob::new(pattern)).collect();
         Self { allowed: (!allowed.is_empty()).then(|| globs(allowed)), denied: globs(denied) }

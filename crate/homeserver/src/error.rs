@@ -120,8 +120,8 @@ impl Error {
         Self::new(StatusCode::UNAUTHORIZED, ErrorKind::UnknownToken(UnknownTokenErrorData::new()), "Unrecognised access token: log in again")
     }
 
-    /// Whether a restricted room could be joined on the word of another server, perhaps: nobody here
-    /// may invite to it, or it is not known here who may join.
+    /// Whether a restricted room could be joined on the word of another server, perhaps: nobody
+    /// here may invite to it, or it is not known here who may join.
     pub fn is_for_others_to_grant(&self) -> bool {
         let kind = match self {
             Self::Matrix(error) => error.error_kind(),

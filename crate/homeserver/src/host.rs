@@ -38,8 +38,8 @@ pub trait Host {
         Box::pin(async move { work() })
     }
 
-    /// Makes a small picture of a file, away from the engine's thread where there are threads. Files
-    /// are anybody's: it is bounded in time and memory. By itself, none.
+    /// Makes a small picture of a file, away from the engine's thread where there are threads.
+    /// Files are anybody's: it is bounded in time and memory. By itself, none.
     fn thumbnail(&self, file: Vec<u8>, wanted: ThumbnailWanted) -> LocalBoxFuture<'static, Result<Thumbnail, NoThumbnail>> {
         drop((file, wanted));
         Box::pin(async { Err(NoThumbnail::Unsupported) })

@@ -25,7 +25,7 @@ use std::{collections::HashMap, rc::Rc};
 const SHOWN: [StateEventType; 9] =
     [RoomCreate, RoomName, RoomTopic, RoomCanonicalAlias, RoomAvatar, RoomJoinRules, RoomHistoryVisibility, RoomGuestAccess, RoomEncryption];
 
-/// The rooms whose members may join a restricted room, of more than anybody names.
+/// Of how many rooms it is told at most that their members may join a restricted one.
 const MOST_ALLOWED: usize = 100;
 /// How many members are looked at at once.
 const PORTION: usize = 256;
@@ -175,8 +175,8 @@ impl RoomSummary {
 }
 
 /// Whether somebody may know of a room: who is in it or may come in, and everybody where everybody
-/// may, or may ask to (`GET /rooms/{roomId}/hierarchy`, "The server should return any rooms where at
-/// least one of the following conditions is true").
+/// may, or may ask to (`GET /rooms/{roomId}/hierarchy`, "The server should return any rooms where
+/// at least one of the following conditions is true").
 pub async fn may_know(hs: &Homeserver, room: &RoomInfo, summary: &RoomSummary, requester: Option<Requester<'_>>) -> Result<bool> {
     if is_open(summary, Some(&room.rules.authorization)) {
         return Ok(true);

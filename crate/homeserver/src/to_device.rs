@@ -91,8 +91,8 @@ pub type Error = Failure<Refused>;
 impl Refusal for Refused {}
 
 /// Puts messages of a user, of this server or another, into the queues of the devices of this
-/// server's users. Those of a user of this server for users of others are sent there. `done` stages that it was done, in the same
-/// transaction.
+/// server's users. Those of a user of this server for users of others are sent there. `done` stages
+/// that it was done, in the same transaction.
 pub async fn send(
     hs: &Homeserver,
     generation: u64,

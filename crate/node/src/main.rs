@@ -1,5 +1,5 @@
-//! The native binary `ephapse`. `ephapse serve` is the homeserver on TCP ports, `ephapse status` asks
-//! it how it is; everything Matrix is in `ephapse_homeserver`.
+//! The native binary `ephapse`. `ephapse serve` is the homeserver on TCP ports, `ephapse status`
+//! asks it how it is; everything Matrix is in `ephapse_homeserver`.
 
 mod options;
 mod serve;

@@ -1,5 +1,5 @@
-//! Small pictures of large ones: JPEG, PNG, WebP and GIF, still or animated. Bytes in, bytes out; no
-//! Matrix, no threads, and bounded in pixels and memory whatever the bytes say.
+//! Small pictures of large ones: JPEG, PNG, WebP and GIF, still or animated. Bytes in, bytes out;
+//! no Matrix, no threads, and bounded in pixels and memory whatever the bytes say.
 //!
 //! A crate of its own, since decoders are large: 186 KiB as a module for browsers, compressed with
 //! brotli. The homeserver does not depend on it, but a host may.

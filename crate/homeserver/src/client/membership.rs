@@ -197,7 +197,8 @@ pub async fn leave(call: UserCall, request: leave_room::v3::Request) -> Result<l
         let content = bare_member_content("leave", request.reason);
         let left = through_others(&call, &room.id, content.into(), Vec::new(), async |wanted| hs.leave_through(&wanted).await).await;
         if let Err(error) = left {
-            // The user is rid of it all the same, as on other servers: nobody there may ever answer.
+            // The user is rid of it all the same, as on other servers: nobody there may ever
+            // answer.
             tracing::info!("nobody was told that {} left {}: {error:?}", call.session.user_id, room.id);
             hs.end_membership(&room, &call.session).await?;
         }

@@ -221,8 +221,8 @@ pub async fn context(call: UserCall, Own(request): Own<get_context::v3::Request>
     }))
 }
 
-/// `GET /rooms/{roomId}/timestamp_to_event`: of the events that who asks may see, also of those that
-/// other servers have.
+/// `GET /rooms/{roomId}/timestamp_to_event`: of the events that who asks may see, also of those
+/// that other servers have.
 pub async fn at_time(call: UserCall, request: get_event_by_timestamp::v1::Request) -> Result<get_event_by_timestamp::v1::Response> {
     let hs = &call.hs;
     let (room, _) = hs.readable(call.requester(), &request.room_id).await?;

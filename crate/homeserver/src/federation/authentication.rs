@@ -1,5 +1,5 @@
-//! Which server sent a request (Server-Server API, "Request Authentication"). The headers are parsed
-//! by ruma, and the keys are those of `keys`.
+//! Which server sent a request (Server-Server API, "Request Authentication"). The headers are
+//! parsed by ruma, and the keys are those of `keys`.
 
 use super::keys::{KnownKeys, Wanted};
 use crate::{

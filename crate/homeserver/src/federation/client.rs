@@ -130,8 +130,8 @@ impl Homeserver {
         })
     }
 
-    /// As [`Self::ask_within`], parsed as a type of our own, for what ruma's types would refuse as a
-    /// whole where one of many is malformed.
+    /// As [`Self::ask_within`], parsed as a type of our own, for what ruma's types would refuse as
+    /// a whole where one of many is malformed.
     pub(crate) async fn ask_for<T, R>(&self, destination: &ServerName, request: R, patience: Duration, limit: usize) -> Result<T, AskError>
     where
         T: DeserializeOwned,

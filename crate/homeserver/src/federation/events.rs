@@ -110,7 +110,8 @@ fn portion<T>(all: &[T], from: usize, count: usize) -> &[T] {
     &all[from..all.len().min(from + count)]
 }
 
-/// As many as take a portion if they are like those before; not many more, since they may be larger.
+/// As many as take a portion if they are like those before; not many more, since they may be
+/// larger.
 fn next_count(bytes: usize, events: usize) -> usize {
     let most = MOST.min(2 * events.max(1));
     (PORTION * events).checked_div(bytes).map_or(most, |count| count.clamp(1, most))

@@ -1,6 +1,6 @@
-//! Memberships in rooms that this server is not in: joins, knocks, leaves and invitations that other
-//! servers have to agree to (Server-Server API, "Joining Rooms", "Knocking upon a room", "Leaving
-//! Rooms (Rejecting Invites)").
+//! Memberships in rooms that this server is not in: joins, knocks, leaves and invitations that
+//! other servers have to agree to (Server-Server API, "Joining Rooms", "Knocking upon a room",
+//! "Leaving Rooms (Rejecting Invites)").
 
 use super::{
     client::{AskError, PATIENCE},
@@ -79,8 +79,8 @@ struct State {
 }
 
 impl Homeserver {
-    /// Servers that may be in a room, without this one: those that were named, then the one that the
-    /// room's id names.
+    /// Servers that may be in a room, without this one: those that were named, then the one that
+    /// the room's id names.
     pub(crate) fn candidates(&self, room: &RoomId, named: impl IntoIterator<Item = OwnedServerName>) -> Vec<OwnedServerName> {
         let mut candidates: Vec<OwnedServerName> = Vec::new();
         for server in named.into_iter().chain(room.server_name().map(ToOwned::to_owned)) {
@@ -241,7 +241,8 @@ impl Homeserver {
     }
 
     /// The room of an id; where it is not known, it is noted, without anything in it. One of which
-    /// nothing is here yet has the version that was said last: who said the other one may have lied.
+    /// nothing is here yet has the version that was said last: who said the other one may have
+    /// lied.
     ///
     /// # Errors
     /// [`room::Refused::OfVersion`] for a room that is here and has another version.
@@ -418,8 +419,8 @@ pub(super) fn raw(pdu: &Pdu) -> Box<RawValue> {
     serde_json::from_slice(&pdu.json).expect("an event is JSON")
 }
 
-/// Stripped state events of an answer, as clients are told of them: so many, and so large, that they
-/// can be kept.
+/// Stripped state events of an answer, as clients are told of them: so many, and so large, that
+/// they can be kept.
 pub(super) fn stripped(events: Vec<RawStrippedState>) -> Vec<Box<RawValue>> {
     #[derive(serde::Deserialize, serde::Serialize)]
     struct Stripped {

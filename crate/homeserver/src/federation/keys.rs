@@ -33,8 +33,8 @@ use std::{
 /// lesser of this field and 7 days into the future".
 const LONGEST_VALIDITY: u64 = 7 * 24 * 60 * 60 * 1000;
 
-/// How long a server is not asked again whose keys could not be had, or not the wanted ones, in ms: whoever names servers
-/// in events must not have them asked for each.
+/// How long a server is not asked again whose keys could not be had, or not the wanted ones, in ms:
+/// whoever names servers in events must not have them asked for each.
 const RETRY_AFTER: u64 = 60 * 1000;
 
 /// How many servers are asked at once for one batch of events.
@@ -257,8 +257,8 @@ impl Homeserver {
         Ok(())
     }
 
-    /// What a server says of its keys, valid at least until `until` where it can be had, for whoever
-    /// asks this server as a notary.
+    /// What a server says of its keys, valid at least until `until` where it can be had, for
+    /// whoever asks this server as a notary.
     pub(super) async fn key_document(&self, server: &ServerName, until: u64) -> Result<Option<ServerKeyDocument>, StoreError> {
         let server = server.to_owned();
         // Nobody says more of the future than that: asking again would not bring it.

@@ -2,8 +2,8 @@
 //! each room, until what is missing was fetched (Server-Server API, "Retrieving events").
 //!
 //! First the gap is asked for by `get_missing_events`, a number of times. Where it is larger, the
-//! state at its end is, by `state_ids`, and what lies before stays out until somebody reads that far
-//! back. What cannot be had or verified is dropped, with what was built on it.
+//! state at its end is, by `state_ids`, and what lies before stays out until somebody reads that
+//! far back. What cannot be had or verified is dropped, with what was built on it.
 
 use super::fetch::Asking;
 use crate::{

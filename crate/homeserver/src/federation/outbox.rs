@@ -46,8 +46,8 @@ pub static OUTBOX_EVENTS: Stream = Stream {
     redelivery: BY_SENDER,
 };
 
-/// EDUs that must arrive and wait for other servers: messages to devices, and what is new of devices
-/// and keys.
+/// EDUs that must arrive and wait for other servers: messages to devices, and what is new of
+/// devices and keys.
 pub static OUTBOX_EDUS: Stream = Stream {
     name: "outbox_edus",
     consumers: &[SENDER],

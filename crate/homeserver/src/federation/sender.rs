@@ -449,8 +449,8 @@ async fn drop_old(hs: &Homeserver, destination: &Destination) -> Result<(), Stor
     Ok(())
 }
 
-/// Puts the newest events of some rooms into the queue of a server that has missed events: what lies
-/// between it asks for itself.
+/// Puts the newest events of some rooms into the queue of a server that has missed events: what
+/// lies between it asks for itself.
 async fn catch_up(hs: &Homeserver, queues: &Queues, generation: u64, missed: Missed) -> Result<()> {
     let Some(next) = missed.next else {
         // What happens from now on is kept again; then the rooms are looked at.
@@ -477,8 +477,8 @@ async fn catch_up(hs: &Homeserver, queues: &Queues, generation: u64, missed: Mis
     Ok(queued?.durable().await?)
 }
 
-/// Some of the rooms that a server has members in, from a number on, and the number where the others
-/// begin.
+/// Some of the rooms that a server has members in, from a number on, and the number where the
+/// others begin.
 async fn rooms_shared(hs: &Homeserver, server: &ServerName, from: RoomNid) -> Result<(Vec<RoomNid>, Option<RoomNid>)> {
     let mut range = tables::ROOM_SERVERS.range(&());
     range.start = tables::ROOM_SERVERS.prefix_of(&from);

@@ -40,8 +40,8 @@ impl Told {
     }
 }
 
-/// The room, whether only suggested rooms below it are told, and who was asked: what one server says
-/// stands for no other.
+/// The room, whether only suggested rooms below it are told, and who was asked: what one server
+/// says stands for no other.
 type Key = (OwnedRoomId, bool, Vec<OwnedServerName>);
 
 /// What was told lately, each with when it was, in ms; also that nobody said anything.

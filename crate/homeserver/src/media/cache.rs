@@ -50,8 +50,8 @@ impl Drop for Reading {
 }
 
 impl Homeserver {
-    /// Makes a file known that can be had again, all of which is stored, and whatever goes with it. Says `false` where there
-    /// is no room for it.
+    /// Makes a file known that can be had again, all of which is stored, and whatever goes with it.
+    /// Says `false` where there is no room for it.
     pub(super) async fn keep_cached(&self, upload: &mut Upload, media: Media, also: impl FnOnce(&mut Tx)) -> Result<bool> {
         let known = {
             let _lock = self.lock(LockKey::MediaCache).await;

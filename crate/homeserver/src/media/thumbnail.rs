@@ -83,8 +83,8 @@ pub fn thumbnail_of(width: UInt, height: UInt, method: Option<&Method>, animated
 }
 
 impl ThumbnailWanted {
-    /// The one of [`SIZES`] that comes closest, chosen as Synapse does, of a picture of this size if
-    /// that is known: larger ones first.
+    /// The one of [`SIZES`] that comes closest, chosen as Synapse does, of a picture of this size
+    /// if that is known: larger ones first.
     fn nearest(self, source: Option<(u32, u32)>) -> Self {
         // Wide enough for the products of any two numbers that a request can name.
         let (asked_width, asked_height) = (i128::from(self.size.width), i128::from(self.size.height));
@@ -179,7 +179,8 @@ impl Homeserver {
         loop {
             let file = self.read_picture(key, original.size).await?;
             let made = self.host.thumbnail(file, wanted).await.map_err(|none| Failure::Refused(Refused::NoThumbnail(none)))?;
-            // Now it is known how large the picture is. It was chosen by that where it is the same.
+            // Now the picture's size is known: where another thumbnail is the nearest by that, it is
+            // made instead.
             let nearest = asked.nearest(Some(made.source));
             if nearest == wanted || asked.nearest(None) != wanted {
                 return Ok((nearest, made));

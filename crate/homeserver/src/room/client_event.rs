@@ -88,8 +88,8 @@ pub enum Format {
     InRoom,
 }
 
-/// What somebody who is not in a room is told of it, beside their invitation or knock (Client-Server
-/// API, Stripped state).
+/// What somebody who is not in a room is told of it, beside their invitation or knock
+/// (Client-Server API, Stripped state).
 const STRIPPED: [StateEventType; 7] = [
     StateEventType::RoomCreate,
     StateEventType::RoomJoinRules,

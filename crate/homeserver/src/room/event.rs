@@ -38,8 +38,8 @@ pub struct Event {
     pub replaces: Option<Position>,
     /// The redaction that took its content away.
     pub redacted_by: Option<Position>,
-    /// Where states refer to it, when it was an outlier before it got its place in the timeline. Its
-    /// own position where it has a place and the state there is not known all the same.
+    /// Where states refer to it, when it was an outlier before it got its place in the timeline.
+    /// Its own position where it has a place and the state there is not known all the same.
     pub outlier: Option<Position>,
 }
 

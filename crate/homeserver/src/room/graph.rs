@@ -47,8 +47,8 @@ impl Homeserver {
     }
 
     /// At most `limit` events that lead from `earliest` to `latest`, neither of these among them,
-    /// the oldest first: those nearest to `latest` where there are more. None that was rejected, and
-    /// none of a depth below `min_depth`.
+    /// the oldest first: those nearest to `latest` where there are more. None that was rejected,
+    /// and none of a depth below `min_depth`.
     pub async fn between(
         &self,
         room: &RoomInfo,

@@ -58,9 +58,9 @@ impl Write<'_> {
     }
 
     /// Adds events from before what is here, whose format, signatures and hashes have been checked,
-    /// each after its parents among them. `states` says for some what another server says was before
-    /// them. Those of which the state before them is not known stay out. They are no part of the
-    /// room as it is now: it was decided without them.
+    /// each after its parents among them. `states` says for some what another server says was
+    /// before them. Those of which the state before them is not known stay out. They are no part of
+    /// the room as it is now: it was decided without them.
     pub fn prepend(&mut self, events: &[Pdu], states: &HashMap<OwnedEventId, Vec<OwnedEventId>>) -> Result<usize, Stop> {
         self.look_up(events)?;
         let first = self.head.oldest.0.saturating_sub_unsigned(events.len() as u64);

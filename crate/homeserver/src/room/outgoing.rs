@@ -48,8 +48,8 @@ impl Write<'_> {
         Ok(())
     }
 
-    /// The server of a user who is in the room no more: who was only invited, or has knocked, learns
-    /// the end of it by this event alone.
+    /// The server of a user who is in the room no more: who was only invited, or has knocked,
+    /// learns the end of it by this event alone.
     fn server_sent_away(&self, event: &Event) -> Option<OwnedServerName> {
         let is_member_event = event.pdu.event_type == TimelineEventType::RoomMember;
         let ends = is_member_event && matches!(membership_of(event), MembershipKind::Leave | MembershipKind::Ban);

@@ -16,8 +16,8 @@ impl Write<'_> {
     /// receipt of a PDU). One that is here already stays as it is.
     ///
     /// # Errors
-    /// [`Refused::OfRoom`], [`Refused::OfAnotherRoom`], and [`Refused::MissingEvents`] with the auth
-    /// events that are not here.
+    /// [`Refused::OfRoom`], [`Refused::OfAnotherRoom`], and [`Refused::MissingEvents`] with the
+    /// auth events that are not here.
     pub fn add_outlier(&mut self, pdu: Pdu) -> Result<Rc<Event>, Stop> {
         if pdu.room_id != self.room.id {
             return Err(Refused::OfRoom(pdu.event_id, pdu.room_id).into());
@@ -77,8 +77,8 @@ impl Write<'_> {
         if missing.is_empty() { Ok(()) } else { Err(Refused::MissingEvents { event: pdu.event_id.clone(), missing }.into()) }
     }
 
-    /// The root of the state that consists of these events, which are here. Those that were rejected
-    /// are no part of it; of two for the same place the last counts.
+    /// The root of the state that consists of these events, which are here. Those that were
+    /// rejected are no part of it; of two for the same place the last counts.
     ///
     /// # Errors
     /// [`Refused::MissingEvents`] with those that are not here, for `of`.
@@ -138,8 +138,9 @@ impl Write<'_> {
     /// no more.
     ///
     /// # Errors
-    /// [`Refused::MissingEvents`] with the auth events of the join that are not here. [`Refused::NotAllowed`] where the auth rules do not allow the join in
-    /// that state, and where it has no create event.
+    /// [`Refused::MissingEvents`] with the auth events of the join that are not here.
+    /// [`Refused::NotAllowed`] where the auth rules do not allow the join in that state, and where
+    /// it has no create event.
     pub fn enter(&mut self, state: &[OwnedEventId], join: Pdu) -> Result<Rc<Event>, Stop> {
         if let Some(known) = self.event_by_id(&join.event_id)?.filter(|known| !known.is_outlier()) {
             return Ok(known);

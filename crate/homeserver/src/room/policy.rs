@@ -1,5 +1,5 @@
-//! Which server recommends what is said in a room (Server-Server API, "Policy Servers"). Asking it is
-//! in `federation/policy.rs`.
+//! Which server recommends what is said in a room (Server-Server API, "Policy Servers"). Asking it
+//! is in `federation/policy.rs`.
 
 use super::{error::Refused, event::Event, rooms::RoomInfo, state_tree::NodeId, stop::Stop, write::Write};
 use crate::{failure::Failure, homeserver::Homeserver};

@@ -70,7 +70,8 @@ impl Write<'_> {
 
     fn judge(&mut self, pdu: Pdu, before: NodeId) -> Result<Rc<Event>, Stop> {
         let rejected = self.rejected(&pdu, before)?;
-        // 6. "Passes authorization rules based on the current state of the room, otherwise it is soft failed."
+        // 6. "Passes authorization rules based on the current state of the room, otherwise it is
+        // soft failed."
         // 7. A policy server that does not recommend it, "otherwise it is soft failed" too.
         let is_recommended = !self.not_recommended.contains(&pdu.event_id);
         let soft_failed = rejected.is_none() && !(is_recommended && self.check_in_state(&pdu, self.state())?.is_ok());
@@ -85,14 +86,16 @@ impl Write<'_> {
 
     /// Why an event is rejected whatever the room is now, if it is.
     pub(super) fn rejected(&self, pdu: &Pdu, before: NodeId) -> Result<Option<String>, Stop> {
-        // 4. "Passes authorization rules based on the event's auth events, otherwise it is rejected."
+        // 4. "Passes authorization rules based on the event's auth events, otherwise it is
+        // rejected."
         if let Err(reason) = self.check_by_auth_events(pdu)? {
             return Ok(Some(reason));
         }
         if let Err(reason) = self.check_in_auth_events(pdu)? {
             return Ok(Some(reason));
         }
-        // 5. "Passes authorization rules based on the state before the event, otherwise it is rejected."
+        // 5. "Passes authorization rules based on the state before the event, otherwise it is
+        // rejected."
         Ok(self.check_in_state(pdu, before)?.err())
     }
 

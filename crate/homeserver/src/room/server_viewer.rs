@@ -1,6 +1,6 @@
-//! What another server is shown of a room's timeline (Server-Server API, "Backfilling and retrieving
-//! missing events"): what its users could see, and of everything else what a redaction leaves, which
-//! is enough to go on along the graph.
+//! What another server is shown of a room's timeline (Server-Server API, "Backfilling and
+//! retrieving missing events"): what its users could see, and of everything else what a redaction
+//! leaves, which is enough to go on along the graph.
 
 use super::{append::membership_of, error::Result, event::Event, rooms::RoomInfo, state_tree::NodeId, visibility::visibility_in};
 use crate::{

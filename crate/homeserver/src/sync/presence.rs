@@ -33,10 +33,10 @@ const OFFLINE_AFTER: u64 = 30_000;
 const IDLE_AFTER: u64 = 5 * 60_000;
 /// How long what another server has said of a user holds, in ms: it says when something changes.
 const BY_SERVER_FOR: u64 = 30 * 60_000;
-/// How many users of other servers can be there at a time.
-const MOST_OF_OTHERS: usize = MOST_PRESENT / 2;
 /// How many users can be there at a time; others are offline until somebody goes.
 const MOST_PRESENT: usize = 4096;
+/// How many users of other servers can be there at a time.
+const MOST_OF_OTHERS: usize = MOST_PRESENT / 2;
 /// How many devices of a user are told apart.
 const MOST_DEVICES: usize = 16;
 /// How many users' changes are written together.

@@ -366,9 +366,9 @@ fn a_crash_leaves_a_file_or_nothing() {
             server.get(&alice, "/_matrix/client/v3/account/whoami").ok();
         }
         assert!(download(&server, &alice, "GET", &again).1 == bytes, "crash {nth}");
-        // Of each file that there is an entry, its three chunks, and their uses. The last two writes
-        // are that of what was uploaded before, and that of the file. After it only the answer is
-        // lost.
+        // Of each file that there is an entry, its three chunks, and their uses. The last two
+        // writes are that of what was uploaded before, and that of the file. After it only the
+        // answer is lost.
         let files = if nth <= 7 { 1 } else { 2 };
         assert_eq!(left(&server, &store), (7 * files, 3), "crash {nth}");
     }

@@ -89,7 +89,8 @@ fn a_thumbnail_is_made_once_for_all_who_ask_for_about_that_size() {
     assert_eq!(made.get(), 0);
 }
 
-/// A picture of 1000 by 500 pixels is 320 by 160 within 320 by 240: too small for who asks for more.
+/// A picture of 1000 by 500 pixels is 320 by 160 within 320 by 240: too small for who asks for
+/// more.
 #[test]
 fn the_size_is_chosen_by_that_of_the_picture_once_it_is_known() {
     let server = TestServer::new();

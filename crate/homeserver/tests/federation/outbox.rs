@@ -58,12 +58,12 @@ fn say(server: &TestServer, user: &TestUser, room: &str, text: &str) {
 /// A sync after a token, or from the start where that is empty, with all there is.
 pub fn sync(server: &TestServer, user: &TestUser, since: &str) -> Value {
     let filter = r#"{"room":{"timeline":{"limit":1000}}}"#;
-    let filter: String = form_urlencoded_filter(filter);
+    let filter: String = percent_encoded(filter);
     let since = if since.is_empty() { String::new() } else { format!("&since={since}") };
     server.get(user, &format!("/_matrix/client/v3/sync?filter={filter}{since}")).ok()
 }
 
-fn form_urlencoded_filter(filter: &str) -> String {
+fn percent_encoded(filter: &str) -> String {
     filter.bytes().map(|byte| format!("%{byte:02x}")).collect()
 }
 

@@ -68,7 +68,7 @@ fn one_bad_event_costs_only_itself() {
         r#"{"room_id":7}"#.to_owned(),
         with("7"),
         with(r#"{"body":1.5}"#),
-        with(r#"{"body":1e999}"#).replace("1e999", "1e300"),
+        with(r#"{"body":1e300}"#),
         with(r#"{"body":123456789012345678901234567890}"#),
         with(r#"{"body":"\ud800"}"#),
         with(&format!("{{\"body\":{deep}}}")),

@@ -7,8 +7,8 @@ use std::sync::LazyLock;
 
 static ENDPOINTS: LazyLock<Vec<Value>> = LazyLock::new(|| serde_json::from_str(include_str!("../data/answers.json")).expect("JSON"));
 
-/// Fails unless an answer is what the specification says of the endpoint and the status; of an error
-/// that it says nothing of, unless it has the form of all errors.
+/// Fails unless an answer is what the specification says of the endpoint and the status; of an
+/// error that it says nothing of, unless it has the form of all errors.
 #[track_caller]
 pub fn check(method: &str, path: &str, answer: &Answer) {
     let endpoint = find(method, path);

@@ -50,7 +50,8 @@ fn room(server: &TestServer, user: &TestUser, request: Value) -> String {
     server.post(user, "/_matrix/client/v3/createRoom", request).ok()["room_id"].as_str().expect("an id").to_owned()
 }
 
-/// Rooms are joined, knocked on, invited to and left, and what servers tell each other is looked at.
+/// Rooms are joined, knocked on, invited to and left, and what servers tell each other is looked
+/// at.
 #[test]
 fn what_succeeds_is_answered_as_the_specification_says() {
     let network = Network::new();

@@ -39,8 +39,8 @@ const STREAMED: usize = 2 << 20;
 /// Bytes of all large bodies at a time.
 const MOST_BUFFERED: usize = 128 << 20;
 
-/// Bytes of them that may be other servers': what they send is read before it is known whether it is
-/// theirs, and clients are not to wait for that.
+/// Bytes of them that may be other servers': what they send is read before it is known whether it
+/// is theirs, and clients are not to wait for that.
 const MOST_BUFFERED_OF_PEERS: usize = MOST_BUFFERED / 2;
 
 /// How many connections each address or network has.

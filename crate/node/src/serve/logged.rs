@@ -1,5 +1,6 @@
-//! What `--log debug` and `--metrics` say of a request: its method, its endpoint's path, the status,
-//! and how long it took. Of whom and of what it was about, and with which token, they say nothing.
+//! What `--log debug` and `--metrics` say of a request: its method, its endpoint's path, the
+//! status, and how long it took. Of whom and of what it was about, and with which token, they say
+//! nothing.
 
 use super::metrics::Requests;
 use ephapse_homeserver::{Entrance, Homeserver};

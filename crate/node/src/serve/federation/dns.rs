@@ -163,8 +163,8 @@ fn failure(name: &str, error: &NetError) -> LookupError {
     }
 }
 
-/// By priority, and among those of one priority by chance, more often first the larger the weight is
-/// (RFC 2782).
+/// By priority, and among those of one priority by chance, more often first the larger the weight
+/// is (RFC 2782).
 fn in_order(mut records: Vec<SRV>) -> Vec<SRV> {
     let mut ordered = Vec::with_capacity(records.len());
     records.sort_by_key(|srv| (Reverse(srv.priority), Reverse(srv.weight)));

@@ -107,8 +107,8 @@ struct Ready {
 }
 
 impl Https {
-    /// Nothing is looked up yet, and nothing sent before [`Self::open`]: a server that other servers
-    /// cannot find asks none of them.
+    /// Nothing is looked up yet, and nothing sent before [`Self::open`]: a server that other
+    /// servers cannot find asks none of them.
     pub fn new(options: Options) -> Self {
         Self { options, is_open: Cell::new(false), ready: OnceCell::new() }
     }

@@ -1,4 +1,5 @@
-//! The body of another server's answer, within bounds of time. How long it may be says who reads it.
+//! The body of another server's answer, within bounds of time. How long it may be says who reads
+//! it.
 
 use crate::serve::pace::Pace;
 use bytes::Bytes;

@@ -76,7 +76,8 @@ fn a_body_that_pauses_for_too_long_or_drips_is_given_up_and_has_no_effect() {
     });
 }
 
-/// Other servers come by the same port, and before their bodies are there nobody knows whose they are.
+/// Other servers come by the same port, and before their bodies are there nobody knows whose they
+/// are.
 #[test]
 fn ten_thousand_connections_of_a_few_networks_leave_others_their_places() {
     in_fast_time(async {
