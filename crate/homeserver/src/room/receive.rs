@@ -28,7 +28,7 @@ impl Write<'_> {
             return Err(Refused::MissingEvents { event: pdu.event_id, missing }.into());
         }
         let before = self.state_after_all(&pdu)?;
-        self.judge(pdu, before)
+        self.judge(pdu, before, self.state())
     }
 
     /// As [`Self::receive`], for an event whose parents are not all here: in the state that another
@@ -48,7 +48,11 @@ impl Write<'_> {
         }
         states.push(self.told_state(&pdu.event_id, state)?);
         let before = self.resolve(&states)?;
-        let event = self.judge(pdu, before)?;
+        // What is before it has not made the room's state yet: who joined there is no stranger.
+        let ends = self.head.extremities.iter().map(|end| NodeId(end.state));
+        let current: Vec<NodeId> = ends.chain([before]).collect();
+        let current = self.resolve(&current)?;
+        let event = self.judge(pdu, before, current)?;
         self.remember_missing_parents(&event)?;
         Ok(event)
     }
@@ -68,13 +72,14 @@ impl Write<'_> {
         Ok(known.filter(|known| !known.is_outlier()))
     }
 
-    fn judge(&mut self, pdu: Pdu, before: NodeId) -> Result<Rc<Event>, Stop> {
+    /// By the state before it, and by the one that the room has with it.
+    fn judge(&mut self, pdu: Pdu, before: NodeId, current: NodeId) -> Result<Rc<Event>, Stop> {
         let rejected = self.rejected(&pdu, before)?;
         // 6. "Passes authorization rules based on the current state of the room, otherwise it is
         // soft failed."
         // 7. A policy server that does not recommend it, "otherwise it is soft failed" too.
         let is_recommended = !self.not_recommended.contains(&pdu.event_id);
-        let soft_failed = rejected.is_none() && !(is_recommended && self.check_in_state(&pdu, self.state())?.is_ok());
+        let soft_failed = rejected.is_none() && !(is_recommended && self.check_in_state(&pdu, current)?.is_ok());
         let pdu = Pdu { rejected: rejected.is_some(), ..pdu };
         let servers = self.servers_told()?;
         let event = self.append(pdu, before, Verdict { rejected, soft_failed }, None)?;

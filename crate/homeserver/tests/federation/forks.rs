@@ -62,3 +62,22 @@ fn what_was_before_the_join_is_history_wherever_the_graph_leads_there() {
     assert_eq!(news, ["meanwhile", "together"], "nothing old is new");
     assert_eq!(read(&three, &carol, &shared.room), ["old", "meanwhile", "together"]);
 }
+
+/// What was said after a join that is not here, in a state that was asked for, was judged by a state
+/// without that join, and withheld.
+#[test]
+fn who_joined_unheard_of_is_heard() {
+    let shared = Shared::new();
+    let (three, dave) = (shared.network.server("three.example"), shared.two.register("dave"));
+    let carol = three.register("carol");
+    shared.network.set_cut(&shared.one, &shared.two, true);
+    join(&shared.two, &dave, &shared.room);
+    say(&shared.two, &dave, &shared.room, "here-I-am");
+    ["one", "two", "three"].iter().for_each(|text| say(&shared.one, &shared.alice, &shared.room, text));
+    join(&three, &carol, &shared.room);
+    let since = token(&sync(&three, &carol, ""));
+    shared.network.set_cut(&shared.one, &shared.two, false);
+    shared.network.pass(10 * MINUTE);
+    let heard = &sync(&three, &carol, &since)["rooms"]["join"][&shared.room]["timeline"]["events"];
+    assert_eq!(heard[0]["content"]["body"], "here-I-am", "{heard}");
+}
