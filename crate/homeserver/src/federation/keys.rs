@@ -15,7 +15,7 @@ use ephapse_events::{Pdu, PduError, ReceivedPdu};
 use ephapse_store::StoreError;
 use futures_util::{StreamExt, stream};
 use ruma::{
-    CanonicalJsonObject, OwnedServerName, ServerName,
+    CanonicalJsonObject, CanonicalJsonValue, OwnedServerName, ServerName,
     api::federation::discovery::{ServerSigningKeys, get_remote_server_keys_batch, get_server_keys},
     room_version_rules::RoomVersionRules,
     serde::{Base64, Raw},
@@ -185,9 +185,12 @@ impl Homeserver {
         let mut fetched = self.keys_by_server(server).await;
         if fetched.is_err() {
             for notary in &self.config.trusted_key_servers {
-                if let Ok(document) = self.keys_by_notary(notary, server).await {
-                    fetched = Ok(document);
-                    break;
+                match self.keys_by_notary(notary, server).await {
+                    Ok(document) => {
+                        fetched = Ok(document);
+                        break;
+                    }
+                    Err(error) => tracing::debug!("{notary} does not say the signing keys of {server}: {error}"),
                 }
             }
         }
@@ -221,7 +224,7 @@ impl Homeserver {
         let documents = answer.server_keys.iter().filter_map(|raw| {
             let document = Document::read(raw, server).ok()?;
             let signed: CanonicalJsonObject = raw.deserialize_as_unchecked().ok()?;
-            verify_json(&[(notary.to_string(), notary_keys.current())].into(), &signed).ok()?;
+            verify_signature_of(notary, &notary_keys, &signed).ok()?;
             Some(document)
         });
         let newest = documents.max_by_key(|document| document.keys.valid_until_ts);
@@ -333,6 +336,20 @@ impl Keys {
     }
 }
 
+/// Verifies the signature of one server by its keys of now. Others have signed too: a notary signs
+/// what it passes on.
+fn verify_signature_of(server: &ServerName, keys: &Document, signed: &CanonicalJsonObject) -> Result<(), String> {
+    let mut by_server = signed.clone();
+    if let Some(CanonicalJsonValue::Object(signatures)) = by_server.get_mut("signatures") {
+        signatures.retain(|signer, _| signer == server.as_str());
+    }
+    let is_signed = by_server.get("signatures").and_then(CanonicalJsonValue::as_object).is_some_and(|signatures| !signatures.is_empty());
+    if !is_signed {
+        return Err(format!("it is not signed by {server}"));
+    }
+    verify_json(&[(server.to_string(), keys.current())].into(), &by_server).map_err(|error| error.to_string())
+}
+
 /// What a server says of its keys, signed by itself.
 struct Document {
     json: String,
@@ -348,7 +365,7 @@ impl Document {
         }
         let signed: CanonicalJsonObject = raw.deserialize_as_unchecked().map_err(|error| error.to_string())?;
         let document = Self { json: raw.json().get().to_owned(), keys };
-        verify_json(&[(server.to_string(), document.current())].into(), &signed).map_err(|error| error.to_string())?;
+        verify_signature_of(server, &document, &signed)?;
         Ok(document)
     }
 

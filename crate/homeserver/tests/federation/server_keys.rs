@@ -1,8 +1,10 @@
 //! Signing keys, of this server and of others.
 
-use crate::support::{Answer, Network, TestServer};
-use ephapse_homeserver::{Body, Entrance};
+use crate::support::{Answer, Network, TestServer, config};
+use ephapse_homeserver::{Body, Config, Entrance};
+use ephapse_store::MemoryStore;
 use serde_json::json;
+use std::rc::Rc;
 
 fn ask(server: &TestServer, method: &str, path: &str, body: &str) -> Answer {
     let request = http::Request::builder().method(method).uri(path).body(Body::from(body.to_owned())).expect("a request");
@@ -32,4 +34,23 @@ fn a_notary_signs_what_another_server_says_of_its_keys() {
     assert_eq!(fetched, 1);
     network.set_down(&two, true);
     assert_eq!(ask(&one, "GET", "/_matrix/key/v2/query/two.example", "").ok()["server_keys"][0]["server_name"], "two.example");
+}
+
+/// What a notary passes on is signed by two, which was taken for a forgery: no notary ever helped.
+#[test]
+fn a_notary_says_the_keys_of_a_server_that_is_away() {
+    let network = Network::new();
+    let trusting =
+        Config { trusted_key_servers: vec!["nowhere.example".try_into().expect("a name"), "two.example".try_into().expect("a name")], ..config() };
+    let one = network.server_with("one.example", Rc::new(MemoryStore::new()), trusting);
+    let (two, three) = (network.server("two.example"), network.server("three.example"));
+    one.register("alice");
+    ask(&two, "GET", "/_matrix/key/v2/query/three.example", "").ok();
+    network.set_down(&three, true);
+    let profile = "/_matrix/federation/v1/query/profile?user_id=@alice:one.example";
+    three.ask(&one, "GET", profile, None).ok();
+    // Whoever trusts nobody cannot know who that is.
+    let four = network.server("four.example");
+    four.register("alice");
+    three.ask(&four, "GET", "/_matrix/federation/v1/query/profile?user_id=@alice:four.example", None).fails(401, "M_UNAUTHORIZED");
 }
