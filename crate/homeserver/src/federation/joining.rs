@@ -203,7 +203,7 @@ impl Homeserver {
     /// Those of some events of a room whose signatures and hashes are good; each only once.
     pub(crate) async fn verified_events(&self, received: Vec<ReceivedPdu>, rules: &RoomVersionRules) -> Result<Vec<Pdu>, RemoteError> {
         let slice = TimeSlice::new(&*self.host);
-        let keys = self.keys_for(&received, rules).await?;
+        let keys = self.keys_for_state(&received, rules).await?;
         let mut seen = std::collections::HashSet::new();
         let mut verified = Vec::with_capacity(received.len());
         for event in received {

@@ -24,9 +24,10 @@ use ruma::{
 use std::{
     borrow::Cow,
     cell::RefCell,
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, HashSet},
     pin::pin,
     rc::Rc,
+    time::Duration,
 };
 
 /// How far into the future a server can say that its keys are valid, in ms: "Servers MUST use the
@@ -34,8 +35,15 @@ use std::{
 const LONGEST_VALIDITY: u64 = 7 * 24 * 60 * 60 * 1000;
 
 /// How long a server is not asked again whose keys could not be had, or not the wanted ones, in ms:
-/// whoever names servers in events must not have them asked for each.
-const RETRY_AFTER: u64 = 60 * 1000;
+/// it doubles each time. What was only lost on its way is asked for again soon, and whoever names
+/// servers in events does not have them asked for each.
+const FIRST_RETRY_AFTER: u64 = 1000;
+const LAST_RETRY_AFTER: u64 = 60 * 1000;
+
+/// How long a join waits before it asks again for keys that could not be had, and for those of how
+/// many servers: of many, most are gone for good.
+const ROUND_PAUSE: Duration = Duration::from_secs(2);
+const ASKED_AGAIN: usize = ASKED_AT_ONCE;
 
 /// How many servers are asked at once for one batch of events.
 const ASKED_AT_ONCE: usize = 16;
@@ -49,8 +57,8 @@ const MOST_KEYS: usize = 64;
 /// What memory holds of other servers' keys.
 #[derive(Default)]
 pub struct Keys {
-    /// Until when a server is not asked again, in ms.
-    failed: RefCell<HashMap<OwnedServerName, u64>>,
+    /// Until when a server is not asked again, in ms, and how often it has failed.
+    failed: RefCell<HashMap<OwnedServerName, (u64, u32)>>,
     /// Keys lately used, with what they are good for.
     known: RefCell<HashMap<(OwnedServerName, String), Rc<ServerKey>>>,
 }
@@ -197,9 +205,10 @@ impl Homeserver {
         match fetched {
             Ok(document) => {
                 self.store_keys(server, document).await?;
-                if !are_good(&self.known_keys(server, ids).await?, ids.len(), at) {
+                match are_good(&self.known_keys(server, ids).await?, ids.len(), at) {
+                    true => self.federation.keys.answered(server),
                     // It has no such key: whoever makes up ids must not have it asked for each.
-                    self.federation.keys.failed(server, self.host.now());
+                    false => self.federation.keys.failed(server, self.host.now()),
                 }
                 Ok(())
             }
@@ -300,6 +309,19 @@ impl Homeserver {
         self.server_keys(wanted.into_values().collect()).await
     }
 
+    /// As [`Self::keys_for`], for what will not come again: few servers of which there is no key are
+    /// asked once more a little later.
+    pub(crate) async fn keys_for_state(&self, events: &[ReceivedPdu], rules: &RoomVersionRules) -> Result<KnownKeys, StoreError> {
+        let keys = self.keys_for(events, rules).await?;
+        let servers: HashSet<OwnedServerName> = events.iter().flat_map(|event| event.signing_servers(rules).unwrap_or_default()).collect();
+        let without = servers.iter().filter(|server| !keys.keys.contains_key(server.as_str())).count();
+        if without == 0 || without > ASKED_AGAIN {
+            return Ok(keys);
+        }
+        self.host.sleep(ROUND_PAUSE).await;
+        self.keys_for(events, rules).await
+    }
+
     /// Verifies an event of a room, by keys that are fetched where they are not known.
     pub(crate) async fn verified(&self, event: ReceivedPdu, rules: &RoomVersionRules) -> Result<Result<Pdu, PduError>, StoreError> {
         let keys = self.keys_for(std::slice::from_ref(&event), rules).await?;
@@ -314,17 +336,24 @@ fn are_good(keys: &[(String, [u8; 32], u64)], wanted: usize, at: Option<u64>) ->
 
 impl Keys {
     fn has_failed(&self, server: &ServerName, now: u64) -> bool {
-        self.failed.borrow().get(server).is_some_and(|until| *until > now)
+        self.failed.borrow().get(server).is_some_and(|(until, _)| *until > now)
     }
 
     fn failed(&self, server: &ServerName, now: u64) {
         let mut failed = self.failed.borrow_mut();
         if failed.len() >= MOST_FAILED {
-            failed.retain(|_, until| *until > now);
+            failed.retain(|_, (until, _)| *until > now);
         }
-        if failed.len() < MOST_FAILED {
-            failed.insert(server.to_owned(), now + RETRY_AFTER);
+        let times = failed.get(server).map_or(0, |(_, times)| *times);
+        if times > 0 || failed.len() < MOST_FAILED {
+            let pause = FIRST_RETRY_AFTER.saturating_mul(1 << times.min(20)).min(LAST_RETRY_AFTER);
+            failed.insert(server.to_owned(), (now + pause, times + 1));
         }
+    }
+
+    /// It has said the keys that were wanted.
+    fn answered(&self, server: &ServerName) {
+        self.failed.borrow_mut().remove(server);
     }
 
     fn remember(&self, place: (OwnedServerName, String), key: Rc<ServerKey>) {

@@ -4,7 +4,7 @@ use crate::support::{Answer, Network, TestServer, config};
 use ephapse_homeserver::{Body, Config, Entrance};
 use ephapse_store::MemoryStore;
 use serde_json::json;
-use std::rc::Rc;
+use std::{rc::Rc, time::Duration};
 
 fn ask(server: &TestServer, method: &str, path: &str, body: &str) -> Answer {
     let request = http::Request::builder().method(method).uri(path).body(Body::from(body.to_owned())).expect("a request");
@@ -53,4 +53,28 @@ fn a_notary_says_the_keys_of_a_server_that_is_away() {
     let four = network.server("four.example");
     four.register("alice");
     three.ask(&four, "GET", "/_matrix/federation/v1/query/profile?user_id=@alice:four.example", None).fails(401, "M_UNAUTHORIZED");
+}
+
+/// What was lost on its way kept a server from being believed for a minute.
+#[test]
+fn keys_that_could_not_be_had_are_asked_for_again_soon() {
+    let network = Network::new();
+    let (one, two) = (network.server("one.example"), network.server("two.example"));
+    one.register("alice");
+    let profile = "/_matrix/federation/v1/query/profile?user_id=@alice:one.example";
+    network.set_down(&two, true);
+    two.ask(&one, "GET", profile, None).fails(401, "M_UNAUTHORIZED");
+    network.set_down(&two, false);
+    network.pass(Duration::from_secs(2));
+    two.ask(&one, "GET", profile, None).ok();
+    // Whoever does not answer for long is asked less and less often.
+    let three = network.server("three.example");
+    network.set_down(&three, true);
+    network.sent();
+    for _ in 0..600 {
+        three.ask(&one, "GET", profile, None).fails(401, "M_UNAUTHORIZED");
+        network.pass(Duration::from_secs(1));
+    }
+    let asked = network.sent().into_iter().filter(|sent| sent.to == "three.example").count();
+    assert!((10..=20).contains(&asked), "{asked} times in ten minutes");
 }
