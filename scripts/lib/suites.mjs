@@ -28,11 +28,18 @@ export async function installPrograms(suites) {
 }
 
 /**
- * Every Rust test of the workspace, natively, with what the tests say: endpoints, crashes, seeds.
+ * Every Rust test of the workspace, natively, with what the tests say: endpoints, crashes, seeds. Servers are simulated for
+ * `SIMULATION_SECONDS`, with `SIMULATION_SEEDS` seeds at least.
  */
 async function rustTests() {
-  const { code, output } = await run('cargo', ['test', '--workspace', '--no-fail-fast', '--', '--show-output'], { tee: true, shows: onceEach(), mayFail: true });
-  return cargoCounts(code, output);
+  const { SIMULATION_SECONDS = '150', SIMULATION_SEEDS = '20' } = process.env;
+  const env = { SIMULATION_SECONDS, SIMULATION_SEEDS };
+  const { code, output } = await run('cargo', ['test', '--workspace', '--no-fail-fast', '--', '--show-output'], { tee: true, shows: onceEach(), mayFail: true, env });
+  const { passed, failed } = cargoCounts(code, output);
+  const seeds = Number(/^simulation: (\d+) seeds/m.exec(output)?.[1] ?? 0);
+  if (seeds >= Number(SIMULATION_SEEDS)) return { passed, failed };
+  console.error(`Of ${SIMULATION_SEEDS} seeds only ${seeds} were simulated.`);
+  return { passed, failed: failed + 1 };
 }
 
 /**

@@ -94,6 +94,8 @@ pub type Thumbnailer = Box<dyn Fn(&[u8], ThumbnailWanted) -> Result<Thumbnail, N
 pub struct TestHost {
     world: Rc<World>,
     dice: Cell<u64>,
+    /// How far its clock is ahead of the world's, in ms.
+    ahead: Cell<u64>,
     transport: RefCell<Option<Rc<dyn Transport>>>,
     /// What ends with the process.
     tasks: RefCell<Vec<AbortHandle>>,
@@ -116,6 +118,7 @@ impl TestHost {
         Rc::new(Self {
             world,
             dice: Cell::new(seed),
+            ahead: Cell::default(),
             transport: RefCell::default(),
             tasks: RefCell::default(),
             thumbnailer: RefCell::default(),
@@ -132,7 +135,7 @@ impl TestHost {
 
 impl Host for TestHost {
     fn now(&self) -> u64 {
-        self.world.now.get()
+        self.world.now.get() + self.ahead.get()
     }
 
     /// SplitMix64.
@@ -253,20 +256,26 @@ impl TestServer {
         Self { hs, host, store, config }
     }
 
+    /// The process ends: nothing that it had begun goes on.
+    pub fn end(&self) {
+        self.host.tasks.take().iter().for_each(AbortHandle::abort);
+    }
+
     /// The same store after a restart: everything in memory is gone; time and dice go on.
     pub fn restart(self) -> Self {
-        self.host.tasks.take().iter().for_each(AbortHandle::abort);
+        self.end();
         let transport = self.host.transport.take();
         let world = match transport {
             Some(_) => self.host.world.clone(),
             // What the former process had begun ends with it.
             None => {
                 let world = World::new();
-                world.now.set(self.now());
+                world.now.set(self.host.world.now.get());
                 world
             }
         };
         let host = TestHost::in_world(world, self.host.dice.get());
+        host.ahead.set(self.host.ahead.get());
         host.transport.replace(transport);
         Self::on(host, self.store, self.config)
     }

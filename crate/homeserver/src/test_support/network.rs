@@ -50,6 +50,8 @@ struct Wires {
     servers: RefCell<BTreeMap<OwnedServerName, Rc<crate::Homeserver>>>,
     /// How often each was started.
     starts: RefCell<BTreeMap<OwnedServerName, u64>>,
+    /// How far their clocks are ahead.
+    ahead: RefCell<BTreeMap<OwnedServerName, Duration>>,
     /// Pairs that do not reach each other, and servers that nobody reaches.
     cut: RefCell<BTreeSet<(OwnedServerName, OwnedServerName)>>,
     down: RefCell<BTreeSet<OwnedServerName>>,
@@ -213,6 +215,7 @@ impl Network {
             world: World::new(),
             servers: RefCell::default(),
             starts: RefCell::default(),
+            ahead: RefCell::default(),
             cut: RefCell::default(),
             down: RefCell::default(),
             played: RefCell::default(),
@@ -234,6 +237,7 @@ impl Network {
         let name = OwnedServerName::try_from(name).expect("a name");
         let seed = name.as_str().bytes().fold(1, |seed: u64, byte| seed.wrapping_mul(31).wrapping_add(byte.into()));
         let host = TestHost::in_world(self.wires.world.clone(), seed);
+        host.ahead.set(self.wires.ahead.borrow().get(&name).copied().unwrap_or_default().as_millis() as u64);
         let start = self.wires.starts.borrow().get(&name).map_or(1, |start| start + 1);
         self.wires.starts.borrow_mut().insert(name.clone(), start);
         host.transport.replace(Some(Rc::new(Wire { from: name.clone(), start, wires: Rc::downgrade(&self.wires) })));
@@ -247,6 +251,11 @@ impl Network {
         let server = server.restart();
         self.wires.servers.borrow_mut().insert(server.hs.server_name().to_owned(), server.hs.clone());
         server
+    }
+
+    /// How far the clock of a server will be ahead of the others', whenever it starts.
+    pub fn set_clock_ahead(&self, name: &str, ahead: Duration) {
+        self.wires.ahead.borrow_mut().insert(name.try_into().expect("a name"), ahead);
     }
 
     /// A server that the test plays itself: what it answers, whoever asks.
