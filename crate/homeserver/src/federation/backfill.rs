@@ -11,10 +11,7 @@ use crate::{
 use ephapse_events::Pdu;
 use ephapse_store::Direction;
 use futures_util::future::{Either, select};
-use ruma::{
-    OwnedEventId, UInt,
-    api::federation::{backfill::get_backfill, event::get_room_state_ids},
-};
+use ruma::{OwnedEventId, UInt, api::federation::backfill::get_backfill};
 use std::{
     collections::{HashMap, HashSet},
     pin::pin,
@@ -125,12 +122,7 @@ async fn states_before(asking: &Asking<'_>, events: &[Pdu]) -> Result<HashMap<Ow
         if has_parents {
             continue;
         }
-        let told = if states.len() < MOST_STATES {
-            let request = get_room_state_ids::v1::Request::new(event.event_id.clone(), asking.room.id.clone());
-            asking.ask(async |server| asking.hs.ask(server, request.clone()).await).await.ok()
-        } else {
-            None
-        };
+        let told = if states.len() < MOST_STATES { asking.state_ids(&event.event_id).await.ok() } else { None };
         match told {
             Some(told) => {
                 asking.fetch_state(&event.event_id, &told.pdu_ids, &told.auth_chain_ids).await?;

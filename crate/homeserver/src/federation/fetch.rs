@@ -12,7 +12,7 @@ use ruma::{
     OwnedEventId, OwnedServerName, ServerName,
     api::federation::{
         authorization::get_event_authorization,
-        event::{get_event, get_room_state},
+        event::{get_event, get_room_state, get_room_state_ids},
     },
 };
 use serde_json::value::RawValue;
@@ -77,6 +77,17 @@ impl<'a> Asking<'a> {
             slice.step().await;
         }
         hs.verified_events(events, rules).await.map_err(|error| error.to_string())
+    }
+
+    /// What the state before an event consists of, as another server says.
+    pub async fn state_ids(&self, event: &OwnedEventId) -> Result<get_room_state_ids::v1::Response, String> {
+        let request = get_room_state_ids::v1::Request::new(event.clone(), self.room.id.clone());
+        self.ask(async |server| {
+            let told = self.hs.ask(server, request.clone()).await?;
+            // Others may know it.
+            if told.pdu_ids.is_empty() { Err(AskError::Malformed("it does not know the state".to_owned())) } else { Ok(told) }
+        })
+        .await
     }
 
     /// Those of `ids` that are not here in any way.

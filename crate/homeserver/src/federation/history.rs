@@ -42,10 +42,10 @@ fn unknown(event: &EventId) -> Error {
     Error::not_found(format!("Event {event} was not found"))
 }
 
-/// An event of a room that is no outlier and was not rejected, so that the state before it counts.
+/// An event of a room of which the state before it is known, and counts: it was not rejected.
 async fn placed(hs: &Homeserver, room: &RoomInfo, id: &EventId) -> Result<Rc<Event>> {
     let event = hs.event_by_id(room.nid, id).await?;
-    event.filter(|event| !event.is_outlier() && event.rejected.is_none()).ok_or_else(|| unknown(id))
+    event.filter(|event| event.has_state() && event.rejected.is_none()).ok_or_else(|| unknown(id))
 }
 
 /// `GET /_matrix/federation/v1/state/{roomId}`: the state before an event, and what it stands on.

@@ -16,10 +16,7 @@ use crate::{
 use ephapse_events::Pdu;
 use ephapse_store::StoreError;
 use ephapse_streams::{Delivered, Entry, Full, Limits, Redelivery, Retention, Stream, WhenFull};
-use ruma::{
-    OwnedEventId, OwnedServerName, ServerName, UInt,
-    api::federation::event::{get_missing_events, get_room_state_ids},
-};
+use ruma::{OwnedEventId, OwnedServerName, ServerName, UInt, api::federation::event::get_missing_events};
 use serde::{Deserialize, Serialize};
 use std::{
     collections::{HashMap, HashSet, VecDeque},
@@ -241,6 +238,12 @@ impl Gap<'_> {
         self.asking.hs.has_state_after(self.asking.room.nid, id).await.map_err(|error| error.to_string())
     }
 
+    /// Whether an event has its place here, be it that nothing is known of the state there.
+    async fn is_placed(&self, id: &OwnedEventId) -> Result<bool, String> {
+        let found = self.asking.hs.find_event(id).await.map_err(|error| error.to_string())?;
+        Ok(found.is_some_and(|(nid, position)| nid == self.asking.room.nid && !position.is_outlier()))
+    }
+
     /// Asks for events that are missing, and those before them; says whether any came.
     async fn fetch(&mut self, mut missing: HashSet<OwnedEventId>) -> Result<bool, String> {
         let (hs, room) = (self.asking.hs, self.asking.room);
@@ -264,7 +267,7 @@ impl Gap<'_> {
         told.retain(|event| event.depth >= self.start);
         told.sort_by_key(|event| std::cmp::Reverse(event.depth));
         for event in told {
-            if missing.contains(&event.event_id) && self.waiting.len() < MOST_FETCHED {
+            if missing.contains(&event.event_id) && self.waiting.len() < MOST_FETCHED && !self.is_placed(&event.event_id).await? {
                 missing.extend(event.prev_events.iter().cloned());
                 came |= self.waiting.insert(event.event_id.clone(), event).is_none();
             }
@@ -287,8 +290,7 @@ impl Gap<'_> {
         let state = if has_parents {
             None
         } else {
-            let request = get_room_state_ids::v1::Request::new(event.event_id.clone(), asking.room.id.clone());
-            let told = asking.ask(async |server| asking.hs.ask(server, request.clone()).await).await?;
+            let told = asking.state_ids(&event.event_id).await?;
             asking.fetch_state(&event.event_id, &told.pdu_ids, &told.auth_chain_ids).await?;
             Some(told.pdu_ids)
         };

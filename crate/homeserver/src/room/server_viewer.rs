@@ -71,9 +71,9 @@ impl ServerViewer {
     }
 
     /// A change of the visibility or of one of its own memberships is judged on both sides, and the
-    /// kinder one counts. Of an outlier the state is not known: it is judged by the current one.
+    /// kinder one counts. Where the state is not known, as of an outlier, the current one does.
     async fn sees(&mut self, hs: &Homeserver, event: &Event) -> Result<bool> {
-        if event.is_outlier() {
+        if !event.has_state() {
             let now = NodeId(hs.room_head(self.room.nid).await?.state);
             return Ok(event.pdu.sender.server_name() == self.server || !is_restricted(&visibility_in(hs, &self.room, now).await?));
         }

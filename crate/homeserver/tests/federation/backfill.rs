@@ -1,7 +1,7 @@
 //! History that other servers have.
 
 use crate::support::{History, Network, Peer, Room};
-use serde_json::Value;
+use serde_json::{Value, json};
 use std::time::Duration;
 
 /// The server was told of the newest event alone; a client reads back from there.
@@ -61,4 +61,25 @@ fn what_is_around_an_event_is_fetched_too() {
     let before = context["events_before"].as_array().expect("events");
     let bodies: Vec<&str> = before.iter().filter_map(|event| event["content"]["body"].as_str()).collect();
     assert_eq!(bodies, ["3", "2", "1", "0"], "{context}");
+}
+
+/// Who was asked first knew an invitation from before it was in the room, and said that the room had
+/// no state there. So nobody read any further.
+#[test]
+fn history_goes_on_before_an_invitation_of_who_is_asked() {
+    let network = Network::new();
+    let (one, two, three) = (network.server("one.example"), network.server("two.example"), network.server("three.example"));
+    let (bob, carol) = (one.register("bob"), three.register("carol"));
+    let room = Room::public(&two, "11");
+    room.say(&two, "old");
+    two.post(&room.alice, &format!("/_matrix/client/v3/rooms/{}/invite", room.id), json!({ "user_id": bob.id })).ok();
+    one.post(&bob, &format!("/_matrix/client/v3/rooms/{}/join", room.id), json!({})).ok();
+    three.post(&carol, &format!("/_matrix/client/v3/join/{}?via=two.example", room.id), json!({})).ok();
+    network.pass(Duration::from_secs(60));
+    let read = Room { alice: carol, ..room };
+    let mut bodies = Vec::new();
+    for _ in 0..3 {
+        bodies = read.bodies(&three);
+    }
+    assert_eq!(bodies, ["old"]);
 }
