@@ -60,14 +60,18 @@ impl Inner {
     /// Sends `requests`, after which chunks have `more` bytes more.
     async fn change_chunks(self: &Rc<Self>, more: f64, requests: impl FnOnce(&IdbObjectStore) -> Result<(), StoreError>) -> Result<(), StoreError> {
         let total = self.chunk_bytes.get() + more;
-        let sent = self.send_fenced(&[CHUNKS], CrashPoint::BetweenPutAndCommit, |transaction| {
-            let chunks = self.store(transaction, CHUNKS)?;
-            requests(&chunks)?;
-            put(&chunks, &BYTES.into(), &total.into())
-        })?;
-        sent.await?;
+        let with_total = |chunks: &IdbObjectStore| {
+            requests(chunks)?;
+            put(chunks, &BYTES.into(), &total.into())
+        };
+        self.send_chunks(with_total).await?;
         self.chunk_bytes.set(total);
         Ok(())
+    }
+
+    async fn send_chunks(self: &Rc<Self>, requests: impl FnOnce(&IdbObjectStore) -> Result<(), StoreError>) -> Result<(), StoreError> {
+        let sent = self.send_fenced(&[CHUNKS], CrashPoint::BetweenPutAndCommit, |transaction| requests(&self.store(transaction, CHUNKS)?))?;
+        sent.await
     }
 
     /// Runs a change of chunks when those before it have ended: what it writes of their bytes
@@ -169,13 +173,25 @@ impl Inner {
         for id in &ids {
             bytes += self.bytes_of_chunk(id).await?;
         }
-        self.change_chunks(-bytes, |chunks| {
+        let delete = |chunks: &IdbObjectStore| {
             ids.iter().try_for_each(|id| {
                 let keys = [values(id, 0.0, f64::INFINITY)?.into(), length_key(id)];
                 keys.iter().try_for_each(|key| chunks.delete(key).map(drop).map_err(|error| store_error(&error)))
             })
-        })
-        .await?;
+        };
+        match self.change_chunks(-bytes, delete).await {
+            // Storage that is full has no room for the record either: without it, the next opening
+            // counts.
+            Err(StoreError::QuotaExceeded) => {
+                let delete_all = |chunks: &IdbObjectStore| {
+                    chunks.delete(&BYTES.into()).map_err(|error| store_error(&error))?;
+                    delete(chunks)
+                };
+                self.send_chunks(delete_all).await?;
+                self.chunk_bytes.set(self.chunk_bytes.get() - bytes);
+            }
+            changed => changed?,
+        }
         self.inject_fault(CrashPoint::AfterChunk)
     }
 }
