@@ -34,6 +34,9 @@ const MOST_ROOMS: usize = 10_000;
 const MOST_CHILDREN: usize = 1_000;
 /// Bytes of the events that say to which rooms it leads.
 const MOST_CHILDREN_BYTES: usize = 1 << 20;
+/// For how long other servers are asked, for one page, in ms. Whom one waits for then still has its
+/// time.
+const PATIENCE: u64 = 20 * 1000;
 /// Rooms that other servers are asked for, for one page.
 const MOST_ASKED: usize = 20;
 
@@ -216,30 +219,43 @@ struct Next {
     depth: u64,
     /// Servers that may know it.
     via: Vec<OwnedServerName>,
+    /// The space that leads to it.
+    parent: Option<OwnedRoomId>,
 }
 
-/// What other servers have said on the way, and how many more rooms they may be asked for.
+/// What other servers have said on the way. What one says of the rooms that its space leads to
+/// counts where one comes to them from there alone: anybody may name any room.
 #[derive(Default)]
 struct Told {
-    rooms: HashMap<OwnedRoomId, RoomSummary>,
-    inaccessible: HashSet<OwnedRoomId>,
+    /// By the space and the room that it leads to.
+    rooms: HashMap<(OwnedRoomId, OwnedRoomId), RoomSummary>,
+    inaccessible: HashSet<(OwnedRoomId, OwnedRoomId)>,
+    /// For how many rooms they were asked.
     asked: usize,
+    /// Until when they are asked, in ms.
+    until: Option<u64>,
+}
+
+impl Next {
+    /// The space that leads to it, and the room.
+    fn place(&self) -> (OwnedRoomId, OwnedRoomId) {
+        (self.parent.clone().unwrap_or_else(|| self.room.clone()), self.room.clone())
+    }
 }
 
 impl Told {
     /// A room that this server is not in.
     async fn describe(&mut self, hs: &Homeserver, question: &Question<'_>, next: &Next) -> Result<Option<Described>> {
-        let room = &next.room;
-        if self.inaccessible.contains(room) {
+        if self.is_inaccessible(next) {
             return Ok(None);
         }
         // Of a space the server above does not say what is in it.
-        let summary = self.rooms.get(room).filter(|summary| !summary.is_space());
+        let summary = self.rooms.get(&next.place()).filter(|summary| !summary.is_space());
         let described = match summary {
             Some(summary) => Some(Described { summary: summary.clone(), children_state: Vec::new() }),
             None => self.ask(hs, question, next).await.or_else(|| {
                 // Nobody says what is in it.
-                let summary = self.rooms.get(room)?.clone();
+                let summary = self.rooms.get(&next.place())?.clone();
                 Some(Described { summary, children_state: Vec::new() })
             }),
         };
@@ -248,19 +264,25 @@ impl Told {
         Ok(may_know.then_some(described))
     }
 
+    /// Whether the server above may not know of it.
+    fn is_inaccessible(&self, next: &Next) -> bool {
+        self.inaccessible.contains(&next.place())
+    }
+
     async fn ask(&mut self, hs: &Homeserver, question: &Question<'_>, next: &Next) -> Option<Described> {
         let suggested_only = question.suggested_only;
         let told = match remote::known(hs, &next.room, suggested_only, &next.via) {
             Some(told) => told,
-            None if self.asked >= MOST_ASKED => None,
+            None if self.asked >= MOST_ASKED || hs.host.now() > *self.until.get_or_insert(hs.host.now() + PATIENCE) => None,
             None => {
                 self.asked += 1;
                 remote::ask(hs, &next.room, suggested_only, &next.via).await
             }
         }?;
         if self.rooms.len() < MOST_ROOMS {
-            self.rooms.extend(told.children.iter().map(|summary| (summary.room_id.clone(), summary.clone())));
-            self.inaccessible.extend(told.inaccessible.iter().cloned());
+            let place = |room: &OwnedRoomId| (next.room.clone(), room.clone());
+            self.rooms.extend(told.children.iter().map(|summary| (place(&summary.room_id), summary.clone())));
+            self.inaccessible.extend(told.inaccessible.iter().map(place));
         }
         Some(told.room.clone())
     }
@@ -269,7 +291,8 @@ impl Told {
 /// A page of a hierarchy.
 pub async fn page(hs: &Homeserver, question: &Question<'_>) -> Result<Page> {
     let mut told = Told::default();
-    let root = Next { room: question.room.to_owned(), depth: 0, via: question.room.server_name().map(ToOwned::to_owned).into_iter().collect() };
+    let via = question.room.server_name().map(ToOwned::to_owned).into_iter().collect();
+    let root = Next { room: question.room.to_owned(), depth: 0, via, parent: None };
     let mut before = match question.before() {
         Ok(before) => before,
         // Who may know nothing of the room is told no more.
@@ -285,11 +308,15 @@ pub async fn page(hs: &Homeserver, question: &Question<'_>) -> Result<Page> {
     let mut seen = HashSet::new();
     let slice = TimeSlice::new(&*hs.host);
     while let Some(next) = rest.pop() {
-        if seen.len() >= MOST_ROOMS || !seen.insert(next.room.clone()) {
+        if seen.len() >= MOST_ROOMS || seen.contains(&next.room) {
             continue;
         }
         slice.step().await;
-        let Some(described) = describe(hs, question, &next, &mut told).await? else {
+        let described = describe(hs, question, &next, &mut told).await?;
+        if described.is_some() || !told.is_inaccessible(&next) {
+            seen.insert(next.room.clone());
+        }
+        let Some(described) = described else {
             if next.depth == 0 {
                 return Err(Refused::Unknown(next.room).into());
             }
@@ -304,7 +331,13 @@ pub async fn page(hs: &Homeserver, question: &Question<'_>) -> Result<Page> {
             let children = described.children_state.iter().rev().filter(|child| !seen.contains(&child.state_key));
             // Many wide spaces together lead to more than is ever looked at.
             let children = children.take(MOST_ROOMS.saturating_sub(rest.len()));
-            rest.extend(children.map(|child| Next { room: child.state_key.clone(), depth: next.depth + 1, via: child.via() }));
+            let parent = Some(&next.room);
+            rest.extend(children.map(|child| Next {
+                room: child.state_key.clone(),
+                depth: next.depth + 1,
+                via: child.via(),
+                parent: parent.cloned(),
+            }));
         }
         if before > 0 {
             before -= 1;

@@ -164,6 +164,55 @@ fn a_tree_goes_on_across_servers() {
     assert_eq!(names(&spaces.hierarchy(one, alice, "")["rooms"]), ["top", "open", "secret"], "what cannot be asked for is left out");
 }
 
+/// A server that the test plays, with one space: the rooms that it leads to, and what the server
+/// says of them.
+fn play_space(network: &Network, server: &str, space: &str, answer: Value) {
+    let mut told = json!({ "room_id": space, "name": "theirs", "room_type": "m.space", "join_rule": "public", "num_joined_members": 1,
+        "world_readable": true, "guest_can_join": false });
+    let children = answer["leads_to"].as_array().expect("rooms").iter().map(|room| {
+        json!({ "type": "m.space.child", "state_key": room[0], "sender": format!("@them:{server}"), "origin_server_ts": 1,
+            "content": { "via": [room[1]] } })
+    });
+    told["children_state"] = children.collect();
+    let answer = json!({ "room": told, "children": answer["children"], "inaccessible_children": answer["inaccessible"] });
+    network.play(server, move |request| match request.uri().path().contains("/hierarchy/") {
+        true => http::Response::new(Body::from(answer.to_string())),
+        false => http::Response::builder().status(404).body(Body::from("{}")).expect("an answer"),
+    });
+}
+
+#[test]
+fn what_a_server_says_of_another_s_room_counts_in_its_own_space_alone() {
+    let spaces = Spaces::new();
+    let Spaces { network, one, alice, top, .. } = &spaces;
+    let far = spaces.hierarchy(one, alice, "")["rooms"][4]["room_id"].take();
+    let theirs = "!theirs:three.example";
+    let content = json!({ "via": ["three.example"], "order": "a" });
+    one.put(alice, &format!("/_matrix/client/v3/rooms/{top}/state/m.space.child/{theirs}"), content).ok();
+    play_space(network, "three.example", theirs, json!({ "leads_to": [[far, "three.example"]], "children": [], "inaccessible": [far] }));
+    let mut rooms = names(&spaces.hierarchy(one, alice, "")["rooms"]).into_iter().map(str::to_owned).collect::<Vec<_>>();
+    rooms.sort_unstable();
+    assert_eq!(rooms, ["below", "far", "open", "secret", "theirs", "top"]);
+}
+
+#[test]
+fn servers_that_do_not_answer_hold_up_a_space_for_a_minute_at_most() {
+    let (network, one, _) = two_servers();
+    let alice = one.register("alice");
+    let top = room(&one, &alice, json!({ "preset": "public_chat", "name": "top", "creation_content": { "type": "m.space" } }));
+    for number in 0..12 {
+        let server = format!("slow{number}.example");
+        play_space(&network, &server, "!a:slow.example", json!({ "leads_to": [], "children": [], "inaccessible": [] }));
+        let path = format!("/_matrix/client/v3/rooms/{top}/state/m.space.child/!a{number}:{server}");
+        one.put(&alice, &path, json!({ "via": [server] })).ok();
+    }
+    network.set_latency(Duration::from_secs(60));
+    let before = one.now();
+    let found = one.get(&alice, &format!("/_matrix/client/v1/rooms/{top}/hierarchy")).ok();
+    assert_eq!(names(&found["rooms"]), ["top"]);
+    assert!(one.now() - before <= 60_000, "{} ms", one.now() - before);
+}
+
 #[test]
 fn a_room_of_another_server_has_a_summary() {
     let spaces = Spaces::new();
