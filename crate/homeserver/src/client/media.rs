@@ -212,6 +212,7 @@ fn wanted(server: OwnedServerName, media_id: String) -> FileKey {
 
 async fn answer(call: Call, access: Access, key: FileKey, name: Option<String>, wait: Duration) -> Result<Response<Body>> {
     let may_fetch = access == Access::Known;
+    let _reading = call.hs.reads_media(&key);
     let mut found = call.hs.find_media(&key, wait, may_fetch).await?;
     if access == Access::Unknown && tables::PUBLIC_MEDIA.get(call.hs.store(), &key).await?.is_none() {
         return Err(Failure::from(Refused::NotFound).into());

@@ -50,6 +50,11 @@ impl Drop for Reading {
 }
 
 impl Homeserver {
+    /// Somebody is about to look a file up and to read it.
+    pub(crate) fn reads_media(&self, key: &FileKey) -> Reading {
+        self.uploads.readers.read(key)
+    }
+
     /// Makes a file known that can be had again, all of which is stored, and whatever goes with it.
     /// Says `false` where there is no room for it.
     pub(super) async fn keep_cached(&self, upload: &mut Upload, media: Media, also: impl FnOnce(&mut Tx)) -> Result<bool> {
@@ -95,10 +100,7 @@ impl Homeserver {
             rest.start = tables::CACHED_MEDIA.key(last);
             rest.start.push(0);
             for ((created, server, media_id, variant), size) in oldest {
-                let key = (server, media_id, variant);
-                if !self.uploads.readers.reads(&key) {
-                    self.evict(&key, created, size).await?;
-                }
+                self.evict(&(server, media_id, variant), created, size).await?;
                 if self.cached_media_bytes().await?.saturating_add(bytes) <= limit {
                     return Ok(true);
                 }
@@ -106,10 +108,16 @@ impl Homeserver {
         }
     }
 
+    /// Lets a file go, unless somebody reads it.
     async fn evict(&self, key: &FileKey, created: u64, size: u64) -> Result<()> {
         let generation = self.begin_reading();
         let bytes = self.cached_media_bytes().await?.saturating_sub(size);
         let (server, media_id, variant) = key.clone();
+        // Nothing waits from here to the write: who begins to read before that looks the file up
+        // after having said so, and who begins later does not find it.
+        if self.uploads.readers.reads(key) {
+            return Ok(());
+        }
         let gone = self.write(generation, |tx| {
             tx.frees_space();
             tables::MEDIA.delete(tx, key);

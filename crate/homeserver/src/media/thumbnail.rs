@@ -140,6 +140,7 @@ impl Homeserver {
         if let Some(found) = self.kept_thumbnail(key, asked).await? {
             return Ok(found);
         }
+        let _reading = self.uploads.readers.read(key);
         let Found::Whole(original) = self.find_media(key, wait, may_fetch).await?.whole().await? else {
             return Err(Failure::from(Refused::NotYetUploaded).into());
         };
@@ -163,6 +164,7 @@ impl Homeserver {
     async fn kept_thumbnail(self: &Rc<Self>, (server, media_id, _): &FileKey, asked: ThumbnailWanted) -> Result<Option<(Media, Body)>> {
         let source = tables::IMAGE_SIZES.get(self.store(), &(server.clone(), media_id.clone())).await?;
         let key = (server.clone(), media_id.clone(), asked.nearest(source).variant());
+        let _reading = self.uploads.readers.read(&key);
         let media = tables::MEDIA.get(self.store(), &key).await?;
         Ok(media.map(|media| {
             let body = Body::stream(Download::new(self.clone(), key, 0..media.size));
