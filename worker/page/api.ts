@@ -126,6 +126,18 @@ export interface DestinationStatus {
   nextTry: number | null;
 }
 
+/** A join that is under way: events come first, and are then verified and kept. */
+export interface JoinStatus {
+  /** The server that is asked. */
+  server: string;
+  /** The room. */
+  room: string;
+  /** How many events of its state have come. */
+  eventsRead: number;
+  /** How many of them are kept. */
+  eventsKept: number;
+}
+
 /** What a server holds and does, as of one moment. */
 export interface Status {
   /** The server's name: what follows the colon in user ids. */
@@ -149,8 +161,8 @@ export interface Status {
   bytesWritten: number;
   /** What waits in durable queues. */
   streams: StreamStatus[];
-  /** The other servers that things are sent to. */
-  federation: { destinations: DestinationStatus[] };
+  /** Joins that wait for other servers, and the servers that things are sent to. */
+  federation: { joins: JoinStatus[]; destinations: DestinationStatus[] };
   /** How often the engine was rebuilt from its database since the worker started. */
   rebuilds: number;
   /**

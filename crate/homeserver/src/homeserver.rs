@@ -8,9 +8,9 @@ use crate::{
     devices::Seen,
     error::{Error, Result},
     federation::{
-        Federation,
+        Federation, FederationStatus,
         missing::{self, WAITING_EVENTS},
-        outbox::{FederationStatus, OUTBOX_EDUS, OUTBOX_EVENTS},
+        outbox::{OUTBOX_EDUS, OUTBOX_EVENTS},
     },
     host::Host,
     identity::{Identity, IdentityError, has_address},
@@ -479,7 +479,7 @@ impl Homeserver {
             waiting: self.notify.waiting(),
             panics: self.panics.get(),
             streams: self.streams.status(),
-            federation: self.federation.outbox.status(),
+            federation: self.federation.status(),
         }
     }
 

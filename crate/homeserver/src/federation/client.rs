@@ -143,6 +143,24 @@ impl Homeserver {
         serde_json::from_slice(&answer).map_err(|error| AskError::Malformed(error.to_string()))
     }
 
+    /// Asks another server for what `read` reads as it comes, all within `patience`.
+    ///
+    /// # Errors
+    /// [`AskError`], also for every status that is no success.
+    pub(crate) async fn ask_and_read<T, R>(
+        &self,
+        destination: &ServerName,
+        request: R,
+        patience: Duration,
+        read: impl AsyncFnOnce(Body) -> Result<T, AskError>,
+    ) -> Result<T, AskError>
+    where
+        R: OutgoingRequest<PathBuilder = SinglePath, Authentication: PeerAuthentication>,
+    {
+        let request = self.signed(destination, request)?;
+        self.in_time(patience, async { read(succeeded(self.sent(destination, request).await?).await?.into_body()).await }).await
+    }
+
     /// Asks another server for what is read as it comes. The head of the answer is there within
     /// [`PATIENCE`].
     ///

@@ -4,20 +4,22 @@
 
 use super::{
     client::{AskError, PATIENCE},
+    join_progress::JoinProgress,
+    keys::KnownKeys,
     refused::{Refused, RemoteError},
     template::Template,
+    told_state::ToldState,
 };
 use crate::{
     homeserver::Homeserver,
     locks::LockKey,
-    room::{self, Draft, Event, RoomInfo, Stop, Write, by_auth_events},
+    room::{self, Draft, Event, RoomInfo, StateHere, Stop, Write},
     tables::{self, Json, Session, UserNid},
     time_slice::TimeSlice,
 };
 use ephapse_events::{JsonObject, NewPdu, Pdu, ROOM_VERSIONS, ReceivedPdu, rules_of};
 use ruma::{
-    CanonicalJsonValue, MilliSecondsSinceUnixEpoch, OwnedEventId, OwnedServerName, OwnedUserId, RoomAliasId, RoomId, RoomVersionId, ServerName, UInt,
-    UserId,
+    CanonicalJsonValue, MilliSecondsSinceUnixEpoch, OwnedServerName, OwnedUserId, RoomAliasId, RoomId, RoomVersionId, ServerName, UInt, UserId,
     api::federation::{
         membership::{
             RawStrippedState, create_invite, create_join_event, create_knock_event, create_leave_event, prepare_join_event, prepare_knock_event,
@@ -36,9 +38,6 @@ const MOST_CANDIDATES: usize = 12;
 
 /// How long a server may take to answer a join: it sends all of the room's state.
 const JOIN_PATIENCE: Duration = Duration::from_secs(180);
-
-/// Bytes of a room's state, with its auth chain, that one join takes.
-const LARGEST_STATE: usize = 256 << 20;
 
 /// How many events of a state are judged in one decision.
 const AT_ONCE: usize = 200;
@@ -70,12 +69,6 @@ struct Signed {
     version: RoomVersionId,
     rules: RoomVersionRules,
     pdu: Pdu,
-}
-
-/// What a server answers to a join, as it came.
-struct State {
-    auth_chain: Vec<Box<RawValue>>,
-    state: Vec<Box<RawValue>>,
 }
 
 impl Homeserver {
@@ -115,15 +108,17 @@ impl Homeserver {
     }
 
     async fn join_through_server(&self, server: &ServerName, wanted: &WantedMembership<'_>) -> Result<(), RemoteError> {
+        let progress = self.federation.joins.begin(wanted.room, server);
         let of_server = |error: AskError| Refused::Server { server: server.to_owned(), error };
         let mut request = prepare_join_event::v1::Request::new(wanted.room.to_owned(), wanted.user.to_owned());
         request.ver = ROOM_VERSIONS.to_vec();
         let answer = self.ask(server, request).await.map_err(of_server)?;
         let signed = self.sign_template(server, wanted, answer.room_version, &answer.event, "join")?;
         let request = create_join_event::v2::Request::new(wanted.room.to_owned(), signed.pdu.event_id.clone(), raw(&signed.pdu));
-        let answer = self.ask_within(server, request, JOIN_PATIENCE, LARGEST_STATE).await.map_err(of_server)?.room_state;
-        let join = self.signed_join(&signed, answer.event.as_deref()).await?;
-        self.enter_room(wanted.room, signed, State { auth_chain: answer.auth_chain, state: answer.state }, join).await
+        let read = async |body| ToldState::read(self, wanted.room, &signed.rules, body, &progress).await;
+        let told = self.ask_and_read(server, request, JOIN_PATIENCE, read).await.map_err(of_server)?;
+        let join = self.signed_join(&signed, told.join.as_deref()).await?;
+        self.enter_room(wanted.room, signed, told, join, &progress).await
     }
 
     /// Signs what another server says a member event should be.
@@ -158,15 +153,15 @@ impl Homeserver {
     }
 
     /// Takes in a room in the state that another server tells, with a join that it has accepted.
-    async fn enter_room(&self, id: &RoomId, signed: Signed, answer: State, join: Pdu) -> Result<(), RemoteError> {
+    async fn enter_room(&self, id: &RoomId, signed: Signed, mut told: ToldState, join: Pdu, progress: &JoinProgress<'_>) -> Result<(), RemoteError> {
         let Signed { server, version, rules, .. } = signed;
-        let (known, state) = self.verified_state(id, answer, &rules).await?;
-        let said = known.iter().find(|event| event.is_create()).map(version_of);
+        let keys = self.server_keys(told.wanted_keys().of_servers()).await?;
+        let said = told.create(&keys, &rules).as_ref().map(version_of);
         if said.as_ref() != Some(&version) {
             return Err(Refused::malformed(&server, format!("the room is not of version {version}")).into());
         }
         let room = self.room_or_new(id, &version).await?;
-        self.add_outliers(&room, known).await?;
+        let state = self.add_told_state(&room, told, &keys, progress).await?;
         let generation = self.begin_reading();
         let enter = |write: &mut Write<'_>| write.enter(&state, join.clone());
         match self.write_room(&room, generation, enter).await {
@@ -176,28 +171,28 @@ impl Homeserver {
         }
     }
 
-    /// Events with good signatures and hashes of what a server has answered, each after those that
-    /// allow it, and which of them are the state. Others are left out: who made the state up of
-    /// them has to do without.
-    async fn verified_state(&self, id: &RoomId, answer: State, rules: &RoomVersionRules) -> Result<(Vec<Pdu>, Vec<OwnedEventId>), RemoteError> {
+    /// Keeps the events of a state that a server tells, as far as they can be verified.
+    async fn add_told_state(
+        &self,
+        room: &Rc<RoomInfo>,
+        told: ToldState,
+        keys: &KnownKeys,
+        progress: &JoinProgress<'_>,
+    ) -> Result<Rc<StateHere>, RemoteError> {
         let slice = TimeSlice::new(&*self.host);
-        let mut received = Vec::with_capacity(answer.auth_chain.len() + answer.state.len());
-        let mut state = Vec::with_capacity(answer.state.len());
-        let chain = answer.auth_chain.into_iter().map(|event| (event, false));
-        for (json, is_state) in chain.chain(answer.state.into_iter().map(|event| (event, true))) {
-            match ReceivedPdu::parse(json.get().as_bytes(), rules) {
-                Ok(event) if event.unverified().room_id == id => {
-                    if is_state {
-                        state.push(event.unverified().event_id.clone());
-                    }
-                    received.push(event);
-                }
-                Ok(event) => tracing::info!("{} is no event of {id}", event.unverified().event_id),
-                Err(error) => tracing::info!("an event of the state of {id} is left out: {error}"),
+        let mut events = told.into_events(&room.rules);
+        let mut state = StateHere::default();
+        loop {
+            let (pdus, are_state): (Vec<Pdu>, Vec<bool>) = events.next(AT_ONCE, keys, &slice).await.into_iter().unzip();
+            if pdus.is_empty() {
+                return Ok(Rc::new(state));
             }
-            slice.step().await;
+            let added = self.add_some_outliers(room, &pdus).await?;
+            progress.has_kept(pdus.len());
+            for event in added.into_iter().zip(are_state).filter_map(|(event, is_state)| event.filter(|_| is_state)) {
+                state.add(&event);
+            }
         }
-        Ok((by_auth_events(self.verified_events(received, rules).await?), state))
     }
 
     /// Those of some events of a room whose signatures and hashes are good; each only once.
@@ -224,20 +219,26 @@ impl Homeserver {
     /// events are not here is left out.
     pub(crate) async fn add_outliers(&self, room: &Rc<RoomInfo>, events: Vec<Pdu>) -> Result<(), RemoteError> {
         for events in events.chunks(AT_ONCE) {
-            let generation = self.begin_reading();
-            let add = |write: &mut Write<'_>| {
-                for event in events {
-                    match write.add_outlier(event.clone()) {
-                        Ok(_) => {}
-                        Err(Stop::Refused(room::Error::Refused(refused))) => tracing::info!("{} is left out: {refused}", event.event_id),
-                        Err(stop) => return Err(stop),
-                    }
-                }
-                Ok::<_, Stop>(())
-            };
-            self.write_room(room, generation, add).await?;
+            self.add_some_outliers(room, events).await?;
         }
         Ok(())
+    }
+
+    /// The same in one decision; of each event answers how it is kept.
+    async fn add_some_outliers(&self, room: &Rc<RoomInfo>, events: &[Pdu]) -> Result<Vec<Option<Rc<Event>>>, RemoteError> {
+        let generation = self.begin_reading();
+        let add = |write: &mut Write<'_>| {
+            let add = |event: &Pdu| match write.add_outlier(event.clone()) {
+                Ok(event) => Ok(Some(event)),
+                Err(Stop::Refused(room::Error::Refused(refused))) => {
+                    tracing::info!("{} is left out: {refused}", event.event_id);
+                    Ok(None)
+                }
+                Err(stop) => Err(stop),
+            };
+            events.iter().map(add).collect::<Result<Vec<_>, Stop>>()
+        };
+        Ok(self.write_room(room, generation, add).await?)
     }
 
     /// The room of an id; where it is not known, it is noted, without anything in it. One of which

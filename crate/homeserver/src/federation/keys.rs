@@ -77,6 +77,33 @@ pub struct Wanted {
     pub at: Option<u64>,
 }
 
+/// The keys that the signatures of some events need.
+#[derive(Default)]
+pub struct WantedKeys(HashMap<OwnedServerName, Wanted>);
+
+impl WantedKeys {
+    /// Adds those that an event needs.
+    pub fn add(&mut self, event: &ReceivedPdu, rules: &RoomVersionRules) {
+        let at = rules.enforce_key_validity.then(|| u64::from(event.unverified().origin_server_ts.get()));
+        for server in event.signing_servers(rules).unwrap_or_default() {
+            let key_ids = event.key_ids(&server);
+            let entry = self.0.entry(server.clone()).or_insert_with(|| Wanted { server, key_ids: Vec::new(), at });
+            for id in key_ids {
+                if entry.key_ids.len() < MOST_KEYS && !entry.key_ids.contains(&id) {
+                    entry.key_ids.push(id);
+                }
+            }
+            // The newest decides whether keys are fetched again.
+            entry.at = entry.at.max(at);
+        }
+    }
+
+    /// The same by server.
+    pub fn of_servers(self) -> Vec<Wanted> {
+        self.0.into_values().collect()
+    }
+}
+
 /// Keys that signatures are verified by, each until it stops to be good.
 #[derive(Debug, Default)]
 pub struct KnownKeys {
@@ -291,22 +318,11 @@ impl Homeserver {
 
     /// The keys that the signatures of these events need, where they can be had.
     pub(crate) async fn keys_for(&self, events: &[ReceivedPdu], rules: &RoomVersionRules) -> Result<KnownKeys, StoreError> {
-        let mut wanted: HashMap<OwnedServerName, Wanted> = HashMap::new();
+        let mut wanted = WantedKeys::default();
         for event in events {
-            let at = rules.enforce_key_validity.then(|| u64::from(event.unverified().origin_server_ts.get()));
-            for server in event.signing_servers(rules).unwrap_or_default() {
-                let key_ids = event.key_ids(&server);
-                let entry = wanted.entry(server.clone()).or_insert_with(|| Wanted { server, key_ids: Vec::new(), at });
-                for id in key_ids {
-                    if entry.key_ids.len() < MOST_KEYS && !entry.key_ids.contains(&id) {
-                        entry.key_ids.push(id);
-                    }
-                }
-                // The newest decides whether keys are fetched again.
-                entry.at = entry.at.max(at);
-            }
+            wanted.add(event, rules);
         }
-        self.server_keys(wanted.into_values().collect()).await
+        self.server_keys(wanted.of_servers()).await
     }
 
     /// As [`Self::keys_for`], for what will not come again: few servers of which there is no key are

@@ -13,6 +13,7 @@ pub mod events;
 mod fetch;
 mod hierarchy;
 mod history;
+pub mod join_progress;
 pub mod joining;
 pub mod keys;
 mod media;
@@ -29,17 +30,31 @@ mod rescinded;
 mod send;
 mod sender;
 mod server_keys;
-pub mod template;
+mod streamed;
+mod template;
 mod third_party;
 pub mod timestamps;
+mod told_state;
 mod version;
 mod well_known;
 
 use crate::{hierarchy::remote::Answers, keys::Fetching, router::Table, tables::RoomNid, transport::Transport};
+use join_progress::{JoinStatus, Joins};
 use keys::Keys;
-use outbox::Outbox;
+use outbox::{DestinationStatus, Outbox};
 use ruma::api::federation::transactions::send_transaction_message;
+use serde::Serialize;
 use std::{cell::RefCell, collections::HashSet, rc::Rc};
+
+/// What the owner of a node sees of federation.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct FederationStatus {
+    /// Joins that wait for another server.
+    pub joins: Vec<JoinStatus>,
+    /// Servers that something was sent to, or waits for, by name.
+    pub destinations: Vec<DestinationStatus>,
+}
 
 /// What memory holds of other servers, and the way to them.
 pub struct Federation {
@@ -49,6 +64,7 @@ pub struct Federation {
     fetching: RefCell<HashSet<RoomNid>>,
     pub(crate) hierarchies: Answers,
     pub(crate) outbox: Outbox,
+    joins: Joins,
     /// Device lists that are being fetched.
     pub(crate) device_lists: Fetching,
 }
@@ -61,8 +77,15 @@ impl Federation {
             fetching: RefCell::default(),
             hierarchies: Answers::default(),
             outbox: Outbox::new(has_peers),
+            joins: Joins::default(),
             device_lists: Fetching::default(),
         }
+    }
+}
+
+impl Federation {
+    pub(crate) fn status(&self) -> FederationStatus {
+        FederationStatus { joins: self.joins.status(), destinations: self.outbox.status() }
     }
 }
 

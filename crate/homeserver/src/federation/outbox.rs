@@ -146,14 +146,6 @@ pub struct DestinationStatus {
     pub next_try: Option<u64>,
 }
 
-/// What the owner of a node sees of federation.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub struct FederationStatus {
-    /// Servers that something was sent to, or waits for, by name.
-    pub destinations: Vec<DestinationStatus>,
-}
-
 impl Outbox {
     pub(crate) fn new(has_peers: bool) -> Self {
         Self {
@@ -191,8 +183,8 @@ impl Outbox {
         self.destinations.borrow().get(server).cloned()
     }
 
-    pub(crate) fn status(&self) -> FederationStatus {
-        FederationStatus { destinations: self.destinations.borrow().values().map(|destination| destination.status()).collect() }
+    pub(crate) fn status(&self) -> Vec<DestinationStatus> {
+        self.destinations.borrow().values().map(|destination| destination.status()).collect()
     }
 }
 

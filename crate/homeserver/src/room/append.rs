@@ -52,8 +52,8 @@ struct MembershipChange {
     /// Of which other server.
     server: Option<OwnedServerName>,
     old: Option<Membership>,
-    /// The member event that holds from now on.
-    event: Option<Rc<Event>>,
+    /// What the member event that holds from now on makes of them, and where it stands.
+    new: Option<(MembershipKind, Position)>,
 }
 
 impl Write<'_> {
@@ -247,20 +247,21 @@ impl Write<'_> {
     fn moved(&self, state_key: &str, after: Option<Position>) -> Result<Option<MembershipChange>, Vec<Need>> {
         let Ok(user) = OwnedUserId::try_from(state_key) else { return Ok(None) };
         let member = self.user_nid(&user).and_then(|nid| Ok((nid, self.member(nid)?)));
-        match (member, after.map(|position| self.event(position)).transpose()) {
-            (Ok((nid, old)), Ok(event)) => {
+        let new = |position| match self.entered.member(position) {
+            Some(member) => Ok(member),
+            None => self.event(position).map(|event| (membership_of(&event), event.position)),
+        };
+        match (member, after.map(new).transpose()) {
+            (Ok((nid, old)), Ok(new)) => {
                 let server = (!self.hs.is_local(&user)).then(|| user.server_name().to_owned());
-                Ok(Some(MembershipChange { user: nid, server, old, event }))
+                Ok(Some(MembershipChange { user: nid, server, old, new }))
             }
-            (member, event) => Err(member.err().into_iter().chain(event.err()).collect()),
+            (member, new) => Err(member.err().into_iter().chain(new.err()).collect()),
         }
     }
 
-    fn follow_member(&mut self, MembershipChange { user, server, old, event }: MembershipChange) -> Result<(), Need> {
-        let (kind, position) = match event {
-            Some(event) => (membership_of(&event), event.position),
-            None => (MembershipKind::Leave, self.head.newest),
-        };
+    fn follow_member(&mut self, MembershipChange { user, server, old, new }: MembershipChange) -> Result<(), Need> {
+        let (kind, position) = new.unwrap_or((MembershipKind::Leave, self.head.newest));
         let before = old.as_ref().map(|old| old.kind);
         let joined = kind == MembershipKind::Join;
         if let Some(server) = &server

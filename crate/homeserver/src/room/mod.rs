@@ -53,7 +53,7 @@ pub use self::{
     event::Event,
     incoming::Received,
     invitee::Invitee,
-    outliers::by_auth_events,
+    outliers::{StateHere, by_auth_events, in_order},
     policy::{PolicyServer, Unsigned},
     related::{Related, RelatedBy, Wanted},
     rooms::{RoomInfo, Rooms},

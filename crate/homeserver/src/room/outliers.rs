@@ -1,14 +1,44 @@
 //! Events that come without a place in the timeline, and the state of a room as other servers tell
 //! it: what a join, or an event whose parents are not here, stands on.
 
-use super::{append::Verdict, error::Refused, event::Event, state_tree, state_tree::NodeId, stop::Stop, write::Write};
-use ephapse_events::Pdu;
-use ruma::{EventId, OwnedEventId};
-use std::{
-    collections::{HashMap, HashSet},
-    rc::Rc,
-    sync::Arc,
+use super::{
+    append::{Verdict, membership_of},
+    error::Refused,
+    event::Event,
+    state_tree,
+    state_tree::NodeId,
+    stop::Stop,
+    write::Write,
 };
+use crate::{position::Position, tables::MembershipKind};
+use ephapse_events::{Pdu, StateKey};
+use ruma::{EventId, OwnedEventId, events::StateEventType};
+use std::{collections::HashMap, rc::Rc, sync::Arc};
+
+/// The state of a room as another server tells it, as far as its events are here: without the
+/// events, which may be more than memory should hold.
+#[derive(Default)]
+pub struct StateHere {
+    entries: HashMap<StateKey, Position>,
+    /// What the member events among them make of their users, and where these stand.
+    members: HashMap<Position, (MembershipKind, Position)>,
+}
+
+impl StateHere {
+    /// Adds an event, unless it is no part of any state. Of two for the same place the last counts.
+    pub fn add(&mut self, event: &Event) {
+        let Some(key) = event.pdu.key().filter(|_| event.rejected.is_none()) else { return };
+        if key.0 == StateEventType::RoomMember {
+            self.members.insert(event.state_position(), (membership_of(event), event.position));
+        }
+        self.entries.insert(key, event.state_position());
+    }
+
+    /// What a member event makes of its user, and where it stands.
+    pub(super) fn member(&self, state_position: Position) -> Option<(MembershipKind, Position)> {
+        self.members.get(&state_position).copied()
+    }
+}
 
 impl Write<'_> {
     /// Keeps an event of which it is not known where it stands. Its signatures and hash have been
@@ -141,12 +171,19 @@ impl Write<'_> {
     /// [`Refused::MissingEvents`] with the auth events of the join that are not here.
     /// [`Refused::NotAllowed`] where the auth rules do not allow the join in that state, and where
     /// it has no create event.
-    pub fn enter(&mut self, state: &[OwnedEventId], join: Pdu) -> Result<Rc<Event>, Stop> {
+    pub fn enter(&mut self, state: &Rc<StateHere>, join: Pdu) -> Result<Rc<Event>, Stop> {
         if let Some(known) = self.event_by_id(&join.event_id)?.filter(|known| !known.is_outlier()) {
             return Ok(known);
         }
         self.check_auth_events_are_here(&join)?;
-        let before = self.told_state(&join.event_id, state)?;
+        if !state.entries.contains_key(&(StateEventType::RoomCreate, String::new())) {
+            return Err(Refused::NotAllowed("The state of the room has no create event".to_owned()).into());
+        }
+        let entries = state.entries.iter().map(|(key, position)| (key.clone(), Some(*position)));
+        let update = state_tree::update(NodeId::EMPTY, entries, &|id| self.node(id))?;
+        self.add_nodes(update.new_nodes);
+        let before = update.root;
+        self.entered = state.clone();
         for checked in [self.check_by_auth_events(&join)?, self.check_in_state(&join, before)?] {
             checked.map_err(Refused::NotAllowed)?;
         }
@@ -186,41 +223,47 @@ impl Write<'_> {
     }
 }
 
-/// Events in an order in which each comes after those of its auth events that are among them; what
-/// stands in a circle is left out.
+/// Events in an order in which each comes after those of its auth events that are among them, each
+/// only once; what stands in a circle is left out.
 pub fn by_auth_events(events: Vec<Pdu>) -> Vec<Pdu> {
-    let among: HashSet<OwnedEventId> = events.iter().map(|event| event.event_id.clone()).collect();
+    let numbers: HashMap<OwnedEventId, usize> = events.iter().map(|event| event.event_id.clone()).zip(0..).collect();
     // Since v12 the create event is no auth event, but implied by the room's id.
-    let create = events.iter().find(|event| event.gives_room_id).map(|event| event.event_id.clone());
-    let mut waits: HashMap<OwnedEventId, usize> = HashMap::with_capacity(events.len());
-    let mut authorizes: HashMap<OwnedEventId, Vec<OwnedEventId>> = HashMap::new();
-    let mut by_id: HashMap<OwnedEventId, Pdu> = HashMap::with_capacity(events.len());
-    let mut ready = Vec::new();
-    for event in events {
-        let implied = create.iter().filter(|id| **id != event.event_id);
-        let auth_events: HashSet<&OwnedEventId> = event.auth_events.iter().filter(|id| among.contains(*id)).chain(implied).collect();
-        if by_id.contains_key(&event.event_id) {
-            continue;
+    let create = events.iter().find(|event| event.gives_room_id).map(|event| &event.event_id);
+    let needs = |number: usize| {
+        let event: &Pdu = &events[number];
+        let implied = create.filter(|id| **id != event.event_id);
+        event.auth_events.iter().chain(implied).filter_map(|id| numbers.get(id).copied()).collect()
+    };
+    let order = in_order(events.len(), needs);
+    let is_last = |number: &usize| numbers[&events[*number].event_id] == *number;
+    let order: Vec<usize> = order.into_iter().filter(is_last).collect();
+    let mut events: Vec<Option<Pdu>> = events.into_iter().map(Some).collect();
+    order.into_iter().filter_map(|number| events[number].take()).collect()
+}
+
+/// The numbers below `count` in an order in which each comes after those that it needs; what stands
+/// in a circle is left out.
+pub fn in_order(count: usize, needs: impl Fn(usize) -> Vec<usize>) -> Vec<usize> {
+    let mut waits = Vec::with_capacity(count);
+    let mut needed_by: Vec<Vec<u32>> = vec![Vec::new(); count];
+    for number in 0..count {
+        let needs = needs(number);
+        waits.push(needs.len());
+        for needed in needs {
+            needed_by[needed].push(number as u32);
         }
-        for id in &auth_events {
-            authorizes.entry((*id).clone()).or_default().push(event.event_id.clone());
-        }
-        if auth_events.is_empty() {
-            ready.push(event.event_id.clone());
-        }
-        waits.insert(event.event_id.clone(), auth_events.len());
-        by_id.insert(event.event_id.clone(), event);
     }
-    let mut ordered = Vec::with_capacity(by_id.len());
-    while let Some(id) = ready.pop() {
-        for next in authorizes.remove(&id).unwrap_or_default() {
-            let Some(count) = waits.get_mut(&next) else { continue };
-            *count -= 1;
-            if *count == 0 {
+    let mut ready: Vec<usize> = (0..count).filter(|number| waits[*number] == 0).collect();
+    let mut ordered = Vec::with_capacity(count);
+    while let Some(number) = ready.pop() {
+        for next in std::mem::take(&mut needed_by[number]) {
+            let next = next as usize;
+            waits[next] -= 1;
+            if waits[next] == 0 {
                 ready.push(next);
             }
         }
-        ordered.extend(by_id.remove(&id));
+        ordered.push(number);
     }
     ordered
 }

@@ -16,6 +16,7 @@ use super::{
     event::Event,
     invitee::Invitee,
     needs::Known,
+    outliers::StateHere,
     policy::Unsigned,
     resolution::Resolutions,
     rooms::{RoomInfo, weight_of_servers},
@@ -85,6 +86,8 @@ pub struct Write<'a> {
     /// Those who were in the room and are not any more.
     pub(super) left: Vec<UserNid>,
     authorized_by: HashMap<Position, Vec<Position>>,
+    /// The state that another server tells of a room that the decision enters.
+    pub(super) entered: Rc<StateHere>,
     /// The other servers in the room, where the decision changes them.
     servers: Option<BTreeMap<OwnedServerName, u32>>,
 }
@@ -241,6 +244,7 @@ impl<'a> Write<'a> {
             ids: HashMap::new(),
             nodes: RefCell::default(),
             members: HashMap::new(),
+            entered: Rc::default(),
             not_recommended: HashSet::new(),
             left: Vec::new(),
             authorized_by: HashMap::new(),

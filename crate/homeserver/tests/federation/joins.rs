@@ -1,8 +1,17 @@
 //! Joins, knocks, invitations and leaves across servers.
 
 use crate::support::{Network, Peer, Room, TestServer, TestUser};
+use bytes::Bytes;
+use ephapse_homeserver::{Body, Host};
+use futures_util::{
+    StreamExt,
+    future::{Either, select},
+    stream,
+};
+use http_body::Frame;
+use http_body_util::StreamBody;
 use serde_json::{Value, json};
-use std::time::Duration;
+use std::{cell::Cell, convert::Infallible, iter, pin::pin, rc::Rc, time::Duration};
 
 fn room(server: &TestServer, user: &TestUser, body: Value) -> String {
     server.post(user, "/_matrix/client/v3/createRoom", body).ok()["room_id"].as_str().expect("a room id").to_owned()
@@ -34,6 +43,54 @@ fn a_user_joins_a_room_of_another_server() {
             assert_eq!(membership(server, user, &id, &bob), "join", "{version}");
         }
     }
+}
+
+#[test]
+fn a_join_is_shown_while_it_waits_for_another_server() {
+    let network = Network::new();
+    let (one, two) = (network.server("one.example"), network.server("two.example"));
+    let (alice, bob) = (one.register("alice"), two.register("bob"));
+    let id = room(&one, &alice, json!({ "preset": "public_chat" }));
+    network.set_latency(Duration::from_secs(1));
+    let join = two.start("POST", &format!("/_matrix/client/v3/join/{id}?via=one.example"), Some(&bob.token), Some(json!({})));
+    let (hs, asked) = (two.hs.clone(), id.clone());
+    let sleep = two.host.sleep(Duration::from_millis(2500));
+    two.run(async move {
+        let mut join = pin!(join);
+        assert!(matches!(select(join.as_mut(), sleep).await, Either::Right(_)), "each of two requests takes two seconds");
+        let joins = hs.status().federation.joins;
+        assert_eq!(joins.iter().map(|join| (join.server.as_str(), join.room.as_str())).collect::<Vec<_>>(), [("one.example", &*asked)]);
+        join.await.ok();
+        assert_eq!(hs.status().federation.joins, []);
+    });
+    assert_eq!(membership(&two, &bob, &id, &alice), "join");
+}
+
+#[test]
+fn an_answer_to_a_join_that_never_ends_is_given_up() {
+    let network = Network::new();
+    let two = network.server("two.example");
+    let bob = two.register("bob");
+    let id = "!endless:one.example";
+    let template = json!({ "type": "m.room.member", "room_id": id, "sender": bob.id, "state_key": bob.id, "content": { "membership": "join" },
+        "depth": 5, "prev_events": [], "auth_events": [], "origin_server_ts": 1 });
+    let read = Rc::new(Cell::new(0));
+    let counted = read.clone();
+    network.play("one.example", move |request| {
+        if request.uri().path().contains("make_join") {
+            return http::Response::new(Body::from(json!({ "room_version": "10", "event": template }).to_string()));
+        }
+        let counted = counted.clone();
+        let frames = stream::iter(iter::once("{\"state\":[\"").chain(iter::repeat("endless endless endless endless"))).map(move |text| {
+            counted.set(counted.get() + text.len());
+            Ok::<_, Infallible>(Frame::data(Bytes::from_static(text.as_bytes())))
+        });
+        http::Response::new(Body::stream(StreamBody::new(frames)))
+    });
+    let answer = two.post(&bob, &format!("/_matrix/client/v3/join/{id}?via=one.example"), json!({}));
+    assert_eq!(answer.status, 502, "{}", answer.body);
+    assert!(answer.body["error"].as_str().is_some_and(|error| error.contains("one.example") && error.contains("more than")), "{}", answer.body);
+    assert!(read.get() < 5 << 20, "{} bytes are read", read.get());
 }
 
 #[test]
