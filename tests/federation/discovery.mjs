@@ -1,4 +1,4 @@
-// Run by `discovery.test.mjs` in a network of its own: three servers, each found in another way,
+// Run by `discovery.test.mjs` in a network of its own: four servers, each found in another way,
 // with one room.
 
 import assert from 'node:assert/strict';
@@ -12,7 +12,7 @@ import { agree } from './user.mjs';
 
 const directory = process.argv[2];
 const [kind, peer] = (process.env.PEERS ?? 'ephapse,synapse').split(',');
-const names = ['known.test', 'matrix.known.test', 'service.test', 'host.service.test', 'plain.test'];
+const names = ['known.test', 'matrix.known.test', 'service.test', 'host.service.test', 'old.test', 'host.old.test', 'plain.test'];
 const address = (name, ip) => ({ name, type: 'A', address: ip });
 const dns = await dnsServer([
   // Port 443 says where the server is, which is at another name and port.
@@ -21,7 +21,10 @@ const dns = await dnsServer([
   // A service, whose name has no address: so nobody answers at port 443.
   { name: '_matrix-fed._tcp.service.test', type: 'SRV', target: 'host.service.test', port: 8450 },
   address('host.service.test', '127.0.0.1'),
-  // Neither, so it is at port 8448.
+  // The same by the name that services had first.
+  { name: '_matrix._tcp.old.test', type: 'SRV', target: 'host.old.test', port: 8451 },
+  address('host.old.test', '127.0.0.1'),
+  // Nothing of all this, so it is at port 8448.
   address('plain.test', '127.0.0.2'),
 ]);
 const authority = await Authority.in(directory);
@@ -35,12 +38,12 @@ await new Promise((resolve) => { wellKnown.listen(443, '127.0.0.1', resolve); })
 
 const servers = [];
 try {
-  for (const [which, name, port, host] of [[kind, 'known.test', 8449, '127.0.0.1'], [peer, 'service.test', 8450, '127.0.0.1'], [kind, 'plain.test', 8448, '127.0.0.2']]) {
+  for (const [which, name, port, host] of [[kind, 'known.test', 8449, '127.0.0.1'], [peer, 'service.test', 8450, '127.0.0.1'], [kind, 'plain.test', 8448, '127.0.0.2'], [kind, 'old.test', 8451, '127.0.0.1']]) {
     servers.push(await kindsOfServers[which].start(join(directory, name), certificate, { name, port, host }));
   }
   const users = await Promise.all(servers.map((server) => server.user('someone')));
   for (const [n, user] of users.entries()) {
-    // Each is found by the two others, who know nothing but the address of the room.
+    // Each is found by the others, who know nothing but the address of the room.
     const local = `room-${n}`;
     const room = await user.createRoom({ preset: 'public_chat', room_alias_name: local });
     for (const other of users) {
