@@ -69,6 +69,7 @@
 
 pub mod auth;
 mod canonical;
+mod inserted;
 pub mod json;
 #[cfg(any(test, feature = "test-rooms"))]
 pub mod model;
@@ -81,6 +82,7 @@ mod sign;
 
 pub use self::{
     canonical::{NotJson, write_canonical},
+    inserted::Inserted,
     pdu::{
         EventReference, JsonObject, MAX_AUTH_EVENTS, MAX_ID_BYTES, MAX_PDU_BYTES, MAX_PREV_EVENTS, Pdu, PduError, ReceivedPdu, StateKey,
         create_of_room, max_depth, room_id_of_create,

@@ -11,6 +11,7 @@ mod numbers;
 pub use numbers::JsonObject;
 pub(crate) use numbers::python_number;
 
+use crate::Inserted;
 use crate::json::{self, LimitError};
 use base64::{Engine, alphabet, engine::general_purpose};
 use bytes::Bytes;
@@ -341,7 +342,7 @@ impl ReceivedPdu {
     pub fn key_ids(&self, server: &ServerName) -> Vec<String> {
         let keys = self.read.get("signatures").and_then(CanonicalJsonValue::as_object);
         let keys = keys.and_then(|s| s.get(server.as_str())).and_then(CanonicalJsonValue::as_object);
-        keys.map(|keys| keys.keys().cloned().collect()).unwrap_or_default()
+        keys.map(|keys| keys.keys().cloned().inserted()).unwrap_or_default()
     }
 
     /// Verifies signatures and content hash (receipt checks 2 and 3). With a wrong hash the

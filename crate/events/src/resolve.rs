@@ -26,7 +26,7 @@ mod v2;
 pub use in_memory::{conflicts, resolve_in_memory};
 pub use known::Missing;
 
-use crate::{Pdu, StateKey, create_of_room};
+use crate::{Inserted, Pdu, StateKey, create_of_room};
 use auth_chain::Walks;
 use judgements::Judgements;
 use known::{Gather, Known};
@@ -117,12 +117,12 @@ impl Resolution {
     #[cfg(test)]
     pub(crate) fn walk(&mut self) -> Result<(BTreeSet<OwnedEventId>, BTreeSet<OwnedEventId>), Unresolved> {
         let Self { states, known, progress } = self;
-        let conflicted: BTreeSet<OwnedEventId> = states.iter().flat_map(HashMap::values).cloned().collect();
+        let conflicted: BTreeSet<OwnedEventId> = states.iter().flat_map(HashMap::values).cloned().inserted();
         let gather = Gather::new(known);
         let difference = auth_chain::auth_difference(&mut progress.walks, states, &conflicted, &gather);
         let subgraph = auth_chain::conflicted_subgraph(&mut progress.walks, &conflicted, &gather);
         match (difference, subgraph) {
-            (Ok(difference), Ok(subgraph)) => Ok((difference.difference(&conflicted).cloned().collect(), subgraph)),
+            (Ok(difference), Ok(subgraph)) => Ok((difference.difference(&conflicted).cloned().inserted(), subgraph)),
             _ => gather.complete().and_then(|()| Err(Unresolved::Failed("nothing is missing".to_owned()))),
         }
     }
@@ -177,7 +177,7 @@ fn gather_sets(
     gather: &Gather<'_>,
 ) {
     if progress.conflicted.is_empty() {
-        progress.conflicted = states.iter().flat_map(HashMap::values).cloned().collect();
+        progress.conflicted = states.iter().flat_map(HashMap::values).cloned().inserted();
     }
     let conflicted = &progress.conflicted;
     let difference = auth_chain::auth_difference(&mut progress.walks, states, conflicted, gather);
@@ -187,7 +187,7 @@ fn gather_sets(
     };
     let (Ok(difference), Ok(subgraph)) = (difference, subgraph) else { return };
 
-    let ids: BTreeSet<OwnedEventId> = conflicted.iter().cloned().chain(difference).chain(subgraph).collect();
+    let ids: BTreeSet<OwnedEventId> = conflicted.iter().cloned().chain(difference).chain(subgraph).inserted();
     let full: Vec<&Pdu> = ids.iter().filter_map(|id| gather.event(id)).collect();
     let reads_unconflicted = !v2.begin_iterative_auth_checks_with_empty_state_map;
     let unconflicted = unconflicted_read(&full, states, reads_unconflicted, rules, gather);
@@ -238,7 +238,7 @@ fn load_auth_events(full: &[&Pdu], rules: &AuthorizationRules, gather: &Gather<'
 }
 
 fn changes(states: &[StateMap<OwnedEventId>], unconflicted: &StateMap<OwnedEventId>, resolved: StateMap<OwnedEventId>) -> Changes {
-    let mut changes: Changes = states.iter().flat_map(HashMap::keys).map(|key| (key.clone(), None)).collect();
+    let mut changes: Changes = states.iter().flat_map(HashMap::keys).map(|key| (key.clone(), None)).inserted();
     // Also a place that no state holds, when the rules give it to an event of the auth difference.
     let decided = resolved.into_iter().filter(|(key, _)| !unconflicted.contains_key(key));
     changes.extend(decided.map(|(key, id)| (key, Some(id))));

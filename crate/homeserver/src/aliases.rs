@@ -11,7 +11,7 @@ use crate::{
     time_slice::TimeSlice,
     transaction::Tx,
 };
-use ephapse_events::JsonObject;
+use ephapse_events::{Inserted, JsonObject};
 use ephapse_store::{Direction, StoreError};
 use ruma::{CanonicalJsonValue, OwnedRoomAliasId, OwnedRoomId, OwnedServerName, RoomAliasId, RoomId, events::StateEventType};
 use serde::Deserialize;
@@ -168,7 +168,7 @@ pub fn named(content: &str) -> serde_json::Result<BTreeSet<String>> {
         alt_aliases: Vec<String>,
     }
     let content: Content = serde_json::from_str(content)?;
-    Ok(content.alias.into_iter().chain(content.alt_aliases).filter(|alias| !alias.is_empty()).collect())
+    Ok(content.alias.into_iter().chain(content.alt_aliases).filter(|alias| !alias.is_empty()).inserted())
 }
 
 /// Those of `aliases` that a room's event cannot name anew, each with the reason.

@@ -17,6 +17,10 @@ use std::{cell::OnceCell, rc::Rc};
 /// bytes}`.
 const CID_PREFIX: [u8; 8] = [0x01, 0x72, 0x00, 0x24, 0x08, 0x01, 0x12, 0x20];
 
+/// What multibase puts before base36 in small letters.
+const BASE36: char = 'k';
+const ALPHABET: &[u8] = b"0123456789abcdefghijklmnopqrstuvwxyz";
+
 /// Letters of the label that says a key.
 const KEY_LABEL: usize = 62;
 
@@ -99,7 +103,7 @@ impl Identity {
 /// The `k51…` name of a key.
 pub fn name_of_key(key: &ed25519_dalek::VerifyingKey) -> OwnedServerName {
     let cid = [&CID_PREFIX[..], key.as_bytes()].concat();
-    let name = multibase::encode(multibase::Base::Base36Lower, cid);
+    let name = format!("{BASE36}{}", base_x::encode(ALPHABET, &cid));
     OwnedServerName::try_from(name).expect("base36 letters are a DNS label")
 }
 
@@ -110,7 +114,7 @@ pub fn key_of_name(name: &ServerName) -> Option<ed25519_dalek::VerifyingKey> {
     if !label.starts_with("k51") {
         return None;
     }
-    let (_, cid) = multibase::decode(label).ok()?;
+    let cid = base_x::decode(ALPHABET, label.strip_prefix(BASE36)?).ok()?;
     let bytes: [u8; 32] = cid.strip_prefix(&CID_PREFIX)?.try_into().ok()?;
     let key = ed25519_dalek::VerifyingKey::from_bytes(&bytes).ok()?;
     (name_of_key(&key).as_str() == label).then_some(key)

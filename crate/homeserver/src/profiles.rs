@@ -12,6 +12,7 @@ use crate::{
     time_slice::TimeSlice,
     transaction::Tx,
 };
+use ephapse_events::Inserted;
 use ephapse_store::{Direction, StoreError};
 use ruma::{CanonicalJsonObject, CanonicalJsonValue, UserId, api::federation::query::get_profile_information, events::StateEventType};
 use serde_json::{Value, value::RawValue};
@@ -225,7 +226,7 @@ async fn fields_of(hs: &Homeserver, user: UserNid) -> Result<BTreeMap<String, Bo
         let value = raw(user, &field, value)?;
         Ok((field, value))
     });
-    Ok(readable(fields).collect())
+    Ok(readable(fields).inserted())
 }
 
 fn raw(user: UserNid, field: &str, stored: Json) -> Result<Box<RawValue>, Damaged> {

@@ -353,10 +353,51 @@ enum Credentials {
 }
 
 /// What there is at a path.
-#[derive(Clone)]
 struct Methods<E> {
     path: &'static str,
     endpoints: HashMap<Method, E>,
+}
+
+/// Finds what there is at a path. The tree holds indices into the list, so that a browser downloads
+/// the code for it once and not for each type of endpoint.
+struct Paths<E> {
+    tree: matchit::Router<usize>,
+    methods: Vec<Methods<E>>,
+}
+
+impl<E> Paths<E> {
+    fn new() -> Self {
+        Self { tree: matchit::Router::new(), methods: Vec::new() }
+    }
+
+    /// Adds what there is at some paths, which do not conflict with others.
+    fn add(&mut self, paths: Vec<String>, methods: Methods<E>) {
+        for path in paths {
+            self.tree.insert(path, self.methods.len()).expect("paths do not conflict");
+        }
+        self.methods.push(methods);
+    }
+
+    fn at<'m, 'p>(&'m self, path: &'p str) -> Option<FoundPath<'m, 'p, E>> {
+        let found = self.tree.at(path).ok()?;
+        Some(FoundPath { methods: &self.methods[*found.value], parameters: found.params })
+    }
+}
+
+/// What there is at the path of a request, and what that says.
+struct FoundPath<'m, 'p, E> {
+    methods: &'m Methods<E>,
+    parameters: matchit::Params<'m, 'p>,
+}
+
+impl<E: Clone> FoundPath<'_, '_, E> {
+    /// What is done for `method`, and what the path says.
+    fn chosen(self, method: &Method) -> Result<(E, Vec<String>)> {
+        let method = if method == Method::HEAD { &Method::GET } else { method };
+        let endpoint = self.methods.endpoints.get(method).ok_or_else(Error::wrong_method)?.clone();
+        let arguments = self.parameters.iter().map(|(_, value)| decode(value)).collect::<Result<Vec<_>>>()?;
+        Ok((endpoint, arguments))
+    }
 }
 
 /// A router for each entrance.
@@ -383,9 +424,9 @@ impl Routers {
 /// Finds the endpoint of a path and method.
 pub struct Router {
     entrance: Entrance,
-    paths: matchit::Router<Methods<Endpoint>>,
+    paths: Paths<Endpoint>,
     /// Those whose bodies are passed on as they come.
-    streamed: matchit::Router<Methods<StreamEndpoint>>,
+    streamed: Paths<StreamEndpoint>,
     /// Every path with its methods, to compare with the specification.
     listed: Vec<(Method, &'static str)>,
 }
@@ -440,20 +481,19 @@ impl Router {
     /// The endpoint of a request whose bodies are passed on as they come; `None` for all others.
     pub fn streamed(&self, method: &Method, path: &str, log: &RequestLog) -> Option<Result<StreamRequest>> {
         let path = client::with_stable_path(path);
-        let found = self.streamed.at(&path).ok()?;
-        let chosen = chosen(found, method).map(|(endpoint, arguments)| StreamRequest { endpoint, arguments });
+        let chosen = self.streamed.at(&path)?.chosen(method).map(|(endpoint, arguments)| StreamRequest { endpoint, arguments });
         Some(chosen.inspect(|request| log.found(request.endpoint.path, &request.arguments)))
     }
 
     /// The path of the endpoint that `path` is matched by, with the names of its parameters.
     pub fn template(&self, path: &str) -> Option<&'static str> {
         let path = &client::with_stable_path(path);
-        self.paths.at(path).map(|found| found.value.path).or_else(|_| self.streamed.at(path).map(|found| found.value.path)).ok()
+        self.paths.at(path).map(|found| found.methods.path).or_else(|| self.streamed.at(path).map(|found| found.methods.path))
     }
 
     fn find(&self, method: &Method, path: &str, log: &RequestLog) -> Result<(Endpoint, Vec<String>)> {
         let path = &client::with_stable_path(path);
-        let found = self.paths.at(path).map_err(|_| Error::unrecognized()).and_then(|found| chosen(found, method));
+        let found = self.paths.at(path).ok_or_else(Error::unrecognized).and_then(|found| found.chosen(method));
         if let Ok((endpoint, arguments)) = &found {
             log.found(endpoint.path, arguments);
         }
@@ -479,14 +519,6 @@ impl StreamRequest {
         let incoming = Incoming { hs, user, origin: None, request, arguments: self.arguments, generation, is_repeated: false };
         (self.endpoint.handler)(incoming, body)?.await
     }
-}
-
-/// What is done for `method`, and what the path says.
-fn chosen<E: Clone>(found: matchit::Match<'_, '_, &Methods<E>>, method: &Method) -> Result<(E, Vec<String>)> {
-    let method = if method == Method::HEAD { &Method::GET } else { method };
-    let endpoint = found.value.endpoints.get(method).ok_or_else(Error::wrong_method)?.clone();
-    let arguments = found.params.iter().map(|(_, value)| decode(value)).collect::<Result<Vec<_>>>()?;
-    Ok((endpoint, arguments))
 }
 
 fn decode(segment: &str) -> Result<String> {
@@ -733,7 +765,7 @@ impl Table {
     }
 
     fn build(self, entrance: Entrance) -> Router {
-        let mut paths = matchit::Router::new();
+        let mut paths = Paths::new();
         // Paths that differ only in the names of their parameters are one path with several
         // methods.
         let mut merged: HashMap<String, (&'static str, HashMap<Method, Endpoint>)> = HashMap::new();
@@ -742,15 +774,15 @@ impl Table {
             merged.entry(shape).or_insert_with(|| (path, HashMap::new())).1.extend(methods);
         }
         for (path, endpoints) in merged.into_values() {
-            let methods = Methods { path, endpoints };
+            let mut alike = vec![path.to_owned()];
             if path.ends_with("/state/{event_type}") {
-                paths.insert(format!("{path}/"), methods.clone()).expect("paths do not conflict");
+                alike.push(format!("{path}/"));
             }
-            paths.insert(path, methods).expect("paths do not conflict");
+            paths.add(alike, Methods { path, endpoints });
         }
-        let mut streamed = matchit::Router::new();
+        let mut streamed = Paths::new();
         for (path, endpoints) in self.streamed {
-            streamed.insert(path, Methods { path, endpoints }).expect("each of these paths has its handlers from one call");
+            streamed.add(vec![path.to_owned()], Methods { path, endpoints });
         }
         Router { entrance, paths, streamed, listed: self.listed }
     }

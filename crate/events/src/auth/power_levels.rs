@@ -1,6 +1,6 @@
 //! Power levels: who may do what in a state (rooms/v10 and v12, "m.room.power_levels").
 
-use crate::Pdu;
+use crate::{Inserted, Pdu};
 use ruma::{
     OwnedUserId, UserId,
     events::TimelineEventType,
@@ -54,7 +54,7 @@ impl<'a> PowerLevels<'a> {
     /// The creators, and those who have a level of their own.
     pub fn named(&self) -> Result<BTreeSet<OwnedUserId>, String> {
         let users = self.levels.as_ref().map(|levels| levels.users(self.rules)).transpose()?.flatten();
-        Ok(self.creators.iter().chain(users.into_iter().flat_map(|users| users.keys())).cloned().collect())
+        Ok(self.creators.iter().chain(users.into_iter().flat_map(|users| users.keys())).cloned().inserted())
     }
 
     /// What sending an event of a type takes.

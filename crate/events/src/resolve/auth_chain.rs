@@ -8,7 +8,7 @@
 //! those, or one above it, hold an unconflicted place?
 
 use super::known::{Gather, Waiting};
-use crate::Pdu;
+use crate::{Inserted, Pdu};
 use ruma::{EventId, OwnedEventId, state_res::StateMap};
 use std::collections::{BTreeSet, HashMap, HashSet};
 
@@ -159,7 +159,7 @@ impl Descent {
     }
 
     fn difference(&self) -> BTreeSet<OwnedEventId> {
-        self.reached.iter().filter(|(_, states)| **states != self.all).map(|(id, _)| id.clone()).collect()
+        self.reached.iter().filter(|(_, states)| **states != self.all).map(|(id, _)| id.clone()).inserted()
     }
 }
 

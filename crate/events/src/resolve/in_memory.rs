@@ -2,7 +2,7 @@
 //! tests.
 
 use super::{Changes, Missing, Resolution, Unresolved};
-use crate::{Pdu, StateKey};
+use crate::{Inserted, Pdu, StateKey};
 use ruma::{OwnedEventId, room_version_rules::RoomVersionRules, state_res::StateMap};
 use std::{
     collections::{BTreeSet, HashMap},
@@ -12,7 +12,7 @@ use std::{
 /// What each state holds of the places in which any two of them differ: what a [`Resolution`] is
 /// given.
 pub fn conflicts(states: &[StateMap<OwnedEventId>]) -> Vec<StateMap<OwnedEventId>> {
-    let keys: BTreeSet<&StateKey> = states.iter().flat_map(HashMap::keys).collect();
+    let keys: BTreeSet<&StateKey> = states.iter().flat_map(HashMap::keys).inserted();
     let differs = |key: &&StateKey| states.iter().any(|state| state.get(*key) != states[0].get(*key));
     let keys: Vec<&StateKey> = keys.into_iter().filter(differs).collect();
     let held = |state: &StateMap<OwnedEventId>| keys.iter().filter_map(|key| Some(((*key).clone(), state.get(*key)?.clone()))).collect();
@@ -72,7 +72,7 @@ fn load(
     authorized_by: &HashMap<&OwnedEventId, Vec<OwnedEventId>>,
     resolution: &mut Resolution,
 ) -> Result<(), Unresolved> {
-    let absent: BTreeSet<OwnedEventId> = missing.events.iter().filter(|id| !events.contains_key(*id)).cloned().collect();
+    let absent: BTreeSet<OwnedEventId> = missing.events.iter().filter(|id| !events.contains_key(*id)).cloned().inserted();
     if !absent.is_empty() {
         return Err(Unresolved::Missing(Missing { events: absent, ..Missing::default() }));
     }

@@ -3,7 +3,7 @@
 //! they meet is taken as if nothing came before it.
 
 use super::known::{Gather, Waiting};
-use crate::Pdu;
+use crate::{Inserted, Pdu};
 use ruma::{OwnedEventId, events::StateEventType};
 use std::collections::{BTreeSet, HashSet};
 
@@ -19,7 +19,7 @@ impl Mainlines {
     pub(super) fn begin(full: &[&Pdu], power_levels: Option<&Pdu>) -> Self {
         Self {
             full: full.iter().map(|event| event.event_id.clone()).collect(),
-            waiting: full.iter().copied().chain(power_levels).map(|event| (event.auth_depth, event.event_id.clone())).collect(),
+            waiting: full.iter().copied().chain(power_levels).map(|event| (event.auth_depth, event.event_id.clone())).inserted(),
             cut: None,
         }
     }

@@ -3,7 +3,7 @@
 //! among other events the last in order stands when the rules allow none.
 
 use super::{Changes, Unresolved, auth_keys, judgements::Judgements, known::Gather};
-use crate::{Pdu, StateKey, auth::in_state};
+use crate::{Inserted, Pdu, StateKey, auth::in_state};
 use ruma::{OwnedEventId, events::StateEventType, room_version_rules::AuthorizationRules, state_res::StateMap};
 use sha1::{Digest, Sha1};
 use std::{
@@ -29,7 +29,7 @@ pub(super) fn resolve(
     let mut state = read_state(&agreed, &conflicts, rules, gather);
     gather.complete()?;
 
-    let mut changes: Changes = agreed.iter().map(|(key, events)| (key.clone(), Some(events[0].event_id.clone()))).collect();
+    let mut changes: Changes = agreed.iter().map(|(key, events)| (key.clone(), Some(events[0].event_id.clone()))).inserted();
     let (mut left, mut resolved) = (conflicts, Vec::new());
     for kind in [StateEventType::RoomPowerLevels, StateEventType::RoomJoinRules, StateEventType::RoomMember] {
         let is_of_kind = |key: &StateKey| key.0 == kind && (kind == StateEventType::RoomMember || key.1.is_empty());
@@ -61,7 +61,7 @@ fn contenders<'k>(states: &[StateMap<OwnedEventId>], gather: &Gather<'k>) -> Con
         events.sort_by_cached_key(|event| order(event));
         events
     };
-    ids.into_iter().map(|(key, ids)| (key.clone(), in_order(ids))).collect()
+    ids.into_iter().map(|(key, ids)| (key.clone(), in_order(ids))).inserted()
 }
 
 /// Ascending depth, then descending SHA-1 of the event id.
@@ -76,7 +76,7 @@ fn read_state<'k>(
     rules: &AuthorizationRules,
     gather: &Gather<'k>,
 ) -> HashMap<StateKey, &'k Arc<Pdu>> {
-    let keys: BTreeSet<StateKey> = conflicts.values().flatten().flat_map(|event| auth_keys(event, rules)).collect();
+    let keys: BTreeSet<StateKey> = conflicts.values().flatten().flat_map(|event| auth_keys(event, rules)).inserted();
     let mut state = HashMap::new();
     for key in keys {
         if conflicts.contains_key(&key) {

@@ -2,7 +2,7 @@
 
 use super::wire::{Json, Own};
 use crate::{error::Result, router::UserCall};
-use ephapse_events::ROOM_VERSIONS;
+use ephapse_events::{Inserted, ROOM_VERSIONS};
 use ruma::api::client::discovery::get_capabilities::v3::Request;
 use serde_json::json;
 use std::collections::BTreeMap;
@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 /// `GET /_matrix/client/v3/capabilities`: also what is so by default is said; ruma's response would
 /// leave it out.
 pub async fn capabilities(call: UserCall, _: Own<Request>) -> Result<Json> {
-    let versions: BTreeMap<String, &str> = ROOM_VERSIONS.iter().map(|version| (version.to_string(), "stable")).collect();
+    let versions: BTreeMap<String, &str> = ROOM_VERSIONS.iter().map(|version| (version.to_string(), "stable")).inserted();
     let enabled = json!({ "enabled": true });
     let disabled = json!({ "enabled": false });
     Ok(Json::of(&json!({

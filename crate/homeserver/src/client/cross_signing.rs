@@ -13,6 +13,7 @@ use crate::{
     router::UserCall,
     tables::CrossSigningUse,
 };
+use ephapse_events::Inserted;
 use ruma::{
     OwnedUserId,
     api::client::keys::{
@@ -49,10 +50,10 @@ pub async fn upload_keys(call: UserCall, Confirmed(request): Confirmed<upload_si
 /// in `failures`.
 pub async fn upload_signatures(call: UserCall, Own(request): Own<upload_signatures::Request>) -> Result<Answer> {
     let (hs, session) = (&call.hs, &call.session);
-    let signed = request.signed_keys.iter().map(|(user, keys)| (user.clone(), keys.iter().collect())).collect();
+    let signed = request.signed_keys.iter().map(|(user, keys)| (user.clone(), keys.iter().collect())).inserted();
     let failures = keys::upload_signatures(hs, call.raw.generation, session.user, &session.user_id, &signed).await?;
     let failures: BTreeMap<OwnedUserId, BTreeMap<String, Failure>> =
-        failures.into_iter().map(|(user, keys)| (user, keys.into_iter().map(|(key, refused)| (key, failure(refused))).collect())).collect();
+        failures.into_iter().map(|(user, keys)| (user, keys.into_iter().map(|(key, refused)| (key, failure(refused))).inserted())).inserted();
     // ruma's response would leave them out where there are none, and some clients look for them.
     Ok(Answer::of(&BTreeMap::from([("failures", failures)])))
 }

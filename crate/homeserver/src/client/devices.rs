@@ -7,6 +7,7 @@ use crate::{
     router::UserCall,
     tables::Device,
 };
+use ephapse_events::Inserted;
 use ruma::{
     DeviceId, MilliSecondsSinceUnixEpoch, OwnedDeviceId, UInt,
     api::client::device::{
@@ -51,7 +52,7 @@ pub async fn delete_many(call: UserCall, Confirmed(request): Confirmed<delete_de
         return Err(Error::too_large(format!("Too many devices in one request: at most {MOST_DELETED} are allowed")));
     }
     interactive::require(&call, interactive::password_flow(), request.auth.as_ref()).await?;
-    let devices: BTreeSet<OwnedDeviceId> = request.devices.into_iter().collect();
+    let devices: BTreeSet<OwnedDeviceId> = request.devices.into_iter().inserted();
     remove(&call, &|device| devices.contains(device)).await?;
     Ok(delete_devices::Response::new())
 }

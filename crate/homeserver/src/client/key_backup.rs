@@ -8,6 +8,7 @@ use crate::{
     tables::{BackedUpKey, Json, KeyBackup},
     time_slice::TimeSlice,
 };
+use ephapse_events::Inserted;
 use ruma::{
     OwnedRoomId, UInt,
     api::client::backup::{
@@ -96,7 +97,7 @@ pub async fn get_keys(call: UserCall, request: get_backup_keys::Request) -> Resu
             rooms.entry(room).or_default().insert(session, key);
         }
     }
-    Ok(get_backup_keys::Response::new(rooms.into_iter().map(|(room, sessions)| (room, RoomKeyBackup::new(sessions))).collect()))
+    Ok(get_backup_keys::Response::new(rooms.into_iter().map(|(room, sessions)| (room, RoomKeyBackup::new(sessions))).inserted()))
 }
 
 /// `GET /_matrix/client/v3/room_keys/keys/{roomId}`: without keys of the room, "an empty object".

@@ -7,6 +7,7 @@ use crate::{
     position::Position,
     router::UserCall,
 };
+use ephapse_events::Inserted;
 use ruma::{
     OwnedDeviceId, OwnedUserId,
     api::client::keys::{
@@ -83,5 +84,5 @@ pub async fn changes(call: UserCall, request: get_key_changes::Request) -> Resul
 /// The servers that could not be asked, and why, as clients are told.
 fn shown(failures: keys::Failures) -> Failures {
     let error = |why: String| json!({ "errcode": "M_UNKNOWN", "error": format!("Failed to connect to the server: {why}") });
-    failures.into_iter().map(|(server, why)| (server.to_string(), error(why))).collect()
+    failures.into_iter().map(|(server, why)| (server.to_string(), error(why))).inserted()
 }

@@ -13,7 +13,7 @@ use crate::{
     sync::filter::{self, Facts},
     time_slice::TimeSlice,
 };
-use ephapse_events::StateKey;
+use ephapse_events::{Inserted, StateKey};
 use ephapse_store::Direction;
 use ruma::{
     EventId, RoomId, UInt,
@@ -132,7 +132,7 @@ fn lazy(filter: &RoomEventFilter) -> bool {
 
 /// The member events of those who sent `events`.
 async fn senders(hs: &Homeserver, room: &RoomInfo, state: NodeId, events: &[Rc<Event>]) -> Result<Vec<Position>> {
-    let senders: BTreeSet<&str> = events.iter().map(|event| event.pdu.sender.as_str()).collect();
+    let senders: BTreeSet<&str> = events.iter().map(|event| event.pdu.sender.as_str()).inserted();
     let keys: Vec<StateKey> = senders.into_iter().map(|sender| (StateEventType::RoomMember, sender.to_owned())).collect();
     Ok(hs.state_get(room.nid, state, &keys).await?.into_iter().flatten().collect())
 }

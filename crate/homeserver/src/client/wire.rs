@@ -2,6 +2,7 @@
 
 pub use crate::json_answer::{Json, Own};
 use crate::{push::NewRule, router::parameter};
+use ephapse_events::Inserted;
 use ruma::{
     OneTimeKeyAlgorithm, OwnedEventId, OwnedRoomId, OwnedUserId, UInt,
     api::{
@@ -156,10 +157,10 @@ impl Synced {
         Self {
             next_batch: response.next_batch,
             rooms: SyncedRooms {
-                join: rooms.join.into_iter().map(|(id, room)| (id, WholeRoom::joined(room))).collect(),
+                join: rooms.join.into_iter().map(|(id, room)| (id, WholeRoom::joined(room))).inserted(),
                 invite: rooms.invite,
                 knock: rooms.knock,
-                leave: rooms.leave.into_iter().map(|(id, room)| (id, WholeRoom::left(room))).collect(),
+                leave: rooms.leave.into_iter().map(|(id, room)| (id, WholeRoom::left(room))).inserted(),
             },
             presence: response.presence,
             account_data: response.account_data,

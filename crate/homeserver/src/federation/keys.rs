@@ -11,7 +11,7 @@ use crate::{
     locks::LockKey,
     tables::{self, Json, ServerKey, ServerKeyDocument},
 };
-use ephapse_events::{Pdu, PduError, ReceivedPdu};
+use ephapse_events::{Inserted, Pdu, PduError, ReceivedPdu};
 use ephapse_store::StoreError;
 use futures_util::{StreamExt, stream};
 use ruma::{
@@ -129,9 +129,9 @@ impl KnownKeys {
         let good = |server: &str| {
             let is_good = |id: &String| self.good_until.get(&(server.to_owned(), id.clone())).is_some_and(|until| time <= *until);
             let keys = self.keys.get(server).into_iter().flatten().filter(|(id, _)| is_good(id));
-            (server.to_owned(), keys.map(|(id, key)| (id.clone(), key.clone())).collect())
+            (server.to_owned(), keys.map(|(id, key)| (id.clone(), key.clone())).inserted())
         };
-        Cow::Owned(servers.map(good).filter(|(_, keys): &(_, BTreeMap<_, _>)| !keys.is_empty()).collect())
+        Cow::Owned(servers.map(good).filter(|(_, keys): &(_, BTreeMap<_, _>)| !keys.is_empty()).inserted())
     }
 
     /// Verifies an event: signatures, by keys that were good when its server says it was sent, and
@@ -415,6 +415,6 @@ impl Document {
     }
 
     fn current(&self) -> BTreeMap<String, Base64> {
-        self.keys.verify_keys.iter().map(|(id, key)| (id.to_string(), key.key.clone())).collect()
+        self.keys.verify_keys.iter().map(|(id, key)| (id.to_string(), key.key.clone())).inserted()
     }
 }

@@ -9,6 +9,7 @@ use crate::{
     tables::{self, Change, ReceiptKind, RoomNid, UserNid},
     time_slice::TimeSlice,
 };
+use ephapse_events::Inserted;
 use ephapse_store::StoreError;
 use ruma::{OwnedEventId, OwnedRoomId, OwnedServerName, OwnedUserId, UInt};
 use serde::Serialize;
@@ -254,10 +255,10 @@ impl Homeserver {
     async fn spread_typing(&self, room: RoomNid) -> Result<()> {
         let servers = self.servers_told_in(room).await?;
         let Some(info) = self.room_by_nid(room).await.leave_out()? else { return Ok(()) };
-        let types: BTreeSet<UserNid> = self.sync.typing.in_room(room).into_iter().collect();
+        let types: BTreeSet<UserNid> = self.sync.typing.in_room(room).into_iter().inserted();
         let told: BTreeSet<UserNid> = {
             let told = self.federation.outbox.news.told.borrow();
-            told.range((room, 0)..=(room, UserNid::MAX)).map(|((_, user), _)| *user).collect()
+            told.range((room, 0)..=(room, UserNid::MAX)).map(|((_, user), _)| *user).inserted()
         };
         for user in types.symmetric_difference(&told) {
             let Some(id) = self.user_id(*user).await.leave_out()?.filter(|id| self.is_local(id)) else { continue };
@@ -317,7 +318,7 @@ impl Homeserver {
             Failure::Store(error) => error,
             other => StoreError::Unreadable(other.to_string()),
         })?;
-        Ok(servers.keys().filter(|server| self.tells(server)).cloned().collect())
+        Ok(servers.keys().filter(|server| self.tells(server)).cloned().inserted())
     }
 
     /// The other servers with members in a room that a user is in.

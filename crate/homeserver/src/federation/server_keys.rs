@@ -6,7 +6,7 @@ use crate::{
     homeserver::Homeserver,
     router::{Call, parameter},
 };
-use ephapse_events::public_keys;
+use ephapse_events::{Inserted, public_keys};
 use ruma::{
     CanonicalJsonObject, OwnedServerName, ServerName,
     api::{
@@ -44,7 +44,7 @@ pub async fn own(call: Call, _: Request) -> Result<Response> {
 fn signed_keys(hs: &Homeserver) -> Result<Box<RawValue>, Box<dyn std::error::Error>> {
     let (name, key) = (hs.server_name(), hs.identity.key_pair());
     let verify_keys = public_keys(name, key).remove(name.as_str()).unwrap_or_default();
-    let verify_keys: serde_json::Map<_, _> = verify_keys.into_iter().map(|(id, key)| (id, json!({ "key": key }))).collect();
+    let verify_keys: serde_json::Map<_, _> = verify_keys.into_iter().map(|(id, key)| (id, json!({ "key": key }))).inserted();
     let mut keys: CanonicalJsonObject = serde_json::from_value(json!({
         "server_name": name,
         "verify_keys": verify_keys,

@@ -11,6 +11,7 @@ use crate::{
     tables::{self, RawBytes, UserNid},
     transaction::Tx,
 };
+use ephapse_events::Inserted;
 use ephapse_store::StoreError;
 use ruma::{CanonicalJsonValue, OwnedDeviceId};
 use sha2::{Digest, Sha256};
@@ -52,10 +53,10 @@ impl Claimed {
         device: &(UserNid, OwnedDeviceId),
         fingerprints: impl Iterator<Item = Fingerprint>,
     ) -> Result<Self, StoreError> {
-        let rows: BTreeSet<u8> = fingerprints.map(|fingerprint| fingerprint.row).collect();
+        let rows: BTreeSet<u8> = fingerprints.map(|fingerprint| fingerprint.row).inserted();
         let places: Vec<_> = rows.iter().map(|row| (device.0, device.1.clone(), *row)).collect();
         let found = tables::CLAIMED_KEYS.get_all(hs.store(), &places).await?;
-        Ok(Self(rows.into_iter().zip(found).map(|(row, found)| (row, found.map_or_else(Vec::new, |fingerprints| fingerprints.0))).collect()))
+        Ok(Self(rows.into_iter().zip(found).map(|(row, found)| (row, found.map_or_else(Vec::new, |fingerprints| fingerprints.0))).inserted()))
     }
 
     /// Whether a key was claimed, or may have been.

@@ -15,6 +15,7 @@ use crate::{
     tables::{self, Change, Membership, MembershipKind, RoomHead, RoomNid, UserNid},
     time_slice::TimeSlice,
 };
+use ephapse_events::Inserted;
 use ephapse_store::Direction;
 use ruma::{OwnedUserId, UserId, events::StateEventType};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -152,7 +153,7 @@ impl Found {
             return Ok(DeviceLists::default());
         }
         let rooms = hs.user_rooms(user).await?.all().into_iter();
-        let mine = rooms.filter(|(_, membership)| membership.kind == MembershipKind::Join).map(|(room, _)| room).collect();
+        let mine = rooms.filter(|(_, membership)| membership.kind == MembershipKind::Join).map(|(room, _)| room).inserted();
         let mut judge = Judge { hs, mine, encrypted: HashMap::new(), slice: TimeSlice::new(&*hs.host) };
         let mut changed = self.signed.clone();
         for other in &self.keys {

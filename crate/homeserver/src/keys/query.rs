@@ -12,6 +12,7 @@ use crate::{
     tables::{self, CrossSigningUse, UserNid},
     time_slice::TimeSlice,
 };
+use ephapse_events::Inserted;
 use ephapse_store::{Direction, StoreError};
 use ruma::{
     CanonicalJsonObject, CanonicalJsonValue, OwnedDeviceId, OwnedUserId, UserId,
@@ -87,7 +88,7 @@ impl SignedDevice {
     /// much of who uses the device, and nothing depends on them.
     pub(super) fn shown(mut self, viewer: Option<UserNid>) -> Result<Raw<DeviceKeys>, Error> {
         let name = self.display_name.filter(|_| viewer.is_some()).map(|name| ("device_display_name".to_owned(), CanonicalJsonValue::String(name)));
-        self.keys.insert("unsigned".to_owned(), CanonicalJsonValue::Object(name.into_iter().collect()));
+        self.keys.insert("unsigned".to_owned(), CanonicalJsonValue::Object(name.into_iter().inserted()));
         Ok(Raw::from_json(raw(self.keys)?))
     }
 }
@@ -131,7 +132,7 @@ async fn device_keys(hs: &Homeserver, user: UserNid, asked: &[OwnedDeviceId]) ->
         let all = tables::DEVICE_KEYS.scan(hs.store(), &user, Direction::Forward, MOST).await?;
         all.into_iter().map(|((_, device), keys)| (device, keys)).collect()
     } else {
-        let asked: BTreeSet<&OwnedDeviceId> = asked.iter().collect();
+        let asked: BTreeSet<&OwnedDeviceId> = asked.iter().inserted();
         if asked.len() > MOST {
             return Err(Refused::TooLarge(format!("Too many devices of one user: at most {MOST} are allowed")).into());
         }
@@ -158,7 +159,7 @@ impl Signatures {
 
 async fn visible_signatures(hs: &Homeserver, user: UserNid, viewer: Option<UserNid>) -> Result<Signatures, StoreError> {
     let mut visible: BTreeMap<String, Vec<_>> = BTreeMap::new();
-    let signers: BTreeSet<UserNid> = viewer.into_iter().chain([user]).collect();
+    let signers: BTreeSet<UserNid> = viewer.into_iter().chain([user]).inserted();
     for signer in signers {
         let Some(id) = hs.user_id(signer).await.leave_out()? else { continue };
         for ((_, _, key, by), signature) in tables::KEY_SIGNATURES.scan(hs.store(), &(user, signer), Direction::Forward, MOST).await? {

@@ -19,6 +19,7 @@ use crate::{
     tables::{self, CachedDeviceList, Change, CrossSigningUse, Json, MembershipKind, UserNid},
     time_slice::TimeSlice,
 };
+use ephapse_events::Inserted;
 use ephapse_store::{Direction, StoreError};
 use futures_util::{StreamExt, stream};
 use ruma::{
@@ -187,7 +188,7 @@ impl Queried {
     fn add_answer(&mut self, answer: get_keys::Response, asked: &BTreeMap<OwnedUserId, Vec<OwnedDeviceId>>) {
         for (user, devices) in answer.device_keys.into_iter().filter(|(user, _)| asked.contains_key(user)) {
             let good = devices.into_iter().filter(|(device, keys)| device_keys(&user, device, keys, None).is_some());
-            self.devices.insert(user.clone(), good.collect());
+            self.devices.insert(user.clone(), good.inserted());
         }
         let is_good = |user: &OwnedUserId, key: &Raw<CrossSigningKey>, used_for| asked.contains_key(user) && checked(user, used_for, key).is_ok();
         self.master.extend(answer.master_keys.into_iter().filter(|(user, key)| is_good(user, key, CrossSigningUse::Master)));
@@ -300,12 +301,12 @@ impl List {
         });
         let keys = [(CrossSigningUse::Master, answer.master_key), (CrossSigningUse::SelfSigning, answer.self_signing_key)];
         let cross_signing = keys.into_iter().filter_map(|(used_for, key)| Some((used_for, stored(checked(user, used_for, &key?).ok()?))));
-        Self { devices: devices.collect(), cross_signing: cross_signing.collect() }
+        Self { devices: devices.inserted(), cross_signing: cross_signing.inserted() }
     }
 
     async fn kept(hs: &Homeserver, user: UserNid) -> Result<Self, StoreError> {
         let devices = tables::DEVICE_KEYS.scan(hs.store(), &user, Direction::Forward, usize::MAX).await?;
-        let devices = devices.into_iter().map(|((_, device), keys)| (device, keys)).collect();
+        let devices = devices.into_iter().map(|((_, device), keys)| (device, keys)).inserted();
         let mut cross_signing = BTreeMap::new();
         for used_for in [CrossSigningUse::Master, CrossSigningUse::SelfSigning] {
             let key = tables::CROSS_SIGNING_KEYS.get(hs.store(), &(user, used_for as u8)).await?;

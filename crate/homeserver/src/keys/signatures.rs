@@ -17,6 +17,7 @@ use crate::{
     tables::{self, Change, CrossSigningUse, UserNid},
     time_slice::TimeSlice,
 };
+use ephapse_events::Inserted;
 use ephapse_store::StoreError;
 use ruma::{OwnedUserId, UserId};
 use serde_json::value::RawValue;
@@ -99,7 +100,7 @@ pub async fn signed_by(hs: &Homeserver, user: UserNid) -> Result<BTreeSet<UserNi
         Change::KeySignature { by, of } if *by == user => Some(*of),
         _ => None,
     });
-    Ok(signed.collect())
+    Ok(signed.inserted())
 }
 
 /// A signature by whose key it is of, who made it, the name of the key, and the key that made it.
@@ -108,7 +109,7 @@ type Signature = ((UserNid, UserNid, String, String), String);
 impl Homeserver {
     /// What of a user's devices and keys has new signatures.
     async fn changed_by_signatures(&self, of: UserNid, accepted: &[Signature]) -> Result<Vec<Changed>, StoreError> {
-        let names: BTreeSet<&String> = accepted.iter().filter(|((whose, ..), _)| *whose == of).map(|((_, _, name, _), _)| name).collect();
+        let names: BTreeSet<&String> = accepted.iter().filter(|((whose, ..), _)| *whose == of).map(|((_, _, name, _), _)| name).inserted();
         let places: Vec<_> = names.iter().map(|name| (of, name.as_str().into())).collect();
         let devices = tables::DEVICES.get_many(self.store(), &places).await?;
         let (devices, keys): (Vec<_>, Vec<_>) = places.into_iter().zip(devices).partition(|(_, device)| device.is_some());

@@ -15,6 +15,7 @@ use crate::{
     time_slice::TimeSlice,
     transaction::Tx,
 };
+use ephapse_events::Inserted;
 use ephapse_store::Direction;
 use ruma::{
     CanonicalJsonValue, OneTimeKeyAlgorithm, OwnedDeviceId, OwnedOneTimeKeyId, UInt,
@@ -229,12 +230,12 @@ async fn new_fallback_keys(
     if keys.is_empty() {
         return Ok(new);
     }
-    let given: BTreeSet<String> = keys.keys().map(|key_id| key_id.algorithm().to_string()).collect();
+    let given: BTreeSet<String> = keys.keys().map(|key_id| key_id.algorithm().to_string()).inserted();
     if given.len() < keys.len() {
         return Err(Refused::Invalid("Only one fallback key per algorithm is allowed".to_owned()).into());
     }
     let stored = tables::FALLBACK_KEYS.scan(hs.store(), device, Direction::Forward, usize::MAX).await?;
-    let mut stored: BTreeMap<String, FallbackKey> = stored.into_iter().map(|((_, _, algorithm), key)| (algorithm, key)).collect();
+    let mut stored: BTreeMap<String, FallbackKey> = stored.into_iter().map(|((_, _, algorithm), key)| (algorithm, key)).inserted();
     if given.iter().filter(|algorithm| !stored.contains_key(*algorithm)).count() + stored.len() > MOST_ALGORITHMS {
         return Err(too_many_algorithms().into());
     }

@@ -8,6 +8,7 @@ use crate::{
     tables::{self, FileKey},
 };
 use async_lock::MutexGuardArc;
+use ephapse_events::Inserted;
 use ephapse_store::{ChunkId, Direction};
 use std::collections::BTreeSet;
 
@@ -49,7 +50,7 @@ impl Homeserver {
         loop {
             let generation = self.begin_reading();
             let chunks = tables::MEDIA_CHUNKS.scan(self.store(), key, Direction::Forward, BATCH).await?;
-            let ids: BTreeSet<ChunkId> = chunks.iter().map(|(_, id)| *id).collect();
+            let ids: BTreeSet<ChunkId> = chunks.iter().map(|(_, id)| *id).inserted();
             let _locks = self.lock_chunks(&ids).await;
             // First, since it makes the room that the batch needs.
             self.delete_unused(key, &ids).await?;

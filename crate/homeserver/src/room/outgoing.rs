@@ -8,6 +8,7 @@ use super::{
     write::Write,
 };
 use crate::{federation::outbox::WaitingEvent, position::Position, tables::MembershipKind};
+use ephapse_events::Inserted;
 use ruma::{OwnedServerName, UserId, events::TimelineEventType};
 use std::collections::BTreeSet;
 
@@ -17,7 +18,7 @@ impl Write<'_> {
         if !self.hs.federation.outbox.has_peers() {
             return Ok(BTreeSet::new());
         }
-        Ok(self.servers()?.keys().filter(|server| self.hs.tells(server)).cloned().collect())
+        Ok(self.servers()?.keys().filter(|server| self.hs.tells(server)).cloned().inserted())
     }
 
     /// Has an event that was appended sent to the servers in the room, and to those that were in it

@@ -16,7 +16,7 @@ use crate::{
     tables::{self, RoomHead, RoomNid},
     time_slice::TimeSlice,
 };
-use ephapse_events::{StateKey, auth::PowerLevels};
+use ephapse_events::{Inserted, StateKey, auth::PowerLevels};
 use ephapse_store::Direction;
 use ruma::{EventId, OwnedServerName, RoomId, events::StateEventType};
 use std::{
@@ -104,7 +104,7 @@ impl Homeserver {
         }
         let since = self.rooms.servers.read_since();
         let found = tables::ROOM_SERVERS.scan(self.store(), &nid, Direction::Forward, usize::MAX).await?;
-        let servers = Rc::new(found.into_iter().map(|((_, server), count)| (server, count)).collect());
+        let servers = Rc::new(found.into_iter().map(|((_, server), count)| (server, count)).inserted());
         let weight = weight_of_servers(&servers);
         Ok(self.rooms.servers.found(since, nid, servers, weight))
     }

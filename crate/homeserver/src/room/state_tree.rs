@@ -12,7 +12,7 @@
 //! with the nodes to load before it is called again, each time as many as are known to be needed.
 
 use crate::position::Position;
-use ephapse_events::StateKey;
+use ephapse_events::{Inserted, StateKey};
 use ruma::events::StateEventType;
 use sha2::{Digest, Sha256};
 use std::{collections::BTreeMap, fmt, rc::Rc};
@@ -117,7 +117,7 @@ pub fn get(root: NodeId, keys: &[StateKey], nodes: Nodes<'_>) -> Result<Vec<Opti
 /// The state after `changes`, in which None removes an entry. Of two changes of a key the last
 /// counts.
 pub fn update(root: NodeId, changes: impl IntoIterator<Item = (StateKey, Option<Position>)>, nodes: Nodes<'_>) -> Result<Update, Missing> {
-    let changes: BTreeMap<StateKey, Option<Position>> = changes.into_iter().collect();
+    let changes: BTreeMap<StateKey, Option<Position>> = changes.into_iter().inserted();
     let changes: Vec<Change> = changes.into_iter().map(|(key, to)| Change { path: Path::of(&key), key, to }).collect();
     if changes.is_empty() {
         return Ok(Update { root, new_nodes: Vec::new() });

@@ -7,6 +7,7 @@ use crate::{
     rows::Rows,
     tables::{self, Change, UserNid},
 };
+use ephapse_events::Inserted;
 use ephapse_store::{Reader, StoreError};
 use ruma::{OwnedUserId, events::ignored_user_list::IgnoredUserListEventContent};
 use serde::Deserialize;
@@ -74,7 +75,7 @@ impl Homeserver {
         let since = self.sync.ignored.0.read_since();
         let stored = tables::ACCOUNT_DATA.get(self.store(), &(user, 0, IGNORED_USERS.to_owned())).await.leave_out()?.flatten();
         let stored = stored.and_then(|data| serde_json::from_str::<IgnoredUserListEventContent>(&data.content.0).ok());
-        let mut ignored: BTreeSet<OwnedUserId> = stored.map(|content| content.ignored_users.into_keys().collect()).unwrap_or_default();
+        let mut ignored: BTreeSet<OwnedUserId> = stored.map(|content| content.ignored_users.into_keys().inserted()).unwrap_or_default();
         // Nobody is deaf to themselves: their own messages and receipts come back to all their
         // devices.
         if !ignored.is_empty() {

@@ -9,6 +9,7 @@ use crate::{
     room::membership_of,
     tables::{self, MembershipKind, PresenceKind, RoomNid, UserNid},
 };
+use ephapse_events::Inserted;
 use ephapse_store::Direction;
 use ruma::{
     OwnedUserId, UInt,
@@ -168,7 +169,7 @@ impl SyncBuilder<'_> {
 impl Homeserver {
     /// Everybody of whom there is something to say: who is there, and who has left a message.
     async fn worth_showing(&self) -> Result<BTreeSet<UserNid>> {
-        let mut users: BTreeSet<UserNid> = self.sync.presence.users().into_iter().collect();
+        let mut users: BTreeSet<UserNid> = self.sync.presence.users().into_iter().inserted();
         let silent = tables::STATUS_MESSAGES.scan(self.store(), &(), Direction::Forward, MOST_OFFLINE).await?;
         users.extend(silent.into_iter().map(|(user, _)| user));
         Ok(users)

@@ -23,7 +23,7 @@ use crate::{
     room::{self, Event, Format, NodeId, Related, RoomInfo, Viewer, Wanted, membership_of, state_tree::Part},
     tables::{self, Json, Membership, RoomHead, RoomNid},
 };
-use ephapse_events::StateKey;
+use ephapse_events::{Inserted, StateKey};
 use ephapse_store::Direction;
 use ruma::{
     UInt,
@@ -124,7 +124,7 @@ impl SyncBuilder<'_> {
         if whole || changes.is_none_or(|changes| changes.members) || self.name_changed(&slice) {
             joined.summary = self.hs.room_summary(room, &head, end, user).await?;
         }
-        let heroes = joined.summary.heroes.iter().map(ToString::to_string).collect();
+        let heroes = joined.summary.heroes.iter().map(ToString::to_string).inserted();
         joined.state = self.state(room, &head, &span, &slice, heroes).await?;
         joined.timeline = self.timeline(room, &slice).await?;
 
@@ -290,7 +290,7 @@ impl SyncBuilder<'_> {
     /// the room's: where an event that decided it is not the user's to see, or a fork was decided
     /// against the last to arrive. What is cut off is found as earlier history.
     async fn cut(&self, room: &RoomInfo, head: &RoomHead, span: &Span<'_>, slice: &mut TimelineSlice) -> Result<()> {
-        let told: BTreeMap<StateKey, Position> = slice.events.iter().filter_map(|event| Some((event.pdu.key()?, event.position))).collect();
+        let told: BTreeMap<StateKey, Position> = slice.events.iter().filter_map(|event| Some((event.pdu.key()?, event.position))).inserted();
         if told.is_empty() {
             return Ok(());
         }
@@ -354,13 +354,13 @@ impl SyncBuilder<'_> {
         let whole = span.state_from.is_none();
         let mut state: BTreeMap<StateKey, Position> = if whole {
             let part = if lazy.is_some() { Part::WithoutMembers } else { Part::All };
-            hs.state_entries(nid, target, part).await?.into_iter().collect()
+            hs.state_entries(nid, target, part).await?.into_iter().inserted()
         } else {
             let differences = hs.state_diff(nid, known, target).await?;
-            differences.into_iter().filter_map(|difference| Some((difference.key, difference.after?))).collect()
+            differences.into_iter().filter_map(|difference| Some((difference.key, difference.after?))).inserted()
         };
-        let told: BTreeSet<StateKey> = slice.events.iter().filter_map(|event| event.pdu.key()).collect();
-        let in_timeline: BTreeSet<Position> = slice.events.iter().map(|event| event.position).collect();
+        let told: BTreeSet<StateKey> = slice.events.iter().filter_map(|event| event.pdu.key()).inserted();
+        let in_timeline: BTreeSet<Position> = slice.events.iter().map(|event| event.position).inserted();
         if !self.ask.state_after && start != end {
             for difference in hs.state_diff(nid, start, end).await? {
                 let Some(after) = difference.after.filter(|after| !in_timeline.contains(after)) else { continue };
@@ -446,7 +446,7 @@ impl SyncBuilder<'_> {
         let counts = self.hs.unread(room, head, session, receipts, self.to).await?;
         if self.ask.filter.room.timeline.unread_thread_notifications {
             joined.unread_notifications = in_response(counts.main);
-            joined.unread_thread_notifications = counts.threads.into_iter().map(|(root, count)| (root, in_response(count))).collect();
+            joined.unread_thread_notifications = counts.threads.into_iter().map(|(root, count)| (root, in_response(count))).inserted();
         } else {
             joined.unread_notifications = in_response(counts.total());
         }
