@@ -10,7 +10,7 @@ export default defineConfig(
   {
     files: ['worker/**/*.ts', 'www/**/*.{ts,tsx}'],
     extends: [tseslint.configs.strictTypeChecked],
-    languageOptions: { parserOptions: { project: ['worker/service/tsconfig.json', 'worker/page/tsconfig.json', 'www/tsconfig.json'], tsconfigRootDir: import.meta.dirname } },
+    languageOptions: { parserOptions: { project: ['worker/service/tsconfig.json', 'worker/thumbnails/tsconfig.json', 'worker/page/tsconfig.json', 'www/tsconfig.json'], tsconfigRootDir: import.meta.dirname } },
     rules: {
       '@typescript-eslint/no-confusing-void-expression': 'off',
       '@typescript-eslint/restrict-template-expressions': ['error', { allowNumber: true }],

@@ -10,13 +10,13 @@ import { setup } from './lib/tools.mjs';
  */
 export async function web({ quick = false } = {}) {
   const bindgen = await setup();
-  const { wasBuilt, wasm, sizeLine, wasmFile } = await import('./lib/wasm.mjs');
+  const { server, sizeLine, thumbnails, wasBuilt, wasm } = await import('./lib/wasm.mjs');
   const bundle = await import('./lib/bundle.mjs');
   await wasm(bindgen, { quick: quick && !(await wasBuilt()) });
   await bundle.worker();
   await bundle.page();
   await bundle.demo();
-  for (const file of [wasmFile, path('dist', 'ephapse-worker.js'), path('dist', 'index.js')]) {
+  for (const file of [server.file, thumbnails.file, path('dist', 'ephapse-worker.js'), path('dist', 'index.js')]) {
     console.log(`${await sizeLine(file)}  ${file.slice(path('').length)}`);
   }
 }

@@ -9,10 +9,10 @@ const tsc = (project) => node(['typescript', 'bin', 'tsc'], '-p', project);
 
 const steps = [
   ['formatting', () => run('cargo', ['fmt', '--all', '--check'])],
-  ['clippy, wasm32', () => run('cargo', ['clippy', '-p', 'ephapse-wasm', '-p', 'ephapse-store-tests', '-p', 'ephapse-verify', '--lib', '--target', 'wasm32-unknown-unknown', '--', '-D', 'warnings'])],
+  ['clippy, wasm32', () => run('cargo', ['clippy', '-p', 'ephapse-wasm', '-p', 'ephapse-thumbnails', '-p', 'ephapse-store-tests', '-p', 'ephapse-verify', '--lib', '--target', 'wasm32-unknown-unknown', '--', '-D', 'warnings'])],
   ['clippy, native', () => run('cargo', ['clippy', '--workspace', '--all-targets', '--', '-D', 'warnings'])],
   ['documentation', () => run('cargo', ['doc', '--no-deps', '-p', 'ephapse-events', '-p', 'ephapse-store', '-p', 'ephapse-streams'], { env: { RUSTDOCFLAGS: '-D warnings' } })],
-  ['types', async () => { for (const project of ['worker/service', 'worker/page', 'www']) await tsc(project); }],
+  ['types', async () => { for (const project of ['worker/service', 'worker/thumbnails', 'worker/page', 'www']) await tsc(project); }],
   ['eslint', () => node(['eslint', 'bin', 'eslint.js'], '.')],
 ];
 

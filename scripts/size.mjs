@@ -1,5 +1,6 @@
-// `npm run size`: what dist/ephapse.wasm consists of, which it builds if it is not current: its
-// sections, its code by crate, and its largest functions. Bytes before compression.
+// `npm run size`: how large the modules in dist/ are, which it builds if they are not current, and
+// what the server's consists of: its sections, its code by crate, and its largest functions. Bytes
+// before compression.
 
 import { readFile } from 'node:fs/promises';
 import { main } from './lib/run.mjs';
@@ -12,17 +13,18 @@ const CODE = 10;
 
 await main(async () => {
   const bindgen = await setup();
-  const { functionsFile, sizeLine, wasm, wasmFile } = await import('./lib/wasm.mjs');
+  const { server, sizeLine, thumbnails, wasm } = await import('./lib/wasm.mjs');
   await wasm(bindgen);
-  const bytes = await readFile(wasmFile);
-  const names = new Map((await readFile(functionsFile, 'utf8')).split('\n').map((line) => [Number(line.slice(0, line.indexOf(':'))), line.slice(line.indexOf(':') + 1)]));
+  const bytes = await readFile(server.file);
+  const names = new Map((await readFile(server.functions, 'utf8')).split('\n').map((line) => [Number(line.slice(0, line.indexOf(':'))), line.slice(line.indexOf(':') + 1)]));
   const { sections, functions } = read(bytes);
   const crates = new Map();
   for (const { index, size } of functions) {
     const crate = crateOf(names.get(index) ?? '');
     crates.set(crate, (crates.get(crate) ?? 0) + size);
   }
-  console.log(`${await sizeLine(wasmFile)}\n\nsections`);
+  for (const { file, name } of [server, thumbnails]) console.log(`${await sizeLine(file)}  ${name}.wasm`);
+  console.log(`\n${server.name}.wasm, sections`);
   for (const [name, size] of sections.filter(([, size]) => size > 1024)) print(size, name);
   console.log('\ncode by crate');
   for (const [crate, size] of largest([...crates], ([, size]) => size)) print(size, crate);

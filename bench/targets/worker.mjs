@@ -8,7 +8,7 @@ import { build } from 'esbuild';
 import { path } from '../../scripts/lib/run.mjs';
 import { serve } from '../../scripts/lib/serve.mjs';
 import { chromium } from '../../scripts/lib/tools.mjs';
-import { functionsFile, wasmForPages } from '../../scripts/lib/wasm.mjs';
+import { server, wasmForPages } from '../../scripts/lib/wasm.mjs';
 import { web } from '../../scripts/build.mjs';
 import { launch, stopWorkers } from '../../tests/browser/browser.mjs';
 import { directoryOnDisk } from '../disk.mjs';
@@ -291,6 +291,6 @@ function nameOf({ functionName, url, lineNumber, columnNumber }) {
 
 /** The names of the module's functions by their numbers, as the build has left them. */
 async function functionNames() {
-  const lines = (await readFile(functionsFile, 'utf8').catch(() => '')).split('\n');
+  const lines = (await readFile(server.functions, 'utf8').catch(() => '')).split('\n');
   return new Map(lines.map((line) => [line.slice(0, line.indexOf(':')), line.slice(line.indexOf(':') + 1)]));
 }

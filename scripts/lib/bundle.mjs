@@ -4,29 +4,33 @@
 import { cp, mkdir, readFile, rm, writeFile } from 'node:fs/promises';
 import { build } from 'esbuild';
 import { path, run } from './run.mjs';
-import { glueFile, wasmFacts, wasmFile } from './wasm.mjs';
+import { server, thumbnails, wasmFacts } from './wasm.mjs';
 
 const version = async () => JSON.parse(await readFile(path('package.json'), 'utf8')).version;
 
 /**
- * `dist/ephapse-worker.js`: one classic script with the glue inside. It changes whenever the module
- * changes, which is how browsers find updates.
+ * `dist/ephapse-worker.js`: one classic script with the glue inside, and with the script of the
+ * worker that makes thumbnails as a text. It changes whenever a module changes, which is how
+ * browsers find updates.
  */
 export async function worker({ outfile = path('dist', 'ephapse-worker.js'), label = '' } = {}) {
-  const facts = await wasmFacts();
+  const facts = { server: await wasmFacts(server), thumbnails: await wasmFacts(thumbnails) };
+  const script = { bundle: true, format: 'iife', target: 'es2022', minify: true, legalComments: 'none' };
+  const thumbnailer = await build({
+    ...script,
+    entryPoints: [path('worker', 'thumbnails', 'main.ts')],
+    write: false,
+    alias: { 'ephapse:thumbnails-glue': thumbnails.glue },
+  });
   await build({
+    ...script,
     entryPoints: [path('worker', 'service', 'main.ts')],
     outfile,
-    bundle: true,
-    format: 'iife',
-    target: 'es2022',
-    minify: true,
-    legalComments: 'none',
-    alias: { 'ephapse:glue': glueFile },
+    alias: { 'ephapse:glue': server.glue },
     define: {
       EPHAPSE_VERSION: JSON.stringify((await version()) + label),
-      EPHAPSE_WASM_SHA256: JSON.stringify(facts.sha256),
-      EPHAPSE_WASM_BYTES: String(facts.bytes),
+      EPHAPSE_MODULES: JSON.stringify(facts),
+      EPHAPSE_THUMBNAILER: JSON.stringify(thumbnailer.outputFiles[0].text),
     },
   });
 }
@@ -70,7 +74,7 @@ export async function demo() {
   });
   for (const file of ['index.html', 'style.css', 'icon.svg']) await cp(path('www', file), `${out}/${file}`);
   await cp(path('dist', 'ephapse-worker.js'), `${out}/ephapse-worker.js`);
-  await cp(wasmFile, `${out}/ephapse.wasm`);
+  for (const { file, name } of [server, thumbnails]) await cp(file, `${out}/${name}.wasm`);
   // matrix-js-sdk's encryption looks for its module there, beside the script it was bundled into.
   const crypto = 'pkg/matrix_sdk_crypto_wasm_bg.wasm';
   await cp(path('node_modules', '@matrix-org', 'matrix-sdk-crypto-wasm', crypto), `${out}/${crypto}`);

@@ -84,7 +84,7 @@ async function unitTests() {
     format: 'esm',
     target: 'node20',
     alias: { 'ephapse:glue': path('tests', 'worker', 'glue.mjs') },
-    define: { EPHAPSE_VERSION: '"0.0.0"', EPHAPSE_WASM_SHA256: '"none"', EPHAPSE_WASM_BYTES: '8' },
+    define: { EPHAPSE_VERSION: '"0.0.0"', EPHAPSE_MODULES: JSON.stringify({ server: { sha256: 'none', bytes: 8 }, thumbnails: { sha256: 'none', bytes: 8 } }), EPHAPSE_THUMBNAILER: '""' },
   });
   return nodeTests([...await testFiles('../.cache/tests'), ...await testFiles('spec')]);
 }

@@ -1,5 +1,5 @@
-// From Rust to `dist/ephapse.wasm` and the glue that the worker is bundled with, as wasm-pack.toml
-// says.
+// From Rust to the modules in `dist/` and the glue that the worker is bundled with, as
+// wasm-pack.toml says.
 
 import { createHash } from 'node:crypto';
 import { existsSync } from 'node:fs';
@@ -9,50 +9,58 @@ import { parse } from 'smol-toml';
 import { built, path, run } from './run.mjs';
 import { wasmBindgen } from './tools.mjs';
 
-/** Where the glue lies that `wasm()` leaves behind. */
-export const glueFile = path('.cache', 'wasm', 'glue.js');
 /**
- * The names of the module's functions, which it does not hold itself: on each line a number, a
- * colon and a name.
+ * A module: `file` is the optimised one; `glue` what a worker is bundled with; `functions` the names
+ * of its functions, which it does not hold itself: on each line a number, a colon and a name.
  */
-export const functionsFile = path('.cache', 'wasm', 'functions');
-/** The optimised module. */
-export const wasmFile = path('dist', 'ephapse.wasm');
+const module = (name) => {
+  const cache = path('.cache', 'wasm', name);
+  return { name, file: path('dist', `${name}.wasm`), cache, glue: `${cache}/glue.js`, functions: `${cache}/functions` };
+};
 
-/** Whether the optimised module was ever built here: then it is soon built again. */
+/** The server. */
+export const server = module('ephapse');
+/** What makes thumbnails, which a browser downloads when the first is asked for. */
+export const thumbnails = module('ephapse-thumbnails');
+
+/** Whether the optimised modules were ever built here: then they are soon built again. */
 export async function wasBuilt() {
-  const { cargo } = await settings();
-  return existsSync(compiledModule(cargo, cargo.profile));
+  const { cargo, packages } = await settings();
+  return [server, thumbnails].every(({ name }) => existsSync(compiledModule(cargo, packages[name], cargo.profile)));
 }
 
 /**
- * Builds the module; `bindgen` is the wasm-bindgen program. With `quick` it is larger and slower,
- * and there in a third of the time.
+ * Builds the modules; `bindgen` is the wasm-bindgen program. With `quick` they are larger and
+ * slower, and there in a third of the time.
  */
 export async function wasm(bindgen, { quick = false } = {}) {
-  const { cargo, 'wasm-bindgen': bind, 'wasm-opt': opt } = await settings();
-  const profile = quick ? cargo['quick-profile'] : cargo.profile;
-  await run('cargo', ['build', '-p', cargo.package, '--lib', '--target', cargo.target, '--profile', profile]);
+  for (const each of [server, thumbnails]) await buildModule(each, bindgen, quick);
+}
 
-  const compiled = compiledModule(cargo, profile);
+async function buildModule({ name, file, cache, glue, functions }, bindgen, quick) {
+  const { cargo, packages, 'wasm-bindgen': bind, 'wasm-opt': opt } = await settings();
+  const profile = quick ? cargo['quick-profile'] : cargo.profile;
+  await run('cargo', ['build', '-p', packages[name], '--lib', '--target', cargo.target, '--profile', profile]);
+
+  const compiled = compiledModule(cargo, packages[name], profile);
   const stamp = createHash('sha256').update(await readFile(compiled)).update(JSON.stringify([profile, bind, opt])).digest('hex');
-  const stampFile = path('.cache', 'wasm', 'stamp');
-  const current = [stampFile, glueFile, functionsFile, wasmFile].every((file) => existsSync(file)) && (await readFile(stampFile, 'utf8')) === stamp;
+  const stampFile = `${cache}/stamp`;
+  const current = [stampFile, glue, functions, file].every((made) => existsSync(made)) && (await readFile(stampFile, 'utf8')) === stamp;
   if (current) return;
 
-  await mkdir(path('.cache', 'wasm'), { recursive: true });
+  await mkdir(cache, { recursive: true });
   await mkdir(path('dist'), { recursive: true });
-  const out = path('.cache', 'wasm', 'out');
-  await run(bindgen, [compiled, '--target', bind.target, '--out-dir', out, '--out-name', 'ephapse', ...bind.flags]);
+  const out = `${cache}/out`;
+  await run(bindgen, [compiled, '--target', bind.target, '--out-dir', out, '--out-name', name, ...bind.flags]);
   const flags = quick ? opt['quick-flags'] : opt.flags;
-  await run('node', [path('node_modules', 'binaryen', 'bin', 'wasm-opt'), `${out}/ephapse_bg.wasm`, '-o', wasmFile, ...flags, `--symbolmap=${functionsFile}`]);
-  await writeFile(glueFile, glueModule(await readFile(`${out}/ephapse.js`, 'utf8')));
+  await run('node', [path('node_modules', 'binaryen', 'bin', 'wasm-opt'), `${out}/${name}_bg.wasm`, '-o', file, ...flags, `--symbolmap=${functions}`]);
+  await writeFile(glue, glueModule(await readFile(`${out}/${name}.js`, 'utf8')));
   await writeFile(stampFile, stamp);
 }
 
 const settings = async () => parse(await readFile(path('wasm-pack.toml'), 'utf8'));
 
-const compiledModule = (cargo, profile) => built(cargo.target, profile, `${cargo.package.replaceAll('-', '_')}.wasm`);
+const compiledModule = (cargo, crate, profile) => built(cargo.target, profile, `${crate.replaceAll('-', '_')}.wasm`);
 
 /** Builds a crate of the tests as an ES module for a page, `NAME.js` in the directory `out`. */
 export async function wasmForPages(crate, name, out) {
@@ -70,9 +78,9 @@ function glueModule(glue) {
   return `export function createGlue() {\n${glue}\nreturn wasm_bindgen;\n}\n`;
 }
 
-/** What the worker must know of the module it is built for. */
-export async function wasmFacts() {
-  const bytes = await readFile(wasmFile);
+/** What the worker must know of a module it is built for. */
+export async function wasmFacts({ file }) {
+  const bytes = await readFile(file);
   return { bytes: bytes.length, sha256: createHash('sha256').update(bytes).digest('hex') };
 }
 

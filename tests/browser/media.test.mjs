@@ -3,6 +3,7 @@
 
 import assert from 'node:assert/strict';
 import { test as anyTest } from 'node:test';
+import { crc32, deflateSync } from 'node:zlib';
 import { Server } from '../serve/server.mjs';
 import { launch, stopWorkers } from './browser.mjs';
 import { clientSite, clientTab } from './client/site.mjs';
@@ -106,6 +107,87 @@ test('a page shows a file by its address alone, and a part of it', async (t) => 
     return { sizes, part: [part.status, await part.text()], whoami: whoami.status };
   });
   assert.deepEqual(shown, { sizes: [[320, 200], [320, 200], [320, 200]], part: [206, 'PNG'], whoami: 401 });
+});
+
+/** A PNG of one colour, in base64: large in pixels, and not in bytes. */
+function plainPng(width, height) {
+  const chunk = (name, data) => {
+    const body = Buffer.concat([Buffer.from(name), data]);
+    const [length, check] = [Buffer.alloc(4), Buffer.alloc(4)];
+    length.writeUInt32BE(data.length);
+    check.writeUInt32BE(crc32(body));
+    return Buffer.concat([length, body, check]);
+  };
+  const header = Buffer.alloc(13);
+  header.writeUInt32BE(width, 0);
+  header.writeUInt32BE(height, 4);
+  header.set([8, 2], 8);
+  const rows = deflateSync(Buffer.alloc(height * (1 + width * 3)));
+  return Buffer.concat([Buffer.from('\x89PNG\r\n\x1a\n', 'latin1'), chunk('IHDR', header), chunk('IDAT', rows), chunk('IEND', Buffer.alloc(0))]).toString('base64');
+}
+
+/** Asks for a thumbnail of a file in base64; resolves to what came, and how much was answered meanwhile. */
+const thumbnailOf = (page, file, query) =>
+  page.evaluate(async ([base64, asked]) => {
+    const headers = { authorization: `Bearer ${globalThis.token}` };
+    const { content_uri: uri } = await globalThis.upload(await (await fetch(`data:;base64,${base64}`)).blob(), { type: 'image/png' });
+    let response;
+    let meanwhile = 0;
+    const asking = globalThis.server.fetch(`/_matrix/client/v1/media/thumbnail/${uri.slice('mxc://'.length)}?${asked}`, { headers }).then((answer) => { response = answer; });
+    for (; !response; meanwhile += 1) await globalThis.server.fetch('/_matrix/client/v3/account/whoami', { headers });
+    await asking;
+    return { status: response.status, errcode: response.ok ? undefined : (await response.json()).errcode, meanwhile };
+  }, [file, query]);
+
+test('thumbnails are made of pictures by a worker that a page lends, and what makes them is fetched with the first', async (t) => {
+  const { page, site } = await begin(t);
+  const fetched = () => site.requests.filter((pathname) => pathname === '/ephapse-thumbnails.wasm').length;
+  assert.equal(fetched(), 0);
+  const made = await page.evaluate(async () => {
+    const canvas = new OffscreenCanvas(1000, 500);
+    const context = canvas.getContext('2d');
+    context.fillStyle = 'rgb(200, 30, 30)';
+    context.fillRect(0, 0, 1000, 500);
+    const sizes = {};
+    for (const type of ['image/png', 'image/jpeg', 'image/webp']) {
+      const { content_uri: uri } = await globalThis.upload(await canvas.convertToBlob({ type }), { type });
+      for (const query of ['width=320&height=240&method=scale', 'width=96&height=96&method=crop', 'width=30&height=30&method=crop']) {
+        const image = new Image();
+        image.src = `/_matrix/client/v1/media/thumbnail/${uri.slice('mxc://'.length)}?${query}`;
+        await image.decode();
+        const look = new OffscreenCanvas(1, 1).getContext('2d');
+        look.drawImage(image, 0, 0);
+        const [red, green] = look.getImageData(0, 0, 1, 1).data;
+        sizes[`${type} ${query}`] = [image.naturalWidth, image.naturalHeight, red > 180 && green < 60];
+      }
+    }
+    return sizes;
+  });
+  const expected = { 'width=320&height=240&method=scale': [320, 160, true], 'width=96&height=96&method=crop': [96, 96, true], 'width=30&height=30&method=crop': [32, 32, true] };
+  const types = ['image/png', 'image/jpeg', 'image/webp'];
+  assert.deepEqual(made, Object.fromEntries(types.flatMap((type) => Object.entries(expected).map(([query, size]) => [`${type} ${query}`, size]))));
+  assert.equal(fetched(), 1);
+
+  // A worker that starts again has it, also where there is no network.
+  await stopWorkers(page);
+  await page.context().setOffline(true);
+  assert.equal((await thumbnailOf(page, plainPng(400, 400), 'width=96&height=96&method=crop')).status, 200);
+  assert.equal(fetched(), 1);
+});
+
+test('a large picture holds nobody up, and one that is larger than it looks is refused', async (t) => {
+  const { page } = await begin(t);
+  const query = 'width=96&height=96&method=crop';
+  const large = await thumbnailOf(page, plainPng(5_600, 5_600), query);
+  assert.equal(large.status, 200);
+  t.diagnostic(`${large.meanwhile} requests were answered while 31 million pixels became a thumbnail`);
+  assert.ok(large.meanwhile >= 5, `${large.meanwhile} answers meanwhile`);
+  const bomb = await thumbnailOf(page, plainPng(20_000, 20_000), query);
+  assert.deepEqual([bomb.status, bomb.errcode], [413, 'M_TOO_LARGE']);
+  const noPicture = await thumbnailOf(page, Buffer.from('<svg xmlns="http://www.w3.org/2000/svg"/>').toString('base64'), query);
+  assert.deepEqual([noPicture.status, noPicture.errcode], [400, 'M_UNKNOWN']);
+  const cut = await thumbnailOf(page, Buffer.from(plainPng(400, 400), 'base64').subarray(0, 60).toString('base64'), query);
+  assert.deepEqual([cut.status, cut.errcode], [400, 'M_UNKNOWN']);
 });
 
 test('HTML and SVG run nothing, whatever type they are said to have', async (t) => {

@@ -48,9 +48,9 @@ async function develop(t) {
 }
 
 test('the tarball has what a site needs and the licences, and nothing else', () => {
-  const expected = ['LICENSE-APACHE', 'LICENSE-MIT', 'README.md', 'dist/ephapse-worker.js', 'dist/ephapse.wasm', 'dist/index.d.ts', 'dist/index.js', 'package.json', 'worker/bin/ephapse.mjs'];
+  const expected = ['LICENSE-APACHE', 'LICENSE-MIT', 'README.md', 'dist/ephapse-thumbnails.wasm', 'dist/ephapse-worker.js', 'dist/ephapse.wasm', 'dist/index.d.ts', 'dist/index.js', 'package.json', 'worker/bin/ephapse.mjs'];
   assert.deepEqual(packed.files.toSorted(), expected);
-  assert.match(packed.said, /Copied public\/ephapse\.wasm.*\n.*Copied public\/ephapse-worker\.js/);
+  assert.match(packed.said, /Copied public\/ephapse\.wasm.*\n.*Copied public\/ephapse-thumbnails\.wasm.*\n.*Copied public\/ephapse-worker\.js/);
 });
 
 test('README\'s snippet while developing with Vite', { timeout: 120_000 }, async (t) => {

@@ -1,19 +1,20 @@
 #!/usr/bin/env node
 // `npx ephapse init DIRECTORY`: copies what a site serves of the package, the worker and its
-// module, to the directory that the site serves at its root.
+// modules, to the directory that the site serves at its root.
 
 import { copyFile, mkdir, readFile, rename, stat } from 'node:fs/promises';
 import { dirname, join, relative, resolve } from 'node:path';
 import { fileURLToPath } from 'node:url';
 
 const home = join(dirname(fileURLToPath(import.meta.url)), '..', '..');
-// The module first: the worker of one version must not find the module of another beside it.
-const files = ['ephapse.wasm', 'ephapse-worker.js'];
+// The modules first: the worker of one version must not find those of another beside it.
+const files = ['ephapse.wasm', 'ephapse-thumbnails.wasm', 'ephapse-worker.js'];
 
 const usage = `ephapse: a Matrix homeserver that lives in the browser
 
-  npx ephapse init DIRECTORY   copies ephapse-worker.js and ephapse.wasm to DIRECTORY, the one that your site serves
-                               at its root (public, with Vite); once after each update of the package
+  npx ephapse init DIRECTORY   copies ephapse-worker.js, ephapse.wasm and ephapse-thumbnails.wasm to DIRECTORY, the one
+                               that your site serves at its root (public, with Vite); once after each update of the
+                               package
   npx ephapse --version        says the version of the package
 
 The server for the command line, \`ephapse serve\`, is another program: see README.md.`;

@@ -56,13 +56,13 @@ export interface Progress {
 }
 
 /**
- * Options of `start`; none is needed where `ephapse-worker.js` and `ephapse.wasm` lie at the root
- * of the site.
+ * Options of `start`; none is needed where `ephapse-worker.js` and its `.wasm` files lie at the
+ * root of the site.
  */
 export interface StartOptions {
   /**
-   * Where `ephapse-worker.js` is, relative to the page; `ephapse.wasm` lies beside it. Must be of
-   * the page's own origin. Where the site has a service worker of its own that begins with
+   * Where `ephapse-worker.js` is, relative to the page; the `.wasm` files lie beside it. Must be
+   * of the page's own origin. Where the site has a service worker of its own that begins with
    * `importScripts('/ephapse-worker.js')`, the URL of that one. Default: `/ephapse-worker.js`, or
    * `ephapse-worker.js` in the directory that the page's `<base href>` names.
    */

@@ -9,6 +9,7 @@ import { type Control, takeControl } from './control.ts';
 import { Pause, retryingFetch } from './fetch.ts';
 import { keepAlive } from './keep-alive.ts';
 import { workerName } from './identify.ts';
+import { lendWorkers } from './lend.ts';
 import { reachabilityError } from './reachability.ts';
 import { checkEnvironment, register, registerAgain, registerWaiting } from './register.ts';
 
@@ -30,10 +31,9 @@ const handoverPause = 1_500;
  * ```
  *
  * The server speaks the Client-Server API of Matrix, for clients with end-to-end encryption. Not
- * there yet: other servers (everybody has an account of the same browser), thumbnails, lists of
- * threads and of a space's rooms, room upgrades, search, the public directory, reports, e-mail
- * addresses, OAuth and single sign-on, sliding sync, push to devices, URL previews, and calls. Such
- * endpoints answer 404 with `M_UNRECOGNIZED`.
+ * there yet: other servers (everybody has an account of the same browser), lists of threads,
+ * search, reports, e-mail addresses, OAuth and single sign-on, sliding sync, push to devices, URL
+ * previews, and calls. Such endpoints answer 404 with `M_UNRECOGNIZED`.
  *
  * @throws {EphapseError} whose message tells the user what to do next.
  */
@@ -109,7 +109,7 @@ class PageServer implements Server {
   readonly #channel: BroadcastChannel;
   readonly #listeners: Listeners;
   readonly #compiled = new Compiled();
-  readonly #letGo: () => void;
+  readonly #letGo: (() => void)[];
 
   constructor(baseUrl: string, serverName: string, control: Control, pause: Pause, channel: BroadcastChannel, listeners: Listeners) {
     this.baseUrl = baseUrl;
@@ -118,7 +118,8 @@ class PageServer implements Server {
     this.#channel = channel;
     this.#listeners = listeners;
     this.fetch = retryingFetch(control, pause);
-    this.#letGo = keepAlive(`${baseUrl}/_matrix/client/versions`, () => this.fetch(`${baseUrl}/_matrix/client/versions`));
+    const versions = `${baseUrl}/_matrix/client/versions`;
+    this.#letGo = [keepAlive(versions, () => this.fetch(versions)), lendWorkers()];
     this.on('update', () => { this.#holdModule(); });
     this.#holdModule();
   }
@@ -136,7 +137,7 @@ class PageServer implements Server {
   }
 
   async stop(): Promise<void> {
-    this.#letGo();
+    for (const letGo of this.#letGo) letGo();
     this.#channel.close();
     this.#listeners.clear();
     this.#compiled.release();

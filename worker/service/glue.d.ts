@@ -2,8 +2,9 @@
 // constants.
 
 declare const EPHAPSE_VERSION: string;
-declare const EPHAPSE_WASM_SHA256: string;
-declare const EPHAPSE_WASM_BYTES: number;
+declare const EPHAPSE_MODULES: Record<'server' | 'thumbnails', { sha256: string; bytes: number }>;
+/** The script that makes thumbnails in a worker. */
+declare const EPHAPSE_THUMBNAILER: string;
 
 declare module 'ephapse:glue' {
   /** What the engine asks of the worker. */
@@ -19,6 +20,8 @@ declare module 'ephapse:glue' {
     panicked(call: number, message: string): void;
     /** A line for the console. */
     log(level: 'error' | 'warn' | 'info', line: string): void;
+    /** Makes a thumbnail; resolves to a word for the reason where there is none. */
+    thumbnail(file: Uint8Array<ArrayBuffer>, width: number, height: number, isCropped: boolean, isAnimated: boolean): Promise<object | string>;
   }
 
   /** What is still to come of a request's body. */

@@ -6,6 +6,7 @@ import { createGlue, type Engine, type Glue, type OpenFailure } from 'ephapse:gl
 import { type Rest, streamOf } from './body.ts';
 import { sleep, yieldNow } from './host.ts';
 import { Failed } from './failed.ts';
+import { thumbnail } from './thumbnails.ts';
 
 /** So many milliseconds a crashed instance has for the answers of calls that have written. */
 const remainingTimeout = 3_000;
@@ -70,7 +71,7 @@ export class Instance {
    * Opens the database; `onCrash` is called once, when the instance crashes. What it gets ends when
    * the instance is done with the database.
    */
-  static async open(module: WebAssembly.Module, database: string, publicUrl: string, onCrash: OnCrash): Promise<Instance> {
+  static async open(module: WebAssembly.Module, database: string, publicUrl: string, scope: string, onCrash: OnCrash): Promise<Instance> {
     const glue = createGlue();
     const lifecycle = new InstanceLifecycle(glue, onCrash);
     const { memory } = await glue({ module_or_path: module });
@@ -79,6 +80,7 @@ export class Instance {
       yieldNow,
       panicked: (call: number, message: string) => { lifecycle.end(message, call); },
       log: (level: 'error' | 'warn' | 'info', line: string) => { console[level](`ephapse: ${line}`); },
+      thumbnail: (file: Uint8Array<ArrayBuffer>, width: number, height: number, isCropped: boolean, isAnimated: boolean) => thumbnail(scope, file, { width, height, isCropped, isAnimated }),
     };
     const engine = await lifecycle.during(0, () => glue.open(database, publicUrl, host).catch((error: unknown) => { throw openFailure(error); }));
     return new Instance(engine, memory, lifecycle);

@@ -6,7 +6,7 @@ import { matrixPath } from '../shared/matrix-url.ts';
 import { answer } from './answer.ts';
 import { answerOf, failureOf } from './failed.ts';
 import { sleep } from './host.ts';
-import { cacheModule, dropOtherModules, moduleUrl } from './module.ts';
+import { cacheModule, dropOtherModules, moduleUrl, server as serverModule } from './module.ts';
 import { Server } from './server.ts';
 
 declare const self: ServiceWorkerGlobalScope;
@@ -94,7 +94,7 @@ async function answerTo(question: Question, sender: string | undefined): Promise
       const { serverName } = instance;
       // Where it cannot be stored, as on a full disk, it holds until the worker ends.
       if (question.maxUpload !== undefined) await instance.setMaxUpload(question.maxUpload ?? undefined).catch(() => undefined);
-      return { serverName, version: EPHAPSE_VERSION, module: moduleUrl() } satisfies Booted;
+      return { serverName, version: EPHAPSE_VERSION, module: moduleUrl(serverModule) } satisfies Booted;
     }
     case 'status':
       await activated();

@@ -106,7 +106,7 @@ export class Server {
     return {
       ...instance.status(),
       version: EPHAPSE_VERSION,
-      wasmBytes: EPHAPSE_WASM_BYTES,
+      wasmBytes: EPHAPSE_MODULES.server.bytes,
       storageUsed: usage ?? 0,
       storageQuota: quota ?? 0,
       rebuilds: this.#rebuilds,
@@ -172,7 +172,7 @@ export class Server {
     this.#progress('open', 0, 1);
     const home = new URL(this.#scope);
     const publicUrl = home.href.replace(/\/$/, '');
-    const instance = await Instance.open(module, `ephapse ${home.pathname}`, publicUrl, (reason, done) => { this.#crashed(start, reason, done); });
+    const instance = await Instance.open(module, `ephapse ${home.pathname}`, publicUrl, this.#scope, (reason, done) => { this.#crashed(start, reason, done); });
     this.#instance = instance;
     if (this.#handingOver !== undefined) instance.setHolding(false);
     return instance;

@@ -54,6 +54,21 @@ export interface Booted {
   module?: string;
 }
 
+/**
+ * Told by the worker to pages, with a port: who lends a worker says `ready` there. One of them then
+ * gets a `Loan`, and passes the port on to the worker.
+ */
+export interface Wish {
+  [mark]: 1;
+  wish: 'worker';
+}
+
+/** What a lent worker runs, and after how long the page ends it. */
+export interface Loan {
+  script: string;
+  milliseconds: number;
+}
+
 /** Told to everybody on the scope's broadcast channel. */
 export type Broadcast =
   | { [mark]: 1; news: 'progress'; stage: Stage; loaded: number; total: number }

@@ -1,10 +1,13 @@
 //! Small pictures of large ones: JPEG, PNG, WebP and GIF, still or animated. Bytes in, bytes out;
 //! no Matrix, no threads, and bounded in pixels and memory whatever the bytes say.
 //!
-//! A crate of its own, since decoders are large: 186 KiB as a module for browsers, compressed with
-//! brotli. The homeserver does not depend on it, but a host may.
+//! A crate of its own, since decoders are large. The homeserver does not depend on it, but a host
+//! may. For browsers it is a module of its own too, which is fetched when the first thumbnail is
+//! asked for.
 
 mod animation;
+#[cfg(target_arch = "wasm32")]
+mod browser;
 
 use image::{
     DynamicImage, ImageDecoder, ImageError, ImageFormat, ImageReader,
@@ -46,6 +49,13 @@ pub struct Limits {
     pub pixels: u64,
     /// Bytes that a decoder may ask for.
     pub memory: u64,
+}
+
+/// As many pixels as on Synapse.
+impl Default for Limits {
+    fn default() -> Self {
+        Self { pixels: 32 << 20, memory: 160 << 20 }
+    }
 }
 
 /// A small picture.

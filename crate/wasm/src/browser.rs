@@ -10,7 +10,10 @@ use crate::{
     convert::{self, Headers},
     log::Console,
 };
-use ephapse_homeserver::{Body, Config, EndOfSlice, Entrance, Homeserver, Host, OpenError, OwnPage, PIECE, Registration, tables::FORMAT};
+use ephapse_homeserver::{
+    Body, Config, EndOfSlice, Entrance, Homeserver, Host, NoThumbnail, OpenError, OwnPage, PIECE, Registration, Thumbnail, ThumbnailWanted,
+    tables::FORMAT,
+};
 use ephapse_store::{IndexedDbOptions, IndexedDbStore, LocalBoxFuture, Store, StoreError};
 use http::Response;
 use js_sys::{JsString, Object, Promise, Reflect, Uint8Array};
@@ -33,6 +36,19 @@ extern "C" {
     fn panicked(this: &Worker, call: u32, message: &str);
     #[wasm_bindgen(method)]
     fn log(this: &Worker, level: &str, line: &str);
+    #[wasm_bindgen(method)]
+    fn thumbnail(this: &Worker, file: Uint8Array, width: u32, height: u32, is_cropped: bool, is_animated: bool) -> Promise;
+
+    /// A thumbnail as the worker gives it: the file, its type, and the size of its picture.
+    type Made;
+    #[wasm_bindgen(method, getter)]
+    fn bytes(this: &Made) -> Vec<u8>;
+    #[wasm_bindgen(method, getter, js_name = contentType)]
+    fn content_type(this: &Made) -> String;
+    #[wasm_bindgen(method, getter)]
+    fn width(this: &Made) -> u32;
+    #[wasm_bindgen(method, getter)]
+    fn height(this: &Made) -> u32;
 }
 
 thread_local! {
@@ -226,6 +242,22 @@ impl Host for Browser {
         finished(self.worker.yield_now())
     }
 
+    /// By a worker that a page lends (`thumbnails.ts`).
+    fn thumbnail(&self, file: Vec<u8>, wanted: ThumbnailWanted) -> LocalBoxFuture<'static, Result<Thumbnail, NoThumbnail>> {
+        let ThumbnailWanted { size, is_animated } = wanted;
+        let made = self.worker.thumbnail(Uint8Array::from(&file[..]), size.width, size.height, size.is_cropped, is_animated);
+        drop(file);
+        Box::pin(async move {
+            let made = JsFuture::from(made).await.expect("the worker catches what goes wrong");
+            match made.as_string().as_deref() {
+                None => Ok(Thumbnail::from(made.unchecked_into::<Made>())),
+                Some("not-an-image") => Err(NoThumbnail::NotAnImage),
+                Some("too-large") => Err(NoThumbnail::TooLarge),
+                Some(_) => Err(NoThumbnail::Unsupported),
+            }
+        })
+    }
+
     /// In a turn of its own, since there is one thread.
     fn compute(&self, work: Box<dyn FnOnce() -> Vec<u8> + Send>) -> LocalBoxFuture<'static, Vec<u8>> {
         let worker = self.worker.clone();
@@ -235,6 +267,12 @@ impl Host for Browser {
             finished(worker.yield_now()).await;
             result
         })
+    }
+}
+
+impl From<Made> for Thumbnail {
+    fn from(made: Made) -> Self {
+        Self { bytes: made.bytes(), content_type: made.content_type(), source: (made.width(), made.height()) }
     }
 }
 

@@ -193,7 +193,8 @@ impl Homeserver {
 
     /// A file as a whole, if it begins as a picture.
     async fn read_picture(self: &Rc<Self>, key: &FileKey, size: u64) -> Result<Vec<u8>> {
-        let mut file = Vec::new();
+        // At once, since what a browser's module has grown by stays.
+        let mut file = Vec::with_capacity(usize::try_from(size).unwrap_or_default());
         let mut body = Download::new(self.clone(), key.clone(), 0..size);
         while let Some(frame) = body.frame().await {
             let data = frame.map_err(|error| crate::error::Error::Internal(format!("a picture could not be read: {error}")))?.into_data();

@@ -9,9 +9,6 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-/// What a picture may take of which a thumbnail is made: as many pixels as on Synapse.
-const LIMITS: Limits = Limits { pixels: 32 << 20, memory: 160 << 20 };
-
 /// The system's clock and randomness, Unicode's tables, tokio's timers and tasks, and its threads
 /// for what computes.
 pub struct NativeHost {
@@ -66,7 +63,7 @@ impl Host for NativeHost {
             let made = tokio::task::spawn_blocking(move || {
                 let ThumbnailSize { width, height, is_cropped } = wanted.size;
                 let method = if is_cropped { Method::Crop } else { Method::Scale };
-                ephapse_thumbnails::thumbnail(&file, Wanted { width, height, method, animated: wanted.is_animated }, LIMITS)
+                ephapse_thumbnails::thumbnail(&file, Wanted { width, height, method, animated: wanted.is_animated }, Limits::default())
             });
             match made.await {
                 Ok(Ok(made)) => Ok(Thumbnail { bytes: made.bytes, content_type: made.content_type.to_owned(), source: made.source }),
