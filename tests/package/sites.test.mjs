@@ -182,7 +182,7 @@ test('init says what it did, and what to do where it cannot', async () => {
   const init = (...args) => promisify(execFile)('node', [program, ...args]).then(({ stdout }) => stdout, ({ code, stderr }) => `${code} ${stderr}`);
   const own = await mkdtemp(join(tmpdir(), 'ephapse-init-'));
   try {
-    assert.match(await init('init', `${own}/public`), /^Made .*public\nCopied .*ephapse\.wasm \(\d\.\d MB\)\nCopied .*ephapse-worker\.js/);
+    assert.match(await init('init', `${own}/public`), /^Made .*public\nCopied .*ephapse\.wasm \(\d\.\d MB\)\nCopied .*ephapse-thumbnails\.wasm \(\d\.\d MB\)\nCopied .*ephapse-worker\.js/);
     assert.match(await init('init', `${own}/public`), /ephapse\.wasm is up to date\n/);
     await writeFile(`${own}/public/ephapse-worker.js`, 'an older one');
     assert.match(await init('init', `${own}/public`), /Replaced .*ephapse-worker\.js/);
