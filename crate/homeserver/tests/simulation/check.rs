@@ -10,6 +10,16 @@ use std::{
     rc::Rc,
 };
 
+/// How servers know an event.
+#[derive(Default)]
+struct Known {
+    servers: usize,
+    /// Whether one has rejected it, or withholds it.
+    is_refused: bool,
+    /// Whether one knows the state there.
+    has_state: bool,
+}
+
 impl Simulation {
     fn joined(&self, room: &str) -> Vec<usize> {
         let joined = |client: &usize| {
@@ -108,17 +118,22 @@ impl Simulation {
     }
 
     /// Once everybody has read all of a room, all servers that are in it have the same events: those
-    /// that nobody takes for an attempt to go on after a ban or the like.
+    /// that nobody takes for an attempt to go on after a ban or the like. An invitation, or a knock,
+    /// that a server knew before it was in the room it may know alone: the answer was lost, or who
+    /// could tell what was before it has left.
     fn check_events(&self, joined: &[usize], room: &str) {
         let nodes: BTreeSet<usize> = joined.iter().map(|client| self.clients[*client].node).collect();
-        let mut accepted: BTreeMap<OwnedEventId, (usize, bool)> = BTreeMap::new();
+        let mut known_by: BTreeMap<OwnedEventId, Known> = BTreeMap::new();
         for node in &nodes {
             for event in events(&self.nodes[*node], room) {
-                let known = accepted.entry(event.pdu.event_id.clone()).or_insert((0, true));
-                *known = (known.0 + 1, known.1 && event.is_accepted());
+                let known = known_by.entry(event.pdu.event_id.clone()).or_default();
+                known.servers += 1;
+                known.is_refused |= !event.is_accepted();
+                known.has_state |= event.has_state();
             }
         }
-        if let Some((id, _)) = accepted.iter().find(|(_, (count, accepted))| *accepted && *count < nodes.len()) {
+        let is_missing = |known: &Known| known.has_state && !known.is_refused && known.servers < nodes.len();
+        if let Some((id, _)) = known_by.iter().find(|(_, known)| is_missing(known)) {
             self.tell_of(joined, room);
             panic!("not all servers in {room} have {id}");
         }
