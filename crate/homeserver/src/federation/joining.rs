@@ -155,7 +155,7 @@ impl Homeserver {
     /// Takes in a room in the state that another server tells, with a join that it has accepted.
     async fn enter_room(&self, id: &RoomId, signed: Signed, mut told: ToldState, join: Pdu, progress: &JoinProgress<'_>) -> Result<(), RemoteError> {
         let Signed { server, version, rules, .. } = signed;
-        let keys = self.server_keys(told.wanted_keys().of_servers()).await?;
+        let keys = self.state_keys(told.wanted_keys()).await?;
         let said = told.create(&keys, &rules).as_ref().map(version_of);
         if said.as_ref() != Some(&version) {
             return Err(Refused::malformed(&server, format!("the room is not of version {version}")).into());

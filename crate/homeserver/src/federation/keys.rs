@@ -24,7 +24,7 @@ use ruma::{
 use std::{
     borrow::Cow,
     cell::RefCell,
-    collections::{BTreeMap, HashMap, HashSet},
+    collections::{BTreeMap, HashMap},
     pin::pin,
     rc::Rc,
     time::Duration,
@@ -79,7 +79,7 @@ pub struct Wanted {
 
 /// The keys that the signatures of some events need.
 #[derive(Default)]
-pub struct WantedKeys(HashMap<OwnedServerName, Wanted>);
+pub struct WantedKeys(BTreeMap<OwnedServerName, Wanted>);
 
 impl WantedKeys {
     /// Adds those that an event needs.
@@ -325,17 +325,26 @@ impl Homeserver {
         self.server_keys(wanted.of_servers()).await
     }
 
-    /// As [`Self::keys_for`], for what will not come again: few servers of which there is no key are
-    /// asked once more a little later.
+    /// As [`Self::keys_for`], for what will not come again.
     pub(crate) async fn keys_for_state(&self, events: &[ReceivedPdu], rules: &RoomVersionRules) -> Result<KnownKeys, StoreError> {
-        let keys = self.keys_for(events, rules).await?;
-        let servers: HashSet<OwnedServerName> = events.iter().flat_map(|event| event.signing_servers(rules).unwrap_or_default()).collect();
-        let without = servers.iter().filter(|server| !keys.keys.contains_key(server.as_str())).count();
+        let mut wanted = WantedKeys::default();
+        for event in events {
+            wanted.add(event, rules);
+        }
+        self.state_keys(wanted).await
+    }
+
+    /// The keys that a state's events need: few servers of which there is no key are asked once more
+    /// a little later.
+    pub(crate) async fn state_keys(&self, wanted: WantedKeys) -> Result<KnownKeys, StoreError> {
+        let wanted = wanted.of_servers();
+        let keys = self.server_keys(wanted.clone()).await?;
+        let without = wanted.iter().filter(|wanted| !keys.keys.contains_key(wanted.server.as_str())).count();
         if without == 0 || without > ASKED_AGAIN {
             return Ok(keys);
         }
         self.host.sleep(ROUND_PAUSE).await;
-        self.keys_for(events, rules).await
+        self.server_keys(wanted).await
     }
 
     /// Verifies an event of a room, by keys that are fetched where they are not known.

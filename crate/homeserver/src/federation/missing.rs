@@ -19,7 +19,7 @@ use ephapse_streams::{Delivered, Entry, Full, Limits, Redelivery, Retention, Str
 use ruma::{OwnedEventId, OwnedServerName, ServerName, UInt, api::federation::event::get_missing_events};
 use serde::{Deserialize, Serialize};
 use std::{
-    collections::{HashMap, HashSet, VecDeque},
+    collections::{BTreeMap, HashMap, HashSet, VecDeque},
     rc::Rc,
     time::Duration,
 };
@@ -173,7 +173,7 @@ struct Gap<'a> {
     asking: Asking<'a>,
     /// Who sent the events.
     origin: OwnedServerName,
-    waiting: HashMap<OwnedEventId, Pdu>,
+    waiting: BTreeMap<OwnedEventId, Pdu>,
     /// The depth at which this server came into the room. What happened before is history: here it
     /// would come as if it were new, and be judged by a state that it knows nothing of.
     start: u64,
@@ -318,7 +318,7 @@ impl Gap<'_> {
 /// Events in an order in which each comes after its parents among them; what stands in a circle
 /// comes last.
 pub fn by_parents<'a>(events: impl IntoIterator<Item = &'a Pdu>) -> Vec<&'a Pdu> {
-    let events: HashMap<&OwnedEventId, &Pdu> = events.into_iter().map(|event| (&event.event_id, event)).collect();
+    let events: BTreeMap<&OwnedEventId, &Pdu> = events.into_iter().map(|event| (&event.event_id, event)).collect();
     let mut waits: HashMap<&OwnedEventId, usize> = HashMap::with_capacity(events.len());
     let mut children: HashMap<&OwnedEventId, Vec<&Pdu>> = HashMap::new();
     for event in events.values() {

@@ -22,6 +22,8 @@ pub const KINDS: [&str; 15] = [
     "to-device messages",
     "typing",
 ];
+/// Servers that a join names.
+const MOST_NAMED: usize = 12;
 const VERSIONS: [&str; 4] = ["6", "10", "11", "12"];
 
 fn room_path(room: &str, rest: &str) -> String {
@@ -90,7 +92,7 @@ impl Simulation {
                 // One has to be asked in to most of these.
                 let closed: Vec<String> = self.contested.iter().cloned().collect();
                 let room = self.dice.pick(&closed).cloned().unwrap_or(room);
-                let path = format!("/_matrix/client/v3/knock/{room}?{}", self.via());
+                let path = format!("/_matrix/client/v3/knock/{room}?{}", self.via(&room));
                 self.do_it("knocks", client, "POST", &path, json!({}));
             }
             (86..89, _) => self.join_by_alias(client),
@@ -126,13 +128,17 @@ impl Simulation {
         self.rooms.push(room);
     }
 
-    fn via(&self) -> String {
-        let via: Vec<String> = self.nodes.iter().take(12).map(|node| format!("via={}", node.name)).collect();
+    /// Servers that may be in a room: those of who is known to be there first.
+    fn via(&self, room: &str) -> String {
+        let there = self.members.iter().filter(|(_, at)| at == room).map(|(client, _)| self.clients[*client].node);
+        let mut nodes: Vec<usize> = there.collect();
+        nodes.extend(0..self.nodes.len());
+        let via: Vec<String> = nodes.iter().take(MOST_NAMED).map(|node| format!("via={}", self.nodes[*node].name)).collect();
         via.join("&")
     }
 
     fn join(&mut self, client: usize, room: &str) {
-        let path = format!("/_matrix/client/v3/join/{room}?{}", self.via());
+        let path = format!("/_matrix/client/v3/join/{room}?{}", self.via(room));
         if self.do_it("joins", client, "POST", &path, json!({})).is_some() {
             self.members.insert((client, room.to_owned()));
         }

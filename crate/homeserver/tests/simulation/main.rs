@@ -9,6 +9,7 @@
 
 mod actions;
 mod check;
+mod left_out;
 mod world;
 
 use std::{
@@ -16,12 +17,14 @@ use std::{
     process::ExitCode,
     time::{Duration, Instant},
 };
+use tracing_subscriber::{Layer, filter::LevelFilter, layer::SubscriberExt, util::SubscriberInitExt};
 use world::{Ran, Simulation};
 
 /// How many seeds are run where nothing is said.
 const SEEDS: u64 = 20;
 
 fn simulate(seed: u64, servers: usize, actions: usize) -> Ran {
+    left_out::take();
     let mut simulation = Simulation::new(seed, servers);
     simulation.run(actions);
     simulation.heal();
@@ -31,9 +34,9 @@ fn simulate(seed: u64, servers: usize, actions: usize) -> Ran {
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().collect();
-    if arguments.iter().any(|argument| argument == "--log") {
-        tracing_subscriber::fmt().with_max_level(tracing_subscriber::filter::LevelFilter::DEBUG).without_time().init();
-    }
+    let level = if arguments.iter().any(|argument| argument == "--log") { LevelFilter::DEBUG } else { LevelFilter::OFF };
+    let shown = tracing_subscriber::fmt::layer().without_time().with_filter(level);
+    tracing_subscriber::registry().with(left_out::Listening.with_filter(LevelFilter::INFO)).with(shown).init();
     let argument = |name: &str| arguments.iter().position(|argument| argument == name).and_then(|at| arguments.get(at + 1)?.parse::<u64>().ok());
     let given = |name: &str, variable: &str| argument(name).or_else(|| std::env::var(variable).ok()?.parse().ok());
     if arguments.iter().any(|argument| argument == "--list") {
@@ -41,7 +44,7 @@ fn main() -> ExitCode {
         return ExitCode::SUCCESS;
     }
     let servers = argument("--servers").unwrap_or(5) as usize;
-    let actions = argument("--actions").unwrap_or(60) as usize;
+    let actions = argument("--actions").unwrap_or(60.max(2 * servers as u64)) as usize;
     let single = argument("--seed");
     let (first, seeds, seconds) = match single {
         Some(seed) => (seed, 1, None),
@@ -64,7 +67,9 @@ fn main() -> ExitCode {
     println!("simulation: {count} seeds of {servers} servers in {:.1} s: {ran}", started.elapsed().as_secs_f64());
     // Else it shows nothing.
     let is_lively = servers < 2 || count < SEEDS || ran.is_lively();
-    if failed.is_empty() && is_lively && count >= seeds {
+    // Few rooms may be excused, or it shows nothing either.
+    let is_strict = 20 * ran.excused <= ran.shared + 20;
+    if failed.is_empty() && is_lively && is_strict && count >= seeds {
         println!("test result: ok. 1 passed; 0 failed; 0 ignored");
         return ExitCode::SUCCESS;
     }

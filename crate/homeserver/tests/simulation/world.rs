@@ -87,6 +87,8 @@ pub struct Said {
 pub struct Ran {
     /// Rooms that users of several servers were in at the end.
     pub shared: usize,
+    /// Rooms that differ since a server had to do without an event.
+    pub excused: usize,
     /// Messages that were acknowledged.
     pub messages: usize,
     /// Actions that were acknowledged, by their kinds.
@@ -103,6 +105,7 @@ impl Ran {
 impl AddAssign for Ran {
     fn add_assign(&mut self, other: Self) {
         self.shared += other.shared;
+        self.excused += other.excused;
         self.messages += other.messages;
         for (kind, count) in other.done {
             *self.done.entry(kind).or_default() += count;
@@ -112,7 +115,8 @@ impl AddAssign for Ran {
 
 impl fmt::Display for Ran {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(formatter, "{} rooms on several servers, {} messages", self.shared, self.messages)?;
+        write!(formatter, "{} rooms on several servers, {} of them without an event of unknown key", self.shared, self.excused)?;
+        write!(formatter, ", {} messages", self.messages)?;
         self.done.iter().try_for_each(|(kind, count)| write!(formatter, ", {count} {kind}"))
     }
 }
