@@ -291,8 +291,8 @@ function source(endpoints) {
     body: ${shared.written(body)},
   },`);
   return formatted(`//! What the specification says of requests. Written by
-//! \`node scripts/request-schemas.mjs\` from the OpenAPI files in \`tests/spec/\`: not to be
-//! changed by hand.
+//! \`node scripts/request-schemas.mjs\` from the OpenAPI files in \`tests/spec/\`: not to be changed
+//! by hand.
 
 use super::{
     Endpoint,
