@@ -82,7 +82,7 @@ pub async fn create_room(call: UserCall, request: Request) -> Result<Response> {
     }
 
     let mut wanted = Vec::new();
-    let levels = power_levels(&request, rules.as_ref(), &creator, trusted)?;
+    let levels = power_levels(&request, &preset, rules.as_ref(), &creator, trusted)?;
     wanted.push(Wanted { event_type: StateEventType::RoomPowerLevels, state_key: String::new(), content: written(&levels) });
     if let Some(alias) = &alias {
         wanted.push(Wanted::new(StateEventType::RoomCanonicalAlias, json!({ "alias": alias }))?);
@@ -238,7 +238,13 @@ pub(super) fn create_content(
 }
 
 /// The default levels, then the preset's, then the client's in place of them.
-fn power_levels(request: &Request, rules: Option<&RoomVersionRules>, creator: &OwnedUserId, trusted: &[OwnedUserId]) -> Result<JsonObject> {
+fn power_levels(
+    request: &Request,
+    preset: &RoomPreset,
+    rules: Option<&RoomVersionRules>,
+    creator: &OwnedUserId,
+    trusted: &[OwnedUserId],
+) -> Result<JsonObject> {
     let privileged = rules.is_some_and(|rules| rules.authorization.explicitly_privilege_room_creators);
     let mut users = serde_json::Map::new();
     if !privileged {
@@ -262,7 +268,7 @@ fn power_levels(request: &Request, rules: Option<&RoomVersionRules>, creator: &O
         "ban": 50,
         "kick": 50,
         "redact": 50,
-        "invite": 0,
+        "invite": if *preset == RoomPreset::PublicChat { 50 } else { 0 },
     });
     let mut levels = object(&levels.to_string())?;
     let Some(given) = &request.power_level_content_override else { return Ok(levels.into()) };

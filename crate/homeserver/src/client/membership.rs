@@ -117,7 +117,7 @@ async fn join_room(call: &UserCall, id: &RoomId, reason: Option<String>, servers
             return Box::pin(join_room(call, id, reason, servers)).await;
         }
         let content = member_content(hs, call.session.user, "join", reason).await?;
-        return through_others(call, id, content.into(), servers, async |wanted| hs.join_through(&wanted).await).await;
+        return join_through_others(call, id, content.into(), servers).await;
     };
     let further = further(call, room)?;
     let own = tables::MEMBERSHIPS.get(hs.store(), &(call.session.user, room.nid)).await?;
@@ -130,7 +130,7 @@ async fn join_room(call: &UserCall, id: &RoomId, reason: Option<String>, servers
     let authorised_via = match authorised_via(hs, &call.session, room).await {
         // Members on other servers may be able to.
         Err(error) if error.is_for_others_to_grant() && !hs.servers_in(room.nid).await?.is_empty() => {
-            return through_others(call, id, content, servers, async |wanted| hs.join_through(&wanted).await).await;
+            return join_through_others(call, id, content, servers).await;
         }
         authorised_via => authorised_via?,
     };
@@ -140,6 +140,17 @@ async fn join_room(call: &UserCall, id: &RoomId, reason: Option<String>, servers
         None => write.send(draft.clone()),
     };
     hs.write_room(room, call.raw.generation, join).await?;
+    Ok(())
+}
+
+/// As [`through_others`], a join: of a guest only where the room lets guests join, which shows when
+/// its state is here.
+async fn join_through_others(call: &UserCall, id: &RoomId, content: JsonObject, servers: Vec<OwnedServerName>) -> Result<()> {
+    let hs = &call.hs;
+    through_others(call, id, content, servers, async |wanted| hs.join_through(&wanted).await).await?;
+    if call.is_guest() && hs.joined_room(call.session.user, id).await.is_err() {
+        return Err(Error::guest_access_forbidden("Guest access not allowed"));
+    }
     Ok(())
 }
 

@@ -18,6 +18,7 @@ mod keys;
 mod media;
 mod membership;
 mod messages;
+mod old_sync;
 mod openid;
 mod presence;
 mod profile;
@@ -73,6 +74,7 @@ pub fn routes(table: &mut Table) {
         .user(push_rules::delete);
     table.user(push_rules::get_enabled).user(push_rules::set_enabled).user(push_rules::get_actions).user(push_rules::set_actions);
     table.guest(sync::sync_events).user(receipts::create_receipt).user(read_markers::set_read_marker).user(typing::create_typing_event);
+    table.guest(old_sync::events).user(old_sync::event).user(old_sync::initial_sync).guest(old_sync::room_initial_sync);
     table.user(presence::get).user(presence::set);
     table.large(create_room::create_room).user(upgrade::upgrade);
     table.user(aliases::create).public(aliases::get).user(aliases::delete).user(aliases::of_room);

@@ -64,6 +64,9 @@ pub async fn one(call: UserCall, request: get_state_event_for_key::v3::Request) 
 pub async fn put(call: UserCall, request: send_state_event::v3::Request) -> Result<send_state_event::v3::Response> {
     let hs = &call.hs;
     let room = hs.known_room(&request.room_id).await?;
+    if request.event_type == StateEventType::RoomCreate {
+        return Err(Error::invalid_param("A room is created once: use /createRoom for another"));
+    }
     let content = content(request.body.json().get(), &room.rules)?;
     let mut unfit = BTreeMap::new();
     if request.event_type == StateEventType::RoomCanonicalAlias {

@@ -13,7 +13,7 @@ use crate::{
     position::{Position, Token},
     router::UserCall,
     sync::{self, Memberships, SyncRequest, UserRooms},
-    tables::{self, Change, Session},
+    tables::{self, Change, RoomNid, Session},
     to_device,
 };
 use ephapse_store::StoreError;
@@ -29,28 +29,53 @@ pub async fn sync_events(call: UserCall, Own(request): Own<Request>) -> Result<J
     let filter = hs.filter(call.session.user, call.raw.parameter("filter")).await?;
     let wants_presence = hs.config.presence && sync::wants_presence(&filter);
     let is_guest = call.is_guest();
-    let ask = SyncRequest { session: call.session, is_guest, filter, since, full_state: request.full_state, state_after: request.use_state_after };
-    // Whose answer a failed write took back has waited, and is told at once what there is now.
-    let longest = if call.raw.is_repeated { Duration::ZERO } else { hs.config.longest_sync };
-    let deadline = hs.host.now() + request.timeout.unwrap_or_default().min(longest).as_millis() as u64;
+    let session = call.session.clone();
+    let ask = SyncRequest { session, is_guest, filter, since, full_state: request.full_state, state_after: request.use_state_after };
     // Whoever syncs is there, until the answer leaves.
     let _attendance = call.hs.attend(&ask.session, kind_of(&request.set_presence)?).await?;
+    let look = async |from, to| {
+        let response = look(hs, &ask, token, from, to).await?;
+        let is_told = since.is_none() || ask.full_state || !is_empty(&response);
+        Ok((response, is_told))
+    };
+    let mut response = poll(&call, since, request.timeout.unwrap_or_default(), (wants_presence, None), look).await?;
+    let counts = keys::counts(hs, &ask.session).await?;
+    response.device_one_time_keys_count = counts.one_time;
+    response.device_unused_fallback_key_types = Some(counts.unused_fallback);
+    Ok(Json::of(&Synced::of(response)))
+}
+
+/// Looks at what came after `since`, and again whenever something may have changed for who asks, or
+/// in the room that they look into without being in it, until there is something to tell or
+/// `timeout` is over. `look` says what there is between two positions, and whether that is something
+/// to tell.
+pub(super) async fn poll<T>(
+    call: &UserCall,
+    since: Option<Position>,
+    timeout: Duration,
+    (wants_presence, peeked): (bool, Option<RoomNid>),
+    look: impl AsyncFn(Option<Position>, Position) -> Result<(T, bool)>,
+) -> Result<T> {
+    let hs = &*call.hs;
+    // Whose answer a failed write took back has waited, and is told at once what there is now.
+    let longest = if call.raw.is_repeated { Duration::ZERO } else { hs.config.longest_sync };
+    let deadline = hs.host.now() + timeout.min(longest).as_millis() as u64;
     let mut from = since;
     loop {
-        let rooms = hs.user_rooms(ask.session.user).await?;
-        let session = ask.session.clone();
+        let rooms = hs.user_rooms(call.session.user).await?;
+        let session = call.session.clone();
         // In the queue before the look, so that nothing falls between look and wait. `rooms` stays
         // current: what changes is marked in it before anyone is woken.
         let server = call.hs.clone();
-        let waiting = hs.notify.wait(move |change| concerns(change, &session, &rooms, &server.sync.memberships, wants_presence));
+        let waiting = hs.notify.wait(move |change| {
+            concerns(change, &session, &rooms, &server.sync.memberships, wants_presence)
+                || peeked.is_some_and(|room| is_in(change, room, wants_presence))
+        });
         let to = hs.positions.newest();
-        let mut response = look(hs, &ask, token, from, to).await?;
+        let (answer, is_told) = look(from, to).await?;
         let now = hs.host.now();
-        if since.is_none() || ask.full_state || !is_empty(&response) || now >= deadline || hs.notify.is_closed() {
-            let counts = keys::counts(hs, &ask.session).await?;
-            response.device_one_time_keys_count = counts.one_time;
-            response.device_unused_fallback_key_types = Some(counts.unused_fallback);
-            return Ok(Json::of(&Synced::of(response)));
+        if is_told || now >= deadline || hs.notify.is_closed() {
+            return Ok(answer);
         }
         from = Some(to);
         let timeout = hs.host.sleep(Duration::from_millis(deadline - now));
@@ -99,6 +124,16 @@ fn concerns(change: &Change, session: &Session, rooms: &UserRooms, memberships: 
         Change::DeviceList { user } => is_near(*user),
         Change::Presence { user } => wants_presence && is_near(*user),
         Change::Forgotten { .. } | Change::Hidden => false,
+    }
+}
+
+/// Whether a change may be of interest to who looks into a room without being in it.
+fn is_in(change: &Change, peeked: RoomNid, wants_presence: bool) -> bool {
+    match change {
+        Change::Event { room, .. } | Change::StateReset { room } | Change::Typing { room, .. } => *room == peeked,
+        Change::Receipt { room, kind, .. } => *room == peeked && !kind.private,
+        Change::Presence { .. } => wants_presence,
+        _ => false,
     }
 }
 

@@ -8,10 +8,10 @@ use crate::{
 };
 use bytes::Bytes;
 use ephapse_events::write_canonical;
-use http::{HeaderMap, HeaderValue, Request, header::AUTHORIZATION};
+use http::{HeaderMap, HeaderValue, Request, StatusCode, header::AUTHORIZATION};
 use ruma::{
     OwnedServerName, ServerName, SigningKeyAlgorithm,
-    api::federation::authentication::XMatrix,
+    api::{error::ErrorKind, federation::authentication::XMatrix},
     signatures::{PublicKeyMap, verify_canonical_json_bytes},
 };
 
@@ -72,7 +72,13 @@ impl Claim {
 
 fn authorization(header: &HeaderValue, destination: &ServerName) -> Result<XMatrix> {
     // What ruma says of it repeats the header, which may be long.
-    let authorization = XMatrix::try_from(header).map_err(|_| Error::unauthorized("Malformed Authorization header"))?;
+    // One of another scheme is as good as none.
+    let is_ours = header.to_str().is_ok_and(|header| header.split(' ').next().is_some_and(|scheme| scheme.eq_ignore_ascii_case("X-Matrix")));
+    if !is_ours {
+        return Err(Error::unauthorized("Missing Authorization header"));
+    }
+    let malformed = |_| Error::new(StatusCode::BAD_REQUEST, ErrorKind::Unauthorized, "Malformed Authorization header");
+    let authorization = XMatrix::try_from(header).map_err(malformed)?;
     if authorization.destination.as_ref().is_some_and(|named| named != destination) {
         return Err(Error::unauthorized("Destination mismatch in Authorization header"));
     }

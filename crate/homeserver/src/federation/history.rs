@@ -14,9 +14,10 @@ use crate::{
 use ephapse_store::Direction;
 use http::Response;
 use ruma::{
-    EventId, OwnedEventId, RoomId, ServerName, UInt,
+    EventId, OwnedEventId, OwnedRoomId, RoomId, ServerName, UInt,
     api::{
-        Direction as Dir,
+        Direction as Dir, IncomingRequest, Metadata,
+        error::DeserializationError,
         federation::{
             authorization::get_event_authorization::v1 as get_event_authorization,
             backfill::get_backfill::v1 as get_backfill,
@@ -27,7 +28,7 @@ use ruma::{
         },
     },
 };
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use std::rc::Rc;
 
@@ -130,14 +131,55 @@ pub async fn backfill(call: PeerCall, request: get_backfill::Request) -> Result<
     Ok(events::answer(call.hs.clone(), room.nid, [Piece::Text(head), Piece::Held(shown), Piece::Text("]}".to_owned())]))
 }
 
+/// `POST /_matrix/federation/v1/get_missing_events/{roomId}`, where nothing has to be said, as for
+/// Synapse.
+pub struct GetMissingEvents {
+    room: OwnedRoomId,
+    gap: Gap,
+}
+
+#[derive(Deserialize)]
+struct Gap {
+    #[serde(default)]
+    earliest_events: Vec<OwnedEventId>,
+    #[serde(default)]
+    latest_events: Vec<OwnedEventId>,
+    #[serde(default = "default_limit")]
+    limit: UInt,
+    #[serde(default)]
+    min_depth: UInt,
+}
+
+fn default_limit() -> UInt {
+    UInt::from(10_u32)
+}
+
+impl Metadata for GetMissingEvents {
+    const METHOD: http::Method = get_missing_events::Request::METHOD;
+    const RATE_LIMITED: bool = get_missing_events::Request::RATE_LIMITED;
+    type Authentication = <get_missing_events::Request as Metadata>::Authentication;
+    type PathBuilder = <get_missing_events::Request as Metadata>::PathBuilder;
+    const PATH_BUILDER: Self::PathBuilder = get_missing_events::Request::PATH_BUILDER;
+}
+
+impl IncomingRequest for GetMissingEvents {
+    type EndpointError = ruma::api::error::Error;
+    type OutgoingResponse = get_missing_events::Response;
+
+    fn try_from_http_request_inner(request: http::Request<&[u8]>, path_args: &[&str]) -> Result<Self, DeserializationError> {
+        let room = OwnedRoomId::try_from(path_args.first().copied().unwrap_or_default())?;
+        Ok(Self { room, gap: serde_json::from_slice(request.body())? })
+    }
+}
+
 /// `POST /_matrix/federation/v1/get_missing_events/{roomId}`
-pub async fn missing_events(call: PeerCall, request: get_missing_events::Request) -> Result<get_missing_events::Response> {
+pub async fn missing_events(call: PeerCall, GetMissingEvents { room, gap }: GetMissingEvents) -> Result<get_missing_events::Response> {
     let hs = &call.hs;
-    let room = hs.room_of(&call.origin, &request.room_id).await?;
-    let limit = at_most(request.limit, MISSING);
+    let room = hs.room_of(&call.origin, &room).await?;
+    let limit = at_most(gap.limit, MISSING);
     let some = |ids: &[OwnedEventId]| ids[..ids.len().min(BEGINNINGS)].to_vec();
-    let (earliest, latest) = (some(&request.earliest_events), some(&request.latest_events));
-    let events = hs.between(&room, &earliest, &latest, request.min_depth.into(), limit).await?;
+    let (earliest, latest) = (some(&gap.earliest_events), some(&gap.latest_events));
+    let events = hs.between(&room, &earliest, &latest, gap.min_depth.into(), limit).await?;
     let shown = ServerViewer::new(&room, &call.origin).shown(hs, events).await?;
     Ok(get_missing_events::Response::new(written(&shown)))
 }

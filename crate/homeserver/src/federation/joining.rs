@@ -9,8 +9,10 @@ use super::{
     refused::{Refused, RemoteError},
     template::Template,
     told_state::ToldState,
+    v1::{Invite, SendJoin, SendLeave, V1, Wrapped},
 };
 use crate::{
+    body::Body,
     homeserver::Homeserver,
     locks::LockKey,
     room::{self, Draft, Event, RoomInfo, StateHere, Stop, Write},
@@ -30,8 +32,9 @@ use ruma::{
     events::TimelineEventType,
     room_version_rules::RoomVersionRules,
 };
-use serde_json::value::RawValue;
-use std::{rc::Rc, time::Duration};
+use serde::{Deserialize, de::IgnoredAny};
+use serde_json::value::{RawValue, to_raw_value};
+use std::{collections::BTreeMap, rc::Rc, time::Duration};
 
 /// How many servers are asked for one membership at most.
 const MOST_CANDIDATES: usize = 12;
@@ -41,6 +44,9 @@ const JOIN_PATIENCE: Duration = Duration::from_secs(180);
 
 /// How many events of a state are judged in one decision.
 const AT_ONCE: usize = 200;
+
+/// Bytes of the answer to a join that is not read as it comes: of a server of before 2019.
+const LARGEST_WRAPPED: usize = 16 << 20;
 
 /// How many stripped state events are kept of an answer.
 const MOST_STRIPPED: usize = 100;
@@ -116,7 +122,14 @@ impl Homeserver {
         let signed = self.sign_template(server, wanted, answer.room_version, &answer.event, "join")?;
         let request = create_join_event::v2::Request::new(wanted.room.to_owned(), signed.pdu.event_id.clone(), raw(&signed.pdu));
         let read = async |body| ToldState::read(self, wanted.room, &signed.rules, body, &progress).await;
-        let told = self.ask_and_read(server, request, JOIN_PATIENCE, read).await.map_err(of_server)?;
+        let told = match self.ask_and_read(server, request, JOIN_PATIENCE, &read).await {
+            Err(error) if error.is_unrecognized() => {
+                let request: V1<SendJoin> = V1::new(wanted.room.to_owned(), signed.pdu.event_id.clone(), raw(&signed.pdu));
+                let told: Result<Wrapped<Box<RawValue>>, _> = self.ask_for(server, request, JOIN_PATIENCE, LARGEST_WRAPPED).await;
+                read(Body::from(told.map_err(of_server)?.1.get().to_owned())).await.map_err(of_server)?
+            }
+            told => told.map_err(of_server)?,
+        };
         let join = self.signed_join(&signed, told.join.as_deref()).await?;
         self.enter_room(wanted.room, signed, told, join, &progress).await
     }
@@ -288,7 +301,14 @@ impl Homeserver {
         let (server, answer) = self.ask_any(&wanted.candidates, leave, |_| false).await.map_err(|last| Refused::of(wanted.room, last))?;
         let signed = self.sign_template(&server, wanted, answer.room_version, &answer.event, "leave")?;
         let request = create_leave_event::v2::Request::new(wanted.room.to_owned(), signed.pdu.event_id.clone(), raw(&signed.pdu));
-        self.ask_within(&server, request, PATIENCE, 1 << 20).await.map_err(|error| Refused::Server { server: server.clone(), error })?;
+        let answer = match self.ask_within(&server, request, PATIENCE, 1 << 20).await {
+            Err(error) if error.is_unrecognized() => {
+                let request: V1<SendLeave> = V1::new(wanted.room.to_owned(), signed.pdu.event_id.clone(), raw(&signed.pdu));
+                self.ask_for(&server, request, PATIENCE, 1 << 20).await.map(|_: Wrapped<IgnoredAny>| ())
+            }
+            answer => answer.map(|_| ()),
+        };
+        answer.map_err(|error| Refused::Server { server: server.clone(), error })?;
         let room = self.room_or_new(wanted.room, &signed.version).await?;
         self.add_membership(&room, wanted.nid, signed.pdu, None).await
     }
@@ -310,11 +330,10 @@ impl Homeserver {
         let (pdu, before) = self.write_room(room, generation, prepare).await?;
         let told = self.stripped_state(room, before, Some(&sender)).await?;
         let told = told.iter().map(|event| RawStrippedState::Pdu(raw(&event.pdu))).collect();
-        let request = create_invite::v2::Request::new(room.id.clone(), pdu.event_id.clone(), room.version.clone(), raw(&pdu), told);
-        let answer = self.ask_within(server, request, PATIENCE, 1 << 20).await;
-        let answer = answer.map_err(|error| Refused::Server { server: server.to_owned(), error })?;
+        let agreed = self.ask_to_invite(server, room, &pdu, told).await;
+        let agreed = agreed.map_err(|error| Refused::Server { server: server.to_owned(), error })?;
         let malformed = |why: String| Refused::malformed(server, why);
-        let received = ReceivedPdu::parse(answer.event.get().as_bytes(), &room.rules).map_err(|error| malformed(error.to_string()))?;
+        let received = ReceivedPdu::parse(agreed.get().as_bytes(), &room.rules).map_err(|error| malformed(error.to_string()))?;
         if received.unverified().event_id != pdu.event_id || received.key_ids(server).is_empty() {
             return Err(malformed("the invitation is not the one that was sent, with its signature".to_owned()).into());
         }
@@ -325,6 +344,24 @@ impl Homeserver {
             Some(reason) => Err(not_allowed(reason).into()),
             None if event.soft_failed => Err(not_allowed("The room has changed meanwhile: try again").into()),
             None => Ok(event),
+        }
+    }
+
+    /// Asks a server to sign an invitation of its user; `told`: what the user is told of the room.
+    async fn ask_to_invite(&self, server: &ServerName, room: &RoomInfo, pdu: &Pdu, told: Vec<RawStrippedState>) -> Result<Box<RawValue>, AskError> {
+        #[derive(Deserialize)]
+        struct Agreed {
+            event: Box<RawValue>,
+        }
+        let request = create_invite::v2::Request::new(room.id.clone(), pdu.event_id.clone(), room.version.clone(), raw(pdu), told.clone());
+        match self.ask_within(server, request, PATIENCE, 1 << 20).await {
+            // The first version of this knows only the first format of events.
+            Err(error) if error.is_unrecognized() && [RoomVersionId::V1, RoomVersionId::V2].contains(&room.version) => {
+                let request: V1<Invite> = V1::new(room.id.clone(), pdu.event_id.clone(), with_told(pdu, &told)?);
+                let (_, Agreed { event }): Wrapped<Agreed> = self.ask_for(server, request, PATIENCE, 1 << 20).await?;
+                Ok(event)
+            }
+            answer => Ok(answer?.event),
         }
     }
 
@@ -388,7 +425,7 @@ impl Homeserver {
         let mut servers = vec![event.pdu.sender.server_name().to_owned()];
         // Whom a knock went to is not known: those who were told of in its answer may know.
         if let Some(Json(stripped)) = tables::STRIPPED_STATES.get(self.store(), &(room.nid, user)).await? {
-            #[derive(serde::Deserialize)]
+            #[derive(Deserialize)]
             struct Sender {
                 sender: OwnedUserId,
             }
@@ -401,7 +438,7 @@ impl Homeserver {
 
 /// The room version that a create event says; 1 where it says none.
 fn version_of(create: &Pdu) -> RoomVersionId {
-    #[derive(serde::Deserialize)]
+    #[derive(Deserialize)]
     struct Content {
         room_version: Option<RoomVersionId>,
     }
@@ -420,10 +457,19 @@ pub(super) fn raw(pdu: &Pdu) -> Box<RawValue> {
     serde_json::from_slice(&pdu.json).expect("an event is JSON")
 }
 
+/// An invitation as it was sent before 2019: with what its user is told of the room inside.
+fn with_told(pdu: &Pdu, told: &[RawStrippedState]) -> Result<Box<RawValue>, AskError> {
+    let unwritten = |error: serde_json::Error| AskError::Malformed(format!("the request cannot be written: {error}"));
+    let mut event: BTreeMap<&str, Box<RawValue>> = serde_json::from_slice(&pdu.json).map_err(unwritten)?;
+    let unsigned = to_raw_value(&BTreeMap::from([("invite_room_state", told)])).map_err(unwritten)?;
+    event.insert("unsigned", unsigned);
+    to_raw_value(&event).map_err(unwritten)
+}
+
 /// Stripped state events of an answer, as clients are told of them: so many, and so large, that
 /// they can be kept.
 pub(super) fn stripped(events: Vec<RawStrippedState>) -> Vec<Box<RawValue>> {
-    #[derive(serde::Deserialize, serde::Serialize)]
+    #[derive(Deserialize, serde::Serialize)]
     struct Stripped {
         content: Box<RawValue>,
         sender: OwnedUserId,

@@ -4,9 +4,11 @@
 
 use super::{
     access::must_be_of,
+    acl,
     events::{self, Piece},
     joining::{raw, stripped},
     template,
+    v1::{Invite, SendJoin, SendLeave, V1},
 };
 use crate::{
     body::Body,
@@ -21,18 +23,13 @@ use crate::{
 use ephapse_events::{Pdu, ReceivedPdu, rules_of};
 use http::{Response, StatusCode};
 use ruma::{
-    CanonicalJsonObject, CanonicalJsonValue, OwnedEventId, OwnedRoomId, OwnedUserId, RoomId, RoomVersionId, UserId,
+    CanonicalJsonObject, CanonicalJsonValue, OwnedEventId, OwnedUserId, RoomId, RoomVersionId, UserId,
     api::{
-        IncomingRequest, Metadata,
-        error::{DeserializationError, ErrorKind, IncompatibleRoomVersionErrorData},
-        federation::{
-            authentication::ServerSignatures,
-            membership::{
-                RawStrippedState, create_invite, create_join_event, create_knock_event, create_leave_event, prepare_join_event, prepare_knock_event,
-                prepare_leave_event,
-            },
+        error::{ErrorKind, IncompatibleRoomVersionErrorData},
+        federation::membership::{
+            RawStrippedState, create_invite, create_join_event, create_knock_event, create_leave_event, prepare_join_event, prepare_knock_event,
+            prepare_leave_event,
         },
-        path_builder::SinglePath,
     },
     events::{StateEventType, TimelineEventType},
     room_version_rules::RoomVersionRules,
@@ -269,6 +266,11 @@ async fn invited(
     let user = user.filter(|user| hs.is_local(user));
     let user = user.ok_or_else(|| Error::invalid_param("The event is not an invitation of a user of this server"))?;
     must_be_of(&call.origin, &pdu.sender)?;
+    if let Some(room) = hs.room(room).await?
+        && !acl::allows(hs, &room, &call.origin).await?
+    {
+        return Err(Error::forbidden("Server is banned from room"));
+    }
     let invitee = hs.invitee(&user).await?;
     if let Some(refused) = invitee.refusal(&user) {
         return Err(refused.into());
@@ -282,60 +284,4 @@ async fn invited(
         hs.add_membership(&room, nid, pdu.clone(), Some(stripped(told))).await?;
     }
     Ok(raw(&pdu))
-}
-
-/// A request of before 2019, whose body is an event; the answer is wrapped as `[200, ...]`.
-pub struct V1<P> {
-    room_id: OwnedRoomId,
-    event_id: OwnedEventId,
-    pdu: Box<RawValue>,
-    path: std::marker::PhantomData<P>,
-}
-
-/// Which of them.
-pub trait V1Path {
-    /// Where it is sent to.
-    const PATH: SinglePath;
-}
-
-/// `send_join`.
-pub struct SendJoin;
-/// `send_leave`.
-pub struct SendLeave;
-/// `invite`.
-pub struct Invite;
-
-impl V1Path for SendJoin {
-    const PATH: SinglePath = SinglePath::new("/_matrix/federation/v1/send_join/{room_id}/{event_id}");
-}
-
-impl V1Path for SendLeave {
-    const PATH: SinglePath = SinglePath::new("/_matrix/federation/v1/send_leave/{room_id}/{event_id}");
-}
-
-impl V1Path for Invite {
-    const PATH: SinglePath = SinglePath::new("/_matrix/federation/v1/invite/{room_id}/{event_id}");
-}
-
-impl<P: V1Path> Metadata for V1<P> {
-    const METHOD: http::Method = http::Method::PUT;
-    const RATE_LIMITED: bool = false;
-    type Authentication = ServerSignatures;
-    type PathBuilder = SinglePath;
-    const PATH_BUILDER: SinglePath = P::PATH;
-}
-
-impl<P: V1Path> IncomingRequest for V1<P> {
-    type EndpointError = ruma::api::error::Error;
-    type OutgoingResponse = Json;
-
-    fn try_from_http_request_inner(request: http::Request<&[u8]>, path_args: &[&str]) -> Result<Self, DeserializationError> {
-        let argument = |at: usize| path_args.get(at).copied().unwrap_or_default();
-        Ok(Self {
-            room_id: OwnedRoomId::try_from(argument(0))?,
-            event_id: OwnedEventId::try_from(argument(1))?,
-            pdu: serde_json::from_slice(request.body())?,
-            path: std::marker::PhantomData,
-        })
-    }
 }

@@ -3,7 +3,9 @@
 //!
 //! First the gap is asked for by `get_missing_events`, a number of times. Where it is larger, the
 //! state at its end is, by `state_ids`, and what lies before stays out until somebody reads that
-//! far back. What cannot be had or verified is dropped, with what was built on it.
+//! far back. That state is the one after each parent which is missing, so that it is resolved with
+//! those after the parents which are here. What cannot be had or verified is dropped, with what was
+//! built on it.
 
 use super::fetch::Asking;
 use crate::{
@@ -19,7 +21,7 @@ use ephapse_streams::{Delivered, Entry, Full, Limits, Redelivery, Retention, Str
 use ruma::{OwnedEventId, OwnedServerName, ServerName, UInt, api::federation::event::get_missing_events};
 use serde::{Deserialize, Serialize};
 use std::{
-    collections::{BTreeMap, HashMap, HashSet, VecDeque},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque},
     rc::Rc,
     time::Duration,
 };
@@ -49,6 +51,8 @@ const MOST_NAMED: usize = 20;
 const MOST_FETCHED: usize = 2000;
 /// Ends of gaps at which the state is asked for, for the events that are worked on at once.
 const MOST_STATES: usize = 8;
+/// Parents of one event after which the state is asked for; of more, the one before the event is.
+const MOST_PARENTS: usize = 4;
 /// Events that enter in one decision.
 const ENTERED_AT_ONCE: usize = 50;
 /// Rooms that are looked at after a restart in one go.
@@ -154,8 +158,9 @@ async fn take_in(hs: &Rc<Homeserver>, nid: RoomNid, entries: Vec<Entry>) -> Resu
     let mut failed = Ok(());
     for (origin, events) in by_origin {
         let asking = Asking::of(hs, &room, [origin.clone()]).await.map_err(words)?;
+        let sent = events.iter().map(|event| event.event_id.clone()).collect();
         let waiting = events.into_iter().map(|event| (event.event_id.clone(), event)).collect();
-        let mut gap = Gap { waiting, asking, origin, start: hs.room_head(nid).await.map_err(words)?.entered_at };
+        let mut gap = Gap { waiting, asking, origin, sent, start: hs.room_head(nid).await.map_err(words)?.entered_at };
         if let Err(error) = gap.close().await {
             failed = Err(error);
         }
@@ -173,6 +178,8 @@ struct Gap<'a> {
     asking: Asking<'a>,
     /// Who sent the events.
     origin: OwnedServerName,
+    /// Those that it sent, until what is before them was asked for.
+    sent: BTreeSet<OwnedEventId>,
     waiting: BTreeMap<OwnedEventId, Pdu>,
     /// The depth at which this server came into the room. What happened before is history: here it
     /// would come as if it were new, and be judged by a state that it knows nothing of.
@@ -255,13 +262,17 @@ impl Gap<'_> {
         request.limit = UInt::from(LIMIT);
         request.min_depth = UInt::new_saturating(self.start);
         // Who sent an event has it, and what it is built on.
-        let told = match hs.ask(&self.origin, request.clone()).await {
-            Ok(answer) => answer,
+        let (told, is_by_origin) = match hs.ask(&self.origin, request.clone()).await {
+            Ok(answer) => (answer, true),
             // Whoever else is in the room may have what is missing too.
             Err(error) if error.is_refusal() => return Ok(false),
-            Err(_) => self.asking.ask(async |server| hs.ask(server, request.clone()).await).await?,
+            Err(_) => (self.asking.ask(async |server| hs.ask(server, request.clone()).await).await?, false),
         };
         let mut told = self.asking.verified(&told.events).await?;
+        let sent = std::mem::take(&mut self.sent);
+        if is_by_origin {
+            self.drop_undivulged(sent, &missing, &told);
+        }
         // They come in the order of the graph: what leads to those that are missing is wanted.
         let mut came = false;
         told.retain(|event| event.depth >= self.start);
@@ -281,26 +292,69 @@ impl Gap<'_> {
         let asking = &self.asking;
         let words = |error: room::Error| error.to_string();
         if !asking.absent(&event.auth_events).await.map_err(words)?.is_empty() {
-            asking.fetch_auth_chain(event).await?;
+            // All at once where that can be had. What authorizes it may also be what is missing
+            // before it, which is fetched by itself.
+            asking.fetch_auth_chain(event).await.ok();
         }
-        let mut has_parents = !event.prev_events.is_empty();
+        let mut missing = Vec::new();
         for parent in &event.prev_events {
-            has_parents &= self.is_here(parent).await?;
+            if !self.is_here(parent).await? {
+                missing.push(parent);
+            }
         }
-        let state = if has_parents {
-            None
-        } else {
-            let told = asking.state_ids(&event.event_id).await?;
-            asking.fetch_state(&event.event_id, &told.pdu_ids, &told.auth_chain_ids).await?;
-            Some(told.pdu_ids)
+        let states = match self.states_after(&missing).await {
+            Ok(states) if !event.prev_events.is_empty() => states,
+            // Who has the event may not have its parents either.
+            _ => vec![self.state_before(&event.event_id).await?],
         };
-        let entered = asking.hs.receive_one(asking.room, event.clone(), |write, event| match &state {
-            Some(state) => write.receive_in_state(event, state),
-            None => write.receive(event),
+        let entered = asking.hs.receive_one(asking.room, event.clone(), |write, event| match &states[..] {
+            [] => write.receive(event),
+            states => write.receive_in_states(event, states),
         });
         entered.await.map_err(words)?;
         self.waiting.remove(&event.event_id);
         Ok(())
+    }
+
+    /// The state before an event, as another server tells it.
+    async fn state_before(&self, id: &OwnedEventId) -> Result<Vec<OwnedEventId>, String> {
+        let asking = &self.asking;
+        let told = asking.state_ids(id).await?;
+        asking.fetch_state(id, &told.pdu_ids, &told.auth_chain_ids).await?;
+        Ok(told.pdu_ids)
+    }
+
+    /// The states after events that are not here.
+    async fn states_after(&self, missing: &[&OwnedEventId]) -> Result<Vec<Vec<OwnedEventId>>, String> {
+        if missing.len() > MOST_PARENTS {
+            return Err("too many parents are missing".to_owned());
+        }
+        let mut states = Vec::with_capacity(missing.len());
+        for parent in missing {
+            let mut state = self.state_before(parent).await?;
+            if !self.asking.absent([*parent]).await.map_err(|error| error.to_string())?.is_empty() {
+                let found = self.asking.events(std::slice::from_ref(*parent)).await?;
+                if found.is_empty() {
+                    return Err(format!("{parent} cannot be had"));
+                }
+                self.asking.add_outliers(found).await?;
+            }
+            // Of the state it is a part only where it changes it, and was not rejected.
+            state.push((*parent).clone());
+            states.push(state);
+        }
+        Ok(states)
+    }
+
+    /// Drops what was sent by a server that does not show what is right before it though it was
+    /// asked and answered: nobody has to believe it what the room was then.
+    fn drop_undivulged(&mut self, sent: BTreeSet<OwnedEventId>, missing: &HashSet<OwnedEventId>, told: &[Pdu]) {
+        let is_hidden = |id: &OwnedEventId| missing.contains(id) && told.iter().all(|event| event.event_id != *id);
+        let is_dropped = |id: &OwnedEventId| self.waiting.get(id).is_some_and(|event| event.prev_events.iter().any(is_hidden));
+        for id in sent.into_iter().filter(is_dropped).collect::<Vec<_>>() {
+            tracing::info!("{id} of {} is dropped, with what is built on it: its server does not show what is before it", self.asking.room.id);
+            self.drop_branch(id);
+        }
     }
 
     /// Drops an event and all that is built on it.

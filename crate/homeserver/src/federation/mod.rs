@@ -35,6 +35,7 @@ mod template;
 mod third_party;
 pub mod timestamps;
 mod told_state;
+mod v1;
 mod version;
 mod well_known;
 

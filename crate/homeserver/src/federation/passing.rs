@@ -3,14 +3,18 @@
 
 use crate::{
     damaged::LeaveOut,
-    error::Result,
+    error::{Error, Result},
     failure::Failure,
+    federation::outbox::WaitingEdu,
     homeserver::Homeserver,
-    tables::{self, Change, ReceiptKind, RoomNid, UserNid},
+    keys,
+    position::Position,
+    room::membership_of,
+    tables::{self, Change, MembershipKind, PresenceKind, ReceiptKind, RoomNid, UserNid},
     time_slice::TimeSlice,
 };
 use ephapse_events::Inserted;
-use ephapse_store::StoreError;
+use ephapse_store::{Direction, StoreError};
 use ruma::{OwnedEventId, OwnedRoomId, OwnedServerName, OwnedUserId, UInt};
 use serde::Serialize;
 use serde_json::value::{RawValue, to_raw_value};
@@ -18,10 +22,15 @@ use std::{
     cell::{Cell, RefCell},
     collections::{BTreeMap, BTreeSet},
     rc::Rc,
+    time::Duration,
 };
 
 /// How many of each kind wait for one server.
 const MOST: usize = 1000;
+/// Devices of one user that a server is told of when it meets them.
+const MOST_DEVICES: usize = 100;
+/// When a server whose user has joined a room is in it too, most of the time.
+const ENTERED_AFTER: Duration = Duration::from_millis(500);
 /// Users in one presence EDU.
 const USERS_IN_PRESENCE: usize = 50;
 /// How often a server is told that somebody still types, in ms: others forget it after a minute.
@@ -175,6 +184,8 @@ pub(super) struct News {
     typing: RefCell<BTreeSet<RoomNid>>,
     receipts: RefCell<BTreeSet<(RoomNid, UserNid, ReceiptKind)>>,
     presence: RefCell<BTreeSet<UserNid>>,
+    /// Whose membership changed, and where: who has come is told of those who are there.
+    moved: RefCell<BTreeSet<(RoomNid, UserNid)>>,
     /// Who types, as far as others were told, and when, in ms.
     told: RefCell<BTreeMap<(RoomNid, UserNid), u64>>,
     is_told: Cell<bool>,
@@ -188,6 +199,7 @@ impl News {
                 Change::Typing { room, .. } => self.typing.borrow_mut().insert(*room),
                 Change::Receipt { room, user, kind } if !kind.private => self.receipts.borrow_mut().insert((*room, *user, kind.clone())),
                 Change::Presence { user } => self.presence.borrow_mut().insert(*user),
+                Change::Event { room, member: Some(member) } => self.moved.borrow_mut().insert((*room, *member)),
                 _ => false,
             };
         }
@@ -195,7 +207,7 @@ impl News {
     }
 
     fn are_none(&self) -> bool {
-        self.typing.borrow().is_empty() && self.receipts.borrow().is_empty() && self.presence.borrow().is_empty()
+        self.typing.borrow().is_empty() && self.receipts.borrow().is_empty() && self.presence.borrow().is_empty() && self.moved.borrow().is_empty()
     }
 }
 
@@ -237,7 +249,7 @@ impl Homeserver {
         let news = &self.federation.outbox.news;
         let slice = TimeSlice::new(&*self.host);
         // Taken first, so that nothing is borrowed while this waits.
-        let (typing, receipts, presence) = (news.typing.take(), news.receipts.take(), news.presence.take());
+        let (typing, receipts, presence, moved) = (news.typing.take(), news.receipts.take(), news.presence.take(), news.moved.take());
         for room in typing {
             tell_of(self.spread_typing(room).await);
             slice.step().await;
@@ -248,6 +260,10 @@ impl Homeserver {
         }
         for user in presence {
             tell_of(self.spread_presence(user).await);
+            slice.step().await;
+        }
+        for (room, user) in moved {
+            tell_of(self.introduce(room, user).await);
             slice.step().await;
         }
     }
@@ -301,6 +317,92 @@ impl Homeserver {
                 passing.presence.insert(user, id.clone());
             }
         });
+        Ok(())
+    }
+
+    /// Who has come into a room from another server is told of who is there, and the other servers
+    /// of a user of this one who has come.
+    async fn introduce(&self, room: RoomNid, user: UserNid) -> Result<()> {
+        let membership = tables::MEMBERSHIPS.get(self.store(), &(user, room)).await?;
+        let Some(membership) = membership.filter(|membership| membership.kind == MembershipKind::Join) else { return Ok(()) };
+        let Some(id) = self.user_id(user).await.leave_out()? else { return Ok(()) };
+        if self.was_in_before(room, membership.position).await? {
+            return Ok(());
+        }
+        let mut servers = self.servers_told_in(room).await?;
+        let mut present = vec![user];
+        if !self.is_local(&id) {
+            servers.retain(|server| server == id.server_name());
+            present = self.sync.presence.users();
+        }
+        if servers.is_empty() {
+            return Ok(());
+        }
+        if self.is_local(&id) {
+            self.tell_of_devices(room, user, &servers).await?;
+            return self.tell_of_presence(room, &present, &servers).await;
+        }
+        // Its server takes nothing of the room before it is in it.
+        let Some(hs) = self.me() else { return Ok(()) };
+        self.host.spawn(Box::pin(async move {
+            hs.host.sleep(ENTERED_AFTER).await;
+            hs.begin_reading();
+            if let Err(error) = hs.tell_of_presence(room, &present, &servers).await {
+                tracing::debug!("could not tell another server who is there: {error}");
+            }
+        }));
+        Ok(())
+    }
+
+    /// Tells servers how those of `users` are who are in a room.
+    async fn tell_of_presence(&self, room: RoomNid, users: &[UserNid], servers: &BTreeSet<OwnedServerName>) -> Result<()> {
+        let slice = TimeSlice::new(&*self.host);
+        if !self.config.presence {
+            return Ok(());
+        }
+        for (user, shown) in users.iter().zip(self.presence_of(users).await?) {
+            slice.step().await;
+            let id = self.user_id(*user).await.leave_out()?.filter(|id| self.is_local(id) && shown.state != PresenceKind::Offline);
+            let Some(id) = id else { continue };
+            if self.is_joined_to_one_of(*user, &[room]).await? {
+                self.pass_on(servers, |passing| {
+                    if passing.presence.len() < MOST {
+                        passing.presence.insert(*user, id.clone());
+                    }
+                });
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether somebody was in a room before the event that says so now, which changed their name.
+    async fn was_in_before(&self, room: RoomNid, join: Position) -> Result<bool> {
+        let event = async |position| Ok::<_, Error>(self.events_at(room, &[position]).await?.into_iter().flatten().next());
+        let Some(before) = event(join).await?.and_then(|join| join.replaces) else { return Ok(false) };
+        Ok(event(before).await?.is_some_and(|before| membership_of(&before) == MembershipKind::Join))
+    }
+
+    /// Servers that share their first room with a user of this one learn what devices they have
+    /// ("when that user joins a room which contains servers which are not already receiving
+    /// updates"). Where this is lost, they find out when they first ask.
+    async fn tell_of_devices(&self, room: RoomNid, user: UserNid, servers: &BTreeSet<OwnedServerName>) -> Result<()> {
+        let mut new = servers.clone();
+        for other in self.user_rooms(user).await?.joined().into_iter().filter(|other| *other != room) {
+            let known = self.servers_told_in(other).await?;
+            new.retain(|server| !known.contains(server));
+        }
+        let devices = tables::DEVICES.scan(self.store(), &user, Direction::Forward, MOST_DEVICES).await?;
+        let version = keys::device_list_version(self, user).await?;
+        let now = self.host.now();
+        for server in new {
+            let queues = self.queues(&server).await?;
+            let told = self.write(self.store().generation(), |tx| {
+                for ((_, device), _) in &devices {
+                    queues.append_edu(tx, now, &WaitingEdu::Device { user, device: device.clone(), version, previous: None });
+                }
+            });
+            told?.visible();
+        }
         Ok(())
     }
 

@@ -9,6 +9,7 @@ use crate::{
 };
 use http::StatusCode;
 use ruma::{OwnedRoomId, OwnedServerName, api::error::ErrorKind};
+use serde_json::value::RawValue;
 
 /// What is refused, and why. The texts are for whoever asked.
 #[derive(Debug, thiserror::Error)]
@@ -67,17 +68,19 @@ impl From<Refused> for Error {
             Refused::NoServer(_) => Self::not_found(message),
             Refused::Room(refused) => refused.into(),
             // What another server refuses is refused here for the same reason.
-            Refused::Server { error: AskError::Refused { status, errcode, .. }, .. }
+            Refused::Server { error: AskError::Refused { status, errcode, body, .. }, .. }
                 if [StatusCode::BAD_REQUEST, StatusCode::FORBIDDEN, StatusCode::NOT_FOUND].contains(&status) =>
             {
-                Self::new(status, kind_of(&errcode), message)
+                Self::new(status, kind_of(&errcode, body.as_deref()), message)
             }
             Refused::Server { .. } => Self::new(StatusCode::BAD_GATEWAY, ErrorKind::Unknown, message),
         }
     }
 }
 
-/// The kind of an errcode. Those that say more than a code are passed on as what they are about.
-fn kind_of(errcode: &str) -> ErrorKind {
-    serde_json::from_value(serde_json::json!({ "errcode": errcode })).unwrap_or(ErrorKind::Unknown)
+/// The kind of a refusal. Those that say more than a code are passed on as what they are about: of
+/// the others only the code counts.
+fn kind_of(errcode: &str, body: Option<&RawValue>) -> ErrorKind {
+    let said = body.filter(|_| errcode == "M_INCOMPATIBLE_ROOM_VERSION").and_then(|body| serde_json::from_str(body.get()).ok());
+    said.or_else(|| serde_json::from_value(serde_json::json!({ "errcode": errcode })).ok()).unwrap_or(ErrorKind::Unknown)
 }

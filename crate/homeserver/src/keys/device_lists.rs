@@ -33,7 +33,7 @@ const PAGE: usize = 1000;
 /// Whose devices a user has to look at again.
 #[derive(Default)]
 pub struct DeviceLists {
-    /// Those of users who changed, or who share a room since.
+    /// Those of users who changed, or who share a room since or are invited to one.
     pub changed: Vec<OwnedUserId>,
     /// Those that do not matter any more.
     pub left: Vec<OwnedUserId>,
@@ -48,7 +48,7 @@ pub async fn device_lists(hs: &Homeserver, user: UserNid, since: Position, liste
     if !listed.complete {
         found.add_members(hs, user, since).await?;
     }
-    found.judge(hs, user).await
+    found.judge(hs, user, since).await
 }
 
 /// What the changes of a time say of memberships and keys.
@@ -148,7 +148,7 @@ impl Found {
         Ok(())
     }
 
-    async fn judge(self, hs: &Homeserver, user: UserNid) -> Result<DeviceLists> {
+    async fn judge(self, hs: &Homeserver, user: UserNid, since: Position) -> Result<DeviceLists> {
         if self.keys.is_empty() && self.signed.is_empty() && self.members.is_empty() && self.reset.is_empty() && self.encrypted.is_empty() {
             return Ok(DeviceLists::default());
         }
@@ -161,6 +161,7 @@ impl Found {
                 changed.insert(*other);
             }
         }
+        let mut has_come = false;
         // With whom the user parted, and in which room.
         let mut parted: BTreeMap<UserNid, BTreeSet<RoomNid>> = BTreeMap::new();
         for ((room, member), before) in &self.members {
@@ -172,7 +173,10 @@ impl Found {
             let was_in = was_joined(hs, *room, *before).await.leave_out()?.unwrap_or(true);
             let is_in = is_joined(hs, *room, *member).await.leave_out()?.unwrap_or(false);
             match (was_in, is_in) {
-                (false, true) if *member == user => changed.extend(judge.members_to_know(*room).await?),
+                (false, true) if *member == user => {
+                    changed.extend(judge.members_to_know(*room).await?);
+                    has_come = true;
+                }
                 (true, false) if *member == user => {
                     for other in judge.members(*room, MembershipKind::Join, usize::MAX).await? {
                         parted.entry(other).or_default().insert(*room);
@@ -183,6 +187,19 @@ impl Found {
                 }
                 (true, false) => {
                     parted.entry(*member).or_default().insert(*room);
+                }
+                // Who left and came back may have changed meanwhile without this server being told.
+                (true, true) if *member == user && judge.came_back(*room, user, since).await.leave_out()?.unwrap_or(true) => {
+                    changed.extend(judge.members_to_know(*room).await?);
+                }
+                (true, true)
+                    if i_am_in && !judge.is_local(*member).await? && judge.came_back(*room, *member, since).await.leave_out()?.unwrap_or(true) =>
+                {
+                    changed.insert(*member);
+                }
+                // Messages are encrypted for those too who are only invited.
+                (false, false) if *member != user && i_am_in && judge.is_expected(*room, *member).await.leave_out()?.unwrap_or(true) => {
+                    changed.insert(*member);
                 }
                 _ => {}
             }
@@ -203,7 +220,9 @@ impl Found {
                 }
             }
         }
-        changed.retain(|other| *other != user || self.keys.contains(&user) || self.signed.contains(&user));
+        // Who has come has to be known there with all their devices: as Synapse, which names the user
+        // among the members.
+        changed.retain(|other| *other != user || has_come || self.keys.contains(&user) || self.signed.contains(&user));
         let mut left = BTreeSet::new();
         for (other, rooms) in parted.into_iter().filter(|(other, _)| *other != user && !changed.contains(other)) {
             if judge.has_left(other, &rooms).await? {
@@ -263,6 +282,22 @@ impl Judge<'_> {
             }
         }
         Ok(false)
+    }
+
+    /// Whether somebody who is in a room left it after a position.
+    async fn came_back(&self, room: RoomNid, user: UserNid, since: Position) -> Result<bool> {
+        let membership = tables::MEMBERSHIPS.get(self.hs.store(), &(user, room)).await?;
+        Ok(membership.is_some_and(|membership| membership.last_left > Some(since)))
+    }
+
+    /// Whether somebody is invited to a room, or wants to come.
+    async fn is_expected(&self, room: RoomNid, user: UserNid) -> Result<bool> {
+        let membership = tables::MEMBERSHIPS.get(self.hs.store(), &(user, room)).await?;
+        Ok(membership.is_some_and(|membership| matches!(membership.kind, MembershipKind::Invite | MembershipKind::Knock)))
+    }
+
+    async fn is_local(&self, user: UserNid) -> Result<bool> {
+        Ok(self.hs.user_id(user).await.leave_out()?.is_none_or(|user| self.hs.is_local(&user)))
     }
 
     async fn is_encrypted(&mut self, room: RoomNid) -> Result<bool> {

@@ -1,8 +1,8 @@
 //! Keys of users of other servers (Server-Server API, Device Management, End-to-End encryption).
 //!
 //! Of users whom somebody here shares a room with, the device list is kept: fetched when it is
-//! first asked for, changed by their server's EDUs, and fetched again where one of those is
-//! missing. It is shown though out of date only while their server does not answer. Of others, and
+//! first asked for or its first EDU comes, changed by the next ones, and fetched again where one of
+//! those is missing. It is shown though out of date only while their server does not answer. Of others, and
 //! for one-time keys, the server is asked each time.
 
 use super::{
@@ -36,7 +36,9 @@ use ruma::{
     encryption::{CrossSigningKey, DeviceKeys},
     serde::Raw,
 };
+use serde::Deserialize;
 use std::{
+    borrow::Cow,
     cell::RefCell,
     collections::{BTreeMap, HashMap},
     pin::pin,
@@ -196,13 +198,23 @@ impl Queried {
     }
 }
 
-/// The keys of a device as they are kept, with the name that its owner gives it.
+/// Whose keys they say they are.
+#[derive(Deserialize)]
+struct Named<'a> {
+    #[serde(borrow)]
+    user_id: Option<Cow<'a, str>>,
+    #[serde(borrow)]
+    device_id: Option<Cow<'a, str>>,
+}
+
+/// The keys of a device as they are kept, with the name that its owner gives it: whatever their
+/// server says, but for those that claim to be another device's. Clients check the rest.
 fn device_keys(user: &UserId, device: &OwnedDeviceId, keys: &Raw<DeviceKeys>, name: Option<&str>) -> Option<CanonicalJsonObject> {
     if keys.json().get().len() > LONGEST_KEYS {
         return None;
     }
-    let parsed = keys.deserialize().ok()?;
-    if parsed.user_id != user || parsed.device_id != *device {
+    let named: Named<'_> = serde_json::from_str(keys.json().get()).ok()?;
+    if named.user_id.is_some_and(|named| named != user.as_str()) || named.device_id.is_some_and(|named| named != device.as_str()) {
         return None;
     }
     let mut keys = object(keys.json().get()).ok()?;
@@ -365,9 +377,14 @@ pub async fn device_list_updated(hs: &Homeserver, update: DeviceListUpdateConten
     let has_room = is_known_device || tables::DEVICE_KEYS.scan(hs.store(), &nid, Direction::Forward, MOST_DEVICES).await?.len() < MOST_DEVICES;
     let mut was_stale = false;
     let mut is_gap = false;
+    let Some(known) = known else {
+        // Nobody here has asked for it yet, who would have to look at it again.
+        drop(lock);
+        fetch_again(hs, user, nid);
+        return Ok(());
+    };
     let told = hs.write(generation, |tx| {
         tx.change(Change::DeviceList { user: nid });
-        let Some(known) = known else { return };
         let is_next = !update.prev_id.is_empty() && follows(&known) && has_room;
         was_stale = known.is_stale;
         is_gap = !is_next;
@@ -389,7 +406,7 @@ pub async fn device_list_updated(hs: &Homeserver, update: DeviceListUpdateConten
     Ok(())
 }
 
-/// Fetches a list anew of which something is missing, once.
+/// Fetches a list of which something is missing, or all, once.
 fn fetch_again(hs: &Homeserver, user: &OwnedUserId, nid: UserNid) {
     let Some(hs) = hs.me() else { return };
     let user = user.clone();
@@ -397,7 +414,7 @@ fn fetch_again(hs: &Homeserver, user: &OwnedUserId, nid: UserNid) {
         let _lock = hs.lock(LockKey::DeviceList(user.to_string())).await;
         hs.begin_reading();
         // Somebody may have asked for it meanwhile.
-        let is_stale = tables::CACHED_DEVICE_LISTS.get(hs.store(), &nid).await.is_ok_and(|list| list.is_some_and(|list| list.is_stale));
+        let is_stale = tables::CACHED_DEVICE_LISTS.get(hs.store(), &nid).await.is_ok_and(|list| list.is_none_or(|list| list.is_stale));
         if !is_stale {
             return;
         }

@@ -19,6 +19,7 @@ use ruma::{
     api::federation::transactions::edu::{DeviceListUpdateContent, SigningKeyUpdateContent},
     serde::Raw,
 };
+use serde::Serialize;
 use serde_json::value::to_raw_value;
 use std::rc::Rc;
 
@@ -80,6 +81,16 @@ pub async fn device_list_version(hs: &Homeserver, user: UserNid) -> Result<u64, 
     Ok(tables::DEVICE_LIST_VERSIONS.get(hs.store(), &user).await?.unwrap_or_default())
 }
 
+/// The content of an EDU about one device, with an empty `prev_id` in the first one too, which ruma
+/// leaves out: other servers look for it.
+#[derive(Serialize)]
+pub struct DeviceListUpdate {
+    #[serde(flatten)]
+    content: DeviceListUpdateContent,
+    #[serde(rename = "prev_id", skip_serializing_if = "Option::is_none")]
+    no_prev_id: Option<[UInt; 0]>,
+}
+
 /// The content of the EDU about one device, as it is now.
 pub async fn device_update(
     hs: &Homeserver,
@@ -87,7 +98,7 @@ pub async fn device_update(
     device: &DeviceId,
     version: u64,
     previous: Option<u64>,
-) -> Result<Option<DeviceListUpdateContent>, Error> {
+) -> Result<Option<DeviceListUpdate>, Error> {
     let Some(user_id) = hs.user_id(user).await.leave_out()? else { return Ok(None) };
     let mut content = DeviceListUpdateContent::new(user_id.clone(), device.to_owned(), UInt::new_saturating(version));
     content.prev_id = previous.map(UInt::new_saturating).into_iter().collect();
@@ -100,7 +111,8 @@ pub async fn device_update(
         }
         None => content.deleted = Some(true),
     }
-    Ok(Some(content))
+    let no_prev_id = content.prev_id.is_empty().then_some([]);
+    Ok(Some(DeviceListUpdate { content, no_prev_id }))
 }
 
 /// The content of the EDU about cross-signing keys, as they are now.

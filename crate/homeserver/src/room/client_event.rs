@@ -49,6 +49,8 @@ struct ClientEvent<'a> {
     #[serde(rename = "type")]
     event_type: String,
     unsigned: Unsigned<'a>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    user_id: Option<&'a UserId>,
 }
 
 #[derive(Serialize)]
@@ -62,6 +64,9 @@ struct Unsigned<'a> {
     replaces_state: Option<&'a EventId>,
     #[serde(skip_serializing_if = "Option::is_none")]
     redacted_because: Option<Box<RawValue>>,
+    /// The id of that event: from before r0, and Synapse says it still.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    redacted_by: Option<&'a EventId>,
     #[serde(skip_serializing_if = "Option::is_none")]
     transaction_id: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -86,6 +91,8 @@ pub enum Format {
     Whole,
     /// Without `room_id`: inside a room of a sync.
     InRoom,
+    /// As `Whole`, and with `user_id`, as the sender was called before r0.
+    Old,
 }
 
 /// What somebody who is not in a room is told of it, beside their invitation or knock
@@ -184,7 +191,8 @@ impl Homeserver {
         let replaced = event.replaces.and_then(|position| others.get(&position));
         // "Only returned if [...] the client has permission to see the previous event."
         let previous = replaced.filter(|event| seen.contains(&event.position));
-        let redacted_because = match event.redacted_by.and_then(|position| others.get(&position)) {
+        let redaction = event.redacted_by.and_then(|position| others.get(&position));
+        let redacted_because = match redaction {
             Some(redaction) => Some(self.write_event(room, redaction, &HashMap::new(), Reader { format: Format::Whole, viewer: None, ..reader })?),
             None => None,
         };
@@ -196,7 +204,7 @@ impl Homeserver {
             origin_server_ts: pdu.origin_server_ts.0.into(),
             // Both places, whatever the version: old clients look in one, new ones in the other.
             redacts: pdu.redacts.as_deref(),
-            room_id: (format == Format::Whole).then_some(&*room.id),
+            room_id: (format != Format::InRoom).then_some(&*room.id),
             sender: &pdu.sender,
             state_key: pdu.state_key.as_deref(),
             event_type: pdu.event_type.to_string(),
@@ -206,9 +214,11 @@ impl Homeserver {
                 prev_sender: previous.map(|event| &*event.pdu.sender),
                 replaces_state: replaced.map(|event| &*event.pdu.event_id),
                 redacted_because,
+                redacted_by: redaction.map(|redaction| &*redaction.pdu.event_id),
                 transaction_id: txn_id.map(|(_, id)| id.as_str()),
                 membership: viewer.and_then(|viewer| viewer.membership_at(event)).map(MembershipKind::as_str),
             },
+            user_id: (format == Format::Old).then_some(&*pdu.sender),
         };
         serde_json::value::to_raw_value(&written).map_err(|error| event.damaged(&room.id, error))
     }

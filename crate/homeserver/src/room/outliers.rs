@@ -191,8 +191,13 @@ impl Write<'_> {
             self.head.extremities.clear();
             self.head.entered_at = join.depth;
         }
+        let is_guest = self.hs.users.guests.may_be() && self.is_guest(self.user_nid(&join.sender)?)?;
         let event = self.append(join, before, Verdict::default(), None)?;
         self.remember_missing_parents(&event)?;
+        if is_guest {
+            // What the room says of guests is known only now.
+            self.guest_access_changed();
+        }
         Ok(event)
     }
 

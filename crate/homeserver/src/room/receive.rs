@@ -31,12 +31,13 @@ impl Write<'_> {
         self.judge(pdu, before, self.state())
     }
 
-    /// As [`Self::receive`], for an event whose parents are not all here: in the state that another
-    /// server says was before it, as far as that is here, and that after the parents which are.
+    /// As [`Self::receive`], for an event whose parents are not all here: in what the states that
+    /// another server says were before it resolve to, as far as those are here, with the ones after
+    /// the parents which are.
     ///
     /// # Errors
     /// As there, with the auth events that are missing; and as [`Self::told_state`].
-    pub fn receive_in_state(&mut self, pdu: Pdu, state: &[OwnedEventId]) -> Result<Rc<Event>, Stop> {
+    pub fn receive_in_states(&mut self, pdu: Pdu, told: &[Vec<OwnedEventId>]) -> Result<Rc<Event>, Stop> {
         if let Some(known) = self.known(&pdu)? {
             return Ok(known);
         }
@@ -46,7 +47,9 @@ impl Write<'_> {
             let parent = self.event_by_id(id)?.filter(|parent| parent.has_state());
             states.extend(parent.map(|parent| parent.state_after));
         }
-        states.push(self.told_state(&pdu.event_id, state)?);
+        for state in told {
+            states.push(self.told_state(&pdu.event_id, state)?);
+        }
         let before = self.resolve(&states)?;
         // What is before it has not made the room's state yet: who joined there is no stranger.
         let ends = self.head.extremities.iter().map(|end| NodeId(end.state));

@@ -110,6 +110,9 @@ pub static ENDPOINTS: &[Endpoint] = &[
         query: &[("allow_redirect", Boolean), ("allow_remote", Boolean), ("timeout_ms", Integer)],
         body: Object(&[], None),
     },
+    Endpoint { method: "GET", path: "events", arguments: &[], query: &[("timeout", Integer)], body: Object(&[], None) },
+    Endpoint { method: "GET", path: "events/{}", arguments: &[Id(EventId)], query: &[], body: Object(&[], None) },
+    Endpoint { method: "GET", path: "initialSync", arguments: &[], query: &[("archived", Boolean), ("limit", Integer)], body: Object(&[], None) },
     Endpoint {
         method: "POST",
         path: "join/{}",
@@ -422,6 +425,7 @@ pub static ENDPOINTS: &[Endpoint] = &[
         query: &[("limit", Integer), ("max_depth", Integer), ("suggested_only", Boolean)],
         body: Object(&[], None),
     },
+    Endpoint { method: "GET", path: "rooms/{}/initialSync", arguments: &[Id(RoomId)], query: &[], body: Object(&[], None) },
     Endpoint {
         method: "POST",
         path: "rooms/{}/invite",

@@ -156,6 +156,13 @@ impl Homeserver {
         Ok(changes)
     }
 
+    /// What the list says of a room that a user is not in, but may read.
+    pub(super) fn changes_in(user: UserNid, room: RoomNid, listed: &Listed) -> RoomChanges {
+        let mut changes = Changes::default();
+        listed.changes.iter().for_each(|(_, change)| changes.take(user, change));
+        changes.rooms.remove(&room).unwrap_or_default()
+    }
+
     /// What changed for a user after `since` by the heads of their rooms, for where the list does
     /// not reach back that far.
     async fn changes_of_rooms(&self, user: UserNid, rooms: &UserRooms, since: Position) -> Result<Changes> {

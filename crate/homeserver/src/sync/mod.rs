@@ -10,10 +10,13 @@ pub mod filter;
 mod forget;
 mod ignored;
 mod memberships;
+mod old;
 mod presence;
 mod presence_events;
 mod rooms;
 mod sent_members;
+mod snapshot;
+mod stream;
 mod summary;
 pub mod threads;
 mod typing;
@@ -22,6 +25,7 @@ pub use builder::SyncRequest;
 pub(crate) use changes::Listed;
 pub use presence::forget_presence;
 pub use presence_events::wants_presence;
+pub use stream::Stream;
 pub use typing::Typing;
 
 use crate::{

@@ -20,9 +20,9 @@ use ruma::{
 use std::collections::{BTreeMap, BTreeSet};
 
 /// The type of the events.
-const PRESENCE: &str = "m.presence";
+pub(super) const PRESENCE: &str = "m.presence";
 /// The most events of one answer: of those who were active last.
-const MOST: usize = 1000;
+pub(super) const MOST: usize = 1000;
 /// How many of the users who are offline are looked at for one who shares a room and has something
 /// to say.
 const MOST_OFFLINE: usize = 256;
@@ -168,7 +168,7 @@ impl SyncBuilder<'_> {
 
 impl Homeserver {
     /// Everybody of whom there is something to say: who is there, and who has left a message.
-    async fn worth_showing(&self) -> Result<BTreeSet<UserNid>> {
+    pub(super) async fn worth_showing(&self) -> Result<BTreeSet<UserNid>> {
         let mut users: BTreeSet<UserNid> = self.sync.presence.users().into_iter().inserted();
         let silent = tables::STATUS_MESSAGES.scan(self.store(), &(), Direction::Forward, MOST_OFFLINE).await?;
         users.extend(silent.into_iter().map(|(user, _)| user));
@@ -177,9 +177,15 @@ impl Homeserver {
 }
 
 fn event(sender: OwnedUserId, presence: Shown, now: u64) -> Result<Raw<PresenceEvent>> {
+    let content = content(presence, now);
+    Raw::new(&PresenceEvent { content, sender }).map_err(|error| Error::Internal(format!("could not serialize an event: {error}")))
+}
+
+/// What an event says of a user.
+pub(super) fn content(presence: Shown, now: u64) -> PresenceEventContent {
     let mut content = PresenceEventContent::new(presence.state.into());
     content.currently_active = presence.currently_active();
     content.last_active_ago = presence.last_active_ago(now).map(|ago| UInt::new_saturating(ago.as_millis() as u64));
     content.status_msg = presence.status_msg;
-    Raw::new(&PresenceEvent { content, sender }).map_err(|error| Error::Internal(format!("could not serialize an event: {error}")))
+    content
 }

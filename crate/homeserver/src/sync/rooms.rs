@@ -421,8 +421,7 @@ impl SyncBuilder<'_> {
         let written: Vec<Raw<T>> = if self.ask.filter.event_format == EventFormat::Federation {
             let mut written = Vec::with_capacity(events.len());
             for event in self.hs.served(events, self.ask.requester()).await?.iter() {
-                let json = serde_json::from_slice::<Box<RawValue>>(&event.pdu.json).map_err(|error| event.damaged(&room.id, error));
-                written.extend(json.leave_out()?.map(Raw::from_json));
+                written.extend(in_federation_format(event).map_err(|error| event.damaged(&room.id, error)).leave_out()?.map(Raw::from_json));
                 self.slice.check().await;
             }
             written
@@ -459,6 +458,14 @@ impl TimelineSlice {
     fn empty(to: Position) -> Self {
         Self { events: Vec::new(), limited: false, start: to, viewer: None }
     }
+}
+
+/// An event as servers exchange it, with its id, which clients cannot compute.
+fn in_federation_format(event: &Event) -> serde_json::Result<Box<RawValue>> {
+    let mut written: BTreeMap<&str, &RawValue> = serde_json::from_slice(&event.pdu.json)?;
+    let id = serde_json::value::to_raw_value(&event.pdu.event_id)?;
+    written.insert("event_id", &id);
+    serde_json::value::to_raw_value(&written)
 }
 
 fn allows(filter: &RoomEventFilter, room: &RoomInfo, event: &Event) -> bool {

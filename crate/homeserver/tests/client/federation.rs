@@ -139,6 +139,9 @@ fn who_does_not_sign_is_not_answered() {
     let path = format!("/_matrix/federation/v1/query/profile?user_id={}", alice.id);
     ask(&server, &path, None).fails(401, "M_UNAUTHORIZED");
     ask(&server, &path, Some(&format!("Bearer {}", alice.token))).fails(401, "M_UNAUTHORIZED");
+    for malformed in ["X-Matrix origin=\"localhost:http\",key=\"ed25519:1\",sig=\"AAAA\"", "X-Matrix nonsense"] {
+        ask(&server, &path, Some(malformed)).fails(400, "M_UNAUTHORIZED");
+    }
     let peer = Peer::new();
     let for_another_path = XMatrix::sign_http_request(
         &http::Request::get("/_matrix/federation/v1/query/profile?user_id=@bob:test.example").body(Vec::new()).expect("a request"),

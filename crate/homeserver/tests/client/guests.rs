@@ -108,7 +108,7 @@ fn guests_join_where_they_may_and_take_part() {
 fn guests_reach_what_the_specification_lists() {
     const LISTED: &str = "
         GET /rooms/{}/state | GET /rooms/{}/context/{} | GET /rooms/{}/event/{} | GET /rooms/{}/state/{} | GET /rooms/{}/state/{}/{}
-        GET /rooms/{}/messages | GET /rooms/{}/members | GET /sync
+        GET /rooms/{}/messages | GET /rooms/{}/members | GET /sync | GET /events | GET /rooms/{}/initialSync
         POST /rooms/{}/join | POST /join/{} | POST /rooms/{}/leave | PUT /rooms/{}/send/{}/{} | PUT /rooms/{}/state/{} | PUT /rooms/{}/state/{}/{}
         PUT /sendToDevice/{}/{}
         PUT /profile/{}/{} | DELETE /profile/{}/{} | GET /devices | GET /devices/{} | PUT /devices/{} | GET /account/whoami

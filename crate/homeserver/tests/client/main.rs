@@ -38,6 +38,7 @@ mod members;
 mod membership;
 mod messages;
 mod non_members;
+mod old_sync;
 mod old_tokens;
 mod openid;
 mod optional;

@@ -52,7 +52,7 @@ fn a_token_that_ended_or_was_never_given_says_nothing() {
     for wrong in ["", "x", "_", "99999999999999_x", "18446744073709551616_x", alice.token.as_str(), &format!("{later}_{rest}")] {
         userinfo(&server, &format!("?access_token={wrong}")).fails(401, "M_UNKNOWN_TOKEN");
     }
-    userinfo(&server, "").fails(400, "M_MISSING_PARAM");
+    userinfo(&server, "").fails(401, "M_MISSING_TOKEN");
     server.host.advance(Duration::from_secs(61));
     userinfo(&server, &query).fails(401, "M_UNKNOWN_TOKEN");
 }

@@ -36,13 +36,14 @@ fn redacts_stands_where_the_room_version_wants_it() {
             let (inside, beside) = (&pdu["content"]["redacts"], &pdu["redacts"]);
             let (there, not_there) = if in_content { (inside, beside) } else { (beside, inside) };
             assert_eq!((there, not_there), (&json!(target), &Value::Null), "version {version}, {endpoint}");
-            assert_eq!(pdu["content"]["reason"], "oops");
+            assert_eq!((&pdu["content"]["reason"], &pdu["event_id"]), (&json!("oops"), &sent["event_id"]));
             // Clients see it in both places, and the target without its content.
             let get = |event: &str| server.get(&alice, &format!("/_matrix/client/v3/rooms/{id}/event/{}", encoded(event))).ok();
             let event = get(sent["event_id"].as_str().expect("an id"));
             assert_eq!((&event["redacts"], &event["content"]["redacts"]), (&json!(target), &json!(target)));
             let event = get(&target);
             assert_eq!((&event["content"], &event["unsigned"]["redacted_because"]["event_id"]), (&json!({}), &sent["event_id"]));
+            assert_eq!(event["unsigned"]["redacted_by"], sent["event_id"], "as old clients look for it");
         }
     }
 }

@@ -144,3 +144,26 @@ fn a_bad_edu_costs_only_itself() {
     assert!(ephemeral(&told, &room, "m.typing").is_empty() && ephemeral(&told, &room, "m.receipt").is_empty(), "{told}");
     assert!(told["device_lists"]["changed"].as_array().is_none_or(Vec::is_empty), "{told}");
 }
+
+/// Nothing about them has changed when two meet.
+#[test]
+fn who_comes_into_a_room_is_told_who_is_there_and_they_of_them() {
+    let network = crate::support::Network::new();
+    let (one, two) = (network.server("one.example"), network.server("two.example"));
+    let (alice, bob) = (one.register("alice"), two.register("bob"));
+    for (server, user) in [(&one, &alice), (&two, &bob)] {
+        let path = format!("/_matrix/client/v3/presence/{}/status", user.id);
+        server.put(user, &path, json!({ "presence": "online", "status_msg": "here" })).ok();
+    }
+    let made = one.post(&alice, "/_matrix/client/v3/createRoom", json!({ "preset": "public_chat" })).ok();
+    let room = made["room_id"].as_str().expect("a room id").to_owned();
+    sync(&one, &alice, "");
+    sync(&two, &bob, "");
+    crate::outbox::join(&two, &bob, &room);
+    network.pass(Duration::from_secs(2));
+    for (server, user, other) in [(&one, &alice, &bob), (&two, &bob, &alice)] {
+        let presence = sync(server, user, "")["presence"]["events"].as_array().cloned().unwrap_or_default();
+        let of_other = presence.iter().find(|event| event["sender"] == other.id);
+        assert_eq!(of_other.expect("their presence")["content"]["status_msg"], "here", "{presence:?}");
+    }
+}

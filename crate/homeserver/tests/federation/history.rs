@@ -123,12 +123,16 @@ fn a_server_that_is_not_in_the_room_reads_nothing() {
         for path in &paths {
             ask(from, one, "GET", path, None).fails(403, "M_FORBIDDEN");
         }
-        ask(from, one, "POST", &format!("get_missing_events/{room}"), Some(&missing)).fails(403, "M_FORBIDDEN");
+        for body in [&missing, &json!({})] {
+            ask(from, one, "POST", &format!("get_missing_events/{room}"), Some(body)).fails(403, "M_FORBIDDEN");
+        }
     };
     refused(three);
     let answered = |from: &TestServer| paths.iter().for_each(|path| drop(ask(from, one, "GET", path, None).ok()));
     answered(two);
     ask(two, one, "POST", &format!("get_missing_events/{room}"), Some(&missing)).ok();
+    let of_nothing = ask(two, one, "POST", &format!("get_missing_events/{room}"), Some(&json!({}))).ok();
+    assert_eq!(of_nothing["events"], json!([]));
     for path in ["state/!none:one.example?event_id=$a", "state_ids/!none:one.example?event_id=$a", "backfill/!none:one.example?v=$a&limit=1"] {
         ask(two, one, "GET", path, None).fails(404, "M_NOT_FOUND");
     }
@@ -193,7 +197,7 @@ fn missing_events_are_those_between_what_a_server_has() {
     let deep = missing(json!({ "earliest_events": [], "latest_events": [sent[22]], "min_depth": depth })).ok();
     assert_eq!(bodies(&deep["events"]), ["20", "21"]);
     assert_eq!(missing(json!({ "earliest_events": [], "latest_events": ["$none:one.example"] })).ok()["events"], json!([]));
-    missing(json!({ "latest_events": [] })).fails(400, "M_MISSING_PARAM");
+    missing(json!({ "earliest_events": 7 })).fails(400, "M_BAD_JSON");
 }
 
 /// What was said before a server's users came, where only those who were there may read it.

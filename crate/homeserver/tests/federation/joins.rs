@@ -358,3 +358,73 @@ fn a_room_has_the_version_that_its_servers_say_and_not_the_one_of_an_invitation(
     let timeline = &sync(&one, &alice)["rooms"]["join"][&id]["timeline"]["events"];
     assert!(timeline.as_array().into_iter().flatten().any(|event| event["content"]["body"] == "hello"), "{timeline}");
 }
+
+#[test]
+fn a_server_that_the_room_denies_is_told_nothing_of_who_is_here() {
+    let network = Network::new();
+    let server = network.server("one.example");
+    let room = Room::public(&server, "11");
+    let peer = Peer::new(1);
+    peer.join(&server, &room, "bob");
+    let user = "@nobody:one.example";
+    let invite = peer.state(&server, &room, "bob", "m.room.member", user, json!({ "membership": "invite" }));
+    room.put_state(&server, "m.room.server_acl", json!({ "allow": ["*"], "deny": [peer.name.as_str()] }));
+    let event: Value = serde_json::from_slice(&invite.json).expect("JSON");
+    let body = json!({ "room_version": "11", "event": event, "invite_room_state": [] });
+    let path = format!("/_matrix/federation/v2/invite/{}/{}", room.id, invite.event_id);
+    peer.ask(&server, "PUT", &path, Some(&body)).fails(403, "M_FORBIDDEN");
+}
+
+#[test]
+fn a_room_of_a_version_that_is_not_known_says_which() {
+    let network = Network::new();
+    let server = network.server("one.example");
+    let (alice, peer) = (server.register("alice"), Peer::new(1));
+    let refusal = json!({ "errcode": "M_INCOMPATIBLE_ROOM_VERSION", "error": "too old", "room_version": "org.future" });
+    peer.play(&network, move |_| (400, refusal.clone()));
+    let path = format!("/_matrix/client/v3/join/!future:{0}?via={0}", peer.name);
+    let refused = server.post(&alice, &path, json!({})).fails(400, "M_INCOMPATIBLE_ROOM_VERSION");
+    assert_eq!(refused["room_version"], "org.future");
+}
+
+#[test]
+fn a_server_of_before_2019_is_asked_as_they_were_then() {
+    let network = Network::new();
+    let server = network.server("one.example");
+    let room = Room::public(&server, "1");
+    let peer = std::rc::Rc::new(Peer::new(1));
+    let (signer, rules) = (peer.clone(), room.info.rules.clone());
+    peer.play(&network, move |request| {
+        if !request.uri().path().starts_with("/_matrix/federation/v1/invite/") {
+            return (404, json!({}));
+        }
+        let sent: Value = serde_json::from_slice(request.body()).expect("JSON");
+        assert!(sent["unsigned"]["invite_room_state"].as_array().is_some_and(|told| !told.is_empty()), "{sent}");
+        let received = ephapse_events::ReceivedPdu::parse(request.body(), &rules).expect("an event");
+        let signed = received.unverified().signed_by(&signer.name, &signer.key, &rules).expect("it is signed");
+        let event: Value = serde_json::from_slice(&signed.json).expect("JSON");
+        (200, json!([200, { "event": event }]))
+    });
+    let bob = peer.user("bob");
+    server.post(&room.alice, &format!("/_matrix/client/v3/rooms/{}/invite", room.id), json!({ "user_id": bob })).ok();
+    assert_eq!(room.state(&server, &format!("m.room.member/{bob}")).expect("a membership")["membership"], "invite");
+}
+
+/// Whether a room lets guests in shows when its state is here.
+#[test]
+fn guests_join_rooms_of_other_servers_where_those_let_them() {
+    let network = Network::new();
+    let (one, two) = (network.server("one.example"), network.server("two.example"));
+    let alice = one.register("alice");
+    let made = two.request("POST", "/_matrix/client/v3/register?kind=guest", None, Some(json!({}))).ok();
+    let text = |name: &str| made[name].as_str().expect("it is there").to_owned();
+    let guest = TestUser { id: text("user_id"), token: text("access_token"), device: text("device_id") };
+    for (access, status) in [("can_join", 200), ("forbidden", 403)] {
+        let guests = json!({ "type": "m.room.guest_access", "content": { "guest_access": access } });
+        let id = room(&one, &alice, json!({ "preset": "public_chat", "initial_state": [guests] }));
+        let joined = two.post(&guest, &format!("/_matrix/client/v3/join/{id}?via=one.example"), json!({}));
+        assert_eq!(joined.status, status, "{access}: {}", joined.body);
+        network.pass(Duration::from_secs(5));
+        assert_eq!(membership(&one, &alice, &id, &guest), if status == 200 { "join" } else { "leave" });
+    }
+}

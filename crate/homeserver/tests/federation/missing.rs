@@ -96,3 +96,69 @@ fn what_cannot_be_had_is_dropped_with_what_is_built_on_it() {
     let waiting = server.hs.status().streams.into_iter().find(|stream| stream.name == "waiting_events").expect("the stream");
     assert_eq!(waiting.length, 0);
 }
+
+/// Who sends an event and answers, but not with what is right before it, could make up any state.
+#[test]
+fn what_its_server_does_not_show_the_parents_of_is_dropped() {
+    let network = Network::new();
+    let (server, peer, room) = joined(&network);
+    let chain = chain(&server, &peer, &room, 3);
+    let history = History::of(&server, &room, &chain);
+    peer.play(&network, move |request| match request.uri().path().contains("get_missing_events") {
+        true => (200, json!({ "events": [] })),
+        false => history.answer(request),
+    });
+    peer.send(&server, "1", &chain[2..]).ok();
+    network.pass(Duration::from_secs(5));
+    assert!(room.bodies(&server).is_empty());
+    assert!(!network.sent().iter().any(|sent| sent.path.contains("state_ids")));
+}
+
+/// The state after a gap is what those after both of its sides resolve to: who tells of a gap does
+/// not decide what the room is.
+#[test]
+fn the_state_after_a_gap_is_resolved_with_what_is_known() {
+    let network = Network::new();
+    let (server, peer, room) = joined(&network);
+    let levels = json!({ "users": { room.alice.id.clone(): 100 }, "state_default": 0 });
+    room.put_state(&server, "m.room.power_levels", levels);
+    let told = History::of(&server, &room, &[]).state;
+    let known = peer.state(&server, &room, "bob", "org.known", "", json!({ "is": "known" }));
+    peer.send(&server, "1", std::slice::from_ref(&known)).ok();
+    let missing = peer.state_after(&server, &room, "bob", ("org.missing", ""), json!({ "is": "missing" }), &[&known]);
+    let last = peer.message_after(&server, &room, "bob", "last", &[&known, &missing]);
+    let history = History { fills_gaps: false, state: told, ..History::of(&server, &room, &[missing, last.clone()]) };
+    peer.play(&network, move |request| history.answer(request));
+    peer.send(&server, "2", &[last]).ok();
+    network.pass(Duration::from_secs(10));
+    assert_eq!(room.bodies(&server).last().map(String::as_str), Some("last"));
+    for (kind, is) in [("org.known", "known"), ("org.missing", "missing")] {
+        assert_eq!(room.state(&server, kind), Some(json!({ "is": is })), "{kind}");
+    }
+}
+
+/// What authorizes an event may be the very event that is missing before it.
+#[test]
+fn a_missing_parent_that_authorizes_is_fetched_by_itself() {
+    let network = Network::new();
+    let (server, peer, room) = joined(&network);
+    let bob = peer.user("bob");
+    let renamed = json!({ "membership": "join", "displayname": "Robert" });
+    let missing = peer.state(&server, &room, "bob", "m.room.member", bob.as_str(), renamed);
+    let old = missing.prev_events[0].clone();
+    let last = peer.message_after(&server, &room, "bob", "last", &[&missing]);
+    let last = peer.changed(&room, &last, |event| {
+        let auth_events = event["auth_events"].as_array_mut().expect("auth events");
+        auth_events.retain(|id| *id != old.as_str());
+        auth_events.push(json!(missing.event_id));
+    });
+    let history = History { fills_gaps: false, ..History::of(&server, &room, &[missing, last.clone()]) };
+    peer.play(&network, move |request| match request.uri().path().contains("event_auth") {
+        true => (404, json!({ "errcode": "M_NOT_FOUND", "error": "no" })),
+        false => history.answer(request),
+    });
+    peer.send(&server, "1", &[last]).ok();
+    network.pass(Duration::from_secs(10));
+    assert_eq!(room.bodies(&server), ["last"]);
+    assert_eq!(room.state(&server, &format!("m.room.member/{bob}")).expect("a member")["displayname"], "Robert");
+}
