@@ -68,7 +68,7 @@ impl Room {
     fn receive(&mut self, json: &[u8], before: StateMap<OwnedEventId>) -> Result<OwnedEventId> {
         let received = ReceivedPdu::parse(json, &self.rules)?;
         let mut keys = BTreeMap::new();
-        for server in received.signing_servers(&self.rules)? {
+        for server in received.signing_servers()? {
             keys.extend(public_keys(&server, &key_of(server.as_str())));
         }
         let pdu = received.verify(&keys, &self.rules)?;

@@ -14,7 +14,7 @@
 //! |---|---|
 //! | Signing events, event format | [`NewPdu::sign`] |
 //! | Checks on receipt of a PDU, 1: format and sizes | [`ReceivedPdu::parse`] |
-//! | 2 and 3: signatures and content hash | [`ReceivedPdu::verify`] |
+//! | 2 and 3: signatures and content hash | [`ReceivedPdu::verify`], [`ReceivedPdu::verify_all`] |
 //! | 4: the authorization rules, by the events that it names | [`auth::check_auth_events`] |
 //! | 4 to 6: the authorization rules in a state | [`auth::check_in_state`] |
 //! | Auth events selection | [`auth::auth_events_of`] |
@@ -79,16 +79,18 @@ pub mod resolve;
 #[cfg(any(test, feature = "test-rooms"))]
 pub mod scenarios;
 mod sign;
+mod signatures;
 
 pub use self::{
     canonical::{NotJson, write_canonical},
     inserted::Inserted,
     pdu::{
-        EventReference, JsonObject, MAX_AUTH_EVENTS, MAX_ID_BYTES, MAX_PDU_BYTES, MAX_PREV_EVENTS, Pdu, PduError, ReceivedPdu, StateKey,
-        create_of_room, max_depth, room_id_of_create,
+        EventReference, JsonObject, MAX_AUTH_EVENTS, MAX_ID_BYTES, MAX_PDU_BYTES, MAX_PREV_EVENTS, Pdu, PduError, ReceivedPdu, SignatureError,
+        StateKey, create_of_room, max_depth, room_id_of_create,
     },
     relations::RelatesTo,
     sign::{NewPdu, public_keys, signing_key},
+    signatures::Verifier,
 };
 
 use ruma::{RoomVersionId, room_version_rules::RoomVersionRules};

@@ -7,25 +7,22 @@
 
 mod format;
 mod numbers;
+mod received;
 
 pub use numbers::JsonObject;
 pub(crate) use numbers::python_number;
+pub use received::{ReceivedPdu, SignatureError};
 
-use crate::Inserted;
 use crate::json::{self, LimitError};
 use base64::{Engine, alphabet, engine::general_purpose};
 use bytes::Bytes;
 use ruma::{
-    CanonicalJsonValue, EventId, MilliSecondsSinceUnixEpoch, OwnedEventId, OwnedRoomId, OwnedServerName, OwnedUserId, RoomId, ServerName,
-    SigningKeyAlgorithm, UserId,
+    CanonicalJsonValue, EventId, MilliSecondsSinceUnixEpoch, OwnedEventId, OwnedRoomId, OwnedUserId, RoomId, ServerName, SigningKeyAlgorithm, UserId,
     canonical_json::{CanonicalJsonFieldError, RedactingSerializer},
     events::{StateEventType, TimelineEventType},
     room_version_rules::{EventIdFormatVersion, EventsReferenceFormatVersion, RoomVersionRules},
     serde::{Base64, base64::Standard},
-    signatures::{
-        JsonError, KeyPair, PublicKeyMap, VerificationError, Verified, required_server_signatures_to_verify_event, verify_canonical_json_bytes,
-        verify_event,
-    },
+    signatures::{JsonError, KeyPair, verify_canonical_json_bytes},
     state_res::Event,
 };
 use serde::{
@@ -34,10 +31,7 @@ use serde::{
 };
 use serde_json::value::RawValue;
 use sha2::{Digest, Sha256};
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    fmt,
-};
+use std::{collections::BTreeMap, fmt};
 
 /// The largest PDU in bytes of canonical JSON, signatures included (client-server-api "Size
 /// limits").
@@ -74,7 +68,7 @@ pub enum PduError {
     Format(String),
     /// A signature is missing or wrong, or its key is not among those given.
     #[error("Event signature verification failed: {0}")]
-    Signature(#[from] VerificationError),
+    Signature(#[from] SignatureError),
 }
 
 impl From<JsonError> for PduError {
@@ -295,105 +289,6 @@ impl Event for Pdu {
     }
 }
 
-/// An event from another server: well formed, its signatures not verified yet.
-#[derive(Clone, Debug)]
-pub struct ReceivedPdu {
-    read: JsonObject,
-    pdu: Pdu,
-}
-
-impl ReceivedPdu {
-    /// Reads an event and checks its format and sizes for the room version (receipt check 1).
-    /// `unsigned` is dropped.
-    ///
-    /// # Errors
-    /// [`PduError`], all but [`PduError::Signature`]: the event is to be discarded.
-    pub fn parse(json: &[u8], rules: &RoomVersionRules) -> Result<Self, PduError> {
-        // Past any whitespace and `unsigned` that a real event carries, so that reading is bounded.
-        if json.len() > 4 * MAX_PDU_BYTES {
-            return Err(PduError::TooLarge("event"));
-        }
-        let mut read = read(json, rules)?;
-        read.remove("unsigned");
-        let json = write(&read, &RedactingSerializer::new())?;
-        check(json.as_bytes())?;
-        format::check(&read, json.len(), rules)?;
-        let event_id = event_id_of(&read, rules)?;
-        let fields: Fields = serde_json::from_str(&json)?;
-        let pdu = fields.into_pdu(event_id, json.into(), false, rules)?;
-        Ok(Self { read, pdu })
-    }
-
-    /// What it says, unverified: enough to find the room and the signing keys.
-    pub fn unverified(&self) -> &Pdu {
-        &self.pdu
-    }
-
-    /// The servers whose signing keys [`ReceivedPdu::verify`] needs: that of the sender, up to v2
-    /// that of the event's id too, and who let the user into a restricted room.
-    ///
-    /// # Errors
-    /// [`PduError::Format`] if a field does not name a server.
-    pub fn signing_servers(&self, rules: &RoomVersionRules) -> Result<BTreeSet<OwnedServerName>, PduError> {
-        Ok(required_server_signatures_to_verify_event(&self.read, &rules.signatures)?)
-    }
-
-    /// The ids of the keys that `server` signed it with.
-    pub fn key_ids(&self, server: &ServerName) -> Vec<String> {
-        let keys = self.read.get("signatures").and_then(CanonicalJsonValue::as_object);
-        let keys = keys.and_then(|s| s.get(server.as_str())).and_then(CanonicalJsonValue::as_object);
-        keys.map(|keys| keys.keys().cloned().inserted()).unwrap_or_default()
-    }
-
-    /// Verifies signatures and content hash (receipt checks 2 and 3). With a wrong hash the
-    /// redacted event is what is true, and is what this returns.
-    ///
-    /// # Errors
-    /// [`PduError::Signature`]: the event is to be discarded.
-    pub fn verify(self, keys: &PublicKeyMap, rules: &RoomVersionRules) -> Result<Pdu, PduError> {
-        let verified = match self.read.is_marked() {
-            false => verify_event(keys, &self.read, rules)?,
-            true => self.verify_as_written(keys, rules)?,
-        };
-        match verified {
-            Verified::All => Ok(self.pdu),
-            Verified::Signatures => self.pdu.redacted(rules),
-        }
-    }
-}
-
-impl ReceivedPdu {
-    /// Up to v5: the same over numbers as Python writes them.
-    fn verify_as_written(&self, keys: &PublicKeyMap, rules: &RoomVersionRules) -> Result<Verified, PduError> {
-        let signed = write(&self.read, &to_be_signed(rules))?;
-        for server in self.signing_servers(rules)? {
-            self.verify_server(&server, keys, &signed)?;
-        }
-        let hashed = RedactingSerializer::new().custom_redacted_root_fields(&["hashes", "signatures", "unsigned"]);
-        let hash = Sha256::digest(write(&self.read, &hashed)?);
-        let given = self.read.get("hashes").and_then(|hashes| hashes.as_object()?.get("sha256")?.as_str());
-        let given = given.and_then(|given| Base64::<Standard>::parse(given).ok());
-        let is_same = given.is_some_and(|given| given.as_bytes() == &hash[..]);
-        Ok(if is_same { Verified::All } else { Verified::Signatures })
-    }
-
-    /// Every signature of a server whose key is given must be good, and there must be one.
-    fn verify_server(&self, server: &ServerName, keys: &PublicKeyMap, signed: &str) -> Result<(), PduError> {
-        let signatures = self.read.get("signatures").and_then(|signatures| signatures.as_object()?.get(server.as_str())?.as_object());
-        let signatures = signatures.ok_or_else(|| VerificationError::NoSignaturesForEntity(server.to_string()))?;
-        let keys = keys.get(server.as_str()).ok_or_else(|| VerificationError::NoPublicKeysForEntity(server.to_string()))?;
-        let mut is_signed = false;
-        for (key_id, signature) in signatures {
-            let (Some(key), Some("ed25519")) = (keys.get(key_id), key_id.split(':').next()) else { continue };
-            let signature = signature.as_str().and_then(|signature| Base64::<Standard>::parse(signature).ok());
-            let signature = signature.ok_or_else(|| PduError::Format(format!("malformed signature by {key_id} of {server}")))?;
-            verify_canonical_json_bytes(&SigningKeyAlgorithm::Ed25519, key.as_bytes(), signature.as_bytes(), signed.as_bytes())?;
-            is_signed = true;
-        }
-        if is_signed { Ok(()) } else { Err(VerificationError::NoSupportedSignatureForEntity(server.to_string()).into()) }
-    }
-}
-
 /// The fields the rules read, as they stand in the JSON.
 #[derive(Deserialize)]
 struct Fields {
@@ -509,10 +404,10 @@ pub fn create_of_room(room: &RoomId) -> Option<OwnedEventId> {
     OwnedEventId::try_from(format!("${}", room.strip_sigil())).ok()
 }
 
-fn event_id_of(read: &JsonObject, rules: &RoomVersionRules) -> Result<OwnedEventId, PduError> {
+fn event_id_of(read: &JsonObject, signed: &str, rules: &RoomVersionRules) -> Result<OwnedEventId, PduError> {
     let id = match rules.event_id_format {
         EventIdFormatVersion::V1 => format::string(read, "event_id")?.ok_or_else(|| PduError::Format("`event_id` is missing".to_owned()))?.to_owned(),
-        _ => format!("${}", hash_of(write(read, &to_be_signed(rules))?, rules)),
+        _ => format!("${}", hash_of(signed, rules)),
     };
     OwnedEventId::try_from(id).map_err(|error| PduError::Format(format!("`event_id`: {error}")))
 }

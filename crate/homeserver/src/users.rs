@@ -10,7 +10,10 @@ use crate::{
 };
 use ephapse_store::{Reader, StoreError};
 use ruma::{OwnedUserId, UserId};
-use std::cell::Cell;
+use std::{
+    cell::Cell,
+    collections::{HashMap, HashSet},
+};
 
 /// Numbers lately used, both ways.
 pub struct Users {
@@ -105,26 +108,49 @@ impl Homeserver {
     /// The number of a user, given now if the user was not known. The number is written before
     /// whatever its receiver writes with it.
     pub async fn intern_user(&self, id: &UserId) -> Result<UserNid, StoreError> {
+        let ids = [id.to_owned()];
+        Ok(self.intern_users(&ids).await?[id])
+    }
+
+    /// As [`Self::intern_user`], of several, with one write for all who were not known.
+    pub async fn intern_users<'a>(&self, ids: &'a [OwnedUserId]) -> Result<HashMap<&'a UserId, UserNid>, StoreError> {
         loop {
-            let (generation, since) = (self.store().generation(), self.users.by_id.read_since());
-            if let Some(nid) = self.find_user(id).await? {
-                return Ok(nid);
+            let (generation, since) = (self.store().generation(), self.users.read_since());
+            let mut known: HashMap<&UserId, UserNid> = HashMap::with_capacity(ids.len());
+            known.extend(ids.iter().filter_map(|id| Some((&**id, self.users.by_id.get(id)?))));
+            let rest: Vec<OwnedUserId> = ids.iter().filter(|id| !known.contains_key(&***id)).cloned().collect();
+            let stored = tables::USER_NIDS.get_all(self.store(), &rest).await?;
+            let mut unknown = HashSet::new();
+            for (id, stored) in ids.iter().filter(|id| !known.contains_key(&***id)).zip(stored).collect::<Vec<_>>() {
+                match stored {
+                    Some(nid) => {
+                        self.users.found(since, id, nid);
+                        known.insert(id, nid);
+                    }
+                    None => drop(unknown.insert(&**id)),
+                }
+            }
+            if unknown.is_empty() {
+                return Ok(known);
             }
             let give = |tx: &mut Tx| {
                 // Somebody else may have given one while this read.
-                if self.users.by_id.may_be_old(since, id) {
+                if unknown.iter().any(|id| self.users.by_id.may_be_old(since.0, *id)) {
                     return None;
                 }
-                let (nid, id) = (self.users.next(tx), id.to_owned());
-                tables::USER_NIDS.put(tx, &id, &nid);
-                tables::USERS.put(tx, &nid, &id);
-                tx.then(move |hs| hs.users.set(&id, nid));
-                Some(nid)
+                let given: Vec<(OwnedUserId, UserNid)> = unknown.iter().map(|id| ((*id).to_owned(), self.users.next(tx))).collect();
+                for (id, nid) in &given {
+                    tables::USER_NIDS.put(tx, id, nid);
+                    tables::USERS.put(tx, nid, id);
+                }
+                known.extend(unknown.iter().copied().zip(given.iter().map(|(_, nid)| *nid)));
+                tx.then(move |hs| given.iter().for_each(|(id, nid)| hs.users.set(id, *nid)));
+                Some(known)
             };
             let numbered = self.aside(|hs| hs.write(generation, give));
             // Batches are written in order: what uses the number comes after it, and fails with it.
-            if let Some(nid) = numbered?.visible() {
-                return Ok(nid);
+            if let Some(known) = numbered?.visible() {
+                return Ok(known);
             }
         }
     }

@@ -67,11 +67,6 @@ impl JsonObject {
     pub fn part(&self, object: CanonicalJsonObject) -> Self {
         Self { object, is_marked: self.is_marked }
     }
-
-    /// Whether numbers in it are marked.
-    pub(super) fn is_marked(&self) -> bool {
-        self.is_marked
-    }
 }
 
 impl From<CanonicalJsonObject> for JsonObject {

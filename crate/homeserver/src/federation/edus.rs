@@ -17,9 +17,8 @@ use crate::{
 use ephapse_store::Direction;
 use ruma::{
     EventId, OwnedEventId, RoomId, ServerName, UserId,
-    api::federation::transactions::edu::{DeviceListUpdateContent, DirectDeviceContent, Edu, PresenceUpdate, SigningKeyUpdateContent, TypingContent},
+    api::federation::transactions::edu::{DeviceListUpdateContent, DirectDeviceContent, PresenceUpdate, SigningKeyUpdateContent, TypingContent},
     presence::PresenceState,
-    serde::Raw,
 };
 use serde::Deserialize;
 use serde_json::value::RawValue;
@@ -38,10 +37,10 @@ const PAGE: usize = 256;
 ///
 /// # Errors
 /// One that must not be lost could not be stored: the server is to send all of them again.
-pub async fn received(hs: &Rc<Homeserver>, origin: &ServerName, edus: Vec<Raw<Edu>>) -> Result<()> {
+pub async fn received(hs: &Rc<Homeserver>, origin: &ServerName, edus: &[&RawValue]) -> Result<()> {
     let slice = TimeSlice::new(&*hs.host);
     for edu in edus {
-        if let Err(error) = take_in(hs, origin, edu.json()).await {
+        if let Err(error) = take_in(hs, origin, edu).await {
             match error {
                 Error::Store(error) if !error.is_damage() => return Err(error.into()),
                 error => tracing::debug!("an EDU of {origin} has no effect: {error}"),

@@ -209,21 +209,17 @@ impl Homeserver {
     }
 
     /// Those of some events of a room whose signatures and hashes are good; each only once.
-    pub(crate) async fn verified_events(&self, received: Vec<ReceivedPdu>, rules: &RoomVersionRules) -> Result<Vec<Pdu>, RemoteError> {
-        let slice = TimeSlice::new(&*self.host);
+    pub(crate) async fn verified_events(&self, mut received: Vec<ReceivedPdu>, rules: &RoomVersionRules) -> Result<Vec<Pdu>, RemoteError> {
         let keys = self.keys_for_state(&received, rules).await?;
-        let mut seen = std::collections::HashSet::new();
-        let mut verified = Vec::with_capacity(received.len());
-        for event in received {
-            let id = event.unverified().event_id.clone();
-            if !seen.insert(id.clone()) {
-                continue;
-            }
-            match keys.verify(event, rules) {
+        let mut seen = std::collections::HashSet::with_capacity(received.len());
+        received.retain(|event| seen.insert(event.unverified().event_id.clone()));
+        let ids: Vec<OwnedEventId> = received.iter().map(|event| event.unverified().event_id.clone()).collect();
+        let mut verified = Vec::with_capacity(ids.len());
+        for (id, event) in ids.into_iter().zip(self.verify_events(received, &keys, rules).await) {
+            match event {
                 Ok(pdu) => verified.push(pdu),
                 Err(error) => tracing::info!("{id} is left out: {error}"),
             }
-            slice.step().await;
         }
         Ok(verified)
     }

@@ -10,8 +10,9 @@ use crate::{
     identity::{KEY_VERSION, key_of_name, looks_like_a_key},
     locks::LockKey,
     tables::{self, Json, ServerKey, ServerKeyDocument},
+    time_slice::TimeSlice,
 };
-use ephapse_events::{Inserted, Pdu, PduError, ReceivedPdu};
+use ephapse_events::{Inserted, Pdu, PduError, ReceivedPdu, Verifier};
 use ephapse_store::StoreError;
 use futures_util::{StreamExt, stream};
 use ruma::{
@@ -61,10 +62,15 @@ pub struct Keys {
     failed: RefCell<HashMap<OwnedServerName, (u64, u32)>>,
     /// Keys lately used, with what they are good for.
     known: RefCell<HashMap<(OwnedServerName, String), Rc<ServerKey>>>,
+    /// What was computed of the keys that sign most.
+    verifier: RefCell<Verifier>,
 }
 
 /// Keys kept in memory.
 const MOST_KNOWN: usize = 4096;
+
+/// Events whose signatures are verified before others go on.
+const VERIFIED_AT_ONCE: usize = 32;
 
 /// Some keys of a server.
 #[derive(Clone, Debug)]
@@ -85,9 +91,9 @@ impl WantedKeys {
     /// Adds those that an event needs.
     pub fn add(&mut self, event: &ReceivedPdu, rules: &RoomVersionRules) {
         let at = rules.enforce_key_validity.then(|| u64::from(event.unverified().origin_server_ts.get()));
-        for server in event.signing_servers(rules).unwrap_or_default() {
-            let key_ids = event.key_ids(&server);
-            let entry = self.0.entry(server.clone()).or_insert_with(|| Wanted { server, key_ids: Vec::new(), at });
+        for server in event.signing_servers().into_iter().flatten() {
+            let key_ids = event.key_ids(server);
+            let entry = self.0.entry(server.clone()).or_insert_with(|| Wanted { server: server.clone(), key_ids: Vec::new(), at });
             for id in key_ids {
                 if entry.key_ids.len() < MOST_KEYS && !entry.key_ids.contains(&id) {
                     entry.key_ids.push(id);
@@ -134,21 +140,13 @@ impl KnownKeys {
         Cow::Owned(servers.map(good).filter(|(_, keys): &(_, BTreeMap<_, _>)| !keys.is_empty()).inserted())
     }
 
-    /// Verifies an event: signatures, by keys that were good when its server says it was sent, and
-    /// content hash (checks 2 and 3 on receipt of a PDU).
-    ///
-    /// # Errors
-    /// [`PduError::Signature`], also where a key is missing.
-    pub fn verify(&self, event: ReceivedPdu, rules: &RoomVersionRules) -> Result<Pdu, PduError> {
-        match rules.enforce_key_validity {
-            true => {
-                let time = u64::from(event.unverified().origin_server_ts.get());
-                let servers = event.signing_servers(rules)?;
-                let keys = self.of(servers.iter().map(|server| server.as_str()), time);
-                event.verify(&keys, rules)
-            }
-            false => event.verify(&self.keys, rules),
+    /// Those that an event may be signed by: good when its server says it was sent.
+    fn of_event(&self, event: &ReceivedPdu, rules: &RoomVersionRules) -> Result<Cow<'_, PublicKeyMap>, PduError> {
+        if !rules.enforce_key_validity {
+            return Ok(Cow::Borrowed(&self.keys));
         }
+        let time = u64::from(event.unverified().origin_server_ts.get());
+        Ok(self.of(event.signing_servers()?.iter().map(|server| server.as_str()), time))
     }
 }
 
@@ -347,10 +345,30 @@ impl Homeserver {
         self.server_keys(wanted).await
     }
 
+    /// Verifies events of a room: signatures, and content hashes (checks 2 and 3 on receipt of a
+    /// PDU). The answers are in their order; of one that is not what its server signed, which
+    /// includes that a key is missing, it is [`PduError::Signature`].
+    pub(crate) async fn verify_events(&self, events: Vec<ReceivedPdu>, keys: &KnownKeys, rules: &RoomVersionRules) -> Vec<Result<Pdu, PduError>> {
+        let slice = TimeSlice::new(&*self.host);
+        let mut verified = Vec::with_capacity(events.len());
+        let mut events = events.into_iter();
+        while events.len() > 0 {
+            let some = events.by_ref().take(VERIFIED_AT_ONCE).map(|event| {
+                let keys = keys.of_event(&event, rules);
+                (event, keys)
+            });
+            let some: Vec<_> = some.collect();
+            slice.spend(some.len());
+            verified.extend(ReceivedPdu::verify_all(some, &mut self.federation.keys.verifier.borrow_mut(), rules));
+            slice.check().await;
+        }
+        verified
+    }
+
     /// Verifies an event of a room, by keys that are fetched where they are not known.
     pub(crate) async fn verified(&self, event: ReceivedPdu, rules: &RoomVersionRules) -> Result<Result<Pdu, PduError>, StoreError> {
         let keys = self.keys_for(std::slice::from_ref(&event), rules).await?;
-        Ok(keys.verify(event, rules))
+        Ok(self.verify_events(vec![event], &keys, rules).await.pop().expect("one is verified"))
     }
 }
 

@@ -20,7 +20,7 @@ use ephapse_events::{Pdu, ReceivedPdu};
 use ephapse_store::Direction;
 use futures_util::future::{join_all, select};
 use http::{Response, header};
-use ruma::{OwnedEventId, RoomId, ServerName, api::federation::transactions::edu::Edu, serde::Raw};
+use ruma::{OwnedEventId, RoomId, ServerName};
 use serde::{
     Deserialize, Deserializer, Serialize,
     de::{self, SeqAccess, Visitor},
@@ -135,8 +135,7 @@ pub async fn send(call: PeerCall, arguments: Vec<String>) -> Result<Response<Bod
     }
     let mut answer = Answer::default();
     take_in(&call, transaction.pdus.0, &mut answer).await?;
-    let edus: Vec<Raw<Edu>> = transaction.edus.0.into_iter().map(|edu| Raw::from_json(edu.to_owned())).collect();
-    edus::received(hs, origin, edus).await?;
+    edus::received(hs, origin, &transaction.edus.0).await?;
     let answer = serde_json::to_string(&answer).map_err(|error| Error::Internal(format!("an answer cannot be written: {error}")))?;
     // Batches are taken in order: where this one is lost, what was done before it may be there, and
     // does nothing when it comes again.
@@ -173,15 +172,13 @@ async fn take_in(call: &PeerCall, pdus: Vec<&RawValue>, answer: &mut Answer) -> 
     let keys = join_all(rooms.iter().map(|(room, events)| hs.keys_for(events, &room.rules))).await;
     for ((room, events), keys) in rooms.into_iter().zip(keys) {
         let keys = keys?;
-        let slice = TimeSlice::new(&*hs.host);
+        let ids: Vec<OwnedEventId> = events.iter().map(|event| event.unverified().event_id.clone()).collect();
         let mut verified = Vec::with_capacity(events.len());
-        for event in events {
-            let id = event.unverified().event_id.clone();
-            match keys.verify(event, &room.rules) {
+        for (id, event) in ids.into_iter().zip(hs.verify_events(events, &keys, &room.rules).await) {
+            match event {
                 Ok(pdu) => verified.push(pdu),
                 Err(error) => answer.refuse(id, error),
             }
-            slice.step().await;
         }
         if verified.is_empty() {
             continue;
@@ -242,34 +239,30 @@ async fn read_events(hs: &Homeserver, origin: &ServerName, of_room: OfRoom<'_>, 
         None
     };
     let slice = TimeSlice::new(&*hs.host);
-    let (mut new, mut ids) = (Vec::with_capacity(events.len()), HashSet::new());
+    let mut read = Vec::with_capacity(events.len());
     for event in events {
         slice.step().await;
-        let received = match ReceivedPdu::parse(event.get().as_bytes(), &room.rules) {
-            Ok(received) => received,
-            Err(error) => {
-                tracing::debug!("{origin} sent an event of {} that cannot be read: {error}", room.id);
-                continue;
-            }
-        };
-        let id = received.unverified().event_id.clone();
+        match ReceivedPdu::parse(event.get().as_bytes(), &room.rules) {
+            Ok(received) => read.push(received),
+            Err(error) => tracing::debug!("{origin} sent an event of {} that cannot be read: {error}", room.id),
+        }
+    }
+    let ids: Vec<OwnedEventId> = read.iter().map(|received| received.unverified().event_id.clone()).collect();
+    let places = hs.find_events(&ids).await?;
+    let (mut new, mut seen) = (Vec::with_capacity(read.len()), HashSet::new());
+    for ((received, id), place) in read.into_iter().zip(ids).zip(places) {
         // Of rooms that nobody here is in, the end of an invitation or a knock matters.
         let matters = refusal == Some(NOT_IN_ROOM) && hs.rescinds(&room, received.unverified()).await?.is_some();
         if let Some(refusal) = refusal.filter(|_| !matters) {
             answer.refuse(id, refusal);
-        } else if is_here(hs, &room, &id).await? {
+        } else if place.is_some_and(|(nid, position)| nid == room.nid && !position.is_outlier()) {
+            // It has its place in the room already.
             answer.pdus.entry(id).or_default();
-        } else if ids.insert(id) {
+        } else if seen.insert(id) {
             new.push(received);
         }
     }
     Ok((room, new))
-}
-
-/// Whether an event has its place in the room already.
-async fn is_here(hs: &Homeserver, room: &RoomInfo, id: &OwnedEventId) -> Result<bool> {
-    let found = hs.find_event(id).await?;
-    Ok(found.is_some_and(|(nid, position)| nid == room.nid && !position.is_outlier()))
 }
 
 async fn enter(call: &PeerCall, room: &Rc<RoomInfo>, events: Vec<Pdu>, answer: &mut Answer) -> Result<()> {

@@ -14,7 +14,7 @@ use crate::{
     tables::{self, Change, Extremity, Membership, MembershipKind, UserNid},
 };
 use ephapse_events::{
-    Pdu,
+    Pdu, StateKey,
     auth::{self, AuthError},
 };
 use ruma::{
@@ -23,6 +23,7 @@ use ruma::{
 };
 use serde::Deserialize;
 use std::{
+    cell::RefCell,
     collections::{HashSet, VecDeque},
     rc::Rc,
     sync::Arc,
@@ -44,6 +45,13 @@ pub struct Verdict {
     pub rejected: Option<String>,
     /// Whether it passes before its own state, but not in the current one.
     pub soft_failed: bool,
+}
+
+/// What the auth rules say of an event in a state.
+pub(super) struct Ruling {
+    pub(super) said: Result<(), String>,
+    /// The places of the state that they looked at, and which events they found there.
+    looked_at: Vec<(StateKey, Option<OwnedEventId>)>,
 }
 
 /// A user whose membership changes.
@@ -398,6 +406,31 @@ impl Write<'_> {
         fetch: impl Fn(&StateEventType, &str) -> Result<Option<Arc<Pdu>>, Vec<Need>>,
     ) -> Result<Result<(), String>, Stop> {
         verdict(auth::check_in_state(&self.room.rules.authorization, pdu, fetch))
+    }
+
+    /// As [`Self::check_by`], with what the rules looked at.
+    pub(super) fn rule(&self, pdu: &Pdu, fetch: impl Fn(&StateEventType, &str) -> Result<Option<Arc<Pdu>>, Vec<Need>>) -> Result<Ruling, Stop> {
+        let looked_at = RefCell::new(Vec::new());
+        let said = self.check_by(pdu, |kind, state_key| {
+            let found = fetch(kind, state_key)?;
+            looked_at.borrow_mut().push(((kind.clone(), state_key.to_owned()), found.as_ref().map(|event| event.event_id.clone())));
+            Ok(found)
+        })?;
+        Ok(Ruling { said, looked_at: looked_at.into_inner() })
+    }
+
+    /// As [`Self::check_in_state`]. The rules say what they said before where they find the same:
+    /// what they look at next follows from what they have found.
+    pub(super) fn check_again(&self, pdu: &Pdu, before: &Ruling, state: NodeId) -> Result<Result<(), String>, Stop> {
+        let (places, seen): (Vec<StateKey>, Vec<_>) = before.looked_at.iter().cloned().unzip();
+        let held = self.state_get(state, &places)?;
+        for (seen, held) in seen.iter().zip(held) {
+            let held = held.map(|position| self.event(position)).transpose()?;
+            if seen.as_ref() != held.as_ref().map(|event| &event.pdu.event_id) {
+                return self.check_in_state(pdu, state);
+            }
+        }
+        Ok(before.said.clone())
     }
 
     /// The event that holds a place in a state; where something has to be read first, that.

@@ -62,37 +62,21 @@ impl Homeserver {
         let mut positions = Vec::new();
         let mut ids = Vec::new();
         let mut members = Vec::new();
+        let (mut users, mut related, mut redacted) = (Vec::new(), Vec::new(), Vec::new());
         for need in needs {
             match need {
                 Need::Node(id) => nodes.push(id),
                 Need::Event(position) => positions.push(position),
                 Need::EventId(id) => ids.push(id),
-                Need::User(id) => {
-                    let nid = self.intern_user(&id).await?;
-                    known.users.insert(id, nid);
-                    slice.step().await;
-                }
+                Need::User(id) => users.push(id),
                 Need::Member(user) => members.push((user, room.nid)),
                 Need::AuthEdges(auth_event, count) => {
                     let found = tables::AUTH_EDGES.scan(self.store(), &(room.nid, auth_event), Direction::Backward, count).await?;
                     let all = found.len() < count;
                     known.authorized_by.insert(auth_event, (found.into_iter().map(|((_, _, position), ())| position).collect(), all));
                 }
-                Need::Relations(id) => {
-                    let place = (room.nid, id.clone());
-                    let direct = self.all_of(&tables::RELATIONS, &place, &slice).await?.into_iter();
-                    let direct = direct.map(|((_, _, position), relation)| (position, IndirectRelation { relation, through: Vec::new() }));
-                    let indirect = self.all_of(&tables::INDIRECT_RELATIONS, &place, &slice).await?.into_iter();
-                    let indirect = indirect.map(|((_, _, position), indirect)| (position, indirect));
-                    known.relations.insert(id, direct.chain(indirect).collect());
-                }
-                Need::WaitingRedactions(id) => {
-                    // One for each sender: any of them may be the one who has the power.
-                    let found = self.all_of(&tables::WAITING_REDACTIONS, &(room.nid, id.clone()), &slice).await?;
-                    let found: Vec<_> = found.into_iter().map(|((_, _, sender), position)| (sender, position)).collect();
-                    positions.extend(found.iter().map(|(_, position)| *position));
-                    known.waiting_redactions.insert(id, found);
-                }
+                Need::Relations(id) => related.push(id),
+                Need::WaitingRedactions(id) => redacted.push(id),
                 Need::Annotation(id, fingerprint) => {
                     let found = tables::ANNOTATIONS.get(self.store(), &(room.nid, id.clone(), fingerprint)).await?;
                     known.annotations.insert((id, fingerprint), found);
@@ -111,6 +95,24 @@ impl Homeserver {
                 }
                 Need::Servers => known.servers = Some(self.servers_in(room.nid).await?),
             }
+        }
+        for users in users.chunks(PORTION) {
+            known.users.extend(self.intern_users(users).await?.into_iter().map(|(id, nid)| (id.to_owned(), nid)));
+            slice.step().await;
+        }
+        // Most rooms have none, and those that have some have few.
+        let is_related = self.has_any(&tables::RELATIONS, room, related.len()).await?;
+        for id in related {
+            let found = if is_related { self.all_related(room, &id, &slice).await? } else { Vec::new() };
+            known.relations.insert(id, found);
+        }
+        let is_redacted = self.has_any(&tables::WAITING_REDACTIONS, room, redacted.len()).await?;
+        for id in redacted {
+            // One for each sender: any of them may be the one who has the power.
+            let found = if is_redacted { self.all_of(&tables::WAITING_REDACTIONS, &(room.nid, id.clone()), &slice).await? } else { Vec::new() };
+            let found: Vec<_> = found.into_iter().map(|((_, _, sender), position)| (sender, position)).collect();
+            positions.extend(found.iter().map(|(_, position)| *position));
+            known.waiting_redactions.insert(id, found);
         }
         for members in members.chunks(PORTION) {
             let found = tables::MEMBERSHIPS.get_all(self.store(), members).await?;
@@ -132,6 +134,21 @@ impl Homeserver {
             self.read_events_by_id(room, known, ids).await?;
         }
         Ok(())
+    }
+
+    /// Whether a table has anything of a room, where more than one place of it is asked for: to find
+    /// nothing at each of many takes long.
+    async fn has_any<K: KeyPart, V: Serialize + DeserializeOwned>(&self, table: &Table<K, V>, room: &RoomInfo, asked: usize) -> Result<bool> {
+        Ok(asked == 1 || asked > 1 && !table.scan(self.store(), &room.nid, Direction::Forward, 1).await?.is_empty())
+    }
+
+    /// What refers to an event, also through others.
+    async fn all_related(&self, room: &RoomInfo, id: &OwnedEventId, slice: &TimeSlice<'_>) -> Result<Vec<(Position, IndirectRelation)>> {
+        let place = (room.nid, id.clone());
+        let direct = self.all_of(&tables::RELATIONS, &place, slice).await?.into_iter();
+        let direct = direct.map(|((_, _, position), relation)| (position, IndirectRelation { relation, through: Vec::new() }));
+        let indirect = self.all_of(&tables::INDIRECT_RELATIONS, &place, slice).await?.into_iter();
+        Ok(direct.chain(indirect.map(|((_, _, position), indirect)| (position, indirect))).collect())
     }
 
     /// Everything that a table has at a place; others go on while it is read.
@@ -159,8 +176,9 @@ impl Homeserver {
         let mut read = 0;
         while !ids.is_empty() {
             let mut positions = Vec::new();
-            for id in std::mem::take(&mut ids) {
-                let found = self.find_event(&id).await?;
+            let asked = std::mem::take(&mut ids);
+            let found = self.find_events(&asked).await?;
+            for (id, found) in asked.into_iter().zip(found) {
                 let place = found.filter(|(nid, _)| *nid == room.nid).map(|(_, position)| position);
                 if found.is_some() && place.is_none() {
                     known.elsewhere.insert(id.clone());

@@ -10,7 +10,7 @@ use super::{
 use crate::{federation::outbox::WaitingEvent, position::Position, tables::MembershipKind};
 use ephapse_events::Inserted;
 use ruma::{OwnedServerName, UserId, events::TimelineEventType};
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, mem::take};
 
 impl Write<'_> {
     /// The other servers that are told what happens in the room, as it is now.
@@ -34,8 +34,9 @@ impl Write<'_> {
     /// A server that has come into the room by an event of others may have joined on another branch
     /// than the one that this server's events stand on. Nobody has sent it those, nor would, until
     /// somebody says something after them: it gets their ends.
-    pub(super) fn send_ends_to_new_servers(&mut self, event: &Event, before: &BTreeSet<OwnedServerName>) -> Result<(), Stop> {
-        let new: BTreeSet<OwnedServerName> = self.servers_told()?.difference(before).cloned().collect();
+    pub(super) fn send_ends_to_new_servers(&mut self, event: &Event) -> Result<(), Stop> {
+        let mut new = take(&mut self.new_servers);
+        new.retain(|server| self.hs.tells(server));
         if new.is_empty() {
             return Ok(());
         }

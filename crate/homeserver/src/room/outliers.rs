@@ -61,7 +61,7 @@ impl Write<'_> {
         self.check_auth_events_are_here(&pdu)?;
         let rejected = match self.check_by_auth_events(&pdu)? {
             Err(reason) => Some(reason),
-            Ok(()) => self.check_in_auth_events(&pdu)?.err(),
+            Ok(()) => self.check_in_auth_events(&pdu)?.said.err(),
         };
         let auth_depth = self.auth_depth_of(&pdu)?;
         let position = self.next_outlier();

@@ -18,7 +18,7 @@ use crate::{
 };
 use ephapse_events::{Inserted, StateKey, auth::PowerLevels};
 use ephapse_store::Direction;
-use ruma::{EventId, OwnedServerName, RoomId, events::StateEventType};
+use ruma::{EventId, OwnedEventId, OwnedServerName, RoomId, events::StateEventType};
 use std::{
     collections::{BTreeMap, HashMap},
     rc::Rc,
@@ -217,6 +217,20 @@ impl Homeserver {
         let since = self.rooms.ids.read_since();
         let place = tables::EVENT_IDS.get(self.store(), &id.to_owned()).await?;
         Ok(place.map(|place| self.rooms.ids.found(since, id.to_owned(), place, id.as_str().len())))
+    }
+
+    /// As [`Self::find_event`], of several; the answer is in their order.
+    pub async fn find_events(&self, ids: &[OwnedEventId]) -> Result<Vec<Option<(RoomNid, Position)>>> {
+        let since = self.rooms.ids.read_since();
+        let mut places: Vec<Option<(RoomNid, Position)>> = ids.iter().map(|id| self.rooms.ids.get(id)).collect();
+        let (missing, rest): (Vec<usize>, Vec<OwnedEventId>) =
+            places.iter().zip(ids).enumerate().filter(|(_, (place, _))| place.is_none()).map(|(number, (_, id))| (number, id.clone())).unzip();
+        let found = tables::EVENT_IDS.get_all(self.store(), &rest).await?;
+        for ((number, id), place) in missing.into_iter().zip(rest).zip(found) {
+            let weight = id.as_str().len();
+            places[number] = place.map(|place| self.rooms.ids.found(since, id, place, weight));
+        }
+        Ok(places)
     }
 
     /// An event of a room by its id.

@@ -1,7 +1,14 @@
 //! Events of other servers: the checks on receipt of a PDU, in the order of the specification
 //! (server-server-api, "Checks performed on receipt of a PDU").
 
-use super::{append::Verdict, error::Refused, event::Event, state_tree::NodeId, stop::Stop, write::Write};
+use super::{
+    append::{Ruling, Verdict},
+    error::Refused,
+    event::Event,
+    state_tree::NodeId,
+    stop::Stop,
+    write::Write,
+};
 use ephapse_events::{Pdu, create_of_room};
 use ruma::{EventId, OwnedEventId, events::StateEventType};
 use std::{collections::HashMap, rc::Rc};
@@ -82,11 +89,12 @@ impl Write<'_> {
         // soft failed."
         // 7. A policy server that does not recommend it, "otherwise it is soft failed" too.
         let is_recommended = !self.not_recommended.contains(&pdu.event_id);
-        let soft_failed = rejected.is_none() && !(is_recommended && self.check_in_state(&pdu, current)?.is_ok());
+        let is_allowed_now = current == before || self.check_in_state(&pdu, current)?.is_ok();
+        let soft_failed = rejected.is_none() && !(is_recommended && is_allowed_now);
         let pdu = Pdu { rejected: rejected.is_some(), ..pdu };
-        let servers = self.servers_told()?;
+        self.new_servers.clear();
         let event = self.append(pdu, before, Verdict { rejected, soft_failed }, None)?;
-        self.send_ends_to_new_servers(&event, &servers)?;
+        self.send_ends_to_new_servers(&event)?;
         self.redact_if_asked_before(&event)?;
         self.relate_those_before(&event)?;
         Ok(event)
@@ -99,12 +107,13 @@ impl Write<'_> {
         if let Err(reason) = self.check_by_auth_events(pdu)? {
             return Ok(Some(reason));
         }
-        if let Err(reason) = self.check_in_auth_events(pdu)? {
-            return Ok(Some(reason));
-        }
+        let ruling = self.check_in_auth_events(pdu)?;
         // 5. "Passes authorization rules based on the state before the event, otherwise it is
         // rejected."
-        Ok(self.check_in_state(pdu, before)?.err())
+        match ruling.said {
+            Ok(()) => Ok(self.check_again(pdu, &ruling, before)?.err()),
+            Err(reason) => Ok(Some(reason)),
+        }
     }
 
     /// As [`Self::receive`], for an event that its server has given to this one, which passes it on
@@ -130,7 +139,7 @@ impl Write<'_> {
     }
 
     /// The rules in the state that the event's own auth events make.
-    pub(super) fn check_in_auth_events(&self, pdu: &Pdu) -> Result<Result<(), String>, Stop> {
+    pub(super) fn check_in_auth_events(&self, pdu: &Pdu) -> Result<Ruling, Stop> {
         let mut state = HashMap::new();
         for id in &pdu.auth_events {
             let event = self.event_by_id(id)?.ok_or_else(|| missing(pdu, id))?;
@@ -142,7 +151,7 @@ impl Write<'_> {
             let create = self.event_by_id(&id)?.ok_or_else(|| missing(pdu, &id))?;
             state.insert((StateEventType::RoomCreate, String::new()), create.pdu.clone());
         }
-        self.check_by(pdu, |kind, state_key| Ok(state.get(&(kind.clone(), state_key.to_owned())).cloned()))
+        self.rule(pdu, |kind, state_key| Ok(state.get(&(kind.clone(), state_key.to_owned())).cloned()))
     }
 }
 

@@ -36,9 +36,8 @@ use ephapse_events::Pdu;
 use futures_util::FutureExt;
 use ruma::{EventId, OwnedEventId, OwnedServerName, OwnedUserId, ServerName, UserId};
 use std::{
-    borrow::Cow,
     cell::RefCell,
-    collections::{BTreeMap, HashMap, HashSet},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     rc::Rc,
 };
 
@@ -89,7 +88,9 @@ pub struct Write<'a> {
     /// The state that another server tells of a room that the decision enters.
     pub(super) entered: Rc<StateHere>,
     /// The other servers in the room, where the decision changes them.
-    servers: Option<BTreeMap<OwnedServerName, u32>>,
+    servers: Option<Rc<BTreeMap<OwnedServerName, u32>>>,
+    /// Those of them that were not in the room before, since this was last looked at.
+    pub(super) new_servers: BTreeSet<OwnedServerName>,
 }
 
 impl Homeserver {
@@ -249,6 +250,7 @@ impl<'a> Write<'a> {
             left: Vec::new(),
             authorized_by: HashMap::new(),
             servers: None,
+            new_servers: BTreeSet::new(),
         }
     }
 }
@@ -389,15 +391,14 @@ impl Write<'_> {
     }
 
     /// The other servers that have members who have joined the room, staged changes included.
-    pub fn servers(&self) -> Result<Cow<'_, BTreeMap<OwnedServerName, u32>>, Need> {
+    pub fn servers(&self) -> Result<Rc<BTreeMap<OwnedServerName, u32>>, Need> {
         if let Some(servers) = &self.servers {
-            return Ok(Cow::Borrowed(servers));
+            return Ok(servers.clone());
         }
         if self.is_new {
-            return Ok(Cow::Owned(BTreeMap::new()));
+            return Ok(Rc::default());
         }
-        let stored = self.known.servers.clone().or_else(|| self.hs.rooms.servers.get(&self.room.nid)).ok_or(Need::Servers)?;
-        Ok(Cow::Owned(BTreeMap::clone(&stored)))
+        self.known.servers.clone().or_else(|| self.hs.rooms.servers.get(&self.room.nid)).ok_or(Need::Servers)
     }
 
     /// What waits for another server, if memory has it.
@@ -407,13 +408,20 @@ impl Write<'_> {
 
     /// A member of another server has joined, or is in the room no more.
     pub(super) fn server_moved(&mut self, server: &ServerName, joined: bool) -> Result<(), Need> {
-        let mut servers = self.servers()?.into_owned();
+        let mut shared = self.servers()?;
+        self.servers = None;
+        // It is copied once in a decision: from then on nobody else has it.
+        let servers = Rc::make_mut(&mut shared);
         let count = servers.entry(server.to_owned()).or_default();
+        if joined && *count == 0 {
+            self.new_servers.insert(server.to_owned());
+        }
         *count = if joined { *count + 1 } else { count.saturating_sub(1) };
         if *count == 0 {
             servers.remove(server);
+            self.new_servers.remove(server);
         }
-        self.servers = Some(servers);
+        self.servers = Some(shared);
         Ok(())
     }
 
@@ -498,7 +506,7 @@ impl Write<'_> {
         if self.is_new || self.head != *before {
             tables::ROOM_HEADS.put(self.tx, &room.nid, &self.head);
         }
-        let servers = self.servers.map(Rc::new);
+        let servers = self.servers;
         if let Some(servers) = &servers {
             let stored = self.known.servers.clone().or_else(|| self.hs.rooms.servers.get(&room.nid)).unwrap_or_default();
             for server in stored.keys().filter(|server| !servers.contains_key(*server)) {
