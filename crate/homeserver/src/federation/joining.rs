@@ -17,11 +17,11 @@ use crate::{
     locks::LockKey,
     room::{self, Draft, Event, RoomInfo, StateHere, Stop, Write},
     tables::{self, Json, Session, UserNid},
-    time_slice::TimeSlice,
 };
 use ephapse_events::{JsonObject, NewPdu, Pdu, ROOM_VERSIONS, ReceivedPdu, rules_of};
 use ruma::{
-    CanonicalJsonValue, MilliSecondsSinceUnixEpoch, OwnedServerName, OwnedUserId, RoomAliasId, RoomId, RoomVersionId, ServerName, UInt, UserId,
+    CanonicalJsonValue, MilliSecondsSinceUnixEpoch, OwnedEventId, OwnedServerName, OwnedUserId, RoomAliasId, RoomId, RoomVersionId, ServerName, UInt,
+    UserId,
     api::federation::{
         membership::{
             RawStrippedState, create_invite, create_join_event, create_knock_event, create_leave_event, prepare_join_event, prepare_knock_event,
@@ -192,11 +192,10 @@ impl Homeserver {
         keys: &KnownKeys,
         progress: &JoinProgress<'_>,
     ) -> Result<Rc<StateHere>, RemoteError> {
-        let slice = TimeSlice::new(&*self.host);
         let mut events = told.into_events(&room.rules);
         let mut state = StateHere::default();
         loop {
-            let (pdus, are_state): (Vec<Pdu>, Vec<bool>) = events.next(AT_ONCE, keys, &slice).await.into_iter().unzip();
+            let (pdus, are_state): (Vec<Pdu>, Vec<bool>) = events.next(self, AT_ONCE, keys).await.into_iter().unzip();
             if pdus.is_empty() {
                 return Ok(Rc::new(state));
             }
@@ -237,6 +236,7 @@ impl Homeserver {
     async fn add_some_outliers(&self, room: &Rc<RoomInfo>, events: &[Pdu]) -> Result<Vec<Option<Rc<Event>>>, RemoteError> {
         let generation = self.begin_reading();
         let add = |write: &mut Write<'_>| {
+            write.look_up_outliers(events)?;
             let add = |event: &Pdu| match write.add_outlier(event.clone()) {
                 Ok(event) => Ok(Some(event)),
                 Err(Stop::Refused(room::Error::Refused(refused))) => {

@@ -140,6 +140,16 @@ impl KnownKeys {
         Cow::Owned(servers.map(good).filter(|(_, keys): &(_, BTreeMap<_, _>)| !keys.is_empty()).inserted())
     }
 
+    /// Verifies one event by itself (checks 2 and 3 on receipt of a PDU); for several there is
+    /// [`Homeserver::verify_events`].
+    ///
+    /// # Errors
+    /// [`PduError::Signature`], also where a key is missing.
+    pub fn verify(&self, event: ReceivedPdu, rules: &RoomVersionRules) -> Result<Pdu, PduError> {
+        let keys = self.of_event(&event, rules)?;
+        event.verify(&keys, rules)
+    }
+
     /// Those that an event may be signed by: good when its server says it was sent.
     fn of_event(&self, event: &ReceivedPdu, rules: &RoomVersionRules) -> Result<Cow<'_, PublicKeyMap>, PduError> {
         if !rules.enforce_key_validity {

@@ -159,19 +159,24 @@ impl Events<'_> {
     /// The next so many whose signatures and hashes are good, and whether each is part of the
     /// state; after the last ones, none. Others are left out: who made the state up of them has to
     /// do without.
-    pub async fn next(&mut self, count: usize, keys: &KnownKeys, slice: &TimeSlice<'_>) -> Vec<(Pdu, bool)> {
+    pub async fn next(&mut self, hs: &Homeserver, count: usize, keys: &KnownKeys) -> Vec<(Pdu, bool)> {
+        let slice = TimeSlice::new(&*hs.host);
         let mut verified = Vec::with_capacity(count.min(self.events.len()));
-        while verified.len() < count
-            && let Some((event, is_state)) = self.events.next()
-        {
-            if let Some(event) = event.parsed(self.rules) {
-                let id = event.unverified().event_id.clone();
-                match keys.verify(event, self.rules) {
+        while verified.len() < count && self.events.len() > 0 {
+            let (mut received, mut told) = (Vec::new(), Vec::new());
+            for (event, is_state) in self.events.by_ref().take(count - verified.len()) {
+                if let Some(event) = event.parsed(self.rules) {
+                    told.push((event.unverified().event_id.clone(), is_state));
+                    received.push(event);
+                }
+                slice.step().await;
+            }
+            for ((id, is_state), event) in told.into_iter().zip(hs.verify_events(received, keys, self.rules).await) {
+                match event {
                     Ok(pdu) => verified.push((pdu, is_state)),
                     Err(error) => tracing::info!("{id} is left out: {error}"),
                 }
             }
-            slice.step().await;
         }
         verified
     }

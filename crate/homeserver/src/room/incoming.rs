@@ -104,6 +104,16 @@ impl Write<'_> {
         }
     }
 
+    /// As [`Self::look_up`], for events that get no place in the timeline.
+    pub fn look_up_outliers(&self, events: &[Pdu]) -> Result<(), Stop> {
+        let mut needs: HashSet<Need> = HashSet::new();
+        for event in events {
+            needs.extend(event.auth_events.iter().chain([&event.event_id]).filter_map(|id| self.event_by_id(id).err()));
+            needs.extend(self.waiting_redactions(&event.event_id).err());
+        }
+        if needs.is_empty() { Ok(()) } else { Err(Stop::Missing(needs.into_iter().collect())) }
+    }
+
     /// Asks for all that these events need, as far as they say it themselves: one by one they would
     /// be begun anew for each.
     pub(super) fn look_up(&self, events: &[Pdu]) -> Result<(), Stop> {
