@@ -1,10 +1,13 @@
 // `npm run bench`: what the server takes for what people do, as a table of medians beside the floor
 // (what must hold) and the aim. What misses its floor is done once more, and the functions are
-// named that it spends its time on (natively by `perf`, where that is installed). -- --json FILE
-// also writes the figures to FILE -- --only serve        the native server only; `worker`: the
-// service worker in Chromium only -- --against synapse   does the same work on a real Synapse and
-// prints the ratios -- --built             measures what is built already -- --short
-// leaves out the rooms of 100,000 events and 10,000 members, and the thousand rooms
+// named that it spends its time on (natively by `perf`, where that is installed).
+// -- --json FILE        also writes the figures to FILE
+// -- --only serve       the native server only; `federation`: events of other servers, natively;
+//                       `worker`: the service worker in Chromium only
+// -- --against synapse  does the same work on a real Synapse and prints the ratios
+// -- --built            measures what is built already
+// -- --short            leaves out the rooms of 100,000 events and 10,000 members, and the thousand
+//                       rooms
 
 import { writeFile } from 'node:fs/promises';
 import { cpus } from 'node:os';
@@ -15,6 +18,7 @@ import { measure } from './work.mjs';
 
 const targets = {
   serve: async () => new (await import('./targets/serve.mjs')).Serve(),
+  federation: async () => new (await import('./targets/federation.mjs')).Federation(),
   worker: async () => new (await import('./targets/worker.mjs')).Worker(),
 };
 const peers = {
@@ -44,6 +48,7 @@ async function run(target, judge = () => []) {
   const done = { profiles: [] };
   try {
     done.figures = await (target.measure?.(say) ?? measure(target, say));
+    if (target.federated) Object.assign(done.figures, await target.federated(say));
     done.rows = judge(done.figures);
     for (const part of missedParts(done.rows, done.figures)) {
       say(`${part}, profiled`);
@@ -65,9 +70,11 @@ console.log(`${report.cpu}, Node ${report.node}; medians`);
 for (const name of options.only) {
   const target = await targets[name]();
   if (options.short) target.large = undefined;
-  const done = await run(target, (figures) => rows(name, figures, name === 'serve' ? report[options.against]?.figures : undefined));
+  // What a browser takes is nothing to compare a server with.
+  const beside = name === 'worker' ? undefined : peer;
+  const done = await run(target, (figures) => rows(name, figures, beside && report[options.against].figures));
   report[name] = done;
-  console.log(`\n${table(done.rows, target.name, name === 'serve' ? peer?.name : undefined)}`);
+  console.log(`\n${table(done.rows, target.name, beside?.name)}`);
   for (const note of done.figures.notes ?? []) console.log(note);
   for (const each of done.profiles) console.log(`\n${shownProfile(each)}`);
   if (done.verified) console.log(`${done.verified} stored events verified`);

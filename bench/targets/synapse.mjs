@@ -8,6 +8,7 @@ import { promisify } from 'node:util';
 import { synapse } from '../../scripts/lib/tools.mjs';
 import { Connection } from '../connection.mjs';
 import { directoryOnDisk } from '../disk.mjs';
+import { federated } from '../federated.mjs';
 import { ServerProcess, freePort } from './process.mjs';
 
 const run = promisify(execFile);
@@ -63,6 +64,11 @@ export class Synapse {
 
   connect() {
     return Connection.open(this.url);
+  }
+
+  /** What events of another server take it. */
+  federated(say) {
+    return federated('synapse', (what) => say(`over HTTPS: ${what}`));
   }
 
   async stop() {

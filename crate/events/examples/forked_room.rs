@@ -69,7 +69,7 @@ impl Room {
         let received = ReceivedPdu::parse(json, &self.rules)?;
         let mut keys = BTreeMap::new();
         for server in received.signing_servers()? {
-            keys.extend(public_keys(&server, &key_of(server.as_str())));
+            keys.extend(public_keys(server, &key_of(server.as_str())));
         }
         let pdu = received.verify(&keys, &self.rules)?;
         auth::check_auth_events(&self.rules.authorization, &pdu, |id| self.event(id).map(Some))?;

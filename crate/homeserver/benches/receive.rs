@@ -1,163 +1,278 @@
-//! How many events of another server a second are taken in through `/send`: signed requests,
-//! signatures, hashes and rules verified, in a room of a thousand members, on disk when they are
-//! answered. Run with `cargo bench -p ephapse-homeserver --bench receive`.
+//! What a server takes for the events of others: through `/send`, from a join, and backfilled; all of
+//! them signed, verified and judged, and on disk when they are answered. `npm run bench` runs it, and
+//! compares it with what must hold; by itself: `cargo bench --workspace --bench receive`, with names
+//! of the parts that are wanted.
 
-use ephapse_events::{JsonObject, NewPdu, Pdu, auth, signing_key};
-use ephapse_homeserver::{
-    Body, Entrance, Homeserver,
-    identity::name_of_key,
-    room::{NodeId, RoomInfo},
-    test_support::{TestHost, config},
-};
-use ephapse_store::{MemoryStore, RedbStore, Store};
-use futures_executor::block_on;
-use futures_util::{StreamExt, stream};
-use ruma::{
-    MilliSecondsSinceUnixEpoch, OwnedServerName, OwnedUserId, RoomId, UInt,
-    api::federation::authentication::{XMatrix, XMatrixSigningInput},
-    events::{StateEventType, TimelineEventType},
-    signatures::Ed25519KeyPair,
-};
+mod common;
+
+use bytes::Bytes;
+use common::{Answers, PeerRoom, Server, figure, is_wanted, quantile, run, timed};
+use ephapse_events::Pdu;
+use ephapse_homeserver::Body;
+use ephapse_store::{RedbStore, Store};
+use futures_util::stream;
+use http::{Request, Response};
+use http_body::Frame;
+use http_body_util::StreamBody;
 use serde_json::{Value, json};
-use std::{rc::Rc, time::Instant};
+use std::{
+    cell::RefCell,
+    fs::File,
+    io::Read,
+    process::Command,
+    rc::Rc,
+    time::{Duration, Instant},
+};
 
-const MEMBERS: usize = 1000;
-const EVENTS: usize = 20_000;
+const MEMBERS: usize = 1_000;
+/// Events that are behind a join, and are backfilled.
+const BEHIND: usize = 10_000;
+/// Events through `/send`.
+const SENT: usize = 20_000;
+/// Events of a transaction.
 const PDUS: usize = 50;
-/// Transactions under way.
-const AT_ONCE: usize = 8;
+/// A large room: members and messages.
+const LARGE: (usize, usize) = (10_000, 90_000);
+/// Members of a huge one.
+const HUGE: usize = 100_000;
+/// How a process is told that it is to measure its memory, and where it finds what it joins.
+const MEMORY_OF_JOIN: &str = "memory-of-join";
+const DIRECTORY: &str = "JOINED_DIRECTORY";
 
+/// A server, and the room of another one that its user joins.
 struct Bench {
-    hs: Rc<Homeserver>,
-    room: Rc<RoomInfo>,
-    peer: OwnedServerName,
-    key: Ed25519KeyPair,
-    /// The last event that the peer has made.
-    last: Pdu,
-    transactions: usize,
+    server: Server,
+    room: Rc<RefCell<PeerRoom>>,
+    members: usize,
+    /// What the join took, in seconds.
+    join: f64,
+    _directory: tempfile::TempDir,
 }
 
 impl Bench {
-    async fn new(store: Rc<dyn Store>) -> Self {
-        let hs = Homeserver::open(store, TestHost::new(7), config()).await.expect("opens");
-        let account = json!({ "username": "alice", "password": "a password", "auth": { "type": "m.login.dummy" } });
-        let account = request(&hs, "/_matrix/client/v3/register", "", &account).await;
-        let token = account["access_token"].as_str().expect("a token").to_owned();
-        let created = request(&hs, "/_matrix/client/v3/createRoom", &token, &json!({ "preset": "public_chat" })).await;
-        let room = hs.known_room(&RoomId::parse(created["room_id"].as_str().expect("a room")).expect("a room id")).await.expect("the room");
-        let seed = [9; 32];
-        let peer = name_of_key(&ed25519_dalek::SigningKey::from_bytes(&seed).verifying_key());
-        let head = hs.room_head(room.nid).await.expect("a head");
-        let last = hs.event_at(room.nid, head.extremities[0].position).await.expect("an event").pdu.clone();
-        let mut bench = Self { hs, room, peer, key: signing_key(&seed, "0"), last: Pdu::clone(&last), transactions: 0 };
-        for first in (0..MEMBERS).step_by(PDUS) {
-            let mut joins = Vec::new();
-            for number in first..first + PDUS {
-                let user = bench.user(number);
-                joins.push(bench.event("m.room.member".into(), &user, Some(user.to_string()), json!({ "membership": "join" })).await);
-            }
-            let join = bench.transaction(&joins);
-            bench.send(join).await;
+    async fn joined(members: usize, messages: usize) -> Self {
+        let (server, room, directory) = Self::before(members, messages).await;
+        let path = join_path(&room.borrow());
+        let join = timed(server.request("POST", &path, Some(&json!({})))).await;
+        Self { server, room, members, join, _directory: directory }
+    }
+
+    async fn before(members: usize, messages: usize) -> (Server, Rc<RefCell<PeerRoom>>, tempfile::TempDir) {
+        let room = Rc::new(RefCell::new(PeerRoom::new(members, messages)));
+        let directory = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a directory");
+        let store: Rc<dyn Store> = Rc::new(RedbStore::open(directory.path()).expect("opens"));
+        (Server::open(store, Some(PeerRoom::answers(&room))).await, room, directory)
+    }
+
+    /// Transactions of that many messages.
+    fn transactions(&self, count: usize) -> Vec<Request<Body>> {
+        let mut room = self.room.borrow_mut();
+        let messages = room.messages(self.members, count);
+        messages.chunks(PDUS).map(|events| room.transaction(self.server.hs.server_name(), events)).collect()
+    }
+
+    fn transaction(&self, events: &[Pdu]) -> Request<Body> {
+        self.room.borrow_mut().transaction(self.server.hs.server_name(), events)
+    }
+
+    /// Receives transactions one after the other, as one server sends them.
+    async fn receive(&self, transactions: Vec<Request<Body>>) {
+        for transaction in transactions {
+            self.server.receive(transaction).await;
         }
-        bench
     }
+}
 
-    fn user(&self, number: usize) -> OwnedUserId {
-        format!("@member{number}:{}", self.peer).try_into().expect("a user id")
+/// What requests of a local user take while `work` is done: of 100 the 95th longest, in ms.
+async fn meanwhile(server: &Server, work: impl Future) -> f64 {
+    let created = server.request("POST", "/_matrix/client/v3/createRoom", Some(&json!({}))).await;
+    let room = created["room_id"].as_str().expect("a room").to_owned();
+    let samples = RefCell::new(Vec::new());
+    let others = async {
+        for number in 0_u64.. {
+            let start = Instant::now();
+            if number % 2 == 0 {
+                server.request("GET", "/_matrix/client/v3/account/whoami", None).await;
+            } else {
+                let path = format!("/_matrix/client/v3/rooms/{room}/send/m.room.message/{number}");
+                server.request("PUT", &path, Some(&json!({ "msgtype": "m.text", "body": "Hello" }))).await;
+            }
+            samples.borrow_mut().push(start.elapsed().as_secs_f64() * 1e3);
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    };
+    tokio::select! {
+        _ = work => {}
+        () = others => {}
     }
+    quantile(samples.into_inner(), 0.95)
+}
 
-    async fn event(&mut self, event_type: TimelineEventType, sender: &OwnedUserId, state_key: Option<String>, content: Value) -> Pdu {
-        let rules = &self.room.rules;
-        let raw = serde_json::value::to_raw_value(&content).expect("JSON");
-        let keys = auth::auth_events_of(&event_type, sender, state_key.as_deref(), &raw, &rules.authorization).expect("auth types");
-        let keys: Vec<_> = keys
-            .into_iter()
-            .filter(|(kind, _)| *kind != StateEventType::RoomCreate || !rules.authorization.room_create_event_id_as_room_id)
-            .collect();
-        let state = self.hs.room_head(self.room.nid).await.expect("a head").state;
-        let found = self.hs.state_get(self.room.nid, NodeId(state), &keys).await.expect("a state");
-        let found = self.hs.events_at(self.room.nid, &found.into_iter().flatten().collect::<Vec<_>>()).await.expect("events");
-        let new = NewPdu {
-            room_id: Some(self.room.id.clone()),
-            sender: sender.clone(),
-            event_type,
-            state_key,
-            content: JsonObject::read(&content.to_string(), true).expect("JSON"),
-            prev_events: vec![self.last.reference(rules).expect("a reference")],
-            auth_events: found.into_iter().flatten().map(|event| event.pdu.reference(rules).expect("a reference")).collect(),
-            depth: self.last.depth + 1,
-            origin_server_ts: MilliSecondsSinceUnixEpoch(UInt::from(1_700_000_000_u32)),
-            redacts: None,
-            event_localpart: String::new(),
+fn join_path(room: &PeerRoom) -> String {
+    format!("/_matrix/client/v3/join/{}?server_name={}", room.id, room.peer.name)
+}
+
+/// Events a second through `/send`, and what other requests take meanwhile.
+async fn sent() {
+    let bench = Bench::joined(MEMBERS, 0).await;
+    bench.receive(bench.transactions(10 * PDUS)).await;
+    let transactions = bench.transactions(SENT);
+    figure("received", SENT as f64 / timed(bench.receive(transactions)).await);
+    let transactions = bench.transactions(BEHIND);
+    figure("besideReceiving", meanwhile(&bench.server, bench.receive(transactions)).await);
+}
+
+/// A join, and the history before it.
+async fn joined() {
+    let bench = Bench::joined(MEMBERS, BEHIND).await;
+    figure("join", bench.join);
+    let id = bench.room.borrow().id.clone();
+    let mut from = String::new();
+    let mut seen = 0;
+    let backfilled = timed(async {
+        loop {
+            let path = format!("/_matrix/client/v3/rooms/{id}/messages?dir=b&limit=100{from}");
+            let page: Value = bench.server.request("GET", &path, None).await;
+            seen += page["chunk"].as_array().map_or(0, Vec::len);
+            let Some(end) = page["end"].as_str() else { break };
+            from = format!("&from={end}");
+        }
+    });
+    let took = backfilled.await;
+    assert!(seen > BEHIND, "{seen} of {BEHIND} events");
+    figure("backfilled", seen as f64 / took);
+}
+
+/// One event on its way to a sync that waits for it, in ms.
+async fn arrival() {
+    let bench = Bench::joined(MEMBERS, 0).await;
+    let since: Value = bench.server.request("GET", "/_matrix/client/v3/sync", None).await;
+    let mut since = since["next_batch"].as_str().expect("a token").to_owned();
+    let mut samples = Vec::new();
+    for _ in 0..120 {
+        let transaction = bench.transactions(1).remove(0);
+        let path = format!("/_matrix/client/v3/sync?timeout=30000&since={since}");
+        let mut start = Instant::now();
+        let sent = async {
+            tokio::time::sleep(Duration::from_millis(4)).await;
+            start = Instant::now();
+            bench.server.receive(transaction).await;
         };
-        self.last = new.sign(&self.peer, &self.key, rules).expect("an event");
-        self.last.clone()
-    }
-
-    /// A request that the peer has signed.
-    fn transaction(&mut self, events: &[Pdu]) -> http::Request<Body> {
-        self.transactions += 1;
-        let pdus: Vec<&str> = events.iter().map(|event| str::from_utf8(&event.json).expect("UTF-8")).collect();
-        let body = format!(r#"{{"edus":[],"origin":"{}","origin_server_ts":1700000000000,"pdus":[{}]}}"#, self.peer, pdus.join(","));
-        let request = http::Request::put(format!("/_matrix/federation/v1/send/{}", self.transactions)).body(body).expect("a request");
-        let input = XMatrixSigningInput::new(self.peer.clone(), self.hs.server_name().to_owned(), &self.key);
-        let authorization = XMatrix::sign_http_request(&request, input).expect("it is signed").to_string();
-        let (mut parts, body) = request.into_parts();
-        parts.headers.insert("authorization", authorization.parse().expect("a header"));
-        http::Request::from_parts(parts, Body::from(body))
-    }
-
-    async fn send(&self, transaction: http::Request<Body>) {
-        let answer = self.hs.handle(Entrance::Peer, transaction).await;
-        assert_eq!(answer.status(), 200);
-        let body = answer.into_body().read(usize::MAX).await.expect("an answer");
-        assert!(!String::from_utf8_lossy(&body).contains("error"), "{}", String::from_utf8_lossy(&body));
-    }
-
-    async fn messages(&mut self, count: usize) -> Vec<http::Request<Body>> {
-        let mut transactions = Vec::new();
-        for first in (0..count).step_by(PDUS) {
-            let mut events = Vec::new();
-            for number in first..first + PDUS {
-                let sender = self.user(number * 7919 % MEMBERS);
-                let content = json!({ "msgtype": "m.text", "body": "The quick brown fox jumps over the lazy dog." });
-                events.push(self.event("m.room.message".into(), &sender, None, content).await);
-            }
-            transactions.push(self.transaction(&events));
+        let held = async { (bench.server.answer("GET", &path, None).await, Instant::now()) };
+        let ((answer, arrived), ()) = tokio::join!(held, sent);
+        let answer: Value = serde_json::from_slice(&answer).expect("JSON");
+        since = answer["next_batch"].as_str().expect("a token").to_owned();
+        if answer["rooms"]["join"].is_object() {
+            samples.push(arrived.duration_since(start).as_secs_f64() * 1e3);
         }
-        transactions
     }
+    assert!(samples.len() > 60, "only {} events came with the sync that was held for them", samples.len());
+    figure("federatedArrival", quantile(samples, 0.5));
 }
 
-async fn request(hs: &Rc<Homeserver>, path: &str, token: &str, body: &Value) -> Value {
-    let mut request = http::Request::post(path);
-    if !token.is_empty() {
-        request = request.header("authorization", format!("Bearer {token}"));
+/// A large room: its join, and a fork of two events in it, in ms.
+async fn large() {
+    let (members, messages) = LARGE;
+    let bench = Bench::joined(members, 0).await;
+    figure("joinedEvents", (members + 5) as f64 / bench.join);
+    bench.receive(bench.transactions(messages)).await;
+    let mut samples = Vec::new();
+    for round in 0..20 {
+        let fork = {
+            let room = bench.room.borrow();
+            let last = room.timeline.last().cloned();
+            let topic = |member: usize| {
+                let content = json!({ "topic": format!("{member} in {round}") });
+                room.event(&room.peer.user(member), ("m.room.topic".into(), Some(String::new()), content), last.as_slice())
+            };
+            [topic(1), topic(2)]
+        };
+        let transaction = bench.transaction(&fork);
+        samples.push(timed(bench.server.receive(transaction)).await * 1e3);
+        let merge = {
+            let mut room = bench.room.borrow_mut();
+            let merge = room.event(&room.peer.user(3), ("m.room.message".into(), None, json!({ "body": "merged" })), &fork);
+            room.timeline.push(merge.clone());
+            merge
+        };
+        bench.server.receive(bench.transaction(&[merge])).await;
     }
-    let response = hs.handle(Entrance::Client, request.body(Body::from(body.to_string())).expect("a request")).await;
-    let body = response.into_body().read(usize::MAX).await.expect("an answer does not break off");
-    serde_json::from_slice(&body).expect("JSON")
+    figure("fork", quantile(samples, 0.5));
 }
 
-fn run(name: &str, store: Rc<dyn Store>) {
-    let mut bench = block_on(Bench::new(store));
-    let transactions = block_on(bench.messages(EVENTS));
-    let start = Instant::now();
-    block_on(stream::iter(transactions).map(|transaction| bench.send(transaction)).buffered(AT_ONCE).collect::<Vec<()>>());
-    let took = start.elapsed();
-    println!("{name:<10} {:>8.0} events/s {:>8.1} us each", EVENTS as f64 / took.as_secs_f64(), took.as_secs_f64() * 1e6 / EVENTS as f64);
-    let head = block_on(bench.hs.room_head(bench.room.nid)).expect("a head");
-    assert_eq!(head.extremities[0].event_id, bench.last.event_id);
+/// What other requests take while a room of ten thousand members is joined, in ms.
+async fn beside_joining() {
+    let (server, room, _directory) = Bench::before(LARGE.0, 0).await;
+    let path = join_path(&room.borrow());
+    let nothing = json!({});
+    let join = server.request("POST", &path, Some(&nothing));
+    figure("besideJoining", meanwhile(&server, join).await);
+}
+
+/// The largest that the process becomes while it joins a room of a hundred thousand members, in MiB;
+/// in a process of its own, to which the other server's answers come as a stream.
+async fn memory() {
+    let directory = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a directory");
+    let room = PeerRoom::new(HUGE, 0);
+    let user = "@alice:test.example".try_into().expect("a user id");
+    for (file, text) in [("path", join_path(&room)), ("template", room.template(&user).to_string()), ("joined", room.joined())] {
+        std::fs::write(directory.path().join(file), text).expect("it is written");
+    }
+    drop(room);
+    let program = std::env::current_exe().expect("a program");
+    let ended = Command::new(program).arg(MEMORY_OF_JOIN).env(DIRECTORY, directory.path()).status().expect("it runs");
+    assert!(ended.success());
+}
+
+/// What [`memory`] runs in a process of its own.
+async fn memory_of_join() {
+    let directory = std::path::PathBuf::from(std::env::var_os(DIRECTORY).expect("who runs this says where"));
+    let store: Rc<dyn Store> = Rc::new(RedbStore::open(directory.join("data")).expect("opens"));
+    let files = directory.clone();
+    let answers: Answers = Rc::new(move |request| {
+        let file = match request.uri().path().split('/').nth(4) {
+            Some("make_join") => "template",
+            Some("send_join") => "joined",
+            _ => return Response::new(Body::from("{}")),
+        };
+        let mut file = File::open(files.join(file)).expect("it is there");
+        let pieces = std::iter::from_fn(move || {
+            let mut piece = vec![0; 64 << 10];
+            let length = file.read(&mut piece).expect("it is read");
+            piece.truncate(length);
+            (length > 0).then(|| Ok::<_, std::io::Error>(Frame::data(Bytes::from(piece))))
+        });
+        Response::new(Body::stream(StreamBody::new(stream::iter(pieces))))
+    });
+    let server = Server::open(store, Some(answers)).await;
+    let path = std::fs::read_to_string(directory.join("path")).expect("a path");
+    let took = timed(server.request("POST", &path, Some(&json!({})))).await;
+    let status = std::fs::read_to_string("/proc/self/status").expect("Linux");
+    let most = status.lines().find_map(|line| line.strip_prefix("VmHWM:")?.trim().strip_suffix(" kB")?.parse::<f64>().ok());
+    figure("joinMemory", most.expect("a number") / 1024.0);
+    figure("hugeJoin", took);
 }
 
 fn main() {
-    let wanted: Vec<String> = std::env::args().skip(1).filter(|argument| !argument.starts_with("--")).collect();
-    let is_wanted = |name: &str| wanted.is_empty() || wanted.iter().any(|wanted| wanted == name);
-    if is_wanted("memory") {
-        run("memory", Rc::new(MemoryStore::new()));
+    if std::env::args().any(|argument| argument == MEMORY_OF_JOIN) {
+        return run(memory_of_join());
     }
-    if is_wanted("disk") {
-        let directory = tempfile::tempdir().expect("a directory");
-        run("disk", Rc::new(RedbStore::open(directory.path()).expect("opens")));
+    if is_wanted("sent") {
+        run(sent());
+    }
+    if is_wanted("joined") {
+        run(joined());
+    }
+    if is_wanted("arrival") {
+        run(arrival());
+    }
+    if is_wanted("large") {
+        run(large());
+    }
+    if is_wanted("beside") {
+        run(beside_joining());
+    }
+    if is_wanted("memory") {
+        run(memory());
     }
 }
