@@ -29,7 +29,12 @@ impl Homeserver {
         let Some(user) = user.filter(|_| ends) else { return Ok(None) };
         let Some(nid) = self.find_user(&user).await? else { return Ok(None) };
         let membership = tables::MEMBERSHIPS.get(self.store(), &(nid, room.nid)).await?;
-        if !membership.is_some_and(|membership| matches!(membership.kind, MembershipKind::Invite | MembershipKind::Knock)) {
+        let Some(membership) = membership.filter(|membership| matches!(membership.kind, MembershipKind::Invite | MembershipKind::Knock)) else {
+            return Ok(None);
+        };
+        let begun = self.event_at(room.nid, membership.position).await?;
+        // One that comes late ended what was before, such as a ban.
+        if pdu.depth <= begun.pdu.depth && !pdu.auth_events.contains(&begun.pdu.event_id) {
             return Ok(None);
         }
         let servers = self.servers_of_membership(room, nid).await?;

@@ -167,6 +167,29 @@ fn an_invitation_and_a_knock_are_ended_by_the_room() {
 }
 
 #[test]
+fn the_end_of_a_ban_that_comes_late_ends_no_invitation() {
+    let network = Network::new();
+    let (one, two) = (network.server("one.example"), network.server("two.example"));
+    let (alice, bob) = (one.register("alice"), two.register("bob"));
+    let id = room(&one, &alice, json!({ "preset": "private_chat", "invite": [bob.id] }));
+    let about_bob = |what: &str| one.post(&alice, &format!("/_matrix/client/v3/rooms/{id}/{what}"), json!({ "user_id": bob.id })).ok();
+    about_bob("ban");
+    network.pass(Duration::from_secs(5));
+    assert!(sync(&two, &bob)["rooms"]["invite"][&id].is_null());
+    network.set_down(&two, true);
+    about_bob("unban");
+    network.pass(Duration::from_secs(5));
+    network.set_down(&two, false);
+    about_bob("invite");
+    assert!(sync(&two, &bob)["rooms"]["invite"][&id].is_object());
+    network.sent();
+    network.pass(Duration::from_secs(2 * 60 * 60));
+    assert!(network.sent().iter().any(|sent| sent.path.contains("/send/")), "the unban has come");
+    assert!(sync(&two, &bob)["rooms"]["invite"][&id].is_object());
+    two.post(&bob, &format!("/_matrix/client/v3/join/{id}"), json!({})).ok();
+}
+
+#[test]
 fn whom_a_server_does_not_know_is_not_invited() {
     let network = Network::new();
     let (one, _two) = (network.server("one.example"), network.server("two.example"));
