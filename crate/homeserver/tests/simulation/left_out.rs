@@ -37,7 +37,7 @@ impl<S: Subscriber> Layer<S> for Listening {
         }
         let mut message = Message::default();
         event.record(&mut message);
-        if message.0.contains("Could not find public keys") {
+        if message.0.contains("no known key of") {
             let id = message.0.split_whitespace().find(|word| word.starts_with('$'));
             LEFT_OUT.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).extend(id.map(str::to_owned));
         }
