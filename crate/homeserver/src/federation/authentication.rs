@@ -264,10 +264,12 @@ mod tests {
         let other_key_id = signed(&sent, &peer(), &SEED, "1").to_string();
         // Its name says no key, and none is fetched.
         let ordinary = signed(&sent, server_name!("one.example"), &SEED, KEY_VERSION).to_string();
-        for authorization in
-            [&other_destination, &other_key, &other_key_id, &ordinary, "", "Bearer abc", "X-Matrix", "X-Matrix origin=", "X-Matrix \"\\"]
-        {
+        for authorization in [&other_destination, &other_key, &other_key_id, &ordinary, "", "Bearer abc"] {
             assert_refused(origin(&sent, authorization), authorization);
+        }
+        for malformed in ["X-Matrix", "X-Matrix origin=", "X-Matrix \"\\"] {
+            let Err(Error::Matrix(error)) = origin(&sent, malformed) else { panic!("{malformed} is not refused") };
+            assert_eq!(error.status_code, http::StatusCode::BAD_REQUEST, "{malformed}");
         }
         assert_refused(Claim::of(&HeaderMap::new(), server_name!("test.example")), "no credentials");
     }
