@@ -29,7 +29,7 @@ use std::{
 const MOST: usize = 1000;
 /// Devices of one user that a server is told of when it meets them.
 const MOST_DEVICES: usize = 100;
-/// When a server whose user has joined a room is in it too, most of the time.
+/// When a join has reached the servers that it concerns, most of the time.
 const ENTERED_AFTER: Duration = Duration::from_millis(500);
 /// Users in one presence EDU.
 const USERS_IN_PRESENCE: usize = 50;
@@ -338,20 +338,26 @@ impl Homeserver {
         if servers.is_empty() {
             return Ok(());
         }
-        if self.is_local(&id) {
-            self.tell_of_devices(room, user, &servers).await?;
-            return self.tell_of_presence(room, &present, &servers).await;
-        }
-        // Its server takes nothing of the room before it is in it.
+        // Servers take nothing of who they do not know to be in the room.
         let Some(hs) = self.me() else { return Ok(()) };
         self.host.spawn(Box::pin(async move {
             hs.host.sleep(ENTERED_AFTER).await;
             hs.begin_reading();
-            if let Err(error) = hs.tell_of_presence(room, &present, &servers).await {
-                tracing::debug!("could not tell another server who is there: {error}");
-            }
+            tell_of(hs.introduce_to(room, user, &present, &servers).await);
         }));
         Ok(())
+    }
+
+    /// The same, to these servers, of those of `present` who are in the room, unless the user has
+    /// left meanwhile.
+    async fn introduce_to(&self, room: RoomNid, user: UserNid, present: &[UserNid], servers: &BTreeSet<OwnedServerName>) -> Result<()> {
+        if !self.is_joined_to_one_of(user, &[room]).await? {
+            return Ok(());
+        }
+        if self.user_id(user).await.leave_out()?.is_some_and(|id| self.is_local(&id)) {
+            self.tell_of_devices(room, user, servers).await?;
+        }
+        self.tell_of_presence(room, present, servers).await
     }
 
     /// Tells servers how those of `users` are who are in a room.
