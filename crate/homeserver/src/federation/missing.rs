@@ -346,11 +346,12 @@ impl Gap<'_> {
         Ok(states)
     }
 
-    /// Drops what was sent by a server that does not show what is right before it though it was
-    /// asked and answered: nobody has to believe it what the room was then.
+    /// Drops what was sent by a server that shows nothing of what is right before it though it was
+    /// asked and answered: nobody has to believe it what the room was then. One of several parents
+    /// may be from before this server came in, which it has not asked for.
     fn drop_undivulged(&mut self, sent: BTreeSet<OwnedEventId>, missing: &HashSet<OwnedEventId>, told: &[Pdu]) {
         let is_hidden = |id: &OwnedEventId| missing.contains(id) && told.iter().all(|event| event.event_id != *id);
-        let is_dropped = |id: &OwnedEventId| self.waiting.get(id).is_some_and(|event| event.prev_events.iter().any(is_hidden));
+        let is_dropped = |id: &OwnedEventId| self.waiting.get(id).is_some_and(|event| event.prev_events.iter().all(is_hidden));
         for id in sent.into_iter().filter(is_dropped).collect::<Vec<_>>() {
             tracing::info!("{id} of {} is dropped, with what is built on it: its server does not show what is before it", self.asking.room.id);
             self.drop_branch(id);

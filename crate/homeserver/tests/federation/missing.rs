@@ -114,6 +114,25 @@ fn what_its_server_does_not_show_the_parents_of_is_dropped() {
     assert!(!network.sent().iter().any(|sent| sent.path.contains("state_ids")));
 }
 
+/// A parent on another branch may be from before this server came in, and so not be shown.
+#[test]
+fn what_has_a_parent_that_is_here_comes_in_without_the_others() {
+    let network = Network::new();
+    let (server, peer, room) = joined(&network);
+    let chain = chain(&server, &peer, &room, 1);
+    peer.send(&server, "1", &chain).ok();
+    let side = peer.message_after(&server, &room, "bob", "side", &[]);
+    let last = peer.message_after(&server, &room, "bob", "last", &[&chain[0], &side]);
+    let history = History::of(&server, &room, &[side, last.clone()]);
+    peer.play(&network, move |request| match request.uri().path().contains("get_missing_events") {
+        true => (200, json!({ "events": [] })),
+        false => history.answer(request),
+    });
+    peer.send(&server, "2", &[last]).ok();
+    network.pass(Duration::from_secs(10));
+    assert_eq!(room.bodies(&server).last().map(String::as_str), Some("last"));
+}
+
 /// The state after a gap is what those after both of its sides resolve to: who tells of a gap does
 /// not decide what the room is.
 #[test]
