@@ -30,7 +30,7 @@ const MOST: usize = 1000;
 /// Devices of one user that a server is told of when it meets them.
 const MOST_DEVICES: usize = 100;
 /// When a join has reached the servers that it concerns, most of the time.
-const ENTERED_AFTER: Duration = Duration::from_millis(500);
+const ENTERED_AFTER: Duration = Duration::from_secs(2);
 /// Users in one presence EDU.
 const USERS_IN_PRESENCE: usize = 50;
 /// How often a server is told that somebody still types, in ms: others forget it after a minute.

@@ -160,7 +160,7 @@ fn who_comes_into_a_room_is_told_who_is_there_and_they_of_them() {
     sync(&one, &alice, "");
     sync(&two, &bob, "");
     crate::outbox::join(&two, &bob, &room);
-    network.pass(Duration::from_secs(2));
+    network.pass(Duration::from_secs(5));
     for (server, user, other) in [(&one, &alice, &bob), (&two, &bob, &alice)] {
         let presence = sync(server, user, "")["presence"]["events"].as_array().cloned().unwrap_or_default();
         let of_other = presence.iter().find(|event| event["sender"] == other.id);
