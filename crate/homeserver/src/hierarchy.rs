@@ -328,16 +328,14 @@ pub async fn page(hs: &Homeserver, question: &Question<'_>) -> Result<Page> {
         }
         shown += 1;
         if question.max_depth.is_none_or(|deepest| next.depth < deepest) {
-            let children = described.children_state.iter().rev().filter(|child| !seen.contains(&child.state_key));
-            // Many wide spaces together lead to more than is ever looked at.
-            let children = children.take(MOST_ROOMS.saturating_sub(rest.len()));
-            let parent = Some(&next.room);
-            rest.extend(children.map(|child| Next {
-                room: child.state_key.clone(),
-                depth: next.depth + 1,
-                via: child.via(),
-                parent: parent.cloned(),
-            }));
+            let children = described.children_state.iter().filter(|child| !seen.contains(&child.state_key));
+            let below =
+                |child: &Child| Next { room: child.state_key.clone(), depth: next.depth + 1, via: child.via(), parent: Some(next.room.clone()) };
+            // Many wide spaces together lead to more than is ever looked at: the last are left out.
+            let mut below: Vec<Next> = children.take(MOST_ROOMS.saturating_sub(rest.len())).map(below).collect();
+            // The first is looked at next.
+            below.reverse();
+            rest.append(&mut below);
         }
         if before > 0 {
             before -= 1;
