@@ -25,15 +25,16 @@ struct Told {
     /// By their numbers.
     auth_events: Box<[u32]>,
     is_state: bool,
-    event: Event,
+    event: Held,
 }
 
-enum Event {
+/// A told event, parsed or as it came.
+enum Held {
     Parsed(Box<ReceivedPdu>),
     Json(Box<[u8]>),
 }
 
-impl Event {
+impl Held {
     fn parsed(self, rules: &RoomVersionRules) -> Option<ReceivedPdu> {
         match self {
             Self::Parsed(event) => Some(*event),
@@ -102,7 +103,7 @@ impl ToldState {
         self.wanted.add(&event, rules);
         let kept = event.unverified().json.len();
         self.bytes += kept;
-        let event = if self.bytes <= KEPT_PARSED { Event::Parsed(Box::new(event)) } else { Event::Json(event.unverified().json[..].into()) };
+        let event = if self.bytes <= KEPT_PARSED { Held::Parsed(Box::new(event)) } else { Held::Json(event.unverified().json[..].into()) };
         self.told[number as usize] = Some(Told { auth_events, is_state, event });
     }
 
@@ -125,8 +126,8 @@ impl ToldState {
     pub fn create(&self, keys: &KnownKeys, rules: &RoomVersionRules) -> Option<Pdu> {
         let told = self.told.get(self.create? as usize)?.as_ref()?;
         let event = match &told.event {
-            Event::Parsed(event) => Some(ReceivedPdu::clone(event)),
-            Event::Json(json) => ReceivedPdu::parse(json, rules).ok(),
+            Held::Parsed(event) => Some(ReceivedPdu::clone(event)),
+            Held::Json(json) => ReceivedPdu::parse(json, rules).ok(),
         };
         keys.verify(event?, rules).ok()
     }
@@ -151,7 +152,7 @@ impl ToldState {
 
 /// Events of a state, each after those that authorize it.
 pub struct Events<'a> {
-    events: std::vec::IntoIter<(Event, bool)>,
+    events: std::vec::IntoIter<(Held, bool)>,
     rules: &'a RoomVersionRules,
 }
 
