@@ -18,6 +18,15 @@ fn read(server: &TestServer, user: &TestUser, room: &str) -> Vec<String> {
     events.iter().rev().filter_map(|event| event["content"]["body"].as_str().map(str::to_owned)).collect()
 }
 
+/// Bob says something on the one side of a split, while carol joins on the other; what she has
+/// synced then.
+fn join_on_one_side(shared: &Shared, three: &TestServer, carol: &TestUser) -> String {
+    shared.network.set_cut(&shared.one, &shared.two, true);
+    say(&shared.two, &shared.bob, &shared.room, "meanwhile");
+    join(three, carol, &shared.room);
+    token(&sync(three, carol, ""))
+}
+
 /// The server of bob did not know that carol was in the room, and that of alice had not heard what
 /// bob said: nobody told carol, until somebody said something more.
 #[test]
@@ -25,10 +34,7 @@ fn who_joins_on_one_side_hears_what_was_said_on_the_other() {
     let shared = Shared::new();
     let three = shared.network.server("three.example");
     let carol = three.register("carol");
-    shared.network.set_cut(&shared.one, &shared.two, true);
-    say(&shared.two, &shared.bob, &shared.room, "meanwhile");
-    join(&three, &carol, &shared.room);
-    let since = token(&sync(&three, &carol, ""));
+    let since = join_on_one_side(&shared, &three, &carol);
     shared.network.pass(MINUTE);
     shared.network.set_cut(&shared.one, &shared.two, false);
     shared.network.pass(10 * MINUTE);
@@ -49,10 +55,7 @@ fn what_was_before_the_join_is_history_wherever_the_graph_leads_there() {
     shared.network.pass(MINUTE);
     let three = shared.network.server("three.example");
     let carol = three.register("carol");
-    shared.network.set_cut(&shared.one, &shared.two, true);
-    say(&shared.two, &shared.bob, &shared.room, "meanwhile");
-    join(&three, &carol, &shared.room);
-    let since = token(&sync(&three, &carol, ""));
+    let since = join_on_one_side(&shared, &three, &carol);
     shared.network.set_cut(&shared.one, &shared.two, false);
     shared.network.pass(10 * MINUTE);
     say(&shared.one, &shared.alice, &shared.room, "together");
@@ -63,8 +66,8 @@ fn what_was_before_the_join_is_history_wherever_the_graph_leads_there() {
     assert_eq!(read(&three, &carol, &shared.room), ["old", "meanwhile", "together"]);
 }
 
-/// What was said after a join that is not here, in a state that was asked for, was judged by a state
-/// without that join, and withheld.
+/// What was said after a join that is not here, in a state that was asked for, was judged by a
+/// state without that join, and withheld.
 #[test]
 fn who_joined_unheard_of_is_heard() {
     let shared = Shared::new();
