@@ -1,5 +1,5 @@
-// What another server's events take over HTTPS, the same for `ephapse serve` and for Synapse: a room
-// of `ephapse serve` is joined, its history is read, and what is said there comes in.
+// What another server's events take over HTTPS, the same for `ephapse serve` and for Synapse: a
+// room of `ephapse serve` is joined, its history is read, and what is said there comes in.
 
 import { built } from '../scripts/lib/run.mjs';
 import { networkTools, synapse } from '../scripts/lib/tools.mjs';

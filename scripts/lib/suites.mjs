@@ -28,8 +28,9 @@ export async function installPrograms(suites) {
 }
 
 /**
- * Every Rust test of the workspace, natively, with what the tests say: endpoints, crashes, seeds. Servers are simulated with
- * `SIMULATION_SEEDS` seeds, and for `SIMULATION_SECONDS` where that is longer.
+ * Every Rust test of the workspace, natively, with what the tests say: endpoints, crashes, seeds.
+ * Servers are simulated with `SIMULATION_SEEDS` seeds, and for `SIMULATION_SECONDS` where that is
+ * longer.
  */
 async function rustTests() {
   const { SIMULATION_SEEDS = '60' } = process.env;

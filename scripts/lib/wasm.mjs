@@ -10,8 +10,8 @@ import { built, path, run } from './run.mjs';
 import { wasmBindgen } from './tools.mjs';
 
 /**
- * A module: `file` is the optimised one; `glue` what a worker is bundled with; `functions` the names
- * of its functions, which it does not hold itself: on each line a number, a colon and a name.
+ * A module: `file` is the optimised one; `glue` what a worker is bundled with; `functions` the
+ * names of its functions, which it does not hold itself: on each line a number, a colon and a name.
  */
 const module = (name) => {
   const cache = path('.cache', 'wasm', name);

@@ -26,8 +26,8 @@ const handoverPause = 1_500;
  * Starts the homeserver of this site, or finds it running, and resolves when it answers.
  *
  * ```js
- * const server = await start({ onProgress: ({ stage, loaded, total }) => bar(stage, loaded / total) });
- * const client = createClient({ baseUrl: server.baseUrl, fetchFn: server.fetch });
+ * const server = await start({ onProgress: ({ stage, loaded, total }) => bar(stage, loaded / total)
+ * }); const client = createClient({ baseUrl: server.baseUrl, fetchFn: server.fetch });
  * ```
  *
  * The server speaks the Client-Server API of Matrix, for clients with end-to-end encryption. Not

@@ -1,6 +1,6 @@
-// Thumbnails are not made here: who decodes a picture answers nobody meanwhile, and a service worker
-// has no workers. A page lends one (`page/lend.ts`), which gets the script and the module from here,
-// and which the page ends after a time.
+// Thumbnails are not made here: who decodes a picture answers nobody meanwhile, and a service
+// worker has no workers. A page lends one (`page/lend.ts`), which gets the script and the module
+// from here, and which the page ends after a time.
 
 import { type Loan, type Wish, mark } from '../shared/protocol.ts';
 import { type Outcome, type Wanted } from '../shared/thumbnails.ts';

@@ -7,8 +7,9 @@
 //!
 //! The sums are the same points, whatever the key and the signature are: points of small order and
 //! keys that nobody should have included. So both say the same of each signature. What is usually
-//! called batch verification, a random combination of all, does not: where `R` or the key has a part
-//! of small order it takes what others refuse, and servers that differ in one event split a room.
+//! called batch verification, a random combination of all, does not: where `R` or the key has a
+//! part of small order it takes what others refuse, and servers that differ in one event split a
+//! room.
 
 use curve25519_dalek::{EdwardsPoint, Scalar, constants::ED25519_BASEPOINT_POINT, edwards::CompressedEdwardsY, traits::Identity};
 use ed25519_dalek::{Signature, Verifier as _, VerifyingKey};

@@ -1,7 +1,7 @@
-//! What a server takes for the events of others: through `/send`, from a join, and backfilled; all of
-//! them signed, verified and judged, and on disk when they are answered. `npm run bench` runs it, and
-//! compares it with what must hold; by itself: `cargo bench --workspace --bench receive`, with names
-//! of the parts that are wanted.
+//! What a server takes for the events of others: through `/send`, from a join, and backfilled; all
+//! of them signed, verified and judged, and on disk when they are answered. `npm run bench` runs
+//! it, and compares it with what must hold; by itself: `cargo bench --workspace --bench receive`,
+//! with names of the parts that are wanted.
 
 mod common;
 
@@ -209,8 +209,8 @@ async fn beside_joining() {
     figure("besideJoining", meanwhile(&server, join).await);
 }
 
-/// The largest that the process becomes while it joins a room of a hundred thousand members, in MiB;
-/// in a process of its own, to which the other server's answers come as a stream.
+/// The largest that the process becomes while it joins a room of a hundred thousand members, in
+/// MiB; in a process of its own, to which the other server's answers come as a stream.
 async fn memory() {
     let directory = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a directory");
     let room = PeerRoom::new(HUGE, 0);

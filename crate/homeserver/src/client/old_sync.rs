@@ -1,5 +1,6 @@
-//! What clients of r0 follow rooms with (Client-Server API, `getEvents`, `peekEvents`, `initialSync`,
-//! `roomInitialSync`): deprecated, but for peeking into rooms that everybody may read.
+//! What clients of r0 follow rooms with (Client-Server API, `getEvents`, `peekEvents`,
+//! `initialSync`, `roomInitialSync`): deprecated, but for peeking into rooms that everybody may
+//! read.
 
 use super::{messages::visible_event, sync::poll, wire::Json};
 use crate::{

@@ -47,8 +47,8 @@ pub async fn sync_events(call: UserCall, Own(request): Own<Request>) -> Result<J
 
 /// Looks at what came after `since`, and again whenever something may have changed for who asks, or
 /// in the room that they look into without being in it, until there is something to tell or
-/// `timeout` is over. `look` says what there is between two positions, and whether that is something
-/// to tell.
+/// `timeout` is over. `look` says what there is between two positions, and whether that is
+/// something to tell.
 pub(super) async fn poll<T>(
     call: &UserCall,
     since: Option<Position>,

@@ -342,8 +342,8 @@ impl Homeserver {
         self.state_keys(wanted).await
     }
 
-    /// The keys that a state's events need: few servers of which there is no key are asked once more
-    /// a little later.
+    /// The keys that a state's events need: few servers of which there is no key are asked once
+    /// more a little later.
     pub(crate) async fn state_keys(&self, wanted: WantedKeys) -> Result<KnownKeys, StoreError> {
         let wanted = wanted.of_servers();
         let keys = self.server_keys(wanted.clone()).await?;

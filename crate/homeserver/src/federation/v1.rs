@@ -1,5 +1,5 @@
-//! Requests of before 2019, for rooms of versions 1 and 2: their answers are wrapped as `[200, ...]`.
-//! Servers that do not know the second version of one are sent the first (Server-Server API,
+//! Requests of before 2019, for rooms of versions 1 and 2: their answers are wrapped as `[200,
+//! ...]`. Servers that do not know the second version of one are sent the first (Server-Server API,
 //! "Joining Rooms", "Leaving Rooms", "Inviting to a room").
 
 use crate::json_answer::Json;

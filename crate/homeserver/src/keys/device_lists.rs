@@ -220,8 +220,8 @@ impl Found {
                 }
             }
         }
-        // Who has come has to be known there with all their devices: as Synapse, which names the user
-        // among the members.
+        // Who has come has to be known there with all their devices: as Synapse, which names the
+        // user among the members.
         changed.retain(|other| *other != user || has_come || self.keys.contains(&user) || self.signed.contains(&user));
         let mut left = BTreeSet::new();
         for (other, rooms) in parted.into_iter().filter(|(other, _)| *other != user && !changed.contains(other)) {

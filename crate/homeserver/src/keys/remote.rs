@@ -2,8 +2,8 @@
 //!
 //! Of users whom somebody here shares a room with, the device list is kept: fetched when it is
 //! first asked for or its first EDU comes, changed by the next ones, and fetched again where one of
-//! those is missing. It is shown though out of date only while their server does not answer. Of others, and
-//! for one-time keys, the server is asked each time.
+//! those is missing. It is shown though out of date only while their server does not answer. Of
+//! others, and for one-time keys, the server is asked each time.
 
 use super::{
     Error,

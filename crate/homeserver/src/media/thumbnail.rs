@@ -181,8 +181,8 @@ impl Homeserver {
         loop {
             let file = self.read_picture(key, original.size).await?;
             let made = self.host.thumbnail(file, wanted).await.map_err(|none| Failure::Refused(Refused::NoThumbnail(none)))?;
-            // Now the picture's size is known: where another thumbnail is the nearest by that, it is
-            // made instead.
+            // Now the picture's size is known: where another thumbnail is the nearest by that, it
+            // is made instead.
             let nearest = asked.nearest(Some(made.source));
             if nearest == wanted || asked.nearest(None) != wanted {
                 return Ok((nearest, made));

@@ -136,8 +136,8 @@ impl Homeserver {
         Ok(())
     }
 
-    /// Whether a table has anything of a room, where more than one place of it is asked for: to find
-    /// nothing at each of many takes long.
+    /// Whether a table has anything of a room, where more than one place of it is asked for: to
+    /// find nothing at each of many takes long.
     async fn has_any<K: KeyPart, V: Serialize + DeserializeOwned>(&self, table: &Table<K, V>, room: &RoomInfo, asked: usize) -> Result<bool> {
         Ok(asked == 1 || asked > 1 && !table.scan(self.store(), &room.nid, Direction::Forward, 1).await?.is_empty())
     }

@@ -43,8 +43,8 @@ pub fn in_room<T>(event: &Raw<T>, room: &RoomId) -> Result<Box<RawValue>> {
 }
 
 impl Homeserver {
-    /// The presence of those of `users` who are in one of `rooms`, and of the user's own where it is
-    /// among them; of the first thousand.
+    /// The presence of those of `users` who are in one of `rooms`, and of the user's own where it
+    /// is among them; of the first thousand.
     pub(super) async fn old_presence(
         &self,
         session: &Session,

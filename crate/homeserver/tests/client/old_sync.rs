@@ -1,4 +1,5 @@
-//! What clients of r0 follow rooms with: `/events`, `/initialSync` and `/rooms/{roomId}/initialSync`.
+//! What clients of r0 follow rooms with: `/events`, `/initialSync` and
+//! `/rooms/{roomId}/initialSync`.
 
 use crate::{
     members::{act, join, set_state},

@@ -63,8 +63,8 @@ fn what_is_around_an_event_is_fetched_too() {
     assert_eq!(bodies, ["3", "2", "1", "0"], "{context}");
 }
 
-/// Who was asked first knew an invitation from before it was in the room, and said that the room had
-/// no state there. So nobody read any further.
+/// Who was asked first knew an invitation from before it was in the room, and said that the room
+/// had no state there. So nobody read any further.
 #[test]
 fn history_goes_on_before_an_invitation_of_who_is_asked() {
     let network = Network::new();

@@ -126,10 +126,10 @@ impl Simulation {
         }
     }
 
-    /// Once everybody has read all of a room, all servers that are in it have the same events: those
-    /// that nobody takes for an attempt to go on after a ban or the like. An invitation, or a knock,
-    /// that a server knew before it was in the room it may know alone: the answer was lost, or who
-    /// could tell what was before it has left.
+    /// Once everybody has read all of a room, all servers that are in it have the same events:
+    /// those that nobody takes for an attempt to go on after a ban or the like. An invitation, or a
+    /// knock, that a server knew before it was in the room it may know alone: the answer was lost,
+    /// or who could tell what was before it has left.
     fn check_events(&self, joined: &[usize], room: &str) {
         let nodes: BTreeSet<usize> = joined.iter().map(|client| self.clients[*client].node).collect();
         let mut known_by: BTreeMap<OwnedEventId, Known> = BTreeMap::new();

@@ -4,8 +4,8 @@
 //!
 //! Everything random comes from a seed, so that a run that fails is the same each time: `cargo test
 //! --workspace --test simulation -- --seed 7`. `--seeds N` (`SIMULATION_SEEDS`) runs so many,
-//! `--first N` begins there, `--seconds S` (`SIMULATION_SECONDS`) goes on for as long, `--servers N`
-//! has so many servers, `--actions N` so many actions, and `--log` says what the servers do.
+//! `--first N` begins there, `--seconds S` (`SIMULATION_SECONDS`) goes on for as long, `--servers
+//! N` has so many servers, `--actions N` so many actions, and `--log` says what the servers do.
 
 mod actions;
 mod check;

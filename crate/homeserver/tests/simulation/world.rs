@@ -266,7 +266,8 @@ impl Simulation {
         }
     }
 
-    /// Reads what a sync has left out, as clients do: backwards, until there is what was seen before.
+    /// Reads what a sync has left out, as clients do: backwards, until there is what was seen
+    /// before.
     fn fill_gap(&mut self, client: usize, room: &str, prev_batch: &str) {
         let mut from = prev_batch.to_owned();
         loop {
