@@ -88,6 +88,15 @@ pub struct Wanted {
 pub struct WantedKeys(BTreeMap<OwnedServerName, Wanted>);
 
 impl WantedKeys {
+    /// Those that some events need.
+    fn of(events: &[ReceivedPdu], rules: &RoomVersionRules) -> Self {
+        let mut wanted = Self::default();
+        for event in events {
+            wanted.add(event, rules);
+        }
+        wanted
+    }
+
     /// Adds those that an event needs.
     pub fn add(&mut self, event: &ReceivedPdu, rules: &RoomVersionRules) {
         let at = rules.enforce_key_validity.then(|| u64::from(event.unverified().origin_server_ts.get()));
@@ -326,20 +335,12 @@ impl Homeserver {
 
     /// The keys that the signatures of these events need, where they can be had.
     pub(crate) async fn keys_for(&self, events: &[ReceivedPdu], rules: &RoomVersionRules) -> Result<KnownKeys, StoreError> {
-        let mut wanted = WantedKeys::default();
-        for event in events {
-            wanted.add(event, rules);
-        }
-        self.server_keys(wanted.of_servers()).await
+        self.server_keys(WantedKeys::of(events, rules).of_servers()).await
     }
 
     /// As [`Self::keys_for`], for what will not come again.
     pub(crate) async fn keys_for_state(&self, events: &[ReceivedPdu], rules: &RoomVersionRules) -> Result<KnownKeys, StoreError> {
-        let mut wanted = WantedKeys::default();
-        for event in events {
-            wanted.add(event, rules);
-        }
-        self.state_keys(wanted).await
+        self.state_keys(WantedKeys::of(events, rules)).await
     }
 
     /// The keys that a state's events need: few servers of which there is no key are asked once
