@@ -325,39 +325,37 @@ impl Homeserver {
     async fn introduce(&self, room: RoomNid, user: UserNid) -> Result<()> {
         let membership = tables::MEMBERSHIPS.get(self.store(), &(user, room)).await?;
         let Some(membership) = membership.filter(|membership| membership.kind == MembershipKind::Join) else { return Ok(()) };
-        let Some(id) = self.user_id(user).await.leave_out()? else { return Ok(()) };
         if self.was_in_before(room, membership.position).await? {
             return Ok(());
         }
-        let mut servers = self.servers_told_in(room).await?;
-        let mut present = vec![user];
-        if !self.is_local(&id) {
-            servers.retain(|server| server == id.server_name());
-            present = self.sync.presence.users();
-        }
-        if servers.is_empty() {
-            return Ok(());
-        }
-        // Servers take nothing of who they do not know to be in the room.
+        // Servers take nothing of who they do not know to be in the room. Many may come at once, so
+        // that nothing is held of them meanwhile.
         let Some(hs) = self.me() else { return Ok(()) };
         self.host.spawn(Box::pin(async move {
             hs.host.sleep(ENTERED_AFTER).await;
             hs.begin_reading();
-            tell_of(hs.introduce_to(room, user, &present, &servers).await);
+            tell_of(hs.introduce_now(room, user).await);
         }));
         Ok(())
     }
 
-    /// The same, to these servers, of those of `present` who are in the room, unless the user has
-    /// left meanwhile.
-    async fn introduce_to(&self, room: RoomNid, user: UserNid, present: &[UserNid], servers: &BTreeSet<OwnedServerName>) -> Result<()> {
+    /// The same, unless the user has left meanwhile.
+    async fn introduce_now(&self, room: RoomNid, user: UserNid) -> Result<()> {
         if !self.is_joined_to_one_of(user, &[room]).await? {
             return Ok(());
         }
-        if self.user_id(user).await.leave_out()?.is_some_and(|id| self.is_local(&id)) {
-            self.tell_of_devices(room, user, servers).await?;
+        let Some(id) = self.user_id(user).await.leave_out()? else { return Ok(()) };
+        let is_local = self.is_local(&id);
+        let mut servers = self.servers_told_in(room).await?;
+        servers.retain(|server| is_local || server == id.server_name());
+        if servers.is_empty() {
+            return Ok(());
         }
-        self.tell_of_presence(room, present, servers).await
+        if is_local {
+            self.tell_of_devices(room, user, &servers).await?;
+            return self.tell_of_presence(room, &[user], &servers).await;
+        }
+        self.tell_of_presence(room, &self.sync.presence.users(), &servers).await
     }
 
     /// Tells servers how those of `users` are who are in a room.
