@@ -68,7 +68,7 @@ fn main() -> ExitCode {
     // Else it shows nothing.
     let is_lively = servers < 2 || count < SEEDS || ran.is_lively();
     // Few rooms may be excused, or it shows nothing either.
-    let is_strict = 20 * ran.excused <= ran.shared + 20;
+    let is_strict = 20 * (ran.excused + ran.undone) <= ran.shared + 20;
     if failed.is_empty() && is_lively && is_strict && count >= seeds {
         println!("test result: ok. 1 passed; 0 failed; 0 ignored");
         return ExitCode::SUCCESS;

@@ -89,6 +89,8 @@ pub struct Ran {
     pub shared: usize,
     /// Rooms that differ since a server had to do without an event.
     pub excused: usize,
+    /// Joins that others did not let count.
+    pub undone: usize,
     /// Messages that were acknowledged.
     pub messages: usize,
     /// Actions that were acknowledged, by their kinds.
@@ -106,6 +108,7 @@ impl AddAssign for Ran {
     fn add_assign(&mut self, other: Self) {
         self.shared += other.shared;
         self.excused += other.excused;
+        self.undone += other.undone;
         self.messages += other.messages;
         for (kind, count) in other.done {
             *self.done.entry(kind).or_default() += count;
@@ -115,7 +118,11 @@ impl AddAssign for Ran {
 
 impl fmt::Display for Ran {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(formatter, "{} rooms on several servers, {} of them without an event of unknown key", self.shared, self.excused)?;
+        write!(
+            formatter,
+            "{} rooms on several servers, {} of them without an event of unknown key, {} joins undone",
+            self.shared, self.excused, self.undone
+        )?;
         write!(formatter, ", {} messages", self.messages)?;
         self.done.iter().try_for_each(|(kind, count)| write!(formatter, ", {count} {kind}"))
     }
